@@ -1,0 +1,48 @@
+"""What one forward pass works on: rows of tokens, where their sequences' cache blocks lie, and the cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
+
+BLOCK_SIZE = 32
+"""Tokens in one cache block: also the span whose partial attention sums are merged in order."""
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """What one layer keeps of every past token, as the model says it; the engine turns it into blocks."""
+
+    kind: Literal["gqa", "window"]
+    num_kv_heads: int
+    head_dim: int
+    window: int | None = None  # tokens a "window" layer looks back; blocks are kept all the same
+
+    def bytes_per_token(self, dtype: DTypeLike) -> int:
+        """Bytes that one token's key and value take in this layer when stored as `dtype`."""
+        return 2 * self.num_kv_heads * self.head_dim * np.dtype(dtype).itemsize
+
+    def block_shape(self) -> tuple[int, int]:
+        """Shape of one block: (kv heads, 2 * 32 * head_dim), K transposed (d, 32) then V (32, d)."""
+        return self.num_kv_heads, 2 * BLOCK_SIZE * self.head_dim
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One forward pass over prefill chunks and decode rows of many sequences.
+
+    Rows of one sequence are adjacent and in position order. Row i is token `tokens[i]` at
+    `positions[i]` of sequence `sequences[i]`, whose blocks are `block_tables[sequences[i]]`.
+    """
+
+    tokens: NDArray[np.int32]  # (rows,)
+    positions: NDArray[np.int32]  # (rows,)
+    sequences: NDArray[np.int32]  # (rows,) row -> row of block_tables
+    block_tables: NDArray[np.int32]  # (sequences, most blocks of any), padded with -1
+    logit_rows: NDArray[np.int32]  # (m,) the rows whose logits are wanted
+    cache: tuple[NDArray[Any], ...]  # one a layer, (blocks, kv heads, 2 * 32 * head_dim)
