@@ -1,0 +1,118 @@
+"""The `dure` command: finds the verb, runs it, and prints whatever error comes out of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
+from importlib import import_module
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from dure import __version__
+from dure.errors import DureError
+
+VERBS = {
+    "run": "Ask a model one question, or chat with it.",
+    "pull": "Download a model.",
+    "list": "List the models on this machine and in the catalogue.",
+    "show": "Show what a model is: its family, size, context and template.",
+    "rm": "Remove a downloaded model.",
+    "bench": "Measure a model's speed on this machine.",
+    "perplexity": "Measure how well a model predicts a text.",
+}
+"""Verb -> its line in `dure --help`. Its module is dure/cli/VERB.py, and there its `command`."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line (default: sys.argv) and exit with its code.
+
+    0 done; 1 an error we explain; 2 wrong usage; 130 stopped by Ctrl-C.
+    """
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(
+                errors="replace"
+            )  # an emoji must not end an answer on a Latin-1 terminal
+    try:
+        build(argv)(args=argv, prog_name="dure")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+def build(argv: Sequence[str]) -> typer.Typer:
+    """The command with every verb, of which only those named in `argv` are imported."""
+    app = typer.Typer(
+        name="dure",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,  # rich takes longer to import than all of the help takes to print
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    for verb, summary in VERBS.items():
+        called = verb in argv
+        function = guarded(import_module(f"dure.cli.{verb}").command) if called else _not_imported
+        app.command(verb, help=function.__doc__ if called else summary, short_help=summary)(
+            function
+        )
+    return app
+
+
+def guarded(function: Callable[..., None]) -> Callable[..., None]:
+    """`function` with its errors printed, a sentence and a hint, and turned into an exit code."""
+
+    @wraps(function)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            function(*arguments, **options)
+            sys.stdout.flush()
+        except DureError as error:
+            print_error(error)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            # `dure … | head` is no error. Python would report the pipe again when it closes stdout.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except MemoryError:
+            print_error(DureError("Out of memory.", hint="a smaller --context or a smaller model"))
+            raise typer.Exit(1) from None
+        except OSError as error:
+            name = f": {error.filename}" if error.filename else ""
+            print_error(DureError(f"{error.strerror or error}{name}"))
+            raise typer.Exit(1) from None
+
+    return run
+
+
+def print_error(error: DureError) -> None:
+    """Write `error: …` and, where there is one, `hint: …` to stderr."""
+    print(f"error: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"dure {__version__}")
+        raise typer.Exit(0)
+
+
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Run open-weight models on this machine's CPU."""
+
+
+def _not_imported() -> None:
+    """Stand in for a verb that this command line does not call."""

@@ -1,0 +1,90 @@
+"""What this machine gives the process: cores to compute on and memory to fill."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+CGROUPS = Path("/sys/fs/cgroup")
+CORES = Path("/sys/devices/system/cpu")
+
+
+def usable_threads(cgroups: Path = CGROUPS, cores: Path = CORES) -> int:
+    """Threads worth starting: the physical cores we may use, within the container's quota."""
+    if hasattr(os, "sched_getaffinity"):
+        allowed = os.sched_getaffinity(0)
+    else:
+        allowed = set(range(os.cpu_count() or 1))
+    physical = {_core_of(cpu, cores) for cpu in allowed}
+    quota = _cpu_quota(cgroups)
+    return max(1, len(physical) if quota is None else min(len(physical), round(quota)))
+
+
+def memory_available(cgroups: Path = CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> int:
+    """Bytes we may fill before we swap or are killed, by the machine's or the container's limit."""
+    available = int(psutil.virtual_memory().available)
+    for folder in _memory_folders(cgroups, membership):
+        room = _room_in(folder)
+        if room is not None:
+            available = min(available, room)
+    return max(0, available)
+
+
+def _core_of(cpu: int, cores: Path) -> str:
+    """A name for the physical core of `cpu`; two hyperthreads of one core share it."""
+    try:
+        return (cores / f"cpu{cpu}" / "topology" / "core_cpus_list").read_text().strip()
+    except OSError:
+        return str(cpu)
+
+
+def _cpu_quota(cgroups: Path) -> float | None:
+    """CPUs' worth of time that the container may use (cgroup v2), or None if not limited."""
+    try:
+        limit, period = (cgroups / "cpu.max").read_text().split()
+        return None if limit == "max" else int(limit) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _memory_folders(cgroups: Path, membership: Path) -> list[Path]:
+    """The folders, ours and every parent's, whose memory limits hold for this process."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        lines = []
+    folders = [cgroups]
+    for line in lines:
+        hierarchy, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if hierarchy == "0":
+            base = cgroups
+        elif "memory" in controllers.split(","):
+            base = cgroups / "memory"
+            folders.append(base)
+        else:
+            continue
+        # Seen from inside a container the path may lead nowhere; its parents then do not exist.
+        parts = Path(path.strip("/")).parts
+        folders += [base.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)]
+    return folders
+
+
+def _room_in(folder: Path) -> int | None:
+    """Bytes left below this cgroup's limit (v2 or v1), or None if it sets none."""
+    names = (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    )
+    for limit_name, usage_name, reclaimable_name in names:
+        try:
+            limit = int((folder / limit_name).read_text())
+            usage = int((folder / usage_name).read_text())
+            fields = (folder / "memory.stat").read_text().split()
+        except (OSError, ValueError):  # ValueError: the limit is the word "max"
+            continue
+        # A file just read counts as used, though the kernel drops its pages when room is needed.
+        stat = dict(zip(fields[::2], fields[1::2], strict=False))
+        return limit - usage + int(stat.get(reclaimable_name, 0))
+    return None
