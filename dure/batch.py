@@ -1,4 +1,4 @@
-"""What one forward pass works on: rows of tokens, where their sequences' cache blocks lie, and the cache."""
+"""What one forward pass works on: rows of tokens, their sequences' cache blocks, and the cache."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLOCK_SIZE = 32
 
 @dataclass(frozen=True)
 class LayerCache:
-    """What one layer keeps of every past token, as the model says it; the engine turns it into blocks."""
+    """What one layer keeps of every past token, as the model says it."""
 
     kind: Literal["gqa", "window"]
     num_kv_heads: int
@@ -26,10 +26,6 @@ class LayerCache:
     def bytes_per_token(self, dtype: DTypeLike) -> int:
         """Bytes that one token's key and value take in this layer when stored as `dtype`."""
         return 2 * self.num_kv_heads * self.head_dim * np.dtype(dtype).itemsize
-
-    def block_shape(self) -> tuple[int, int]:
-        """Shape of one block: (kv heads, 2 * 32 * head_dim), K transposed (d, 32) then V (32, d)."""
-        return self.num_kv_heads, 2 * BLOCK_SIZE * self.head_dim
 
 
 @dataclass(frozen=True)
