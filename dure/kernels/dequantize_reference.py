@@ -1,0 +1,269 @@
+"""What every block format means, in numpy: the reference that the C++ unpacking is checked against.
+
+A quantised weight is scale * code - min, with one scale (and min) for a group of 16 or 32 codes.
+The scales of a K block are products of one float16 and a small integer, rounded to float32 once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+# Fields of one block in file order. "scale" and "min" are float16; the rest are packed integers.
+_FIELDS: Mapping[str, list[Any]] = {
+    "F32": [("value", "<f4")],
+    "F16": [("value", "<f2")],
+    "BF16": [("value", "<u2")],
+    "Q4_0": [("scale", "<f2"), ("low", "u1", 16)],
+    "Q4_1": [("scale", "<f2"), ("min", "<f2"), ("low", "u1", 16)],
+    "Q5_0": [("scale", "<f2"), ("high", "<u4"), ("low", "u1", 16)],
+    "Q5_1": [("scale", "<f2"), ("min", "<f2"), ("high", "<u4"), ("low", "u1", 16)],
+    "Q8_0": [("scale", "<f2"), ("codes", "i1", 32)],
+    "Q2_K": [("groups", "u1", 16), ("low", "u1", (2, 32)), ("scale", "<f2"), ("min", "<f2")],
+    "Q3_K": [
+        ("high", "u1", 32),
+        ("low", "u1", (2, 32)),
+        ("groups", "u1", 12),
+        ("scale", "<f2"),
+    ],
+    "Q4_K": [("scale", "<f2"), ("min", "<f2"), ("groups", "u1", 12), ("low", "u1", (4, 32))],
+    "Q5_K": [
+        ("scale", "<f2"),
+        ("min", "<f2"),
+        ("groups", "u1", 12),
+        ("high", "u1", 32),
+        ("low", "u1", (4, 32)),
+    ],
+    "Q6_K": [
+        ("low", "u1", (2, 64)),
+        ("high", "u1", (2, 32)),
+        ("groups", "i1", 16),
+        ("scale", "<f2"),
+    ],
+    "IQ4_NL": [("scale", "<f2"), ("low", "u1", 16)],
+    "IQ4_XS": [
+        ("scale", "<f2"),
+        ("group_high", "<u2"),
+        ("group_low", "u1", 4),
+        ("low", "u1", (8, 16)),
+    ],
+    "MXFP4": [("exponent", "u1"), ("low", "u1", 16)],
+}
+LAYOUTS: Mapping[str, np.dtype[Any]] = {name: np.dtype(f) for name, f in _FIELDS.items()}
+FLOAT_TYPES = ("F32", "F16", "BF16")
+QUANTIZED_TYPES = tuple(name for name in LAYOUTS if name not in FLOAT_TYPES)
+
+# IQ4's sixteen levels, spaced more finely near zero.
+_IQ4_LEVELS = np.array(
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8
+)
+# Twice the values of a 4-bit float of 2 exponent bits and 1 fraction bit; the scale is halved.
+_FP4_LEVELS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)
+
+
+@dataclass(frozen=True)
+class IntegerBlocks:
+    """Quantised rows taken apart: weight = scales * codes - mins, `group` codes to a scale."""
+
+    codes: npt.NDArray[np.int8]  # (rows, cols)
+    scales: npt.NDArray[np.float32]  # (rows, cols / group)
+    mins: npt.NDArray[np.float32] | None  # (rows, cols / group)
+
+    @property
+    def group(self) -> int:
+        """Codes that share a scale: 16 or 32."""
+        return self.codes.shape[1] // self.scales.shape[1]
+
+
+def block_size(dtype: str) -> int:
+    """Weights in one block of `dtype`: 1, 32 or 256."""
+    if dtype in FLOAT_TYPES:
+        return 1
+    return 256 if dtype.endswith("_K") or dtype == "IQ4_XS" else 32
+
+
+def row_bytes(dtype: str, cols: int) -> int:
+    """Bytes of one row of `cols` weights as it lies in a model file."""
+    if cols % block_size(dtype):
+        raise ValueError(f"{dtype} rows are multiples of {block_size(dtype)} weights, not {cols}")
+    return cols // block_size(dtype) * int(LAYOUTS[dtype].itemsize)
+
+
+def dequantize(dtype: str, raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Weights, float32 (rows, cols), of rows as they lie in a model file, uint8 (rows, bytes).
+
+    Raises ValueError for a type we do not know or a row that is no whole number of blocks.
+    """
+    if dtype in FLOAT_TYPES:
+        values: Array = _blocks(dtype, raw)["value"]
+        if dtype == "BF16":  # the upper half of a float32
+            return (values.astype(np.uint32) << 16).view(np.float32)
+        return values.astype(np.float32)
+    blocks = integer_blocks(dtype, raw)
+    codes = blocks.codes.reshape(*blocks.scales.shape, blocks.group)
+    with np.errstate(over="ignore", invalid="ignore"):  # what a damaged scale gives is its weight
+        weights: Array = blocks.scales[..., None] * codes.astype(np.float32)
+        if blocks.mins is not None:
+            weights = weights - blocks.mins[..., None]
+    return weights.reshape(blocks.codes.shape)
+
+
+def integer_blocks(dtype: str, raw: npt.NDArray[np.uint8]) -> IntegerBlocks:
+    """The integers and scales of quantised rows, uint8 (rows, bytes), as they lie in a file."""
+    if dtype not in _UNPACK:
+        raise ValueError(f"{dtype} is not a quantised type; known: {', '.join(QUANTIZED_TYPES)}")
+    blocks = _blocks(dtype, raw)
+    with np.errstate(over="ignore", invalid="ignore"):
+        codes, scales, mins = _UNPACK[dtype](blocks)
+    rows = raw.shape[0]
+    return IntegerBlocks(
+        codes.astype(np.int8).reshape(rows, -1),
+        scales.astype(np.float32).reshape(rows, -1),
+        None if mins is None else mins.astype(np.float32).reshape(rows, -1),
+    )
+
+
+Unpacked = tuple[Array, Array, Array | None]  # codes, scales, mins, each (rows, blocks, ...)
+
+
+def _blocks(dtype: str, raw: npt.NDArray[np.uint8]) -> Array:
+    if dtype not in LAYOUTS:
+        raise ValueError(f"{dtype} is not a known type; known: {', '.join(LAYOUTS)}")
+    if raw.dtype != np.uint8 or raw.ndim != 2 or raw.shape[1] % LAYOUTS[dtype].itemsize:
+        raise ValueError(f"{dtype} rows are uint8 (rows, k * {LAYOUTS[dtype].itemsize})")
+    return np.ascontiguousarray(raw).view(LAYOUTS[dtype])
+
+
+def _bits(packed: Array, width: int) -> Array:
+    """Fields of `width` bits, lowest first, on a new axis before the last."""
+    shifts = np.arange(0, 8 * packed.dtype.itemsize, width, dtype=packed.dtype)
+    fields: Array = packed[..., None, :] >> shifts[:, None]
+    return np.bitwise_and(fields, packed.dtype.type((1 << width) - 1))
+
+
+def _nibbles(blocks: Array) -> Array:
+    """The low halves of 16 (or 32) bytes come first, then the high halves: (..., 2 * bytes)."""
+    halves = _bits(blocks["low"], 4)
+    return halves.reshape(*halves.shape[:-2], -1)
+
+
+def _fifth_bits(blocks: Array) -> Array:
+    """Bit i of the block's 32-bit word, worth 16, belongs to weight i."""
+    bits = _bits(blocks["high"][..., None], 1)[..., 0]
+    return (bits << np.uint32(4)).astype(np.uint8)
+
+
+def _scale(blocks: Array, name: str = "scale") -> Array:
+    return blocks[name].astype(np.float32)[..., None]
+
+
+def _q4_0(blocks: Array) -> Unpacked:
+    return _nibbles(blocks).astype(np.int8) - 8, _scale(blocks), None
+
+
+def _q4_1(blocks: Array) -> Unpacked:
+    return _nibbles(blocks), _scale(blocks), -_scale(blocks, "min")
+
+
+def _q5_0(blocks: Array) -> Unpacked:
+    codes = (_nibbles(blocks) | _fifth_bits(blocks)).astype(np.int8) - 16
+    return codes, _scale(blocks), None
+
+
+def _q5_1(blocks: Array) -> Unpacked:
+    return _nibbles(blocks) | _fifth_bits(blocks), _scale(blocks), -_scale(blocks, "min")
+
+
+def _q8_0(blocks: Array) -> Unpacked:
+    return blocks["codes"], _scale(blocks), None
+
+
+def _q2_k(blocks: Array) -> Unpacked:
+    groups = blocks["groups"]
+    scales = _scale(blocks) * (groups & 15).astype(np.float32)
+    mins = _scale(blocks, "min") * (groups >> 4).astype(np.float32)
+    return _bits(blocks["low"], 2), scales, mins
+
+
+def _q3_k(blocks: Array) -> Unpacked:
+    low = _bits(blocks["low"], 2)  # (..., halves of 128, 4 of 32, 32)
+    high = _bits(blocks["high"], 1).reshape(low.shape)  # a set bit means: do not subtract 4
+    codes = low.astype(np.int8) - 4 * (1 - high.astype(np.int8))
+    packed = blocks["groups"]
+    nibbles = _bits(packed[..., :8], 4).reshape(*blocks.shape, 16)
+    pairs = _bits(packed[..., 8:], 2).reshape(*blocks.shape, 16)
+    groups = (nibbles | pairs << 4).astype(np.int8) - 32
+    return codes, _scale(blocks) * groups.astype(np.float32), None
+
+
+def _six_bit_groups(blocks: Array) -> tuple[Array, Array]:
+    """Scales and mins of the 8 groups of a Q4_K or Q5_K block, from 12 bytes.
+
+    Bytes 0-3 and 4-7 hold the first four scales and mins in their low 6 bits; the upper 2 bits,
+    with the nibbles of bytes 8-11, make the last four.
+    """
+    packed = blocks["groups"]
+    scales, mins, rest = packed[..., 0:4], packed[..., 4:8], packed[..., 8:12]
+    late_scales = (rest & 15) | (scales >> 6 << 4)
+    late_mins = (rest >> 4) | (mins >> 6 << 4)
+    all_scales = np.concatenate([scales & 63, late_scales], axis=-1).astype(np.float32)
+    all_mins = np.concatenate([mins & 63, late_mins], axis=-1).astype(np.float32)
+    return _scale(blocks) * all_scales, _scale(blocks, "min") * all_mins
+
+
+def _q4_k(blocks: Array) -> Unpacked:
+    return _nibbles(blocks), *_six_bit_groups(blocks)
+
+
+def _q5_k(blocks: Array) -> Unpacked:
+    low = _nibbles(blocks).reshape(*blocks.shape, 8, 32)
+    return low | _bits(blocks["high"], 1) << 4, *_six_bit_groups(blocks)
+
+
+def _q6_k(blocks: Array) -> Unpacked:
+    high = _bits(blocks["high"], 2)  # (..., halves of 128, 4 of 32, 32)
+    low = _nibbles(blocks).reshape(high.shape)
+    codes = (low | high << 4).astype(np.int8) - 32
+    return codes, _scale(blocks) * blocks["groups"].astype(np.float32), None
+
+
+def _iq4_nl(blocks: Array) -> Unpacked:
+    return _IQ4_LEVELS[_nibbles(blocks)], _scale(blocks), None
+
+
+def _iq4_xs(blocks: Array) -> Unpacked:
+    # Group i's low nibble is nibble i of four bytes, counted low half first within each byte.
+    low = _bits(blocks["group_low"], 4).swapaxes(-1, -2).reshape(*blocks.shape, 8)
+    high = _bits(blocks["group_high"][..., None], 2)[..., 0].astype(np.uint8)
+    groups = (low | high << 4).astype(np.int8) - 32
+    return _IQ4_LEVELS[_nibbles(blocks)], _scale(blocks) * groups.astype(np.float32), None
+
+
+def _mxfp4(blocks: Array) -> Unpacked:
+    exponents = blocks["exponent"].astype(np.int32)
+    # 2^(e - 127), halved because the levels are doubled: exact, down into the subnormals at e < 2.
+    scales = np.ldexp(np.float32(1.0), exponents - 128)
+    return _FP4_LEVELS[_nibbles(blocks)], scales[..., None], None
+
+
+_UNPACK: Mapping[str, Callable[[Array], Unpacked]] = {
+    "Q4_0": _q4_0,
+    "Q4_1": _q4_1,
+    "Q5_0": _q5_0,
+    "Q5_1": _q5_1,
+    "Q8_0": _q8_0,
+    "Q2_K": _q2_k,
+    "Q3_K": _q3_k,
+    "Q4_K": _q4_k,
+    "Q5_K": _q5_k,
+    "Q6_K": _q6_k,
+    "IQ4_NL": _iq4_nl,
+    "IQ4_XS": _iq4_xs,
+    "MXFP4": _mxfp4,
+}

@@ -1,0 +1,106 @@
+"""The numpy meaning of each block format against the gguf package."""
+
+from __future__ import annotations
+
+import gguf
+import numpy as np
+import pytest
+from kernel_inputs import columns, constant_raw, random_raw
+
+from dure.kernels.dequantize_reference import (
+    FLOAT_TYPES,
+    LAYOUTS,
+    QUANTIZED_TYPES,
+    block_size,
+    dequantize,
+    integer_blocks,
+    row_bytes,
+)
+
+
+def oracle(dtype: str, raw: np.ndarray) -> np.ndarray:
+    """What the gguf package reads from the same bytes."""
+    with np.errstate(over="ignore"):
+        return gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[dtype])
+
+
+def bits(values: np.ndarray) -> np.ndarray:
+    """The bits of float32 values, so that -0 and 0 differ."""
+    return values.view(np.uint32)
+
+
+@pytest.mark.parametrize("dtype", LAYOUTS)
+def test_block_sizes_are_those_of_gguf(dtype: str) -> None:
+    expected = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[dtype]]
+    assert expected == (block_size(dtype), LAYOUTS[dtype].itemsize)
+
+
+@pytest.mark.parametrize("dtype", LAYOUTS)
+def test_random_blocks_have_the_bits_that_gguf_reads(dtype: str) -> None:
+    rng = np.random.default_rng(1)
+    for cols in columns(dtype):
+        raw = random_raw(rng, dtype, 21, cols)
+        expected = oracle(dtype, raw)
+        actual = dequantize(dtype, raw)
+        assert actual.dtype == np.float32
+        assert actual.shape == (21, cols)
+        np.testing.assert_array_equal(bits(actual), bits(expected))
+
+
+@pytest.mark.parametrize("byte", [0x00, 0xFF, 0x80, 0x7F, 0x0F, 0xF0])
+@pytest.mark.parametrize("dtype", QUANTIZED_TYPES)
+def test_extreme_codes_have_the_bits_that_gguf_reads(dtype: str, byte: int) -> None:
+    for scale in (65504.0, -65504.0, 6e-8, 0.0, -0.0):
+        raw = constant_raw(dtype, 2, block_size(dtype), byte, scale)
+        np.testing.assert_array_equal(bits(dequantize(dtype, raw)), bits(oracle(dtype, raw)))
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4"])
+def test_blocks_quantised_by_gguf_come_back_close_to_their_values(dtype: str) -> None:
+    values = np.random.default_rng(2).normal(0, 1, (8, 256)).astype(np.float32)
+    raw = gguf.quants.quantize(values, gguf.GGMLQuantizationType[dtype])
+    np.testing.assert_array_equal(dequantize(dtype, raw), oracle(dtype, raw))
+    # The coarsest of these, 4-bit floats, err by at most a quarter of the block's largest value.
+    assert np.abs(dequantize(dtype, raw) - values).max() < 0.25 * np.abs(values).max()
+
+
+def test_every_exponent_of_mxfp4_has_the_bits_that_gguf_reads() -> None:
+    raw = constant_raw("MXFP4", 256, 32, 0x75, 0.0)
+    raw.view(LAYOUTS["MXFP4"])["exponent"] = np.arange(256)[:, None]
+    np.testing.assert_array_equal(bits(dequantize("MXFP4", raw)), bits(oracle("MXFP4", raw)))
+
+
+@pytest.mark.parametrize("dtype", QUANTIZED_TYPES)
+def test_a_damaged_scale_stays_within_its_block(dtype: str) -> None:
+    cols = 2 * block_size(dtype)
+    raw = random_raw(np.random.default_rng(3), dtype, 1, cols)
+    whole = dequantize(dtype, raw)
+    blocks = raw.view(LAYOUTS[dtype])
+    if dtype == "MXFP4":
+        blocks["exponent"][:, 1] = 255  # 2^127, times up to 6: past the largest float32
+        assert np.isinf(dequantize(dtype, raw)[:, cols // 2 :]).any()
+    else:
+        blocks["scale"][:, 1] = np.nan
+        assert np.isnan(dequantize(dtype, raw)[:, cols // 2 :]).all()
+    np.testing.assert_array_equal(dequantize(dtype, raw)[:, : cols // 2], whole[:, : cols // 2])
+
+
+@pytest.mark.parametrize("dtype", QUANTIZED_TYPES)
+def test_codes_fit_eight_bits_and_groups_are_16_or_32(dtype: str) -> None:
+    raw = random_raw(np.random.default_rng(4), dtype, 3, 512)
+    blocks = integer_blocks(dtype, raw)
+    assert blocks.codes.dtype == np.int8
+    assert blocks.group == (16 if dtype in ("Q2_K", "Q3_K", "Q6_K") else 32)
+    assert (blocks.mins is not None) == (dtype in ("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K"))
+
+
+def test_rows_that_are_no_whole_number_of_blocks_are_refused() -> None:
+    with pytest.raises(ValueError, match="Q4_K"):
+        dequantize("Q4_K", np.zeros((1, 145), np.uint8))
+    with pytest.raises(ValueError, match="multiples of 256"):
+        row_bytes("Q4_K", 128)
+    with pytest.raises(ValueError, match="Q9_9"):
+        dequantize("Q9_9", np.zeros((1, 32), np.uint8))
+    for dtype in FLOAT_TYPES:
+        with pytest.raises(ValueError, match="not a quantised type"):
+            integer_blocks(dtype, np.zeros((1, 32), np.uint8))
