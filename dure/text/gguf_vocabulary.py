@@ -1,0 +1,292 @@
+"""A Vocabulary from GGUF metadata: byte-level BPE ("gpt2") and SentencePiece ("llama")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers
+
+from dure.errors import TokenizerError
+from dure.text import pretokenizers
+from dure.text.vocabulary import (
+    END_TOKENS,
+    MAX_MERGES,
+    MAX_TOKEN_CHARS,
+    MAX_TOKENS,
+    Kind,
+    Vocabulary,
+    guarded,
+    twin_without_added,
+)
+
+# tokenizer.ggml.token_type
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+
+_KEY = "tokenizer.ggml."
+_DAMAGED = "the file is damaged, or its tokenizer was written by a tool with a bug; fetch another"
+
+
+def read_gguf_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
+    """The vocabulary of a GGUF file's metadata. TokenizerError when it is missing or unsound."""
+    kind = metadata.get(_KEY + "model")
+    if kind is None:
+        raise TokenizerError(
+            "the file carries no tokenizer (tokenizer.ggml.model is missing)",
+            hint="it may be a part of a split model; open the first part",
+        )
+    if kind == "gpt2":
+        return _byte_level(metadata)
+    if kind == "llama":
+        return _sentencepiece(metadata)
+    raise TokenizerError(
+        f"the file's tokenizer is of kind {str(kind)[:40]!r}, which this version does not run",
+        hint="known kinds are 'gpt2' (byte-level BPE) and 'llama' (SentencePiece BPE)",
+    )
+
+
+def _byte_level(metadata: Mapping[str, Any]) -> Vocabulary:
+    """Byte-level BPE: the file lists its merges, and names how words are cut."""
+    tokens = _tokens(metadata)
+    types = _types(metadata, len(tokens))
+    rule = pretokenizers.lookup(_string(metadata, "pre") or "default")
+    ids = {token: index for index, token in enumerate(tokens)}
+    merges = _merges(metadata)
+
+    def model(vocabulary: Mapping[str, int]) -> models.BPE:
+        return models.BPE(dict(vocabulary), merges, ignore_merges=rule.ignore_merges)
+
+    bpe = guarded(lambda: model(ids), "reading the merges")
+    full = tokenizers.Tokenizer(bpe)
+    normalizer = rule.normalizer()
+    if normalizer is not None:
+        full.normalizer = normalizer
+    full.pre_tokenizer = rule.pre_tokenizer()
+    _add_tokens(full, tokens, types)
+    if rule.ignore_merges:
+        # Such a model takes any word it finds whole, a control token's name too: hide those.
+        hidden = {CONTROL, UNKNOWN, USER_DEFINED}
+        ordinary = {t: i for t, i in ids.items() if types[i] not in hidden}
+        bpe = guarded(lambda: model(ordinary), "reading the merges")
+    plain = twin_without_added(full, bpe)
+    return _finish(
+        metadata,
+        kind="bytes",
+        full=full,
+        plain=plain,
+        tokens=tokens,
+        types=types,
+        add_bos=rule.add_bos,
+        strips_space=False,
+    )
+
+
+def _sentencepiece(metadata: Mapping[str, Any]) -> Vocabulary:
+    """SentencePiece BPE: merges follow from the scores, unknown characters fall back to bytes."""
+    tokens = _tokens(metadata)
+    types = _types(metadata, len(tokens))
+    scores = metadata.get(_KEY + "scores")
+    if scores is None or len(scores) != len(tokens):
+        found = "none" if scores is None else f"{len(scores):,}"
+        raise TokenizerError(
+            f"the tokenizer has {len(tokens):,} tokens but {found} scores", hint=_DAMAGED
+        )
+    ids = {token: index for index, token in enumerate(tokens)}
+    merges = _merges_from_scores(tokens, types, [float(score) for score in scores], ids)
+    unknown = _token_id(metadata, "unknown_token_id", len(tokens))
+    has_bytes = all(f"<0x{byte:02X}>" in ids for byte in range(256))
+    bpe = guarded(
+        lambda: models.BPE(
+            ids,
+            merges,
+            unk_token=tokens[unknown] if unknown is not None else None,
+            fuse_unk=True,
+            byte_fallback=has_bytes,
+        ),
+        "building merges from the scores",
+    )
+    full = tokenizers.Tokenizer(bpe)
+    prefixed = _flag(metadata, "add_space_prefix", True)
+    spaces = normalizers.Replace(" ", "▁")
+    # Every stretch of text between special tokens gets the space, as in SentencePiece's own use.
+    full.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), spaces] if prefixed else [spaces]
+    )
+    full.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback()])
+    _add_tokens(full, tokens, types)
+    plain = twin_without_added(full, bpe)
+    return _finish(
+        metadata,
+        kind="sentencepiece",
+        full=full,
+        plain=plain,
+        tokens=tokens,
+        types=types,
+        add_bos=True,
+        strips_space=prefixed,
+    )
+
+
+def _merges_from_scores(
+    tokens: Sequence[str], types: Sequence[int], scores: Sequence[float], ids: Mapping[str, int]
+) -> list[tuple[str, str]]:
+    """The merges, best first, that SentencePiece's scores stand for.
+
+    It joins the neighbours whose union has the highest score, so every way to cut a token in two
+    tokens is a merge, ranked by the token's score. Ties go as in transformers: longer left first.
+    """
+    mergeable = {NORMAL, UNUSED}
+    order = [i for i, kind in enumerate(types) if kind in mergeable and len(tokens[i]) > 1]
+    order.sort(key=lambda i: -scores[i])
+    parts = {token: None for token, index in ids.items() if types[index] in mergeable}
+    merges: list[tuple[str, str]] = []
+    for _, group in groupby(order, key=lambda i: scores[i]):
+        tied = [
+            (token[:cut], token[cut:])
+            for token in (tokens[i] for i in group)
+            for cut in range(len(token) - 1, 0, -1)
+            if token[:cut] in parts and token[cut:] in parts
+        ]
+        tied.sort(key=lambda pair: (-len(pair[0]), -len(pair[1])))
+        merges.extend(tied)
+        if len(merges) > MAX_MERGES:
+            raise TokenizerError(
+                f"the scores stand for more than {MAX_MERGES:,} merges", hint=_DAMAGED
+            )
+    return merges
+
+
+def _finish(
+    metadata: Mapping[str, Any],
+    *,
+    kind: Kind,
+    full: tokenizers.Tokenizer,
+    plain: tokenizers.Tokenizer,
+    tokens: Sequence[str],
+    types: Sequence[int],
+    add_bos: bool,
+    strips_space: bool,
+) -> Vocabulary:
+    """The Vocabulary, with the ids that begin and end a text read from the metadata."""
+    count = len(tokens)
+    bos = _token_id(metadata, "bos_token_id", count)
+    eos = _token_id(metadata, "eos_token_id", count)
+    ends = {_token_id(metadata, f"{name}_token_id", count) for name in ("eos", "eot", "eom")}
+    controls = frozenset(i for i, kind_ in enumerate(types) if kind_ in (CONTROL, UNKNOWN))
+    ends |= {i for i in controls if tokens[i] in END_TOKENS and types[i] == CONTROL}
+    begins = bos is not None and _flag(metadata, "add_bos_token", add_bos)
+    closes = eos is not None and _flag(metadata, "add_eos_token", False)
+    return Vocabulary(
+        kind=kind,
+        full=full,
+        plain=plain,
+        texts=dict(enumerate(tokens)),
+        added=controls | {i for i, kind_ in enumerate(types) if kind_ == USER_DEFINED},
+        special=controls,
+        size=count,
+        bos_id=bos,
+        eos_id=eos,
+        eos_ids=frozenset(i for i in ends if i is not None),
+        prefix=(bos,) if begins and bos is not None else (),
+        suffix=(eos,) if closes and eos is not None else (),
+        strips_space=strips_space,
+    )
+
+
+def _tokens(metadata: Mapping[str, Any]) -> list[str]:
+    """The tokens by id, each within its limits."""
+    tokens = metadata.get(_KEY + "tokens")
+    if not isinstance(tokens, list) or not tokens:
+        raise TokenizerError("the tokenizer has no list of tokens", hint=_DAMAGED)
+    if len(tokens) > MAX_TOKENS:
+        raise TokenizerError(
+            f"the tokenizer has {len(tokens):,} tokens, above the limit of {MAX_TOKENS:,}",
+            hint=_DAMAGED,
+        )
+    for index, token in enumerate(tokens):
+        if not isinstance(token, str) or len(token) > MAX_TOKEN_CHARS:
+            raise TokenizerError(
+                f"token {index} is not a text of at most {MAX_TOKEN_CHARS} characters",
+                hint=_DAMAGED,
+            )
+    try:
+        "".join(tokens).encode()
+    except UnicodeEncodeError as error:
+        raise TokenizerError("a token is not valid UTF-8", hint=_DAMAGED) from error
+    return tokens
+
+
+def _types(metadata: Mapping[str, Any], count: int) -> list[int]:
+    """The type of each token; a file without types has normal tokens only."""
+    types = metadata.get(_KEY + "token_type")
+    if types is None:
+        return [NORMAL] * count
+    if len(types) != count:
+        raise TokenizerError(
+            f"the tokenizer has {count:,} tokens but {len(types):,} token types", hint=_DAMAGED
+        )
+    return [int(kind) for kind in types]
+
+
+def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The merges, best first."""
+    lines = metadata.get(_KEY + "merges")
+    if not isinstance(lines, list):
+        raise TokenizerError("the tokenizer has no list of merges", hint=_DAMAGED)
+    if len(lines) > MAX_MERGES:
+        raise TokenizerError(
+            f"the tokenizer has {len(lines):,} merges, above the limit of {MAX_MERGES:,}",
+            hint=_DAMAGED,
+        )
+    merges = []
+    for index, line in enumerate(lines):
+        left, space, right = line.partition(" ") if isinstance(line, str) else ("", "", "")
+        if not (left and space and right) or " " in right:
+            raise TokenizerError(f"merge {index} is not two tokens and a space", hint=_DAMAGED)
+        merges.append((left, right))
+    return merges
+
+
+def _add_tokens(full: tokenizers.Tokenizer, tokens: Sequence[str], types: Sequence[int]) -> None:
+    """Tell `full` which tokens stand outside ordinary text."""
+    specials, others = [], []
+    for token, kind in zip(tokens, types, strict=True):
+        if kind in (CONTROL, UNKNOWN) and token:
+            specials.append(AddedToken(token, special=True, normalized=False))
+        elif kind == USER_DEFINED and token:
+            others.append(AddedToken(token, special=False, normalized=False))
+    full.add_special_tokens(specials)
+    full.add_tokens(others)
+
+
+def _string(metadata: Mapping[str, Any], name: str) -> str | None:
+    value = metadata.get(_KEY + name)
+    if value is not None and not isinstance(value, str):
+        raise TokenizerError(f"{_KEY}{name} is not a text", hint=_DAMAGED)
+    return value
+
+
+def _flag(metadata: Mapping[str, Any], name: str, default: bool) -> bool:
+    value = metadata.get(_KEY + name)
+    return default if value is None else bool(value)
+
+
+def _token_id(metadata: Mapping[str, Any], name: str, count: int) -> int | None:
+    """The id under that name, or None. TokenizerError when it names no token."""
+    value = metadata.get(_KEY + name)
+    if value is None:
+        return None
+    try:
+        token_id = int(value)
+    except (TypeError, ValueError) as error:
+        raise TokenizerError(f"{_KEY}{name} is not a number", hint=_DAMAGED) from error
+    # Old converters wrote -1 (as 2**32 - 1) for "none".
+    if token_id in (-1, 2**32 - 1):
+        return None
+    if not 0 <= token_id < count:
+        raise TokenizerError(
+            f"{_KEY}{name} is {token_id}, but the tokenizer has {count:,} tokens", hint=_DAMAGED
+        )
+    return token_id

@@ -1,0 +1,175 @@
+"""Text to token ids and back, for every model family, from tokenizer.json or a GGUF file."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dure.errors import InvalidRequestError, TokenizerError
+from dure.text.gguf_vocabulary import read_gguf_vocabulary
+from dure.text.json_vocabulary import read_json_vocabulary
+from dure.text.vocabulary import Vocabulary, guarded
+
+if TYPE_CHECKING:
+    from dure.formats.checkpoint import Checkpoint
+
+# A million tokens of context, the longest served so far, are 4 to 8 MB of text.
+MAX_TEXT_CHARS = 32 << 20
+
+
+class Tokenizer:
+    """One model's tokenizer. Immutable after construction, so threads may share it.
+
+    Ids are those transformers gives. Where a GGUF file leaves NFC unsaid (qwen2 and its kin) the
+    text is normalised as the model's own tokenizer.json does; llama.cpp does not do that.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._bytes: dict[int, bytes] = {}
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> Tokenizer:
+        """The tokenizer a checkpoint carries. TokenizerError when it has none or a broken one."""
+        if checkpoint.kind == "gguf":
+            return cls(read_gguf_vocabulary(checkpoint.metadata))
+        if checkpoint.tokenizer_json is None:
+            raise TokenizerError(
+                f"{Path(checkpoint.path).name} has no tokenizer.json",
+                hint="put the model's tokenizer.json beside its weights",
+            )
+        return cls(
+            read_json_vocabulary(
+                Path(checkpoint.tokenizer_json),
+                tokenizer_config=checkpoint.tokenizer_config,
+                generation_config=checkpoint.generation_config,
+                config=checkpoint.config,
+            )
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the highest id. A model's logits may have more rows, for padding."""
+        return self._vocabulary.size
+
+    @property
+    def bos_id(self) -> int | None:
+        """The id that begins a text, or None."""
+        return self._vocabulary.bos_id
+
+    @property
+    def eos_id(self) -> int | None:
+        """The id the file calls its end of sequence, or None; generation ends at any of eos_ids."""
+        return self._vocabulary.eos_id
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Every id that ends a generation: end of sequence, of turn and of message."""
+        return self._vocabulary.eos_ids
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """The ids of control tokens, which decode(skip_special=True) leaves out."""
+        return self._vocabulary.special
+
+    @property
+    def bos_token(self) -> str:
+        """The text of bos_id, or an empty text."""
+        return "" if self.bos_id is None else self._vocabulary.texts.get(self.bos_id, "")
+
+    @property
+    def eos_token(self) -> str:
+        """The text of eos_id, or an empty text."""
+        return "" if self.eos_id is None else self._vocabulary.texts.get(self.eos_id, "")
+
+    @property
+    def strips_leading_space(self) -> bool:
+        """True where decode drops one leading space (SentencePiece put it there when encoding)."""
+        return self._vocabulary.strips_space
+
+    def token_id(self, text: str) -> int | None:
+        """The id of the token written exactly so in the vocabulary, or None."""
+        found: int | None = self._vocabulary.full.token_to_id(text)
+        return found
+
+    def encode(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True
+    ) -> list[int]:
+        """The ids of `text`. InvalidRequestError for text that is too long or not Unicode.
+
+        add_special puts BOS and EOS around it where the model's own tokenizer would.
+        parse_special=False takes "<|im_end|>" and its like as ordinary text: use it for text that
+        comes from a user.
+        """
+        if len(text) > MAX_TEXT_CHARS:
+            raise InvalidRequestError(
+                f"the text has {len(text):,} characters; the limit is {MAX_TEXT_CHARS:,}",
+                hint="send it in parts",
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequestError(
+                f"the text has half a surrogate pair at character {error.start}",
+                hint="decode the text with errors='replace' before sending it",
+            ) from error
+        engine = self._vocabulary.full if parse_special else self._vocabulary.plain
+        ids: list[int] = guarded(
+            lambda: engine.encode(text, add_special_tokens=False).ids, "encoding a text"
+        )
+        if not add_special:
+            return ids
+        return [*self._vocabulary.prefix, *ids, *self._vocabulary.suffix]
+
+    def decode(
+        self, ids: Iterable[int], *, skip_special: bool = False, continues: bool = False
+    ) -> str:
+        """The text of `ids`; bytes that are not UTF-8 become U+FFFD.
+
+        Ids without a token (a model's padding rows) add nothing. continues=True keeps the leading
+        space that SentencePiece tokenizers otherwise drop: the text goes on from an earlier one.
+        """
+        special = self._vocabulary.special if skip_special else frozenset()
+        data = b"".join(self.token_bytes(i) for i in ids if i not in special)
+        text = data.decode("utf-8", "replace")
+        return text[1:] if self.strips_leading_space and not continues and text[:1] == " " else text
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes one token stands for; empty for an id without a token."""
+        found = self._bytes.get(token_id)
+        if found is None:
+            found = self._bytes[token_id] = self._spell(operator.index(token_id))
+        return found
+
+    def _spell(self, token_id: int) -> bytes:
+        """The bytes of a token, from the way the file writes it."""
+        if token_id < 0:
+            raise InvalidRequestError(f"{token_id} is not a token id", hint="ids start at 0")
+        vocabulary = self._vocabulary
+        text = vocabulary.texts.get(token_id, "")
+        if token_id in vocabulary.added:
+            return text.encode()
+        if vocabulary.kind == "sentencepiece":
+            is_byte = len(text) == 6 and text.startswith("<0x") and text.endswith(">")
+            try:
+                return bytes([int(text[3:5], 16)]) if is_byte else text.replace("▁", " ").encode()
+            except ValueError:
+                return text.encode()
+        try:
+            return bytes([_BYTE_OF[letter] for letter in text])
+        except KeyError:
+            return text.encode()
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The letters GPT-2 writes bytes with: visible Latin-1 as itself, the rest from U+0100 on."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in set(visible)]
+    letters = {chr(byte): byte for byte in visible}
+    letters.update({chr(0x100 + index): byte for index, byte in enumerate(hidden)})
+    return letters
+
+
+_BYTE_OF = _byte_alphabet()

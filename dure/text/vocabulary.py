@@ -1,0 +1,112 @@
+"""What a tokenizer file comes down to, whichever form it had, and the limits it must keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import tokenizers
+
+from dure.errors import TokenizerError
+
+# Twice the largest vocabulary shipped so far (262,144), and half a million for merges of each.
+MAX_TOKENS = 1 << 20
+MAX_MERGES = 1 << 21
+# The longest token of a shipped vocabulary is 256 characters (a run of spaces).
+MAX_TOKEN_CHARS = 1024
+# The largest tokenizer.json shipped so far is 33 MB.
+MAX_FILE_BYTES = 128 << 20
+
+# Tokens that end a turn or a document whenever they are control tokens. Files often name only one
+# of them, and a model then talks past the end of its turn.
+END_TOKENS = frozenset(
+    {
+        "<|im_end|>",
+        "<|endoftext|>",
+        "<|end_of_text|>",
+        "<|eot_id|>",
+        "<|eom_id|>",
+        "<|end_of_sentence|>",
+        "<｜end▁of▁sentence｜>",
+        "<end_of_sentence>",
+        "<end_of_turn>",
+        "<|EOT|>",
+        "<EOT>",
+        "[e~[",
+        "<|eos|>",
+        "<eos>",
+        "</s>",
+    }
+)
+
+Kind = Literal["bytes", "sentencepiece"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Everything a Tokenizer needs to know.
+
+    full splits text at special and user-defined tokens; plain shares its model and knows none of
+    them, so that text from a user stays text. texts maps id -> the token as the file writes it;
+    added ids are written as they are, others in the alphabet of `kind`. special ids are the ones
+    that decode may skip. prefix and suffix are what add_special puts around a text. strips_space:
+    decoding drops the one space that encoding put in front.
+    """
+
+    kind: Kind
+    full: tokenizers.Tokenizer
+    plain: tokenizers.Tokenizer
+    texts: Mapping[int, str]
+    added: frozenset[int]
+    special: frozenset[int]
+    size: int
+    bos_id: int | None
+    eos_id: int | None
+    eos_ids: frozenset[int]
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    strips_space: bool
+
+
+def guarded(call: Callable[[], T], doing: str) -> T:
+    """What `call` returns; anything the tokenizers library raises becomes TokenizerError.
+
+    A panic in its Rust code arrives as PanicException, which is a BaseException and not an
+    Exception, so it has to be told from Ctrl-C by hand.
+    """
+    try:
+        return call()
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError, TokenizerError):
+        raise
+    except BaseException as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise TokenizerError(
+            f"the tokenizer failed while {doing}: {reason}",
+            hint="the file is damaged or of a newer form; fetch it again",
+        ) from error
+
+
+def twin_without_added(
+    full: tokenizers.Tokenizer, model: tokenizers.models.Model
+) -> tokenizers.Tokenizer:
+    """A tokenizer with the same rules as `full` over `model`, and no added tokens.
+
+    Only `encode_special_tokens` would not do: it spares special tokens, and some files mark their
+    turn markers as merely added (DeepSeek's <｜User｜>).
+    """
+    plain = tokenizers.Tokenizer(model)
+    if full.normalizer is not None:
+        plain.normalizer = full.normalizer
+    if full.pre_tokenizer is not None:
+        plain.pre_tokenizer = full.pre_tokenizer
+    # Runs of spaces that a file lists as added tokens are no danger, and models expect them.
+    blank = [
+        token
+        for token in full.get_added_tokens_decoder().values()
+        if not token.special and not token.content.strip(" \t\n\r▁")
+    ]
+    if blank:
+        plain.add_tokens(blank)
+    return plain
