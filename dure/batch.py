@@ -27,6 +27,10 @@ class LayerCache:
         """Bytes that one token's key and value take in this layer when stored as `dtype`."""
         return 2 * self.num_kv_heads * self.head_dim * np.dtype(dtype).itemsize
 
+    def block_shape(self) -> tuple[int, int]:
+        """(kv heads, 2 * 32 * head_dim): one block, of each head K transposed, then V (32, d)."""
+        return self.num_kv_heads, 2 * BLOCK_SIZE * self.head_dim
+
 
 @dataclass(frozen=True)
 class Batch:

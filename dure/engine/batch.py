@@ -1,0 +1,38 @@
+"""Scheduled chunks as the arrays that a model's forward pass takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dure.batch import Batch
+from dure.engine.scheduler import Chunk
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def build_batch(chunks: Sequence[Chunk], cache: tuple[NDArray[Any], ...]) -> Batch:
+    """One Batch with a sequence a chunk, in order; the last row of each that `wants_logits`."""
+    counts = np.array([chunk.count for chunk in chunks])
+    tables = [chunk.request.block_table for chunk in chunks]
+    block_tables = np.full((len(chunks), max(map(len, tables))), -1, dtype=np.int32)
+    for row, table in zip(block_tables, tables, strict=True):
+        row[: len(table)] = table
+    spans = [(chunk.start, chunk.start + chunk.count) for chunk in chunks]
+    wanted = np.array([chunk.wants_logits for chunk in chunks])
+    return Batch(
+        tokens=np.concatenate(
+            [
+                np.array(chunk.request.tokens[start:stop], dtype=np.int32)
+                for chunk, (start, stop) in zip(chunks, spans, strict=True)
+            ]
+        ),
+        positions=np.concatenate([np.arange(start, stop, dtype=np.int32) for start, stop in spans]),
+        sequences=np.repeat(np.arange(len(chunks), dtype=np.int32), counts),
+        block_tables=block_tables,
+        logit_rows=(np.cumsum(counts) - 1)[wanted].astype(np.int32),
+        cache=cache,
+    )

@@ -1,0 +1,299 @@
+"""Engine: requests in, tokens out, one step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from dure.batch import BLOCK_SIZE, Batch, LayerCache
+from dure.engine.batch import build_batch
+from dure.engine.cache import BlockPool, allocate_storage, root_digest
+from dure.engine.request import (
+    FinishReason,
+    Request,
+    SamplingParams,
+    TokenLogprobs,
+    check_prompt,
+    choice_seed,
+    output_limit,
+)
+from dure.engine.sampler import Sampler, SamplingFunctions
+from dure.engine.scheduler import Chunk, Scheduler
+from dure.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import DTypeLike, NDArray
+
+
+class Model(Protocol):
+    """What the engine needs of a model."""
+
+    @property
+    def layer_caches(self) -> tuple[LayerCache, ...]:
+        """What each layer keeps of a token."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids are 0 to vocab_size - 1."""
+        ...
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that one sequence may have, prompt and output together."""
+        ...
+
+    def forward(self, batch: Batch) -> NDArray[np.float32]:
+        """Logits (len(batch.logit_rows), vocab_size); keys and values go into batch.cache."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What one step did for one request: a token, an end, or both."""
+
+    request: Request
+    token_id: int | None  # None: the request failed, see request.error
+    logprobs: TokenLogprobs | None  # if asked for
+    finish_reason: FinishReason | None  # None: it goes on
+
+
+@dataclass
+class EngineStats:
+    """Counts since the engine was made."""
+
+    steps: int = 0
+    prompt_tokens: int = 0  # of requests when first admitted: cached_tokens of them were found
+    cached_tokens: int = 0
+    computed_tokens: int = 0  # rows of forward passes, recomputed ones too
+    output_tokens: int = 0
+    preemptions: int = 0
+    finished: int = 0  # for any reason
+    failed: int = 0  # of them with finish_reason "error"
+
+
+class Engine:
+    """Runs many requests over one model and one paged cache. To be used from one thread.
+
+    With n > 1 each choice is a Request: choice 0 has the id asked for, choice i has "id:i".
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        num_blocks: int,
+        max_batch_tokens: int = 512,
+        max_sequences: int = 64,
+        cache_dtype: DTypeLike = "float16",
+        model_id: str = "",
+        eos_ids: AbstractSet[int] = frozenset(),
+        sampling: SamplingFunctions | None = None,
+    ) -> None:
+        limits = {
+            "num_blocks": num_blocks,
+            "max_batch_tokens": max_batch_tokens,
+            "max_sequences": max_sequences,
+        }
+        for name, value in limits.items():
+            if value < 1:
+                raise InvalidRequestError(f"{name} must be at least 1, but is {value}.")
+        self.model = model
+        self.model_id = model_id
+        self.eos_ids = frozenset(eos_ids)
+        self.cache = allocate_storage(model.layer_caches, num_blocks, cache_dtype)
+        self.pool = BlockPool(num_blocks, self.cache)
+        self.scheduler = Scheduler(
+            self.pool, max_batch_tokens=max_batch_tokens, max_sequences=max_sequences
+        )
+        self.sampler = Sampler(sampling)
+        self._requests: dict[str, Request] = {}  # unfinished ones
+        self._choices: dict[str, tuple[Request, ...]] = {}  # by choice 0's id, until all are done
+        self._stats = EngineStats()
+        self._num_added = 0
+
+    def add(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        request_id: str | None = None,
+        cache_salt: str = "",
+    ) -> Request:
+        """The new request, waiting; its `choices` are all n of them.
+
+        Only requests of one `cache_salt` find each other's prefixes. InvalidRequestError for an
+        empty prompt, an id outside the vocabulary or a request id in use; ContextLengthError if
+        prompt and max_tokens exceed the context or the cache.
+        """
+        params = params.resolve({})
+        prompt = check_prompt(prompt_ids, self.model.vocab_size)
+        self._check_ids(params)
+        limit = output_limit(
+            len(prompt),
+            params.max_tokens,
+            context_length=self.model.context_length,
+            cache_tokens=self.pool.num_blocks * BLOCK_SIZE,
+        )
+        self._num_added += 1
+        name = f"request-{self._num_added}" if request_id is None else request_id
+        root = root_digest(cache_salt, self.model_id)
+        seed = choice_seed(params.seed, 0)
+        choices = tuple(
+            Request(
+                id=f"{name}:{choice}" if choice else name,
+                prompt_ids=prompt,
+                params=params,
+                seed=choice_seed(seed, choice),
+                max_output=limit,
+                root=root,
+                choice=choice,
+            )
+            for choice in range(params.n)
+        )
+        taken = [request.id for request in choices if self._is_taken(request.id)]
+        if taken:
+            raise InvalidRequestError(f"A request with the id {taken[0]!r} is still running.")
+        self._choices[name] = choices
+        for request in choices:
+            request.choices = choices
+            self._requests[request.id] = request
+            self.scheduler.add(request)
+        return choices[0]
+
+    def step(self) -> list[StepOutput]:
+        """What one forward pass brought: at most one output a request, none while prefilling."""
+        chunks = self.scheduler.schedule()
+        if not chunks:
+            return self._rest()
+        try:
+            logits = self.model.forward(build_batch(chunks, self.cache))
+        except Exception as error:  # whatever the model raises ends these requests, not the engine
+            outputs = [self._fail(chunk.request, error) for chunk in chunks]
+        else:
+            outputs = self._deliver(chunks, logits)
+        self._stats.steps += 1
+        self.check_idle()
+        return outputs
+
+    def abort(self, request_id: str) -> None:
+        """Nothing; the request and, by choice 0's id, all its choices end and give back blocks.
+
+        A request that has finished, or was never there, is no error.
+        """
+        single = self._requests.get(request_id)
+        for request in self._choices.get(request_id, (single,)):
+            if request is not None and not request.is_finished:
+                self._finish(request, "abort")
+        self.check_idle()
+
+    def finish(self, request_id: str, *, reason: FinishReason = "stop") -> None:
+        """Nothing; this one choice ends as if a stop token had come: its text is complete."""
+        request = self._requests.get(request_id)
+        if request is not None:
+            self._finish(request, reason)
+        self.check_idle()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a request waits or runs."""
+        return bool(self._requests)
+
+    @property
+    def stats(self) -> EngineStats:
+        """Counts so far; the same object all the time."""
+        self._stats.preemptions = self.scheduler.num_preemptions
+        return self._stats
+
+    def check_idle(self) -> None:
+        """Nothing; RuntimeError if no request is left but a block or a place in a queue is."""
+        if self._requests:
+            return
+        if self._choices or self.scheduler.waiting or self.scheduler.running:
+            raise RuntimeError("finished requests are still queued")
+        self.scheduler.check()
+
+    def _deliver(self, chunks: Sequence[Chunk], logits: NDArray[np.float32]) -> list[StepOutput]:
+        """One output for each chunk that ended in a token; the others are only kept."""
+        outputs = []
+        rows = iter(logits)
+        for chunk in chunks:
+            request = chunk.request
+            try:
+                sampled = self.sampler.sample(request, next(rows)) if chunk.wants_logits else None
+            except Exception as error:  # a row of NaN, or a kernel that refuses it
+                outputs.append(self._fail(request, error))
+                continue
+            if request.num_preemptions == 0 and not request.output_ids:
+                self._count_prompt(chunk)
+            self.scheduler.commit(chunk)
+            self._stats.computed_tokens += chunk.count
+            if sampled is not None:
+                outputs.append(self._append(request, *sampled))
+        return outputs
+
+    def _append(
+        self, request: Request, token_id: int, logprobs: TokenLogprobs | None
+    ) -> StepOutput:
+        """The output of one more token, which may be the last."""
+        request.append(token_id)
+        self._stats.output_tokens += 1
+        if logprobs is not None:
+            request.logprobs.append(logprobs)
+        params = request.params
+        reason: FinishReason | None = None
+        ends = token_id in self.eos_ids and not params.ignore_eos
+        if ends or token_id in params.stop_token_ids:
+            request.stop_token_id = token_id
+            reason = "stop"
+        elif len(request.output_ids) == request.max_output:
+            reason = "length"
+        if reason is not None:
+            self._finish(request, reason)
+        return StepOutput(request, token_id, logprobs, reason)
+
+    def _fail(self, request: Request, error: Exception) -> StepOutput:
+        request.error = error
+        self._stats.failed += 1
+        self._finish(request, "error")
+        return StepOutput(request, None, None, "error")
+
+    def _finish(self, request: Request, reason: FinishReason) -> None:
+        request.finish_reason = reason
+        self.scheduler.finish(request, forget=reason == "error")
+        self._stats.finished += 1
+        del self._requests[request.id]
+        if all(choice.is_finished for choice in request.choices):
+            del self._choices[request.choices[0].id]
+
+    def _rest(self) -> list[StepOutput]:
+        """No output: nothing to do. RuntimeError if there was, so that no caller spins for ever."""
+        if self._requests:
+            raise RuntimeError("requests wait, but none can be scheduled")
+        self.check_idle()
+        return []
+
+    def _count_prompt(self, chunk: Chunk) -> None:
+        request = chunk.request
+        if chunk.start == request.num_cached_tokens:
+            self._stats.prompt_tokens += len(request.prompt_ids)
+            self._stats.cached_tokens += request.num_cached_tokens
+
+    def _is_taken(self, request_id: str) -> bool:
+        return request_id in self._requests or request_id in self._choices
+
+    def _check_ids(self, params: SamplingParams) -> None:
+        size = self.model.vocab_size
+        for name, ids in (
+            ("logit_bias", params.logit_bias),
+            ("stop_token_ids", params.stop_token_ids),
+        ):
+            highest = max(ids, default=0)
+            if highest >= size:
+                raise InvalidRequestError(
+                    f"Token id {highest} in {name} is outside the vocabulary: 0 to {size - 1}.",
+                    hint="use this model's own tokenizer",
+                )

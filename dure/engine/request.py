@@ -1,0 +1,200 @@
+"""One request: what was asked, what has come out so far, and where its tokens lie in the cache."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from dure.engine.params import SamplingParams
+from dure.errors import ContextLengthError, InvalidRequestError
+
+__all__ = [
+    "FinishReason",
+    "Request",
+    "RequestState",
+    "SamplingParams",
+    "TokenCounts",
+    "TokenLogprobs",
+    "check_prompt",
+    "choice_seed",
+    "output_limit",
+]
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+class RequestState(enum.Enum):
+    """Where a request stands: a preempted one is WAITING again, with its output kept."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Log-probabilities at one output position, of the raw logits: before penalties and bias."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]  # (id, logprob), falling; as many as were asked for
+
+
+class TokenCounts:
+    """How often each id that a request has met was put out; ids of the prompt alone count 0.
+
+    Kept up to date token by token, so that a penalty costs the ids met and not the vocabulary.
+    """
+
+    def __init__(self, prompt_ids: Sequence[int]) -> None:
+        self._ids = np.unique(np.asarray(prompt_ids, dtype=np.int32))
+        self._counts = np.zeros(self._ids.size, dtype=np.int32)
+        self._size = self._ids.size
+        self._slots = {int(token): slot for slot, token in enumerate(self._ids)}
+
+    @property
+    def ids(self) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+        """Every id met so far, int32 (met,), each once."""
+        return self._ids[: self._size]
+
+    @property
+    def counts(self) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+        """How often each of `ids` was put out, int32 (met,)."""
+        return self._counts[: self._size]
+
+    def add(self, token_id: int) -> None:
+        """Nothing; counts one more output of `token_id`."""
+        slot = self._slots.setdefault(token_id, self._size)
+        if slot == self._size:
+            if slot == self._ids.size:  # doubling keeps the cost of a token constant
+                self._ids = np.concatenate([self._ids, np.zeros_like(self._ids)])
+                self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
+            self._ids[slot] = token_id
+            self._size += 1
+        self._counts[slot] += 1
+
+
+@dataclass(eq=False)
+class Request:
+    """One continuation of one prompt. With n > 1 each choice is a Request of its own.
+
+    Read by anyone; written by the engine, its scheduler and sampler only.
+    """
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams  # resolved: no distribution field is None
+    seed: int  # of this choice's random stream; output token i is drawn at position i
+    max_output: int  # finish_reason "length" when the output is this long
+    root: bytes  # the digest that its cached blocks descend from: tenant salt and model
+    choice: int = 0
+    choices: tuple[Request, ...] = ()  # all n of them, this one too, in order
+
+    output_ids: list[int] = field(default_factory=list)  # a stop token that ended it is the last
+    logprobs: list[TokenLogprobs] = field(default_factory=list)  # one an output token, if asked
+    state: RequestState = RequestState.WAITING
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None  # the token that ended it, if one did
+    error: Exception | None = None  # why finish_reason is "error"
+    num_cached_tokens: int = 0  # prompt tokens found in the cache when it was first admitted
+    num_preemptions: int = 0
+
+    arrival: int = 0  # the order in which requests came; kept when preempted
+    tokens: list[int] = field(default_factory=list)  # prompt_ids and output_ids
+    num_computed_tokens: int = (
+        0  # of `tokens`: their keys and values are in the block table's blocks
+    )
+    block_table: list[int] = field(default_factory=list)
+    digests: list[bytes] = field(default_factory=list)  # of the full blocks of `tokens`
+    token_counts: TokenCounts | None = None  # only if a penalty is set
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.prompt_ids)
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        """Tokens whose keys and values are not in the cache; 1 while decoding."""
+        return len(self.tokens) - self.num_computed_tokens
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether `finish_reason` is set and every block is back."""
+        return self.state is RequestState.FINISHED
+
+    def append(self, token_id: int) -> None:
+        """Nothing; adds one output token."""
+        self.output_ids.append(token_id)
+        self.tokens.append(token_id)
+        if self.token_counts is not None:
+            self.token_counts.add(token_id)
+
+
+def check_prompt(prompt_ids: Sequence[int], vocab_size: int) -> tuple[int, ...]:
+    """The prompt as plain integers; InvalidRequestError if empty or outside the vocabulary."""
+    if len(prompt_ids) == 0:
+        raise InvalidRequestError(
+            "The prompt has no tokens; at least 1 is needed.",
+            hint="send some text, or the model's beginning-of-text token",
+        )
+    try:
+        ids = np.asarray(prompt_ids)
+    except (ValueError, OverflowError):
+        ids = np.empty(0, dtype=object)
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise InvalidRequestError("A prompt must be a flat list of whole token ids.")
+    lowest, highest = int(ids.min()), int(ids.max())
+    if lowest < 0 or highest >= vocab_size:
+        wrong = lowest if lowest < 0 else highest
+        raise InvalidRequestError(
+            f"Token id {wrong} in the prompt is outside the vocabulary: 0 to {vocab_size - 1}.",
+            hint="use this model's own tokenizer",
+        )
+    return tuple(ids.tolist())
+
+
+def output_limit(
+    prompt_tokens: int, max_tokens: int | None, *, context_length: int, cache_tokens: int
+) -> int:
+    """How many tokens may be put out; ContextLengthError with both numbers if that cannot fit.
+
+    `cache_tokens` is what the whole pool holds. The last token put out is never itself computed,
+    so a pool of k tokens is enough for k + 1.
+    """
+    room = min(context_length, cache_tokens + 1)
+    what = "the model's context" if room == context_length else "the cache"
+    if prompt_tokens >= room:
+        raise ContextLengthError(
+            f"The prompt has {prompt_tokens} tokens, but {what} holds {room}, "
+            "one of them for the answer.",
+            hint="shorten the prompt, or load the model with a longer context",
+        )
+    if max_tokens is None:
+        return room - prompt_tokens
+    if prompt_tokens + max_tokens > room:
+        raise ContextLengthError(
+            f"The prompt's {prompt_tokens} tokens and max_tokens {max_tokens} are "
+            f"{prompt_tokens + max_tokens} together, but {what} holds {room}.",
+            hint=f"ask for at most {room - prompt_tokens} tokens, or leave max_tokens out",
+        )
+    return max_tokens
+
+
+def choice_seed(seed: int | None, choice: int) -> int:
+    """The 64-bit seed of choice `choice`: the seed itself (mod 2**64) for choice 0.
+
+    Choice i > 0 takes the first 8 bytes, little-endian, of BLAKE2b over the seed and i as 8
+    little-endian bytes each. None draws from the operating system.
+    """
+    if seed is None:
+        return secrets.randbits(64)
+    seed %= 2**64
+    if choice == 0:
+        return seed
+    data = seed.to_bytes(8, "little") + choice.to_bytes(8, "little")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")

@@ -1,0 +1,215 @@
+"""Whose tokens go into the next forward pass: decode rows first, then chunks of prompts."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterator
+from dataclasses import dataclass
+from operator import attrgetter
+
+from dure.batch import BLOCK_SIZE
+from dure.engine.cache import BlockPool, block_digest, blocks_for
+from dure.engine.request import Request, RequestState
+
+# A prompt that yields to others still gets this much of a step: less would only add steps.
+MIN_CHUNK = 32
+
+_by_arrival = attrgetter("arrival")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """`count` tokens of one request from `start` on, to be computed in this step."""
+
+    request: Request
+    start: int
+    count: int
+    wants_logits: bool  # it ends with the request's last token, so a next one can be sampled
+
+
+class Scheduler:
+    """First come, first served, under three limits: tokens a step, sequences, and blocks.
+
+    Blocks for a whole prompt are taken when it is admitted; then only decoding needs new ones.
+    When none is free, the youngest running request is preempted: its blocks go back, its output
+    stays, and it waits to be computed again, from whatever of it is still in the cache.
+    """
+
+    def __init__(self, pool: BlockPool, *, max_batch_tokens: int, max_sequences: int) -> None:
+        self.pool = pool
+        self.max_batch_tokens = max_batch_tokens
+        # One row of the budget for every running request: decoding never waits for its turn.
+        self.max_sequences = min(max_sequences, max_batch_tokens)
+        self.waiting: list[Request] = []  # both by arrival, the oldest first
+        self.running: list[Request] = []
+        self.num_preemptions = 0
+        self._arrivals = 0
+
+    def add(self, request: Request) -> None:
+        """Nothing; the request waits behind all that came before it."""
+        self._arrivals += 1
+        request.arrival = self._arrivals
+        self.waiting.append(request)
+
+    def schedule(self) -> list[Chunk]:
+        """The chunks of the next step, at most one a request; empty only when none has work."""
+        counts: dict[Request, int] = {}
+        for request in list(self.running):  # the oldest first, so a victim is not yet counted
+            decoding = request.num_uncomputed_tokens == 1
+            if decoding and request.state is RequestState.RUNNING and self._grow(request):
+                counts[request] = 1
+        budget = self.max_batch_tokens - len(counts)
+        for request in self._prefills(counts):
+            if budget == 0:
+                break
+            counts[request] = self._share(request, budget)
+            budget -= counts[request]
+        for request, count in counts.items():  # what nobody behind could use: back to the oldest
+            extra = min(budget, request.num_uncomputed_tokens - count)
+            counts[request] = count + extra
+            budget -= extra
+        return [
+            Chunk(
+                request, request.num_computed_tokens, count, count == request.num_uncomputed_tokens
+            )
+            for request, count in counts.items()
+        ]
+
+    def commit(self, chunk: Chunk) -> None:
+        """Nothing; the chunk's tokens are in the cache, and its full blocks can be found."""
+        request = chunk.request
+        request.num_computed_tokens += chunk.count
+        ends_prompt = chunk.start < len(request.prompt_ids) <= request.num_computed_tokens
+        self._publish(request, chunk.start // BLOCK_SIZE, tail=ends_prompt)
+
+    def finish(self, request: Request, *, forget: bool = False) -> None:
+        """Nothing; the request has left, its blocks are back. `forget`: its pass went wrong."""
+        if request.state is RequestState.WAITING:
+            self.waiting.remove(request)
+        elif request.state is RequestState.RUNNING:
+            self._release(request, forget=forget)
+        request.state = RequestState.FINISHED
+
+    def check(self) -> None:
+        """Nothing; RuntimeError if a block is held by none of the running requests."""
+        self.pool.check([request.block_table for request in self.running])
+
+    def _grow(self, request: Request) -> bool:
+        """Whether the request has a block for its next token; the youngest pay for it."""
+        if request.num_computed_tokens < len(request.block_table) * BLOCK_SIZE:
+            return True
+        while self.pool.num_free == 0:
+            victim = self.running[-1]
+            self._preempt(victim)
+            if victim is request:
+                return False
+        request.block_table.append(self.pool.allocate())
+        return True
+
+    def _preempt(self, request: Request) -> None:
+        self._release(request)
+        request.state = RequestState.WAITING
+        request.num_computed_tokens = 0
+        request.num_preemptions += 1
+        self.num_preemptions += 1
+        insort(self.waiting, request, key=_by_arrival)
+
+    def _release(self, request: Request, *, forget: bool = False) -> None:
+        if not forget:
+            self._publish(request, request.num_computed_tokens // BLOCK_SIZE, tail=True)
+        self.pool.release(request.block_table, forget=forget)
+        request.block_table = []
+        self.running.remove(request)
+
+    def _prefills(self, scheduled: dict[Request, int]) -> Iterator[Request]:
+        """Requests with more of a prompt to compute: the running ones, then newly admitted."""
+        yield from [request for request in self.running if request not in scheduled]
+        if not self.waiting:
+            return
+        in_progress = {key for request in self.running for key in self._uncomputed(request)}
+        for request in list(self.waiting):
+            if len(self.running) == self.max_sequences:
+                return
+            found = self.pool.find(self._matchable(request))
+            if self._key(request, len(found)) in in_progress:
+                continue  # another is computing its next block: a step later it is found
+            if not self._admit(request, found):
+                return  # nobody overtakes: the oldest must get its blocks some day
+            in_progress.update(self._uncomputed(request))
+            yield request
+
+    def _share(self, request: Request, budget: int) -> int:
+        """How much of what is left of the budget the request gets.
+
+        All it needs if that fits; else half, so that a short prompt behind a long one need not
+        wait for its end. `schedule` gives it the other half if nobody takes that.
+        """
+        needed = request.num_uncomputed_tokens
+        return needed if needed <= budget else min(budget, max(MIN_CHUNK, budget // 2))
+
+    def _admit(self, request: Request, found: list[int]) -> bool:
+        """Whether there are blocks for all its tokens; if so it runs, with `found` as its first.
+
+        One block a running request is left for their next tokens, or admitting would preempt.
+        """
+        needed = blocks_for(len(request.tokens)) - len(found)
+        if needed + len(self.running) > self.pool.num_free - self.pool.count_free(found):
+            return False
+        for block in found:
+            self.pool.hold(block)
+        parent = request.digests[len(found) - 1] if found else request.root
+        start = len(found) * BLOCK_SIZE
+        # The last token is always computed: its logits are wanted.
+        tail = request.tokens[start : min(start + BLOCK_SIZE, len(request.tokens) - 1)]
+        source, common = self.pool.find_tail(parent, tail)
+        blocks = [self.pool.allocate()]
+        if common and source != blocks[0]:  # if the same, it has just been allocated as it is
+            self.pool.copy(source, blocks[0])
+        blocks += [self.pool.allocate() for _ in range(needed - 1)]
+        request.block_table = found + blocks
+        request.num_computed_tokens = start + common
+        if request.num_preemptions == 0:
+            request.num_cached_tokens = request.num_computed_tokens
+        request.state = RequestState.RUNNING
+        self.waiting.remove(request)
+        insort(self.running, request, key=_by_arrival)
+        return True
+
+    def _publish(self, request: Request, first: int, *, tail: bool) -> None:
+        """Nothing; blocks from number `first` that are full, or also a part-filled last, are
+        findable, and an equal block that exists takes the place of the request's own."""
+        full, rest = divmod(request.num_computed_tokens, BLOCK_SIZE)
+        digests = self._digests(request)
+        for index in range(first, full + (tail and rest > 0)):
+            start = index * BLOCK_SIZE
+            tokens = request.tokens[start : min(start + BLOCK_SIZE, request.num_computed_tokens)]
+            parent = digests[index - 1] if index else request.root
+            block = request.block_table[index]
+            request.block_table[index] = self.pool.publish(block, parent, tokens)
+
+    def _digests(self, request: Request) -> list[bytes]:
+        """The digest of every full block of the request's tokens; each is computed once."""
+        digests = request.digests
+        for index in range(len(digests), len(request.tokens) // BLOCK_SIZE):
+            tokens = request.tokens[index * BLOCK_SIZE : (index + 1) * BLOCK_SIZE]
+            digests.append(block_digest(digests[-1] if digests else request.root, tokens))
+        return digests
+
+    def _matchable(self, request: Request) -> list[bytes]:
+        """The digests of full blocks that end before the last token, which is always computed."""
+        return self._digests(request)[: (len(request.tokens) - 1) // BLOCK_SIZE]
+
+    def _uncomputed(self, request: Request) -> list[bytes]:
+        """What names each block of its prompt that the request is still computing."""
+        if request.num_uncomputed_tokens == 1:  # decoding, or a token that each must compute itself
+            return []
+        first = request.num_computed_tokens // BLOCK_SIZE
+        return [self._key(request, i) for i in range(first, blocks_for(len(request.tokens)))]
+
+    def _key(self, request: Request, index: int) -> bytes:
+        """A digest of one block of the request's tokens, the part-filled last one too."""
+        digests = self._digests(request)
+        if index < len(digests):
+            return digests[index]
+        parent = digests[-1] if digests else request.root
+        return block_digest(parent, request.tokens[index * BLOCK_SIZE :])
