@@ -78,7 +78,7 @@ class IntegerBlocks:
     @property
     def group(self) -> int:
         """Codes that share a scale: 16 or 32."""
-        return self.codes.shape[1] // self.scales.shape[1]
+        return int(self.codes.shape[1] // self.scales.shape[1])
 
 
 def block_size(dtype: str) -> int:
@@ -144,7 +144,8 @@ def _bits(packed: Array, width: int) -> Array:
     """Fields of `width` bits, lowest first, on a new axis before the last."""
     shifts = np.arange(0, 8 * packed.dtype.itemsize, width, dtype=packed.dtype)
     fields: Array = packed[..., None, :] >> shifts[:, None]
-    return np.bitwise_and(fields, packed.dtype.type((1 << width) - 1))
+    fields &= packed.dtype.type((1 << width) - 1)
+    return fields
 
 
 def _nibbles(blocks: Array) -> Array:

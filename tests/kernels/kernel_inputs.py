@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
+from dure.kernels import reference
 from dure.kernels.dequantize_reference import LAYOUTS, block_size, row_bytes
 
 # Column counts that end inside, on and past the tiles a kernel may use.
@@ -56,3 +60,56 @@ def random_activations(rng: np.random.Generator, n: int, cols: int) -> np.ndarra
     if cols >= 64:
         x[:: max(1, n // 3), :32] = 0
     return x.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class PagedSequences:
+    """Rows of several sequences over a paged cache whose unused slots hold garbage."""
+
+    cache: np.ndarray  # (blocks, kv_heads, 2 * 32 * d)
+    positions: np.ndarray  # (n,)
+    sequences: np.ndarray  # (n,)
+    block_tables: np.ndarray  # (sequences, blocks of the longest), padded with -1
+    histories: list[tuple[np.ndarray, np.ndarray]]  # k and v (tokens, kv_heads, d), as cached
+
+    @property
+    def arguments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What attention takes after its queries."""
+        return self.cache, self.positions, self.sequences, self.block_tables
+
+    def only(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The same for some of the rows."""
+        return self.cache, self.positions[rows], self.sequences[rows], self.block_tables
+
+
+def paged_sequences(
+    rng: np.random.Generator,
+    spans: Sequence[tuple[int, int]],
+    kv_heads: int,
+    d: int,
+    dtype: DTypeLike,
+) -> PagedSequences:
+    """Sequences with `past` cached tokens and `new` rows, for (past, new) of each span.
+
+    Blocks lie in random order, others between them; every slot that holds no token of a sequence
+    is NaN, infinite or huge, so that reading one shows.
+    """
+    used = [-(-(past + new) // 32) for past, new in spans]
+    num_blocks = sum(used) + 3
+    shape = (num_blocks, kv_heads, 2 * 32 * d)
+    cache = rng.choice([np.nan, np.inf, -np.inf, 6e4], shape).astype(dtype)
+    free = rng.permutation(num_blocks)
+    tables = np.full((len(spans), max(used) + 1), -1, np.int32)
+    histories, positions, sequences = [], [], []
+    for sequence, ((past, new), count) in enumerate(zip(spans, used, strict=True)):
+        tables[sequence, :count], free = free[:count], free[count:]
+        k, v = rng.normal(0, 1, (2, past + new, kv_heads, d)).astype(dtype)
+        every = np.arange(past + new, dtype=np.int32)
+        own = np.full(past + new, sequence, np.int32)
+        reference.write_cache(k, v, cache, every, own, tables)
+        histories.append((k.astype(np.float32), v.astype(np.float32)))
+        positions.append(every[past:])
+        sequences.append(own[past:])
+    return PagedSequences(
+        cache, np.concatenate(positions), np.concatenate(sequences), tables, histories
+    )

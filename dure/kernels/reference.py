@@ -1,0 +1,292 @@
+"""Every kernel in numpy: slow, plain, and what the C++ is checked against.
+
+Names and arguments are those of `dure.kernels`. A weight matrix is either a float32 array
+(rows, cols) or QuantizedMatrix, rows as they lie in a model file. `threads` changes nothing here.
+
+Integer arithmetic is followed bit for bit. Everything else is computed in float64 and rounded once,
+so that a kernel's distance from it is the kernel's own error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from dure.kernels.dequantize_reference import dequantize, integer_blocks
+from dure.kernels.sampling_reference import logprob, sample, top_logprobs, uniform
+
+__all__ = [
+    "ExpertMatrices",
+    "QuantizedMatrix",
+    "attention",
+    "dequantize",
+    "embed",
+    "experts_mlp",
+    "logprob",
+    "matmul",
+    "quantize_rows",
+    "rms_norm",
+    "rope",
+    "route",
+    "sample",
+    "silu_mul",
+    "top_logprobs",
+    "uniform",
+    "write_cache",
+]
+
+Float32Array = npt.NDArray[np.float32]
+Int32Array = npt.NDArray[np.int32]
+Array = npt.NDArray[Any]
+
+ACTIVATION_BLOCK = 32  # activations that share one int8 scale
+CACHE_BLOCK = 32  # tokens in one block of the cache
+
+
+@dataclass(frozen=True)
+class QuantizedMatrix:
+    """Quantised rows as they lie in a model file: `raw` is uint8 (rows, bytes)."""
+
+    dtype: str
+    raw: npt.NDArray[np.uint8]
+
+
+Matrix = Float32Array | QuantizedMatrix
+
+
+def quantize_rows(x: Float32Array) -> tuple[npt.NDArray[np.int8], Float32Array]:
+    """Integers, int8 (n, cols), and scales, float32 (n, cols / 32), with x close to their product.
+
+    A block's scale is its largest magnitude / 127; a value is x * (127 / largest), rounded to
+    nearest, ties to even. A block of zeros has scale 0. Finite x only.
+    """
+    blocks = x.reshape(x.shape[0], -1, ACTIVATION_BLOCK)
+    largest = np.abs(blocks).max(axis=-1, keepdims=True)
+    most = np.float32(127.0)
+    inverse = np.divide(most, largest, out=np.zeros_like(largest), where=largest > 0)
+    values = np.rint(blocks * inverse).astype(np.int8)
+    return values.reshape(x.shape), (largest / most)[..., 0]
+
+
+def matmul(
+    x: Float32Array,
+    w: Matrix,
+    *,
+    bias: Float32Array | None = None,
+    exact: bool = False,
+    threads: int = 1,
+) -> Float32Array:
+    """x @ w.T (+ bias), float32 (n, rows).
+
+    Quantised weights meet int8 activations unless `exact`: integer sums of a block, then one fused
+    multiply-add a block, in order, which this follows bit for bit.
+    """
+    del threads
+    if isinstance(w, QuantizedMatrix) and not exact:
+        y = _integer_matmul(x, w)
+        return y if bias is None else y + bias
+    weights = dequantize(w.dtype, w.raw) if isinstance(w, QuantizedMatrix) else w
+    product = x.astype(np.float64) @ weights.astype(np.float64).T
+    return (product if bias is None else product + bias).astype(np.float32)
+
+
+def _integer_matmul(x: Float32Array, w: QuantizedMatrix) -> Float32Array:
+    blocks = integer_blocks(w.dtype, w.raw)
+    values, scales = quantize_rows(x)
+    group = blocks.group
+    # A group's sum is at most 32 * 128 * 127 < 2^24: float32 products of integers are exact.
+    codes = blocks.codes.reshape(-1, blocks.scales.shape[1], group).astype(np.float32)
+    grouped = values.reshape(x.shape[0], -1, group).astype(np.float32)
+    total: Float32Array = np.zeros((x.shape[0], w.raw.shape[0]), np.float32)
+    for index in range(blocks.scales.shape[1]):
+        scale = scales[:, index * group // ACTIVATION_BLOCK, None]
+        dots = (grouped[:, index] @ codes[:, index].T) * scale
+        total = _fused_multiply_add(dots, blocks.scales[None, :, index], total)
+        if blocks.mins is not None:
+            sums = grouped[:, index].sum(axis=1, keepdims=True) * scale
+            total = _fused_multiply_add(sums, -blocks.mins[None, :, index], total)
+    return total
+
+
+def _fused_multiply_add(a: Float32Array, b: Float32Array, c: Float32Array) -> Float32Array:
+    """a * b + c rounded once to float32.
+
+    The product is exact in float64. The sum is rounded to odd there (its last bit is set when
+    anything was lost), and then rounding to float32 cannot round twice.
+    """
+    product = a.astype(np.float64) * b
+    addend = np.broadcast_to(c, product.shape).astype(np.float64)
+    total = product + addend
+    of_addend = total - product
+    lost = (product - (total - of_addend)) + (addend - of_addend)
+    bits = total.view(np.int64)
+    to_odd = (lost != 0) & np.isfinite(total) & (bits & 1 == 0)
+    outward = (lost > 0) == (total > 0)
+    bits += np.where(to_odd, np.where(outward, 1, -1), 0)
+    rounded: Float32Array = total.astype(np.float32)
+    return rounded
+
+
+def embed(tokens: Int32Array, w: Matrix) -> Float32Array:
+    """Rows of the table for tokens (n,), float32 (n, cols)."""
+    rows: Float32Array = (
+        dequantize(w.dtype, w.raw[tokens]) if isinstance(w, QuantizedMatrix) else w[tokens]
+    )
+    return rows
+
+
+def rms_norm(
+    x: Float32Array, weight: Float32Array, eps: float, *, threads: int = 1
+) -> Float32Array:
+    """x / sqrt(mean(x^2) + eps) * weight along the last axis, float32 of x's shape."""
+    del threads
+    wide = x.astype(np.float64)
+    normed = wide / np.sqrt(np.mean(wide**2, axis=-1, keepdims=True) + eps)
+    return (normed * weight).astype(np.float32)
+
+
+def rope(
+    x: Float32Array, cos: Float32Array, sin: Float32Array, *, interleaved: bool, threads: int = 1
+) -> None:
+    """Rotate x (n, heads, d) in place by cos, sin (n, r / 2); dims past r stay as they are.
+
+    Pairs are (2i, 2i + 1) when interleaved, else (i, i + r / 2).
+    """
+    del threads
+    half = cos.shape[1]
+    if interleaved:
+        first, second = slice(0, 2 * half, 2), slice(1, 2 * half, 2)
+    else:
+        first, second = slice(0, half), slice(half, 2 * half)
+    a, b = x[..., first].astype(np.float64), x[..., second].astype(np.float64)
+    c, s = cos[:, None, :].astype(np.float64), sin[:, None, :].astype(np.float64)
+    x[..., first] = a * c - b * s
+    x[..., second] = b * c + a * s
+
+
+def write_cache(  # noqa: PLR0917 - the kernel's own arguments, in its order
+    k: Float32Array,
+    v: Float32Array,
+    cache: Array,
+    positions: Int32Array,
+    sequences: Int32Array,
+    block_tables: Int32Array,
+) -> None:
+    """Put k and v (n, kv_heads, d) in their places in cache (blocks, kv_heads, 2 * 32 * d).
+
+    Within one block and head, keys come first as (d, 32) and then values as (32, d).
+    """
+    keys, values = _cache_views(cache, k.shape[2])
+    for row, (position, sequence) in enumerate(zip(positions, sequences, strict=True)):
+        block = block_tables[sequence, position // CACHE_BLOCK]
+        keys[block, :, :, position % CACHE_BLOCK] = k[row]
+        values[block, :, position % CACHE_BLOCK, :] = v[row]
+
+
+def attention(
+    q: Float32Array,
+    cache: Array,
+    positions: Int32Array,
+    sequences: Int32Array,
+    block_tables: Int32Array,
+    *,
+    scale: float,
+    window: int | None = None,
+    threads: int = 1,
+) -> Float32Array:
+    """What each query (n, heads, d) gathers from its sequence's cached values, of the same shape.
+
+    Row i sees cached positions j <= positions[i], and j > positions[i] - window if there is one.
+    """
+    del threads
+    n, heads, d = q.shape
+    keys, values = _cache_views(cache, d)
+    group = heads // cache.shape[1]
+    out = np.empty_like(q)
+    for row in range(n):
+        last = int(positions[row])
+        seen = np.arange(0 if window is None else max(0, last - window + 1), last + 1)
+        blocks, slots = block_tables[sequences[row], seen // CACHE_BLOCK], seen % CACHE_BLOCK
+        k = keys[blocks, :, :, slots].astype(np.float64)  # (seen, kv_heads, d)
+        v = values[blocks, :, slots, :].astype(np.float64)
+        queries = q[row].reshape(-1, group, d).astype(np.float64)
+        scores = np.einsum("hgd,shd->hgs", queries, k) * scale
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        gathered = np.einsum("hgs,shd->hgd", weights, v) / weights.sum(axis=-1, keepdims=True)
+        out[row] = gathered.reshape(heads, d)
+    return out
+
+
+def _cache_views(cache: Array, d: int) -> tuple[Array, Array]:
+    """The keys (blocks, kv_heads, d, 32) and values (blocks, kv_heads, 32, d) in a cache."""
+    parts = cache.reshape(*cache.shape[:2], 2, CACHE_BLOCK * d)
+    keys = parts[:, :, 0].reshape(*cache.shape[:2], d, CACHE_BLOCK)
+    return keys, parts[:, :, 1].reshape(*cache.shape[:2], CACHE_BLOCK, d)
+
+
+def silu_mul(gate: Float32Array, up: Float32Array, *, threads: int = 1) -> Float32Array:
+    """gate * sigmoid(gate) * up, float32 (n, i)."""
+    del threads
+    wide = gate.astype(np.float64)
+    with np.errstate(over="ignore"):  # exp(1000) is infinite, and its sigmoid rightly 0
+        return (wide / (1.0 + np.exp(-wide)) * up).astype(np.float32)
+
+
+def route(
+    logits: Float32Array,
+    *,
+    top_k: int,
+    normalize: bool,
+    score: Literal["softmax", "sigmoid"] = "softmax",
+) -> tuple[Int32Array, Float32Array]:
+    """Ids (int32) and weights (float32), each (n, top_k), of the best of logits (n, experts).
+
+    Falling score, ties by lower id. `normalize` makes a row's weights add up to 1.
+    """
+    wide = logits.astype(np.float64)
+    if score == "softmax":
+        scores = np.exp(wide - wide.max(axis=1, keepdims=True))
+        scores /= scores.sum(axis=1, keepdims=True)
+    else:
+        with np.errstate(over="ignore"):
+            scores = 1.0 / (1.0 + np.exp(-wide))
+    ids = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+    weights = np.take_along_axis(scores, ids, axis=1)
+    if normalize:
+        weights /= weights.sum(axis=1, keepdims=True)
+    return ids.astype(np.int32), weights.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class ExpertMatrices:
+    """One expert: gate and up (intermediate, hidden), down (hidden, intermediate)."""
+
+    gate: Matrix
+    up: Matrix
+    down: Matrix
+
+
+def experts_mlp(
+    x: Float32Array,
+    ids: Int32Array,
+    weights: Float32Array,
+    experts: Sequence[ExpertMatrices],
+    *,
+    exact: bool = False,
+    threads: int = 1,
+) -> Float32Array:
+    """Sum over a row's experts of weight * down(silu(gate x) * up x), float32 (n, hidden)."""
+    del threads
+    out = np.zeros(x.shape, np.float64)
+    for row, (row_ids, row_weights) in enumerate(zip(ids, weights, strict=True)):
+        one = x[row : row + 1]
+        for expert_id, weight in zip(row_ids, row_weights, strict=True):
+            expert = experts[expert_id]
+            gate = matmul(one, expert.gate, exact=exact)
+            inner = silu_mul(gate, matmul(one, expert.up, exact=exact))
+            out[row] += float(weight) * matmul(inner, expert.down, exact=exact)[0]
+    return out.astype(np.float32)
