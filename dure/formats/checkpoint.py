@@ -1,0 +1,170 @@
+"""A model as it lies on disk: its tensors and what is written beside them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from dure.errors import ModelFileError
+from dure.formats.gguf import part_names, read_gguf
+from dure.formats.jsonfile import read_object
+from dure.formats.safetensors import INDEX_NAME, read_safetensors
+from dure.formats.sniff import describe
+from dure.formats.source import SourceFile
+from dure.formats.tensors import TensorInfo
+
+MAX_TEMPLATE_BYTES = 1 << 20
+
+_SHARD = re.compile(r".*-\d{5}-of-\d{5}\.safetensors")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_WANTED = "give a .gguf file, or a folder with config.json and .safetensors files."
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a model's files say. `metadata` is the GGUF's key-values, the other fields come from
+    a Hugging Face folder; each is empty or None for the other kind."""
+
+    path: Path  # the file or folder that was opened
+    kind: Literal["gguf", "safetensors"]
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    generation_config: dict[str, Any] = field(default_factory=dict)
+    tokenizer_json: Path | None = None
+    tokenizer_config: dict[str, Any] = field(default_factory=dict)
+    chat_template: str | None = None
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """The model at a GGUF file, a safetensors file, or a folder with either; no weight is read.
+    ModelFileError if there is none or it is damaged, UnsupportedModelError if we cannot read it."""
+    path = Path(path)
+    if not _exists(path):
+        raise ModelFileError(f"{path} does not exist.", hint="check the path for a typing error.")
+    if path.is_dir():
+        return _open_folder(path)
+    if path.name == INDEX_NAME:
+        return _open_safetensors(path.parent, path)
+    source = SourceFile(path)
+    first = source.read(0, min(9, source.size_bytes)).tobytes()
+    if first.startswith(b"GGUF"):
+        source.close()
+        return _open_gguf(path)
+    if first[8:] == b"{" or path.suffix == ".safetensors":
+        source.close()
+        return _open_safetensors(path.parent, _whole_set(path))
+    raise ModelFileError(f"{path} is not a model file: {describe(source)}.", hint=_WANTED)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # no permission, or a NUL in the name
+        return False
+
+
+def _open_folder(folder: Path) -> Checkpoint:
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        raise ModelFileError(f"{folder} cannot be listed: {error.strerror}.") from None
+    if any(name.endswith(".safetensors") or name == INDEX_NAME for name in names):
+        return _open_safetensors(folder, folder)
+    models = _gguf_models(names)
+    if len(models) == 1:
+        return _open_gguf(folder / models[0])
+    if models:
+        raise ModelFileError(
+            f"{folder} has {len(models)} GGUF models: {_some(models)}.", hint="give one of them."
+        )
+    pickles = [name for name in names if name.endswith(_PICKLES)]
+    if pickles:
+        raise ModelFileError(
+            f"{folder} has only PyTorch weights ({_some(pickles)}), which can run code when they "
+            "are loaded, so dure never does.",
+            hint="use the model's safetensors or GGUF files, or convert it.",
+        )
+    raise ModelFileError(f"{folder} has no model in it.", hint=_WANTED)
+
+
+def _gguf_models(names: Sequence[str]) -> list[str]:
+    """The names to open: all GGUF files but later parts of a split set and vision projectors."""
+    models = []
+    for name in names:
+        parts = part_names(name)
+        if name.endswith(".gguf") and "mmproj" not in name and (not parts or parts[0] == name):
+            models.append(name)
+    return models
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+
+
+def _open_gguf(path: Path) -> Checkpoint:
+    file = read_gguf(path)
+    template = file.metadata.get("tokenizer.chat_template")
+    return Checkpoint(
+        path=path,
+        kind="gguf",
+        tensors=file.tensors,
+        metadata=file.metadata,
+        chat_template=template if isinstance(template, str) else None,
+    )
+
+
+def _whole_set(path: Path) -> Path:
+    """The index of the set that a file is a part of, or the file itself."""
+    index = path.with_name(INDEX_NAME)
+    return index if _SHARD.fullmatch(path.name) and index.exists() else path
+
+
+def _open_safetensors(folder: Path, weights: Path) -> Checkpoint:
+    if not (folder / "config.json").exists():
+        raise ModelFileError(
+            f"{folder} has .safetensors files but no config.json, which says what they are.",
+            hint="download config.json and tokenizer.json of the same model into that folder.",
+        )
+    config = read_object(folder / "config.json")
+    tokenizer_config = _read_optional(folder / "tokenizer_config.json")
+    tokenizer_json = folder / "tokenizer.json"
+    return Checkpoint(
+        path=folder if weights != folder and weights.name == INDEX_NAME else weights,
+        kind="safetensors",
+        tensors=read_safetensors(weights),
+        config=config,
+        generation_config=_read_optional(folder / "generation_config.json"),
+        tokenizer_json=tokenizer_json if tokenizer_json.is_file() else None,
+        tokenizer_config=tokenizer_config,
+        chat_template=_chat_template(folder, tokenizer_config),
+    )
+
+
+def _read_optional(path: Path) -> dict[str, Any]:
+    return read_object(path) if path.exists() else {}
+
+
+def _chat_template(folder: Path, tokenizer_config: dict[str, Any]) -> str | None:
+    """The template of chat_template.jinja, else that of tokenizer_config.json, else None."""
+    path = folder / "chat_template.jinja"
+    if path.exists():
+        source = SourceFile(path)
+        if source.size_bytes > MAX_TEMPLATE_BYTES:
+            raise ModelFileError(
+                f"{path} has {source.size_bytes:,} bytes, and the limit is {MAX_TEMPLATE_BYTES:,}."
+            )
+        try:
+            return str(source.read(0, source.size_bytes).data, "utf-8")
+        except UnicodeDecodeError:
+            raise ModelFileError(f"{path} is not UTF-8 text.") from None
+    template = tokenizer_config.get("chat_template")
+    if isinstance(template, list):  # several named ones; "default" is for plain chat
+        named = {
+            each.get("name"): each.get("template") for each in template if isinstance(each, dict)
+        }
+        template = named.get("default")
+    return template if isinstance(template, str) else None

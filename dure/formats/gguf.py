@@ -1,0 +1,439 @@
+"""Reads GGUF files, versions 2 and 3, whole or split. Every length is checked before it is used.
+
+Python integers do not overflow, so a size is computed first and compared with the file after.
+The layout is https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import struct
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dure.errors import ModelFileError, UnsupportedModelError
+from dure.formats.blocks import BY_ID
+from dure.formats.sniff import describe
+from dure.formats.source import SourceFile
+from dure.formats.tensors import TensorInfo, shown
+
+MAX_STRING_BYTES = 64 << 20
+MAX_NAME_BYTES = 65_535  # of a key or a tensor; the format's own limit for keys
+MAX_ARRAY_LENGTH = 1 << 24
+MAX_TENSORS = 65_536
+MAX_KEYS = 65_536
+MAX_DIMENSIONS = 4
+MAX_ALIGNMENT = 1 << 16
+MAX_PARTS = 1_024
+
+_WINDOW_BYTES = 1 << 18
+# What is kept of a header may take twice the file and this; the rest of 64 MiB is for scratch.
+_SPARE_MEMORY = 48 << 20
+_TENSOR_MEMORY = 512  # of one TensorInfo with its shape and its place in the dict: 430 measured
+
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+_STRING, _ARRAY, _BOOL = 8, 9, 7
+_SCALARS = {
+    0: struct.Struct("<B"),
+    1: struct.Struct("<b"),
+    2: struct.Struct("<H"),
+    3: struct.Struct("<h"),
+    4: _U32,
+    5: struct.Struct("<i"),
+    6: struct.Struct("<f"),
+    _BOOL: struct.Struct("<B"),
+    10: _U64,
+    11: struct.Struct("<q"),
+    12: struct.Struct("<d"),
+}
+_TYPE_NAMES = "uint8 int8 uint16 int16 uint32 int32 float32 bool string array uint64 int64 float64"
+_PART_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
+_DAMAGED = "the file is damaged or made by a faulty tool: download or convert it again."
+
+
+@dataclass(frozen=True, slots=True)
+class GGUFFile:
+    """A parsed GGUF file: its key-values, its tensors by name, and its format version."""
+
+    metadata: dict[str, Any]
+    tensors: dict[str, TensorInfo]
+    version: int
+
+
+def read_gguf(path: str | Path) -> GGUFFile:
+    """The metadata and tensors of a GGUF file. The first file of a split set (…-00001-of-0000N)
+    brings all its parts. ModelFileError for a bad file, UnsupportedModelError for one we lack."""
+    first = Path(path)
+    whole = _read_part(first)
+    count = _whole_number(first, whole.metadata, "split.count", default=0)
+    if count <= 1:
+        return whole
+    paths = _part_paths(first, _whole_number(first, whole.metadata, "split.no", default=0), count)
+    tensors = dict(whole.tensors)
+    for number, part_path in enumerate(paths[1:], start=1):
+        part = _read_part(part_path)
+        _check_part(part_path, part.metadata, number, count)
+        for name, tensor in part.tensors.items():
+            if name in tensors:
+                raise ModelFileError(
+                    f"tensor {shown(name)} is in {tensors[name].source.path} and again in "
+                    f"{part_path}.",
+                    hint=_DAMAGED,
+                )
+            tensors[name] = tensor
+    total = _whole_number(first, whole.metadata, "split.tensors.count", default=len(tensors))
+    if total != len(tensors):
+        raise ModelFileError(
+            f"the {count} parts of {first} hold {len(tensors):,} tensors, but {total:,} were "
+            "promised.",
+            hint="a part belongs to another model: download all parts again.",
+        )
+    return GGUFFile(whole.metadata, tensors, whole.version)
+
+
+def part_names(name: str) -> list[str] | None:
+    """The names of all parts of a split set, in order, of which `name` is one; None if it is not
+    named like a part."""
+    match = _PART_NAME.fullmatch(name)
+    if not match or not 1 <= int(match["number"]) <= int(match["count"]) <= MAX_PARTS:
+        return None
+    count = int(match["count"])
+    return [f"{match['stem']}-{i:05d}-of-{count:05d}.gguf" for i in range(1, count + 1)]
+
+
+def _part_paths(first: Path, number: int, count: int) -> list[Path]:
+    names = part_names(first.name) or []
+    if len(names) != count or not 0 <= number < count or names[number] != first.name:
+        raise ModelFileError(
+            f"{first} says that it is part {number + 1:,} of {count:,} (limit {MAX_PARTS:,}), "
+            "which its name does not.",
+            hint="parts must keep their names: …-00001-of-0000N.gguf.",
+        )
+    paths = [first.with_name(name) for name in names]
+    if number != 0:
+        raise ModelFileError(
+            f"{first} is part {number + 1} of {count}, not the first.", hint=f"open {paths[0]}."
+        )
+    missing = [part.name for part in paths if not part.exists()]
+    if missing:
+        raise ModelFileError(
+            f"{first} is part 1 of {count}, but {len(missing)} of its parts are missing, the "
+            f"first of them {missing[0]}.",
+            hint="download all parts into one folder.",
+        )
+    return paths
+
+
+def _check_part(path: Path, metadata: dict[str, Any], number: int, count: int) -> None:
+    found_number = _whole_number(path, metadata, "split.no", default=-1)
+    found_count = _whole_number(path, metadata, "split.count", default=-1)
+    if (found_number, found_count) != (number, count):
+        raise ModelFileError(
+            f"{path} should be part {number + 1} of {count}, but says it is part "
+            f"{found_number + 1} of {found_count}.",
+            hint="a part was renamed or belongs to another model: download all parts again.",
+        )
+
+
+def _whole_number(path: Path, metadata: dict[str, Any], key: str, *, default: int) -> int:
+    value = metadata.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ModelFileError(f"{path} has {key} that is not a whole number.", hint=_DAMAGED)
+    return value
+
+
+def _read_part(path: Path) -> GGUFFile:
+    source = SourceFile(path)
+    header = _Header(source)
+    version = _read_version(header)
+    num_tensors = header.count("tensors", MAX_TENSORS, least_bytes_each=24)
+    num_keys = header.count("keys", MAX_KEYS, least_bytes_each=13)
+    metadata: dict[str, Any] = {}
+    for _ in range(num_keys):
+        key = header.name("a metadata key")
+        if key in metadata:
+            raise header.wrong(f"has the metadata key {shown(key)} twice")
+        metadata[key] = _read_value(header, key)
+    alignment = _whole_number(path, metadata, "general.alignment", default=32)
+    if not 0 < alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
+        raise header.wrong(
+            f"has general.alignment {alignment:,}, which is not a power of two up to "
+            f"{MAX_ALIGNMENT:,}"
+        )
+    listed = [_read_tensor(header) for _ in range(num_tensors)]
+    data_start = -(-header.position // alignment) * alignment
+    return GGUFFile(metadata, _place(source, listed, data_start, alignment), version)
+
+
+def _read_version(header: _Header) -> int:
+    magic = header.source.read(0, min(4, header.source.size_bytes)).tobytes()
+    if magic != b"GGUF":
+        raise ModelFileError(
+            f"{header.source.path} is not a GGUF file: {describe(header.source)}.",
+            hint="give a file that starts with the four letters GGUF.",
+        )
+    header.position = 4
+    version: int = header.number(_U32, "the version")
+    if version in (2, 3):
+        return version
+    if version & 0xFFFF == 0 and version:
+        raise UnsupportedModelError(
+            f"{header.source.path} is a big-endian GGUF file, and dure reads only little-endian.",
+            hint="convert it with gguf-convert-endian of the gguf package.",
+        )
+    raise UnsupportedModelError(
+        f"{header.source.path} is GGUF version {version:,}, and dure reads versions 2 and 3.",
+        hint="convert the original model again with a current converter.",
+    )
+
+
+class _Header:
+    """A position in the header of one file. Nothing is read, let alone allocated, before its size
+    is compared with what is left of the file."""
+
+    def __init__(self, source: SourceFile) -> None:
+        self.source = source
+        self.position = 0
+        self._window = b""
+        self._window_start = 0
+        self._memory_left = 2 * source.size_bytes + _SPARE_MEMORY
+
+    def wrong(self, what: str) -> ModelFileError:
+        """The error for a file that says something impossible."""
+        return ModelFileError(f"{self.source.path} {what}.", hint=_DAMAGED)
+
+    def require(self, size: int, what: str) -> None:
+        """Nothing; ModelFileError if fewer than `size` bytes are left of the file."""
+        if size > self.source.size_bytes - self.position:
+            raise ModelFileError(
+                f"{self.source.path} is truncated or damaged: {what} needs {size:,} bytes at byte "
+                f"{self.position:,}, but the file has {self.source.size_bytes:,} bytes in all.",
+                hint="download it again.",
+            )
+
+    def charge(self, size: int) -> None:
+        """Nothing; ModelFileError once what is kept would take over twice the file and 48 MiB."""
+        self._memory_left -= size
+        if self._memory_left < 0:
+            raise self.wrong(
+                "has metadata that would take more memory than twice the file and "
+                f"{_SPARE_MEMORY >> 20} MiB"
+            )
+
+    def number(self, layout: struct.Struct, what: str) -> Any:
+        """The next number of that layout."""
+        at = self._fill(layout.size, what)
+        self.position += layout.size
+        return layout.unpack_from(self._window, at)[0]
+
+    def count(self, what: str, limit: int, *, least_bytes_each: int) -> int:
+        """The next count, which is at most `limit` and fits what is left of the file."""
+        count: int = self.number(_U64, f"the number of {what}")
+        if count > limit:
+            raise self.wrong(f"claims {count:,} {what}, and the limit is {limit:,}")
+        self.require(count * least_bytes_each, f"a list of {count:,} {what}")
+        return count
+
+    def name(self, what: str) -> str:
+        """The next string, not empty and at most MAX_NAME_BYTES long."""
+        name = self.text(what, MAX_NAME_BYTES)
+        if not name:
+            raise self.wrong(f"has {what} with an empty name")
+        return name
+
+    def text(self, what: str, limit: int = MAX_STRING_BYTES) -> str:
+        """The next string; bytes that are not UTF-8 become lone surrogates (surrogateescape)."""
+        size = self.number(_U64, f"the length of {what}")
+        if size > limit:
+            raise self.wrong(f"has {what} of {size:,} bytes, and the limit is {limit:,}")
+        self.require(size, what)
+        if size > _WINDOW_BYTES:
+            return self._long_text(size)
+        at = self._fill(size, what)
+        self.position += size
+        text = str(self._window[at : at + size], "utf-8", "surrogateescape")
+        self.charge(sys.getsizeof(text))
+        return text
+
+    def _long_text(self, size: int) -> str:
+        raw = self.array(size, "a string")
+        # One character beyond U+FFFF makes Python keep all of them as 4 bytes, and the decoder
+        # holds the narrower copy beside that while it widens.
+        peak = size * (1 if raw.max() < 0x80 else 5)
+        self.charge(peak)
+        text = str(raw.data, "utf-8", "surrogateescape")
+        self.charge(sys.getsizeof(text) - peak - size)  # `raw` was charged, and goes now
+        return text
+
+    def array(self, size: int, what: str) -> npt.NDArray[np.uint8]:
+        """The next `size` bytes as a fresh uint8 array."""
+        self.require(size, what)
+        self.charge(size + 128)
+        raw = self.source.read(self.position, size)
+        self.position += size
+        return raw
+
+    def texts(self, count: int, what: str) -> list[str]:
+        """The next `count` strings, decoded a window at a time: a vocabulary has 150,000
+        tokens and as many merges, and a call each would take half a second."""
+        texts: list[str] = []
+        while (done := len(texts)) < count:
+            at = self._fill(0, what)
+            batch, stop = _whole_texts(self._window, at, count - done)
+            self.position += stop - at
+            self.charge(sum(map(sys.getsizeof, batch)) + 8 * len(batch))
+            texts += batch
+            if len(texts) < count:  # the next one crosses the window's end, or the file's
+                texts.append(self.text(what))
+        return texts
+
+    def _fill(self, size: int, what: str) -> int:
+        """Where in the window the position lies, after making sure that `size` bytes follow it."""
+        at = self.position - self._window_start
+        if at < 0 or at + size > len(self._window):
+            self.require(size, what)
+            left = self.source.size_bytes - self.position
+            self._window = self.source.read(self.position, min(_WINDOW_BYTES, left)).tobytes()
+            self._window_start, at = self.position, 0
+        return at
+
+
+def _whole_texts(window: bytes, at: int, most: int) -> tuple[list[str], int]:
+    """Up to `most` strings from `at` on that lie wholly in the window, and where they end."""
+    starts: list[int] = []
+    add_start, length_at = starts.append, _U64.unpack_from
+    stop, last = at, len(window) - 8
+    for _ in range(most):
+        if stop > last:
+            break
+        add_start(stop)
+        stop += 8 + length_at(window, stop)[0]
+    if stop > len(window):
+        stop = starts.pop()
+    if not starts:
+        return [], at
+    # Each length becomes eight NULs, and the text is decoded and split there, all at once.
+    joined = np.array(np.frombuffer(window, np.uint8, stop - at, at))
+    lengths: npt.NDArray[np.uint64] = np.ndarray((joined.size - 7,), "<u8", joined.data, 0, (1,))
+    lengths[np.array(starts, dtype=np.int64) - at] = 0
+    if joined.size - np.count_nonzero(joined) == 8 * len(starts):
+        return str(joined.data, "utf-8", "surrogateescape").split("\0" * 8)[1:], stop
+    ends = [*starts[1:], stop]  # a string has a NUL of its own
+    pairs = zip(starts, ends, strict=True)
+    return [str(window[a + 8 : b], "utf-8", "surrogateescape") for a, b in pairs], stop
+
+
+def _read_value(header: _Header, key: str) -> Any:
+    what = f"the value of {shown(key)}"
+    kind = header.number(_U32, what)
+    if kind == _STRING:
+        return header.text(what)
+    if kind == _ARRAY:
+        return _read_array(header, what)
+    if kind not in _SCALARS:
+        raise header.wrong(f"has {what} of type {kind:,}, which is none of {_TYPE_NAMES}")
+    value = header.number(_SCALARS[kind], what)
+    header.charge(128)
+    if kind != _BOOL:
+        return value
+    if value > 1:
+        raise header.wrong(f"has {what} as a bool of {value}, neither 0 nor 1")
+    return bool(value)
+
+
+def _read_array(header: _Header, what: str) -> Any:
+    kind = header.number(_U32, what)
+    length = header.number(_U64, what)
+    if kind == _ARRAY:
+        raise header.wrong(f"has {what} as an array of arrays, which no model needs")
+    if kind != _STRING and kind not in _SCALARS:
+        raise header.wrong(
+            f"has {what} as an array of type {kind:,}, which is none of {_TYPE_NAMES}"
+        )
+    if length > MAX_ARRAY_LENGTH:
+        raise header.wrong(
+            f"has {what} as an array of {length:,} elements, and the limit is {MAX_ARRAY_LENGTH:,}"
+        )
+    if kind == _STRING:
+        header.require(8 * length, what)
+        return header.texts(length, what)
+    layout = _SCALARS[kind]
+    values = header.array(length * layout.size, what)
+    if kind == _BOOL and (values > 1).any():
+        raise header.wrong(f"has {what} with bools that are neither 0 nor 1")
+    values.flags.writeable = False
+    return values.view(np.bool_ if kind == _BOOL else np.dtype(layout.format))
+
+
+def _read_tensor(header: _Header) -> tuple[str, str, tuple[int, ...], int, int]:
+    """The next entry of the tensor list: name, type, numpy shape, offset in the data, size."""
+    name = header.name("a tensor")
+    what = f"tensor {shown(name)}"
+    num_dimensions = header.number(_U32, what)
+    if num_dimensions > MAX_DIMENSIONS:
+        raise header.wrong(
+            f"has {what} with {num_dimensions:,} dimensions, and the limit is {MAX_DIMENSIONS}"
+        )
+    dimensions = [header.number(_U64, what) for _ in range(num_dimensions)]  # fastest first
+    type_id = header.number(_U32, what)
+    offset = header.number(_U64, what)
+    header.charge(_TENSOR_MEMORY)
+    if 0 in dimensions:
+        raise header.wrong(f"has {what} with a dimension of 0")
+    block = BY_ID.get(type_id)
+    if block is None:
+        raise UnsupportedModelError(
+            f"{header.source.path} has {what} of the unknown type {type_id:,}.",
+            hint="the file may be damaged, or newer than this version of dure.",
+        )
+    cols = dimensions[0] if dimensions else 1
+    if cols % block.block_size:
+        raise header.wrong(
+            f"has {what} with rows of {cols:,} weights, which are no multiple of the "
+            f"{block.block_size} in a block of {block.name}"
+        )
+    size = math.prod(dimensions) // block.block_size * block.block_bytes
+    return name, block.name, tuple(reversed(dimensions)), offset, size
+
+
+def _place(
+    source: SourceFile,
+    listed: list[tuple[str, str, tuple[int, ...], int, int]],
+    data_start: int,
+    alignment: int,
+) -> dict[str, TensorInfo]:
+    """The tensors by name, once each is known to lie inside the file and apart from the others."""
+    tensors: dict[str, TensorInfo] = {}
+    for name, dtype, shape, offset, size in listed:
+        if name in tensors:
+            raise ModelFileError(f"{source.path} has tensor {shown(name)} twice.", hint=_DAMAGED)
+        if offset % alignment:
+            raise ModelFileError(
+                f"{source.path} has tensor {shown(name)} at byte {offset:,} of its data, which is "
+                f"no multiple of the alignment {alignment:,}.",
+                hint=_DAMAGED,
+            )
+        tensors[name] = TensorInfo(name, dtype, shape, source, data_start + offset, size)
+    ordered = sorted(tensors.values(), key=lambda tensor: tensor.offset)
+    for before, after in itertools.pairwise(ordered):
+        if before.offset + before.size_bytes > after.offset:
+            raise ModelFileError(
+                f"{source.path} has tensors {shown(before.name)} and {shown(after.name)} in the "
+                "same bytes.",
+                hint=_DAMAGED,
+            )
+    if ordered and (end := ordered[-1].offset + ordered[-1].size_bytes) > source.size_bytes:
+        raise ModelFileError(
+            f"{source.path} is truncated or damaged: its tensors need {end:,} bytes, but the file "
+            f"has {source.size_bytes:,}.",
+            hint="download it again.",
+        )
+    return tensors

@@ -1,0 +1,65 @@
+"""A named, typed, shaped byte range of a file."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dure.errors import ModelFileError, UnsupportedModelError
+from dure.formats.blocks import BLOCKS, SUPPORTED
+from dure.formats.source import SourceFile
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Where a tensor lies. `shape` is row-major as in numpy: (rows, cols), (experts, rows, cols).
+    The reader that made it has checked that the range is inside the file and fits the shape."""
+
+    name: str
+    dtype: str  # a key of BLOCKS
+    shape: tuple[int, ...]
+    source: SourceFile
+    offset: int
+    size_bytes: int
+
+    @property
+    def num_rows(self) -> int:
+        """The product of all dimensions but the last; 1 for vectors and scalars."""
+        return math.prod(self.shape[:-1])
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of one row, which is the last dimension."""
+        block = BLOCKS[self.dtype]
+        cols = self.shape[-1] if self.shape else 1
+        return cols // block.block_size * block.block_bytes
+
+    def read_rows(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """Fresh uint8 (stop - start, row_bytes), rows counted over all leading dimensions
+        flattened; UnsupportedModelError if we do not run this type."""
+        if not BLOCKS[self.dtype].supported:
+            raise UnsupportedModelError(
+                f"tensor {shown(self.name)} of {self.source.path} is stored as {self.dtype}, "
+                "which dure cannot read.",
+                hint=f"use a file whose tensors are of these types: {', '.join(SUPPORTED)}.",
+            )
+        if not 0 <= start <= stop <= self.num_rows:
+            raise ModelFileError(
+                f"tensor {shown(self.name)} has {self.num_rows:,} rows, but rows {start:,} to "
+                f"{stop:,} were asked for."
+            )
+        row_bytes = self.row_bytes
+        raw = self.source.read(self.offset + start * row_bytes, (stop - start) * row_bytes)
+        return raw.reshape(stop - start, row_bytes)
+
+    def read(self) -> npt.NDArray[np.uint8]:
+        """Fresh uint8 (num_rows, row_bytes): the whole tensor; errors as `read_rows`."""
+        return self.read_rows(0, self.num_rows)
+
+
+def shown(name: str, limit: int = 80) -> str:
+    """The name in quotes, escaped and cut to `limit` characters: fit for an error message."""
+    return repr(name if len(name) <= limit else name[: limit - 1] + "…")
