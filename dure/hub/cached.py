@@ -1,0 +1,67 @@
+"""Repositories that Hugging Face's own tools have downloaded: found, read, never changed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from dure.errors import DureError
+from dure.hub.names import ModelName
+from dure.hub.remote import huggingface_cache
+from dure.hub.repository import RemoteFile, choose_files
+from dure.hub.transfer import Check
+
+
+def find_in_huggingface_cache(wanted: ModelName) -> Path | None:
+    """What opens `wanted` in Hugging Face's cache, or None if it is not whole there."""
+    cache = huggingface_cache()
+    repository = _repository_folder(cache, wanted.repo) if cache else None
+    snapshot = _snapshot(repository, wanted.revision) if repository else None
+    if snapshot is None:
+        return None
+    files = [
+        RemoteFile(f.relative_to(snapshot).as_posix(), Check(f.stat().st_size))
+        for f in sorted(snapshot.rglob("*"))
+        if f.is_file()  # not so for a link to a blob that is gone or not yet there
+    ]
+    try:
+        chosen = choose_files(files, wanted.quant, wanted.repo)
+    except DureError:
+        return None
+    if chosen[0].path.casefold().endswith(".gguf"):
+        return snapshot / chosen[0].path
+    return snapshot if _has_every_shard(snapshot) else None
+
+
+def _repository_folder(cache: Path, repo: str) -> Path | None:
+    wanted = "models--" + repo.replace("/", "--")
+    if (cache / wanted).is_dir():
+        return cache / wanted
+    try:
+        folders = list(cache.iterdir())
+    except OSError:
+        return None
+    return next((f for f in folders if f.name.casefold() == wanted.casefold()), None)
+
+
+def _snapshot(repository: Path, revision: str) -> Path | None:
+    named = revision or "main"
+    if ".." in named:
+        return None
+    try:
+        commit = (repository / "refs" / named).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        commit = named
+    snapshot = repository / "snapshots" / commit
+    return snapshot if "/" not in commit and ".." not in commit and snapshot.is_dir() else None
+
+
+def _has_every_shard(snapshot: Path) -> bool:
+    index = snapshot / "model.safetensors.index.json"
+    if not index.is_file():
+        return True
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return all((snapshot / str(shard)).is_file() for shard in shards)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
