@@ -20,7 +20,7 @@ from dure.engine.request import (
     output_limit,
 )
 from dure.engine.sampler import Sampler, SamplingFunctions
-from dure.engine.scheduler import Chunk, Scheduler
+from dure.engine.scheduler import Chunk, Scheduler, Stats
 from dure.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -61,20 +61,6 @@ class StepOutput:
     finish_reason: FinishReason | None  # None: it goes on
 
 
-@dataclass
-class EngineStats:
-    """Counts since the engine was made."""
-
-    steps: int = 0
-    prompt_tokens: int = 0  # of requests when first admitted: cached_tokens of them were found
-    cached_tokens: int = 0
-    computed_tokens: int = 0  # rows of forward passes, recomputed ones too
-    output_tokens: int = 0
-    preemptions: int = 0
-    finished: int = 0  # for any reason
-    failed: int = 0  # of them with finish_reason "error"
-
-
 class Engine:
     """Runs many requests over one model and one paged cache. To be used from one thread.
 
@@ -112,7 +98,6 @@ class Engine:
         self.sampler = Sampler(sampling)
         self._requests: dict[str, Request] = {}  # unfinished ones
         self._choices: dict[str, tuple[Request, ...]] = {}  # by choice 0's id, until all are done
-        self._stats = EngineStats()
         self._num_added = 0
 
     def add(
@@ -175,7 +160,7 @@ class Engine:
             outputs = [self._fail(chunk.request, error) for chunk in chunks]
         else:
             outputs = self._deliver(chunks, logits)
-        self._stats.steps += 1
+        self.stats.steps += 1
         self.check_idle()
         return outputs
 
@@ -203,10 +188,9 @@ class Engine:
         return bool(self._requests)
 
     @property
-    def stats(self) -> EngineStats:
-        """Counts so far; the same object all the time."""
-        self._stats.preemptions = self.scheduler.num_preemptions
-        return self._stats
+    def stats(self) -> Stats:
+        """Counts since the engine was made; the same object all the time."""
+        return self.scheduler.stats
 
     def check_idle(self) -> None:
         """Nothing; RuntimeError if no request is left but a block or a place in a queue is."""
@@ -227,10 +211,7 @@ class Engine:
             except Exception as error:  # a row of NaN, or a kernel that refuses it
                 outputs.append(self._fail(request, error))
                 continue
-            if request.num_preemptions == 0 and not request.output_ids:
-                self._count_prompt(chunk)
             self.scheduler.commit(chunk)
-            self._stats.computed_tokens += chunk.count
             if sampled is not None:
                 outputs.append(self._append(request, *sampled))
         return outputs
@@ -240,7 +221,7 @@ class Engine:
     ) -> StepOutput:
         """The output of one more token, which may be the last."""
         request.append(token_id)
-        self._stats.output_tokens += 1
+        self.stats.output_tokens += 1
         if logprobs is not None:
             request.logprobs.append(logprobs)
         params = request.params
@@ -257,14 +238,14 @@ class Engine:
 
     def _fail(self, request: Request, error: Exception) -> StepOutput:
         request.error = error
-        self._stats.failed += 1
+        self.stats.failed += 1
         self._finish(request, "error")
         return StepOutput(request, None, None, "error")
 
     def _finish(self, request: Request, reason: FinishReason) -> None:
         request.finish_reason = reason
         self.scheduler.finish(request, forget=reason == "error")
-        self._stats.finished += 1
+        self.stats.finished += 1
         del self._requests[request.id]
         if all(choice.is_finished for choice in request.choices):
             del self._choices[request.choices[0].id]
@@ -275,12 +256,6 @@ class Engine:
             raise RuntimeError("requests wait, but none can be scheduled")
         self.check_idle()
         return []
-
-    def _count_prompt(self, chunk: Chunk) -> None:
-        request = chunk.request
-        if chunk.start == request.num_cached_tokens:
-            self._stats.prompt_tokens += len(request.prompt_ids)
-            self._stats.cached_tokens += request.num_cached_tokens
 
     def _is_taken(self, request_id: str) -> bool:
         return request_id in self._requests or request_id in self._choices

@@ -27,6 +27,20 @@ class Chunk:
     wants_logits: bool  # it ends with the request's last token, so a next one can be sampled
 
 
+@dataclass
+class Stats:
+    """Counts since the engine was made."""
+
+    steps: int = 0
+    prompt_tokens: int = 0  # of requests when first admitted
+    cached_tokens: int = 0  # of them, found in the cache
+    computed_tokens: int = 0  # rows of forward passes, those recomputed after preemption too
+    output_tokens: int = 0
+    preemptions: int = 0
+    finished: int = 0  # for any reason
+    failed: int = 0  # of them, with finish_reason "error"
+
+
 class Scheduler:
     """First come, first served, under three limits: tokens a step, sequences, and blocks.
 
@@ -42,7 +56,7 @@ class Scheduler:
         self.max_sequences = min(max_sequences, max_batch_tokens)
         self.waiting: list[Request] = []  # both by arrival, the oldest first
         self.running: list[Request] = []
-        self.num_preemptions = 0
+        self.stats = Stats()
         self._arrivals = 0
 
     def add(self, request: Request) -> None:
@@ -79,6 +93,7 @@ class Scheduler:
         """Nothing; the chunk's tokens are in the cache, and its full blocks can be found."""
         request = chunk.request
         request.num_computed_tokens += chunk.count
+        self.stats.computed_tokens += chunk.count
         ends_prompt = chunk.start < len(request.prompt_ids) <= request.num_computed_tokens
         self._publish(request, chunk.start // BLOCK_SIZE, tail=ends_prompt)
 
@@ -111,7 +126,7 @@ class Scheduler:
         request.state = RequestState.WAITING
         request.num_computed_tokens = 0
         request.num_preemptions += 1
-        self.num_preemptions += 1
+        self.stats.preemptions += 1
         insort(self.waiting, request, key=_by_arrival)
 
     def _release(self, request: Request, *, forget: bool = False) -> None:
@@ -170,6 +185,8 @@ class Scheduler:
         request.num_computed_tokens = start + common
         if request.num_preemptions == 0:
             request.num_cached_tokens = request.num_computed_tokens
+            self.stats.prompt_tokens += len(request.prompt_ids)
+            self.stats.cached_tokens += request.num_cached_tokens
         request.state = RequestState.RUNNING
         self.waiting.remove(request)
         insort(self.running, request, key=_by_arrival)

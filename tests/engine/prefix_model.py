@@ -1,0 +1,110 @@
+"""A model without weights whose logits are a hash of all that its cache says came before.
+
+Like a real one it reads the past only through block tables: a wrong table, a block used twice, a
+stale copy or a position written out of turn changes every later token. Each position stores its
+token and a state that depends on all tokens before it, read back from the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from dure.batch import BLOCK_SIZE, Batch, LayerCache
+from dure.engine.engine import Engine, StepOutput
+from dure.engine.request import Request, SamplingParams
+from dure.kernels import sampling_reference
+
+VOCAB_SIZE = 64
+STATES = 2048  # whole numbers up to 2048 are exact in float16
+
+
+class PrefixModel:
+    """Logits (m, 64) from SHAKE-128 of the tokens and states in the cache up to each row."""
+
+    vocab_size = VOCAB_SIZE
+    layer_caches = (LayerCache("gqa", 1, 1), LayerCache("window", 2, 3, window=8))
+
+    def __init__(self, context_length: int = 512) -> None:
+        self.context_length = context_length
+        self.batches: list[Batch] = []  # what was asked for, without the cache
+        self.before_forward: Callable[[Batch], None] = lambda batch: None
+        self.change_logits: Callable[[Batch, np.ndarray], None] = lambda batch, logits: None
+
+    def forward(self, batch: Batch) -> np.ndarray:
+        self.batches.append(batch)
+        self.before_forward(batch)
+        for token, position, sequence in zip(
+            batch.tokens, batch.positions, batch.sequences, strict=True
+        ):
+            table = batch.block_tables[sequence]
+            self._write(batch, table, int(position), int(token))
+        logits = np.stack([self._logits(batch, row) for row in batch.logit_rows] or [_NO_ROW])
+        logits = logits[: len(batch.logit_rows)]
+        self.change_logits(batch, logits)
+        return logits
+
+    def _write(self, batch: Batch, table: np.ndarray, position: int, token: int) -> None:
+        before = STATES - 1 if position == 0 else self._state(batch, table, position - 1)
+        state = (before * 1103 + token * 7 + position + 12345) % STATES
+        block, slot = table[position // BLOCK_SIZE], position % BLOCK_SIZE
+        assert block >= 0, "a row has no block to write to"
+        first, second = batch.cache
+        first[block, 0, slot] = token
+        first[block, 0, BLOCK_SIZE + slot] = state
+        second[block, 1, slot] = STATES - 1 - state  # the other layer must agree when read
+
+    def _state(self, batch: Batch, table: np.ndarray, position: int) -> int:
+        block, slot = table[position // BLOCK_SIZE], position % BLOCK_SIZE
+        state = int(batch.cache[0][block, 0, BLOCK_SIZE + slot])
+        assert state + int(batch.cache[1][block, 1, slot]) == STATES - 1, "layers disagree"
+        return state
+
+    def _logits(self, batch: Batch, row: int) -> np.ndarray:
+        count = int(batch.positions[row]) + 1
+        table = batch.block_tables[batch.sequences[row]]
+        blocks = table[: -(-count // BLOCK_SIZE)]
+        assert blocks.min() >= 0
+        held = batch.cache[0][blocks, 0]  # (blocks, 64)
+        tokens = held[:, :BLOCK_SIZE].reshape(-1)[:count]
+        states = held[:, BLOCK_SIZE:].reshape(-1)[:count]
+        data = tokens.astype(np.int16).tobytes() + states.astype(np.int16).tobytes()
+        words = np.frombuffer(hashlib.shake_128(data).digest(4 * VOCAB_SIZE), dtype="<u4")
+        return (words.astype(np.float64) / 2**32 * 8 - 4).astype(np.float32)
+
+
+_NO_ROW = np.zeros(VOCAB_SIZE, dtype=np.float32)
+
+
+def make_engine(model: PrefixModel | None = None, **options: object) -> Engine:
+    """An engine over a PrefixModel, with the numpy sampling functions."""
+    settings: dict = {"num_blocks": 64, "max_batch_tokens": 64, "max_sequences": 8, **options}
+    return Engine(model or PrefixModel(), sampling=sampling_reference, **settings)
+
+
+def run(engine: Engine, limit: int = 100_000) -> list[StepOutput]:
+    """Every output until the engine is idle, with the pool checked after each step."""
+    outputs = []
+    for _ in range(limit):
+        if not engine.has_work:
+            return outputs
+        outputs += engine.step()
+        engine.scheduler.check()
+    raise AssertionError("the engine never came to rest")
+
+
+def answer(
+    prompt: Sequence[int], params: SamplingParams, *, engine: Engine | None = None
+) -> Request:
+    """The finished request, alone in an engine of its own unless one is given."""
+    engine = engine or make_engine()
+    request = engine.add(prompt, params)
+    run(engine)
+    return request
+
+
+def random_prompt(rng: np.random.Generator, length: int) -> list[int]:
+    """Token ids of the PrefixModel."""
+    return rng.integers(0, VOCAB_SIZE, length).tolist()
