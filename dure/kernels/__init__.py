@@ -1,0 +1,220 @@
+"""The operations that models are made of: the typed face of the C++ extension.
+
+Arrays are C-contiguous and of the dtype stated; anything else is a TypeError, a wrong shape or an id out
+of range a ValueError. Results do not depend, in any bit, on how many rows share a call, on the number of
+threads, or on the instruction set. `reference` has the same functions in numpy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from dure.kernels import _core
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+    Ints = NDArray[np.int32]
+    Bytes = NDArray[np.uint8]
+
+Activations = _core.Activations
+uniform = _core.uniform
+
+
+def isa() -> str:
+    """The instruction set in use: "avx512", "avx2" or "portable" (DURE_ISA in the environment forces one)."""
+    return str(_core.isa())
+
+
+def available_isas() -> tuple[str, ...]:
+    """The instruction sets that this machine can run, best first."""
+    return tuple(_core.available_isas())
+
+
+def packed_bytes(dtype: str, rows: int, cols: int) -> int:
+    """Bytes that a (rows, cols) matrix of `dtype` takes once packed."""
+    return int(_core.packed_bytes(dtype, rows, cols))
+
+
+class Matrix:
+    """Weights (rows, cols), packed without loss from their source blocks into 16-row panels."""
+
+    def __init__(self, dtype: str, rows: int, cols: int) -> None:
+        self.packed = _core.Matrix(dtype, rows, cols)
+        self.dtype = dtype
+        self.rows = rows
+        self.cols = cols
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the packed form takes."""
+        return int(self.packed.nbytes)
+
+    def fill(self, first_row: int, raw: Bytes, *, threads: int = 1) -> None:
+        """Packs source blocks `raw` (n, row_bytes) as rows first_row … ; first_row is a multiple of 16."""
+        self.packed.fill(first_row, raw, threads)
+
+    def row_values(self, rows: Ints) -> Floats:
+        """The named rows as (n, cols), with the roundings of the source format's own dequantisation."""
+        values: Floats = self.packed.row_values(rows)
+        return values
+
+
+class Experts:
+    """The gate, up and down matrices of `count` experts: one page-aligned record an expert."""
+
+    def __init__(
+        self, count: int, hidden: int, intermediate: int, gate_dtype: str, up_dtype: str, down_dtype: str
+    ) -> None:
+        self.packed = _core.Experts(count, hidden, intermediate, gate_dtype, up_dtype, down_dtype)
+        self.count = count
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all records take."""
+        return int(self.packed.nbytes)
+
+    def fill(
+        self, part: Literal["gate", "up", "down"], expert: int, raw: Bytes, *, threads: int = 1
+    ) -> None:
+        """Packs one matrix of one expert from its source blocks `raw` (rows, row_bytes)."""
+        self.packed.fill(part, expert, raw, threads)
+
+
+def quantize_rows(x: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """x (n, cols) as int8 values (n, cols) and scales (n, cols / 32): value = round(x * 127 / amax).
+
+    A block that holds a NaN or an infinity gets a NaN scale.
+    """
+    values, scales = _core.quantize_rows(x)
+    return values, scales
+
+
+def matmul(
+    x: Floats | _core.Activations,
+    w: Matrix,
+    *,
+    bias: Floats | None = None,
+    exact: bool = False,
+    threads: int = 1,
+) -> Floats:
+    """x @ w.T + bias as (n, rows), for x (n, cols) or the Activations of it.
+
+    Quantised weights meet int8 activations in integer dots; `exact` multiplies the dequantised weights
+    in float32 instead, as F32, F16 and BF16 weights always are. Wrap x in Activations when several
+    matrices take it: it is quantised once.
+    """
+    rows = x if isinstance(x, _core.Activations) else _core.Activations(x)
+    out: Floats = _core.matmul(rows, w.packed, bias, exact, threads)
+    return out
+
+
+def embed(tokens: Ints, w: Matrix) -> Floats:
+    """Row `token` of w for each token: (n, cols)."""
+    return w.row_values(tokens)
+
+
+def rms_norm(x: Floats, weight: Floats, eps: float, *, threads: int = 1) -> Floats:
+    """x / sqrt(mean(x²) + eps) * weight over the last axis (Zhang & Sennrich 2019), in x's shape."""
+    out: Floats = _core.rms_norm(x.reshape(-1, x.shape[-1]), weight, eps, threads)
+    return out.reshape(x.shape)
+
+
+def rope(x: Floats, cos: Floats, sin: Floats, *, interleaved: bool, threads: int = 1) -> None:
+    """Rotates x (n, heads, d) in place by the angles whose cos and sin (n, r / 2) are given (Su et al. 2021).
+
+    The first r dimensions turn, in pairs (i, i + r/2), or (2i, 2i + 1) if interleaved.
+    """
+    _core.rope(x, cos, sin, interleaved, threads)
+
+
+def silu_mul(gate: Floats, up: Floats, *, threads: int = 1) -> Floats:
+    """silu(gate) * up, elementwise on (n, i): the SwiGLU activation (Shazeer 2020)."""
+    out: Floats = _core.silu_mul(gate, up, threads)
+    return out
+
+
+def write_cache(
+    k: Floats,
+    v: Floats,
+    cache: NDArray[np.float16] | Floats,
+    positions: Ints,
+    sequences: Ints,
+    block_tables: Ints,
+) -> None:
+    """Stores k and v (n, kv_heads, d) at their rows' places in the paged cache.
+
+    cache: (num_blocks, kv_heads, 2 * 32 * d); a block and head is K transposed (d, 32), then V (32, d).
+    positions, sequences: (n,); block_tables: (num_sequences, blocks).
+    """
+    _core.write_cache(k, v, cache, positions, sequences, block_tables)
+
+
+def attention(
+    q: Floats,
+    cache: NDArray[np.float16] | Floats,
+    positions: Ints,
+    sequences: Ints,
+    block_tables: Ints,
+    *,
+    scale: float,
+    window: int | None = None,
+    threads: int = 1,
+) -> Floats:
+    """Causal grouped-query attention of q (n, heads, d) over the paged cache: (n, heads, d).
+
+    Row i sees the keys j <= positions[i] of its sequence, and with a window only j > positions[i] - window.
+    """
+    out: Floats = _core.attention(
+        q, cache, positions, sequences, block_tables, scale, window or 0, threads
+    )
+    return out
+
+
+def route(
+    logits: Floats, *, top_k: int, normalize: bool, score: Literal["softmax", "sigmoid"] = "softmax"
+) -> tuple[Ints, Floats]:
+    """The ids (n, k) and weights (n, k) of the experts that logits (n, e) choose, falling by score.
+
+    Ties go to the lower id; normalize makes a row's weights sum to 1.
+    """
+    ids, weights = _core.route(logits, top_k, normalize, score == "sigmoid")
+    return ids, weights
+
+
+def experts_mlp(
+    x: Floats, ids: Ints, weights: Floats, experts: Experts, *, exact: bool = False, threads: int = 1
+) -> Floats:
+    """The sum over a row's experts of weight * down(silu(gate x) * up x): (n, hidden).
+
+    x: (n, hidden); ids and weights: (n, k). Rows are sorted by expert, each expert's rows are one
+    product, and a row's experts are added in the order of its ids.
+    """
+    out: Floats = _core.experts_mlp(x, ids, weights, experts.packed, exact, threads)
+    return out
+
+
+def sample(
+    logits: Floats, *, temperature: float, top_k: int, top_p: float, min_p: float, uniform: float
+) -> int:
+    """The id drawn from logits (V,) at `uniform` in [0, 1); temperature 0 gives the likeliest.
+
+    Order: temperature, top_k (0 = off), top_p (the smallest prefix whose share of what top_k kept is at
+    least top_p), min_p (at least min_p times the highest probability); then inverse CDF over the kept
+    ids by falling probability, ties by lower id. A NaN among the logits is a ValueError.
+    """
+    return int(_core.sample(logits, temperature, top_k, top_p, min_p, uniform))
+
+
+def top_logprobs(logits: Floats, count: int) -> tuple[Ints, Floats]:
+    """The `count` likeliest ids (count,) and their log-softmax (count,), falling, ties low id first."""
+    ids, logprobs = _core.top_logprobs(logits, count)
+    return ids, logprobs
+
+
+def logprob(logits: Floats, token_id: int) -> float:
+    """The log-softmax of one id, rounded to float32 so that it equals its `top_logprobs` entry."""
+    return float(np.float32(float(logits[token_id]) - _core.log_sum_exp(logits)))

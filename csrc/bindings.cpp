@@ -1,0 +1,341 @@
+// What Python sees. Checks shapes and ranges, so that no kernel ever does; computes nothing.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "ops.h"
+#include "router.h"
+#include "sample.h"
+
+namespace nb = nanobind;
+using namespace dure;
+
+namespace {
+
+template <class T, int N>
+using In = nb::ndarray<const T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+template <class T, int N>
+using InOut = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+using Cache = nb::ndarray<nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Result = nb::ndarray<nb::numpy, T>;
+
+// Arrays are taken as they are or refused: a silent copy would hide a cost, and lose what is written in place.
+const auto strict = nb::arg().noconvert();
+const auto any = nb::arg();
+
+void require(bool condition, const std::string& what) {
+  if (!condition) throw std::invalid_argument(what);
+}
+void check_threads(int threads) { require(threads >= 1 && threads <= 1024, "threads must be between 1 and 1024"); }
+
+template <class T>
+Result<T> fresh(std::initializer_list<size_t> shape) {
+  size_t count = 1;
+  for (const size_t s : shape) count *= s;
+  T* data = static_cast<T*>(std::malloc(std::max<size_t>(count, 1) * sizeof(T)));
+  if (!data) throw std::bad_alloc();
+  return Result<T>(data, shape, nb::capsule(data, [](void* p) noexcept { std::free(p); }));
+}
+
+// Page-aligned memory for packed weights; zero until written, and committed only when written.
+struct Buffer {
+  uint8_t* data = nullptr;
+  explicit Buffer(size_t bytes) {
+    data = static_cast<uint8_t*>(std::aligned_alloc(4096, round_up(std::max<size_t>(bytes, 1), 4096)));
+    if (!data) throw std::bad_alloc();
+  }
+  ~Buffer() { std::free(data); }
+  Buffer(const Buffer&) = delete;
+};
+
+Packed describe(const std::string& dtype, int64_t rows, int64_t cols) {
+  Packed p;
+  p.type = type_from_name(dtype);
+  p.rows = rows;
+  p.cols = cols;
+  require(rows > 0 && cols > 0 && rows < (int64_t{1} << 31) && cols < (int64_t{1} << 31),
+          "a matrix needs between 1 and 2^31 rows and columns");
+  require(cols % sizes_of(p.type).source_columns == 0,
+          dtype + " needs columns in multiples of " + std::to_string(sizes_of(p.type).source_columns) + ", not " +
+              std::to_string(cols));
+  return p;
+}
+
+void check_source(const Packed& p, int64_t first_row, const In<uint8_t, 2>& raw) {
+  require(first_row >= 0 && first_row % kPanel == 0, "first_row must be a multiple of 16");
+  require(raw.shape(1) == source_row_bytes(p.type, p.cols),
+          "a row of " + std::to_string(p.cols) + " " + sizes_of(p.type).name + " takes " +
+              std::to_string(source_row_bytes(p.type, p.cols)) + " bytes, not " + std::to_string(raw.shape(1)));
+  const auto end = first_row + static_cast<int64_t>(raw.shape(0));
+  require(end <= p.rows, "rows past the end of the matrix");
+  require(end == p.rows || raw.shape(0) % kPanel == 0, "a part that is not the last must have a multiple of 16 rows");
+}
+
+struct Matrix {
+  Packed view;
+  Buffer buffer;
+
+  Matrix(const std::string& dtype, int64_t rows, int64_t cols) : view(describe(dtype, rows, cols)), buffer(view.bytes()) {
+    view.data = buffer.data;
+    // Rows past the last are multiplied along with the rest: they must be numbers.
+    std::memset(buffer.data + view.panel_bytes() * (view.panels() - 1), 0, view.panel_bytes());
+  }
+  void fill(int64_t first_row, const In<uint8_t, 2>& raw, int threads) {
+    check_threads(threads);
+    check_source(view, first_row, raw);
+    nb::gil_scoped_release release;
+    pack_rows(view, first_row, static_cast<int64_t>(raw.shape(0)), raw.data(), threads);
+  }
+  Result<float> row_values(const In<int32_t, 1>& rows) const {
+    for (size_t i = 0; i < rows.shape(0); ++i)
+      require(rows.data()[i] >= 0 && rows.data()[i] < view.rows, "row " + std::to_string(rows.data()[i]) + " is not one of " +
+                                                                     std::to_string(view.rows));
+    auto out = fresh<float>({rows.shape(0), static_cast<size_t>(view.cols)});
+    nb::gil_scoped_release release;
+    for (size_t i = 0; i < rows.shape(0); ++i) unpack_row(view, rows.data()[i], out.data() + i * view.cols);
+    return out;
+  }
+};
+
+struct Activations {
+  In<float, 2> x;
+  ActTiles tiles;
+  bool ready = false;
+  explicit Activations(In<float, 2> rows) : x(std::move(rows)) {}
+};
+
+Result<float> matmul(Activations& a, const Matrix& w, const float* bias, bool exact, int threads) {
+  check_threads(threads);
+  const auto n = static_cast<int64_t>(a.x.shape(0)), cols = static_cast<int64_t>(a.x.shape(1));
+  require(cols == w.view.cols, "x has " + std::to_string(cols) + " columns, the matrix " + std::to_string(w.view.cols));
+  auto out = fresh<float>({a.x.shape(0), static_cast<size_t>(w.view.rows)});
+  if (n == 0) return out;
+  nb::gil_scoped_release release;
+  if (exact || is_float(w.view.type)) {
+    ops().matmul_float(a.x.data(), n, w.view, bias, out.data(), threads);
+  } else {
+    if (!a.ready) ops().make_tiles(a.x.data(), n, cols, a.tiles, threads);
+    a.ready = true;
+    ops().matmul_int8(a.tiles, w.view, bias, out.data(), threads);
+  }
+  return out;
+}
+
+struct Experts {
+  ExpertSet set;
+  std::unique_ptr<Buffer> buffer;
+
+  Experts(int count, int64_t hidden, int64_t intermediate, const std::string& gate, const std::string& up,
+          const std::string& down) {
+    require(count > 0 && count <= 65536, "between 1 and 65,536 experts");
+    set.count = count;
+    set.hidden = hidden;
+    set.intermediate = intermediate;
+    set.gate = describe(gate, intermediate, hidden);
+    set.up = describe(up, intermediate, hidden);
+    set.down = describe(down, hidden, intermediate);
+    set.stride = round_up(set.gate.bytes() + set.up.bytes() + set.down.bytes(), 4096);
+    buffer = std::make_unique<Buffer>(set.stride * static_cast<size_t>(count));
+    set.gate.data = buffer->data;
+    set.up.data = set.gate.data + set.gate.bytes();
+    set.down.data = set.up.data + set.up.bytes();
+  }
+  void fill(const std::string& part, int expert, const In<uint8_t, 2>& raw, int threads) {
+    check_threads(threads);
+    require(expert >= 0 && expert < set.count, "no expert " + std::to_string(expert));
+    require(part == "gate" || part == "up" || part == "down", "an expert's parts are gate, up and down");
+    Packed p = part == "gate" ? set.gate : part == "up" ? set.up : set.down;
+    check_source(p, 0, raw);
+    require(static_cast<int64_t>(raw.shape(0)) == p.rows, "an expert's part is filled whole");
+    p.data += set.stride * static_cast<size_t>(expert);
+    nb::gil_scoped_release release;
+    pack_rows(p, 0, p.rows, raw.data(), threads);
+  }
+};
+
+Result<float> experts_mlp(const In<float, 2>& x, const In<int32_t, 2>& ids, const In<float, 2>& weights, const Experts& e,
+                          bool exact, int threads) {
+  check_threads(threads);
+  const size_t n = x.shape(0), k = ids.shape(1);
+  require(static_cast<int64_t>(x.shape(1)) == e.set.hidden, "x does not have the experts' width");
+  require(ids.shape(0) == n && weights.shape(0) == n && weights.shape(1) == k && k > 0, "ids and weights must be (n, k)");
+  for (size_t i = 0; i < n * k; ++i) require(ids.data()[i] >= 0 && ids.data()[i] < e.set.count, "expert id out of range");
+  auto out = fresh<float>({n, x.shape(1)});
+  if (n == 0) return out;
+  nb::gil_scoped_release release;
+  ops().experts(x.data(), static_cast<int64_t>(n), ids.data(), weights.data(), static_cast<int>(k), e.set, exact, out.data(),
+                threads);
+  return out;
+}
+
+CacheView cache_view(const Cache& cache, int head_dim) {
+  CacheView view;
+  const auto type = cache.dtype();
+  view.half = type == nb::dlpack::dtype{static_cast<uint8_t>(nb::dlpack::dtype_code::Float), 16, 1};
+  require(view.half || type == nb::dtype<float>(), "the cache must be float16 or float32");
+  require(head_dim > 0 && cache.shape(2) == static_cast<size_t>(2 * kCacheBlock * head_dim),
+          "a cache block must hold 2 * 32 * head_dim numbers a head");
+  view.data = const_cast<void*>(static_cast<const void*>(cache.data()));
+  view.num_blocks = static_cast<int64_t>(cache.shape(0));
+  view.kv_heads = static_cast<int>(cache.shape(1));
+  view.head_dim = head_dim;
+  return view;
+}
+
+RowsView rows_view(const In<int32_t, 1>& positions, const In<int32_t, 1>& sequences, const In<int32_t, 2>& tables,
+                   size_t rows, const CacheView& cache, bool whole_prefix, int64_t window) {
+  require(positions.shape(0) == rows && sequences.shape(0) == rows, "positions and sequences must have one entry a row");
+  RowsView view{static_cast<int64_t>(rows), positions.data(),         sequences.data(),
+                tables.data(),              static_cast<int64_t>(tables.shape(0)), static_cast<int64_t>(tables.shape(1))};
+  for (int64_t i = 0; i < view.rows; ++i) {
+    const int64_t s = view.sequences[i], last = view.positions[i];
+    require(s >= 0 && s < view.num_sequences, "sequence out of range");
+    require(last >= 0 && last / kCacheBlock < view.table_width, "position past the block table");
+    int64_t first = last;
+    if (whole_prefix) first = window > 0 ? std::max<int64_t>(0, last + 1 - window) : 0;
+    // Rows of a sequence follow each other: what the row before checked need not be checked again.
+    if (whole_prefix && i > 0 && view.sequences[i - 1] == s && view.positions[i - 1] <= last)
+      first = std::max<int64_t>(first, view.positions[i - 1]);
+    for (int64_t b = first / kCacheBlock; b <= last / kCacheBlock; ++b) {
+      const int32_t block = view.block_tables[s * view.table_width + b];
+      require(block >= 0 && block < cache.num_blocks, "block number out of range");
+    }
+  }
+  return view;
+}
+
+}  // namespace
+
+NB_MODULE(_core, m) {
+  m.doc() = "Kernels. Use dure.kernels, which documents and types them.";
+  m.def("isa", [] { return ops().name; });
+  m.def("available_isas", [] {
+    std::vector<std::string> names;
+    for (const Ops* o : available_ops()) names.emplace_back(o->name);
+    return names;
+  });
+  m.def("packed_bytes", [](const std::string& dtype, int64_t rows, int64_t cols) { return describe(dtype, rows, cols).bytes(); });
+
+  nb::class_<Matrix>(m, "Matrix")
+      .def(nb::init<const std::string&, int64_t, int64_t>())
+      .def("fill", &Matrix::fill, any, strict, any)
+      .def("row_values", &Matrix::row_values, strict)
+      .def_prop_ro("dtype", [](const Matrix& w) { return sizes_of(w.view.type).name; })
+      .def_prop_ro("rows", [](const Matrix& w) { return w.view.rows; })
+      .def_prop_ro("cols", [](const Matrix& w) { return w.view.cols; })
+      .def_prop_ro("nbytes", [](const Matrix& w) { return w.view.bytes(); });
+
+  nb::class_<Activations>(m, "Activations")
+      .def(nb::init<In<float, 2>>(), strict)
+      .def_prop_ro("shape", [](const Activations& a) { return nb::make_tuple(a.x.shape(0), a.x.shape(1)); });
+
+  m.def("matmul",
+        [](Activations& a, const Matrix& w, std::optional<In<float, 1>> bias, bool exact, int threads) {
+          require(!bias || static_cast<int64_t>(bias->shape(0)) == w.view.rows, "the bias must have one entry a row");
+          return matmul(a, w, bias ? bias->data() : nullptr, exact, threads);
+        },
+        nb::arg("a"), nb::arg("w"), nb::arg("bias").noconvert().none(), nb::arg("exact"), nb::arg("threads"));
+
+  m.def("quantize_rows", [](const In<float, 2>& x) {
+    require(x.shape(1) % kBlock == 0, "columns must be a multiple of 32");
+    auto values = fresh<int8_t>({x.shape(0), x.shape(1)});
+    auto scales = fresh<float>({x.shape(0), x.shape(1) / kBlock});
+    ops().quantize_rows(x.data(), static_cast<int64_t>(x.shape(0)), static_cast<int64_t>(x.shape(1)), values.data(), scales.data());
+    return nb::make_tuple(values, scales);
+  }, strict);
+
+  m.def("rms_norm", [](const In<float, 2>& x, const In<float, 1>& weight, float eps, int threads) {
+    check_threads(threads);
+    require(weight.shape(0) == x.shape(1), "the weight must have one entry a column");
+    auto out = fresh<float>({x.shape(0), x.shape(1)});
+    nb::gil_scoped_release release;
+    ops().rms_norm(x.data(), static_cast<int64_t>(x.shape(0)), static_cast<int64_t>(x.shape(1)), weight.data(), eps, out.data(), threads);
+    return out;
+  }, strict, strict, any, any);
+
+  m.def("rope", [](InOut<float, 3> x, const In<float, 2>& cos, const In<float, 2>& sin, bool interleaved, int threads) {
+    check_threads(threads);
+    require(cos.shape(0) == x.shape(0) && sin.shape(0) == x.shape(0) && cos.shape(1) == sin.shape(1),
+            "cos and sin must have one row a row of x");
+    require(2 * cos.shape(1) <= x.shape(2), "more rotary dimensions than the head has");
+    nb::gil_scoped_release release;
+    ops().rope(x.data(), static_cast<int64_t>(x.shape(0)), static_cast<int>(x.shape(1)), static_cast<int>(x.shape(2)), cos.data(),
+               sin.data(), static_cast<int>(cos.shape(1)), interleaved, threads);
+  }, strict, strict, strict, any, any);
+
+  m.def("silu_mul", [](const In<float, 2>& gate, const In<float, 2>& up, int threads) {
+    check_threads(threads);
+    require(gate.shape(0) == up.shape(0) && gate.shape(1) == up.shape(1), "gate and up must have one shape");
+    auto out = fresh<float>({gate.shape(0), gate.shape(1)});
+    nb::gil_scoped_release release;
+    ops().silu_mul(gate.data(), up.data(), static_cast<int64_t>(gate.size()), out.data(), threads);
+    return out;
+  }, strict, strict, any);
+
+  m.def("write_cache", [](const In<float, 3>& k, const In<float, 3>& v, const Cache& cache, const In<int32_t, 1>& positions,
+                          const In<int32_t, 1>& sequences, const In<int32_t, 2>& tables) {
+    const CacheView view = cache_view(cache, static_cast<int>(k.shape(2)));
+    for (int i = 0; i < 3; ++i) require(k.shape(i) == v.shape(i), "k and v must have one shape");
+    require(static_cast<int>(k.shape(1)) == view.kv_heads, "k does not have the cache's heads");
+    const RowsView rows = rows_view(positions, sequences, tables, k.shape(0), view, false, 0);
+    nb::gil_scoped_release release;
+    write_cache(k.data(), v.data(), view, rows);
+  }, strict, strict, strict, strict, strict, strict);
+
+  m.def("attention", [](const In<float, 3>& q, const Cache& cache, const In<int32_t, 1>& positions, const In<int32_t, 1>& sequences,
+                        const In<int32_t, 2>& tables, float scale, int64_t window, int threads) {
+    check_threads(threads);
+    const CacheView view = cache_view(cache, static_cast<int>(q.shape(2)));
+    require(view.kv_heads > 0 && q.shape(1) % static_cast<size_t>(view.kv_heads) == 0, "query heads must be a multiple of the cache's heads");
+    require(window >= 0, "the window must not be negative");
+    const RowsView rows = rows_view(positions, sequences, tables, q.shape(0), view, true, window);
+    auto out = fresh<float>({q.shape(0), q.shape(1), q.shape(2)});
+    nb::gil_scoped_release release;
+    ops().attention(q.data(), static_cast<int>(q.shape(1)), view, rows, scale, window, out.data(), threads);
+    return out;
+  }, strict, strict, strict, strict, strict, any, any, any);
+
+  m.def("route", [](const In<float, 2>& logits, int k, bool normalize, bool sigmoid) {
+    require(k >= 1 && static_cast<size_t>(k) <= logits.shape(1), "top_k must be between 1 and the number of experts");
+    auto ids = fresh<int32_t>({logits.shape(0), static_cast<size_t>(k)});
+    auto weights = fresh<float>({logits.shape(0), static_cast<size_t>(k)});
+    route(logits.data(), static_cast<int64_t>(logits.shape(0)), static_cast<int>(logits.shape(1)), k, normalize, sigmoid, ids.data(),
+          weights.data());
+    return nb::make_tuple(ids, weights);
+  }, strict, any, any, any);
+
+  nb::class_<Experts>(m, "Experts")
+      .def(nb::init<int, int64_t, int64_t, const std::string&, const std::string&, const std::string&>())
+      .def("fill", &Experts::fill, any, any, strict, any)
+      .def_prop_ro("count", [](const Experts& e) { return e.set.count; })
+      .def_prop_ro("nbytes", [](const Experts& e) { return e.set.stride * static_cast<size_t>(e.set.count); });
+  m.def("experts_mlp", &experts_mlp, strict, strict, strict, any, any, any);
+
+  m.def("uniform", [](uint64_t seed, uint64_t position) { return uniform(seed, position); });
+  m.def("sample", [](const In<float, 1>& logits, double temperature, int64_t top_k, double top_p, double min_p, double u) {
+    require(logits.shape(0) > 0, "no logits");
+    require(temperature >= 0 && top_k >= 0 && top_p > 0 && top_p <= 1 && min_p >= 0 && min_p <= 1 && u >= 0 && u < 1,
+            "a sampling parameter is out of range");
+    const int32_t id = sample(logits.data(), static_cast<int64_t>(logits.shape(0)), {temperature, top_k, top_p, min_p}, u);
+    require(id >= 0, "the logits hold a NaN");
+    return id;
+  }, strict, any, any, any, any, any);
+  m.def("log_sum_exp", [](const In<float, 1>& logits) {
+    require(logits.shape(0) > 0, "no logits");
+    return log_sum_exp(logits.data(), static_cast<int64_t>(logits.shape(0)));
+  }, strict);
+  m.def("top_logprobs", [](const In<float, 1>& logits, int64_t count) {
+    require(count >= 0 && static_cast<size_t>(count) <= logits.shape(0) && logits.shape(0) > 0, "count must be between 0 and the vocabulary");
+    auto ids = fresh<int32_t>({static_cast<size_t>(count)});
+    auto logprobs = fresh<float>({static_cast<size_t>(count)});
+    top_logprobs(logits.data(), static_cast<int64_t>(logits.shape(0)), count, ids.data(), logprobs.data());
+    return nb::make_tuple(ids, logprobs);
+  }, strict, any);
+}

@@ -1,0 +1,68 @@
+// What every operation shares: the block types, scalar half-precision conversions, and size checks.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+namespace dure {
+
+constexpr int kPanel = 16;   // output rows interleaved in one panel: one AVX-512 register of float32
+constexpr int kBlock = 32;   // weights in one block, and activations under one int8 scale
+constexpr int kGroup = 4;    // consecutive weights of a row that sit together: one lane of an int8 dot
+constexpr int kGroups = kBlock / kGroup;
+constexpr int kCacheBlock = 32;  // tokens in one block of the paged cache
+
+enum class Type : int {
+  F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4,
+};
+
+inline uint16_t load_u16(const uint8_t* p) {
+  uint16_t v;
+  std::memcpy(&v, p, 2);
+  return v;
+}
+inline float bits_to_float(uint32_t u) {
+  float f;
+  std::memcpy(&f, &u, 4);
+  return f;
+}
+inline uint32_t float_to_bits(float f) {
+  uint32_t u;
+  std::memcpy(&u, &f, 4);
+  return u;
+}
+
+// IEEE 754 binary16 -> binary32, exact, subnormals and NaN payloads included.
+inline float half_to_float(uint16_t h) {
+  const uint32_t sign = (h & 0x8000u) << 16;
+  const uint32_t exponent = (h >> 10) & 31, mantissa = h & 0x3FF;
+  if (exponent == 31) return bits_to_float(sign | 0x7F800000u | (mantissa << 13));
+  if (exponent) return bits_to_float(sign | ((exponent + 112) << 23) | (mantissa << 13));
+  const float tiny = static_cast<float>(mantissa) * 5.9604644775390625e-8f;  // mantissa * 2^-24
+  return bits_to_float(sign | float_to_bits(tiny));
+}
+
+// binary32 -> binary16, round to nearest even, as vcvtps2ph does.
+inline uint16_t float_to_half(float f) {
+  const uint32_t u = float_to_bits(f);
+  const uint16_t sign = static_cast<uint16_t>((u >> 16) & 0x8000u);
+  const uint32_t a = u & 0x7FFFFFFFu;
+  if (a > 0x7F800000u) return static_cast<uint16_t>(sign | 0x7E00u | ((a >> 13) & 0x1FFu));
+  if (a >= 0x477FF000u) return sign | 0x7C00u;  // rounds to 65536 or more
+  if (a < 0x38800000u) {                        // below 2^-14: subnormal half
+    const float scaled = bits_to_float(a) + 0.5f;  // 0.5 has an ulp of 2^-24: the adder rounds for us
+    return static_cast<uint16_t>(sign | (float_to_bits(scaled) - 0x3F000000u));
+  }
+  const uint32_t rounded = a + 0xFFFu + ((a >> 13) & 1);
+  return static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
+}
+
+inline float bfloat_to_float(uint16_t b) { return bits_to_float(static_cast<uint32_t>(b) << 16); }
+
+inline int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
+inline size_t round_up(size_t a, size_t b) { return (a + b - 1) / b * b; }
+
+}  // namespace dure

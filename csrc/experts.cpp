@@ -1,0 +1,150 @@
+// The mixture of experts: rows sorted by expert, gate and up fused with the activation, each expert's rows one product.
+#include <omp.h>
+
+#include "activation.h"
+#include "matmul.h"
+
+namespace dure::DURE_ISA {
+
+namespace {
+
+// The rows of one expert in this call, in token order.
+struct Job {
+  int expert;
+  std::vector<int> pairs;  // token * k + slot
+  std::vector<const float*> rows;
+  ActTiles x, h;           // int8: the inputs, and the activated intermediate
+  std::vector<float> wide; // float path: the intermediate
+};
+
+Packed part_of(Packed part, const ExpertSet& e, int expert) {
+  part.data += e.stride * expert;
+  return part;
+}
+
+std::vector<Job> jobs_of(const float* x, int64_t n, const int32_t* ids, int k, const ExpertSet& e) {
+  std::vector<int> index(static_cast<size_t>(e.count), -1);
+  std::vector<Job> jobs;
+  for (int64_t pair = 0; pair < n * k; ++pair) {
+    int& at = index[static_cast<size_t>(ids[pair])];
+    if (at < 0) {
+      at = static_cast<int>(jobs.size());
+      jobs.emplace_back().expert = ids[pair];
+    }
+    jobs[static_cast<size_t>(at)].pairs.push_back(static_cast<int>(pair));
+    jobs[static_cast<size_t>(at)].rows.push_back(x + pair / k * e.hidden);
+  }
+  // The largest first, so that the last item handed out is a small one.
+  std::stable_sort(jobs.begin(), jobs.end(), [](const Job& a, const Job& b) { return a.pairs.size() > b.pairs.size(); });
+  return jobs;
+}
+
+// 32 columns of silu(gate) * up for all rows of a job, straight to the int8 tiles that down will read.
+void gate_up_int8(Job& job, const ExpertSet& e, int block, Scratch& scratch, std::vector<float>& partial,
+                  std::vector<float>& buffer) {
+  const Packed gate = part_of(e.gate, e, job.expert), up = part_of(e.up, e, job.expert);
+  const int rows = job.x.rows;
+  buffer.resize(static_cast<size_t>(rows) * 2 * kBlock);
+  float *g = buffer.data(), *u = g + static_cast<size_t>(rows) * kBlock;
+  for (int half = 0; half < 2; ++half) {
+    const int p = 2 * block + half;
+    panel_times(gate, gate.panel(p), job.x, {g + half * kPanel, kBlock, kPanel}, scratch, partial);
+    panel_times(up, up.panel(p), job.x, {u + half * kPanel, kBlock, kPanel}, scratch, partial);
+  }
+  silu_mul_range(g, u, static_cast<int64_t>(rows) * kBlock, g);
+  for (int i = 0; i < rows; ++i)
+    quantize_into(g + i * kBlock, job.h.tile(i / job.h.width) + static_cast<size_t>(block) * ActTiles::kRecord * job.h.width,
+                  job.h.width, i % job.h.width);
+}
+
+void gate_up_float(Job& job, const ExpertSet& e, int panel, std::vector<float>& weights, std::vector<float>& buffer) {
+  const Packed gate = part_of(e.gate, e, job.expert), up = part_of(e.up, e, job.expert);
+  const auto n = static_cast<int64_t>(job.rows.size());
+  buffer.assign(static_cast<size_t>(n) * 2 * kPanel, 0.0f);
+  float *g = buffer.data(), *u = g + n * kPanel;
+  const int columns = static_cast<int>(std::min<int64_t>(kPanel, e.intermediate - static_cast<int64_t>(panel) * kPanel));
+  panel_times_float(gate, gate.panel(panel), job.rows.data(), n, {g, kPanel, columns}, weights);
+  panel_times_float(up, up.panel(panel), job.rows.data(), n, {u, kPanel, columns}, weights);
+  silu_mul_range(g, u, n * kPanel, g);
+  for (int64_t i = 0; i < n; ++i)
+    std::memcpy(job.wide.data() + i * e.intermediate + static_cast<int64_t>(panel) * kPanel, g + i * kPanel,
+                sizeof(float) * columns);
+}
+
+// One panel of down for all rows of a job; row i goes to products[pairs[i]].
+void down_panel(Job& job, const ExpertSet& e, int panel, bool as_float, float* products, Scratch& scratch,
+                std::vector<float>& partial, std::vector<float>& buffer, std::vector<const float*>& rows) {
+  const Packed down = part_of(e.down, e, job.expert);
+  const auto n = static_cast<int64_t>(job.pairs.size());
+  buffer.resize(static_cast<size_t>(n) * kPanel);
+  const int columns = static_cast<int>(std::min<int64_t>(kPanel, e.hidden - static_cast<int64_t>(panel) * kPanel));
+  const Output out{buffer.data(), kPanel, columns};
+  if (as_float) {
+    rows.clear();
+    for (int64_t i = 0; i < n; ++i) rows.push_back(job.wide.data() + i * e.intermediate);
+    panel_times_float(down, down.panel(panel), rows.data(), n, out, partial);
+  } else {
+    panel_times(down, down.panel(panel), job.h, out, scratch, partial);
+  }
+  for (int64_t i = 0; i < n; ++i)
+    std::memcpy(products + job.pairs[static_cast<size_t>(i)] * e.hidden + static_cast<int64_t>(panel) * kPanel,
+                buffer.data() + i * kPanel, sizeof(float) * columns);
+}
+
+}  // namespace
+
+void experts(const float* x, int64_t n, const int32_t* ids, const float* weights, int k, const ExpertSet& e, bool exact,
+             float* out, int threads) {
+  std::vector<Job> jobs = jobs_of(x, n, ids, k, e);
+  const bool as_float = exact || is_float(e.gate.type) || is_float(e.up.type) || is_float(e.down.type);
+  const int num_jobs = static_cast<int>(jobs.size());
+  const int wide_items = as_float ? e.gate.panels() : static_cast<int>(e.intermediate / kBlock);
+  const int down_items = e.down.panels();
+  std::vector<float> products(static_cast<size_t>(n) * k * e.hidden);
+
+#pragma omp parallel num_threads(threads)
+  {
+    Scratch scratch;
+    std::vector<float> partial, buffer;
+    std::vector<const float*> rows;
+#pragma omp for schedule(dynamic, 1)
+    for (int j = 0; j < num_jobs; ++j) {
+      Job& job = jobs[static_cast<size_t>(j)];
+      if (as_float) {
+        job.wide.resize(job.rows.size() * e.intermediate);
+      } else {
+        shape_tiles(job.x, static_cast<int64_t>(job.rows.size()), e.hidden);
+        shape_tiles(job.h, static_cast<int64_t>(job.rows.size()), e.intermediate);
+        for (size_t i = 0; i < job.rows.size(); ++i) quantize_row_into(job.rows[i], job.x, static_cast<int>(i));
+      }
+    }
+#pragma omp for schedule(dynamic, 4)
+    for (int64_t item = 0; item < static_cast<int64_t>(num_jobs) * wide_items; ++item) {
+      Job& job = jobs[static_cast<size_t>(item / wide_items)];
+      const int part = static_cast<int>(item % wide_items);
+      if (as_float) {
+        gate_up_float(job, e, part, partial, buffer);
+      } else {
+        gate_up_int8(job, e, part, scratch, partial, buffer);
+      }
+    }
+#pragma omp for schedule(dynamic, 8)
+    for (int64_t item = 0; item < static_cast<int64_t>(num_jobs) * down_items; ++item)
+      down_panel(jobs[static_cast<size_t>(item / down_items)], e, static_cast<int>(item % down_items), as_float,
+                 products.data(), scratch, partial, buffer, rows);
+    // A token's experts are added in the order its router named them, whatever else is in the batch.
+#pragma omp for schedule(static)
+    for (int64_t token = 0; token < n; ++token) {
+      float* row = out + token * e.hidden;
+      for (int64_t c = 0; c < e.hidden; c += kPanel) {
+        const int width = static_cast<int>(std::min<int64_t>(kPanel, e.hidden - c));
+        f32x16 acc = set1(0);
+        for (int slot = 0; slot < k; ++slot)
+          acc = fma(set1(weights[token * k + slot]), load_n(products.data() + (token * k + slot) * e.hidden + c, width), acc);
+        store_n(row + c, acc, width);
+      }
+    }
+  }
+}
+
+}  // namespace dure::DURE_ISA

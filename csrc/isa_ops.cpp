@@ -1,0 +1,30 @@
+// The table of one instruction set.
+#include "matmul.h"
+
+namespace dure {
+namespace DURE_ISA {
+void quantize_rows(const float*, int64_t, int64_t, int8_t*, float*);
+void make_tiles(const float*, int64_t, int64_t, ActTiles&, int);
+void matmul_int8(const ActTiles&, const Packed&, const float*, float*, int);
+void matmul_float(const float*, int64_t, const Packed&, const float*, float*, int);
+void experts(const float*, int64_t, const int32_t*, const float*, int, const ExpertSet&, bool, float*, int);
+void rms_norm(const float*, int64_t, int64_t, const float*, float, float*, int);
+void rope(float*, int64_t, int, int, const float*, const float*, int, bool, int);
+void silu_mul(const float*, const float*, int64_t, float*, int);
+void attention(const float*, int, const CacheView&, const RowsView&, float, int64_t, float*, int);
+}  // namespace DURE_ISA
+
+#define DURE_CONCAT_(a, b) a##b
+#define DURE_CONCAT(a, b) DURE_CONCAT_(a, b)
+#define DURE_TEXT_(a) #a
+#define DURE_TEXT(a) DURE_TEXT_(a)
+
+const Ops& DURE_CONCAT(DURE_ISA, _ops)() {
+  namespace isa = DURE_ISA;
+  static const Ops table{DURE_TEXT(DURE_ISA), isa::tile_width,   isa::quantize_rows, isa::make_tiles,
+                         isa::matmul_int8,    isa::matmul_float, isa::experts,       isa::rms_norm,
+                         isa::rope,           isa::silu_mul,     isa::attention};
+  return table;
+}
+
+}  // namespace dure

@@ -1,0 +1,83 @@
+// Sixteen lanes in plain C++: the reference for the vector headers, bit for bit, and the fallback where they do not run.
+#pragma once
+
+#include <cmath>
+
+#include "common.h"
+
+namespace dure::DURE_ISA {
+
+constexpr int kAttentionRows = 2;  // query rows that share one read of the cache
+constexpr int kTile = 4;           // tokens that share one unpacked weight
+
+struct f32x16 { float v[16]; };
+struct i32x16 { int32_t v[16]; };
+struct u8x64 { uint8_t v[64]; };
+
+#define DURE_LANES(expr) \
+  do {                   \
+    for (int i = 0; i < 16; ++i) expr; \
+  } while (0)
+
+inline f32x16 set1(float x) { f32x16 r; DURE_LANES(r.v[i] = x); return r; }
+inline f32x16 load(const float* p) { f32x16 r; std::memcpy(r.v, p, 64); return r; }
+inline void store(float* p, f32x16 a) { std::memcpy(p, a.v, 64); }
+inline f32x16 load_n(const float* p, int n) { f32x16 r = set1(0); for (int i = 0; i < n; ++i) r.v[i] = p[i]; return r; }
+inline void store_n(float* p, f32x16 a, int n) { for (int i = 0; i < n; ++i) p[i] = a.v[i]; }
+inline f32x16 load_half(const uint16_t* p) { f32x16 r; DURE_LANES(r.v[i] = half_to_float(p[i])); return r; }
+inline f32x16 load_half_n(const uint16_t* p, int n) { f32x16 r = set1(0); for (int i = 0; i < n; ++i) r.v[i] = half_to_float(p[i]); return r; }
+inline f32x16 load_bfloat(const uint16_t* p) { f32x16 r; DURE_LANES(r.v[i] = bfloat_to_float(p[i])); return r; }
+inline f32x16 load_u8_float(const uint8_t* p) { f32x16 r; DURE_LANES(r.v[i] = static_cast<float>(p[i])); return r; }
+inline f32x16 load_i8_float(const uint8_t* p) { f32x16 r; DURE_LANES(r.v[i] = static_cast<float>(static_cast<int8_t>(p[i]))); return r; }
+inline f32x16 load_low4_float(const uint8_t* p) { f32x16 r; DURE_LANES(r.v[i] = static_cast<float>(p[i] & 15)); return r; }
+inline f32x16 load_high4_float(const uint8_t* p) { f32x16 r; DURE_LANES(r.v[i] = static_cast<float>(p[i] >> 4)); return r; }
+inline f32x16 operator+(f32x16 a, f32x16 b) { DURE_LANES(a.v[i] += b.v[i]); return a; }
+inline f32x16 operator-(f32x16 a, f32x16 b) { DURE_LANES(a.v[i] -= b.v[i]); return a; }
+inline f32x16 operator*(f32x16 a, f32x16 b) { DURE_LANES(a.v[i] *= b.v[i]); return a; }
+inline f32x16 operator/(f32x16 a, f32x16 b) { DURE_LANES(a.v[i] /= b.v[i]); return a; }
+inline f32x16 max(f32x16 a, f32x16 b) { DURE_LANES(a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]); return a; }
+inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) { DURE_LANES(c.v[i] = std::fma(a.v[i], b.v[i], c.v[i])); return c; }
+inline f32x16 to_float(i32x16 a) { f32x16 r; DURE_LANES(r.v[i] = static_cast<float>(a.v[i])); return r; }
+inline f32x16 zero_below(f32x16 a, f32x16 x, float limit) { DURE_LANES(a.v[i] = x.v[i] < limit ? 0.0f : a.v[i]); return a; }
+// a * 2^n where n is the integer held in the low bits of `magic` (see exp16).
+inline f32x16 scale_by_power(f32x16 a, f32x16 magic) {
+  DURE_LANES(a.v[i] = bits_to_float(float_to_bits(a.v[i]) + ((float_to_bits(magic.v[i]) - 0x4B400000u) << 23)));
+  return a;
+}
+inline u8x64 load_u8(const uint8_t* p) { u8x64 r; std::memcpy(r.v, p, 64); return r; }
+inline void store_u8(uint8_t* p, u8x64 a) { std::memcpy(p, a.v, 64); }
+template <int Shift>
+u8x64 bits_at(u8x64 a, uint8_t mask) { for (auto& x : a.v) x = static_cast<uint8_t>((x >> Shift) & mask); return a; }
+template <int Shift>
+u8x64 or_shifted(u8x64 a, u8x64 b) { for (int i = 0; i < 64; ++i) a.v[i] |= static_cast<uint8_t>(b.v[i] << Shift); return a; }
+inline u8x64 look_up(u8x64 index, const uint8_t* table) { for (auto& x : index.v) x = table[x]; return index; }
+
+// sums[t] = sum over groups First..Last-1 of (code - Offset) * activation, for 16 rows; exact in int32.
+template <int Bits, int Offset, int T, int First, int Last, class W>
+inline void dot_groups(W&& weights, const int8_t* a, const int32_t* act_sums, i32x16* sums) {
+  for (int t = 0; t < T; ++t) DURE_LANES(sums[t].v[i] = -Offset * act_sums[t]);
+  auto one = [&](auto g) {
+    const u8x64 w = weights(g);
+    for (int t = 0; t < T; ++t) {
+      const int8_t* x = a + (g * T + t) * kGroup;
+      for (int i = 0; i < 16; ++i)
+        for (int c = 0; c < kGroup; ++c) sums[t].v[i] += w.v[i * kGroup + c] * x[c];
+    }
+  };
+  for_range<First, Last>(one);
+}
+
+inline void to_int8(const float* x, float inverse, int8_t* out) {
+  for (int i = 0; i < 32; ++i) out[i] = static_cast<int8_t>(std::nearbyint(x[i] * inverse));
+}
+inline uint32_t max_magnitude_bits(const float* x) {
+  uint32_t m = 0;
+  for (int i = 0; i < 32; ++i) {
+    const uint32_t b = float_to_bits(x[i]) & 0x7FFFFFFFu;
+    m = b > m ? b : m;
+  }
+  return m;
+}
+
+#undef DURE_LANES
+}  // namespace dure::DURE_ISA

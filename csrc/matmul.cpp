@@ -1,0 +1,114 @@
+// x @ w.T for packed w: int8 activations and integer dots, or float32 throughout.
+#include "matmul.h"
+
+#include <omp.h>
+
+namespace dure::DURE_ISA {
+
+void quantize_rows(const float* x, int64_t n, int64_t cols, int8_t* values, float* scales) {
+  for (int64_t i = 0; i < n * cols / kBlock; ++i) scales[i] = quantize_block(x + i * kBlock, values + i * kBlock);
+}
+
+void make_tiles(const float* x, int64_t n, int64_t cols, ActTiles& tiles, int threads) {
+  shape_tiles(tiles, n, cols);
+#pragma omp parallel for num_threads(threads) schedule(static) if (n > 4)
+  for (int64_t i = 0; i < n; ++i) quantize_row_into(x + i * cols, tiles, static_cast<int>(i));
+}
+
+// Panels handed out at a time: enough to stream, few enough that a slow core does not hold up the rest.
+static int panels_at_once(int panels, int threads) { return std::max(1, std::min(8, panels / (threads * 8))); }
+
+void matmul_int8(const ActTiles& x, const Packed& w, const float* bias, float* out, int threads) {
+  const int panels = w.panels(), chunk = panels_at_once(panels, threads);
+#pragma omp parallel num_threads(threads)
+  {
+    Scratch scratch;
+    std::vector<float> partial;
+#pragma omp for schedule(dynamic, chunk)
+    for (int p = 0; p < panels; ++p)
+      panel_times(w, w.panel(p), x, panel_output(out, w.rows, w.rows, p, bias), scratch, partial);
+  }
+}
+
+namespace {
+
+// Columns [first, first + count) of a panel as floats, [column][16 rows]; F32 needs no copy.
+const float* float_columns(const Packed& w, const uint8_t* panel, int64_t first, int count, float* buffer) {
+  switch (w.type) {
+    case Type::F32: return reinterpret_cast<const float*>(panel) + first * kPanel;
+    case Type::F16:
+      for (int c = 0; c < count; ++c)
+        store(buffer + c * kPanel, load_half(reinterpret_cast<const uint16_t*>(panel) + (first + c) * kPanel));
+      return buffer;
+    case Type::BF16:
+      for (int c = 0; c < count; ++c)
+        store(buffer + c * kPanel, load_bfloat(reinterpret_cast<const uint16_t*>(panel) + (first + c) * kPanel));
+      return buffer;
+    default: break;
+  }
+  with_quantised_type(w.type, [&](auto type) {
+    using L = Layout<type()>;
+    const PanelSource<type()> source(w, panel);
+    for (int b = 0; b < count / kBlock; ++b) {
+      uint8_t codes[kGroups][64];
+      const int index = static_cast<int>(first / kBlock) + b;
+      const auto block = source.block(index);
+      for_range<0, kGroups>([&](auto g) { store_u8(codes[g], block(g)); });
+      for (int c = 0; c < kBlock; ++c) {
+        const int half = L::halves == 1 ? 0 : c / 16;
+        float q[kPanel];
+        for (int r = 0; r < kPanel; ++r) q[r] = static_cast<float>(codes[c / kGroup][r * kGroup + c % kGroup] - L::offset);
+        f32x16 value = source.scale(index, half) * load(q);
+        if constexpr (L::has_min) value = value + source.add(index, half);
+        store(buffer + (b * kBlock + c) * kPanel, value);
+      }
+    }
+  });
+  return buffer;
+}
+
+template <int T>
+void float_tile(const float* weights, int count, const float* const* x, int64_t first, float* sums) {
+  f32x16 acc[T];
+  const float* row[T];
+  for (int t = 0; t < T; ++t) acc[t] = load(sums + t * kPanel), row[t] = x[t] + first;
+  for (int c = 0; c < count; ++c) {
+    const f32x16 w = load(weights + c * kPanel);
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) acc[t] = fma(w, set1(row[t][c]), acc[t]);
+  }
+  for (int t = 0; t < T; ++t) store(sums + t * kPanel, acc[t]);
+}
+
+}  // namespace
+
+void panel_times_float(const Packed& w, const uint8_t* panel, const float* const* x, int64_t n, const Output& out,
+                       std::vector<float>& buffer) {
+  constexpr int kColumns = 512;  // 32 KB of floats
+  buffer.resize(static_cast<size_t>(kColumns + n) * kPanel);
+  float* sums = buffer.data() + kColumns * kPanel;
+  std::fill(sums, sums + n * kPanel, 0.0f);
+  for (int64_t first = 0; first < w.cols; first += kColumns) {
+    const int count = static_cast<int>(std::min<int64_t>(kColumns, w.cols - first));
+    const float* weights = float_columns(w, panel, first, count, buffer.data());
+    int64_t i = 0;
+    for (; i + kTile <= n; i += kTile) float_tile<kTile>(weights, count, x + i, first, sums + i * kPanel);
+    for (; i < n; ++i) float_tile<1>(weights, count, x + i, first, sums + i * kPanel);
+  }
+  for (int64_t i = 0; i < n; ++i) out.put(i, load(sums + i * kPanel));
+}
+
+void matmul_float(const float* x, int64_t n, const Packed& w, const float* bias, float* out, int threads) {
+  const int panels = w.panels(), chunk = panels_at_once(panels, threads);
+  std::vector<const float*> rows(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) rows[static_cast<size_t>(i)] = x + i * w.cols;
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<float> buffer;
+#pragma omp for schedule(dynamic, chunk)
+    for (int p = 0; p < panels; ++p)
+      panel_times_float(w, w.panel(p), rows.data(), n, panel_output(out, w.rows, w.rows, p, bias), buffer);
+  }
+}
+
+}  // namespace dure::DURE_ISA
