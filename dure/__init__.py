@@ -19,8 +19,9 @@ from dure.errors import (
 )
 
 if TYPE_CHECKING:
-    from dure.engine.request import SamplingParams
-    from dure.llm import LLM, Completion
+    from dure.answer import Completion
+    from dure.engine.params import SamplingParams
+    from dure.llm import LLM
 
 __version__ = "0.1.0"
 
@@ -42,7 +43,7 @@ __all__ = [
 ]
 
 # numpy, tokenizers and the kernels take longer to import than `dure --help` may last.
-_HOMES = {"LLM": "dure.llm", "Completion": "dure.llm", "SamplingParams": "dure.engine.request"}
+_HOMES = {"LLM": "dure.llm", "Completion": "dure.answer", "SamplingParams": "dure.engine.params"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,55 @@
+"""dure bench: prefill and decode speed of a model on this machine."""
+
+# ruff: noqa: PLC0415 - the kernels are loaded when the verb runs, not for its --help
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dure.cli import console
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="A short name, a hub id, a file or a folder.")],
+    *,
+    prompt: Annotated[int, typer.Option(min=0, help="Random tokens to prefill.")] = 512,
+    decode: Annotated[int, typer.Option(min=0, help="Tokens to decode, one at a time.")] = 64,
+    depth: Annotated[int, typer.Option(min=0, help="Tokens in the cache before decoding.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, max=512, help="Sequences decoded together.")] = 1,
+    repeat: Annotated[int, typer.Option(min=1, help="Rounds after the warm-up.")] = 3,
+    threads: Annotated[
+        int | None, typer.Option(min=1, show_default="the physical cores", help="Threads.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure how many tokens per second a model reads and writes on this machine.
+
+    Tokens are fixed, nothing is sampled. Each figure is the median of --repeat rounds after one
+    warm-up; decoding is counted over all --batch sequences.
+    """
+    from dure import measure
+    from dure.loading import load
+
+    sizes = {"prompt": prompt, "decode": decode, "depth": depth, "batch": batch}
+    with console.ProgressLine("loading") as line:
+        loaded = load(
+            model,
+            threads=threads,
+            context=max(prompt, depth + decode, 1),
+            cache_tokens=batch * (depth + decode),
+            load_progress=line.update,
+        )
+    with console.ProgressLine("measuring") as line:
+        speeds = measure.speed(loaded.model, **sizes, repeat=repeat, progress=line.update)
+    if json:
+        facts = {"model": loaded.name, "threads": loaded.threads, **sizes, "repeat": repeat}
+        console.print_json({**facts, **speeds})
+        return
+    if speeds["prefill_tps"] is not None:
+        print(f"prefill {speeds['prefill_tps']:9.2f} tok/s   {prompt} tokens")
+    if speeds["decode_tps"] is not None:
+        after = f" after {depth}" if depth else ""
+        together = f", {batch} sequences together" if batch > 1 else ""
+        print(f"decode  {speeds['decode_tps']:9.2f} tok/s   {decode} tokens{after}{together}")

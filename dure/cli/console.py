@@ -1,0 +1,113 @@
+"""Habits of every verb at the terminal: what goes where, and progress that erases itself."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dure.answer import Completion
+    from dure.hub import Progress
+
+# A model's text may hold terminal commands (ESC […): only line ends and tabs reach a terminal.
+_CONTROLS = {code: None for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
+
+REDRAW_S = 0.1
+
+
+def write(text: str) -> None:
+    """Nothing; `text` from a model goes to stdout at once, harmless if that is a terminal."""
+    sys.stdout.write(text.translate(_CONTROLS) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """Nothing; `text`, a remark for the person, goes to stderr as a line."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """Nothing; `value` goes to stdout as one line of JSON."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def summary(completion: Completion) -> str:
+    """A line of token counts and speeds, as --verbose shows it."""
+    timings = completion.timings
+    cached = f" ({completion.cached_tokens} cached)" if completion.cached_tokens else ""
+    return (
+        f"prompt {completion.prompt_tokens} tokens{cached} in {timings.prefill_s:.2f} s, "
+        f"{timings.prefill_tps:.1f} tok/s; answer {len(completion.token_ids)} tokens in "
+        f"{timings.decode_s:.2f} s, {timings.decode_tps:.1f} tok/s"
+    )
+
+
+class ProgressLine:
+    """A line on stderr that follows some work and is erased after it; nothing off a terminal.
+
+    Used as a context manager; `update` is a progress callback of (done, total). With `delay_s` the
+    line appears only if the work lasts that long.
+    """
+
+    def __init__(self, label: str, *, delay_s: float = 0.0) -> None:
+        self.label = label
+        self._shown = False
+        self._next = time.monotonic() + delay_s
+        self._terminal = sys.stderr.isatty()
+
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.erase()
+
+    def update(self, done: int, total: int) -> None:
+        """Nothing; the line says how much of `total` is `done`."""
+        now = time.monotonic()
+        if not self._terminal or now < self._next:
+            return
+        self._next = now + REDRAW_S
+        share = f"{100 * done // total:3d} %" if total else ""
+        sys.stderr.write(f"\r\x1b[K{self.label} {share}")
+        sys.stderr.flush()
+        self._shown = True
+
+    def erase(self) -> None:
+        """Nothing; the line is gone, and the cursor where it began."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._shown = False
+
+
+class DownloadLine:
+    """Follows a download on stderr: a live line on a terminal, else one line a stage."""
+
+    def __init__(self) -> None:
+        self._line = ProgressLine("")
+        self._told = ""
+
+    def __enter__(self) -> DownloadLine:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._line.erase()
+
+    def update(self, progress: Progress) -> None:
+        """Nothing; shows where `progress`, as dure.hub reports it, has got to."""
+        origin = f" from {progress.source}" if progress.source else ""
+        what = f"{progress.name}: {progress.stage}{origin}"
+        if sys.stderr.isatty():
+            self._line.label = what
+            self._line.update(progress.done_bytes, progress.total_bytes)
+        elif what != self._told:
+            self._told = what
+            note(what)

@@ -1,0 +1,91 @@
+"""A conversation: its messages, and how they are kept in a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dure.errors import InvalidRequestError
+
+MAX_FILE_BYTES = 64 << 20
+ROLES = ("user", "assistant", "tool")
+
+
+@dataclass
+class Conversation:
+    """The system message, and what was said in turn."""
+
+    system: str | None = None
+    messages: list[dict[str, str]] = field(default_factory=list)
+
+    def messages_with(self, question: str) -> list[dict[str, str]]:
+        """All messages, the system message first, and `question` as the newest."""
+        first = [{"role": "system", "content": self.system}] if self.system is not None else []
+        return [*first, *self.messages, {"role": "user", "content": question}]
+
+    def add(self, question: str, answer: str) -> None:
+        """Nothing; one more turn has been said."""
+        self.messages.append({"role": "user", "content": question})
+        self.messages.append({"role": "assistant", "content": answer})
+
+    def clear(self) -> None:
+        """Nothing; the messages are forgotten, the system message stays."""
+        self.messages.clear()
+
+    def save(self, path: Path, *, model: str) -> None:
+        """Nothing; the file holds the conversation as JSON, whole or not at all."""
+        data = {"model": model, "system": self.system, "messages": self.messages}
+        text = json.dumps(data, ensure_ascii=False, indent=1) + "\n"
+        try:
+            _replace(path, text)
+        except OSError as error:
+            raise InvalidRequestError(f"{path} cannot be written: {error.strerror}.") from None
+
+    @classmethod
+    def load(cls, path: Path) -> Conversation:
+        """The conversation in the file; InvalidRequestError if it holds none."""
+        try:
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise InvalidRequestError(
+                    f"{path} is too long for a conversation: the limit is {MAX_FILE_BYTES:,} bytes."
+                )
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InvalidRequestError(f"{path} cannot be read: {error.strerror}.") from None
+        except (ValueError, RecursionError):
+            data = None
+        if not _is_conversation(data):
+            raise InvalidRequestError(
+                f"{path} holds no conversation.", hint="/load reads what /save has written"
+            )
+        messages = [{"role": m["role"], "content": m["content"]} for m in data["messages"]]
+        return cls(system=data.get("system"), messages=messages)
+
+
+def _is_conversation(data: Any) -> bool:
+    if not isinstance(data, dict) or not isinstance(data.get("messages"), list):
+        return False
+    return isinstance(data.get("system"), str | None) and all(
+        isinstance(message, dict)
+        and message.get("role") in ROLES
+        and isinstance(message.get("content"), str)
+        for message in data["messages"]
+    )
+
+
+def _replace(path: Path, text: str) -> None:
+    """Put `text` in place of the file in one step; nothing is left behind if that fails."""
+    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(scratch).replace(path)
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,72 @@
+"""dure perplexity: how well a model predicts a text."""
+
+# ruff: noqa: PLC0415 - the kernels are loaded when the verb runs, not for its --help
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dure.cli import console
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="A short name, a hub id, a file or a folder.")],
+    text: Annotated[Path, typer.Argument(help="A UTF-8 text file.")],
+    *,
+    window: Annotated[int, typer.Option(min=2, help="Tokens scored together.")] = 512,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compute in float32 from dequantised weights: slow.")
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, show_default="the physical cores", help="Threads.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure how well a model predicts a text: exp of the mean loss, lower is better.
+
+    The text is cut into windows; the second half of each full one is scored, the first being its
+    context. No special tokens are added.
+    """
+    from dure import measure
+    from dure.loading import load
+    from dure.text.tokenizer import Tokenizer
+
+    content = read_text(text)
+    with console.ProgressLine("loading") as line:
+        loaded = load(
+            model,
+            threads=threads,
+            exact=exact,
+            context=window,
+            cache_tokens=window,
+            load_progress=line.update,
+        )
+    tokenizer = Tokenizer.from_checkpoint(loaded.checkpoint)
+    tokens = tokenizer.encode(content, add_special=False, parse_special=False)
+    with console.ProgressLine("scoring") as line:
+        result = measure.perplexity(
+            loaded.model, tokens, window=window, exact=exact, progress=line.update
+        )
+    result["perplexity"] = round(result["perplexity"], 5)
+    if json:
+        console.print_json({"model": loaded.name, "window": window, "exact": exact, **result})
+    else:
+        print(f"perplexity {result['perplexity']:.5f}   {result['scored']:,} tokens scored")
+
+
+def read_text(path: Path) -> str:
+    """The text in the file; InvalidRequestError if there is none, or it is not UTF-8."""
+    from dure.errors import InvalidRequestError
+
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(
+            f"{path} is not UTF-8 text: byte {error.start} is not.",
+            hint="convert it with iconv, or give another file",
+        ) from None
+    except OSError as error:
+        raise InvalidRequestError(f"{path} cannot be read: {error.strerror}.") from None

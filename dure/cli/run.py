@@ -1,0 +1,261 @@
+"""dure run: one question answered on stdout, or a chat in the terminal."""
+
+# ruff: noqa: PLC0415 - the kernels are loaded when the verb runs, not for its --help
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dure.cli import console
+
+if TYPE_CHECKING:
+    from dure.answer import Completion
+    from dure.engine.params import SamplingParams
+    from dure.llm import LLM
+
+
+def command(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            show_default=False,
+            help="A short name, a hub id, a file or a folder; without it the catalogue's default. "
+            "A single argument with a space in it that is no file is the PROMPT.",
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PROMPT",
+            show_default=False,
+            help="The question. Piped input follows it, or takes its place. With neither, on a "
+            "terminal, a chat begins.",
+        ),
+    ] = None,
+    *,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many tokens.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 always takes the likeliest token.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw from the likeliest tokens of this mass.")
+    ] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Drop tokens below this share of the likeliest's mass.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Draw the same way every time.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End before this text; may be given again.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="The system message.")] = None,
+    think: Annotated[
+        str | None,
+        typer.Option(metavar="on|off|N", help="Thinking on, off, or for at most N tokens."),
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Complete the text; apply no chat template.")
+    ] = False,
+    context: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of prompt and answer [default: what fits, up to 32768]."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads [default: the physical cores].")
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compute in float32 from dequantised weights: slow.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show token counts and speeds on stderr.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
+) -> None:
+    """Ask a model one question, or chat with it.
+
+    Sampling options that are left out take the model's own recommendation.
+    """
+    from dure.engine.params import SamplingParams
+
+    thinking = parse_think(think)
+    params = SamplingParams(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        seed=seed,
+        stop=stop or (),
+    )
+    model, prompt = split_arguments(model, prompt)
+    question = with_piped_input(prompt)
+    if question is None:
+        check_can_chat(json)
+    began = time.perf_counter()
+    llm = load(model, context=context, threads=threads, exact=exact)
+    load_s = time.perf_counter() - began
+    if verbose:
+        console.note(f"{describe(llm)}, loaded in {load_s:.2f} s")
+    if question is None:
+        from dure.cli.chat import Chat
+
+        Chat(llm, params, system=system, think=thinking, raw=raw, verbose=verbose).run()
+        return
+    message = Question(llm, question, system=system, raw=raw, think=thinking)
+    if verbose and message.is_plain and not raw:
+        console.note(f"{llm.name} has no chat template: it completes the text")
+    completion = answer(llm, message, params, quiet=json)
+    if json:
+        console.print_json(as_json(llm, completion, load_s))
+        return
+    if completion.finish_reason == "length" and max_tokens is None:
+        console.note(f"(the context of {llm.context:,} tokens is full)")
+    if verbose:
+        console.note(console.summary(completion))
+
+
+class Question:
+    """What to stream: messages for the template, or plain text; with what goes along."""
+
+    def __init__(
+        self, llm: LLM, text: str, *, system: str | None, raw: bool, think: bool | int | None
+    ) -> None:
+        from dure.errors import InvalidRequestError
+
+        self.is_plain = raw or llm.template_source is None
+        self.think = think
+        self.prompt: str | list[dict[str, str]]
+        if self.is_plain:
+            if system is not None or think is not None:
+                raise InvalidRequestError(
+                    "A system message and thinking need a chat template, and none is used here.",
+                    hint="leave out --raw" if llm.template_source else "leave them out",
+                )
+            self.prompt = text
+        else:
+            self.prompt = [{"role": "system", "content": system}] if system is not None else []
+            self.prompt.append({"role": "user", "content": text})
+
+
+def answer(llm: LLM, question: Question, params: SamplingParams, *, quiet: bool) -> Completion:
+    """The completion, its text having been written to stdout as it came unless `quiet`."""
+    completion = None
+    with console.ProgressLine("reading the prompt", delay_s=0.5) as line:
+        stream = llm.stream(question.prompt, params, think=question.think, on_prefill=line.update)
+        with closing(stream):
+            for chunk in stream:
+                line.erase()
+                if not quiet:
+                    console.write(chunk.text)
+                completion = chunk.completion
+    if completion is None:
+        raise RuntimeError("the stream ended without a completion")
+    if not quiet and not completion.text.endswith("\n"):
+        console.write("\n")
+    return completion
+
+
+def load(model: str | None, **options: Any) -> LLM:
+    """The model, with its download and its loading followed on stderr if that is a terminal."""
+    from dure.llm import LLM
+
+    with console.ProgressLine("loading") as line, console.DownloadLine() as download:
+        return LLM(model, load_progress=line.update, download_progress=download.update, **options)
+
+
+def describe(llm: LLM) -> str:
+    """A line that says what was loaded: name, context and threads."""
+    return f"{llm.name}: context of {llm.context:,} tokens, {llm.threads} threads"
+
+
+def parse_think(text: str | None) -> bool | int | None:
+    """True for "on", False for "off", a number of tokens; None if not given."""
+    if text is None:
+        return None
+    if text in ("on", "off"):
+        return text == "on"
+    if text.isdecimal() and len(text) < 10:
+        return int(text)
+    raise typer.BadParameter(f"{text!r} is not on, off or a number of tokens", param_hint="--think")
+
+
+def split_arguments(model: str | None, prompt: str | None) -> tuple[str | None, str | None]:
+    """(model or None for the default, prompt): a lone argument with a space in it is a prompt."""
+    if model is None or prompt is not None or not any(c.isspace() for c in model.strip()):
+        return model, prompt
+    try:
+        is_path = Path(model).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):
+        is_path = False
+    return (model, None) if is_path else (None, model)
+
+
+def with_piped_input(prompt: str | None) -> str | None:
+    """`prompt`, followed by what was piped in after a blank line; None if there is neither."""
+    from dure.errors import InvalidRequestError
+
+    if sys.stdin is None or sys.stdin.isatty():
+        return prompt
+    # A parent may have left us a pipe that nobody ever closes: say what we are waiting for.
+    waiting = threading.Timer(3.0, console.note, ["waiting for standard input to end"])
+    waiting.daemon = True
+    waiting.start()
+    try:
+        piped = sys.stdin.buffer.read().decode("utf-8").strip("\n")
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(
+            f"Standard input is not UTF-8 text: byte {error.start} is not.",
+            hint="convert it with iconv first",
+        ) from None
+    finally:
+        waiting.cancel()
+    return "\n\n".join(part for part in (prompt, piped) if part) or None
+
+
+def check_can_chat(json: bool) -> None:
+    """Nothing; InvalidRequestError unless a person sits at the terminal."""
+    from dure.errors import InvalidRequestError
+
+    if json:
+        raise InvalidRequestError(
+            "--json answers one question, and there is none.", hint='dure run MODEL "…" --json'
+        )
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise InvalidRequestError(
+            "There is nothing to ask: no PROMPT was given, and standard input is empty.",
+            hint='dure run MODEL "…", or pipe the question in',
+        )
+
+
+def as_json(llm: LLM, completion: Completion, load_s: float) -> dict[str, Any]:
+    """What --json prints."""
+    timings = completion.timings
+    seconds: Sequence[tuple[str, float]] = (
+        ("load_s", load_s),
+        ("prefill_s", timings.prefill_s),
+        ("decode_s", timings.decode_s),
+        ("prefill_tps", timings.prefill_tps),
+        ("decode_tps", timings.decode_tps),
+    )
+    return {
+        "model": llm.name,
+        "text": completion.text,
+        "finish_reason": completion.finish_reason,
+        "tokens": {
+            "prompt": completion.prompt_tokens,
+            "cached": completion.cached_tokens,
+            "completion": len(completion.token_ids),
+        },
+        "timings": {name: round(value, 4) for name, value in seconds},
+    }

@@ -1,0 +1,374 @@
+"""LLM: one model and one engine as a Python object that generates, chats, streams and scores."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import FrameType
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from dure import machine
+from dure.answer import THINK_OPEN, Answer, Chunk, Completion, ThinkLimit
+from dure.engine.engine import Engine
+from dure.engine.params import SamplingParams
+from dure.errors import (
+    ContextLengthError,
+    InvalidRequestError,
+    NotEnoughMemoryError,
+    TemplateError,
+)
+from dure.hub import human_bytes
+from dure.loading import load
+from dure.measure import FixedRun
+from dure.text.template import ChatTemplate, default_template
+from dure.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dure import hub
+    from dure.loading import Progress
+
+Message = Mapping[str, Any]
+Prompt = str | Sequence[int] | Sequence[Message]
+"""Text, token ids, or the messages of a chat."""
+
+THINK_SWITCH = "enable_thinking"
+"""The template variable by which Qwen3 and its followers turn thinking on and off."""
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A checked prompt: its tokens, parameters that leave nothing open, and a cap on thinking."""
+
+    token_ids: list[int]
+    params: SamplingParams
+    think: ThinkLimit | None
+
+
+class LLM:
+    """A model ready to answer. Threads may share it; their requests are then batched together."""
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        threads: int | None = None,
+        context: int | None = None,
+        exact: bool = False,
+        cache_bytes: int | None = None,
+        max_sequences: int = 64,
+        download_progress: Callable[[hub.Progress], None] | None = None,
+        load_progress: Progress | None = None,
+    ) -> None:
+        """Load `model`: a short name, a hub id, a GGUF file, a folder, or the catalogue's default.
+
+        threads: None for this process's physical cores. context: tokens of a prompt and its answer;
+        None for the model's own, up to 32,768 and to what fits in memory. exact: float32 arithmetic
+        from dequantised weights, for checking. cache_bytes: size of the key-value cache that all
+        sequences share. Raises the errors of dure.errors.
+        """
+        loaded = load(
+            model,
+            threads=threads,
+            context=context,
+            exact=exact,
+            cache_bytes=cache_bytes,
+            download_progress=download_progress,
+            load_progress=load_progress,
+        )
+        checkpoint = loaded.checkpoint
+        self.name = loaded.name
+        self.path = loaded.path
+        self.threads = loaded.threads
+        self.context = loaded.context
+        self.exact = exact
+        self.checkpoint = checkpoint
+        self.model = loaded.model
+        self.tokenizer = Tokenizer.from_checkpoint(checkpoint)
+        self.template_source = checkpoint.chat_template or default_template(self.tokenizer)
+        self.sampling_defaults: dict[str, Any] = dict(loaded.sampling)
+        self._template: ChatTemplate | None = None
+        self._answers: dict[str, Answer] = {}
+        self._lock = threading.RLock()
+        self.engine = Engine(
+            loaded.model,
+            num_blocks=loaded.num_blocks,
+            max_sequences=max_sequences,
+            cache_dtype="float32" if exact else "float16",
+            model_id=loaded.name,
+            eos_ids=self.tokenizer.eos_ids,
+        )
+
+    def generate(
+        self,
+        prompts: str | Sequence[str | Sequence[int]],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> list[Completion]:
+        """One Completion a prompt, in order. Prompts are text, or token ids, and are batched.
+
+        No chat template is applied. Raises ContextLengthError or InvalidRequestError before any
+        prompt is begun.
+        """
+        listed = [prompts] if isinstance(prompts, str) else list(prompts)
+        if params is None or isinstance(params, SamplingParams):
+            chosen = [params] * len(listed)
+        else:
+            chosen = list(params)
+        if len(chosen) != len(listed):
+            raise InvalidRequestError(
+                f"There are {len(listed)} prompts and {len(chosen)} sets of sampling parameters.",
+                hint="give one set for all, or one for each prompt",
+            )
+        questions = [self._question(*each) for each in zip(listed, chosen, strict=True)]
+        return self._answer_all(questions)
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        think: bool | int | None = None,
+    ) -> Completion:
+        """The model's reply to `messages`, a list of {"role": …, "content": …}.
+
+        think: True or False turns a thinking model's thinking on or off, a number caps its tokens.
+        Calling again with the reply and a new message appended computes only what is new.
+        """
+        question = self._question(messages, params, tools=tools, think=think)
+        return self._answer_all([question])[0]
+
+    def stream(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        think: bool | int | None = None,
+        on_prefill: Callable[[int, int], None] | None = None,
+    ) -> Generator[Chunk, None, None]:
+        """A Chunk a token, the last with the whole Completion. `prompt` as for generate or chat.
+
+        on_prefill is called with (tokens done, tokens in all) while the prompt is computed. Errors
+        are raised here, not at the first chunk. Closing the iterator aborts the request.
+        """
+        question = self._question(prompt, params, tools=tools, think=think)
+        if question.params.n != 1:
+            raise InvalidRequestError("A stream has one answer; n is more than 1.")
+        return self._stream(question, on_prefill)
+
+    def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Raw logits (tokens, vocab_size) after each of `token_ids`, from an empty cache."""
+        ids = self._checked_ids(token_ids)
+        vocab_size = self.model.vocab_size
+        needed, available = len(ids) * vocab_size * 4, machine.memory_available()
+        if needed > available:
+            raise NotEnoughMemoryError(
+                f"The logits of {len(ids):,} tokens need {human_bytes(needed)} of memory, "
+                f"and {human_bytes(available)} is available.",
+                hint=f"ask for {available // (vocab_size * 4):,} tokens or fewer at a time",
+            )
+        result = np.empty((len(ids), vocab_size), np.float32)
+        done = 0
+        for part in FixedRun(self.model, tokens=len(ids), exact=self.exact).logits(ids):
+            result[done : done + len(part)] = part
+            done += len(part)
+        return result
+
+    @property
+    def knows_think(self) -> bool:
+        """Whether the chat template has a switch for thinking (Qwen3's `enable_thinking`)."""
+        return self.template_source is not None and THINK_SWITCH in self.template_source
+
+    def chat_prompt(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        think: bool | int | None = None,
+    ) -> str:
+        """The text that the model's template makes of `messages`, up to where the reply begins."""
+        if self.template_source is None:
+            raise TemplateError(
+                f"{self.name} has no chat template: it completes text and was not taught to chat.",
+                hint="generate from plain text instead (`dure run --raw`)",
+            )
+        if self._template is None:
+            self._template = ChatTemplate(
+                self.template_source,
+                bos_token=self.tokenizer.bos_token,
+                eos_token=self.tokenizer.eos_token,
+            )
+        variables: dict[str, Any] = {}
+        if think is not None:
+            self.check_think(think)
+            variables = {THINK_SWITCH: think is not False} if self.knows_think else {}
+        text: str = self._template.render(
+            messages, tools=tools, add_generation_prompt=True, **variables
+        )
+        return text
+
+    def check_think(self, think: bool | int) -> None:
+        """Nothing, or an error: a wish about thinking is never silently dropped."""
+        if not isinstance(think, bool) and think < 0:
+            raise InvalidRequestError(f"A thinking limit of {think} tokens is below 0.")
+        always = self.template_source is not None and THINK_OPEN in self.template_source
+        if self.knows_think or (always and think is not False):
+            return
+        raise TemplateError(
+            f"{self.name} has no switch for thinking in its chat template.",
+            hint="a number of tokens caps its thinking" if always else "leave thinking unset",
+        )
+
+    def _question(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        think: bool | int | None = None,
+    ) -> _Question:
+        """`prompt` as checked token ids, with parameters that leave nothing open."""
+        limit = None
+        if isinstance(prompt, int):
+            raise InvalidRequestError(
+                "A prompt is text or a list of token ids, not a single number.",
+                hint="give a list of prompts: [[1, 2, 3]]",
+            )
+        if not isinstance(prompt, str) and len(prompt) and isinstance(prompt[0], Mapping):
+            text = self.chat_prompt(cast(Sequence[Message], prompt), tools=tools, think=think)
+            # The template wrote BOS itself where the model wants it.
+            ids = self.tokenizer.encode(text, add_special=False)
+            if think is not None and not isinstance(think, bool):
+                limit = ThinkLimit(think, already_open=text.rstrip().endswith(THINK_OPEN))
+        elif think is not None or tools is not None:
+            raise InvalidRequestError(
+                "Tools and thinking belong to a chat, and this prompt is plain text.",
+                hint='give messages: [{"role": "user", "content": "…"}]',
+            )
+        else:
+            plain = cast("str | Sequence[int]", prompt)
+            ids = self.tokenizer.encode(plain) if isinstance(plain, str) else list(plain)
+        ids = self._checked_ids(ids)
+        resolved = (params or SamplingParams()).resolve(self.sampling_defaults)
+        room = self.context - len(ids)
+        if room < 1 or (resolved.max_tokens or 0) > room:
+            raise self._too_long(len(ids), resolved.max_tokens)
+        if resolved.max_tokens is None:
+            resolved = replace(resolved, max_tokens=room)
+        return _Question(ids, resolved, limit)
+
+    def _too_long(self, prompt_tokens: int, max_tokens: int | None) -> ContextLengthError:
+        asked = f" and {max_tokens:,} are asked for" if max_tokens else ""
+        longest = self.model.context_length
+        more = f"load the model with a larger context (it allows {longest:,})"
+        return ContextLengthError(
+            f"The prompt has {prompt_tokens:,} tokens{asked}, and the context holds "
+            f"{self.context:,} for both the prompt and its answer.",
+            hint=f"shorten it, or {more}" if longest > self.context else "shorten it",
+        )
+
+    def _checked_ids(self, token_ids: Sequence[int]) -> list[int]:
+        ids = [int(token) for token in token_ids]
+        if not ids:
+            raise InvalidRequestError("The prompt is empty: it has no tokens at all.")
+        highest = self.model.vocab_size - 1
+        for token in (min(ids), max(ids)):
+            if not 0 <= token <= highest:
+                raise InvalidRequestError(f"Token id {token} is outside 0 to {highest}.")
+        return ids
+
+    def _begin(self, question: _Question) -> list[Answer]:
+        """The question's n answers, now waiting in the engine."""
+        first = self.engine.add(question.token_ids, question.params)
+        answers = [
+            Answer(self.engine, self.tokenizer, request, think=question.think)
+            for request in first.choices or (first,)
+        ]
+        self._answers.update((answer.request.id, answer) for answer in answers)
+        return answers
+
+    def _answer_all(self, questions: Sequence[_Question]) -> list[Completion]:
+        groups: list[list[Answer]] = []
+        try:
+            with self._lock:
+                for question in questions:
+                    groups.append(self._begin(question))
+            for answer in [answer for group in groups for answer in group]:
+                while not answer.is_over:
+                    with self._lock:
+                        if not answer.is_over:  # another thread's step may have ended it
+                            self._step()
+            return [_joined(group) for group in groups]
+        finally:
+            self._abandon(answer for group in groups for answer in group)
+
+    def _stream(
+        self, question: _Question, on_prefill: Callable[[int, int], None] | None
+    ) -> Generator[Chunk, None, None]:
+        with self._lock:
+            answer = self._begin(question)[0]
+        try:
+            while answer.chunks or not answer.is_over:
+                if answer.chunks:
+                    yield answer.chunks.popleft()
+                    continue
+                if on_prefill is not None and not answer.started:
+                    on_prefill(*answer.prefilled)
+                with self._lock:
+                    if not answer.chunks and not answer.is_over:  # thanks to another thread
+                        self._step()
+            answer.result()
+        finally:
+            self._abandon([answer])
+
+    def _step(self) -> None:
+        """Nothing; the engine makes one step and every answer takes the token it got."""
+        with _interrupts_deferred():
+            for output in self.engine.step():
+                answer = self._answers.pop(output.request.id, None)
+                if answer is None:
+                    continue
+                answer.take(output.token_id)
+                if not answer.is_over:
+                    self._answers[answer.request.id] = answer
+
+    def _abandon(self, answers: Iterable[Answer]) -> None:
+        with self._lock:
+            for answer in answers:
+                answer.abort()
+                self._answers.pop(answer.request.id, None)
+
+
+def _joined(group: Sequence[Answer]) -> Completion:
+    """The group's first completion, which carries all of them if there are several."""
+    choices = tuple(answer.result() for answer in group)
+    return choices[0] if len(choices) == 1 else replace(choices[0], choices=choices)
+
+
+@contextmanager
+def _interrupts_deferred() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block, so that it never leaves the engine in mid-step."""
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or previous is None:
+        yield
+        return
+    pressed = threading.Event()
+
+    def remember(_signal: int, _frame: FrameType | None) -> None:
+        pressed.set()
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if pressed.is_set():
+            signal.raise_signal(signal.SIGINT)
