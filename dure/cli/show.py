@@ -1,0 +1,173 @@
+"""dure show: what a model is, without loading it."""
+
+# ruff: noqa: PLC0415 - the hub is loaded when the verb runs, not for its --help
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from dure.hub import CatalogueEntry, ResolvedModel
+    from dure.hub.facts import ModelFacts
+
+CACHE_TOKENS = 32768  # what `dure run` gives a conversation, where the model can take as much
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="A short name, a hub id, a file or a folder.")],
+    template: Annotated[bool, typer.Option("--template", help="Print its chat template.")] = False,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List its tensors.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show what a model is: family, parameters, quantisation, context, licence, memory needed.
+
+    Of a catalogue model that is not on this machine it shows what the catalogue knows.
+    """
+    from dure import hub
+    from dure.cli import console
+    from dure.errors import ModelNotFoundError
+    from dure.hub.facts import read_facts
+
+    try:
+        found = hub.resolve(model, allow_download=False)
+    except ModelNotFoundError:
+        entry = hub.load_catalogue().find(model.strip())
+        if entry is None or template or tensors:
+            raise
+        _print(_catalogued(entry), json=json)
+        return
+    facts = read_facts(found.path)
+    if json:
+        value = _described(found, facts)
+        value |= {"chat_template": facts.chat_template} if template else {}
+        value |= {"tensors": _tensors(facts)} if tensors else {}
+        console.print_json(value)
+    elif template:
+        console.write(facts.chat_template + "\n")
+    elif tensors:
+        for tensor in _tensors(facts):
+            shape = " x ".join(str(size) for size in tensor["shape"])
+            console.write(f"{tensor['type']:<8} {shape:<22} {tensor['name']}\n")
+    else:
+        _print(_described(found, facts), json=False)
+
+
+def _catalogued(entry: CatalogueEntry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "here": False,
+        "path": None,
+        "title": entry.title,
+        "architecture": entry.architecture,
+        "parameters": entry.parameters,
+        "active_parameters": entry.active_parameters or entry.parameters,
+        "quantisation": {entry.quantisation: 1.0},
+        "size_bytes": entry.size_bytes,
+        "context": entry.context,
+        "license": entry.license,
+        "lineage": f"{entry.publisher}: {entry.lineage}",
+        "sampling": dict(entry.sampling),
+    }
+
+
+def _described(found: ResolvedModel, facts: ModelFacts) -> dict[str, Any]:
+    entry = found.entry
+    tokens = min(facts.context, CACHE_TOKENS)
+    return {
+        "name": found.name,
+        "here": True,
+        "path": str(found.path),
+        "title": (entry.title if entry else "") or facts.title,
+        "architecture": facts.architecture,
+        "parameters": facts.parameters,
+        "active_parameters": facts.active_parameters,
+        "quantisation": {dtype: round(share, 4) for dtype, share in facts.quantisation.items()},
+        "size_bytes": facts.weight_bytes,
+        "context": facts.context,
+        "vocabulary": facts.vocabulary,
+        "layers": facts.layers,
+        "experts": facts.experts,
+        "experts_used": facts.experts_used,
+        "license": (entry.license if entry else "") or facts.license,
+        "lineage": f"{entry.publisher}: {entry.lineage}" if entry else facts.lineage,
+        "sampling": dict(found.sampling),
+        "memory": {
+            "weight_bytes": facts.weight_bytes,
+            "cache_tokens": tokens,
+            "cache_bytes": facts.cache_bytes(tokens),
+        },
+        "has_chat_template": bool(facts.chat_template),
+    }
+
+
+def _tensors(facts: ModelFacts) -> list[dict[str, Any]]:
+    return [
+        {"name": t.name, "type": t.dtype, "shape": list(t.shape), "size_bytes": t.size_bytes}
+        for t in facts.tensors
+    ]
+
+
+def _print(value: dict[str, Any], *, json: bool) -> None:
+    from dure.cli import console
+
+    if json:
+        console.print_json(value)
+        return
+    for label, text in _lines(value):
+        if text:
+            console.write(f"{label:<14}{' '.join(text.split())}\n")
+
+
+def _lines(value: dict[str, Any]) -> list[tuple[str, str]]:
+    """What is shown to a person, line by line; a line without text is left out."""
+    from dure.hub import human_bytes
+
+    active = value["active_parameters"]
+    parameters = _count(value["parameters"])
+    if active != value["parameters"]:
+        parameters += f", of which {_count(active)} work on a token"
+    mix = ", ".join(f"{name} {_percent(share)}" for name, share in value["quantisation"].items())
+    bits = 8 * value["size_bytes"] / max(1, value["parameters"])
+    experts = value.get("experts") and f"{value['experts']}, {value['experts_used']} a token"
+    return [
+        ("name", value["name"]),
+        ("model", value["title"]),
+        ("family", value["architecture"]),
+        ("parameters", parameters),
+        ("experts", experts or ""),
+        ("weights", f"{human_bytes(value['size_bytes'])}, {bits:.1f} bits each: {mix}"),
+        ("context", f"{value['context']:,} tokens" if value["context"] else "not stated"),
+        ("vocabulary", f"{value['vocabulary']:,} tokens" if value.get("vocabulary") else ""),
+        ("memory", _memory(value.get("memory"))),
+        ("licence", value["license"] or "not stated"),
+        ("lineage", value["lineage"]),
+        ("sampling", ", ".join(f"{name} {n}" for name, n in value["sampling"].items())),
+        ("template", _template(value.get("has_chat_template"))),
+        ("path", value["path"] or f"not on this machine: dure pull {value['name']}"),
+    ]
+
+
+def _memory(memory: dict[str, int] | None) -> str:
+    from dure.hub import human_bytes
+
+    if not memory:
+        return ""
+    total = human_bytes(memory["weight_bytes"] + memory["cache_bytes"])
+    cache = f"{human_bytes(memory['cache_bytes'])} for {memory['cache_tokens']:,} tokens of context"
+    return f"{total}: {human_bytes(memory['weight_bytes'])} of weights, {cache}"
+
+
+def _template(there: bool | None) -> str:
+    return {True: "chat (`--template` prints it)", False: "none: completion only", None: ""}[there]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.01 else "<1 %"
+
+
+def _count(parameters: int) -> str:
+    if parameters >= 1_000_000_000:
+        return f"{parameters / 1e9:.2f} billion"
+    return f"{parameters / 1e6:.1f} million"

@@ -1,0 +1,156 @@
+"""What a model is, read from its files without loading it: family, sizes, quantisation, memory."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dure.formats.checkpoint import Checkpoint, open_checkpoint
+from dure.formats.tensors import TensorInfo
+
+_GGUF_KEYS = {
+    "layers": "block_count",
+    "hidden": "embedding_length",
+    "heads": "attention.head_count",
+    "kv_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "context": "context_length",
+    "experts": "expert_count",
+    "experts_used": "expert_used_count",
+    "vocabulary": "vocab_size",
+}
+_CONFIG_KEYS = {
+    "layers": ("num_hidden_layers",),
+    "hidden": ("hidden_size",),
+    "heads": ("num_attention_heads",),
+    "kv_heads": ("num_key_value_heads",),
+    "head_dim": ("head_dim",),
+    "context": ("max_position_embeddings",),
+    "experts": ("num_experts", "num_local_experts", "n_routed_experts"),
+    "experts_used": ("num_experts_per_tok", "moe_topk"),
+    "vocabulary": ("vocab_size",),
+}
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a model's files say of it. A number is 0, a text empty, where they say nothing."""
+
+    path: Path
+    kind: str
+    title: str
+    architecture: str
+    parameters: int
+    active_parameters: int  # those that work on a token; all of them unless there are experts
+    quantisation: Mapping[str, float]  # block type -> its share of the parameters, largest first
+    weight_bytes: int
+    context: int
+    vocabulary: int
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    experts: int
+    experts_used: int
+    license: str
+    lineage: str
+    chat_template: str
+    tensors: tuple[TensorInfo, ...]
+
+    def cache_bytes(self, tokens: int) -> int:
+        """What keys and values of that many tokens take in float16; 0 if the files do not say."""
+        return tokens * self.layers * self.kv_heads * self.head_dim * 2 * 2
+
+
+def read_facts(path: Path) -> ModelFacts:
+    """The facts of the model at `path`, from its headers alone. Raises ModelFileError."""
+    checkpoint = open_checkpoint(path)
+    numbers = _numbers(checkpoint)
+    heads, hidden = numbers["heads"], numbers["hidden"]
+    numbers["head_dim"] = numbers["head_dim"] or (hidden // heads if heads else 0)
+    numbers["kv_heads"] = numbers["kv_heads"] or heads
+    tensors = tuple(checkpoint.tensors.values())
+    total = _elements(tensors)
+    return ModelFacts(
+        path=path,
+        kind=checkpoint.kind,
+        title=_text(checkpoint.metadata.get("general.name")),
+        architecture=_architecture(checkpoint),
+        parameters=total,
+        active_parameters=total - _idle(tensors, numbers),
+        quantisation=_mix(tensors),
+        weight_bytes=sum(tensor.size_bytes for tensor in tensors),
+        license=_text(checkpoint.metadata.get("general.license")),
+        lineage=_lineage(checkpoint.metadata),
+        chat_template=checkpoint.chat_template or "",
+        tensors=tensors,
+        **numbers,
+    )
+
+
+def _architecture(checkpoint: Checkpoint) -> str:
+    named = checkpoint.metadata.get("general.architecture") or checkpoint.config.get("model_type")
+    return _text(named)
+
+
+def _numbers(checkpoint: Checkpoint) -> dict[str, int]:
+    if checkpoint.kind == "gguf":
+        prefix = _architecture(checkpoint) + "."
+        found = {
+            field: _number(checkpoint.metadata.get(prefix + key))
+            for field, key in _GGUF_KEYS.items()
+        }
+        tokens = checkpoint.metadata.get("tokenizer.ggml.tokens")
+        return {**found, "vocabulary": found["vocabulary"] or len(tokens or ())}
+    config = checkpoint.config
+    return {
+        field: next((n for key in keys if (n := _number(config.get(key)))), 0)
+        for field, keys in _CONFIG_KEYS.items()
+    }
+
+
+def _number(value: Any) -> int:
+    """`value` as a whole number; of one number a layer the largest, as a cache must hold it."""
+    if value is None or isinstance(value, (str, bytes, bool, Mapping)):
+        return 0
+    try:
+        return int(max(value)) if hasattr(value, "__len__") else int(value)
+    except (TypeError, ValueError, OverflowError):
+        return 0
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _elements(tensors: Iterable[TensorInfo]) -> int:
+    return sum(math.prod(tensor.shape) for tensor in tensors)
+
+
+def _idle(tensors: Iterable[TensorInfo], numbers: Mapping[str, int]) -> int:
+    """Parameters of the experts that a token does not visit."""
+    experts, used = numbers["experts"], numbers["experts_used"]
+    if not 0 < used < experts:
+        return 0
+    of_experts = _elements(t for t in tensors if "_exps." in t.name or ".experts." in t.name)
+    return of_experts * (experts - used) // experts
+
+
+def _mix(tensors: Iterable[TensorInfo]) -> dict[str, float]:
+    counted: Counter[str] = Counter()
+    for tensor in tensors:
+        counted[tensor.dtype] += math.prod(tensor.shape)
+    total = max(1, counted.total())
+    return {dtype: count / total for dtype, count in counted.most_common()}
+
+
+def _lineage(metadata: Mapping[str, Any]) -> str:
+    """What a GGUF file says it was made from: "Qwen2.5 Coder 0.5B (Qwen)"."""
+    name = _text(metadata.get("general.base_model.0.name"))
+    maker = _text(metadata.get("general.base_model.0.organization"))
+    return f"{name} ({maker})" if name and maker else name
