@@ -12,7 +12,9 @@ from dure.cli import console
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="A short name, a hub id, a file or a folder.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A short name, a hub id, a file or a folder.")
+    ],
     *,
     prompt: Annotated[int, typer.Option(min=0, help="Random tokens to prefill.")] = 512,
     decode: Annotated[int, typer.Option(min=0, help="Tokens to decode, one at a time.")] = 64,
@@ -33,13 +35,13 @@ def command(
     from dure.loading import load
 
     sizes = {"prompt": prompt, "decode": decode, "depth": depth, "batch": batch}
-    with console.ProgressLine("loading") as line:
+    with console.loading() as progress:
         loaded = load(
             model,
             threads=threads,
             context=max(prompt, depth + decode, 1),
             cache_tokens=batch * (depth + decode),
-            load_progress=line.update,
+            **progress,
         )
     with console.ProgressLine("measuring") as line:
         speeds = measure.speed(loaded.model, **sizes, repeat=repeat, progress=line.update)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from dure.cli.progress import REDRAW_S, PullReport
+
 if TYPE_CHECKING:
     from dure.answer import Completion
-    from dure.hub import Progress
 
 # A model's text may hold terminal commands (ESC […): only line ends and tabs reach a terminal.
 _CONTROLS = {code: None for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
-
-REDRAW_S = 0.1
 
 
 def write(text: str) -> None:
@@ -88,26 +89,8 @@ class ProgressLine:
             self._shown = False
 
 
-class DownloadLine:
-    """Follows a download on stderr: a live line on a terminal, else one line a stage."""
-
-    def __init__(self) -> None:
-        self._line = ProgressLine("")
-        self._told = ""
-
-    def __enter__(self) -> DownloadLine:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._line.erase()
-
-    def update(self, progress: Progress) -> None:
-        """Nothing; shows where `progress`, as dure.hub reports it, has got to."""
-        origin = f" from {progress.source}" if progress.source else ""
-        what = f"{progress.name}: {progress.stage}{origin}"
-        if sys.stderr.isatty():
-            self._line.label = what
-            self._line.update(progress.done_bytes, progress.total_bytes)
-        elif what != self._told:
-            self._told = what
-            note(what)
+@contextmanager
+def loading() -> Iterator[dict[str, Any]]:
+    """The keyword arguments that let a model's download and loading be followed on stderr."""
+    with ProgressLine("loading") as line, PullReport() as report:
+        yield {"load_progress": line.update, "download_progress": report}

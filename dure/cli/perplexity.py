@@ -13,8 +13,10 @@ from dure.cli import console
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="A short name, a hub id, a file or a folder.")],
-    text: Annotated[Path, typer.Argument(help="A UTF-8 text file.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A short name, a hub id, a file or a folder.")
+    ],
+    text: Annotated[Path, typer.Argument(metavar="TEXT", help="A UTF-8 text file.")],
     *,
     window: Annotated[int, typer.Option(min=2, help="Tokens scored together.")] = 512,
     exact: Annotated[
@@ -35,14 +37,14 @@ def command(
     from dure.text.tokenizer import Tokenizer
 
     content = read_text(text)
-    with console.ProgressLine("loading") as line:
+    with console.loading() as progress:
         loaded = load(
             model,
             threads=threads,
             exact=exact,
             context=window,
             cache_tokens=window,
-            load_progress=line.update,
+            **progress,
         )
     tokenizer = Tokenizer.from_checkpoint(loaded.checkpoint)
     tokens = tokenizer.encode(content, add_special=False, parse_special=False)

@@ -170,8 +170,8 @@ def load(model: str | None, **options: Any) -> LLM:
     """The model, with its download and its loading followed on stderr if that is a terminal."""
     from dure.llm import LLM
 
-    with console.ProgressLine("loading") as line, console.DownloadLine() as download:
-        return LLM(model, load_progress=line.update, download_progress=download.update, **options)
+    with console.loading() as progress:
+        return LLM(model, **progress, **options)
 
 
 def describe(llm: LLM) -> str:
