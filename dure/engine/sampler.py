@@ -51,7 +51,7 @@ class Sampler:
         if functions is None:
             from dure import kernels  # noqa: PLC0415  # loads the C++ extension
 
-            functions = cast("SamplingFunctions", kernels)
+            functions = kernels
         self._functions = functions
 
     def sample(
