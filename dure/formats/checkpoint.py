@@ -43,9 +43,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """The model at a GGUF file, a safetensors file, or a folder with either; no weight is read.
     ModelFileError if there is none or it is damaged, UnsupportedModelError if we cannot read it."""
     path = Path(path)
-    if not _exists(path):
-        raise ModelFileError(f"{path} does not exist.", hint="check the path for a typing error.")
-    if path.is_dir():
+    if _is_folder(path):
         return _open_folder(path)
     if path.name == INDEX_NAME:
         return _open_safetensors(path.parent, path)
@@ -60,10 +58,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     raise ModelFileError(f"{path} is not a model file: {describe(source)}.", hint=_WANTED)
 
 
-def _exists(path: Path) -> bool:
+def _is_folder(path: Path) -> bool:
     try:
-        return path.exists()
-    except (OSError, ValueError):  # no permission, or a NUL in the name
+        return path.is_dir()
+    except (OSError, ValueError):  # no permission, or a NUL in the name: opening it says which
         return False
 
 

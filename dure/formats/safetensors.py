@@ -116,7 +116,9 @@ def _shard_path(index_path: Path, name: str) -> Path:
 def _read_file(path: Path) -> dict[str, TensorInfo]:
     source = SourceFile(path)
     header, data_start = _read_header(source)
-    header.pop("__metadata__", None)
+    notes = header.pop("__metadata__", {})
+    if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
+        raise ModelFileError(f"{path} has __metadata__ that is not texts by name.", hint=_DAMAGED)
     tensors = {
         name: _read_tensor(source, name, entry, data_start) for name, entry in header.items()
     }

@@ -23,6 +23,7 @@ _FIRST_BYTES = (
     (b"\x7fELF", "a program"),
     (b"\x08", "a protobuf, perhaps an ONNX model"),
 )
+_TEXT_BYTES = bytes([*b"\t\n\r\f", *range(0x20, 0x7F)])
 
 
 def describe(source: SourceFile) -> str:
@@ -40,6 +41,8 @@ def describe(source: SourceFile) -> str:
         return "it looks like an HTML page, perhaps an error or login page saved as a model"
     if first[8:9] == b"{" and int.from_bytes(first[:8], "little") < source.size_bytes:
         return "it looks like a safetensors file"
-    if text.startswith((b"{", b"[")):
+    if text.startswith(b"{"):
         return "it looks like a JSON text, perhaps an error message saved as a model"
+    if not first.translate(None, _TEXT_BYTES):
+        return "it looks like a text file"
     return f"it begins with the bytes {first[:8].hex(' ')}"
