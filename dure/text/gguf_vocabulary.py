@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers
@@ -19,6 +19,7 @@ from dure.text.vocabulary import (
     Kind,
     Vocabulary,
     guarded,
+    takes_whole,
     twin_without_added,
 )
 
@@ -60,15 +61,11 @@ def _byte_level(metadata: Mapping[str, Any]) -> Vocabulary:
 
     bpe = guarded(lambda: model(ids), "reading the merges")
     full = tokenizers.Tokenizer(bpe)
-    normalizer = rule.normalizer()
-    if normalizer is not None:
-        full.normalizer = normalizer
     full.pre_tokenizer = rule.pre_tokenizer()
     _add_tokens(full, tokens, types)
-    if rule.ignore_merges:
-        # Such a model takes any word it finds whole, a control token's name too: hide those.
-        hidden = {CONTROL, UNKNOWN, USER_DEFINED}
-        ordinary = {t: i for t, i in ids.items() if types[i] not in hidden}
+    outside = {i for i, kind in enumerate(types) if kind in (CONTROL, UNKNOWN, USER_DEFINED)}
+    if rule.ignore_merges and takes_whole(full, (tokens[i] for i in outside)):
+        ordinary = {token: index for token, index in ids.items() if index not in outside}
         bpe = guarded(lambda: model(ordinary), "reading the merges")
     plain = twin_without_added(full, bpe)
     return _finish(
@@ -205,12 +202,10 @@ def _tokens(metadata: Mapping[str, Any]) -> list[str]:
             f"the tokenizer has {len(tokens):,} tokens, above the limit of {MAX_TOKENS:,}",
             hint=_DAMAGED,
         )
-    for index, token in enumerate(tokens):
-        if not isinstance(token, str) or len(token) > MAX_TOKEN_CHARS:
-            raise TokenizerError(
-                f"token {index} is not a text of at most {MAX_TOKEN_CHARS} characters",
-                hint=_DAMAGED,
-            )
+    if set(map(type, tokens)) != {str} or max(map(len, tokens)) > MAX_TOKEN_CHARS:
+        raise TokenizerError(
+            f"a token is not a text of at most {MAX_TOKEN_CHARS:,} characters", hint=_DAMAGED
+        )
     try:
         "".join(tokens).encode()
     except UnicodeEncodeError as error:
@@ -240,13 +235,13 @@ def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"the tokenizer has {len(lines):,} merges, above the limit of {MAX_MERGES:,}",
             hint=_DAMAGED,
         )
-    merges = []
-    for index, line in enumerate(lines):
-        left, space, right = line.partition(" ") if isinstance(line, str) else ("", "", "")
-        if not (left and space and right) or " " in right:
-            raise TokenizerError(f"merge {index} is not two tokens and a space", hint=_DAMAGED)
-        merges.append((left, right))
-    return merges
+    if not set(map(type, lines)) <= {str}:
+        raise TokenizerError("a merge is not a text", hint=_DAMAGED)
+    merges = [tuple(line.split(" ")) for line in lines]
+    for index, merge in enumerate(merges):
+        if len(merge) != 2 or not all(merge):
+            raise TokenizerError(f"merge {index:,} is not two tokens and a space", hint=_DAMAGED)
+    return cast(list[tuple[str, str]], merges)
 
 
 def _add_tokens(full: tokenizers.Tokenizer, tokens: Sequence[str], types: Sequence[int]) -> None:

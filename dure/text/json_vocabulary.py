@@ -18,6 +18,7 @@ from dure.text.vocabulary import (
     Kind,
     Vocabulary,
     guarded,
+    takes_whole,
     twin_without_added,
 )
 
@@ -96,9 +97,9 @@ def _plain_model(full: tokenizers.Tokenizer, data: bytes) -> tokenizers.models.M
     model: tokenizers.models.Model = full.model
     if not (isinstance(model, models.BPE) and model.ignore_merges):
         return model
-    hidden = {t.content for t in full.get_added_tokens_decoder().values()}
-    # ignore_merges takes any word it finds whole, an added token's name too: those must go.
-    if not any(model.token_to_id(text) is not None for text in hidden):
+    hidden = {token.content for token in full.get_added_tokens_decoder().values()}
+    known = [text for text in hidden if model.token_to_id(text) is not None]
+    if not takes_whole(full, known):
         return model
     parsed = json.loads(data)["model"]
     vocabulary = {text: i for text, i in parsed["vocab"].items() if text not in hidden}
@@ -143,11 +144,19 @@ def _around(
     bos: int | None,
     eos: int | None,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The ids put before and after a text: what tokenizer_config says, else the post-processor."""
+    """The ids put before and after a text, by tokenizer_config or else the post-processor."""
+    before, after = _post_processed(full)
+    # transformers 5 forgets add_bos_token for some classes (DeepSeek-V3's); the file's word counts.
     says_bos, says_eos = (tokenizer_config.get(f"add_{name}_token") for name in ("bos", "eos"))
-    if says_bos is not None or says_eos is not None:
-        prefix = (bos,) if says_bos and bos is not None else ()
-        return prefix, (eos,) if says_eos and eos is not None else ()
+    if says_bos is not None:
+        before = (bos,) if says_bos and bos is not None else ()
+    if says_eos is not None:
+        after = (eos,) if says_eos and eos is not None else ()
+    return before, after
+
+
+def _post_processed(full: tokenizers.Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids that the post-processor puts before and after a text."""
     bare = guarded(lambda: full.encode("a", add_special_tokens=False).ids, "encoding a letter")
     whole = guarded(lambda: full.encode("a").ids, "encoding a letter")
     extra = len(whole) - len(bare)

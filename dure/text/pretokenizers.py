@@ -1,7 +1,9 @@
 """How each `tokenizer.ggml.pre` cuts text into words before byte-level BPE merges them.
 
 A GGUF file names its rule and leaves the rule itself to the reader. The rules below are those of
-the models' own tokenizer.json, so ids equal the ones transformers gives.
+the models' own tokenizer.json, with one exception: Qwen's brings text to Unicode form NFC first.
+GGUF has no word for that, and neither llama.cpp nor transformers does it for a GGUF file; nor do
+we, so that ids are the same everywhere and every text comes back as it went in.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from tokenizers import Regex, normalizers, pre_tokenizers
+from tokenizers import Regex, pre_tokenizers
 
 from dure.errors import TokenizerError
 
@@ -20,13 +22,11 @@ from dure.errors import TokenizerError
 class PreTokenizer:
     """One rule: text is cut by each pattern in turn, matches and gaps alike becoming words.
 
-    nfc: text is first brought to Unicode form NFC, as the model's own tokenizer.json does.
     ignore_merges: a word that is itself in the vocabulary is taken whole, whatever the merges say.
     add_bos: a file that does not say whether texts begin with BOS means that they do.
     """
 
     patterns: tuple[str, ...]
-    nfc: bool = False
     ignore_merges: bool = False
     add_bos: bool = False
 
@@ -36,10 +36,6 @@ class PreTokenizer:
         # Every pattern is spelled out above, so ByteLevel only maps bytes to its alphabet.
         last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         return pre_tokenizers.Sequence([*parts, last])
-
-    def normalizer(self) -> normalizers.Normalizer | None:
-        """What text passes through before it is cut, or None where it is taken as it is."""
-        return normalizers.NFC() if self.nfc else None
 
 
 # (?i:'s) also matches 's with LATIN SMALL LETTER LONG S, as in the models' own files.
@@ -97,7 +93,7 @@ _DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _DEEPSEEK_HAN, r"\p{N}
 # What a file without a name gets; llama.cpp's choice, since no model's own tokenizer says this.
 _DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")
 
-_QWEN2 = PreTokenizer((_words(r"\p{N}"),), nfc=True)
+_QWEN2 = PreTokenizer((_words(r"\p{N}"),))
 _LLAMA3 = PreTokenizer((_words(r"\p{N}{1,3}"),), ignore_merges=True, add_bos=True)
 _V3 = PreTokenizer(_DEEPSEEK_V3)
 _DIGITS_GPT2 = PreTokenizer((r"\p{N}", _GPT2))
@@ -122,7 +118,7 @@ PRETOKENIZERS: Mapping[str, PreTokenizer] = MappingProxyType(
         "hunyuan": _QWEN2,
         "megrez": _QWEN2,
         "stablelm2": _QWEN2,
-        "qwen35": PreTokenizer((_QWEN35,), nfc=True),
+        "qwen35": PreTokenizer((_QWEN35,)),
         "deepseek-llm": PreTokenizer(_DEEPSEEK_LLM),
         "deepseek-coder": PreTokenizer(_DEEPSEEK_CODER),
         "deepseek-v3": _V3,

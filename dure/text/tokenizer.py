@@ -22,8 +22,10 @@ MAX_TEXT_CHARS = 32 << 20
 class Tokenizer:
     """One model's tokenizer. Immutable after construction, so threads may share it.
 
-    Ids are those transformers gives. Where a GGUF file leaves NFC unsaid (qwen2 and its kin) the
-    text is normalised as the model's own tokenizer.json does; llama.cpp does not do that.
+    Ids are those that transformers gives for the same file, or llama.cpp where transformers
+    misreads a GGUF (SmolLM2's digits). Decoding what was encoded gives the text back, unless the
+    file itself says otherwise: tokenizer.json may normalise (Qwen's does, to NFC), SentencePiece
+    takes ▁ for a space, and a few small vocabularies lack a byte (SmolLM2's has no U+0004).
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -86,6 +86,16 @@ def guarded(call: Callable[[], T], doing: str) -> T:
             f"the tokenizer failed while {doing}: {reason}",
             hint="the file is damaged or of a newer form; fetch it again",
         ) from error
+
+
+def takes_whole(full: tokenizers.Tokenizer, texts: Iterable[str]) -> bool:
+    """Whether the rules of `full` leave any of `texts` as one word.
+
+    A model with ignore_merges takes a word it finds in its vocabulary whole, a control token's
+    name too. Names such as <|im_end|> are no danger: they are cut at their signs.
+    """
+    cutter = full.pre_tokenizer
+    return cutter is None or any(len(cutter.pre_tokenize_str(text)) == 1 for text in texts if text)
 
 
 def twin_without_added(
