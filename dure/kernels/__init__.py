@@ -67,7 +67,13 @@ class Experts:
     """The gate, up and down matrices of `count` experts: one page-aligned record an expert."""
 
     def __init__(
-        self, count: int, hidden: int, intermediate: int, gate_dtype: str, up_dtype: str, down_dtype: str
+        self,
+        count: int,
+        hidden: int,
+        intermediate: int,
+        gate_dtype: str,
+        up_dtype: str,
+        down_dtype: str,
     ) -> None:
         self.packed = _core.Experts(count, hidden, intermediate, gate_dtype, up_dtype, down_dtype)
         self.count = count
@@ -186,7 +192,13 @@ def route(
 
 
 def experts_mlp(
-    x: Floats, ids: Ints, weights: Floats, experts: Experts, *, exact: bool = False, threads: int = 1
+    x: Floats,
+    ids: Ints,
+    weights: Floats,
+    experts: Experts,
+    *,
+    exact: bool = False,
+    threads: int = 1,
 ) -> Floats:
     """The sum over a row's experts of weight * down(silu(gate x) * up x): (n, hidden).
 

@@ -1,0 +1,79 @@
+"""The model families. A file's name is its config.json model_type: that is the registry."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Protocol
+
+from dure.config import architecture_of, read_config
+from dure.errors import UnsupportedModelError
+from dure.weights import Weights, memory_needed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dure.batch import Batch, LayerCache
+    from dure.formats.checkpoint import Checkpoint
+
+
+__all__ = ["Model", "families", "family_of", "load_model", "memory_needed"]
+
+
+class Model(Protocol):
+    """What the engine needs of a family."""
+
+    vocab_size: int
+    context_length: int
+
+    @property
+    def layer_caches(self) -> tuple[LayerCache, ...]:
+        """What each layer keeps of a token."""
+
+    def forward(self, batch: Batch) -> NDArray[np.float32]:
+        """The logits (len(batch.logit_rows), vocab_size) of the rows that want them."""
+
+
+def families() -> dict[str, ModuleType]:
+    """Every model file under the names it answers to: its own, and its GGUF architecture."""
+    found: dict[str, ModuleType] = {}
+    for info in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{info.name}")
+        found[info.name] = module
+        found[module.GGUF_ARCHITECTURE] = module
+    return found
+
+
+def family_of(checkpoint: Checkpoint) -> ModuleType:
+    """The model file of a checkpoint; UnsupportedModelError names the nearest known ones."""
+    known, name = families(), architecture_of(checkpoint)
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    raise UnsupportedModelError(
+        f"{checkpoint.path} is a {name[:60]!r} model, an architecture dure does not run.",
+        hint=f"{'the nearest it runs are' if near else 'it runs'} {', '.join(near or sorted(known))}.",
+    )
+
+
+def load_model(
+    checkpoint: Checkpoint,
+    *,
+    threads: int = 1,
+    exact: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Model:
+    """The checkpoint's model with its weights packed in memory.
+
+    exact: float32 arithmetic on dequantised weights, for parity tests. progress(done, total): bytes.
+    Raises UnsupportedModelError or ModelFileError, and nothing half-loaded stays.
+    """
+    family = family_of(checkpoint)
+    weights = Weights(checkpoint, threads=threads, exact=exact, progress=progress)
+    model: Model = family.Model(read_config(checkpoint), weights)
+    weights.finish()
+    return model
