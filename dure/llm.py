@@ -23,8 +23,7 @@ from dure.errors import (
     NotEnoughMemoryError,
     TemplateError,
 )
-from dure.hub import human_bytes
-from dure.loading import load
+from dure.loading import gigabytes, load
 from dure.measure import FixedRun
 from dure.text.template import ChatTemplate, default_template
 from dure.text.tokenizer import Tokenizer
@@ -171,8 +170,8 @@ class LLM:
         needed, available = len(ids) * vocab_size * 4, machine.memory_available()
         if needed > available:
             raise NotEnoughMemoryError(
-                f"The logits of {len(ids):,} tokens need {human_bytes(needed)} of memory, "
-                f"and {human_bytes(available)} is available.",
+                f"The logits of {len(ids):,} tokens need {gigabytes(needed)} of memory, "
+                f"and {gigabytes(available)} is available.",
                 hint=f"ask for {available // (vocab_size * 4):,} tokens or fewer at a time",
             )
         result = np.empty((len(ids), vocab_size), np.float32)

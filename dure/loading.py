@@ -143,15 +143,15 @@ def plan_memory(
         cache = _whole_blocks(cache_bytes, token_bytes)
         if cache < least:
             raise InvalidRequestError(
-                f"A cache of {hub.human_bytes(cache_bytes)} holds {cache:,} tokens of {name}, "
+                f"A cache of {cache_bytes:,} bytes holds {cache:,} tokens of {name}, "
                 f"less than the {least:,} of one context.",
-                hint=f"give it {hub.human_bytes(_round_up(least) * token_bytes)} or more",
+                hint=f"give it {_round_up(least) * token_bytes:,} or more",
             )
     if cache > fitting:
         needed = weight_bytes + OVERHEAD_BYTES + cache * token_bytes
         raise NotEnoughMemoryError(
-            f"{name} with a cache of {cache:,} tokens needs {hub.human_bytes(needed)} of memory, "
-            f"and {hub.human_bytes(available)} is available.",
+            f"{name} with a cache of {cache:,} tokens needs {gigabytes(needed)} of memory, "
+            f"and {gigabytes(available)} is available.",
             hint=_what_fits(fitting, available),
         )
     return MemoryPlan(
@@ -164,8 +164,7 @@ def _check_weights(name: str, weight_bytes: int, available: int) -> None:
     needed = weight_bytes + OVERHEAD_BYTES
     if needed > available:
         raise NotEnoughMemoryError(
-            f"{name} needs {hub.human_bytes(needed)} of memory, "
-            f"and {hub.human_bytes(available)} is available.",
+            f"{name} needs {gigabytes(needed)} of memory, and {gigabytes(available)} is available.",
             hint=_what_fits(0, available),
         )
 
@@ -184,6 +183,11 @@ def _what_fits(context: int, available: int) -> str:
         return "close other programs, or use a machine with more memory"
     largest = sorted(fitting, key=lambda entry: entry.size_bytes)[-3:]
     return "of the catalogue these fit: " + ", ".join(entry.name for entry in reversed(largest))
+
+
+def gigabytes(size_bytes: int) -> str:
+    """`size_bytes` as "1.24 GB": two that differ enough to matter do not look the same."""
+    return f"{size_bytes / 1e9:.2f} GB"
 
 
 def _whole_blocks(size_bytes: int, token_bytes: int) -> int:

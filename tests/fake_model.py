@@ -1,0 +1,130 @@
+"""A language of 256 bytes and a model that says what a test tells it to, through a real cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dure.batch import BLOCK_SIZE, Batch, LayerCache
+from dure.formats.checkpoint import Checkpoint
+from dure.loading import LoadedModel
+from dure.text.template import CHATML
+
+START, END, UNKNOWN = 256, 257, 258
+SPECIAL = {"<|im_start|>": START, "<|im_end|>": END}
+VOCAB_SIZE = 259
+
+Script = Callable[[str], str | None]
+"""From everything said so far to the next character, or None to end."""
+
+
+def alphabet(text: str) -> str | None:
+    """The letter after the last one, "a" after anything else, and the end after "z"."""
+    last = text[-1]
+    if last == "z":
+        return None
+    return chr(ord(last) + 1) if "a" <= last < "z" else "a"
+
+
+def reply(words: str) -> Script:
+    """A script that answers every chat message with `words`."""
+
+    def say(text: str) -> str | None:
+        said = text.rpartition("<|im_start|>assistant\n")[2]
+        return words[len(said)] if words.startswith(said) and len(said) < len(words) else None
+
+    return say
+
+
+class ByteTokenizer:
+    """A token a byte, and the two marks of ChatML."""
+
+    eos_ids = frozenset({END})
+    special_ids = frozenset({START, END})
+    strips_leading_space = False
+    bos_token = ""
+    eos_token = "<|im_end|>"
+    vocab_size = VOCAB_SIZE
+
+    def token_id(self, text: str) -> int | None:
+        return SPECIAL.get(text)
+
+    def encode(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True
+    ) -> list[int]:
+        if parse_special:
+            for mark, token in SPECIAL.items():
+                text = text.replace(mark, chr(0xE000 + token))
+        ids: list[int] = []
+        for character in text:
+            code = ord(character) - 0xE000
+            ids += [code] if code in (START, END) else character.encode()
+        return ids
+
+    def token_bytes(self, token_id: int) -> bytes:
+        marks = {token: mark.encode() for mark, token in SPECIAL.items()}
+        return (
+            marks[token_id] if token_id in marks else bytes([token_id]) if token_id < 256 else b""
+        )
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return b"".join(self.token_bytes(token) for token in ids).decode("utf-8", "replace")
+
+
+class ScriptModel:
+    """Keeps every token in the cache's blocks, and reads back from there what was said so far."""
+
+    vocab_size = VOCAB_SIZE
+    layer_caches = (LayerCache("gqa", num_kv_heads=1, head_dim=1),)
+
+    def __init__(self, script: Script = alphabet, *, context_length: int = 1024) -> None:
+        self.script = script
+        self.context_length = context_length
+        self.batches: list[Batch] = []
+
+    def forward(self, batch: Batch) -> np.ndarray:
+        self.batches.append(batch)
+        slots = batch.cache[0]  # (blocks, 1, 64): token ids stand where keys would
+        rows = zip(batch.tokens, batch.positions, batch.sequences, strict=True)
+        for token, position, sequence in rows:
+            block = batch.block_tables[sequence, position // BLOCK_SIZE]
+            slots[block, 0, position % BLOCK_SIZE] = token
+        logits = np.zeros((len(batch.logit_rows), self.vocab_size), np.float32)
+        for out, row in zip(logits, batch.logit_rows, strict=True):
+            out[self._next(batch, int(row))] = 30.0
+        return logits
+
+    def _next(self, batch: Batch, row: int) -> int:
+        table = batch.block_tables[batch.sequences[row]]
+        ids = [
+            int(batch.cache[0][table[position // BLOCK_SIZE], 0, position % BLOCK_SIZE])
+            for position in range(batch.positions[row] + 1)
+        ]
+        said = self.script(ByteTokenizer().decode(ids))
+        return END if said is None else ord(said)
+
+
+def loaded(
+    model: ScriptModel,
+    *,
+    context: int = 256,
+    num_blocks: int = 64,
+    template: str | None = CHATML,
+    sampling: dict[str, Any] | None = None,
+) -> LoadedModel:
+    """What `dure.loading.load` would have given for the model."""
+    path = Path("fake.gguf")
+    checkpoint = Checkpoint(path, "gguf", {}, chat_template=template)
+    return LoadedModel(
+        name="fake",
+        path=path,
+        checkpoint=checkpoint,
+        model=model,
+        threads=1,
+        context=context,
+        num_blocks=num_blocks,
+        sampling=sampling or {"temperature": 0},
+    )

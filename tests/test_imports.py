@@ -1,0 +1,107 @@
+"""What may import what, read from the source of every module, function-level imports too."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "dure"
+
+# From left to right; a module imports only from groups to the left of its own.
+LINE = (
+    {"errors"},
+    {"formats", "machine"},
+    {"hub"},
+    {"text", "kernels"},
+    {"batch", "config", "rope"},
+    {"weights"},
+    {"layers"},
+    {"models"},
+    {"engine"},
+    {"answer", "measure", "loading"},
+    {"llm"},
+    {"cli"},
+)
+PLACE = {name: place for place, group in enumerate(LINE) for name in group}
+HUB_MAY_IMPORT = {"errors", "formats"}
+ONLY_IN_HUB = {"socket", "ssl", "http", "urllib", "requests", "httpx", "huggingface_hub", "ftplib"}
+NOWHERE = {"torch", "transformers", "pickle", "marshal", "shelve", "dill"}
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def imported(path: Path) -> set[tuple[str, ...]]:
+    """Every module imported in the file, as a dotted path: ("dure", "engine", "cache")."""
+    found: set[tuple[str, ...]] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(tuple(alias.name.split(".")) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            source = tuple((node.module or "").split("."))
+            # `from dure import hub` names a module; `from dure.hub import resolve` names one too.
+            found.update(
+                (*source, alias.name) if source == ("dure",) else source for alias in node.names
+            )
+    return found
+
+
+def part_of(path: Path) -> str:
+    """The part of dure a file belongs to: "engine" for dure/engine/cache.py."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_imports_point_to_the_left(path: Path) -> None:
+    part = part_of(path)
+    if part in ("__init__", "__main__"):
+        return  # the public names, and the door to the command line
+    for target in imported(path):
+        if target[0] != "dure" or len(target) == 1:
+            continue
+        name = target[1]
+        if name not in PLACE:
+            assert name == "__version__", f"{part} imports dure.{name}, which has no place"
+        elif name != part:
+            assert PLACE[name] < PLACE[part], f"{part} imports {name}, to its right or beside it"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "hub").glob("*.py")), ids=name_of)
+def test_the_hub_knows_only_errors_and_formats(path: Path) -> None:
+    ours = {target[1] for target in imported(path) if target[0] == "dure" and len(target) > 1}
+    assert set() == ours - HUB_MAY_IMPORT - {"hub"}
+
+
+def test_every_part_has_a_place_in_the_line() -> None:
+    parts = {part_of(path) for path in modules()} - {"__init__", "__main__"}
+    assert set() == parts - set(PLACE)
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_nothing_is_imported_where_it_must_not_be(path: Path) -> None:
+    names = {target[0] for target in imported(path)}
+    assert set() == names & NOWHERE
+    if part_of(path) != "hub":
+        assert set() == names & ONLY_IN_HUB
+    if not name_of(path).startswith("text/template"):
+        assert "jinja2" not in names
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_nothing_runs_text_as_code_or_through_a_shell(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        if isinstance(node.func, ast.Name):
+            assert node.func.id not in ("eval", "exec", "compile", "__import__")
+        elif isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
+            assert (node.func.value.id, node.func.attr) not in (("os", "system"), ("os", "popen"))
+        assert "shell" not in [word.arg for word in node.keywords]
