@@ -62,14 +62,18 @@ def quantize_rows(x: Float32Array) -> tuple[npt.NDArray[np.int8], Float32Array]:
     """Integers, int8 (n, cols), and scales, float32 (n, cols / 32), with x close to their product.
 
     A block's scale is its largest magnitude / 127; a value is x * (127 / largest), rounded to
-    nearest, ties to even. A block of zeros has scale 0. Finite x only.
+    nearest, ties to even. A block of zeros, or so small that 127 / largest is infinite, has scale 0
+    and values 0; one that holds a NaN or an infinity has scale NaN and values 0.
     """
     blocks = x.reshape(x.shape[0], -1, ACTIVATION_BLOCK)
     largest = np.abs(blocks).max(axis=-1, keepdims=True)
     most = np.float32(127.0)
-    inverse = np.divide(most, largest, out=np.zeros_like(largest), where=largest > 0)
-    values = np.rint(blocks * inverse).astype(np.int8)
-    return values.reshape(x.shape), (largest / most)[..., 0]
+    with np.errstate(over="ignore", divide="ignore"):
+        inverse = most / largest
+    whole = np.isfinite(largest) & np.isfinite(inverse)
+    products = np.multiply(blocks, inverse, out=np.zeros_like(blocks), where=whole)
+    scales = np.where(whole, largest, np.where(np.isfinite(largest), 0, np.nan)) / most
+    return np.rint(products).astype(np.int8).reshape(x.shape), scales[..., 0].astype(np.float32)
 
 
 def matmul(
@@ -146,7 +150,8 @@ def rms_norm(
     del threads
     wide = x.astype(np.float64)
     normed = wide / np.sqrt(np.mean(wide**2, axis=-1, keepdims=True) + eps)
-    return (normed * weight).astype(np.float32)
+    scaled: Float32Array = (normed * weight).astype(np.float32)
+    return scaled
 
 
 def rope(

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from dure import kernels
 from dure.kernels import reference
 from dure.kernels.dequantize_reference import LAYOUTS, block_size, row_bytes
 
 # Column counts that end inside, on and past the tiles a kernel may use.
-COLS = {1: (1, 7, 33, 64), 32: (32, 96, 576), 256: (256, 768)}
+COLS = {1: (1, 7, 33, 576), 32: (32, 96, 576, 1056), 256: (256, 768, 1280)}
 ROWS = (1, 15, 16, 17, 33, 100)
 
 
@@ -113,3 +114,16 @@ def paged_sequences(
     return PagedSequences(
         cache, np.concatenate(positions), np.concatenate(sequences), tables, histories
     )
+
+
+def packed(dtype: str, raw: np.ndarray, cols: int) -> kernels.Matrix:
+    """A matrix of these rows in the kernels' own layout."""
+    matrix = kernels.Matrix(dtype, raw.shape[0], cols)
+    matrix.fill(0, raw)
+    return matrix
+
+
+def bits(values: np.ndarray) -> np.ndarray:
+    """The bits of float32 values, so that -0 and 0 differ and NaN equals itself."""
+    assert values.dtype == np.float32
+    return np.ascontiguousarray(values).view(np.uint32)

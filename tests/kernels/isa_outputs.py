@@ -1,0 +1,102 @@
+"""Run as a script: every kernel once on fixed inputs, its outputs saved to the .npz file named."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+from kernel_inputs import columns, constant_raw, packed, paged_sequences, random_activations
+from kernel_inputs import random_raw as blocks
+
+from dure import kernels
+from dure.kernels.dequantize_reference import LAYOUTS, QUANTIZED_TYPES, block_size
+
+
+def products(outputs: dict[str, np.ndarray]) -> None:
+    """Matrix products of every type, for tiles of every width, and of extreme codes."""
+    rng = np.random.default_rng(1)
+    for dtype in LAYOUTS:
+        for cols in (columns(dtype)[1], columns(dtype)[-1]):
+            w, x = (
+                packed(dtype, blocks(rng, dtype, 33, cols), cols),
+                random_activations(rng, 21, cols),
+            )
+            for n in (1, 2, 3, 5, 8, 21):
+                for exact in (False, True):
+                    outputs[f"matmul {dtype} {cols} {n} {exact}"] = kernels.matmul(
+                        x[:n], w, exact=exact, threads=2
+                    )
+    for dtype in QUANTIZED_TYPES:
+        cols = 2 * block_size(dtype)
+        for byte in (0x00, 0xFF, 0x80, 0x7F, 0x88, 0x77):
+            w = packed(dtype, constant_raw(dtype, 17, cols, byte, 65504.0), cols)
+            x = np.full((9, cols), 127, np.float32)
+            x[::2, ::2] *= -1
+            outputs[f"extreme {dtype} {byte}"] = kernels.matmul(x, w)
+    x = random_activations(rng, 9, 96) * np.float32(2.0) ** rng.integers(-140, 120, (9, 1))
+    outputs["values"], outputs["scales"] = kernels.quantize_rows(x.astype(np.float32))
+
+
+def rows(outputs: dict[str, np.ndarray]) -> None:
+    """The operations that work on each row by itself."""
+    rng = np.random.default_rng(2)
+    for width in (7, 64, 100):
+        x, up = rng.normal(0, 3, (2, 9, width)).astype(np.float32)
+        outputs[f"norm {width}"] = kernels.rms_norm(x, up[0], 1e-6)
+        outputs[f"silu {width}"] = kernels.silu_mul(x, up)
+    gate = np.concatenate([np.linspace(-120, 120, 4001), [0.0, -0.0, 1e30, -1e30, np.inf, np.nan]])
+    gate = gate.astype(np.float32)[None]
+    outputs["silu range"] = kernels.silu_mul(gate, np.ones_like(gate))
+    angles = rng.uniform(-99, 99, (9, 20))
+    for interleaved in (False, True):
+        x = rng.normal(0, 1, (9, 3, 48)).astype(np.float32)
+        cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        kernels.rope(x, cos, sin, interleaved=interleaved)
+        outputs[f"rope {interleaved}"] = x
+    logits = rng.normal(0, 2, (9, 60)).astype(np.float32)
+    for score in ("softmax", "sigmoid"):
+        outputs[f"ids {score}"], outputs[f"weights {score}"] = kernels.route(
+            logits, top_k=6, normalize=True, score=score
+        )
+
+
+def attention(outputs: dict[str, np.ndarray]) -> None:
+    """Mixed rows over float16 and float32 caches."""
+    for dtype in (np.float16, np.float32):
+        for heads, kv_heads, d in ((4, 2, 24), (7, 1, 64), (16, 2, 80)):
+            for window in (None, 40):
+                rng = np.random.default_rng(3)
+                paged = paged_sequences(rng, [(0, 70), (100, 1), (40, 5)], kv_heads, d, dtype)
+                q = rng.normal(0, 2, (len(paged.positions), heads, d)).astype(np.float32)
+                outputs[f"attention {np.dtype(dtype)} {heads} {d} {window}"] = kernels.attention(
+                    q, *paged.arguments, scale=0.3, window=window, threads=2
+                )
+
+
+def experts(outputs: dict[str, np.ndarray]) -> None:
+    """A mixture in int8 and in floats."""
+    rng = np.random.default_rng(4)
+    mixture = kernels.Experts(4, 256, 96, "Q4_K", "Q5_K", "Q5_0")
+    for expert in range(4):
+        mixture.fill("gate", expert, blocks(rng, "Q4_K", 96, 256))
+        mixture.fill("up", expert, blocks(rng, "Q5_K", 96, 256))
+        mixture.fill("down", expert, blocks(rng, "Q5_0", 256, 96))
+    x = random_activations(rng, 30, 256)
+    ids = np.array([rng.permutation(4)[:2] for _ in range(30)], np.int32)
+    weights = rng.uniform(0, 1, (30, 2)).astype(np.float32)
+    for exact in (False, True):
+        outputs[f"experts {exact}"] = kernels.experts_mlp(x, ids, weights, mixture, exact=exact)
+
+
+def main(path: str) -> None:
+    """Save the outputs of this process's instruction set."""
+    outputs: dict[str, np.ndarray] = {"isa": np.array(kernels.isa())}
+    products(outputs)
+    rows(outputs)
+    attention(outputs)
+    experts(outputs)
+    np.savez(path, **outputs)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,91 @@
+"""Which experts a row goes to, against the reference."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pytest
+from kernel_inputs import bits
+
+from dure import kernels
+from dure.kernels import reference
+
+Score = Literal["softmax", "sigmoid"]
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+@pytest.mark.parametrize(
+    ("experts", "top_k"), [(8, 2), (128, 8), (60, 4), (256, 8), (6, 6), (1, 1)]
+)
+def test_routes_are_those_of_the_reference(
+    experts: int, top_k: int, score: Score, normalize: bool
+) -> None:
+    logits = np.random.default_rng(1).normal(0, 2, (50, experts)).astype(np.float32)
+    ids, weights = kernels.route(logits, top_k=top_k, normalize=normalize, score=score)
+    expected_ids, expected_weights = reference.route(
+        logits, top_k=top_k, normalize=normalize, score=score
+    )
+    assert (ids.dtype, weights.dtype) == (np.int32, np.float32)
+    np.testing.assert_array_equal(ids, expected_ids)
+    np.testing.assert_allclose(weights, expected_weights, rtol=5e-6)
+
+
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+def test_of_equal_scores_the_lower_id_comes_first(score: Score) -> None:
+    logits = np.zeros((3, 10), np.float32)
+    logits[1, [3, 7, 9]] = 1
+    logits[2] = np.arange(10) // 2
+    ids, weights = kernels.route(logits, top_k=4, normalize=True, score=score)
+    assert ids.tolist() == [[0, 1, 2, 3], [3, 7, 9, 0], [8, 9, 6, 7]]
+    np.testing.assert_allclose(weights[0], 0.25, rtol=1e-6)
+
+
+def test_large_logits_neither_overflow_nor_lose_their_order() -> None:
+    logits = np.array([[1e4, 1e4 - 1, -1e4, 1e4 - 2]], np.float32)
+    ids, weights = kernels.route(logits, top_k=3, normalize=True)
+    assert ids.tolist() == [[0, 1, 3]]
+    expected = np.exp([0, -1, -2]) / np.exp([0, -1, -2]).sum()
+    np.testing.assert_allclose(weights[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+def test_a_row_has_the_same_bits_in_any_batch(score: Score) -> None:
+    logits = np.random.default_rng(2).normal(0, 2, (40, 64)).astype(np.float32)
+    ids, weights = kernels.route(logits, top_k=6, normalize=True, score=score)
+    for i in range(40):
+        one_ids, one_weights = kernels.route(
+            logits[i : i + 1], top_k=6, normalize=True, score=score
+        )
+        np.testing.assert_array_equal(one_ids[0], ids[i])
+        np.testing.assert_array_equal(bits(one_weights[0]), bits(weights[i]))
+
+
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+def test_a_row_that_is_not_finite_still_goes_to_different_experts_that_exist(score: Score) -> None:
+    for bad in (np.nan, np.inf, -np.inf):
+        logits = np.random.default_rng(3).normal(0, 1, (3, 16)).astype(np.float32)
+        clean, _ = kernels.route(logits, top_k=16, normalize=True, score=score)
+        logits[1, ::2] = bad
+        ids, _ = kernels.route(logits, top_k=16, normalize=True, score=score)
+        np.testing.assert_array_equal(np.sort(ids, axis=1), np.tile(np.arange(16), (3, 1)))
+        np.testing.assert_array_equal(ids[[0, 2]], clean[[0, 2]])
+
+
+@pytest.mark.parametrize(
+    ("logits", "top_k", "score"),
+    [
+        (np.zeros((2, 8), np.float32), 9, "softmax"),
+        (np.zeros((2, 8), np.float32), 0, "softmax"),
+        (np.zeros((2, 8), np.float32), -1, "softmax"),
+        (np.zeros((2, 0), np.float32), 1, "softmax"),
+        (np.zeros((2, 8), np.float32), 2, "tanh"),
+        (np.zeros((2, 8), np.float64), 2, "softmax"),
+        (np.zeros(8, np.float32), 2, "softmax"),
+        (np.zeros((4, 8), np.float32)[::2], 2, "softmax"),
+    ],
+)
+def test_routes_that_cannot_be_are_refused(logits: np.ndarray, top_k: int, score: Score) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        kernels.route(logits, top_k=top_k, normalize=True, score=score)
