@@ -1,4 +1,4 @@
-"""A Hugging Face, a ModelScope and a package index on 127.0.0.1, that fail in the ways real ones do.
+"""A Hugging Face, a ModelScope and a package index on 127.0.0.1, that fail as real ones do.
 
 `Fault`s are queued under a file's name (or an API's path) and used up one a request, in order.
 """

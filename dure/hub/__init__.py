@@ -25,7 +25,7 @@ from dure.hub.catalogue import (
     load_catalogue,
     suggestions,
 )
-from dure.hub.fetch import Job, Progress, fetch
+from dure.hub.fetch import Job, Progress, fetch_model
 from dure.hub.names import ModelName, parse_name
 from dure.hub.store import LocalModel
 from dure.hub.transfer import human_bytes
@@ -118,7 +118,7 @@ def pull(
         progress=progress or _ignore,
     )
     try:
-        local = fetch(job)
+        local = fetch_model(job)
     except (DownloadError, ModelNotFoundError) as failure:
         if not failure.hint:
             failure.hint = _what_works_offline(wanted)

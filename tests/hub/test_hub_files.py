@@ -33,7 +33,7 @@ def test_the_quantisation_is_read_from_a_files_name(path: str, quant: str) -> No
 
 
 def test_a_quantisation_picks_its_file_in_any_case() -> None:
-    assert ["a-Q8_0.gguf"] == chosen("a-Q4_0.gguf", "a-Q8_0.gguf", "README.md", quant="q8_0")
+    assert chosen("a-Q4_0.gguf", "a-Q8_0.gguf", "README.md", quant="q8_0") == ["a-Q8_0.gguf"]
 
 
 def test_all_parts_of_a_split_file_are_picked_in_order() -> None:
@@ -47,8 +47,8 @@ def test_a_split_file_with_a_part_missing_is_refused() -> None:
 
 
 def test_without_a_quantisation_the_usual_one_is_taken() -> None:
-    assert ["a-Q4_K_M.gguf"] == chosen("a-F16.gguf", "a-Q2_K.gguf", "a-Q4_K_M.gguf")
-    assert ["a-Q8_0.gguf"] == chosen("a-F16.gguf", "a-Q8_0.gguf", "mmproj-a-Q4_K_M.gguf")
+    assert chosen("a-F16.gguf", "a-Q2_K.gguf", "a-Q4_K_M.gguf") == ["a-Q4_K_M.gguf"]
+    assert chosen("a-F16.gguf", "a-Q8_0.gguf", "mmproj-a-Q4_K_M.gguf") == ["a-Q8_0.gguf"]
 
 
 def test_a_quantisation_that_is_not_there_names_those_that_are() -> None:

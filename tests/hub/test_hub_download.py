@@ -1,0 +1,381 @@
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import QUICK
+from fake_hub import COMMIT, FakeHub, Fault
+
+from dure import hub
+from dure.errors import DownloadError, DureError, ModelNotFoundError, UnsupportedModelError
+from dure.hub import Progress, transfer
+
+REPO = "maker/Model-GGUF"
+FILE = "model-Q4_0.gguf"
+
+
+@pytest.fixture
+def data(server: FakeHub, noise: Callable[[int], bytes]) -> bytes:
+    """The bytes of the one GGUF file of REPO, on both hubs."""
+    content = noise(2_500_000)
+    server.huggingface[REPO] = {FILE: content, "README.md": b"# Model", "x.py": b"import os"}
+    server.modelscope[REPO] = {FILE: content, "README.md": b"# Model"}
+    return content
+
+
+def pull(name: str = REPO, **options: object) -> hub.ResolvedModel:
+    return hub.pull(name, patience=QUICK, **options)  # type: ignore[arg-type]
+
+
+def assert_nothing_landed(home: Path) -> None:
+    assert hub.local_models() == []
+    assert not list((home / "models").glob("[!.]*"))
+    with pytest.raises(ModelNotFoundError):
+        hub.resolve(REPO, allow_download=False)
+
+
+@pytest.mark.parametrize("name", [REPO, f"modelscope:{REPO}", f"{REPO}:q4_0", f"{REPO}@main"])
+def test_a_model_is_pulled_from_either_hub_byte_for_byte(
+    home: Path, server: FakeHub, data: bytes, name: str
+) -> None:
+    pulled = pull(name)
+    assert data == pulled.path.read_bytes()
+    assert {FILE, "dure.json"} == {file.name for file in pulled.path.parent.iterdir()}
+    assert pulled.path == hub.resolve(name, allow_download=False).path
+    assert len(data) == server.bytes_sent(FILE)
+
+
+def test_a_safetensors_model_is_pulled_as_a_folder_with_only_what_is_needed(
+    home: Path, server: FakeHub, noise: Callable[[int], bytes]
+) -> None:
+    wanted = {
+        "config.json": b"{}",
+        "generation_config.json": b'{"temperature": 0.6}',
+        "model-00001-of-00002.safetensors": noise(200_000),
+        "model-00002-of-00002.safetensors": noise(100_000),
+        "model.safetensors.index.json": b'{"weight_map": {}}',
+        "tokenizer.json": noise(5000),
+    }
+    other = {"pytorch_model.bin": noise(9), "modeling.py": b"x", "LICENSE": b"Apache"}
+    server.huggingface["maker/Model"] = {**other, **wanted}
+    folder = pull("maker/Model").path
+    assert wanted == {f.name: f.read_bytes() for f in folder.iterdir() if f.name != "dure.json"}
+    assert [name for name in other if server.sent[name]] == []
+
+
+def test_what_is_here_is_not_asked_for_again(server: FakeHub, data: bytes) -> None:
+    pull()
+    before = len(server.asked)
+    assert data == hub.resolve(REPO.upper()).path.read_bytes()
+    assert data == pull().path.read_bytes()
+    assert before == len(server.asked)
+
+
+def test_a_cut_connection_is_continued_where_it_broke_off(server: FakeHub, data: bytes) -> None:
+    server.faults[FILE] = [Fault(cut_after=1_000_000), Fault(cut_after=500_000)]
+    assert data == pull().path.read_bytes()
+    starts = [start for start, _ in server.sent[FILE]]
+    assert starts == [0, 1_000_000, 1_500_000]
+    assert len(data) == server.bytes_sent(FILE)
+
+
+def test_a_pull_that_gave_up_is_continued_by_the_next(
+    home: Path, server: FakeHub, data: bytes
+) -> None:
+    server.faults[FILE] = [Fault(cut_after=1_200_000), *[Fault(cut_after=0)] * QUICK.attempts]
+    with pytest.raises(DownloadError) as caught:
+        pull()
+    assert "continues" in caught.value.hint
+    assert_nothing_landed(home)
+    assert data == pull().path.read_bytes()
+    assert len(data) == server.bytes_sent(FILE)
+
+
+def test_a_server_that_ignores_ranges_is_read_from_the_start(server: FakeHub, data: bytes) -> None:
+    server.faults[FILE] = [Fault(cut_after=1_000_000), Fault(ignore_range=True)]
+    assert data == pull().path.read_bytes()
+
+
+def test_wrong_bytes_are_refused_and_nothing_of_them_is_kept(
+    home: Path, server: FakeHub, data: bytes
+) -> None:
+    server.faults[FILE] = [Fault(wrong=True)]
+    with pytest.raises(DownloadError, match="not what was promised"):
+        pull()
+    assert_nothing_landed(home)
+    assert list(home.rglob("*.part")) == []
+    assert data == pull().path.read_bytes()
+
+
+def test_a_small_file_that_is_wrong_is_refused_too(
+    home: Path, server: FakeHub, noise: Callable[[int], bytes]
+) -> None:
+    files = {"config.json": b'{"a": 1}', "model.safetensors": noise(1000)}
+    server.huggingface[REPO] = files
+    server.faults["config.json"] = [Fault(wrong=True)]
+    with pytest.raises(DownloadError, match=r"config\.json"):
+        pull()
+    assert_nothing_landed(home)
+
+
+def test_a_part_damaged_on_disk_is_fetched_again_from_the_start(
+    home: Path, server: FakeHub, data: bytes
+) -> None:
+    server.faults[FILE] = [Fault(cut_after=1_000_000), *[Fault(cut_after=0)] * QUICK.attempts]
+    with pytest.raises(DownloadError):
+        pull()
+    (part,) = home.rglob("*.part")
+    part.write_bytes(bytes(len(part.read_bytes())))
+    assert data == pull().path.read_bytes()
+
+
+def test_an_answer_longer_than_the_file_is_cut_off(
+    home: Path, server: FakeHub, data: bytes
+) -> None:
+    server.faults[FILE] = [Fault(endless=True)]
+    with pytest.raises(DownloadError, match="more came"):
+        pull()
+    assert_nothing_landed(home)
+    assert sum(f.stat().st_size for f in home.rglob("*.part")) == 0
+
+
+def test_an_answer_packed_unasked_is_refused(home: Path, server: FakeHub, data: bytes) -> None:
+    server.faults[FILE] = [Fault(gzipped=True)]
+    with pytest.raises(DownloadError, match="packed"):
+        pull()
+    assert_nothing_landed(home)
+
+
+def test_a_busy_server_is_asked_again(server: FakeHub, data: bytes) -> None:
+    server.faults[FILE] = [Fault(status=503), Fault(status=429), Fault(status=500)][:2]
+    assert data == pull().path.read_bytes()
+
+
+def test_the_token_goes_to_the_hub_and_to_nobody_else(
+    server: FakeHub, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.token = "hf_secret"
+    with pytest.raises(ModelNotFoundError):
+        pull()
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    server.asked.clear()
+    pull()
+    told = {path.split("/")[1] for path, headers in server.asked if "Authorization" in headers}
+    assert {"api", "maker"} == told
+    assert any(path.startswith("/blob/") for path, _ in server.asked)
+
+
+def test_the_token_that_the_hubs_own_tools_saved_is_used(
+    server: FakeHub, data: bytes, tmp_path: Path
+) -> None:
+    server.token = "hf_saved"
+    (tmp_path / "huggingface").mkdir()
+    (tmp_path / "huggingface" / "token").write_text("hf_saved\n")
+    assert data == pull().path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://", "gopher://127.0.0.1/x", "//\\evil/x"],
+)
+def test_a_redirect_to_anything_but_http_is_refused(
+    home: Path, server: FakeHub, data: bytes, target: str
+) -> None:
+    server.faults[f"/{REPO}/resolve/{COMMIT}/{FILE}"] = [Fault(redirect=target)] * 5
+    with pytest.raises(DureError):
+        pull()
+    assert_nothing_landed(home)
+
+
+def test_redirects_in_a_circle_end(home: Path, server: FakeHub, data: bytes) -> None:
+    path = f"/{REPO}/resolve/{COMMIT}/{FILE}"
+    server.faults[path] = [Fault(redirect=server.url + path)] * 200
+    with pytest.raises(DownloadError):
+        pull()
+    assert_nothing_landed(home)
+
+
+def test_a_repository_that_is_not_there_is_said_not_to_be(server: FakeHub, data: bytes) -> None:
+    with pytest.raises(ModelNotFoundError, match="has no repository maker/Nothing"):
+        pull("maker/Nothing")
+    with pytest.raises(ModelNotFoundError, match="ModelScope has no repository maker/Nothing"):
+        pull("modelscope:maker/Nothing")
+
+
+def test_a_gated_repository_says_where_to_accept_its_terms(server: FakeHub, data: bytes) -> None:
+    server.token = "hf_other"
+    server.gated.add(REPO)
+    with pytest.raises(DownloadError, match="accepted its terms") as caught:
+        pull()
+    assert f"{server.url}/{REPO}" in caught.value.hint and "HF_TOKEN" in caught.value.hint
+
+
+def test_a_revision_that_is_not_there_is_said_not_to_be(server: FakeHub, data: bytes) -> None:
+    with pytest.raises(ModelNotFoundError, match="not the revision"):
+        pull(REPO + "@v9")
+
+
+def test_a_file_name_that_would_leave_the_folder_is_refused(
+    home: Path, server: FakeHub, data: bytes
+) -> None:
+    server.paths[FILE] = "../../evil-Q4_0.gguf"
+    with pytest.raises(DownloadError, match="leave its folder"):
+        pull()
+    assert list(home.rglob("*evil*")) == []
+
+
+def test_a_repository_without_a_model_is_refused(server: FakeHub) -> None:
+    server.huggingface[REPO] = {"pytorch_model.bin": b"pickle", "config.json": b"{}"}
+    with pytest.raises(UnsupportedModelError):
+        pull()
+
+
+def test_a_listing_that_is_none_is_an_error(server: FakeHub, data: bytes) -> None:
+    server.add_wheel("page", "1", {})
+    server.html_index = True
+    to_a_page = [Fault(redirect=server.url + "/simple/page/")]
+    server.faults[f"/api/models/{REPO}/revision/main"] = to_a_page
+    with pytest.raises(DownloadError, match="not JSON"):
+        pull()
+
+
+def test_without_a_hub_the_error_says_what_was_tried_and_what_works(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
+        monkeypatch.setenv("HF_ENDPOINT", nobody)
+        with pytest.raises(DownloadError) as caught:
+            pull()
+    assert REPO in caught.value.message and nobody in caught.value.message
+    assert "qwen2.5-coder:0.5b" in caught.value.hint and "smollm2:135m" in caught.value.hint
+
+
+def test_offline_mode_asks_nobody(
+    server: FakeHub, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE"):
+        pull()
+    assert server.asked == []
+
+
+def test_a_pull_that_cannot_fit_is_refused_before_it_begins(
+    home: Path, server: FakeHub, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage("/")._replace(free=1_000_000)
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(DownloadError, match=r"needs 36 MB of disk.*1\.0 MB is free") as caught:
+        pull()
+    assert "DURE_HOME" in caught.value.hint
+    assert server.bytes_sent(FILE) == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+def test_a_disk_that_fills_up_leaves_nothing_that_looks_whole(
+    home: Path, server: FakeHub, data: bytes
+) -> None:
+    partial = home / "models" / ".partial" / hub.parse_name(REPO).folder
+    partial.mkdir(parents=True)
+    (partial / (FILE + ".part")).symlink_to("/dev/full")
+    with pytest.raises(DownloadError, match="of disk in") as caught:
+        pull()
+    assert "free some space" in caught.value.hint
+    assert_nothing_landed(home)
+    (partial / (FILE + ".part")).unlink()
+    assert data == pull().path.read_bytes()
+
+
+def test_two_pulls_of_one_model_at_once_fetch_it_once(server: FakeHub, data: bytes) -> None:
+    server.faults[FILE] = [Fault(pause_s=0.01)]
+    seen: list[Progress] = []
+    paths: list[Path] = []
+
+    def work() -> None:
+        paths.append(pull(progress=seen.append).path)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(paths) == 3 and len(set(paths)) == 1
+    assert data == paths[0].read_bytes()
+    assert len(data) == server.bytes_sent(FILE)
+    assert "waiting" in {progress.stage for progress in seen}
+
+
+def test_a_process_killed_at_any_moment_leaves_nothing_that_resolves(
+    home: Path, server: FakeHub, data: bytes
+) -> None:
+    program = f"from dure import hub; hub.pull({REPO!r})"
+    for moment in (0.0, 0.05, 0.2):
+        server.faults[FILE] = [Fault(pause_s=0.5)]
+        asked = len(server.asked)
+        child = subprocess.Popen([sys.executable, "-c", program])
+        while len(server.asked) < asked + 4:  # revision, tree, file, blob: bytes are coming
+            assert child.poll() is None
+            time.sleep(0.005)
+        time.sleep(moment)
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+        server.faults[FILE].clear()
+        assert_nothing_landed(home)
+    assert data == pull().path.read_bytes()
+
+
+def test_progress_never_goes_back_and_ends_at_the_size(server: FakeHub, data: bytes) -> None:
+    server.faults[FILE] = [Fault(cut_after=1_000_000)]
+    seen: list[Progress] = []
+    pull(progress=seen.append)
+    done = [progress.done_bytes for progress in seen if progress.stage == "downloading"]
+    assert sorted(done) == done
+    assert (len(data), len(data)) == (seen[-1].done_bytes, seen[-1].total_bytes)
+    assert seen[-1].stage == "done"
+
+
+def test_a_pull_stopped_by_ctrl_c_is_continued(home: Path, server: FakeHub, data: bytes) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.done_bytes >= 2_000_000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pull(progress=stop)
+    assert_nothing_landed(home)
+    assert data == pull().path.read_bytes()
+    assert server.sent[FILE][-1][0] >= 1_000_000
+
+
+def test_an_unverified_leftover_is_not_taken_for_the_file(
+    home: Path, server: FakeHub, data: bytes
+) -> None:
+    partial = home / "models" / ".partial" / hub.parse_name(REPO).folder
+    partial.mkdir(parents=True)
+    (partial / FILE).write_bytes(bytes(len(data)))
+    (partial / "junk").write_bytes(b"from another time")
+    assert data == pull().path.read_bytes()
+    assert not (hub.resolve(REPO).path.parent / "junk").exists()
+
+
+def test_a_split_model_interrupted_between_its_parts_keeps_the_parts_it_has(
+    server: FakeHub, noise: Callable[[int], bytes]
+) -> None:
+    parts = {f"m-Q4_0-0000{n}-of-00002.gguf": noise(300_000) for n in (1, 2)}
+    first, second = parts
+    server.huggingface[REPO] = dict(parts)
+    server.faults[second] = [Fault(status=404)]
+    with pytest.raises(DownloadError):
+        pull()
+    pulled = pull()
+    assert first == pulled.path.name
+    assert parts == {name: (pulled.path.parent / name).read_bytes() for name in parts}
+    assert server.bytes_sent(first) == 300_000
