@@ -160,9 +160,9 @@ def _chat_template(folder: Path, tokenizer_config: dict[str, Any]) -> str | None
         except UnicodeDecodeError:
             raise ModelFileError(f"{path} is not UTF-8 text.") from None
     template = tokenizer_config.get("chat_template")
-    if isinstance(template, list):  # several named ones; "default" is for plain chat
-        named = {
-            each.get("name"): each.get("template") for each in template if isinstance(each, dict)
-        }
-        template = named.get("default")
+    if isinstance(template, list):  # several with names; "default" is the one for plain chat
+        named = (each for each in template if isinstance(each, dict))
+        template = next(
+            (each.get("template") for each in named if each.get("name") == "default"), None
+        )
     return template if isinstance(template, str) else None

@@ -24,7 +24,7 @@ from dure.formats.safetensors import INDEX_NAME, read_safetensors
 from dure.formats.tensors import TensorInfo
 
 SPARE_MEMORY = 64 << 20
-HANG_S = 60  # for a few hundred files that take a millisecond each
+HANG_S = 300  # for a few hundred files that take a millisecond or two each
 EXTREMES = (
     *(0, 1, 2, 3, 7, 8, 9, 31, 32, 33, 127, 128, 255, 256, 65_535, 65_536),
     *((1 << bits) + by for bits in (24, 31, 32, 53, 62, 63, 64) for by in (-33, -32, -1, 0, 1)),
