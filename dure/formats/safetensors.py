@@ -53,7 +53,7 @@ def _read_folder(folder: Path) -> dict[str, TensorInfo]:
         raise ModelFileError(f"{folder} has no .safetensors file.")
     names = ", ".join(path.name for path in paths[:4])
     raise ModelFileError(
-        f"{folder} has no {INDEX_NAME} to say how its .safetensors files ({names}) belong together.",
+        f"{folder} has no {INDEX_NAME} to say how its files ({names}) belong together.",
         hint=f"download {INDEX_NAME} as well, or give the one file that is meant.",
     )
 
