@@ -209,6 +209,15 @@ def test_a_copy_takes_every_layer_and_a_forgotten_block_is_wiped() -> None:
     assert [bool(layer[target].any()) for layer in storage] == [False, False]
 
 
+def test_a_block_that_was_copied_from_counts_as_used() -> None:
+    pool = BlockPool(3)
+    blocks = [publish_block(pool, ROOT, [i] * BLOCK_SIZE) for i in range(3)]
+    for block in (blocks[1], blocks[2]):
+        pool.release([block])
+    pool.copy(blocks[1], blocks[0])
+    assert blocks[2] == pool.allocate()
+
+
 def test_the_only_free_block_can_be_the_one_that_is_copied_from() -> None:
     engine = make_engine(num_blocks=1)
     prompt = random_prompt(RNG, 20)

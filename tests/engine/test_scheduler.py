@@ -113,13 +113,36 @@ def test_the_youngest_is_preempted_and_the_oldest_never() -> None:
 
 def test_admitting_a_request_leaves_a_block_for_each_that_runs() -> None:
     engine = make_engine(num_blocks=4, max_batch_tokens=512)
-    first = engine.add(random_prompt(RNG, 32), SamplingParams(max_tokens=5))
+    first = engine.add(random_prompt(RNG, 40), SamplingParams(max_tokens=5))
     engine.step()
-    second = engine.add(random_prompt(RNG, 96), SamplingParams(max_tokens=1))
+    second = engine.add(random_prompt(RNG, 64), SamplingParams(max_tokens=1))
     engine.step()
-    assert second.state is RequestState.WAITING
+    assert (engine.pool.num_free, second.state) == (2, RequestState.WAITING)
     run(engine)
-    assert (first.num_preemptions, second.num_preemptions) == (0, 0)
+    assert (first.finish_reason, second.finish_reason) == ("length", "length")
+
+
+def test_a_preempted_request_goes_before_those_that_came_after_it() -> None:
+    engine = make_engine(num_blocks=4)
+    oldest = engine.add(random_prompt(RNG, 30), SamplingParams(max_tokens=80))
+    preempted = engine.add(random_prompt(RNG, 30), SamplingParams(max_tokens=80))
+    engine.step()
+    later = engine.add(random_prompt(RNG, 80), SamplingParams(max_tokens=1))
+    order = [output.request for output in run(engine) if output.finish_reason]
+    assert order == [oldest, preempted, later]
+    assert preempted.num_preemptions > 0
+
+
+def test_who_waited_for_a_shared_prompt_is_still_older_than_who_overtook_it() -> None:
+    engine = make_engine(max_batch_tokens=64)
+    prompt = random_prompt(RNG, 40)
+    first = engine.add(prompt, SamplingParams(max_tokens=9))
+    same = engine.add(prompt, SamplingParams(max_tokens=9))
+    other = engine.add(random_prompt(RNG, 5), SamplingParams(max_tokens=9))
+    engine.step()
+    assert engine.scheduler.running == [first, other]
+    engine.step()
+    assert engine.scheduler.running == [first, same, other]
 
 
 def test_two_thousand_requests_with_a_third_aborted_at_random_give_every_block_back() -> None:
