@@ -221,3 +221,26 @@ def test_uniform_numbers_are_even_and_below_one() -> None:
     counts, _ = np.histogram(numbers, bins=10, range=(0, 1))
     assert abs(counts - 1000).max() < 120  # four standard deviations
     assert len(set(numbers)) == len(numbers)
+
+
+@pytest.mark.parametrize("trial", range(30))
+def test_the_kernels_draw_what_their_numpy_reference_draws(trial: int) -> None:
+    rng = np.random.default_rng(trial)
+    values = logits(rng)
+    asked = request(
+        [1],
+        rng.integers(0, VOCAB, trial).tolist(),
+        temperature=float(rng.choice([0.0, 0.3, 1.0])),
+        top_k=int(rng.choice([0, 20])),
+        top_p=float(rng.choice([0.9, 1.0])),
+        min_p=float(rng.choice([0.0, 0.05])),
+        frequency_penalty=0.1,
+        logprobs=5,
+    )
+    token, entry = Sampler().sample(asked, values)
+    expected_token, expected = SAMPLER.sample(asked, values)
+    assert expected_token == token
+    assert [i for i, _ in expected.top] == [i for i, _ in entry.top]
+    np.testing.assert_allclose([p for _, p in expected.top], [p for _, p in entry.top], rtol=1e-6)
+    assert expected.logprob == pytest.approx(entry.logprob, rel=1e-6)
+    assert dict(entry.top).get(token, entry.logprob) == entry.logprob
