@@ -12,10 +12,7 @@ import pytest
 from fake_hub import FakeHub
 
 from dure import hub as dure_hub
-from dure.hub import Patience
 from dure.hub.catalogue import parse_catalogue
-
-QUICK = Patience(answer_s=5, read_s=5, attempts=3, backoff_s=0.01)
 
 
 @pytest.fixture

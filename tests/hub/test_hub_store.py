@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import QUICK
-from fake_hub import FakeHub, Fault
+from fake_hub import QUICK, FakeHub, Fault
 
 from dure import hub
 from dure.errors import DownloadError, InvalidRequestError, ModelNotFoundError

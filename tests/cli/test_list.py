@@ -1,0 +1,55 @@
+"""dure list: what is here and what could be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dure.hub import load_catalogue
+from dure.hub.store import Record, land, models_folder
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DURE_HOME", str(tmp_path / "dure"))
+
+
+def place(name: str, size: int) -> None:
+    """A model that is here, without the pulling."""
+    partial = models_folder() / ".partial" / "x"
+    partial.mkdir(parents=True)
+    (partial / "m.gguf").write_bytes(bytes(size))
+    record = Record(name, "PyPI", "1", "Apache-2.0", pulled_at="2026-01-02T03:04:05+00:00")
+    folder = models_folder() / ("catalogue--" + name.replace(":", "--"))
+    land(partial, folder, Record(**{**vars(record), "files": {"m.gguf": size}}))
+
+
+def test_an_empty_list_prints_nothing_and_says_how_to_begin(dure_command) -> None:
+    done = dure_command("list")
+    assert (done.code, done.out) == (0, "")
+    assert f"dure pull {load_catalogue().default}" in done.err
+    assert json.loads(dure_command("list", "--json").out) == []
+
+
+def test_models_here_are_a_table_with_a_line_each(dure_command) -> None:
+    place("smollm2:135m", 98_000_000 // 1000)
+    place("qwen3:0.6b", 5000)
+    head, first, second = dure_command("list").out.splitlines()
+    assert head.split() == ["NAME", "SIZE", "HERE", "FROM", "LICENCE"]
+    assert first.split() == ["qwen3:0.6b", "5.0", "kB", "2026-01-02", "PyPI", "Apache-2.0"]
+    assert second.startswith("smollm2:135m")
+
+
+def test_all_adds_the_rest_of_the_catalogue_and_marks_the_default(dure_command) -> None:
+    place("smollm2:135m", 1000)
+    rows = json.loads(dure_command("list", "--all", "--json").out)
+    assert {row["name"] for row in rows} == {e.name for e in load_catalogue().entries}
+    assert [row["name"] for row in rows if row["here"]] == ["smollm2:135m"]
+    assert [row["name"] for row in rows if row["default"]] == [load_catalogue().default]
+    assert "(default)" in dure_command("list", "--all").out
+
+
+def test_output_off_a_terminal_has_no_colour(dure_command) -> None:
+    assert "\x1b" not in dure_command("list", "--all").out
