@@ -139,14 +139,7 @@ class Engine:
             )
             for choice in range(params.n)
         )
-        taken = [request.id for request in choices if self._is_taken(request.id)]
-        if taken:
-            raise InvalidRequestError(f"A request with the id {taken[0]!r} is still running.")
-        self._choices[name] = choices
-        for request in choices:
-            request.choices = choices
-            self._requests[request.id] = request
-            self.scheduler.add(request)
+        self._enter(choices)
         return choices[0]
 
     def step(self) -> list[StepOutput]:
@@ -199,6 +192,17 @@ class Engine:
         if self._choices or self.scheduler.waiting or self.scheduler.running:
             raise RuntimeError("finished requests are still queued")
         self.scheduler.check()
+
+    def _enter(self, choices: tuple[Request, ...]) -> None:
+        """Nothing; all choices of one request wait. InvalidRequestError if an id is in use."""
+        for request in choices:
+            if request.id in self._requests or request.id in self._choices:
+                raise InvalidRequestError(f"A request with the id {request.id!r} is still running.")
+        self._choices[choices[0].id] = choices
+        for request in choices:
+            request.choices = choices
+            self._requests[request.id] = request
+            self.scheduler.add(request)
 
     def _deliver(self, chunks: Sequence[Chunk], logits: NDArray[np.float32]) -> list[StepOutput]:
         """One output for each chunk that ended in a token; the others are only kept."""
@@ -256,9 +260,6 @@ class Engine:
             raise RuntimeError("requests wait, but none can be scheduled")
         self.check_idle()
         return []
-
-    def _is_taken(self, request_id: str) -> bool:
-        return request_id in self._requests or request_id in self._choices
 
     def _check_ids(self, params: SamplingParams) -> None:
         size = self.model.vocab_size

@@ -274,5 +274,5 @@ class PoolWalk(RuleBasedStateMachine):
 
 TestPoolWalk = PoolWalk.TestCase
 TestPoolWalk.settings = settings(
-    max_examples=30, stateful_step_count=25, deadline=None, derandomize=True
+    max_examples=20, stateful_step_count=25, deadline=None, derandomize=True
 )
