@@ -8,6 +8,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 
@@ -77,7 +78,7 @@ def test_show_for_a_person_is_a_line_a_fact_without_terminal_commands(
     lines = dict(line.split(maxsplit=1) for line in done.out.splitlines())
     assert lines["experts"] == "8, 2 a token"
     assert lines["context"] == "4,096 tokens"
-    assert lines["weights"].startswith("18 kB, 8.5 bits each: Q8_0 100 %, F32 <1 %")
+    assert lines["weights"].startswith("18 kB, 8.6 bits each: Q8_0 100 %, F32 <1 %")
     assert lines["memory"].endswith("2.1 MB for 4,096 tokens of context")
     assert "\x1b" not in done.out
 
@@ -99,8 +100,6 @@ def test_show_prints_the_template_alone(model: Path, dure_command) -> None:
 
 
 def test_show_reads_a_folder_of_safetensors(tmp_path: Path, dure_command) -> None:
-    from safetensors.numpy import save_file
-
     folder = tmp_path / "folder"
     folder.mkdir()
     save_file({"model.norm.weight": np.ones(16, np.float16)}, folder / "model.safetensors")
