@@ -50,13 +50,12 @@ class PullReport:
         if self._live:
             width = shutil.get_terminal_size().columns - 1
             self._stream.write(f"\r\x1b[K{text[:width]}")
-            self._drawn = True
+            self._drawn = progress.stage != "done"
+            self._stream.write("" if self._drawn else "\n")
             self._stream.flush()
         elif progress.stage not in ("asking", "checking"):
             self._stream.write(text + "\n")
             self._stream.flush()
-        if progress.stage == "done":
-            self._erase()
 
     def _text(self, progress: Progress, now: float) -> str:
         from dure.hub import human_bytes  # noqa: PLC0415 - loaded by then; keeps --help light

@@ -65,6 +65,7 @@ def _catalogued(entry: CatalogueEntry) -> dict[str, Any]:
         "active_parameters": entry.active_parameters or entry.parameters,
         "quantisation": {entry.quantisation: 1.0},
         "size_bytes": entry.size_bytes,
+        "bits_per_weight": round(8 * entry.size_bytes / entry.parameters, 2),
         "context": entry.context,
         "license": entry.license,
         "lineage": f"{entry.publisher}: {entry.lineage}",
@@ -81,10 +82,14 @@ def _described(found: ResolvedModel, facts: ModelFacts) -> dict[str, Any]:
         "path": str(found.path),
         "title": (entry.title if entry else "") or facts.title,
         "architecture": facts.architecture,
-        "parameters": facts.parameters,
-        "active_parameters": facts.active_parameters,
+        # a file may hold the embedding twice, once as the output: the publisher counts it once
+        "parameters": entry.parameters if entry else facts.parameters,
+        "active_parameters": (
+            entry.active_parameters or entry.parameters if entry else facts.active_parameters
+        ),
         "quantisation": {dtype: round(share, 4) for dtype, share in facts.quantisation.items()},
         "size_bytes": facts.weight_bytes,
+        "bits_per_weight": round(8 * facts.weight_bytes / max(1, facts.parameters), 2),
         "context": facts.context,
         "vocabulary": facts.vocabulary,
         "layers": facts.layers,
@@ -117,7 +122,9 @@ def _print(value: dict[str, Any], *, json: bool) -> None:
         return
     for label, text in _lines(value):
         if text:
-            console.write(f"{label:<14}{' '.join(text.split())}\n")
+            # a model's own words may hold terminal commands, and pipes end in terminals too
+            shown = "".join(c for c in " ".join(text.split()) if c.isprintable())
+            console.write(f"{label:<14}{shown}\n")
 
 
 def _lines(value: dict[str, Any]) -> list[tuple[str, str]]:
@@ -129,7 +136,6 @@ def _lines(value: dict[str, Any]) -> list[tuple[str, str]]:
     if active != value["parameters"]:
         parameters += f", of which {_count(active)} work on a token"
     mix = ", ".join(f"{name} {_percent(share)}" for name, share in value["quantisation"].items())
-    bits = 8 * value["size_bytes"] / max(1, value["parameters"])
     experts = value.get("experts") and f"{value['experts']}, {value['experts_used']} a token"
     return [
         ("name", value["name"]),
@@ -137,7 +143,10 @@ def _lines(value: dict[str, Any]) -> list[tuple[str, str]]:
         ("family", value["architecture"]),
         ("parameters", parameters),
         ("experts", experts or ""),
-        ("weights", f"{human_bytes(value['size_bytes'])}, {bits:.1f} bits each: {mix}"),
+        (
+            "weights",
+            f"{human_bytes(value['size_bytes'])}, {value['bits_per_weight']:.1f} bits each: {mix}",
+        ),
         ("context", f"{value['context']:,} tokens" if value["context"] else "not stated"),
         ("vocabulary", f"{value['vocabulary']:,} tokens" if value.get("vocabulary") else ""),
         ("memory", _memory(value.get("memory"))),

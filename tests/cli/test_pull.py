@@ -86,11 +86,17 @@ def test_off_a_terminal_progress_is_a_few_plain_lines() -> None:
     assert text == ("pulling m  25 % of 100 MB from PyPI\nm: 100 MB from PyPI, checked\n")
 
 
-def test_on_a_terminal_progress_is_one_line_that_is_gone_at_the_end() -> None:
+def test_on_a_terminal_progress_is_one_line_that_ends_as_what_was_done() -> None:
     text = told(Terminal(), *STEPS)
-    assert "\n" not in text
-    assert text.endswith("\r\x1b[K")
     assert "25 % of 100 MB" in text
+    assert text.endswith("\r\x1b[Km: 100 MB from PyPI, checked\n")
+    assert text.count("\n") == 1
+
+
+def test_on_a_terminal_the_line_of_a_pull_that_failed_is_gone() -> None:
+    text = told(Terminal(), *STEPS[:2])
+    assert text.endswith("\r\x1b[K")
+    assert "\n" not in text
 
 
 def test_waiting_for_another_pull_is_said() -> None:
