@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dure import hub, machine, models
-from dure.batch import BLOCK_SIZE
+from dure.batch import BLOCK_SIZE, LayerCache
+from dure.config import Config, read_config
 from dure.errors import InvalidRequestError, NotEnoughMemoryError
 from dure.formats.checkpoint import open_checkpoint
 
@@ -67,35 +69,38 @@ def load(
 
     Without `context` it is what the model and the memory allow, up to 32,768 tokens. The cache that
     sequences share is given in bytes, in tokens, or by default. Raises NotEnoughMemoryError if
-    weights, cache and overhead do not fit; for the weights that is known before any is read.
+    weights, cache and overhead do not fit, before any weight is read.
     """
     resolved = hub.resolve(None if name is None else os.fspath(name), progress=download_progress)
-    checkpoint = open_checkpoint(resolved.path)
-    recommended = resolved.entry.sampling if resolved.entry is not None else {}
+    name = _label(resolved)
     threads = check_threads(threads)
-    weight_bytes = models.memory_needed(checkpoint)
-    available = machine.memory_available()
-    _check_weights(resolved.name, weight_bytes, available)
-    model = models.load_model(checkpoint, threads=threads, exact=exact, progress=load_progress)
+    checkpoint = open_checkpoint(resolved.path)
+    models.family_of(checkpoint)  # an architecture we do not run is said before anything else
     dtype = "float32" if exact else "float16"
-    plan = plan_memory(
-        resolved.name,
+    plan = partial(
+        plan_memory,
+        name,
         wanted=context,
-        model_context=model.context_length,
-        token_bytes=sum(layer.bytes_per_token(dtype) for layer in model.layer_caches),
-        weight_bytes=weight_bytes,
-        available=available,
+        weight_bytes=models.memory_needed(checkpoint),
+        available=machine.memory_available(),
         cache_bytes=cache_bytes,
         cache_tokens=cache_tokens,
     )
+    # From the config, so that what does not fit is refused before minutes of loading; then again
+    # from what the model itself says.
+    plan(**_cache_sizes(read_config(checkpoint), dtype))
+    model = models.load_model(checkpoint, threads=threads, exact=exact, progress=load_progress)
+    token_bytes = sum(layer.bytes_per_token(dtype) for layer in model.layer_caches)
+    final = plan(model_context=model.context_length, token_bytes=token_bytes)
+    recommended = resolved.entry.sampling if resolved.entry is not None else {}
     return LoadedModel(
-        name=resolved.name,
+        name=name,
         path=resolved.path,
         checkpoint=checkpoint,
         model=model,
         threads=threads,
-        context=plan.context,
-        num_blocks=plan.cache_tokens // BLOCK_SIZE,
+        context=final.context,
+        num_blocks=final.cache_tokens // BLOCK_SIZE,
         sampling={**recommended, **checkpoint.generation_config},
     )
 
@@ -159,14 +164,25 @@ def plan_memory(
     )
 
 
-def _check_weights(name: str, weight_bytes: int, available: int) -> None:
-    """Nothing; NotEnoughMemoryError, before they are read, if the weights alone do not fit."""
-    needed = weight_bytes + OVERHEAD_BYTES
-    if needed > available:
-        raise NotEnoughMemoryError(
-            f"{name} needs {gigabytes(needed)} of memory, and {gigabytes(available)} is available.",
-            hint=_what_fits(0, available),
-        )
+def _label(resolved: hub.ResolvedModel) -> str:
+    """What the model is called from here on: of a path its last part."""
+    is_path = Path(resolved.name).expanduser() == resolved.path
+    return resolved.path.absolute().name if is_path else resolved.name
+
+
+def _cache_sizes(config: Config, dtype: str) -> dict[str, int]:
+    """`model_context` and `token_bytes` as the config says them."""
+    heads = config.integer("num_attention_heads")
+    layer = LayerCache(
+        "gqa",
+        num_kv_heads=config.integer("num_key_value_heads", heads),
+        head_dim=config.integer("head_dim", config.integer("hidden_size") // heads),
+    )
+    layers = config.integer("num_hidden_layers")
+    return {
+        "model_context": config.integer("max_position_embeddings", 2048),
+        "token_bytes": layers * layer.bytes_per_token(dtype),
+    }
 
 
 def _what_fits(context: int, available: int) -> str:

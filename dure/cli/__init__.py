@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     0 done; 1 an error we explain; 2 wrong usage; 130 stopped by Ctrl-C.
     """
-    argv = list(sys.argv[1:] if arguments is None else arguments)
+    # Not list(…): once the verb `list` has been imported, that name is its module here.
+    argv = [*(sys.argv[1:] if arguments is None else arguments)]
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from dure.llm import LLM
 
 
+# For a model whose makers recommend nothing. Sampling from the whole distribution, as the library
+# does then, makes small models ramble.
+FALLBACK_SAMPLING: dict[str, float] = {"temperature": 0.7, "top_p": 0.9}
+
+
 def command(
     model: Annotated[
         str | None,
@@ -84,7 +89,8 @@ def command(
 ) -> None:
     """Ask a model one question, or chat with it.
 
-    Sampling options that are left out take the model's own recommendation.
+    Sampling options that are left out take the model's own recommendation, or else a temperature
+    of 0.7 and a top-p of 0.9.
     """
     from dure.engine.params import SamplingParams
 
@@ -171,7 +177,10 @@ def load(model: str | None, **options: Any) -> LLM:
     from dure.llm import LLM
 
     with console.loading() as progress:
-        return LLM(model, **progress, **options)
+        llm = LLM(model, **progress, **options)
+    if not FALLBACK_SAMPLING.keys() & llm.sampling_defaults.keys():
+        llm.sampling_defaults.update(FALLBACK_SAMPLING)
+    return llm
 
 
 def describe(llm: LLM) -> str:

@@ -1,0 +1,105 @@
+"""An LLM that costs nothing: it repeats the last message, word by word.
+
+`python fake_llm.py ARGUMENTS` is the `dure` command with it. FAKE_PAUSE is the seconds between
+words.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from dure.answer import Chunk, Completion, Timings
+from dure.cli import main
+from dure.engine.params import SamplingParams
+from dure.errors import ContextLengthError, ModelNotFoundError, TemplateError
+from dure.formats.checkpoint import Checkpoint
+
+
+class FakeLLM:
+    """What the command line uses of dure.llm.LLM."""
+
+    made: list[FakeLLM] = []  # noqa: RUF012 - a test looks here for the one the command made
+
+    def __init__(self, model: str | None = None, **options: Any) -> None:
+        if model == "missing":
+            raise ModelNotFoundError("No model is called 'missing'.", hint="did you mean this?")
+        self.name = model or "the-default"
+        self.path = Path("/models/fake.gguf")
+        self.context = 1000
+        self.threads = 2
+        self.options = options
+        self.template_source = None if model == "base" else "{{ messages }}"
+        self.sampling_defaults = {"temperature": 0.5}
+        self.model = SimpleNamespace(context_length=4000)
+        self.checkpoint = Checkpoint(self.path, "gguf", {}, {"general.architecture": "fake"})
+        self.asked: list[Any] = []
+        self.params: list[SamplingParams] = []
+        self.thinks: list[Any] = []
+        FakeLLM.made.append(self)
+
+    def check_think(self, think: bool | int) -> None:
+        if self.name != "thinker":
+            raise TemplateError("fake has no switch for thinking in its chat template.")
+
+    def stream(
+        self,
+        prompt: str | Sequence[Mapping[str, str]],
+        params: SamplingParams,
+        *,
+        think: bool | int | None = None,
+        on_prefill: Callable[[int, int], None] | None = None,
+    ) -> Generator[Chunk, None, None]:
+        if think is not None:
+            self.check_think(think)
+        # Copied: the caller's list grows as the conversation does.
+        self.asked.append(prompt if isinstance(prompt, str) else [dict(m) for m in prompt])
+        self.params.append(params)
+        self.thinks.append(think)
+        text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+        if "too long" in text:
+            raise ContextLengthError("The prompt has 2,000 tokens, and the context holds 1,000.")
+        return self._words(text, params, on_prefill)
+
+    def _words(
+        self, text: str, params: SamplingParams, on_prefill: Callable[[int, int], None] | None
+    ) -> Generator[Chunk, None, None]:
+        if on_prefill is not None:
+            on_prefill(0, 10)
+        words = text.split(" ")
+        reason = "stop"
+        if params.max_tokens is not None and len(words) > params.max_tokens:
+            words, reason = words[: params.max_tokens], "length"
+        if text.startswith("endless"):
+            reason = "length"
+        said = []
+        for number, word in enumerate(words):
+            if number:
+                time.sleep(float(os.environ.get("FAKE_PAUSE", "0")))
+            said.append(word if number == 0 else " " + word)
+            done = number == len(words) - 1
+            yield Chunk(said[-1], number, _completion(said, reason) if done else None)
+
+
+def _completion(said: Sequence[str], reason: str) -> Completion:
+    return Completion(
+        text="".join(said),
+        token_ids=tuple(range(len(said))),
+        logprobs=None,
+        finish_reason=reason,
+        prompt_tokens=10,
+        cached_tokens=4,
+        timings=Timings(prefill_s=0.5, decode_s=2.0, prefill_tps=12.0, decode_tps=3.5),
+    )
+
+
+if __name__ == "__main__":
+    import dure.llm
+
+    dure.llm.LLM = FakeLLM  # type: ignore[assignment,misc]
+    main(sys.argv[1:])

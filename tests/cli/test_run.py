@@ -1,0 +1,168 @@
+"""dure run: what is asked, what goes to stdout and what to stderr, and how it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Dure
+
+from dure.engine.params import SamplingParams
+
+
+def test_the_answer_goes_to_stdout_and_nothing_else(dure_command: Dure) -> None:
+    done = dure_command("run", "fake", "hello there")
+    assert (done.code, done.out, done.err) == (0, "hello there\n", "")
+    assert done.llms[0].asked == [[{"role": "user", "content": "hello there"}]]
+
+
+def test_piped_input_is_the_prompt(dure_command: Dure) -> None:
+    assert dure_command("run", "fake", stdin="안녕 👋\n".encode()).out == "안녕 👋\n"
+
+
+def test_piped_input_follows_the_prompt_after_a_blank_line(dure_command: Dure) -> None:
+    done = dure_command("run", "fake", "Summarise:", stdin=b"line one\nline two\n")
+    assert done.llms[0].asked[0][0]["content"] == "Summarise:\n\nline one\nline two"
+
+
+def test_without_a_model_the_default_answers(dure_command: Dure) -> None:
+    assert dure_command("run", stdin=b"hi").llms[0].name == "the-default"
+
+
+def test_a_lone_argument_with_a_space_is_the_prompt(dure_command: Dure) -> None:
+    done = dure_command("run", "Why is the sky blue?")
+    assert done.llms[0].name == "the-default"
+    assert done.out == "Why is the sky blue?\n"
+
+
+def test_a_file_with_a_space_in_its_name_is_the_model(dure_command: Dure, tmp_path: Path) -> None:
+    path = tmp_path / "my model.gguf"
+    path.touch()
+    assert dure_command("run", str(path), stdin=b"hi").llms[0].name == str(path)
+
+
+def test_nothing_to_ask_is_an_error_with_a_hint(dure_command: Dure) -> None:
+    done = dure_command("run", "fake")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("error: There is nothing to ask")
+    assert "\nhint: dure run MODEL" in done.err
+    assert done.llms == []  # known before a model is loaded
+
+
+def test_an_unknown_model_is_one_sentence_and_a_hint(dure_command: Dure) -> None:
+    done = dure_command("run", "missing", "hi")
+    assert done.code == 1
+    assert done.err == "error: No model is called 'missing'.\nhint: did you mean this?\n"
+
+
+def test_options_reach_the_model(dure_command: Dure) -> None:
+    done = dure_command(
+        *("run", "fake", "a b c d", "--max-tokens", "3", "--temperature", "0.3", "--top-k", "5"),
+        *("--top-p", "0.9", "--min-p", "0.1", "--seed", "7", "--stop", "x", "--stop", "y"),
+        *("--context", "512", "--threads", "1", "--exact", "--system", "Be brief."),
+    )
+    llm = done.llms[0]
+    expected = SamplingParams(
+        max_tokens=3, temperature=0.3, top_k=5, top_p=0.9, min_p=0.1, seed=7, stop=("x", "y")
+    )
+    assert llm.params == [expected]
+    assert done.out == "a b c\n"
+    assert done.err == ""  # the limit was the user's own: no remark
+    assert llm.asked[0][0] == {"role": "system", "content": "Be brief."}
+    settings = {name: llm.options[name] for name in ("context", "threads", "exact")}
+    assert settings == {"context": 512, "threads": 1, "exact": True}
+
+
+def test_raw_text_meets_no_template(dure_command: Dure) -> None:
+    assert dure_command("run", "fake", "def f(", "--raw").llms[0].asked == ["def f("]
+
+
+def test_a_base_model_completes_and_says_so_if_asked(dure_command: Dure) -> None:
+    quiet = dure_command("run", "base", "once upon")
+    assert (quiet.out, quiet.err) == ("once upon\n", "")
+    assert quiet.llms[0].asked == ["once upon"]
+    assert "base has no chat template" in dure_command("run", "base", "once", "--verbose").err
+
+
+@pytest.mark.parametrize("extra", [["--system", "Be kind."], ["--think", "on"]])
+def test_what_needs_a_template_is_refused_without_one(dure_command: Dure, extra: list[str]) -> None:
+    done = dure_command("run", "base", "hi", *extra)
+    assert (done.code, done.out) == (1, "")
+    assert "need a chat template" in done.err
+
+
+@pytest.mark.parametrize(("text", "value"), [("on", True), ("off", False), ("20", 20)])
+def test_think_is_on_off_or_a_number(dure_command: Dure, text: str, value: bool | int) -> None:
+    [given] = dure_command("run", "thinker", "hi", "--think", text).llms[0].thinks
+    assert (type(given), given) == (type(value), value)
+
+
+def test_think_is_not_dropped_where_the_template_has_no_switch(dure_command: Dure) -> None:
+    done = dure_command("run", "fake", "hi", "--think", "on")
+    assert (done.code, done.out) == (1, "")
+    assert "no switch for thinking" in done.err
+
+
+@pytest.mark.parametrize("value", ["maybe", "-3", "1.5", "99999999999"])
+def test_a_wrong_think_is_wrong_usage(dure_command: Dure, value: str) -> None:
+    done = dure_command("run", "thinker", "hi", f"--think={value}")
+    assert done.code == 2
+    assert "--think" in done.err
+
+
+def test_json_is_one_object_on_stdout(dure_command: Dure) -> None:
+    done = dure_command("run", "fake", "hello there", "--json")
+    value = json.loads(done.out)
+    assert done.out.count("\n") == 1
+    assert value["timings"].pop("load_s") >= 0
+    assert value == {
+        "model": "fake",
+        "text": "hello there",
+        "finish_reason": "stop",
+        "tokens": {"prompt": 10, "cached": 4, "completion": 2},
+        "timings": {"prefill_s": 0.5, "decode_s": 2.0, "prefill_tps": 12.0, "decode_tps": 3.5},
+    }
+
+
+def test_verbose_figures_go_to_stderr(dure_command: Dure) -> None:
+    done = dure_command("run", "fake", "hello there", "--verbose")
+    assert done.out == "hello there\n"
+    assert "fake: context of 1,000 tokens, 2 threads" in done.err
+    assert "prompt 10 tokens (4 cached)" in done.err
+    assert "3.5 tok/s" in done.err
+
+
+def test_a_full_context_is_said(dure_command: Dure) -> None:
+    done = dure_command("run", "fake", "endless story")
+    assert (done.code, done.err) == (0, "(the context of 1,000 tokens is full)\n")
+
+
+def test_a_prompt_that_does_not_fit_is_an_error(dure_command: Dure) -> None:
+    done = dure_command("run", "fake", "too long by far")
+    assert (done.code, done.out) == (1, "")
+    assert "2,000 tokens" in done.err
+    assert "1,000" in done.err
+
+
+def test_input_that_is_not_text_is_refused(dure_command: Dure) -> None:
+    done = dure_command("run", "fake", stdin=b"abc\xff")
+    assert done.code == 1
+    assert "not UTF-8 text: byte 3" in done.err
+
+
+def test_a_bad_parameter_is_refused_before_a_model_is_loaded(dure_command: Dure) -> None:
+    done = dure_command("run", "fake", "hi", "--temperature", "-1")
+    assert done.code == 1
+    assert "temperature must be from 0 to 100, but is -1.0" in done.err
+    assert done.llms == []
+
+
+def test_the_answer_ends_with_one_newline(dure_command: Dure) -> None:
+    assert dure_command("run", "fake", "line\n", "--raw").out == "line\n"
+
+
+def test_json_without_a_question_is_refused_on_a_terminal(dure_command: Dure) -> None:
+    done = dure_command("run", "fake", "--json", stdin=None)
+    assert done.code == 1
+    assert "answers one question" in done.err
