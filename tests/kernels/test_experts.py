@@ -144,7 +144,7 @@ def test_a_row_has_the_same_bits_in_any_batch_and_with_any_threads(
 
     alone = np.concatenate([run(np.array([row])) for row in range(100)])
     for n in COUNTS:
-        for threads in (1, 2, 3):
+        for threads in (1, 2, 3) if n in (1, 9, 100) else (1,):
             np.testing.assert_array_equal(bits(run(np.arange(n), threads)), bits(alone[:n]))
     shuffled = rng.permutation(100)
     np.testing.assert_array_equal(bits(run(shuffled, 2)), bits(alone[shuffled]))

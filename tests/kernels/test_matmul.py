@@ -32,7 +32,7 @@ def test_a_quantised_product_has_the_bits_of_its_reference(dtype: str) -> None:
         for rows in ROWS:
             w = packed(dtype, raw[:rows], cols)
             for n in COUNTS if rows == 33 else (1, 4, 33):
-                actual = kernels.matmul(x[:n], w, threads=1 + n % 2)
+                actual = kernels.matmul(x[:n], w)
                 assert actual.shape == (n, rows)
                 np.testing.assert_array_equal(bits(actual), bits(expected[:n, :rows].copy()))
 
@@ -64,7 +64,7 @@ def test_exact_products_are_those_of_the_dequantised_weights(dtype: str) -> None
         for rows in (1, 17, 33):
             w = packed(dtype, raw[:rows], cols)
             for n in (1, 3, 8, 33):
-                actual = kernels.matmul(x[:n], w, exact=True, threads=2)
+                actual = kernels.matmul(x[:n], w, exact=True)
                 bound = product_bound(x[:n], weights[:rows])
                 assert (np.abs(actual - expected[:n, :rows]) <= bound).all()
 
@@ -86,7 +86,7 @@ def test_a_row_has_the_same_bits_in_any_batch_and_with_any_threads(dtype: str, e
     x = random_activations(rng, 100, cols)
     alone = np.concatenate([kernels.matmul(x[i : i + 1], w, exact=exact) for i in range(100)])
     for n in (*COUNTS, 64, 100):
-        for threads in (1, 2, 3):
+        for threads in (1, 2, 3) if n in (1, 7, 33, 100) else (1,):
             batch = kernels.matmul(x[:n], w, exact=exact, threads=threads)
             np.testing.assert_array_equal(bits(batch), bits(alone[:n]))
     shuffled = rng.permutation(100)

@@ -37,25 +37,25 @@ def random_logits(rng: np.random.Generator, size: int) -> np.ndarray:
     return logits
 
 
-def nearby(logits: np.ndarray, uniform: float, setting: dict[str, Any]) -> set[int]:
-    """What the reference draws when sums of probabilities may be off by one part in 10^9."""
-    top_p, found = setting["top_p"], set()
+def check_draw(logits: np.ndarray, uniform: float, setting: dict[str, Any]) -> None:
+    """The kernel draws what the reference does, but for sums that differ by one part in 10^9."""
+    drawn = kernels.sample(logits, **setting, uniform=uniform)
+    if drawn == reference.sample(logits, **setting, uniform=uniform):
+        return
+    top_p, near = setting["top_p"], set()
     for p in {top_p, min(1.0, top_p * (1 + 1e-9)), top_p * (1 - 1e-9)}:
-        for u in (uniform, max(0.0, uniform - 1e-9), min(1 - 1e-12, uniform + 1e-9)):
-            found.add(reference.sample(logits, **{**setting, "top_p": p}, uniform=u))
-    return found
+        for u in (max(0.0, uniform - 1e-9), min(1 - 1e-12, uniform + 1e-9)):
+            near.add(reference.sample(logits, **{**setting, "top_p": p}, uniform=u))
+    assert drawn in near
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
-@pytest.mark.parametrize("size", [1, 2, 100, 5000])
+@pytest.mark.parametrize("size", [1, 2, 100, 3000])
 def test_draws_are_those_of_the_reference(size: int, setting: dict[str, Any]) -> None:
     rng = np.random.default_rng(1)
     setting = {**NEUTRAL, **setting}
     for _ in range(20):
-        logits, uniform = random_logits(rng, size), rng.random()
-        assert kernels.sample(logits, **setting, uniform=uniform) in nearby(
-            logits, uniform, setting
-        )
+        check_draw(random_logits(rng, size), rng.random(), setting)
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
@@ -63,10 +63,8 @@ def test_draws_from_a_real_vocabulary_are_those_of_the_reference(setting: dict[s
     rng = np.random.default_rng(2)
     setting = {**NEUTRAL, **setting}
     logits = random_logits(rng, VOCABULARY)
-    for uniform in (0.0, 0.25, 0.5, 0.999, 1 - 2.0**-53):
-        assert kernels.sample(logits, **setting, uniform=uniform) in nearby(
-            logits, uniform, setting
-        )
+    for uniform in (0.0, 0.5, 1 - 2.0**-53):
+        check_draw(logits, uniform, setting)
 
 
 @pytest.mark.parametrize("setting", [{}, {"temperature": 0.5, "top_k": 6}, {"top_p": 0.8}], ids=str)
