@@ -136,6 +136,7 @@ def _lines(value: dict[str, Any]) -> list[tuple[str, str]]:
     if active != value["parameters"]:
         parameters += f", of which {_count(active)} work on a token"
     mix = ", ".join(f"{name} {_percent(share)}" for name, share in value["quantisation"].items())
+    bits = value["bits_per_weight"]
     experts = value.get("experts") and f"{value['experts']}, {value['experts_used']} a token"
     return [
         ("name", value["name"]),
@@ -143,10 +144,7 @@ def _lines(value: dict[str, Any]) -> list[tuple[str, str]]:
         ("family", value["architecture"]),
         ("parameters", parameters),
         ("experts", experts or ""),
-        (
-            "weights",
-            f"{human_bytes(value['size_bytes'])}, {value['bits_per_weight']:.1f} bits each: {mix}",
-        ),
+        ("weights", f"{human_bytes(value['size_bytes'])}, {bits:.1f} bits each: {mix}"),
         ("context", f"{value['context']:,} tokens" if value["context"] else "not stated"),
         ("vocabulary", f"{value['vocabulary']:,} tokens" if value.get("vocabulary") else ""),
         ("memory", _memory(value.get("memory"))),

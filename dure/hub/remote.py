@@ -15,9 +15,10 @@ from typing import Any
 from urllib.parse import urlencode
 
 from dure.errors import DownloadError, ModelNotFoundError
+from dure.hub.cached import huggingface_home
 from dure.hub.repository import MAX_FILES, RemoteFile
-from dure.hub.transfer import Check
-from dure.hub.wire import Patience, RefusedError, host_of, join_path, read_json
+from dure.hub.terms import Check, Patience
+from dure.hub.wire import RefusedError, host_of, join_path, read_json
 
 _HEX_40 = re.compile(r"[0-9a-f]{40}")
 _HEX_64 = re.compile(r"[0-9a-fA-F]{64}")
@@ -88,25 +89,6 @@ def list_modelscope(repo: str, revision: str, patience: Patience) -> Listing:
     return Listing(host_of(endpoint), query["Revision"], files, headers, prefix, by_query=True)
 
 
-def huggingface_cache() -> Path | None:
-    """The folder in which Hugging Face's own tools keep repositories, whether it exists or not."""
-    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if os.environ.get(variable):
-            return Path(os.environ[variable]).expanduser()
-    home = _huggingface_home()
-    return home / "hub" if home else None
-
-
-def _huggingface_home() -> Path | None:
-    if os.environ.get("HF_HOME"):
-        return Path(os.environ["HF_HOME"]).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(cache).expanduser() if cache else Path.home() / ".cache") / "huggingface"
-    except RuntimeError:
-        return None
-
-
 def _huggingface_token() -> str:
     """The token the user has given Hugging Face's own tools; "" if none."""
     for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
@@ -114,7 +96,7 @@ def _huggingface_token() -> str:
             return os.environ[variable].strip()
     if _is_on("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
         return ""
-    home = _huggingface_home()
+    home = huggingface_home()
     file = os.environ.get("HF_TOKEN_PATH") or (home / "token" if home else None)
     try:
         return Path(file).expanduser().read_text(encoding="utf-8").strip() if file else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 import time
@@ -15,36 +14,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dure.errors import DownloadError
-from dure.hub.wire import Patience, RefusedError, UnreachableError, open_url, unreachable
+from dure.hub.terms import Check, Patience, human_bytes
+from dure.hub.wire import RefusedError, UnreachableError, open_url, unreachable
 
 CHUNK_BYTES = 2**20
 SPARE_BYTES = 32 * 2**20  # left free beyond the files: journals, logs, and other people's
 MAX_WAIT_S = 60.0
-
-
-@dataclass(frozen=True)
-class Check:
-    """What a file's bytes must be: a SHA-256, or the SHA-1 git gives a blob; or only a size."""
-
-    size_bytes: int
-    sha256: str = ""
-    git_sha1: str = ""
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether it pins the bytes, so that a download can be resumed without fear."""
-        return bool(self.sha256 or self.git_sha1)
-
-    def hasher(self) -> Any:
-        """A fresh hash to feed all the bytes to, in order."""
-        if self.sha256 or not self.git_sha1:
-            return hashlib.sha256()
-        return hashlib.sha1(b"blob %d\0" % self.size_bytes, usedforsecurity=False)
-
-    def accepts(self, hasher: Any) -> bool:
-        """Whether the bytes that `hasher` was fed are the right ones."""
-        wanted = self.sha256 or self.git_sha1
-        return not wanted or bool(hasher.hexdigest() == wanted.casefold())
 
 
 class DiskFullError(DownloadError):
@@ -140,16 +115,6 @@ def explain_disk_full(folder: Path, what: str, needed_bytes: int) -> Iterator[No
             raise
         free = shutil.disk_usage(folder).free
         raise disk_full(folder, what, needed_bytes, free) from None
-
-
-def human_bytes(count: int) -> str:
-    """`count` as people and disk makers write it: 98362432 -> "98 MB"."""
-    size = float(count)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if size >= 10 or unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
 
 
 def _fetch_all(transfer: Transfer) -> None:

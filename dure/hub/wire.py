@@ -12,7 +12,6 @@ import os
 import ssl
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
 from email.message import Message
 from functools import lru_cache
 from http.client import HTTPException
@@ -26,16 +25,6 @@ from dure.errors import DownloadError
 MAX_REDIRECTS = 8
 MAX_DOCUMENT_BYTES = 64 * 2**20  # the listing of a repository of 100,000 files is 30 MB
 _SECRETS = frozenset({"authorization", "cookie"})
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long to wait and how often to try again. `attempts` counts those that brought nothing."""
-
-    answer_s: float = 15.0
-    read_s: float = 60.0
-    attempts: int = 5
-    backoff_s: float = 1.0
 
 
 class UnreachableError(DownloadError):
