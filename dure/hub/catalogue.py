@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
+from pathlib import Path
 from typing import Any, Literal
 
 SourceKind = Literal["pypi", "huggingface", "modelscope"]
@@ -88,7 +88,7 @@ class Catalogue:
 @lru_cache(maxsize=1)
 def load_catalogue() -> Catalogue:
     """The catalogue shipped with the package."""
-    text = resources.files("dure").joinpath("catalogue.json").read_text(encoding="utf-8")
+    text = (Path(__file__).parent.parent / "catalogue.json").read_text(encoding="utf-8")
     return parse_catalogue(json.loads(text))
 
 
