@@ -1,17 +1,21 @@
-"""A checkpoint's config as typed values under config.json's names, whichever file form it came in."""
+"""A checkpoint's config as typed values under config.json's names, whatever file it came in."""
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from dure.errors import ModelFileError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
 
-Value = TypeVar("Value")
+# Far above any model's: they bound what is computed before a tensor's shape is compared.
+_MOST_HEADS = 65536
+_MOST_HEAD_DIM = 65536
 
 # GGUF key, without the architecture prefix -> config.json key.
 _GGUF_KEYS = {
@@ -42,11 +46,14 @@ _GGUF_ROPE_KEYS = {
     "yarn_beta_slow": "beta_slow",
 }
 
+# What transformers has also written for a key since its version 5.
+_SYNONYMS = {"num_local_experts": "num_experts"}
+
 _REQUIRED: Any = object()
 
 
 class Config:
-    """Typed reads of one config. A missing, mistyped or absurd value is a ModelFileError that names it."""
+    """Typed reads of one config. A missing, mistyped or absurd value is a ModelFileError naming it."""
 
     def __init__(self, values: Mapping[str, Any], source: str) -> None:
         self.values = values
@@ -63,15 +70,14 @@ class Config:
             raise self._wrong(key, value, f"between {low:,} and {high:,}")
         return value
 
-    def number(self, key: str, default: float | None = _REQUIRED) -> float:
-        """The finite number at `key`; null counts as absent."""
+    def positive(self, key: str, default: float | None = _REQUIRED) -> float:
+        """The finite number above 0 at `key`; null counts as absent."""
         value = self._get(key, default)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
-            raise self._wrong(key, value, "a number")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self._wrong(key, value, "a number above 0")
+        # A whole number of over 308 digits has no float, so it is compared as it is.
+        if not 0 < value <= sys.float_info.max:
+            raise self._wrong(key, value, "a finite number above 0")
         return float(value)
 
     def flag(self, key: str, default: bool | None = _REQUIRED) -> bool:
@@ -81,12 +87,56 @@ class Config:
             raise self._wrong(key, value, "true or false")
         return value
 
+    def integers(self, key: str) -> tuple[int, ...]:
+        """The list of whole numbers at `key`; empty if it is absent or null."""
+        values = self._get(key, ())
+        if not isinstance(values, list | tuple) or any(type(each) is not int for each in values):
+            raise self._wrong(key, values, "a list of whole numbers")
+        return tuple(values)
+
+    def heads(self) -> tuple[int, int]:
+        """The attention's heads, and those of its keys and values, which divide them."""
+        heads = self.integer("num_attention_heads", high=_MOST_HEADS)
+        kv_heads = self.integer("num_key_value_heads", heads, high=_MOST_HEADS)
+        if heads % kv_heads:
+            raise self._wrong("num_key_value_heads", kv_heads, f"a divisor of the {heads} heads")
+        return heads, kv_heads
+
+    def head_dim(self, default: int) -> int:
+        """The dimensions of one head, an even number; `default` where the config is silent."""
+        size = self.integer("head_dim", default, high=_MOST_HEAD_DIM)
+        if size % 2:
+            raise self._wrong("head_dim", size, "an even number")
+        return size
+
+    def window(self) -> int | None:
+        """The keys that a sliding layer sees, or None if none slides (Qwen's keys)."""
+        off = "sliding_window" in self.values and self.values["sliding_window"] is None
+        if off or not self.flag("use_sliding_window", False):
+            return None
+        return self.integer("sliding_window", 4096)
+
+    def windows(self, layers: int) -> tuple[int | None, ...]:
+        """The keys that each layer sees, None for all: by layer_types, else max_window_layers."""
+        window, first = self.window(), self.integer("max_window_layers", 28, low=0)
+        kinds = self._get("layer_types", ())
+        if window is None or not kinds:
+            return tuple(window if layer >= first else None for layer in range(layers))
+        known = {"full_attention": None, "sliding_attention": window}
+        if (
+            not isinstance(kinds, list)
+            or len(kinds) != layers
+            or any(k not in known for k in kinds)
+        ):
+            raise self._wrong("layer_types", kinds, f"{' or '.join(known)} for each layer")
+        return tuple(known[kind] for kind in kinds)
+
     def expect(self, key: str, *allowed: Any) -> None:
-        """Refuses, with an UnsupportedModelError, a value that is present and not one of `allowed`."""
+        """Refuses, with an UnsupportedModelError, a value that is there and not one of `allowed`."""
         value = self.values.get(key)
         if value is not None and value not in allowed:
             raise UnsupportedModelError(
-                f"{self.source} has {key} = {value!r}, which dure does not run; "
+                f"{self.source} has {key} = {_shown(value)}, which dure does not run; "
                 f"it runs {' or '.join(repr(a) for a in allowed)}."
             )
 
@@ -99,9 +149,7 @@ class Config:
         return default
 
     def _wrong(self, key: str, value: Any, wanted: str) -> ModelFileError:
-        return ModelFileError(
-            f"{self.source} has {key} = {str(value)[:60]!s}; it must be {wanted}."
-        )
+        return ModelFileError(f"{self.source} has {key} = {_shown(value)}; it must be {wanted}.")
 
 
 def architecture_of(checkpoint: Checkpoint) -> str:
@@ -119,11 +167,12 @@ def architecture_of(checkpoint: Checkpoint) -> str:
 def read_config(checkpoint: Checkpoint) -> Config:
     """The config of a checkpoint, a GGUF's keys under the names that config.json uses."""
     if checkpoint.kind == "safetensors":
-        return Config(checkpoint.config, f"{checkpoint.path}: config.json")
+        values = {_SYNONYMS.get(key, key): value for key, value in checkpoint.config.items()}
+        return Config(values, f"{checkpoint.path}: config.json")
     prefix = architecture_of(checkpoint) + "."
     metadata = checkpoint.metadata
     values = {
-        theirs: metadata[prefix + ours]
+        theirs: _same_for_all(metadata[prefix + ours], prefix + ours, checkpoint)
         for ours, theirs in _GGUF_KEYS.items()
         if prefix + ours in metadata
     }
@@ -139,4 +188,24 @@ def read_config(checkpoint: Checkpoint) -> Config:
     if embedding is not None:
         values["vocab_size"] = embedding.shape[0]
     values["tie_word_embeddings"] = "output.weight" not in checkpoint.tensors
+    values["attention_bias"] = "blk.0.attn_output.bias" in checkpoint.tensors
     return Config(values, str(checkpoint.path))
+
+
+def _same_for_all(value: Any, key: str, checkpoint: Checkpoint) -> Any:
+    """The one value of a GGUF key that may have one a layer; refuses layers that differ."""
+    if not isinstance(value, np.ndarray):
+        return value
+    distinct = np.unique(value).tolist()
+    if len(distinct) != 1:
+        raise UnsupportedModelError(
+            f"{checkpoint.path} has {key} = {_shown(value.tolist())}; "
+            "dure runs it only with one value for all layers."
+        )
+    return distinct[0]
+
+
+def _shown(value: Any) -> str:
+    """The value as an error may show it: at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"

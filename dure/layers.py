@@ -9,6 +9,7 @@ import numpy as np
 
 from dure import kernels
 from dure.batch import LayerCache
+from dure.errors import ModelFileError
 from dure.rope import RopeConfig, rope_frequencies
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Embedding:
 
 
 def head(weights: Weights, embedding: Embedding, *, tied: bool) -> Callable[[Floats], Floats]:
-    """The output head, (n, hidden) -> logits (n, vocabulary): its own matrix, or the embedding's."""
+    """The output head, (n, hidden) -> (n, vocabulary): its own matrix, or the embedding's."""
     if tied:
         weights.skip("lm_head.weight")  # some checkpoints repeat the embedding under this name
         return embedding.as_head
@@ -74,12 +75,14 @@ class RMSNorm:
 
 
 class Rope:
-    """The rotary angles of positions, computed once a model in fixed stretches, so that a position's
-    angles are the same bits in every batch."""
+    """The rotary angles of positions, computed once a model in fixed stretches, so that those of a
+    position are the same bits in every batch."""
 
     def __init__(self, config: RopeConfig, *, factors: Floats | None = None) -> None:
-        """`factors` (r/2,) divide the frequencies: llama3 GGUF files carry their scaling this way."""
+        """`factors` (r/2,) divide the frequencies: how GGUF files carry llama3's scaling."""
         frequencies, self._multiplier = rope_frequencies(config)
+        if factors is not None and not (np.isfinite(factors) & (factors > 0)).all():
+            raise ModelFileError("The model's rope_freqs holds factors that are not above 0.")
         self._frequencies = frequencies if factors is None else frequencies / factors
         self._cos: Floats = np.empty((0, len(frequencies)), np.float32)
         self._sin = self._cos
@@ -97,7 +100,7 @@ class Rope:
 
 
 class Attention:
-    """Grouped-query attention: projections, optional per-head norms before the rotation, cache, output."""
+    """Grouped-query attention: projections, per-head norms if any, rotation, cache, output."""
 
     def __init__(
         self,

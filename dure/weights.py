@@ -1,4 +1,4 @@
-"""Names in files -> a model's parameters: found, checked against the shape asked for, and packed."""
+"""Names in files -> a model's parameters: found, checked against the shape wanted, and packed."""
 
 from __future__ import annotations
 
@@ -82,7 +82,9 @@ class Weights:
 
     def skip(self, name: str) -> None:
         """Leaves a tensor unread that the model knows and does not need."""
-        self._unused.discard(name)
+        if name in self._unused:
+            self._unused.discard(name)
+            self._advance(self._tensors[name].size_bytes)
 
     def vector(self, name: str, size: int) -> NDArray[np.float32]:
         """The float tensor `name` of `size` entries as float32 (size,)."""
@@ -90,7 +92,7 @@ class Weights:
         values = kernels.Matrix(tensor.dtype, 1, size) if _is_float(tensor) else None
         if values is None:
             raise UnsupportedModelError(
-                f"{self._path}: {name} is stored as {tensor.dtype}; norms and biases must be floats."
+                f"{self._path}: {name} is stored as {tensor.dtype}; vectors must be floats."
             )
         values.fill(0, tensor.read())
         self._advance(tensor.size_bytes)
@@ -108,7 +110,7 @@ class Weights:
         return matrix
 
     def experts(self, prefix: str, count: int, hidden: int, intermediate: int) -> kernels.Experts:
-        """The experts under `prefix`, whether stacked (GGUF, fused) or one tensor each (hub style)."""
+        """The experts under `prefix`, stacked (GGUF, fused) or one tensor each (hub style)."""
         shapes: dict[Part, tuple[int, int]] = {
             "gate": (intermediate, hidden),
             "up": (intermediate, hidden),
@@ -135,8 +137,8 @@ class Weights:
         if left:
             some = ", ".join(left[:4]) + (", …" if len(left) > 4 else "")
             raise UnsupportedModelError(
-                f"{self._path} has {len(left)} tensors that this architecture does not have ({some}), "
-                "so running it would give wrong answers.",
+                f"{self._path} has {len(left)} tensors that this architecture does not have "
+                f"({some}), so running it would give wrong answers.",
                 hint="the file may be of a newer variant of the family.",
             )
 
@@ -207,7 +209,7 @@ def _is_float(tensor: TensorInfo) -> bool:
 
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:
-    """A GGUF tensor's name in config.json's language; unknown names stay, and `finish` reports them."""
+    """A GGUF tensor's name in config.json's language; unknown names stay, for `finish` to report."""
     if name in names:
         return names[name]
     match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)

@@ -53,10 +53,11 @@ def family_of(checkpoint: Checkpoint) -> ModuleType:
     known, name = families(), architecture_of(checkpoint)
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    near = difflib.get_close_matches(name[:60], known, n=3, cutoff=0.4)
+    what = "the nearest it runs are" if near else "it runs"
     raise UnsupportedModelError(
         f"{checkpoint.path} is a {name[:60]!r} model, an architecture dure does not run.",
-        hint=f"{'the nearest it runs are' if near else 'it runs'} {', '.join(near or sorted(known))}.",
+        hint=f"{what} {', '.join(near or sorted(known))}.",
     )
 
 
@@ -69,7 +70,7 @@ def load_model(
 ) -> Model:
     """The checkpoint's model with its weights packed in memory.
 
-    exact: float32 arithmetic on dequantised weights, for parity tests. progress(done, total): bytes.
+    exact: float32 arithmetic on dequantised weights, for parity tests. progress(done, total) bytes.
     Raises UnsupportedModelError or ModelFileError, and nothing half-loaded stays.
     """
     family = family_of(checkpoint)

@@ -45,18 +45,18 @@ class LlamaConfig:
     def read(cls, config: Config, *, gguf: bool) -> LlamaConfig:
         """The sizes in a checkpoint's config; refuses what this file does not compute."""
         config.expect("hidden_act", "silu")
-        hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         config.expect("mlp_bias", False)
-        head_dim = config.integer("head_dim", hidden // heads)
+        head_dim = config.head_dim(hidden // heads)
         return cls(
             vocab_size=config.integer("vocab_size"),
             hidden=hidden,
             intermediate=config.integer("intermediate_size"),
             layers=config.integer("num_hidden_layers", high=1024),
             heads=heads,
-            kv_heads=config.integer("num_key_value_heads", heads),
+            kv_heads=kv_heads,
             head_dim=head_dim,
-            norm_eps=config.number("rms_norm_eps", 1e-6),
+            norm_eps=config.positive("rms_norm_eps", 1e-6),
             context_length=config.integer("max_position_embeddings", 2048),
             tied=config.flag("tie_word_embeddings", False),
             bias=config.flag("attention_bias", False),

@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen2.5, dense (Yang et al. 2024, arXiv 2407.10671): biases on q, k and v; half rope."""
+"""Qwen2 and Qwen2.5, dense (Yang et al. 2024, arXiv 2407.10671): biases on q, k, v; half rope."""
 
 from __future__ import annotations
 
@@ -36,36 +36,30 @@ class Qwen2Config:
     norm_eps: float
     context_length: int
     tied: bool
-    window: int | None  # keys that a sliding layer sees
-    first_window_layer: int
+    windows: tuple[int | None, ...]  # keys that each layer sees, None for all
     rope: RopeConfig
 
     @classmethod
     def read(cls, config: Config) -> Qwen2Config:
         """The sizes in a checkpoint's config; refuses what this file does not compute."""
         config.expect("hidden_act", "silu")
-        hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
-        slides = config.flag("use_sliding_window", False)
-        head_dim = config.integer("head_dim", hidden // heads)
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        layers = config.integer("num_hidden_layers", high=1024)
+        head_dim = config.head_dim(hidden // heads)
         return cls(
             vocab_size=config.integer("vocab_size"),
             hidden=hidden,
             intermediate=config.integer("intermediate_size"),
-            layers=config.integer("num_hidden_layers", high=1024),
+            layers=layers,
             heads=heads,
-            kv_heads=config.integer("num_key_value_heads", heads),
+            kv_heads=kv_heads,
             head_dim=head_dim,
-            norm_eps=config.number("rms_norm_eps", 1e-6),
+            norm_eps=config.positive("rms_norm_eps", 1e-6),
             context_length=config.integer("max_position_embeddings", 32768),
             tied=config.flag("tie_word_embeddings", False),
-            window=config.integer("sliding_window", 4096) if slides else None,
-            first_window_layer=config.integer("max_window_layers", 28, low=0),
+            windows=config.windows(layers),
             rope=RopeConfig.from_hf(config.values, head_dim),
         )
-
-    def window_of(self, layer: int) -> int | None:
-        """Keys that a layer's queries see, or None for all."""
-        return self.window if layer >= self.first_window_layer else None
 
 
 class Block:
@@ -85,7 +79,7 @@ class Block:
             kv_heads=config.kv_heads,
             head_dim=config.head_dim,
             bias=True,
-            window=config.window_of(index),
+            window=config.windows[index],
         )
         self.post_attention_layernorm = RMSNorm(
             weights, f"{name}.post_attention_layernorm", config.hidden, config.norm_eps

@@ -36,8 +36,7 @@ class Qwen3Config:
     norm_eps: float
     context_length: int
     tied: bool
-    window: int | None  # keys that a sliding layer sees
-    first_window_layer: int
+    windows: tuple[int | None, ...]  # keys that each layer sees, None for all
     bias: bool  # on the attention projections
     rope: RopeConfig
 
@@ -45,29 +44,24 @@ class Qwen3Config:
     def read(cls, config: Config) -> Qwen3Config:
         """The sizes in a checkpoint's config; refuses what this file does not compute."""
         config.expect("hidden_act", "silu")
-        hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
-        slides = config.flag("use_sliding_window", False)
-        head_dim = config.integer("head_dim", 128)
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        layers = config.integer("num_hidden_layers", high=1024)
+        head_dim = config.head_dim(128)
         return cls(
             vocab_size=config.integer("vocab_size"),
             hidden=hidden,
             intermediate=config.integer("intermediate_size"),
-            layers=config.integer("num_hidden_layers", high=1024),
+            layers=layers,
             heads=heads,
-            kv_heads=config.integer("num_key_value_heads", heads),
+            kv_heads=kv_heads,
             head_dim=head_dim,
-            norm_eps=config.number("rms_norm_eps", 1e-6),
+            norm_eps=config.positive("rms_norm_eps", 1e-6),
             context_length=config.integer("max_position_embeddings", 32768),
             tied=config.flag("tie_word_embeddings", False),
-            window=config.integer("sliding_window", 4096) if slides else None,
-            first_window_layer=config.integer("max_window_layers", 28, low=0),
+            windows=config.windows(layers),
             bias=config.flag("attention_bias", False),
             rope=RopeConfig.from_hf(config.values, head_dim),
         )
-
-    def window_of(self, layer: int) -> int | None:
-        """Keys that a layer's queries see, or None for all."""
-        return self.window if layer >= self.first_window_layer else None
 
 
 class Block:
@@ -89,7 +83,7 @@ class Block:
             bias=config.bias,
             output_bias=config.bias,
             norm_eps=config.norm_eps,
-            window=config.window_of(index),
+            window=config.windows[index],
         )
         self.post_attention_layernorm = RMSNorm(
             weights, f"{name}.post_attention_layernorm", config.hidden, config.norm_eps

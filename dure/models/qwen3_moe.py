@@ -1,4 +1,4 @@
-"""Qwen3 mixture of experts (Yang et al. 2025, arXiv 2505.09388): Qwen3's attention, a routed MLP."""
+"""Qwen3 mixture of experts (Yang et al. 2025, arXiv 2505.09388): Qwen3's attention, routed MLP."""
 
 from __future__ import annotations
 
@@ -41,20 +41,18 @@ class Qwen3MoeConfig:
     norm_eps: float
     context_length: int
     tied: bool
-    window: int | None  # keys that a sliding layer sees
-    first_window_layer: int
+    window: int | None  # keys that every layer sees, None for all: max_window_layers is not heeded
     bias: bool  # on the attention projections
     rope: RopeConfig
 
     @classmethod
-    def read(cls, config: Config) -> Qwen3MoeConfig:
+    def read(cls, config: Config, *, gguf: bool) -> Qwen3MoeConfig:
         """The sizes in a checkpoint's config; refuses what this file does not compute."""
         config.expect("hidden_act", "silu")
-        hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         layers = config.integer("num_hidden_layers", high=1024)
         experts = config.integer("num_experts", high=65536)
-        slides = config.flag("use_sliding_window", False)
-        head_dim = config.integer("head_dim", 128)
+        head_dim = config.head_dim(128)
         return cls(
             vocab_size=config.integer("vocab_size"),
             hidden=hidden,
@@ -62,31 +60,26 @@ class Qwen3MoeConfig:
             expert_intermediate=config.integer("moe_intermediate_size"),
             experts=experts,
             experts_per_token=config.integer("num_experts_per_tok", high=experts),
-            # config.json's default is False; GGUF writes it only when it is not the family's rule, True.
-            normalize=config.flag("norm_topk_prob", "hidden_act" not in config.values),
+            # config.json's default is False; GGUF writes it only where it is not the rule, True.
+            normalize=config.flag("norm_topk_prob", gguf),
             dense_layers=_dense_layers(config, layers),
             layers=layers,
             heads=heads,
-            kv_heads=config.integer("num_key_value_heads", heads),
+            kv_heads=kv_heads,
             head_dim=head_dim,
-            norm_eps=config.number("rms_norm_eps", 1e-6),
+            norm_eps=config.positive("rms_norm_eps", 1e-6),
             context_length=config.integer("max_position_embeddings", 32768),
             tied=config.flag("tie_word_embeddings", False),
-            window=config.integer("sliding_window", 4096) if slides else None,
-            first_window_layer=config.integer("max_window_layers", 28, low=0),
+            window=config.window(),
             bias=config.flag("attention_bias", False),
             rope=RopeConfig.from_hf(config.values, head_dim),
         )
-
-    def window_of(self, layer: int) -> int | None:
-        """Keys that a layer's queries see, or None for all."""
-        return self.window if layer >= self.first_window_layer else None
 
 
 def _dense_layers(config: Config, layers: int) -> frozenset[int]:
     """The layers whose MLP is an ordinary one."""
     step = config.integer("decoder_sparse_step", 1)
-    named = config.values.get("mlp_only_layers") or ()
+    named = config.integers("mlp_only_layers")
     return frozenset(i for i in range(layers) if i in named or (i + 1) % step)
 
 
@@ -109,7 +102,7 @@ class Block:
             bias=config.bias,
             output_bias=config.bias,
             norm_eps=config.norm_eps,
-            window=config.window_of(index),
+            window=config.window,
         )
         self.post_attention_layernorm = RMSNorm(
             weights, f"{name}.post_attention_layernorm", config.hidden, config.norm_eps
@@ -137,7 +130,7 @@ class Model:
     """Tokens to logits."""
 
     def __init__(self, config: Config, weights: Weights) -> None:
-        self.config = sizes = Qwen3MoeConfig.read(config)
+        self.config = sizes = Qwen3MoeConfig.read(config, gguf=weights.is_gguf)
         self.vocab_size, self.context_length = sizes.vocab_size, sizes.context_length
         self.embed_tokens = Embedding(weights, "model.embed_tokens", sizes.vocab_size, sizes.hidden)
         self.rope = Rope(sizes.rope)

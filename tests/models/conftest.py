@@ -1,0 +1,43 @@
+"""Tiny models that several tests share: each is made, saved and run by the oracle once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_models import loaded, oracle, oracle_logits, random_sequences
+
+from dure.models import Model
+
+SEQUENCES = random_sequences(75, 40, 5, 33)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """One tiny model: saved as transformers saves it, and what transformers computes."""
+
+    name: str
+    folder: Path
+    model: Model  # ours, of that folder
+    sequences: list[list[int]]
+    expected: list[np.ndarray]  # transformers' logits (tokens, vocabulary) of each sequence
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tiny]:
+    """The Tiny of a name in tiny_models.MODELS."""
+    made: dict[str, Tiny] = {}
+
+    def make(name: str) -> Tiny:
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            model = oracle(name)
+            model.save_pretrained(folder)
+            expected = [oracle_logits(model, tokens) for tokens in SEQUENCES]
+            made[name] = Tiny(name, folder, loaded(folder), SEQUENCES, expected)
+        return made[name]
+
+    return make

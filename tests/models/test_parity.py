@@ -1,0 +1,176 @@
+"""Every family computes what transformers computes, in whatever pieces the tokens come."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import (
+    MODELS,
+    PagedRun,
+    furthest,
+    loaded,
+    oracle,
+    oracle_logits,
+    prefill_logits,
+    random_sequences,
+    reopened,
+)
+
+TOLERANCE = 1e-4
+
+# How the 75 tokens of one sequence are cut.
+CUTS = {"at once": [75], "one by one": [1] * 75, "unevenly": [7, 1, 32, 1, 1, 31, 2]}
+
+# Four sequences of 75, 40, 5 and 33 tokens: prompts in chunks beside single decode rows.
+TOGETHER = [
+    (0, 35, 5, 0),
+    (32, 1, 0, 7),
+    (32, 1, 0, 1),
+    (1, 1, 0, 25),
+    (1, 1, 0, 0),
+    (9, 1, 0, 0),
+]
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_are_transformers_however_the_prompt_is_cut(
+    tiny: Callable[[str], Any], name: str, cut: str
+) -> None:
+    small = tiny(name)
+    run = PagedRun(small.model, small.sequences[:1])
+    (actual,) = run.finish([(count,) for count in CUTS[cut]])
+    assert furthest(small.expected[0], actual) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_are_transformers_when_prompts_and_decoding_share_a_batch(
+    tiny: Callable[[str], Any], name: str
+) -> None:
+    small = tiny(name)
+    actual = PagedRun(small.model, small.sequences, seed=1).finish(TOGETHER)
+    for expected, logits in zip(small.expected, actual, strict=True):
+        assert furthest(expected, logits) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_pieces_and_company_change_no_bit(tiny: Callable[[str], Any], name: str) -> None:
+    small = tiny(name)
+    together = PagedRun(small.model, small.sequences, seed=1).finish(TOGETHER)
+    for tokens, actual in zip(small.sequences, together, strict=True):
+        expected = prefill_logits(small.model, tokens)
+        assert expected.tobytes() == actual.tobytes()
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3_moe"])
+def test_threads_and_the_fast_mode_change_no_bit_of_float_weights(
+    tiny: Callable[[str], Any], name: str
+) -> None:
+    small = tiny(name)
+    expected = prefill_logits(small.model, small.sequences[0])
+    for threads, exact in ((2, True), (1, False), (3, False)):
+        model = loaded(small.folder, threads=threads, exact=exact)
+        assert expected.tobytes() == prefill_logits(model, small.sequences[0]).tobytes()
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2-sliding", "qwen3", "qwen3_moe"])
+def test_a_float16_cache_costs_little(tiny: Callable[[str], Any], name: str) -> None:
+    """Keys and values keep 11 bits: 2 ** -11 of logits whose spread is about 1."""
+    small = tiny(name)
+    actual = prefill_logits(small.model, small.sequences[0], dtype=np.float16)
+    distance = furthest(small.expected[0], actual)
+    assert 0 < distance < 0.01
+
+
+def test_only_the_rows_asked_for_come_back(tiny: Callable[[str], Any]) -> None:
+    small = tiny("qwen3")
+    run = PagedRun(small.model, small.sequences[1:2])
+    forward = small.model.forward
+    batches: list[Any] = []
+
+    class Spy:
+        vocab_size = small.model.vocab_size
+
+        def forward(self, batch: Any) -> np.ndarray:
+            batches.append(batch)
+            return forward(batch)
+
+    run.model = Spy()  # type: ignore[assignment]
+    (full,) = run.finish([(40,)])
+    (batch,) = batches
+    rows = np.array([39, 3, 3], np.int32)
+    some = forward(type(batch)(**{**vars(batch), "logit_rows": rows}))
+    assert full[rows].tobytes() == some.tobytes()
+    none = forward(type(batch)(**{**vars(batch), "logit_rows": rows[:0]}))
+    assert none.shape == (0, small.model.vocab_size)
+
+
+@pytest.mark.parametrize("name", ["llama-tied", "qwen2-tied", "qwen3_moe", "qwen3_moe-mixed"])
+@pytest.mark.parametrize(
+    "options",
+    [{"save_original_format": False}, {"max_shard_size": "30KB"}],
+    ids=["names as in memory", "sharded"],
+)
+def test_every_way_that_transformers_saves_loads(
+    tiny: Callable[[str], Any], tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
+    small = tiny(name)
+    oracle(name).save_pretrained(tmp_path, **options)
+    files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    assert ("max_shard_size" in options) == (len(files) > 1)
+    actual = prefill_logits(loaded(tmp_path), small.sequences[0])
+    assert prefill_logits(small.model, small.sequences[0]).tobytes() == actual.tobytes()
+
+
+def test_fused_experts_were_among_the_files_above(tmp_path: Path) -> None:
+    from safetensors import safe_open  # noqa: PLC0415
+
+    oracle("qwen3_moe").save_pretrained(tmp_path, save_original_format=False)
+    with safe_open(tmp_path / "model.safetensors", "np") as file:
+        assert "model.layers.0.mlp.experts.gate_up_proj" in file.keys()  # noqa: SIM118
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["llama-bias-llama3", "qwen2", "qwen3-tied-bias", "qwen3_moe"])
+def test_half_precision_files_are_what_transformers_reads_from_them(
+    tmp_path: Path, name: str, dtype: str
+) -> None:
+    oracle(name).to(getattr(torch, dtype)).save_pretrained(tmp_path)
+    assert dtype == json.loads((tmp_path / "config.json").read_text())["dtype"]
+    (tokens,) = random_sequences(50)
+    expected = oracle_logits(reopened(tmp_path), tokens)
+    assert furthest(expected, prefill_logits(loaded(tmp_path), tokens)) < TOLERANCE
+
+
+def test_configs_of_before_transformers_5_are_understood(
+    tiny: Callable[[str], Any], tmp_path: Path
+) -> None:
+    """rope_theta and rope_scaling at the top, `type` for `rope_type`, no layer_types."""
+    small = tiny("qwen2-yarn")
+    config = json.loads((small.folder / "config.json").read_text())
+    rope = config.pop("rope_parameters")
+    config.pop("layer_types")
+    config["torch_dtype"] = config.pop("dtype")
+    config["rope_theta"] = rope.pop("rope_theta")
+    config["rope_scaling"] = {"type": rope.pop("rope_type"), **rope}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    weights = "model.safetensors"
+    (tmp_path / weights).write_bytes((small.folder / weights).read_bytes())
+    actual = prefill_logits(loaded(tmp_path), small.sequences[0])
+    assert furthest(small.expected[0], actual) < TOLERANCE
+
+
+def test_the_window_and_the_context_are_what_the_config_says(tiny: Callable[[str], Any]) -> None:
+    model = tiny("qwen2-sliding").model
+    assert [layer.window for layer in model.layer_caches] == [None, 8]
+    assert (model.context_length, model.vocab_size) == (256, 256)
+    assert [layer.kind for layer in model.layer_caches] == ["gqa", "window"]
+    assert [(layer.num_kv_heads, layer.head_dim) for layer in tiny("qwen3").model.layer_caches] == [
+        (2, 24)
+    ] * 2

@@ -1,0 +1,218 @@
+"""Tiny random models of every family, and a way to run them over a hand-made paged cache.
+
+transformers is the oracle. Every parameter is drawn, since its initial values (norms of 1, biases
+of 0) would hide a parameter that is not applied.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from dure.batch import BLOCK_SIZE, Batch
+from dure.formats.checkpoint import open_checkpoint
+from dure.models import Model, load_model
+
+VOCAB_SIZE = 256
+
+COMMON: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": False,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+SLIDING = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
+EXPERTS = {
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 32,
+    "head_dim": 24,
+    "norm_topk_prob": True,
+}
+
+# name -> (config.json's model_type, what differs from COMMON)
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama-tied": ("llama", {"tie_word_embeddings": True, "num_key_value_heads": 4}),
+    "llama-bias-llama3": ("llama", {"attention_bias": True, "rope_parameters": LLAMA3}),
+    "llama-yarn": ("llama", {"head_dim": 24, "rope_parameters": YARN}),
+    "llama-linear": ("llama", {"rope_parameters": LINEAR, "rms_norm_eps": 1e-2}),
+    "qwen2": ("qwen2", {}),
+    "qwen2-tied": ("qwen2", {"tie_word_embeddings": True}),
+    "qwen2-sliding": ("qwen2", SLIDING),
+    "qwen2-yarn": ("qwen2", {"rope_parameters": YARN}),
+    "qwen3": ("qwen3", {"head_dim": 24}),
+    "qwen3-tied-bias": (
+        "qwen3",
+        {"head_dim": 24, "tie_word_embeddings": True, "attention_bias": True},
+    ),
+    "qwen3-sliding": ("qwen3", {"head_dim": 16, **SLIDING}),
+    "qwen3_moe": ("qwen3_moe", EXPERTS),
+    "qwen3_moe-unnormalised": ("qwen3_moe", {**EXPERTS, "norm_topk_prob": False}),
+    "qwen3_moe-mixed": (
+        "qwen3_moe",
+        {
+            **EXPERTS,
+            "num_hidden_layers": 4,
+            "decoder_sparse_step": 2,
+            "mlp_only_layers": [1],
+            "attention_bias": True,
+        },
+    ),
+    "qwen3_moe-sliding": ("qwen3_moe", {**EXPERTS, **SLIDING}),
+}
+
+
+def oracle(name: str, **changes: Any) -> Any:
+    """The transformers model, float32, evaluating, with every parameter and buffer drawn."""
+    import torch  # noqa: PLC0415  # seconds: only the tests that need an oracle pay
+    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415
+
+    model_type, settings = MODELS[name]
+    config = AutoConfig.for_model(model_type, **{**COMMON, **settings, **changes})
+    model = AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager", dtype=torch.float32
+    )
+    with torch.no_grad():
+        for key, values in model.state_dict().items():
+            values.copy_(torch.from_numpy(drawn(key, tuple(values.shape))))
+    return model.eval()
+
+
+def reopened(folder: Path, **options: Any) -> Any:
+    """The transformers model of a saved folder, float32 whatever it was saved as."""
+    import torch  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415
+
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, attn_implementation="eager", dtype=torch.float32, **options
+    )
+    return model.eval()
+
+
+def drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Values for one parameter, the same in every run: norms around 1, all else around 0."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    if name.endswith("norm.weight"):
+        return (1 + rng.normal(0, 0.2, shape)).astype(np.float32)
+    spread = 0.2 if name.endswith(".bias") else 0.08
+    return rng.normal(0, spread, shape).astype(np.float32)
+
+
+def oracle_logits(model: Any, tokens: Sequence[int]) -> np.ndarray:
+    """transformers' logits (tokens, vocabulary) of one sequence in one pass."""
+    import torch  # noqa: PLC0415
+
+    with torch.no_grad():
+        return np.asarray(model(torch.tensor([list(tokens)])).logits[0])
+
+
+def loaded(path: Path, *, threads: int = 1, exact: bool = True) -> Model:
+    """Our model of a folder or GGUF file."""
+    return load_model(open_checkpoint(path), threads=threads, exact=exact)
+
+
+def random_sequences(*lengths: int, seed: int = 0) -> list[list[int]]:
+    """Token sequences of these lengths."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, VOCAB_SIZE, length).tolist() for length in lengths]
+
+
+class PagedRun:
+    """Sequences that run through a model step by step, over blocks in random order.
+
+    Every slot of the cache that no token has filled holds NaN, so that reading one shows.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        sequences: Sequence[Sequence[int]],
+        *,
+        dtype: DTypeLike = np.float32,
+        seed: int = 0,
+    ) -> None:
+        self.model = model
+        self.sequences = [np.array(tokens, np.int32) for tokens in sequences]
+        self.done = [0] * len(sequences)
+        self.logits: list[list[np.ndarray]] = [[] for _ in sequences]
+        needed = [-(-len(tokens) // BLOCK_SIZE) for tokens in sequences]
+        num_blocks = 2 * sum(needed) + 3
+        order = np.random.default_rng(seed).permutation(num_blocks).astype(np.int32)
+        self.tables = np.full((len(sequences), max(needed)), -1, np.int32)
+        for row, count in enumerate(needed):
+            self.tables[row, :count], order = order[:count], order[count:]
+        self.cache = tuple(
+            np.full((num_blocks, *layer.block_shape()), np.nan, dtype)
+            for layer in model.layer_caches
+        )
+
+    def step(self, counts: Sequence[int]) -> None:
+        """Runs the next `counts[i]` tokens of each sequence in one pass; all logits are kept."""
+        active = [index for index, count in enumerate(counts) if count]
+        spans = [(index, self.done[index], self.done[index] + counts[index]) for index in active]
+        tokens = np.concatenate([self.sequences[index][start:stop] for index, start, stop in spans])
+        batch = Batch(
+            tokens=tokens,
+            positions=np.concatenate([np.arange(*span[1:], dtype=np.int32) for span in spans]),
+            sequences=np.repeat(
+                np.arange(len(active), dtype=np.int32), [counts[index] for index in active]
+            ),
+            block_tables=np.ascontiguousarray(self.tables[active]),
+            logit_rows=np.arange(len(tokens), dtype=np.int32),
+            cache=self.cache,
+        )
+        rows = self.model.forward(batch)
+        assert rows.shape == (len(tokens), self.model.vocab_size)
+        for index, start, stop in spans:
+            self.logits[index].append(rows[: stop - start])
+            rows = rows[stop - start :]
+            self.done[index] = stop
+
+    def finish(self, steps: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """The logits (tokens, vocabulary) of every sequence after these steps, which end all."""
+        for counts in steps:
+            self.step(counts)
+        assert self.done == [len(tokens) for tokens in self.sequences]
+        return [np.concatenate(rows) for rows in self.logits]
+
+
+def prefill_logits(
+    model: Model, tokens: Sequence[int], *, dtype: DTypeLike = np.float32
+) -> np.ndarray:
+    """Our logits (tokens, vocabulary) of one sequence in one pass."""
+    return PagedRun(model, [tokens], dtype=dtype).finish([(len(tokens),)])[0]
+
+
+def furthest(expected: np.ndarray, actual: np.ndarray) -> float:
+    """The largest absolute difference; a NaN on either side is infinitely far."""
+    assert expected.shape == actual.shape
+    difference = np.abs(expected - actual).max()
+    return float("inf") if np.isnan(difference) else float(difference)
