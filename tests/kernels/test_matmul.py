@@ -46,12 +46,11 @@ def test_extreme_codes_and_activations_do_not_saturate(
     cols = 2 * block_size(dtype)
     pattern = {"high": [127], "low": [-127], "alternating": [127, -127], "one": [127] + 31 * [0]}
     x = np.resize(np.array(pattern[activation], np.float32), (17, cols))
-    for scale in (1.0, 65504.0):
-        raw = constant_raw(dtype, 17, cols, byte, scale)
-        expected = reference.matmul(x, reference.QuantizedMatrix(dtype, raw))
-        w = packed(dtype, raw, cols)
-        for n in (1, 2, 4, 17):
-            np.testing.assert_array_equal(kernels.matmul(x[:n], w), expected[:n])
+    raw = constant_raw(dtype, 17, cols, byte, 65504.0)
+    expected = reference.matmul(x, reference.QuantizedMatrix(dtype, raw))
+    w = packed(dtype, raw, cols)
+    for n in (1, 4, 17):
+        np.testing.assert_array_equal(kernels.matmul(x[:n], w), expected[:n])
 
 
 @pytest.mark.parametrize("dtype", LAYOUTS)
