@@ -84,7 +84,7 @@ _DEEPSEEK_LLM = (
     r"[\r\n]",
     rf"\s?[{_CASED}]+",
     "\\s?[!-/:-~！-／：-～‘-‟\u3000-。]+",
-    r"\s+$",
+    r"(?<!\s)\s+$",  # without the look behind, a run of spaces costs its length squared
     _DEEPSEEK_HAN,
     r"\p{N}+",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from transformers.models.gpt2.tokenization_gpt2 import GPT2Tokenizer
 from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 from transformers.models.qwen3_5.tokenization_qwen3_5 import Qwen3_5Tokenizer
 
-from dure.errors import InvalidRequestError
+from dure.errors import InvalidRequestError, TokenizerError
 from dure.text.pretokenizers import PRETOKENIZERS
 from dure.text.tokenizer import Tokenizer
 
@@ -138,6 +139,22 @@ def test_every_rule_cuts_every_text_without_losing_a_character(pre: str) -> None
     for text in TEXTS:
         words = [word for word, _ in cutter.pre_tokenize_str(text)]
         assert text == decoder.decode(words)
+
+
+def test_the_guard_against_long_runs_of_spaces_changes_no_cut() -> None:
+    rule = PRETOKENIZERS["deepseek-llm"]
+    original = _sequence(*(_split(p.replace(r"(?<!\s)", "")) for p in rule.patterns))
+    guarded = rule.pre_tokenizer()
+    assert any(r"(?<!\s)" in pattern for pattern in rule.patterns)
+    for text in TEXTS:
+        assert original.pre_tokenize_str(text) == guarded.pre_tokenize_str(text)
+
+
+def test_a_folder_without_a_tokenizer_json_says_what_to_do() -> None:
+    checkpoint = SimpleNamespace(kind="safetensors", path=Path("model"), tokenizer_json=None)
+    with pytest.raises(TokenizerError, match=r"model has no tokenizer\.json") as caught:
+        Tokenizer.from_checkpoint(checkpoint)  # type: ignore[arg-type]
+    assert "tokenizer.json beside" in caught.value.hint
 
 
 def test_a_tokenizer_json_gives_the_ids_and_texts_of_transformers(tmp_path: Path) -> None:
