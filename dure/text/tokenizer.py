@@ -40,8 +40,8 @@ class Tokenizer:
         if checkpoint.tokenizer_json is None:
             raise TokenizerError(
                 f"{Path(checkpoint.path).name} has no tokenizer.json",
-                hint="put the model's tokenizer.json beside its weights (transformers makes one from "
-                "a tokenizer.model), or take the model as a GGUF file",
+                hint="put the model's tokenizer.json beside its weights (transformers makes one of "
+                "a tokenizer.model), or take the model as a GGUF",
             )
         return cls(
             read_json_vocabulary(
