@@ -51,16 +51,37 @@ void k_scales(const uint8_t* q, uint8_t* scale, uint8_t* min) {
   }
 }
 
-void decode_unit(Type type, const uint8_t* s, Unit& u) {
+// N bytes -> N low nibbles, then N high ones.
+template <int N>
+void split_nibbles(const uint8_t* q, uint8_t* codes) {
+  for (int i = 0; i < N; ++i) codes[i] = q[i] & 15;
+  for (int i = 0; i < N; ++i) codes[N + i] = q[i] >> 4;
+}
+
+// 64 bytes -> 256 two-bit values: of each 32 bytes all lowest pairs, then all second ones, and so on.
+void pairs_of(const uint8_t* q, uint8_t* codes) {
+  for (int chunk = 0; chunk < 2; ++chunk)
+    for (int j = 0; j < 4; ++j)
+      for (int i = 0; i < 32; ++i) codes[128 * chunk + 32 * j + i] = (q[32 * chunk + i] >> (2 * j)) & 3;
+}
+
+// Bit j of byte i, put at bit `place` of code 32 j + i.
+void add_bits(const uint8_t* bits, int place, uint8_t* codes) {
+  for (int j = 0; j < 8; ++j)
+    for (int i = 0; i < 32; ++i) codes[32 * j + i] |= static_cast<uint8_t>(((bits[i] >> j) & 1) << place);
+}
+
+template <Type type>
+void decode_unit( const uint8_t* s, Unit& u) {
   switch (type) {
     case Type::Q4_0:
     case Type::IQ4_NL:
       u.d = load_u16(s);
-      for (int i = 0; i < 16; ++i) u.codes[i] = s[2 + i] & 15, u.codes[i + 16] = s[2 + i] >> 4;
+      split_nibbles<16>(s + 2, u.codes);
       break;
     case Type::Q4_1:
       u.d = load_u16(s), u.m = load_u16(s + 2);
-      for (int i = 0; i < 16; ++i) u.codes[i] = s[4 + i] & 15, u.codes[i + 16] = s[4 + i] >> 4;
+      split_nibbles<16>(s + 4, u.codes);
       break;
     case Type::Q5_0:
     case Type::Q5_1: {
@@ -84,25 +105,19 @@ void decode_unit(Type type, const uint8_t* s, Unit& u) {
       // 2^(e-128) as bf16; the factor 1/2 is because the value table is doubled.
       const int e = s[0];
       u.d = static_cast<uint16_t>(e == 0 ? 0x20 : e == 1 ? 0x40 : (e - 1) << 7);
-      for (int i = 0; i < 16; ++i) u.codes[i] = s[1 + i] & 15, u.codes[i + 16] = s[1 + i] >> 4;
+      split_nibbles<16>(s + 1, u.codes);
       break;
     }
     case Type::Q2_K:
       // 16 bytes of (scale | min << 4), 64 bytes of codes, d, dmin.
       for (int j = 0; j < 16; ++j) u.scale[j] = s[j];
-      for (int i = 0; i < 256; ++i) {
-        const int chunk = i / 128, shift = (i % 128) / 32 * 2;
-        u.codes[i] = (s[16 + chunk * 32 + i % 32] >> shift) & 3;
-      }
+      pairs_of(s + 16, u.codes);
       u.d = load_u16(s + 80), u.m = load_u16(s + 82);
       break;
     case Type::Q3_K: {
       // 32 bytes of high bits, 64 of low pairs, 12 of 6-bit scales, d.
-      for (int i = 0; i < 256; ++i) {
-        const int chunk = i / 128, shift = (i % 128) / 32 * 2;
-        const int low = (s[32 + chunk * 32 + i % 32] >> shift) & 3;
-        u.codes[i] = static_cast<uint8_t>(low | (((s[i % 32] >> (i / 32)) & 1) << 2));
-      }
+      pairs_of(s + 32, u.codes);
+      add_bits(s, 2, u.codes);
       const uint8_t* q = s + 96;
       for (int j = 0; j < 16; ++j) {
         const int low = j < 8 ? q[j] & 15 : q[j - 8] >> 4;
@@ -118,23 +133,16 @@ void decode_unit(Type type, const uint8_t* s, Unit& u) {
       k_scales(s + 4, u.scale, u.min);
       const bool five = type == Type::Q5_K;
       const uint8_t* low = s + (five ? 48 : 16);
-      for (int i = 0; i < 256; ++i) {
-        const uint8_t q = low[i / 64 * 32 + i % 32];
-        uint8_t code = (i / 32) % 2 ? q >> 4 : q & 15;
-        if (five) code |= static_cast<uint8_t>(((s[16 + i % 32] >> (i / 32)) & 1) << 4);
-        u.codes[i] = code;
-      }
+      for (int j = 0; j < 4; ++j) split_nibbles<32>(low + 32 * j, u.codes + 64 * j);
+      if (five) add_bits(s + 16, 4, u.codes);
       break;
     }
     case Type::Q6_K: {
       // 128 bytes low nibbles, 64 bytes of high pairs, 16 int8 scales, d.
-      for (int i = 0; i < 256; ++i) {
-        const int chunk = i / 128, r = i % 128, l = r % 32, quarter = r / 32;
-        const uint8_t low = s[chunk * 64 + (quarter % 2) * 32 + l];
-        const uint8_t high = s[128 + chunk * 32 + l];
-        u.codes[i] = static_cast<uint8_t>((quarter < 2 ? low & 15 : low >> 4) |
-                                          (((high >> (quarter * 2)) & 3) << 4));
-      }
+      for (int chunk = 0; chunk < 2; ++chunk) split_nibbles<64>(s + 64 * chunk, u.codes + 128 * chunk);
+      uint8_t high[256];
+      pairs_of(s + 128, high);
+      for (int i = 0; i < 256; ++i) u.codes[i] |= static_cast<uint8_t>(high[i] << 4);
       for (int j = 0; j < 16; ++j) u.scale[j] = s[192 + j];
       u.d = load_u16(s + 208);
       break;
@@ -146,10 +154,7 @@ void decode_unit(Type type, const uint8_t* s, Unit& u) {
         const int low = (s[4 + j / 2] >> (4 * (j % 2))) & 15;
         u.scale[j] = static_cast<uint8_t>((low | (((high >> (2 * j)) & 3) << 4)) - 32);
       }
-      for (int i = 0; i < 256; ++i) {
-        const uint8_t q = s[8 + i / 32 * 16 + i % 16];
-        u.codes[i] = i % 32 < 16 ? q & 15 : q >> 4;
-      }
+      for (int j = 0; j < 8; ++j) split_nibbles<16>(s + 8 + 16 * j, u.codes + 32 * j);
       break;
     }
     default: throw std::invalid_argument("not a quantised type");
@@ -248,7 +253,7 @@ void pack_panel(uint8_t* panel, const Packed& m, const uint8_t* source, int rows
   Unit u;
   for (int unit = 0; unit < units; ++unit)
     for (int row = 0; row < rows; ++row) {
-      decode_unit(T, source + row * row_bytes + static_cast<size_t>(unit) * s.source_bytes, u);
+      decode_unit<T>(source + row * row_bytes + static_cast<size_t>(unit) * s.source_bytes, u);
       put_scales<L::scales>(scales + static_cast<size_t>(unit) * L::scale_bytes, row, u);
       for (int b = 0; b < L::unit_blocks; ++b) {
         uint8_t* out = panel + static_cast<size_t>(unit * L::unit_blocks + b) * L::code_bytes;

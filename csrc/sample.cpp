@@ -1,9 +1,10 @@
-// One token from a row of logits. A vocabulary has 150,000 entries and a draw needs the likeliest few: a heap is built
-// once and popped only as far as the draw goes, never sorted whole.
+// One token from a row of logits. A vocabulary has 150,000 entries and a draw needs the likeliest few: those are picked in
+// one pass, and the whole is sorted only when a draw reaches past them.
 #include "sample.h"
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 #include <vector>
 
@@ -34,39 +35,118 @@ int32_t argmax(const float* logits, int64_t n) {
   return broken ? -1 : static_cast<int32_t>(best);
 }
 
+namespace {
+
+// e^(scale * (x - peak)) for x <= peak, to 1e-7: short enough that the compiler makes vectors of it, which its
+// library call is not, and a vocabulary is 150,000 of them. Cephes' polynomial; 0 below e^-87.
+void exp_below(const float* x, int64_t n, float peak, float scale, float* out) {
+  for (int64_t i = 0; i < n; ++i) {
+    const float v = std::max((x[i] - peak) * scale, -87.0f);
+    const float shifted = v * 1.44269504f + 12582912.0f;
+    const float k = shifted - 12582912.0f;
+    const float r = (v - k * 0.693359375f) + k * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    int32_t bits, power;
+    std::memcpy(&bits, &p, 4);
+    std::memcpy(&power, &shifted, 4);
+    bits += static_cast<int32_t>(static_cast<uint32_t>(power - 0x4B400000) << 23);
+    std::memcpy(&p, &bits, 4);
+    out[i] = v > -87.0f ? p : 0.0f;
+  }
+}
+
+// The k likeliest ids, falling, ties to the lower id: one pass against the k-th so far.
+std::vector<int32_t> likeliest_ids(const float* logits, int64_t n, int64_t k) {
+  auto before = [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
+  std::vector<int32_t> heap;  // its front is the least likely that is kept
+  heap.reserve(static_cast<size_t>(k));
+  for (int64_t i = 0; i < n; ++i) {
+    if (static_cast<int64_t>(heap.size()) == k) {
+      if (k == 0 || !(logits[i] > logits[heap.front()])) continue;
+      std::pop_heap(heap.begin(), heap.end(), before);
+      heap.pop_back();
+    }
+    heap.push_back(static_cast<int32_t>(i));
+    std::push_heap(heap.begin(), heap.end(), before);
+  }
+  std::sort_heap(heap.begin(), heap.end(), before);
+  return heap;
+}
+
+// Ids by falling logit, as many as are asked for: those within `reach` of the peak first, then all.
+class Falling {
+ public:
+  Falling(const float* logits, int64_t n, float peak, float reach) : logits_(logits), n_(n) {
+    for (int64_t i = 0; i < n; ++i)
+      if (logits[i] >= peak - reach) ids_.push_back(static_cast<int32_t>(i));
+    sort();
+  }
+  explicit Falling(std::vector<int32_t> ids) : ids_(std::move(ids)) {}
+
+  int64_t next() {  // -1 after the last
+    if (at_ == ids_.size() && logits_ && static_cast<int64_t>(ids_.size()) < n_) {
+      ids_.resize(static_cast<size_t>(n_));
+      std::iota(ids_.begin(), ids_.end(), 0);
+      sort();  // the first `at_` come out as they were
+    }
+    return at_ < ids_.size() ? ids_[at_++] : -1;
+  }
+
+ private:
+  void sort() {
+    std::sort(ids_.begin(), ids_.end(),
+              [&](int32_t a, int32_t b) { return logits_[a] != logits_[b] ? logits_[a] > logits_[b] : a < b; });
+  }
+  const float* logits_ = nullptr;
+  int64_t n_ = 0;
+  std::vector<int32_t> ids_;
+  size_t at_ = 0;
+};
+
+}  // namespace
+
 int32_t sample(const float* logits, int64_t n, const Filter& f, double u) {
   const int32_t likeliest = argmax(logits, n);
   if (f.temperature == 0 || likeliest < 0) return likeliest;
-  const double peak = logits[likeliest];
-  auto weight = [&](int32_t i) { return std::exp((static_cast<double>(logits[i]) - peak) / f.temperature); };
+  const float peak = logits[likeliest], sharpness = static_cast<float>(1.0 / f.temperature);
+  if (!(sharpness < 1e30f) || !std::isfinite(peak)) return likeliest;
+  auto weight_of = [&](int64_t id) {
+    float w;
+    exp_below(logits + id, 1, peak, sharpness, &w);
+    return w;
+  };
 
-  std::vector<int32_t> heap(static_cast<size_t>(n));
-  std::iota(heap.begin(), heap.end(), 0);
-  auto after = [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] < logits[b] : a > b; };
   const bool some = f.top_k > 0 && f.top_k < n;
-  if (some) {  // the k likeliest only: selection first keeps the heap small
-    std::nth_element(heap.begin(), heap.begin() + f.top_k, heap.end(), [&](int32_t a, int32_t b) { return after(b, a); });
-    heap.resize(static_cast<size_t>(f.top_k));
-  }
   double total = 0;  // of what top_k left
-  std::sort(heap.begin(), some ? heap.end() : heap.begin());
-  for (const int32_t i : heap) total += weight(i);
-  std::make_heap(heap.begin(), heap.end(), after);
+  std::vector<int32_t> first;
+  if (some) {
+    first = likeliest_ids(logits, n, f.top_k);
+    for (const int32_t id : first) total += weight_of(id);
+  } else {
+    std::vector<float> weights(static_cast<size_t>(n));
+    exp_below(logits, n, peak, sharpness, weights.data());
+    for (const float w : weights) total += w;
+  }
+  // Within 12 temperatures of the peak lies all but e^-12 of the mass a token, as good as always enough.
+  Falling falling = some ? Falling(std::move(first)) : Falling(logits, n, peak, 12.0f / sharpness);
 
   const bool filtered = f.top_p < 1 || f.min_p > 0;
   std::vector<int32_t> ids;
   std::vector<double> cumulative;
   double mass = 0;
-  while (!heap.empty()) {
-    std::pop_heap(heap.begin(), heap.end(), after);
-    const int32_t i = heap.back();
-    heap.pop_back();
-    const double w = weight(i);
+  for (int64_t id; (id = falling.next()) >= 0;) {
+    const double w = weight_of(id);
     if (filtered && !ids.empty() && w < f.min_p) break;  // weights are relative to the highest
     mass += w;
-    ids.push_back(i);
+    ids.push_back(static_cast<int32_t>(id));
     cumulative.push_back(mass);
-    if (!filtered && mass > u * total) return i;
+    if (!filtered && mass > u * total) return static_cast<int32_t>(id);
     if (f.top_p < 1 && mass >= f.top_p * total) break;
   }
   const auto drawn = std::upper_bound(cumulative.begin(), cumulative.end(), u * mass) - cumulative.begin();
@@ -74,17 +154,16 @@ int32_t sample(const float* logits, int64_t n, const Filter& f, double u) {
 }
 
 double log_sum_exp(const float* logits, int64_t n) {
-  const double peak = *std::max_element(logits, logits + n);
+  const float peak = *std::max_element(logits, logits + n);
+  std::vector<float> weights(static_cast<size_t>(n));
+  exp_below(logits, n, peak, 1.0f, weights.data());
   double total = 0;
-  for (int64_t i = 0; i < n; ++i) total += std::exp(static_cast<double>(logits[i]) - peak);
+  for (const float w : weights) total += w;
   return peak + std::log(total);
 }
 
 void top_logprobs(const float* logits, int64_t n, int64_t count, int32_t* ids, float* logprobs) {
-  std::vector<int32_t> order(static_cast<size_t>(n));
-  std::iota(order.begin(), order.end(), 0);
-  std::partial_sort(order.begin(), order.begin() + count, order.end(),
-                    [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; });
+  const auto order = likeliest_ids(logits, n, count);
   const double norm = log_sum_exp(logits, n);
   for (int64_t i = 0; i < count; ++i) ids[i] = order[i], logprobs[i] = static_cast<float>(logits[order[i]] - norm);
 }

@@ -174,6 +174,8 @@ def attention(
 
     Row i sees the keys j <= positions[i] of its sequence, and with a window only j > positions[i] - window.
     """
+    if window is not None and window < 1:
+        raise ValueError(f"window must be at least 1, not {window}")
     out: Floats = _core.attention(
         q, cache, positions, sequences, block_tables, scale, window or 0, threads
     )
@@ -187,6 +189,8 @@ def route(
 
     Ties go to the lower id; normalize makes a row's weights sum to 1.
     """
+    if score not in ("softmax", "sigmoid"):
+        raise ValueError(f"score must be softmax or sigmoid, not {score!r}")
     ids, weights = _core.route(logits, top_k, normalize, score == "sigmoid")
     return ids, weights
 
@@ -229,4 +233,6 @@ def top_logprobs(logits: Floats, count: int) -> tuple[Ints, Floats]:
 
 def logprob(logits: Floats, token_id: int) -> float:
     """The log-softmax of one id, rounded to float32 so that it equals its `top_logprobs` entry."""
+    if not 0 <= token_id < len(logits):
+        raise ValueError(f"token {token_id} is not one of {len(logits)}")
     return float(np.float32(float(logits[token_id]) - _core.log_sum_exp(logits)))
