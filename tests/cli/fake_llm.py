@@ -1,7 +1,7 @@
 """An LLM that costs nothing: it repeats the last message, word by word.
 
 `python fake_llm.py ARGUMENTS` is the `dure` command with it. FAKE_PAUSE is the seconds between
-words.
+words; FAKE_TERMINAL makes the terminal on stdin its own.
 """
 
 from __future__ import annotations
@@ -69,8 +69,10 @@ class FakeLLM:
     def _words(
         self, text: str, params: SamplingParams, on_prefill: Callable[[int, int], None] | None
     ) -> Generator[Chunk, None, None]:
-        if on_prefill is not None:
+        if on_prefill is not None and text.startswith("slow"):
             on_prefill(0, 10)
+            time.sleep(float(os.environ.get("FAKE_PAUSE", "0")))
+            on_prefill(5, 10)
         words = text.split(" ")
         reason = "stop"
         if params.max_tokens is not None and len(words) > params.max_tokens:
@@ -101,5 +103,8 @@ def _completion(said: Sequence[str], reason: str) -> Completion:
 if __name__ == "__main__":
     import dure.llm
 
+    if "FAKE_TERMINAL" in os.environ:
+        # A session's leader that opens a terminal gets it as its own, and with it Ctrl-C.
+        os.close(os.open(os.ttyname(0), os.O_RDWR))
     dure.llm.LLM = FakeLLM  # type: ignore[assignment,misc]
     main(sys.argv[1:])
