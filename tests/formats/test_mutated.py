@@ -219,7 +219,7 @@ def test_every_length_of_a_gguf_file_may_be_any_extreme(tmp_path: Path, no_hang:
     tracemalloc.start()
     try:
         for place, size in whole.numbers:
-            for extreme in rng.sample(EXTREMES, 6):
+            for extreme in rng.sample(EXTREMES, 4):
                 damaged = bytearray(whole.data)
                 number = extreme % (1 << 8 * size)
                 damaged[place : place + size] = number.to_bytes(size, "little")
