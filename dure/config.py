@@ -53,7 +53,7 @@ _REQUIRED: Any = object()
 
 
 class Config:
-    """Typed reads of one config. A missing, mistyped or absurd value is a ModelFileError naming it."""
+    """Typed reads of one config; a missing, mistyped or absurd value is a ModelFileError."""
 
     def __init__(self, values: Mapping[str, Any], source: str) -> None:
         self.values = values
@@ -132,7 +132,7 @@ class Config:
         return tuple(known[kind] for kind in kinds)
 
     def expect(self, key: str, *allowed: Any) -> None:
-        """Refuses, with an UnsupportedModelError, a value that is there and not one of `allowed`."""
+        """Refuses, by UnsupportedModelError, a value that is there and not one of `allowed`."""
         value = self.values.get(key)
         if value is not None and value not in allowed:
             raise UnsupportedModelError(

@@ -96,7 +96,8 @@ class Weights:
             )
         values.fill(0, tensor.read())
         self._advance(tensor.size_bytes)
-        return values.row_values(np.zeros(1, np.int32))[0]
+        row: NDArray[np.float32] = values.row_values(np.zeros(1, np.int32))[0]
+        return row
 
     def matrix(self, name: str, rows: int, cols: int) -> kernels.Matrix:
         """The tensor `name`, (rows, cols), packed for the kernels."""
@@ -209,7 +210,7 @@ def _is_float(tensor: TensorInfo) -> bool:
 
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:
-    """A GGUF tensor's name in config.json's language; unknown names stay, for `finish` to report."""
+    """A GGUF tensor's name in config.json's language; others stay, for `finish` to report."""
     if name in names:
         return names[name]
     match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)

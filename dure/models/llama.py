@@ -102,11 +102,11 @@ class Model:
     def __init__(self, config: Config, weights: Weights) -> None:
         self.config = sizes = LlamaConfig.read(config, gguf=weights.is_gguf)
         self.vocab_size, self.context_length = sizes.vocab_size, sizes.context_length
-        self.embed_tokens = Embedding(weights, "model.embed_tokens", sizes.vocab_size, sizes.hidden)
         factors = None  # llama3 scaling, as GGUF carries it
         if weights.has("rope_freqs.weight"):
             factors = weights.vector("rope_freqs.weight", sizes.rope.dim // 2)
         self.rope = Rope(sizes.rope, factors=factors)
+        self.embed_tokens = Embedding(weights, "model.embed_tokens", sizes.vocab_size, sizes.hidden)
         self.layers = [Block(sizes, weights, i) for i in range(sizes.layers)]
         self.norm = RMSNorm(weights, "model.norm", sizes.hidden, sizes.norm_eps)
         self.lm_head = head(weights, self.embed_tokens, tied=sizes.tied)

@@ -101,8 +101,8 @@ class Model:
     def __init__(self, config: Config, weights: Weights) -> None:
         self.config = sizes = Qwen3Config.read(config)
         self.vocab_size, self.context_length = sizes.vocab_size, sizes.context_length
-        self.embed_tokens = Embedding(weights, "model.embed_tokens", sizes.vocab_size, sizes.hidden)
         self.rope = Rope(sizes.rope)
+        self.embed_tokens = Embedding(weights, "model.embed_tokens", sizes.vocab_size, sizes.hidden)
         self.layers = [Block(sizes, weights, i) for i in range(sizes.layers)]
         self.norm = RMSNorm(weights, "model.norm", sizes.hidden, sizes.norm_eps)
         self.lm_head = head(weights, self.embed_tokens, tied=sizes.tied)

@@ -1,0 +1,271 @@
+"""GGUF files of tiny models, written by the gguf package as llama.cpp's converters do."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as Kind
+from tiny_models import COMMON, MODELS, drawn
+
+ARCHITECTURES = {
+    "llama": gguf.MODEL_ARCH.LLAMA,
+    "qwen2": gguf.MODEL_ARCH.QWEN2,
+    "qwen3": gguf.MODEL_ARCH.QWEN3,
+    "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
+}
+
+# Types that the gguf package can read but not write: where a block's float16 scale and float16
+# minimum lie, and the code whose value is then zero, so that random codes average out.
+_RANDOM_BLOCKS: Mapping[Kind, tuple[int, int | None, float]] = {
+    Kind.Q2_K: (80, 82, 1.5),
+    Kind.Q3_K: (108, None, 0.0),
+    Kind.Q4_K: (0, 2, 7.5),
+    Kind.Q5_K: (0, 2, 15.5),
+    Kind.Q6_K: (208, None, 0.0),
+    Kind.IQ4_NL: (0, None, 0.0),
+    Kind.IQ4_XS: (0, None, 0.0),
+}
+
+Config = Mapping[str, Any]
+Arrays = dict[str, np.ndarray]
+Types = Callable[[str], Kind]  # a parameter's name in the folder -> how the GGUF stores it
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor as a file holds it."""
+
+    raw: np.ndarray  # uint8 (..., row bytes)
+    kind: Kind
+
+    @property
+    def values(self) -> np.ndarray:
+        """What it stands for, float32, by the gguf package's own dequantisation."""
+        return gguf.quants.dequantize(self.raw, self.kind).astype(np.float32)
+
+
+def float32(name: str) -> Kind:
+    """Everything as F32: what `Types` is at its plainest."""
+    return Kind.F32
+
+
+def matrices_as(kind: Kind) -> Types:
+    """Matrices in `kind`; vectors and routers in F32, as converters leave them."""
+    return lambda name: Kind.F32 if is_plain(name) else kind
+
+
+def is_plain(name: str) -> bool:
+    """Whether converters keep a parameter in F32 whatever the file's type is."""
+    return name.endswith(("norm.weight", ".bias", "mlp.gate.weight"))
+
+
+def store(values: np.ndarray, kind: Kind, rng: np.random.Generator) -> Stored:
+    """The values in `kind`; where gguf cannot quantise to it, random blocks of the same spread."""
+    if kind in _RANDOM_BLOCKS:
+        return Stored(random_blocks(rng, kind, values.shape, float(values.std())), kind)
+    raw = gguf.quants.quantize(np.ascontiguousarray(values), kind)
+    return Stored(raw.view(np.uint8), kind)
+
+
+def random_blocks(
+    rng: np.random.Generator, kind: Kind, shape: tuple[int, ...], spread: float
+) -> np.ndarray:
+    """Random blocks for a tensor of `shape`, uint8 (..., row bytes), with about that deviation."""
+    scale_at, min_at, middle = _RANDOM_BLOCKS[kind]
+    size, size_bytes = gguf.GGML_QUANT_SIZES[kind]
+    blocks = rng.integers(0, 256, (math.prod(shape) // size, size_bytes), np.uint8)
+
+    def set_scale(scale: float) -> None:
+        blocks[:, scale_at : scale_at + 2] = np.float16([scale]).view(np.uint8)
+        if min_at is not None:
+            blocks[:, min_at : min_at + 2] = np.float16([scale * middle]).view(np.uint8)
+
+    set_scale(1.0)
+    unit = gguf.quants.dequantize(blocks[:64], kind).std()
+    set_scale(spread / float(unit))
+    return blocks.reshape(*shape[:-1], shape[-1] // size * size_bytes)
+
+
+def parameters_of(config: Config) -> Arrays:
+    """Drawn float32 parameters of a config, under the names and in the shapes of hub files."""
+    hidden, head_dim = config["hidden_size"], head_dim_of(config)
+    q, kv = (config[f"num_{which}_heads"] * head_dim for which in ("attention", "key_value"))
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (config["vocab_size"], hidden),
+        "model.norm.weight": (hidden,),
+        "lm_head.weight": (config["vocab_size"], hidden),
+    }
+    for index in range(config["num_hidden_layers"]):
+        layer = {
+            "input_layernorm.weight": (hidden,),
+            "self_attn.q_proj.weight": (q, hidden),
+            "self_attn.k_proj.weight": (kv, hidden),
+            "self_attn.v_proj.weight": (kv, hidden),
+            "self_attn.o_proj.weight": (hidden, q),
+            "post_attention_layernorm.weight": (hidden,),
+            **_mlp_shapes(config),
+        }
+        if config["model_type"] == "qwen2":
+            sizes = {"q": q, "k": kv, "v": kv}
+            layer |= {f"self_attn.{part}_proj.bias": (size,) for part, size in sizes.items()}
+        if config["model_type"].startswith("qwen3"):
+            layer |= {f"self_attn.{part}_norm.weight": (head_dim,) for part in "qk"}
+        shapes |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}
+    return {name: drawn(name, shape) for name, shape in shapes.items()}
+
+
+def _mlp_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    hidden = config["hidden_size"]
+
+    def gated(prefix: str, size: int) -> dict[str, tuple[int, ...]]:
+        return {
+            f"{prefix}.gate_proj.weight": (size, hidden),
+            f"{prefix}.up_proj.weight": (size, hidden),
+            f"{prefix}.down_proj.weight": (hidden, size),
+        }
+
+    if config["model_type"] != "qwen3_moe":
+        return gated("mlp", config["intermediate_size"])
+    shapes: dict[str, tuple[int, ...]] = {"mlp.gate.weight": (config["num_experts"], hidden)}
+    for expert in range(config["num_experts"]):
+        shapes |= gated(f"mlp.experts.{expert}", config["moe_intermediate_size"])
+    return shapes
+
+
+def config_of(name: str, **changes: Any) -> dict[str, Any]:
+    """The config.json of a model in tiny_models.MODELS, as far as we read it."""
+    model_type, settings = MODELS[name]
+    rope = {"rope_type": "default", "rope_theta": 10000.0}
+    defaults = {"rms_norm_eps": 1e-6, "rope_parameters": rope, "hidden_act": "silu"}
+    return {"model_type": model_type, **defaults, **COMMON, **settings, **changes}
+
+
+def read_folder(folder: Path) -> tuple[dict[str, Any], Arrays]:
+    """config.json and the float32 parameters of a saved model."""
+    from safetensors.numpy import load_file  # noqa: PLC0415
+
+    return json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+
+
+def write_folder(folder: Path, config: Config, parameters: Arrays) -> Path:
+    """The folder, now holding config.json and one model.safetensors."""
+    from safetensors.numpy import save_file  # noqa: PLC0415
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(parameters, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def write_gguf(
+    path: Path, config: Config, parameters: Arrays, types: Types = float32, *, seed: int = 0
+) -> Arrays:
+    """The parameters as the GGUF at `path` now stands for them, under the names they had."""
+    rng = np.random.default_rng(seed)
+    stored = {
+        name: store(values, Kind.F32 if values.ndim == 1 else types(name), rng)
+        for name, values in sorted(parameters.items())
+    }
+    values = {name: tensor.values for name, tensor in stored.items()}
+    architecture = ARCHITECTURES[config["model_type"]]
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
+    _add_keys(writer, config)
+    if config["model_type"] == "llama":
+        stored = {name: _permuted(name, tensor, config) for name, tensor in stored.items()}
+        _add_rope_factors(writer, config)
+    names = gguf.get_tensor_name_map(architecture, config["num_hidden_layers"])
+    for name, tensor in _stacked(stored).items():
+        written = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        assert written is not None, name
+        writer.add_tensor(written, tensor.raw, raw_dtype=tensor.kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return values
+
+
+def head_dim_of(config: Config) -> int:
+    """Dimensions of a head, which old configs leave to be computed."""
+    return config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+
+
+def _add_keys(writer: gguf.GGUFWriter, config: Config) -> None:
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_key_length(head_dim_of(config))
+    writer.add_value_length(head_dim_of(config))
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_vocab_size(config["vocab_size"])
+    if config["model_type"] == "llama":
+        writer.add_rope_dimension_count(head_dim_of(config))
+    rope = config["rope_parameters"]
+    writer.add_rope_freq_base(rope["rope_theta"])
+    if rope["rope_type"] == "yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(rope["factor"])
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if rope["rope_type"] == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(rope["factor"])
+    experts = config.get("num_experts") or config.get("num_local_experts")
+    if experts:
+        writer.add_expert_count(experts)
+        writer.add_expert_used_count(config["num_experts_per_tok"])
+        writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+
+
+def _permuted(name: str, tensor: Stored, config: Config) -> Stored:
+    """llama's q and k with each head's two halves interleaved, row by row."""
+    heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
+    kind = name.split(".")[-2]
+    if kind not in heads:
+        return tensor
+    count = config[heads[kind]]
+    rows = tensor.raw.reshape(count, 2, head_dim_of(config) // 2, -1)
+    return Stored(rows.swapaxes(1, 2).reshape(tensor.raw.shape), tensor.kind)
+
+
+def _add_rope_factors(writer: gguf.GGUFWriter, config: Config) -> None:
+    """llama3's scaling as a tensor of divisors, one a frequency."""
+    rope = config["rope_parameters"]
+    if rope["rope_type"] != "llama3":
+        return
+    size = head_dim_of(config)
+    low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]
+    divisors = []
+    for index in range(0, size, 2):
+        turns = rope["original_max_position_embeddings"] / (
+            2 * math.pi * rope["rope_theta"] ** (index / size)
+        )
+        share = min(max((turns - low) / (high - low), 0.0), 1.0)  # of the frequency, kept as it is
+        divisors.append(1 / ((1 - share) / factor + share))
+    writer.add_tensor("rope_freqs.weight", np.array(divisors, np.float32))
+
+
+def _stacked(stored: Mapping[str, Stored]) -> dict[str, Stored]:
+    """The same with the experts of a layer as one tensor (experts, rows, row bytes) a matrix."""
+    out: dict[str, Stored] = {}
+    groups: dict[str, dict[int, Stored]] = {}
+    for name, tensor in stored.items():
+        before, found, after = name.partition(".mlp.experts.")
+        if found:
+            expert, _, rest = after.partition(".")
+            groups.setdefault(f"{before}.mlp.experts.{rest}", {})[int(expert)] = tensor
+        else:
+            out[name] = tensor
+    for name, experts in groups.items():
+        raw = np.stack([experts[index].raw for index in range(len(experts))])
+        out[name] = Stored(raw, experts[0].kind)
+    return out
