@@ -1,0 +1,169 @@
+"""A request's log-probabilities over quantised weights are the same bits, alone or in any company:
+whatever else runs, however its prompt is cut, from whatever it is continued, on any threads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as Kind
+from tiny_gguf import config_of, is_plain, parameters_of, write_gguf
+from tiny_models import VOCAB_SIZE, loaded
+
+from dure import kernels
+from dure.engine.engine import Engine
+from dure.engine.request import Request, SamplingParams
+from dure.models import Model
+
+TOKENS = 32
+PARAMS = SamplingParams(max_tokens=TOKENS, temperature=0.8, top_k=50, seed=7, logprobs=8)
+PROMPT = np.random.default_rng(9).integers(0, VOCAB_SIZE, 77).tolist()
+COMPOSITIONS = 50
+
+
+def dense_types(name: str) -> Kind:
+    """Q4_0 with a Q8_0 embedding and head."""
+    if is_plain(name):
+        return Kind.F32
+    return Kind.Q8_0 if "layers" not in name else Kind.Q4_0
+
+
+def sparse_types(name: str) -> Kind:
+    """Q4_K with Q6_K for what reads or writes most."""
+    if is_plain(name):
+        return Kind.F32
+    return Kind.Q6_K if name.startswith("lm_head") or "down_proj" in name else Kind.Q4_K
+
+
+WIDE = {"hidden_size": 256, "moe_intermediate_size": 256, "head_dim": 64, "num_experts": 16}
+FILES = {
+    "dense": (config_of("llama"), dense_types),
+    "sparse": (config_of("qwen3_moe", **WIDE), sparse_types),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A dense model and a mixture of experts, as GGUF files."""
+    folder = tmp_path_factory.mktemp("quantised")
+    for name, (config, types) in FILES.items():
+        write_gguf(folder / f"{name}.gguf", config, parameters_of(config), types)
+    return {name: folder / f"{name}.gguf" for name in FILES}
+
+
+def result(request: Request) -> bytes:
+    """All that a caller sees of the request, every log-probability as its four bytes."""
+    assert request.finish_reason == "length"
+    assert len(request.logprobs) == len(request.output_ids) == TOKENS
+    parts = [np.array(request.output_ids, np.int32).tobytes()]
+    for at in request.logprobs:
+        ids, values = zip(*at.top, strict=True)
+        parts.append(np.array([at.token_id, *ids], np.int32).tobytes())
+        parts.append(np.array([at.logprob, *values], np.float32).tobytes())
+    return b"".join(parts)
+
+
+def alone(model: Model) -> bytes:
+    """What the request gets from an engine of its own, its prompt in one piece."""
+    engine = Engine(model, num_blocks=16)
+    request = engine.add(PROMPT, PARAMS)
+    while engine.has_work:
+        engine.step()
+    assert (request.num_cached_tokens, engine.stats.preemptions, engine.stats.steps) == (
+        0,
+        0,
+        TOKENS,
+    )
+    return result(request)
+
+
+def add_stranger(engine: Engine, rng: np.random.Generator) -> Request:
+    """A batch mate whose prompt shares some of its beginning with the request's, or nothing."""
+    shared = int(rng.integers(0, len(PROMPT) + 1)) if rng.random() < 0.6 else 0
+    rest = rng.integers(0, VOCAB_SIZE, int(rng.integers(1, 20))).tolist()
+    params = SamplingParams(max_tokens=int(rng.integers(1, 90)), seed=int(rng.integers(1000)))
+    return engine.add([*PROMPT[:shared], *rest], params)
+
+
+def composition(model: Model, rng: np.random.Generator, met: Counter[str]) -> set[bytes]:
+    """What one or two copies of the request get in random company; `met` counts what it met."""
+    engine = Engine(
+        model,
+        num_blocks=int(rng.choice([5, 6, 7, 12])),
+        max_batch_tokens=int(rng.choice([3, 7, 16, 32, 33, 64, 512])),
+        max_sequences=int(rng.integers(1, 7)),
+    )
+    strangers = [add_stranger(engine, rng) for _ in range(rng.integers(0, 5))]
+    for _ in range(rng.integers(0, 30)):
+        engine.step()
+    requests = [engine.add(PROMPT, PARAMS) for _ in range(rng.integers(1, 3))]
+    while not all(request.is_finished for request in requests):
+        outputs = engine.step()
+        met["company"] += len(outputs) > 1
+        if strangers and rng.random() < 0.02:
+            engine.abort(strangers[int(rng.integers(len(strangers)))].id)
+        if len(strangers) < 6 and rng.random() < 0.1:
+            strangers.append(add_stranger(engine, rng))
+    for stranger in strangers:
+        engine.abort(stranger.id)
+    assert not engine.has_work
+    engine.check_idle()
+    met["prefix hit"] += sum(request.num_cached_tokens > 0 for request in requests)
+    met["preemption"] += sum(request.num_preemptions > 0 for request in requests)
+    met["cut prompt"] += engine.scheduler.max_batch_tokens < len(PROMPT)
+    assert engine.stats.cached_tokens >= sum(request.num_cached_tokens for request in requests)
+    assert engine.stats.preemptions >= sum(request.num_preemptions for request in requests)
+    return {result(request) for request in requests}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_fifty_compositions_change_no_bit(files: dict[str, Path], name: str) -> None:
+    models = {threads: loaded(files[name], threads=threads, exact=False) for threads in (1, 2)}
+    expected = alone(models[1])
+    assert expected == alone(models[2])
+    met: Counter[str] = Counter()
+    different = []
+    for number in range(COMPOSITIONS):
+        threads = 2 if number % 5 == 0 else 1  # where cores are busy, two are the slower
+        if composition(models[threads], np.random.default_rng(number), met) != {expected}:
+            different.append(number)
+    assert different == []
+    # The fifty must not quietly become easy ones.
+    assert min(met[what] for what in ("company", "prefix hit", "preemption", "cut prompt")) >= 5
+
+
+def test_the_int8_path_is_what_was_tested(files: dict[str, Path]) -> None:
+    """Exact arithmetic on the same file gives other bits, so the fifty did not run it."""
+    for path in files.values():
+        fast, exact = (alone(loaded(path, exact=exact)) for exact in (False, True))
+        assert fast != exact
+
+
+def digest(path: str | Path) -> str:
+    """The SHA-256 of what the request gets from a file, on the instruction set in use."""
+    return hashlib.sha256(alone(loaded(Path(path), exact=False))).hexdigest()
+
+
+@pytest.mark.parametrize("isa", kernels.available_isas())
+def test_every_instruction_set_gives_the_same_bits(files: dict[str, Path], isa: str) -> None:
+    code = (
+        "import sys, test_same_bits_quantised as t; from dure import kernels; "
+        "print(kernels.isa(), *(t.digest(path) for path in sys.argv[1:]))"
+    )
+    here = Path(__file__).parent
+    environment: dict[str, Any] = {
+        **os.environ,
+        "DURE_ISA": isa,
+        "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)]),
+    }
+    command = [sys.executable, "-c", code, *map(str, files.values())]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [isa, *map(digest, files.values())]
