@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dure.cli import console, print_error
-from dure.cli.conversation import Conversation
+from dure.cli.conversation import Conversation, completes_text
 from dure.engine.params import SamplingParams
 from dure.errors import DureError, InvalidRequestError
 from dure.hub import human_bytes
@@ -70,7 +70,7 @@ class Chat:
         self.think = think
         self.verbose = verbose
         # A model without a template completes each message on its own.
-        self.is_plain = raw or llm.template_source is None
+        self.is_plain = completes_text(llm, raw=raw, system=system, think=think)
         self._read = read or line_reader()
 
     def run(self) -> None:

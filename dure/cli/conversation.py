@@ -1,4 +1,4 @@
-"""A conversation: its messages, and how they are kept in a file."""
+"""A conversation: whether a model can have one, its messages, and how they are kept in a file."""
 
 from __future__ import annotations
 
@@ -7,12 +7,31 @@ import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dure.errors import InvalidRequestError
 
+if TYPE_CHECKING:
+    from dure.llm import LLM
+
 MAX_FILE_BYTES = 64 << 20
 ROLES = ("user", "assistant", "tool")
+
+
+def completes_text(llm: LLM, *, raw: bool, system: str | None, think: bool | int | None) -> bool:
+    """Whether there is no template in use, so that text is completed and not answered.
+
+    Raises an error for a system message or a wish about thinking that would then be lost.
+    """
+    plain = raw or llm.template_source is None
+    if plain and (system is not None or think is not None):
+        raise InvalidRequestError(
+            "A system message and thinking need a chat template, and none is used here.",
+            hint="leave out --raw" if llm.template_source else "leave them out",
+        )
+    if think is not None:
+        llm.check_think(think)
+    return plain
 
 
 @dataclass

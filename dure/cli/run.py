@@ -92,6 +92,7 @@ def command(
     Sampling options that are left out take the model's own recommendation, or else a temperature
     of 0.7 and a top-p of 0.9.
     """
+    from dure.cli.conversation import Conversation, completes_text
     from dure.engine.params import SamplingParams
 
     thinking = parse_think(think)
@@ -118,10 +119,12 @@ def command(
 
         Chat(llm, params, system=system, think=thinking, raw=raw, verbose=verbose).run()
         return
-    message = Question(llm, question, system=system, raw=raw, think=thinking)
-    if verbose and message.is_plain and not raw:
+    messages: str | list[dict[str, str]] = question
+    if not completes_text(llm, raw=raw, system=system, think=thinking):
+        messages = Conversation(system).messages_with(question)
+    elif verbose and not raw:
         console.note(f"{llm.name} has no chat template: it completes the text")
-    completion = answer(llm, message, params, quiet=json)
+    completion = answer(llm, messages, params, think=thinking, quiet=json)
     if json:
         console.print_json(as_json(llm, completion, load_s))
         return
@@ -131,34 +134,18 @@ def command(
         console.note(console.summary(completion))
 
 
-class Question:
-    """What to stream: messages for the template, or plain text; with what goes along."""
-
-    def __init__(
-        self, llm: LLM, text: str, *, system: str | None, raw: bool, think: bool | int | None
-    ) -> None:
-        from dure.errors import InvalidRequestError
-
-        self.is_plain = raw or llm.template_source is None
-        self.think = think
-        self.prompt: str | list[dict[str, str]]
-        if self.is_plain:
-            if system is not None or think is not None:
-                raise InvalidRequestError(
-                    "A system message and thinking need a chat template, and none is used here.",
-                    hint="leave out --raw" if llm.template_source else "leave them out",
-                )
-            self.prompt = text
-        else:
-            self.prompt = [{"role": "system", "content": system}] if system is not None else []
-            self.prompt.append({"role": "user", "content": text})
-
-
-def answer(llm: LLM, question: Question, params: SamplingParams, *, quiet: bool) -> Completion:
+def answer(
+    llm: LLM,
+    question: str | list[dict[str, str]],
+    params: SamplingParams,
+    *,
+    think: bool | int | None,
+    quiet: bool,
+) -> Completion:
     """The completion, its text having been written to stdout as it came unless `quiet`."""
     completion = None
     with console.ProgressLine("reading the prompt", delay_s=0.5) as line:
-        stream = llm.stream(question.prompt, params, think=question.think, on_prefill=line.update)
+        stream = llm.stream(question, params, think=think, on_prefill=line.update)
         with closing(stream):
             for chunk in stream:
                 line.erase()
