@@ -21,6 +21,7 @@ from dure.formats.tensors import TensorInfo, shown
 MAX_HEADER_BYTES = 100_000_000
 MAX_DIMENSIONS = 8
 MAX_DIMENSION = (1 << 63) - 1
+MAX_WEIGHTS = 1 << 48  # of one tensor, zeros of its shape left out: only empty ones come near
 INDEX_NAME = "model.safetensors.index.json"
 
 _SHARD_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
@@ -176,6 +177,8 @@ def _read_tensor(source: SourceFile, name: str, entry: Any, data_start: int) -> 
             f"{what} of {dtype} and {count:,} weights, which do not fit its {end - start:,} bytes.",
             hint=_DAMAGED,
         )
+    if math.prod(max(dim, 1) for dim in shape) > MAX_WEIGHTS:  # numpy cannot make (0, 1 << 62)
+        raise ModelFileError(f"{what} without weights, but with a huge shape.", hint=_DAMAGED)
     return TensorInfo(name, dtype, tuple(shape), source, data_start + start, size)
 
 

@@ -154,6 +154,11 @@ def shape() -> Iterator[Variant]:
         yield repr(value)[:20], one(tensor_entry("F32", value, [0, 32])), "shape"
 
 
+def empty_but_huge() -> Iterator[Variant]:
+    for value in ([0, 1 << 62], [1 << 62, 0], [0, 1 << 40, 1 << 40], [(1 << 63) - 1, 0, 1]):
+        yield repr(value), one(tensor_entry("F32", value, [0, 0]), 0), "huge shape"
+
+
 def offsets() -> Iterator[Variant]:
     for value in (
         None,
@@ -249,6 +254,7 @@ KINDS = (
     entry_kind,
     dtype,
     shape,
+    empty_but_huge,
     offsets,
     missing_field,
     metadata,
