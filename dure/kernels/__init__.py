@@ -1,8 +1,8 @@
 """The operations that models are made of: the typed face of the C++ extension.
 
-Arrays are C-contiguous and of the dtype stated; anything else is a TypeError, a wrong shape or an id out
-of range a ValueError. Results do not depend, in any bit, on how many rows share a call, on the number of
-threads, or on the instruction set. `reference` has the same functions in numpy.
+Arrays are C-contiguous and of the dtype stated; anything else is a TypeError, a wrong shape or an
+id out of range a ValueError. Results do not depend, in any bit, on how many rows share a call, on
+the number of threads, or on the instruction set. `reference` has the same functions in numpy.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ uniform = _core.uniform
 
 
 def isa() -> str:
-    """The instruction set in use: "avx512", "avx2" or "portable" (DURE_ISA in the environment forces one)."""
-    return str(_core.isa())
+    """The instruction set in use, "avx512", "avx2" or "portable"; the variable DURE_ISA forces one."""
+    return _core.isa()
 
 
 def available_isas() -> tuple[str, ...]:
@@ -36,7 +36,7 @@ def available_isas() -> tuple[str, ...]:
 
 def packed_bytes(dtype: str, rows: int, cols: int) -> int:
     """Bytes that a (rows, cols) matrix of `dtype` takes once packed."""
-    return int(_core.packed_bytes(dtype, rows, cols))
+    return _core.packed_bytes(dtype, rows, cols)
 
 
 class Matrix:
@@ -51,16 +51,15 @@ class Matrix:
     @property
     def nbytes(self) -> int:
         """Bytes that the packed form takes."""
-        return int(self.packed.nbytes)
+        return self.packed.nbytes
 
     def fill(self, first_row: int, raw: Bytes, *, threads: int = 1) -> None:
-        """Packs source blocks `raw` (n, row_bytes) as rows first_row … ; first_row is a multiple of 16."""
+        """Packs source blocks `raw` (n, row_bytes) from row first_row, a multiple of 16, on."""
         self.packed.fill(first_row, raw, threads)
 
     def row_values(self, rows: Ints) -> Floats:
-        """The named rows as (n, cols), with the roundings of the source format's own dequantisation."""
-        values: Floats = self.packed.row_values(rows)
-        return values
+        """The named rows as (n, cols), rounded as the source format's own dequantisation rounds."""
+        return self.packed.row_values(rows)
 
 
 class Experts:
@@ -81,7 +80,7 @@ class Experts:
     @property
     def nbytes(self) -> int:
         """Bytes that all records take."""
-        return int(self.packed.nbytes)
+        return self.packed.nbytes
 
     def fill(
         self, part: Literal["gate", "up", "down"], expert: int, raw: Bytes, *, threads: int = 1
@@ -91,12 +90,11 @@ class Experts:
 
 
 def quantize_rows(x: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """x (n, cols) as int8 values (n, cols) and scales (n, cols / 32): value = round(x * 127 / amax).
+    """x (n, cols) as int8 values (n, cols), round(x * 127 / amax), and scales (n, cols / 32).
 
     A block that holds a NaN or an infinity gets a NaN scale.
     """
-    values, scales = _core.quantize_rows(x)
-    return values, scales
+    return _core.quantize_rows(x)
 
 
 def matmul(
@@ -109,13 +107,12 @@ def matmul(
 ) -> Floats:
     """x @ w.T + bias as (n, rows), for x (n, cols) or the Activations of it.
 
-    Quantised weights meet int8 activations in integer dots; `exact` multiplies the dequantised weights
-    in float32 instead, as F32, F16 and BF16 weights always are. Wrap x in Activations when several
-    matrices take it: it is quantised once.
+    Quantised weights meet int8 activations in integer dots; `exact` multiplies the dequantised
+    weights in float32 instead, as F32, F16 and BF16 weights always are. Wrap x in Activations when
+    several matrices take it: it is quantised once.
     """
     rows = x if isinstance(x, _core.Activations) else _core.Activations(x)
-    out: Floats = _core.matmul(rows, w.packed, bias, exact, threads)
-    return out
+    return _core.matmul(rows, w.packed, bias, exact, threads)
 
 
 def embed(tokens: Ints, w: Matrix) -> Floats:
@@ -124,23 +121,23 @@ def embed(tokens: Ints, w: Matrix) -> Floats:
 
 
 def rms_norm(x: Floats, weight: Floats, eps: float, *, threads: int = 1) -> Floats:
-    """x / sqrt(mean(x²) + eps) * weight over the last axis (Zhang & Sennrich 2019), in x's shape."""
-    out: Floats = _core.rms_norm(x.reshape(-1, x.shape[-1]), weight, eps, threads)
+    """x / sqrt(mean(x²) + eps) * weight over the last axis, in x's shape (Zhang & Sennrich 2019)."""
+    out = _core.rms_norm(x.reshape(-1, x.shape[-1]), weight, eps, threads)
     return out.reshape(x.shape)
 
 
 def rope(x: Floats, cos: Floats, sin: Floats, *, interleaved: bool, threads: int = 1) -> None:
-    """Rotates x (n, heads, d) in place by the angles whose cos and sin (n, r / 2) are given (Su et al. 2021).
+    """Rotates x (n, heads, d) in place by angles given as cos and sin (n, r / 2).
 
-    The first r dimensions turn, in pairs (i, i + r/2), or (2i, 2i + 1) if interleaved.
+    Rotary embedding (Su et al. 2021). The first r dimensions turn, in pairs (i, i + r/2), or
+    (2i, 2i + 1) if interleaved.
     """
     _core.rope(x, cos, sin, interleaved, threads)
 
 
 def silu_mul(gate: Floats, up: Floats, *, threads: int = 1) -> Floats:
     """silu(gate) * up, elementwise on (n, i): the SwiGLU activation (Shazeer 2020)."""
-    out: Floats = _core.silu_mul(gate, up, threads)
-    return out
+    return _core.silu_mul(gate, up, threads)
 
 
 def write_cache(
@@ -153,7 +150,8 @@ def write_cache(
 ) -> None:
     """Stores k and v (n, kv_heads, d) at their rows' places in the paged cache.
 
-    cache: (num_blocks, kv_heads, 2 * 32 * d); a block and head is K transposed (d, 32), then V (32, d).
+    cache: (num_blocks, kv_heads, 2 * 32 * d), of each block and head K transposed (d, 32), then
+    V (32, d).
     positions, sequences: (n,); block_tables: (num_sequences, blocks).
     """
     _core.write_cache(k, v, cache, positions, sequences, block_tables)
@@ -172,14 +170,13 @@ def attention(
 ) -> Floats:
     """Causal grouped-query attention of q (n, heads, d) over the paged cache: (n, heads, d).
 
-    Row i sees the keys j <= positions[i] of its sequence, and with a window only j > positions[i] - window.
+    Row i sees the keys j <= positions[i] of its sequence; with a window, j > positions[i] - window.
     """
     if window is not None and window < 1:
         raise ValueError(f"window must be at least 1, not {window}")
-    out: Floats = _core.attention(
+    return _core.attention(
         q, cache, positions, sequences, block_tables, scale, window or 0, threads
     )
-    return out
 
 
 def route(
@@ -191,8 +188,7 @@ def route(
     """
     if score not in ("softmax", "sigmoid"):
         raise ValueError(f"score must be softmax or sigmoid, not {score!r}")
-    ids, weights = _core.route(logits, top_k, normalize, score == "sigmoid")
-    return ids, weights
+    return _core.route(logits, top_k, normalize, score == "sigmoid")
 
 
 def experts_mlp(
@@ -209,8 +205,7 @@ def experts_mlp(
     x: (n, hidden); ids and weights: (n, k). Rows are sorted by expert, each expert's rows are one
     product, and a row's experts are added in the order of its ids.
     """
-    out: Floats = _core.experts_mlp(x, ids, weights, experts.packed, exact, threads)
-    return out
+    return _core.experts_mlp(x, ids, weights, experts.packed, exact, threads)
 
 
 def sample(
@@ -218,17 +213,16 @@ def sample(
 ) -> int:
     """The id drawn from logits (V,) at `uniform` in [0, 1); temperature 0 gives the likeliest.
 
-    Order: temperature, top_k (0 = off), top_p (the smallest prefix whose share of what top_k kept is at
-    least top_p), min_p (at least min_p times the highest probability); then inverse CDF over the kept
-    ids by falling probability, ties by lower id. A NaN among the logits is a ValueError.
+    Order: temperature, top_k (0 = off), top_p (the smallest prefix whose share of what top_k kept
+    is at least top_p), min_p (at least min_p times the highest probability); then inverse CDF over
+    the kept ids by falling probability, ties by lower id. A NaN among the logits is a ValueError.
     """
-    return int(_core.sample(logits, temperature, top_k, top_p, min_p, uniform))
+    return _core.sample(logits, temperature, top_k, top_p, min_p, uniform)
 
 
 def top_logprobs(logits: Floats, count: int) -> tuple[Ints, Floats]:
-    """The `count` likeliest ids (count,) and their log-softmax (count,), falling, ties low id first."""
-    ids, logprobs = _core.top_logprobs(logits, count)
-    return ids, logprobs
+    """The `count` likeliest ids (count,) and their log-softmax (count,), falling, ties low id."""
+    return _core.top_logprobs(logits, count)
 
 
 def logprob(logits: Floats, token_id: int) -> float:

@@ -173,7 +173,7 @@ def rope(
     x[..., second] = b * c + a * s
 
 
-def write_cache(  # noqa: PLR0917 - the kernel's own arguments, in its order
+def write_cache(
     k: Float32Array,
     v: Float32Array,
     cache: Array,
