@@ -25,7 +25,7 @@ uniform = _core.uniform
 
 
 def isa() -> str:
-    """The instruction set in use, "avx512", "avx2" or "portable"; the variable DURE_ISA forces one."""
+    """The instruction set in use: "avx512", "avx2" or "portable"; DURE_ISA forces one."""
     return _core.isa()
 
 
@@ -121,7 +121,7 @@ def embed(tokens: Ints, w: Matrix) -> Floats:
 
 
 def rms_norm(x: Floats, weight: Floats, eps: float, *, threads: int = 1) -> Floats:
-    """x / sqrt(mean(x²) + eps) * weight over the last axis, in x's shape (Zhang & Sennrich 2019)."""
+    """x / sqrt(mean(x²) + eps) * weight over the last axis (Zhang & Sennrich 2019), shaped as x."""
     out = _core.rms_norm(x.reshape(-1, x.shape[-1]), weight, eps, threads)
     return out.reshape(x.shape)
 
