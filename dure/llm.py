@@ -26,7 +26,6 @@ from dure.errors import (
 from dure.loading import gigabytes, load
 from dure.measure import FixedRun
 from dure.text.template import ChatTemplate, default_template
-from dure.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,7 +89,7 @@ class LLM:
         self.exact = exact
         self.checkpoint = checkpoint
         self.model = loaded.model
-        self.tokenizer = Tokenizer.from_checkpoint(checkpoint)
+        self.tokenizer = loaded.tokenizer
         self.template_source = checkpoint.chat_template or default_template(self.tokenizer)
         self.sampling_defaults: dict[str, Any] = dict(loaded.sampling)
         self._template: ChatTemplate | None = None

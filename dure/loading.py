@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from dure import hub, machine, models
 from dure.batch import BLOCK_SIZE, LayerCache
 from dure.config import Config, read_config
-from dure.errors import InvalidRequestError, NotEnoughMemoryError
+from dure.errors import InvalidRequestError, NotEnoughMemoryError, TokenizerError
 from dure.formats.checkpoint import open_checkpoint
+from dure.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from dure.engine.engine import Model
@@ -38,12 +39,20 @@ class LoadedModel:
 
     name: str
     path: Path
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint  # without the vocabulary that the tokenizer was made from
     model: Model
+    text: Tokenizer | None
     threads: int
     context: int  # tokens of the longest sequence
     num_blocks: int  # of the cache that all sequences share
     sampling: Mapping[str, Any]  # the defaults that the model's makers recommend
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer; TokenizerError if it was loaded without."""
+        if self.text is None:
+            raise TokenizerError(f"{self.name} was loaded without its tokenizer.")
+        return self.text
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,7 @@ def load(
     exact: bool = False,
     cache_bytes: int | None = None,
     cache_tokens: int | None = None,
+    with_tokenizer: bool = True,
     download_progress: Callable[[hub.Progress], None] | None = None,
     load_progress: Progress | None = None,
 ) -> LoadedModel:
@@ -69,13 +79,16 @@ def load(
 
     Without `context` it is what the model and the memory allow, up to 32,768 tokens. The cache that
     sequences share is given in bytes, in tokens, or by default. Raises NotEnoughMemoryError if
-    weights, cache and overhead do not fit, before any weight is read.
+    weights, cache and overhead do not fit, before any weight is read. Without `with_tokenizer` a
+    model that has none loads, too.
     """
     resolved = hub.resolve(None if name is None else os.fspath(name), progress=download_progress)
     name = _label(resolved)
     threads = check_threads(threads)
     checkpoint = open_checkpoint(resolved.path)
     models.family_of(checkpoint)  # an architecture we do not run is said before anything else
+    tokenizer = Tokenizer.from_checkpoint(checkpoint) if with_tokenizer else None
+    checkpoint = _without_vocabulary(checkpoint)
     dtype = "float32" if exact else "float16"
     plan = partial(
         plan_memory,
@@ -98,6 +111,7 @@ def load(
         path=resolved.path,
         checkpoint=checkpoint,
         model=model,
+        text=tokenizer,
         threads=threads,
         context=final.context,
         num_blocks=final.cache_tokens // BLOCK_SIZE,
@@ -168,6 +182,13 @@ def _label(resolved: hub.ResolvedModel) -> str:
     """What the model is called from here on: of a path its last part."""
     is_path = Path(resolved.name).expanduser() == resolved.path
     return resolved.path.absolute().name if is_path else resolved.name
+
+
+def _without_vocabulary(checkpoint: Checkpoint) -> Checkpoint:
+    """The same without a GGUF's tokens and merges: 30 MB of strings that nobody reads again."""
+    metadata = checkpoint.metadata
+    kept = {key: metadata[key] for key in metadata if not isinstance(metadata[key], list)}
+    return replace(checkpoint, metadata=kept)
 
 
 def _cache_sizes(config: Config, dtype: str) -> dict[str, int]:

@@ -123,6 +123,7 @@ def loaded(
         path=path,
         checkpoint=checkpoint,
         model=model,
+        text=ByteTokenizer(),  # type: ignore[arg-type]
         threads=1,
         context=context,
         num_blocks=num_blocks,

@@ -38,7 +38,6 @@ def make_llm(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeLLM]:
     def make(script: Any = alphabet, **options: Any) -> LLM:
         model = script if isinstance(script, ScriptModel) else ScriptModel(script)
         monkeypatch.setattr(dure.llm, "load", lambda *_, **__: loaded(model, **options))
-        monkeypatch.setattr(dure.llm.Tokenizer, "from_checkpoint", lambda _: ByteTokenizer())
         made.append(LLM("fake"))
         return made[-1]
 

@@ -41,6 +41,7 @@ def command(
             threads=threads,
             context=max(prompt, depth + decode, 1),
             cache_tokens=batch * (depth + decode),
+            with_tokenizer=False,
             **progress,
         )
     with console.ProgressLine("measuring") as line:

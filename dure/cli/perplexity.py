@@ -34,7 +34,6 @@ def command(
     """
     from dure import measure
     from dure.loading import load
-    from dure.text.tokenizer import Tokenizer
 
     content = read_text(text)
     with console.loading() as progress:
@@ -46,7 +45,7 @@ def command(
             cache_tokens=window,
             **progress,
         )
-    tokenizer = Tokenizer.from_checkpoint(loaded.checkpoint)
+    tokenizer = loaded.tokenizer
     tokens = tokenizer.encode(content, add_special=False, parse_special=False)
     with console.ProgressLine("scoring") as line:
         result = measure.perplexity(
