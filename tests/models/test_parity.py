@@ -148,14 +148,15 @@ def test_half_precision_files_are_what_transformers_reads_from_them(
     assert furthest(expected, prefill_logits(loaded(tmp_path), tokens)) < TOLERANCE
 
 
+@pytest.mark.parametrize("name", ["llama-bias-llama3", "qwen2-yarn", "qwen2-sliding", "qwen3"])
 def test_configs_of_before_transformers_5_are_understood(
-    tiny: Callable[[str], Any], tmp_path: Path
+    tiny: Callable[[str], Any], tmp_path: Path, name: str
 ) -> None:
     """rope_theta and rope_scaling at the top, `type` for `rope_type`, no layer_types."""
-    small = tiny("qwen2-yarn")
+    small = tiny(name)
     config = json.loads((small.folder / "config.json").read_text())
     rope = config.pop("rope_parameters")
-    config.pop("layer_types")
+    config.pop("layer_types", None)
     config["torch_dtype"] = config.pop("dtype")
     config["rope_theta"] = rope.pop("rope_theta")
     config["rope_scaling"] = {"type": rope.pop("rope_type"), **rope}
