@@ -57,7 +57,7 @@ def repeat_range(rng: random.Random, data: bytes) -> bytes:
 
 def overwrite_number(rng: random.Random, data: bytes) -> bytes:
     size = rng.choice((4, 8))
-    start = rng.randrange(min(len(data) - 8, _header(rng, data)))
+    start = rng.randrange(max(1, min(len(data) - 8, _header(rng, data))))
     number = rng.choice(EXTREMES) % (1 << 8 * size)
     return data[:start] + number.to_bytes(size, "little") + data[start + size :]
 
