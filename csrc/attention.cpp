@@ -143,6 +143,10 @@ void attend(const float* q, int heads, const CacheView& view, const RowsView& ro
   }
   const auto* cache = static_cast<const C*>(view.data);
   const int64_t items = static_cast<int64_t>(runs.size()) * view.kv_heads;
+  // A short context is walked sooner than a second thread is woken.
+  int64_t keys = 0;
+  for (const Run run : runs) keys += (run.end - run.first) * (rows.positions[run.end - 1] + 1);
+  if (keys * heads * dim < (1 << 17)) threads = 1;
 #pragma omp parallel num_threads(threads)
   {
     std::vector<float> scaled(static_cast<size_t>(kAttentionRows) * dim), acc(scaled.size());

@@ -11,7 +11,7 @@ namespace dure::DURE_ISA {
 
 // y = x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019); the mean's sum runs in sixteen lanes, then a fixed tree.
 void rms_norm(const float* x, int64_t n, int64_t width, const float* weight, float eps, float* out, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static) if (n * width > 16384)
+#pragma omp parallel for num_threads(threads) schedule(static) if (n * width > 65536)
   for (int64_t i = 0; i < n; ++i) {
     const float* row = x + i * width;
     float* y = out + i * width;
@@ -36,7 +36,7 @@ void rms_norm(const float* x, int64_t n, int64_t width, const float* weight, flo
 void rope(float* x, int64_t n, int heads, int dim, const float* cos, const float* sin, int half, bool interleaved,
           int threads) {
   const int near = interleaved ? 2 : 1, far = interleaved ? 1 : half;
-#pragma omp parallel for num_threads(threads) schedule(static) if (n * heads * dim > 16384)
+#pragma omp parallel for num_threads(threads) schedule(static) if (n * heads * dim > 65536)
   for (int64_t i = 0; i < n; ++i)
     for (int h = 0; h < heads; ++h) {
       float* v = x + (i * heads + h) * dim;
@@ -52,7 +52,7 @@ void rope(float* x, int64_t n, int heads, int dim, const float* cos, const float
 void silu_mul(const float* gate, const float* up, int64_t count, float* out, int threads) {
   constexpr int64_t kPiece = 4096;  // floats: a multiple of 16, so that pieces change nothing
   const int64_t pieces = (count + kPiece - 1) / kPiece;
-#pragma omp parallel for num_threads(threads) schedule(static) if (pieces > 2)
+#pragma omp parallel for num_threads(threads) schedule(static) if (pieces > 8)
   for (int64_t i = 0; i < pieces; ++i)
     silu_mul_range(gate + i * kPiece, up + i * kPiece, std::min(kPiece, count - i * kPiece), out + i * kPiece);
 }

@@ -15,10 +15,19 @@ void make_tiles(const float* x, int64_t n, int64_t cols, ActTiles& tiles, int th
   for (int64_t i = 0; i < n; ++i) quantize_row_into(x + i * cols, tiles, static_cast<int>(i));
 }
 
+namespace {
+
 // Panels handed out at a time: enough to stream, few enough that a slow core does not hold up the rest.
-static int panels_at_once(int panels, int threads) { return std::max(1, std::min(8, panels / (threads * 8))); }
+int panels_at_once(int panels, int threads) { return std::max(1, std::min(8, panels / (threads * 8))); }
+
+// Waking a thread and meeting it again costs 5 to 50 microseconds: a product below half a million multiplications, about
+// as long, is done alone.
+int threads_for(const Packed& w, int64_t n, int threads) { return w.rows * w.cols * n < (1 << 19) ? 1 : threads; }
+
+}  // namespace
 
 void matmul_int8(const ActTiles& x, const Packed& w, const float* bias, float* out, int threads) {
+  threads = threads_for(w, x.rows, threads);
   const int panels = w.panels(), chunk = panels_at_once(panels, threads);
 #pragma omp parallel num_threads(threads)
   {
@@ -99,6 +108,7 @@ void panel_times_float(const Packed& w, const uint8_t* panel, const float* const
 }
 
 void matmul_float(const float* x, int64_t n, const Packed& w, const float* bias, float* out, int threads) {
+  threads = threads_for(w, n, threads);
   const int panels = w.panels(), chunk = panels_at_once(panels, threads);
   std::vector<const float*> rows(static_cast<size_t>(n));
   for (int64_t i = 0; i < n; ++i) rows[static_cast<size_t>(i)] = x + i * w.cols;
