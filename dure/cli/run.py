@@ -119,16 +119,15 @@ def command(
 
         Chat(llm, params, system=system, think=thinking, raw=raw, verbose=verbose).run()
         return
-    messages: str | list[dict[str, str]] = question
+    asked: str | list[dict[str, str]] = question
     if not completes_text(llm, raw=raw, system=system, think=thinking):
-        messages = Conversation(system).messages_with(question)
+        asked = Conversation(system).messages_with(question)
     elif verbose and not raw:
         console.note(f"{llm.name} has no chat template: it completes the text")
-    completion = answer(llm, messages, params, think=thinking, quiet=json)
+    completion = answer(llm, asked, params, think=thinking, quiet=json)
     if json:
         console.print_json(as_json(llm, completion, load_s))
-        return
-    if completion.finish_reason == "length" and max_tokens is None:
+    elif completion.finish_reason == "length" and max_tokens is None:
         console.note(f"(the context of {llm.context:,} tokens is full)")
     if verbose:
         console.note(console.summary(completion))
