@@ -33,10 +33,14 @@ def _find_one_dure() -> None:
         raise pytest.UsageError("dure is neither installed nor built in place: see CONTRIBUTING.md")
     found = str(Path(spec.origin).parent.parent)
     os.environ["PYTHONPATH"] = os.pathsep.join([found, *filter(None, [os.getenv("PYTHONPATH")])])
-    os.chdir(root / "tests")
 
 
-_find_one_dure()
+_find_one_dure()  # now, since the conftests of the folders below import dure
+
+
+def pytest_configure() -> None:
+    """Leave the folder whose `dure` a `python -c` would find first; pytest has read its paths."""
+    os.chdir(Path(__file__).parent)
 
 
 @pytest.fixture(scope="session")
