@@ -187,7 +187,7 @@ class _Redirects(request.HTTPRedirectHandler):
     max_redirections = MAX_REDIRECTS
     http_error_308 = request.HTTPRedirectHandler.http_error_302
 
-    def redirect_request(  # noqa: PLR0917 - urllib's signature
+    def redirect_request(
         self,
         req: request.Request,
         fp: IO[bytes],
