@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ENVIRONMENT
 from fake_llm import FakeLLM
+from outcome import ENVIRONMENT
 
 from dure.cli.chat import Chat
 from dure.engine.params import SamplingParams

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ENVIRONMENT, Dure
+from outcome import ENVIRONMENT, Dure
 
 import dure
 from dure.cli import VERBS

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Dure
+from outcome import Dure
 
 from dure.engine.params import SamplingParams
 
