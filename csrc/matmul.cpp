@@ -3,6 +3,8 @@
 
 #include <omp.h>
 
+#include "panel.h"
+
 namespace dure::DURE_ISA {
 
 void quantize_rows(const float* x, int64_t n, int64_t cols, int8_t* values, float* scales) {
@@ -25,6 +27,21 @@ int panels_at_once(int panels, int threads) { return std::max(1, std::min(8, pan
 int threads_for(const Packed& w, int64_t n, int threads) { return w.rows * w.cols * n < (1 << 19) ? 1 : threads; }
 
 }  // namespace
+
+void panel_times(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out, Scratch& scratch,
+                 std::vector<float>& partial) {
+  with_quantised_type(w.type, [&](auto type) {
+    constexpr Type kType = type();
+    if (x.rows > kTile) return panel_many_tiles<kType>(w, panel, x, out, scratch, partial);
+    switch (x.width) {
+      case 1: return panel_one_tile<kType, 1>(w, panel, x, out);
+      case 2: return panel_one_tile<kType, 2>(w, panel, x, out);
+      case 4: return panel_one_tile<kType, 4>(w, panel, x, out);
+      default:
+        if constexpr (kTile > 4) return panel_one_tile<kType, kTile>(w, panel, x, out);
+    }
+  });
+}
 
 void matmul_int8(const ActTiles& x, const Packed& w, const float* bias, float* out, int threads) {
   threads = threads_for(w, x.rows, threads);
