@@ -1,5 +1,8 @@
 // What Python sees. Checks shapes and ranges, so that no kernel ever does; computes nothing.
 #include <sys/mman.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -213,16 +216,15 @@ struct Experts {
     set.up.data = set.gate.data + set.gate.bytes();
     set.down.data = set.up.data + set.up.bytes();
   }
-  void fill(const std::string& part, int expert, const In<uint8_t, 2>& raw, int threads) {
+  void fill(const std::string& part, int expert, int64_t first_row, const In<uint8_t, 2>& raw, int threads) {
     check_threads(threads);
     require(expert >= 0 && expert < set.count, "no expert " + std::to_string(expert));
     require(part == "gate" || part == "up" || part == "down", "an expert's parts are gate, up and down");
     Packed p = part == "gate" ? set.gate : part == "up" ? set.up : set.down;
-    check_source(p, 0, raw);
-    require(static_cast<int64_t>(raw.shape(0)) == p.rows, "an expert's part is filled whole");
+    check_source(p, first_row, raw);
     p.data += set.stride * static_cast<size_t>(expert);
     nb::gil_scoped_release release;
-    pack_rows(p, 0, p.rows, raw.data(), threads);
+    pack_rows(p, first_row, static_cast<int64_t>(raw.shape(0)), raw.data(), threads);
   }
 };
 
@@ -286,6 +288,11 @@ NB_MODULE(_core, m) {
     std::vector<std::string> names;
     for (const Ops* o : available_ops()) names.emplace_back(o->name);
     return names;
+  });
+  m.def("release_free_memory", [] {
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
   });
   m.def("packed_bytes", [](const std::string& dtype, int64_t rows, int64_t cols) { return describe(dtype, rows, cols).bytes(); });
 
@@ -379,7 +386,7 @@ NB_MODULE(_core, m) {
 
   nb::class_<Experts>(m, "Experts")
       .def(nb::init<int, int64_t, int64_t, const std::string&, const std::string&, const std::string&>())
-      .def("fill", &Experts::fill, any, any, strict, any)
+      .def("fill", &Experts::fill, any, any, any, strict, any)
       .def_prop_ro("count", [](const Experts& e) { return e.set.count; })
       .def_prop_ro("nbytes", [](const Experts& e) { return e.set.stride * static_cast<size_t>(e.set.count); });
   m.def("experts_mlp", &experts_mlp, strict, strict, strict, any, any, any);

@@ -1,4 +1,5 @@
 // The mixture of experts: rows sorted by expert, gate and up fused with the activation, each expert's rows one product.
+// A dense gated MLP is the same with one expert that every row goes to: its activations never leave the int8 tiles.
 #include <omp.h>
 
 #include "activation.h"
@@ -101,21 +102,29 @@ void experts(const float* x, int64_t n, const int32_t* ids, const float* weights
   const int wide_items = as_float ? e.gate.panels() : static_cast<int>(e.intermediate / kBlock);
   const int down_items = e.down.panels();
   std::vector<float> products(static_cast<size_t>(n) * k * e.hidden);
+  std::vector<std::pair<int, int>> all_rows;  // (job, row of it)
+  for (int j = 0; j < num_jobs; ++j) {
+    Job& job = jobs[static_cast<size_t>(j)];
+    const auto rows = static_cast<int>(job.rows.size());
+    if (as_float) {
+      job.wide.resize(static_cast<size_t>(rows) * e.intermediate);
+      continue;
+    }
+    shape_tiles(job.x, rows, e.hidden);
+    shape_tiles(job.h, rows, e.intermediate);
+    for (int i = 0; i < rows; ++i) all_rows.emplace_back(j, i);
+  }
 
 #pragma omp parallel num_threads(threads)
   {
     Scratch scratch;
     std::vector<float> partial, buffer;
     std::vector<const float*> rows;
-#pragma omp for schedule(dynamic, 1)
-    for (int j = 0; j < num_jobs; ++j) {
-      Job& job = jobs[static_cast<size_t>(j)];
-      if (as_float) {
-        job.wide.resize(job.rows.size() * e.intermediate);
-      } else {
-        shape_tiles(job.x, static_cast<int64_t>(job.rows.size()), e.hidden);
-        shape_tiles(job.h, static_cast<int64_t>(job.rows.size()), e.intermediate);
-        for (size_t i = 0; i < job.rows.size(); ++i) quantize_row_into(job.rows[i], job.x, static_cast<int>(i));
+    if (!as_float) {
+#pragma omp for schedule(static)
+      for (size_t i = 0; i < all_rows.size(); ++i) {
+        Job& job = jobs[static_cast<size_t>(all_rows[i].first)];
+        quantize_row_into(job.rows[static_cast<size_t>(all_rows[i].second)], job.x, all_rows[i].second);
       }
     }
 #pragma omp for schedule(dynamic, 4)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     Rotation = tuple[Floats, Floats]
 
-_ROPE_STEP = 4096  # positions whose angles are computed at a time
+_ROPE_STEP = 1024  # positions whose angles are computed at a time
 
 
 class Linear:
@@ -156,18 +156,22 @@ class Attention:
 
 
 class GatedMLP:
-    """down(silu(gate x) * up x)."""
+    """down(silu(gate x) * up x), fused: a mixture of one expert."""
 
     def __init__(self, weights: Weights, name: str, hidden: int, intermediate: int) -> None:
-        self.gate_proj = Linear(weights, f"{name}.gate_proj", intermediate, hidden)
-        self.up_proj = Linear(weights, f"{name}.up_proj", intermediate, hidden)
-        self.down_proj = Linear(weights, f"{name}.down_proj", hidden, intermediate)
-        self._threads = weights.threads
+        self.weight = weights.gated_mlp(name, hidden, intermediate)
+        self._exact, self._threads = weights.exact, weights.threads
 
     def __call__(self, x: Floats) -> Floats:
-        shared = kernels.Activations(x)
-        gate, up = self.gate_proj(shared), self.up_proj(shared)
-        return self.down_proj(kernels.silu_mul(gate, up, threads=self._threads))
+        rows = len(x)
+        return kernels.experts_mlp(
+            x,
+            np.zeros((rows, 1), np.int32),
+            np.ones((rows, 1), np.float32),
+            self.weight,
+            exact=self._exact,
+            threads=self._threads,
+        )
 
 
 class SparseMLP:

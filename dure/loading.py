@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dure import hub, machine, models
+from dure import hub, kernels, machine, models
 from dure.batch import BLOCK_SIZE, LayerCache
 from dure.config import Config, read_config
 from dure.errors import InvalidRequestError, NotEnoughMemoryError, TokenizerError
@@ -89,6 +89,8 @@ def load(
     models.family_of(checkpoint)  # an architecture we do not run is said before anything else
     tokenizer = Tokenizer.from_checkpoint(checkpoint) if with_tokenizer else None
     checkpoint = _without_vocabulary(checkpoint)
+    # 300,000 short strings lay between what stays: 15 MB that the weights would come on top of.
+    kernels.release_free_memory()
     dtype = "float32" if exact else "float16"
     plan = partial(
         plan_memory,
@@ -103,6 +105,7 @@ def load(
     # from what the model itself says.
     plan(**_cache_sizes(read_config(checkpoint), dtype))
     model = models.load_model(checkpoint, threads=threads, exact=exact, progress=load_progress)
+    kernels.release_free_memory()  # the last pieces that were packed
     token_bytes = sum(layer.bytes_per_token(dtype) for layer in model.layer_caches)
     final = plan(model_context=model.context_length, token_bytes=token_bytes)
     recommended = resolved.entry.sampling if resolved.entry is not None else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -48,6 +48,11 @@ _RECOMPUTED = re.compile(r".*\.(rotary_emb\.inv_freq|masked_bias|attn\.bias)")
 _PIECE_BYTES = 4 << 20
 
 Part = Literal["gate", "up", "down"]
+if TYPE_CHECKING:
+    Reader = Callable[
+        [int], tuple[TensorInfo, int]
+    ]  # expert -> its tensor, and its first row there
+    Finder = Callable[[str, Part, int, tuple[int, int]], Reader]
 
 
 class Weights:
@@ -103,21 +108,27 @@ class Weights:
         """The tensor `name`, (rows, cols), packed for the kernels."""
         tensor = self._take(name, (rows, cols))
         matrix = kernels.Matrix(self._runnable(tensor), rows, cols)
-        step = max(1, _PIECE_BYTES // tensor.row_bytes // 16) * 16
-        for start in range(0, rows, step):
-            raw = tensor.read_rows(start, min(start + step, rows))
+        for start, raw in self._pieces(tensor, 0, rows):
             matrix.fill(start, raw, threads=self.threads)
-            self._advance(raw.nbytes)
         return matrix
+
+    def gated_mlp(self, name: str, hidden: int, intermediate: int) -> kernels.Experts:
+        """The gate, up and down matrices under `name`: one expert, to which every row goes."""
+        return self._records(name, 1, hidden, intermediate, self._dense_rows)
 
     def experts(self, prefix: str, count: int, hidden: int, intermediate: int) -> kernels.Experts:
         """The experts under `prefix`, stacked (GGUF, fused) or one tensor each (hub style)."""
+        return self._records(prefix, count, hidden, intermediate, self._expert_rows)
+
+    def _records(
+        self, prefix: str, count: int, hidden: int, intermediate: int, rows_of: Finder
+    ) -> kernels.Experts:
         shapes: dict[Part, tuple[int, int]] = {
             "gate": (intermediate, hidden),
             "up": (intermediate, hidden),
             "down": (hidden, intermediate),
         }
-        readers = {part: self._expert_rows(prefix, part, count, shapes[part]) for part in shapes}
+        readers = {part: rows_of(prefix, part, count, shapes[part]) for part in shapes}
         experts = kernels.Experts(
             count,
             hidden,
@@ -126,11 +137,24 @@ class Weights:
         )
         for index in range(count):
             for part, reader in readers.items():
-                tensor, first = reader(index)
-                raw = tensor.read_rows(first, first + shapes[part][0])
-                experts.fill(part, index, raw, threads=self.threads)
-                self._advance(raw.nbytes)
+                for start, raw in self._pieces(*reader(index), shapes[part][0]):
+                    experts.fill(part, index, raw, first_row=start, threads=self.threads)
         return experts
+
+    def _pieces(
+        self, tensor: TensorInfo, first: int, rows: int
+    ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Source blocks of `rows` rows from `first` on, some at a time, each with its place."""
+        step = max(1, _PIECE_BYTES // tensor.row_bytes // 16) * 16
+        for start in range(0, rows, step):
+            raw = tensor.read_rows(first + start, first + min(start + step, rows))
+            yield start, raw
+            self._advance(raw.nbytes)
+
+    def _dense_rows(self, prefix: str, part: Part, _count: int, shape: tuple[int, int]) -> Reader:
+        """A dense MLP's matrix: all of one tensor."""
+        tensor = self._take(f"{prefix}.{part}_proj.weight", shape)
+        return lambda _expert: (tensor, 0)
 
     def finish(self) -> None:
         """Raises UnsupportedModelError if tensors remain that the model did not ask for."""
@@ -143,9 +167,7 @@ class Weights:
                 hint="the file may be of a newer variant of the family.",
             )
 
-    def _expert_rows(
-        self, prefix: str, part: Part, count: int, shape: tuple[int, int]
-    ) -> Callable[[int], tuple[TensorInfo, int]]:
+    def _expert_rows(self, prefix: str, part: Part, count: int, shape: tuple[int, int]) -> Reader:
         """A function from expert to the tensor that holds its rows and the first of them."""
         rows, cols = shape
         stacked = f"{prefix}.{part}_proj.weight"

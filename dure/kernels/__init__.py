@@ -42,6 +42,11 @@ def available_isas() -> tuple[str, ...]:
     return tuple(_core.available_isas())
 
 
+def release_free_memory() -> None:
+    """Nothing; memory that was freed goes back to the system, where the C library would keep it."""
+    _core.release_free_memory()
+
+
 def packed_bytes(dtype: str, rows: int, cols: int) -> int:
     """Bytes that a (rows, cols) matrix of `dtype` takes once packed."""
     return _core.packed_bytes(dtype, rows, cols)
@@ -91,10 +96,16 @@ class Experts:
         return self.packed.nbytes
 
     def fill(
-        self, part: Literal["gate", "up", "down"], expert: int, raw: Bytes, *, threads: int = 1
+        self,
+        part: Literal["gate", "up", "down"],
+        expert: int,
+        raw: Bytes,
+        *,
+        first_row: int = 0,
+        threads: int = 1,
     ) -> None:
-        """Packs one matrix of one expert from its source blocks `raw` (rows, row_bytes)."""
-        self.packed.fill(part, expert, raw, threads)
+        """Packs source blocks `raw` (n, row_bytes) of one part of one expert, from first_row on."""
+        self.packed.fill(part, expert, first_row, raw, threads)
 
 
 def quantize_rows(x: Floats) -> tuple[NDArray[np.int8], Floats]:

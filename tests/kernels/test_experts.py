@@ -230,7 +230,7 @@ def test_rows_or_experts_that_do_not_fit_are_refused(
         ("router", 0, (96, 36)),
         ("gate", 0, (95, 36)),
         ("gate", 0, (112, 36)),
-        ("gate", 0, (16, 36)),
+        ("gate", 0, (17, 36)),
         ("gate", 0, (96, 35)),
         ("down", 0, (96, 36)),
     ],
