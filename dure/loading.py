@@ -17,8 +17,8 @@ from dure.formats.checkpoint import open_checkpoint
 from dure.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from dure.engine.engine import Model
     from dure.formats.checkpoint import Checkpoint
+    from dure.models import Model
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""

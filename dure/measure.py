@@ -18,7 +18,7 @@ from dure.errors import InvalidRequestError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dure.engine.engine import Model
+    from dure.models import Model
 
 CHUNK = 512
 """Prompt tokens in one forward pass."""

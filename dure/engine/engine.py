@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from dure.batch import BLOCK_SIZE, Batch, LayerCache
+from dure.batch import BLOCK_SIZE
 from dure.engine.batch import build_batch
 from dure.engine.cache import BlockPool, allocate_storage, root_digest
 from dure.engine.request import (
@@ -27,28 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import DTypeLike, NDArray
 
-
-class Model(Protocol):
-    """What the engine needs of a model."""
-
-    @property
-    def layer_caches(self) -> tuple[LayerCache, ...]:
-        """What each layer keeps of a token."""
-        ...
-
-    @property
-    def vocab_size(self) -> int:
-        """Ids are 0 to vocab_size - 1."""
-        ...
-
-    @property
-    def context_length(self) -> int:
-        """Tokens that one sequence may have, prompt and output together."""
-        ...
-
-    def forward(self, batch: Batch) -> NDArray[np.float32]:
-        """Logits (len(batch.logit_rows), vocab_size); keys and values go into batch.cache."""
-        ...
+    from dure.models import Model
 
 
 @dataclass(frozen=True)

@@ -27,15 +27,24 @@ __all__ = ["Model", "families", "family_of", "load_model", "memory_needed"]
 class Model(Protocol):
     """What the engine needs of a family."""
 
-    vocab_size: int
-    context_length: int
-
     @property
     def layer_caches(self) -> tuple[LayerCache, ...]:
         """What each layer keeps of a token."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids are 0 to vocab_size - 1."""
+        ...
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that one sequence may have, prompt and output together."""
+        ...
 
     def forward(self, batch: Batch) -> NDArray[np.float32]:
-        """The logits (len(batch.logit_rows), vocab_size) of the rows that want them."""
+        """Logits (len(batch.logit_rows), vocab_size); keys and values go into batch.cache."""
+        ...
 
 
 def families() -> dict[str, ModuleType]:
