@@ -10,13 +10,11 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <cstdlib>
-#include <map>
 #include <memory>
-#include <mutex>
 #include <new>
 
 #include "ops.h"
+#include "recycler.h"
 #include "router.h"
 #include "sample.h"
 
@@ -41,54 +39,6 @@ void require(bool condition, const std::string& what) {
   if (!condition) throw std::invalid_argument(what);
 }
 void check_threads(int threads) { require(threads >= 1 && threads <= 1024, "threads must be between 1 and 1024"); }
-
-// Results are born and die a few hundred times a step, and fresh pages cost more than most operations that fill them
-// (18 MB: 4,500 page faults). So freed blocks of up to 32 MB wait here for the next result of their size class.
-class Recycler {
- public:
-  // `bytes` rounded up to a class; classes are a quarter of a power of two apart.
-  static size_t size_class(size_t bytes) {
-    size_t step = 1024;
-    while (step * 8 < bytes) step *= 2;
-    return round_up(std::max<size_t>(bytes, 1), step);
-  }
-  void* take(size_t size) {
-    {
-      const std::lock_guard lock(mutex_);
-      auto& waiting = free_[size];
-      if (!waiting.empty()) {
-        void* p = waiting.back();
-        waiting.pop_back();
-        held_ -= size;
-        return p;
-      }
-    }
-    void* p = std::aligned_alloc(64, round_up(size, 64));
-    if (!p) throw std::bad_alloc();
-    return p;
-  }
-  void give(void* p, size_t size) noexcept {
-    const std::lock_guard lock(mutex_);
-    if (size > kLargest || held_ + size > kMost) return std::free(p);
-    try {
-      free_[size].push_back(p);
-      held_ += size;
-    } catch (...) {
-      std::free(p);
-    }
-  }
-
- private:
-  static constexpr size_t kLargest = size_t{32} << 20, kMost = size_t{64} << 20;
-  std::mutex mutex_;
-  std::map<size_t, std::vector<void*>> free_;
-  size_t held_ = 0;
-};
-
-Recycler& recycler() {
-  static auto* one = new Recycler;  // never destroyed: arrays may outlive the module at exit
-  return *one;
-}
 
 template <class T>
 Result<T> fresh(std::initializer_list<size_t> shape) {
@@ -179,6 +129,14 @@ struct Activations {
   explicit Activations(In<float, 2> rows) : x(std::move(rows)) {}
 };
 
+// The int8 tiles of a's rows, made once.
+const ActTiles& tiles_of(Activations& a, int threads) {
+  if (!a.ready)
+    ops().make_tiles(a.x.data(), static_cast<int64_t>(a.x.shape(0)), static_cast<int64_t>(a.x.shape(1)), a.tiles, threads);
+  a.ready = true;
+  return a.tiles;
+}
+
 Result<float> matmul(Activations& a, const Matrix& w, const float* bias, bool exact, int threads) {
   check_threads(threads);
   const auto n = static_cast<int64_t>(a.x.shape(0)), cols = static_cast<int64_t>(a.x.shape(1));
@@ -186,12 +144,11 @@ Result<float> matmul(Activations& a, const Matrix& w, const float* bias, bool ex
   auto out = fresh<float>({a.x.shape(0), static_cast<size_t>(w.view.rows)});
   if (n == 0) return out;
   nb::gil_scoped_release release;
+  const Product product{w.view, bias, nullptr, out.data()};
   if (exact || is_float(w.view.type)) {
-    ops().matmul_float(a.x.data(), n, w.view, bias, out.data(), threads);
+    ops().matmul_float(a.x.data(), n, product, threads);
   } else {
-    if (!a.ready) ops().make_tiles(a.x.data(), n, cols, a.tiles, threads);
-    a.ready = true;
-    ops().matmul_int8(a.tiles, w.view, bias, out.data(), threads);
+    ops().matmul_int8(tiles_of(a, threads), &product, 1, threads);
   }
   return out;
 }
@@ -228,18 +185,19 @@ struct Experts {
   }
 };
 
-Result<float> experts_mlp(const In<float, 2>& x, const In<int32_t, 2>& ids, const In<float, 2>& weights, const Experts& e,
+Result<float> experts_mlp(Activations& a, const In<int32_t, 2>& ids, const In<float, 2>& weights, const Experts& e,
                           bool exact, int threads) {
   check_threads(threads);
-  const size_t n = x.shape(0), k = ids.shape(1);
-  require(static_cast<int64_t>(x.shape(1)) == e.set.hidden, "x does not have the experts' width");
+  const size_t n = a.x.shape(0), k = ids.shape(1);
+  require(static_cast<int64_t>(a.x.shape(1)) == e.set.hidden, "x does not have the experts' width");
   require(ids.shape(0) == n && weights.shape(0) == n && weights.shape(1) == k && k > 0, "ids and weights must be (n, k)");
   for (size_t i = 0; i < n * k; ++i) require(ids.data()[i] >= 0 && ids.data()[i] < e.set.count, "expert id out of range");
-  auto out = fresh<float>({n, x.shape(1)});
+  auto out = fresh<float>({n, a.x.shape(1)});
   if (n == 0) return out;
   nb::gil_scoped_release release;
-  ops().experts(x.data(), static_cast<int64_t>(n), ids.data(), weights.data(), static_cast<int>(k), e.set, exact, out.data(),
-                threads);
+  const ActTiles* tiles = experts_use_floats(e.set, exact) ? nullptr : &tiles_of(a, threads);
+  ops().experts(tiles, a.x.data(), static_cast<int64_t>(n), ids.data(), weights.data(), static_cast<int>(k), e.set, nullptr,
+                out.data(), threads);
   return out;
 }
 

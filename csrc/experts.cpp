@@ -12,10 +12,11 @@ namespace {
 // The rows of one expert in this call, in token order.
 struct Job {
   int expert;
-  std::vector<int> pairs;  // token * k + slot
-  std::vector<const float*> rows;
-  ActTiles x, h;           // int8: the inputs, and the activated intermediate
-  std::vector<float> wide; // float path: the intermediate
+  std::vector<int> pairs;          // token * k + slot
+  const ActTiles* x = nullptr;     // int8: the inputs, `own` unless all rows go to this expert
+  ActTiles own, h;                 // … and the activated intermediate
+  std::vector<const float*> rows;  // float path: the inputs
+  std::vector<float> wide;         // … and the intermediate
 };
 
 Packed part_of(Packed part, const ExpertSet& e, int expert) {
@@ -23,7 +24,7 @@ Packed part_of(Packed part, const ExpertSet& e, int expert) {
   return part;
 }
 
-std::vector<Job> jobs_of(const float* x, int64_t n, const int32_t* ids, int k, const ExpertSet& e) {
+std::vector<Job> jobs_of(int64_t n, const int32_t* ids, int k, const ExpertSet& e) {
   std::vector<int> index(static_cast<size_t>(e.count), -1);
   std::vector<Job> jobs;
   for (int64_t pair = 0; pair < n * k; ++pair) {
@@ -33,7 +34,6 @@ std::vector<Job> jobs_of(const float* x, int64_t n, const int32_t* ids, int k, c
       jobs.emplace_back().expert = ids[pair];
     }
     jobs[static_cast<size_t>(at)].pairs.push_back(static_cast<int>(pair));
-    jobs[static_cast<size_t>(at)].rows.push_back(x + pair / k * e.hidden);
   }
   // The largest first, so that the last item handed out is a small one.
   std::stable_sort(jobs.begin(), jobs.end(), [](const Job& a, const Job& b) { return a.pairs.size() > b.pairs.size(); });
@@ -44,18 +44,16 @@ std::vector<Job> jobs_of(const float* x, int64_t n, const int32_t* ids, int k, c
 void gate_up_int8(Job& job, const ExpertSet& e, int block, Scratch& scratch, std::vector<float>& partial,
                   std::vector<float>& buffer) {
   const Packed gate = part_of(e.gate, e, job.expert), up = part_of(e.up, e, job.expert);
-  const int rows = job.x.rows;
+  const int rows = job.x->rows;
   buffer.resize(static_cast<size_t>(rows) * 2 * kBlock);
   float *g = buffer.data(), *u = g + static_cast<size_t>(rows) * kBlock;
   for (int half = 0; half < 2; ++half) {
     const int p = 2 * block + half;
-    panel_times(gate, gate.panel(p), job.x, {g + half * kPanel, kBlock, kPanel}, scratch, partial);
-    panel_times(up, up.panel(p), job.x, {u + half * kPanel, kBlock, kPanel}, scratch, partial);
+    panel_times(gate, gate.panel(p), *job.x, {g + half * kPanel, kBlock, kPanel}, scratch, partial);
+    panel_times(up, up.panel(p), *job.x, {u + half * kPanel, kBlock, kPanel}, scratch, partial);
   }
   silu_mul_range(g, u, static_cast<int64_t>(rows) * kBlock, g);
-  for (int i = 0; i < rows; ++i)
-    quantize_into(g + i * kBlock, job.h.tile(i / job.h.width) + static_cast<size_t>(block) * ActTiles::kRecord * job.h.width,
-                  job.h.width, i % job.h.width);
+  for (int i = 0; i < rows; ++i) quantize_into(g + i * kBlock, record_of(job.h, i, block), i % job.h.width);
 }
 
 void gate_up_float(Job& job, const ExpertSet& e, int panel, std::vector<float>& weights, std::vector<float>& buffer) {
@@ -94,25 +92,29 @@ void down_panel(Job& job, const ExpertSet& e, int panel, bool as_float, float* p
 
 }  // namespace
 
-void experts(const float* x, int64_t n, const int32_t* ids, const float* weights, int k, const ExpertSet& e, bool exact,
-             float* out, int threads) {
-  std::vector<Job> jobs = jobs_of(x, n, ids, k, e);
-  const bool as_float = exact || is_float(e.gate.type) || is_float(e.up.type) || is_float(e.down.type);
+void experts(const ActTiles* tiles, const float* x, int64_t n, const int32_t* ids, const float* weights, int k,
+             const ExpertSet& e, const float* add, float* out, int threads) {
+  std::vector<Job> jobs = jobs_of(n, ids, k, e);
+  const bool as_float = tiles == nullptr;
   const int num_jobs = static_cast<int>(jobs.size());
   const int wide_items = as_float ? e.gate.panels() : static_cast<int>(e.intermediate / kBlock);
   const int down_items = e.down.panels();
-  std::vector<float> products(static_cast<size_t>(n) * k * e.hidden);
-  std::vector<std::pair<int, int>> all_rows;  // (job, row of it)
+  Recycled<float> products(static_cast<size_t>(n) * k * e.hidden);
+  std::vector<std::pair<int, int>> copies;  // (job, row of it)
   for (int j = 0; j < num_jobs; ++j) {
     Job& job = jobs[static_cast<size_t>(j)];
-    const auto rows = static_cast<int>(job.rows.size());
+    const auto rows = static_cast<int>(job.pairs.size());
     if (as_float) {
+      for (const int pair : job.pairs) job.rows.push_back(x + pair / k * e.hidden);
       job.wide.resize(static_cast<size_t>(rows) * e.intermediate);
       continue;
     }
-    shape_tiles(job.x, rows, e.hidden);
     shape_tiles(job.h, rows, e.intermediate);
-    for (int i = 0; i < rows; ++i) all_rows.emplace_back(j, i);
+    job.x = tiles;
+    if (k == 1 && num_jobs == 1) continue;
+    shape_tiles(job.own, rows, e.hidden);
+    job.x = &job.own;
+    for (int i = 0; i < rows; ++i) copies.emplace_back(j, i);
   }
 
 #pragma omp parallel num_threads(threads)
@@ -120,11 +122,12 @@ void experts(const float* x, int64_t n, const int32_t* ids, const float* weights
     Scratch scratch;
     std::vector<float> partial, buffer;
     std::vector<const float*> rows;
-    if (!as_float) {
+    if (!copies.empty()) {
 #pragma omp for schedule(static)
-      for (size_t i = 0; i < all_rows.size(); ++i) {
-        Job& job = jobs[static_cast<size_t>(all_rows[i].first)];
-        quantize_row_into(job.rows[static_cast<size_t>(all_rows[i].second)], job.x, all_rows[i].second);
+      for (size_t i = 0; i < copies.size(); ++i) {
+        Job& job = jobs[static_cast<size_t>(copies[i].first)];
+        const int row = copies[i].second;
+        copy_row(*tiles, job.pairs[static_cast<size_t>(row)] / k, job.own, row);
       }
     }
 #pragma omp for schedule(dynamic, 4)
@@ -150,7 +153,7 @@ void experts(const float* x, int64_t n, const int32_t* ids, const float* weights
         f32x16 acc = set1(0);
         for (int slot = 0; slot < k; ++slot)
           acc = fma(set1(weights[token * k + slot]), load_n(products.data() + (token * k + slot) * e.hidden + c, width), acc);
-        store_n(row + c, acc, width);
+        store_n(row + c, add ? acc + load_n(add + token * e.hidden + c, width) : acc, width);
       }
     }
   }

@@ -88,7 +88,7 @@ inline void dot_groups(W&& weights, const int8_t* a, const int32_t* act_sums, i3
   const __m256i ones = _mm256_set1_epi16(1);
   auto broadcast = [&](int g, int t) {
     int32_t x;
-    std::memcpy(&x, a + (g * T + t) * kGroup, 4);
+    std::memcpy(&x, a + t * kBlock + g * kGroup, 4);
     return _mm256_set1_epi32(x);
   };
   if constexpr (Bits == 8) {

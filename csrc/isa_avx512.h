@@ -73,7 +73,7 @@ inline void dot_groups(W&& weights, const int8_t* a, const int32_t* act_sums, i3
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) {
       int32_t x;
-      std::memcpy(&x, a + (g * T + t) * kGroup, 4);
+      std::memcpy(&x, a + t * kBlock + g * kGroup, 4);
       s[t] = _mm512_dpbusd_epi32(s[t], w.v, _mm512_set1_epi32(x));
     }
   };

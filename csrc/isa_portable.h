@@ -59,7 +59,7 @@ inline void dot_groups(W&& weights, const int8_t* a, const int32_t* act_sums, i3
   auto one = [&](auto g) {
     const u8x64 w = weights(g);
     for (int t = 0; t < T; ++t) {
-      const int8_t* x = a + (g * T + t) * kGroup;
+      const int8_t* x = a + t * kBlock + g * kGroup;
       for (int i = 0; i < 16; ++i)
         for (int c = 0; c < kGroup; ++c) sums[t].v[i] += w.v[i * kGroup + c] * x[c];
     }

@@ -24,7 +24,7 @@ int panels_at_once(int panels, int threads) { return std::max(1, std::min(8, pan
 
 // Waking a thread and meeting it again costs 5 to 50 microseconds: a product below half a million multiplications, about
 // as long, is done alone.
-int threads_for(const Packed& w, int64_t n, int threads) { return w.rows * w.cols * n < (1 << 19) ? 1 : threads; }
+bool is_small(int64_t multiplications) { return multiplications < (1 << 19); }
 
 }  // namespace
 
@@ -43,16 +43,22 @@ void panel_times(const Packed& w, const uint8_t* panel, const ActTiles& x, const
   });
 }
 
-void matmul_int8(const ActTiles& x, const Packed& w, const float* bias, float* out, int threads) {
-  threads = threads_for(w, x.rows, threads);
-  const int panels = w.panels(), chunk = panels_at_once(panels, threads);
+void matmul_int8(const ActTiles& x, const Product* products, int count, int threads) {
+  int panels = 0;
+  for (int i = 0; i < count; ++i) panels += products[i].w.panels();
+  if (is_small(static_cast<int64_t>(panels) * kPanel * x.blocks * kBlock * x.rows)) threads = 1;
+  const int chunk = panels_at_once(panels, threads);
 #pragma omp parallel num_threads(threads)
   {
     Scratch scratch;
     std::vector<float> partial;
 #pragma omp for schedule(dynamic, chunk)
-    for (int p = 0; p < panels; ++p)
-      panel_times(w, w.panel(p), x, panel_output(out, w.rows, w.rows, p, bias), scratch, partial);
+    for (int item = 0; item < panels; ++item) {
+      int panel = item;
+      const Product* product = products;
+      while (panel >= product->w.panels()) panel -= product++->w.panels();
+      panel_times(product->w, product->w.panel(panel), x, panel_output(*product, panel), scratch, partial);
+    }
   }
 }
 
@@ -124,8 +130,9 @@ void panel_times_float(const Packed& w, const uint8_t* panel, const float* const
   for (int64_t i = 0; i < n; ++i) out.put(i, load(sums + i * kPanel));
 }
 
-void matmul_float(const float* x, int64_t n, const Packed& w, const float* bias, float* out, int threads) {
-  threads = threads_for(w, n, threads);
+void matmul_float(const float* x, int64_t n, const Product& product, int threads) {
+  const Packed& w = product.w;
+  if (is_small(w.rows * w.cols * n)) threads = 1;
   const int panels = w.panels(), chunk = panels_at_once(panels, threads);
   std::vector<const float*> rows(static_cast<size_t>(n));
   for (int64_t i = 0; i < n; ++i) rows[static_cast<size_t>(i)] = x + i * w.cols;
@@ -133,8 +140,7 @@ void matmul_float(const float* x, int64_t n, const Packed& w, const float* bias,
   {
     std::vector<float> buffer;
 #pragma omp for schedule(dynamic, chunk)
-    for (int p = 0; p < panels; ++p)
-      panel_times_float(w, w.panel(p), rows.data(), n, panel_output(out, w.rows, w.rows, p, bias), buffer);
+    for (int p = 0; p < panels; ++p) panel_times_float(w, w.panel(p), rows.data(), n, panel_output(product, p), buffer);
   }
 }
 

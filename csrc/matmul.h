@@ -24,13 +24,17 @@ struct Output {
   int64_t stride;  // floats from one token to the next
   int columns;     // of this panel: 16, fewer in the last
   const float* bias = nullptr;  // of this panel's rows
+  const float* add = nullptr;   // laid out as data
 
   void put(int64_t token, f32x16 value) const {
     float* p = data + token * stride;
+    const float* q = add ? add + token * stride : nullptr;
     if (columns == kPanel) {
-      store(p, bias ? value + load(bias) : value);
+      if (bias) value = value + load(bias);
+      store(p, q ? value + load(q) : value);
     } else {
-      store_n(p, bias ? value + load_n(bias, columns) : value, columns);
+      if (bias) value = value + load_n(bias, columns);
+      store_n(p, q ? value + load_n(q, columns) : value, columns);
     }
   }
 };
@@ -39,10 +43,11 @@ struct Output {
 void panel_times(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out, Scratch& scratch,
                  std::vector<float>& partial);
 
-// Output columns [first, first + 16) of a matrix whose rows are `rows` long in out.
-inline Output panel_output(float* out, int64_t stride, int64_t rows, int panel, const float* bias) {
-  const int64_t first = static_cast<int64_t>(panel) * kPanel;
-  return {out + first, stride, static_cast<int>(std::min<int64_t>(kPanel, rows - first)), bias ? bias + first : nullptr};
+// The output columns of one panel of a product.
+inline Output panel_output(const Product& product, int panel) {
+  const int64_t first = static_cast<int64_t>(panel) * kPanel, rows = product.w.rows;
+  return {product.out + first, rows, static_cast<int>(std::min<int64_t>(kPanel, rows - first)),
+          product.bias ? product.bias + first : nullptr, product.add ? product.add + first : nullptr};
 }
 
 // The float32 path: weights of float types, or any type in exact mode. x rows are given by pointer, so that an expert's

@@ -1,23 +1,54 @@
 // The operations that exist once per instruction set, and the table that picks one set at run time.
 #pragma once
 
+#include <type_traits>
 #include <vector>
 
 #include "layout.h"
+#include "recycler.h"
 
 namespace dure {
 
-// Rows of activations as int8, laid out for the kernels: tiles of `width` tokens; a tile is one record per 32 columns:
-//   int8 codes[8 groups][width][4] | float scale[width] | int32 sum[width], sum of columns 0-15 [width], of 16-31 [width]
+// Rows of activations as int8, laid out for the kernels: tiles of `width` tokens; a tile is one record per 32 columns.
 struct ActTiles {
   int rows = 0, width = 1, blocks = 0;
-  std::vector<uint8_t> data;
+  Recycled<uint8_t> data;
 
-  static constexpr int kRecord = 48;  // bytes a token and block
+  static constexpr int kRecord = 52;  // bytes a token and block
   int tiles() const { return ceil_div(rows, width); }
-  size_t tile_bytes() const { return static_cast<size_t>(blocks) * kRecord * width; }
+  size_t record_bytes() const { return static_cast<size_t>(kRecord) * width; }
+  size_t tile_bytes() const { return blocks * record_bytes(); }
   const uint8_t* tile(int i) const { return data.data() + tile_bytes() * i; }
   uint8_t* tile(int i) { return data.data() + tile_bytes() * i; }
+  // The record that holds 32 columns of a row, which is its lane `row % width`.
+  const uint8_t* record(int row, int block) const { return tile(row / width) + block * record_bytes(); }
+  uint8_t* record(int row, int block) { return tile(row / width) + block * record_bytes(); }
+};
+
+// One record, by its parts: each is `width` long but codes, which is 32 * width, a token's 32 columns side by side.
+template <class Byte>  // uint8_t, or const uint8_t
+struct Record {
+  Byte* data;
+  int width;
+  template <class T>
+  auto* part(int offset) const {
+    using Entry = std::conditional_t<std::is_const_v<Byte>, const T, T>;
+    return reinterpret_cast<Entry*>(data + offset * width);
+  }
+  auto* codes() const { return part<int8_t>(0); }
+  auto* scale() const { return part<float>(32); }     // float = scale * code
+  auto* sum() const { return part<int32_t>(36); }     // of the codes: for formats with an offset
+  auto* low_sum() const { return part<int32_t>(40); }   // of columns 0-15
+  auto* high_sum() const { return part<int32_t>(44); }  // of columns 16-31
+  auto* total() const { return part<float>(48); }     // float(sum) * scale: for formats with a minimum
+};
+
+// One matrix of a call, and where its product goes: out = x @ w.T (+ bias) (+ add).
+struct Product {
+  Packed w;
+  const float* bias = nullptr;  // (w.rows)
+  const float* add = nullptr;   // (n, w.rows), added last; may be out itself
+  float* out = nullptr;         // (n, w.rows)
 };
 
 // Mixed rows of one forward pass over the paged cache; see attention.cpp for the layout.
@@ -43,16 +74,24 @@ struct ExpertSet {
   size_t stride = 0;      // bytes from one expert's record to the next
 };
 
+// Whether the experts' arithmetic is float32 throughout, for all three matrices.
+inline bool experts_use_floats(const ExpertSet& e, bool exact) {
+  return exact || is_float(e.gate.type) || is_float(e.up.type) || is_float(e.down.type);
+}
+
 struct Ops {
   const char* name;
   // tokens per tile for a call of n rows
   int (*tile_width)(int64_t n);
   void (*quantize_rows)(const float* x, int64_t n, int64_t cols, int8_t* values, float* scales);
   void (*make_tiles)(const float* x, int64_t n, int64_t cols, ActTiles& tiles, int threads);
-  void (*matmul_int8)(const ActTiles& x, const Packed& w, const float* bias, float* out, int threads);
-  void (*matmul_float)(const float* x, int64_t n, const Packed& w, const float* bias, float* out, int threads);
-  void (*experts)(const float* x, int64_t n, const int32_t* ids, const float* weights, int k, const ExpertSet& e,
-                  bool exact, float* out, int threads);
+  // Several matrices that take the same rows: one hand-out of work for all of them.
+  void (*matmul_int8)(const ActTiles& x, const Product* products, int count, int threads);
+  void (*matmul_float)(const float* x, int64_t n, const Product& product, int threads);
+  // x comes as tiles for the int8 path, as floats (n, hidden) for the other; see experts_use_floats. `add` (n, hidden) is
+  // added last, if there is one; it may be out itself.
+  void (*experts)(const ActTiles* tiles, const float* x, int64_t n, const int32_t* ids, const float* weights, int k,
+                  const ExpertSet& e, const float* add, float* out, int threads);
   void (*rms_norm)(const float* x, int64_t n, int64_t width, const float* weight, float eps, float* out, int threads);
   void (*rope)(float* x, int64_t n, int heads, int dim, const float* cos, const float* sin, int half, bool interleaved,
                int threads);

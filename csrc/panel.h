@@ -90,22 +90,22 @@ template <int T, class Source>
 __attribute__((always_inline)) inline void accumulate(const Source& source, int count, const uint8_t* tile, f32x16* acc) {
   using L = typename Source::L;
   for (int b = 0; b < count; ++b, tile += ActTiles::kRecord * T) {
-    const auto* codes = reinterpret_cast<const int8_t*>(tile);
-    const auto* scale = reinterpret_cast<const float*>(tile + kBlock * T);
-    const auto* sum = reinterpret_cast<const int32_t*>(tile + (kBlock + 4) * T);
+    const Record<const uint8_t> record{tile, T};
+    const float* scale = record.scale();
     const auto block = source.block(b);
     for_range<0, L::halves>([&](auto half) __attribute__((always_inline)) {
       constexpr int kWidth = kGroups / L::halves;
-      const int32_t* sums = L::halves == 1 ? sum : sum + (1 + half) * T;
+      const int32_t* sums = L::halves == 1 ? record.sum() : half ? record.high_sum() : record.low_sum();
       i32x16 s[T];
-      dot_groups<L::bits, L::offset, T, half * kWidth, (half + 1) * kWidth>(block, codes, sums, s);
+      dot_groups<L::bits, L::offset, T, half * kWidth, (half + 1) * kWidth>(block, record.codes(), sums, s);
       const f32x16 w = source.scale(b, half);
 #pragma GCC unroll 16
       for (int t = 0; t < T; ++t) acc[t] = fma(to_float(s[t]) * set1(scale[t]), w, acc[t]);
       if constexpr (L::has_min) {
         const f32x16 m = source.add(b, half);
 #pragma GCC unroll 16
-        for (int t = 0; t < T; ++t) acc[t] = fma(set1(static_cast<float>(sums[t]) * scale[t]), m, acc[t]);
+        for (int t = 0; t < T; ++t)
+          acc[t] = fma(set1(L::halves == 1 ? record.total()[t] : static_cast<float>(sums[t]) * scale[t]), m, acc[t]);
       }
     });
   }

@@ -31,34 +31,47 @@ inline float quantize_block(const float* x, int8_t* out) {
   return amax / 127.0f;
 }
 
-// Puts 32 floats of one token into lane `t` of a tile's record.
-inline void quantize_into(const float* x, uint8_t* record, int width, int t) {
-  int8_t q[kBlock];
+// Puts 32 floats of one token into lane `t` of a record.
+inline void quantize_into(const float* x, Record<uint8_t> record, int t) {
+  int8_t* q = record.codes() + t * kBlock;
   const float scale = quantize_block(x, q);
-  int32_t sums[2] = {0, 0};
-  for (int i = 0; i < 16; ++i) sums[0] += q[i], sums[1] += q[16 + i];
-  for (int g = 0; g < kGroups; ++g) std::memcpy(record + (g * width + t) * kGroup, q + g * kGroup, kGroup);
-  uint8_t* tail = record + kBlock * width + 4 * t;
-  const int32_t sum = sums[0] + sums[1];
-  std::memcpy(tail, &scale, 4);
-  std::memcpy(tail + 4 * width, &sum, 4);
-  std::memcpy(tail + 8 * width, &sums[0], 4);
-  std::memcpy(tail + 12 * width, &sums[1], 4);
+  int32_t low = 0, high = 0;
+  for (int i = 0; i < 16; ++i) low += q[i], high += q[16 + i];
+  record.scale()[t] = scale;
+  record.sum()[t] = low + high;
+  record.low_sum()[t] = low;
+  record.high_sum()[t] = high;
+  record.total()[t] = static_cast<float>(low + high) * scale;
 }
 
 inline void shape_tiles(ActTiles& tiles, int64_t rows, int64_t cols) {
   tiles.rows = static_cast<int>(rows);
   tiles.width = tile_width(rows);
   tiles.blocks = static_cast<int>(cols / kBlock);
-  // Lanes past the last row stay zero: they are multiplied along and thrown away.
-  tiles.data.assign(tiles.tile_bytes() * tiles.tiles(), 0);
+  tiles.data = Recycled<uint8_t>(tiles.tile_bytes() * tiles.tiles());
+  // Lanes past the last row are multiplied along and thrown away; zero keeps them from being slow subnormals.
+  if (rows % tiles.width) std::memset(tiles.tile(tiles.tiles() - 1), 0, tiles.tile_bytes());
 }
 
+inline Record<uint8_t> record_of(ActTiles& tiles, int row, int block) { return {tiles.record(row, block), tiles.width}; }
+
 inline void quantize_row_into(const float* x, ActTiles& tiles, int row) {
-  uint8_t* tile = tiles.tile(row / tiles.width);
-  for (int b = 0; b < tiles.blocks; ++b)
-    quantize_into(x + b * kBlock, tile + static_cast<size_t>(b) * ActTiles::kRecord * tiles.width, tiles.width,
-                  row % tiles.width);
+  for (int b = 0; b < tiles.blocks; ++b) quantize_into(x + b * kBlock, record_of(tiles, row, b), row % tiles.width);
+}
+
+// Row `from` of one set of tiles becomes row `to` of another of as many columns.
+inline void copy_row(const ActTiles& source, int from, ActTiles& target, int to) {
+  const int s = from % source.width, t = to % target.width;
+  for (int b = 0; b < source.blocks; ++b) {
+    const Record<const uint8_t> in{source.record(from, b), source.width};
+    const Record<uint8_t> out = record_of(target, to, b);
+    std::memcpy(out.codes() + t * kBlock, in.codes() + s * kBlock, kBlock);
+    out.scale()[t] = in.scale()[s];
+    out.sum()[t] = in.sum()[s];
+    out.low_sum()[t] = in.low_sum()[s];
+    out.high_sum()[t] = in.high_sum()[s];
+    out.total()[t] = in.total()[s];
+  }
 }
 
 }  // namespace dure::DURE_ISA

@@ -211,7 +211,7 @@ def route(
 
 
 def experts_mlp(
-    x: Floats,
+    x: Floats | _core.Activations,
     ids: Ints,
     weights: Floats,
     experts: Experts,
@@ -221,10 +221,11 @@ def experts_mlp(
 ) -> Floats:
     """The sum over a row's experts of weight * down(silu(gate x) * up x): (n, hidden).
 
-    x: (n, hidden); ids and weights: (n, k). Rows are sorted by expert, each expert's rows are one
-    product, and a row's experts are added in the order of its ids.
+    x: (n, hidden), or the Activations of it; ids and weights: (n, k). Rows are sorted by expert,
+    each expert's rows are one product, and a row's experts are added in the order of its ids.
     """
-    return _core.experts_mlp(x, ids, weights, experts.packed, exact, threads)
+    rows = x if isinstance(x, _core.Activations) else _core.Activations(x)
+    return _core.experts_mlp(rows, ids, weights, experts.packed, exact, threads)
 
 
 def sample(
