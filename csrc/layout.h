@@ -129,6 +129,7 @@ struct Packed {
 size_t source_row_bytes(Type, int64_t cols);
 // Source blocks of `count` rows -> their places in the panels from `first_row` (a multiple of 16).
 void pack_rows(const Packed& target, int64_t first_row, int64_t count, const uint8_t* source, int threads);
+void pack_panels(const Packed& target, int64_t first_row, int64_t count, const uint8_t* source);  // on this thread
 // One row back as floats, with the roundings of the source format's own dequantisation.
 void unpack_row(const Packed& matrix, int64_t row, float* out);
 

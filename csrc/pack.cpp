@@ -1,4 +1,5 @@
-// Source blocks -> packed panels, and one packed row -> floats. Scalar: done once a load, bound by memory.
+// Source blocks -> packed panels. Sixteen bytes at a time, which every processor has: wider vectors gain nothing, because
+// the source comes from a file and the panels go to fresh pages.
 #include <omp.h>
 
 #include <algorithm>
@@ -34,10 +35,22 @@ const TypeSizes kSizes[] = {
     packed_sizes<Type::MXFP4>("MXFP4", 32, 17),
 };
 
+using u8x16 = uint8_t __attribute__((vector_size(16)));
+using u16x8 = uint16_t __attribute__((vector_size(16)));
+using u32x4 = uint32_t __attribute__((vector_size(16)));
+using u64x2 = uint64_t __attribute__((vector_size(16)));
+
+u8x16 load16(const uint8_t* p) {
+  u8x16 v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+void store16(uint8_t* p, u8x16 v) { std::memcpy(p, &v, sizeof v); }
+
 // One row of one unit, decoded: plain codes and the scales as the packed form keeps them.
 struct Unit {
-  uint8_t codes[256];   // 0 .. 2^bits - 1 (for Lut types the 4-bit index)
-  uint16_t d = 0, m = 0;  // f16 (bf16 for Power)
+  uint8_t* codes = nullptr;  // 0 .. 2^bits - 1 (for Lut types the 4-bit index), of all columns of the unit
+  uint16_t d = 0, m = 0;     // f16 (bf16 for Power)
   uint8_t scale[16] = {}, min[16] = {};
 };
 
@@ -54,25 +67,48 @@ void k_scales(const uint8_t* q, uint8_t* scale, uint8_t* min) {
 // N bytes -> N low nibbles, then N high ones.
 template <int N>
 void split_nibbles(const uint8_t* q, uint8_t* codes) {
-  for (int i = 0; i < N; ++i) codes[i] = q[i] & 15;
-  for (int i = 0; i < N; ++i) codes[N + i] = q[i] >> 4;
+  for (int i = 0; i < N; i += 16) {
+    const u8x16 v = load16(q + i);
+    store16(codes + i, v & 15);
+    store16(codes + N + i, v >> 4);
+  }
 }
 
 // 64 bytes -> 256 two-bit values: of each 32 bytes all lowest pairs, then all second ones, and so on.
 void pairs_of(const uint8_t* q, uint8_t* codes) {
   for (int chunk = 0; chunk < 2; ++chunk)
-    for (int j = 0; j < 4; ++j)
-      for (int i = 0; i < 32; ++i) codes[128 * chunk + 32 * j + i] = (q[32 * chunk + i] >> (2 * j)) & 3;
+    for (int i = 0; i < 32; i += 16) {
+      const u8x16 v = load16(q + 32 * chunk + i);
+      uint8_t* out = codes + 128 * chunk + i;
+      store16(out, v & 3);
+      store16(out + 32, (v >> 2) & 3);
+      store16(out + 64, (v >> 4) & 3);
+      store16(out + 96, v >> 6);
+    }
 }
 
 // Bit j of byte i, put at bit `place` of code 32 j + i.
-void add_bits(const uint8_t* bits, int place, uint8_t* codes) {
-  for (int j = 0; j < 8; ++j)
-    for (int i = 0; i < 32; ++i) codes[32 * j + i] |= static_cast<uint8_t>(((bits[i] >> j) & 1) << place);
+template <int place>
+void add_bits(const uint8_t* bits, uint8_t* codes) {
+  for (int i = 0; i < 32; i += 16) {
+    u8x16 v = load16(bits + i);
+    for (int j = 0; j < 8; ++j, v >>= 1)
+      store16(codes + 32 * j + i, load16(codes + 32 * j + i) | ((v & 1) << place));
+  }
+}
+
+// Bit i of `bits`, put at bit 4 of code i, for eight codes.
+void add_high_bits(uint8_t bits, uint8_t* codes) {
+  // Byte i keeps bit i; adding 127 carries what is not zero into the byte's top bit.
+  const uint64_t spread = (bits * 0x0101010101010101u) & 0x8040201008040201u;
+  uint64_t v;
+  std::memcpy(&v, codes, 8);
+  v |= ((spread + 0x7F7F7F7F7F7F7F7Fu) >> 3) & 0x1010101010101010u;
+  std::memcpy(codes, &v, 8);
 }
 
 template <Type type>
-void decode_unit( const uint8_t* s, Unit& u) {
+void decode_unit(const uint8_t* s, Unit& u) {
   switch (type) {
     case Type::Q4_0:
     case Type::IQ4_NL:
@@ -88,18 +124,13 @@ void decode_unit( const uint8_t* s, Unit& u) {
       const int head = type == Type::Q5_0 ? 2 : 4;
       u.d = load_u16(s);
       if (head == 4) u.m = load_u16(s + 2);
-      uint32_t high;
-      std::memcpy(&high, s + head, 4);
-      for (int i = 0; i < 16; ++i) {
-        const uint8_t q = s[head + 4 + i];
-        u.codes[i] = static_cast<uint8_t>((q & 15) | (((high >> i) & 1) << 4));
-        u.codes[i + 16] = static_cast<uint8_t>((q >> 4) | (((high >> (i + 16)) & 1) << 4));
-      }
+      split_nibbles<16>(s + head + 4, u.codes);
+      for (int i = 0; i < 4; ++i) add_high_bits(s[head + i], u.codes + 8 * i);
       break;
     }
     case Type::Q8_0:
       u.d = load_u16(s);
-      for (int i = 0; i < 32; ++i) u.codes[i] = static_cast<uint8_t>(s[2 + i] + 128);
+      for (int i = 0; i < 32; i += 16) store16(u.codes + i, load16(s + 2 + i) ^ 128);
       break;
     case Type::MXFP4: {
       // 2^(e-128) as bf16; the factor 1/2 is because the value table is doubled.
@@ -117,7 +148,7 @@ void decode_unit( const uint8_t* s, Unit& u) {
     case Type::Q3_K: {
       // 32 bytes of high bits, 64 of low pairs, 12 of 6-bit scales, d.
       pairs_of(s + 32, u.codes);
-      add_bits(s, 2, u.codes);
+      add_bits<2>(s, u.codes);
       const uint8_t* q = s + 96;
       for (int j = 0; j < 16; ++j) {
         const int low = j < 8 ? q[j] & 15 : q[j - 8] >> 4;
@@ -134,7 +165,7 @@ void decode_unit( const uint8_t* s, Unit& u) {
       const bool five = type == Type::Q5_K;
       const uint8_t* low = s + (five ? 48 : 16);
       for (int j = 0; j < 4; ++j) split_nibbles<32>(low + 32 * j, u.codes + 64 * j);
-      if (five) add_bits(s + 16, 4, u.codes);
+      if (five) add_bits<4>(s + 16, u.codes);
       break;
     }
     case Type::Q6_K: {
@@ -142,7 +173,7 @@ void decode_unit( const uint8_t* s, Unit& u) {
       for (int chunk = 0; chunk < 2; ++chunk) split_nibbles<64>(s + 64 * chunk, u.codes + 128 * chunk);
       uint8_t high[256];
       pairs_of(s + 128, high);
-      for (int i = 0; i < 256; ++i) u.codes[i] |= static_cast<uint8_t>(high[i] << 4);
+      for (int i = 0; i < 256; i += 16) store16(u.codes + i, load16(u.codes + i) | (load16(high + i) << 4));
       for (int j = 0; j < 16; ++j) u.scale[j] = s[192 + j];
       u.d = load_u16(s + 208);
       break;
@@ -161,48 +192,55 @@ void decode_unit( const uint8_t* s, Unit& u) {
   }
 }
 
-// Puts one row's 32 codes in their places in a block's code area, four codes (one 32-bit word) at a time.
-template <Planes P>
-void put_row(uint8_t* out, int row, const uint8_t* codes) {
-  uint32_t w[kGroups];
-  std::memcpy(w, codes, sizeof w);
-  auto put = [&](int byte, uint32_t v) { std::memcpy(out + byte + row * kGroup, &v, 4); };
-  auto put4 = [&](int at) {
-    for (int g = 0; g < 4; ++g) put(at + g * 64, (w[g] & 0x0F0F0F0Fu) | ((w[g + 4] & 0x0F0F0F0Fu) << 4));
-  };
-  auto put2 = [&](int at, int shift) {
-    for (int h = 0; h < 2; ++h) {
-      uint32_t v = 0;
-      for (int g = 0; g < 4; ++g) v |= ((w[4 * h + g] >> shift) & 0x03030303u) << (2 * g);
-      put(at + h * 64, v);
-    }
-  };
-  auto put1 = [&](int at, int shift) {
-    uint32_t v = 0;
-    for (int g = 0; g < kGroups; ++g) v |= ((w[g] >> shift) & 0x01010101u) << g;
-    put(at, v);
-  };
-  if constexpr (P == Planes::P2) put2(0, 0);
-  if constexpr (P == Planes::P2_1) put2(0, 0), put1(128, 2);
-  if constexpr (P == Planes::P4 || P == Planes::Lut) put4(0);
-  if constexpr (P == Planes::P4_1) put4(0), put1(256, 4);
-  if constexpr (P == Planes::P4_2) put4(0), put2(256, 4);
-  if constexpr (P == Planes::P8)
-    for (int g = 0; g < kGroups; ++g) put(g * 64, w[g]);
+// Sixteen rows' 16 bytes -> four times 64 bytes: bytes 4 g to 4 g + 3 of all rows, side by side.
+template <class Row>
+void interleave(uint8_t* out, Row&& row) {
+  for (int first = 0; first < kPanel; first += 4) {
+    const auto a = reinterpret_cast<u32x4>(row(first)), b = reinterpret_cast<u32x4>(row(first + 1));
+    const auto c = reinterpret_cast<u32x4>(row(first + 2)), d = reinterpret_cast<u32x4>(row(first + 3));
+    const auto ab = reinterpret_cast<u64x2>(__builtin_shuffle(a, b, u32x4{0, 4, 1, 5}));
+    const auto ab2 = reinterpret_cast<u64x2>(__builtin_shuffle(a, b, u32x4{2, 6, 3, 7}));
+    const auto cd = reinterpret_cast<u64x2>(__builtin_shuffle(c, d, u32x4{0, 4, 1, 5}));
+    const auto cd2 = reinterpret_cast<u64x2>(__builtin_shuffle(c, d, u32x4{2, 6, 3, 7}));
+    uint8_t* at = out + first * kGroup;
+    store16(at, reinterpret_cast<u8x16>(__builtin_shuffle(ab, cd, u64x2{0, 2})));
+    store16(at + 64, reinterpret_cast<u8x16>(__builtin_shuffle(ab, cd, u64x2{1, 3})));
+    store16(at + 128, reinterpret_cast<u8x16>(__builtin_shuffle(ab2, cd2, u64x2{0, 2})));
+    store16(at + 192, reinterpret_cast<u8x16>(__builtin_shuffle(ab2, cd2, u64x2{1, 3})));
+  }
 }
 
+// Puts 32 codes of each of 16 rows, `stride` bytes apart, into a block's planes.
 template <Planes P>
-uint8_t get_code(const uint8_t* in, int row, int column) {
-  const int g = column / kGroup, byte = row * kGroup + column % kGroup;
-  auto get4 = [&](const uint8_t* plane) { return (plane[(g & 3) * 64 + byte] >> (g < 4 ? 0 : 4)) & 15; };
-  auto get2 = [&](const uint8_t* plane) { return (plane[(g >> 2) * 64 + byte] >> (2 * (g & 3))) & 3; };
-  auto get1 = [&](const uint8_t* plane) { return (plane[byte] >> g) & 1; };
-  if constexpr (P == Planes::P2) return static_cast<uint8_t>(get2(in));
-  if constexpr (P == Planes::P2_1) return static_cast<uint8_t>(get2(in) | (get1(in + 128) << 2));
-  if constexpr (P == Planes::P4 || P == Planes::Lut) return static_cast<uint8_t>(get4(in));
-  if constexpr (P == Planes::P4_1) return static_cast<uint8_t>(get4(in) | (get1(in + 256) << 4));
-  if constexpr (P == Planes::P4_2) return static_cast<uint8_t>(get4(in) | (get2(in + 256) << 4));
-  return in[g * 64 + byte];
+void put_block(uint8_t* out, const uint8_t* codes, size_t stride) {
+  auto low = [&](int row) { return load16(codes + row * stride); };        // groups 0 to 3
+  auto high = [&](int row) { return load16(codes + row * stride + 16); };  // groups 4 to 7
+  // The groups' bits [shift, shift + 4) in one byte, two groups each, interleaved: what is narrower is cut from it.
+  uint8_t planes[256];
+  auto put4 = [&] { interleave(out, [&](int row) { return (low(row) & 15) | (high(row) << 4); }); };
+  auto top = [&](int shift) {
+    interleave(planes, [&](int row) { return (low(row) >> shift) | ((high(row) >> shift) << 4); });
+  };
+  auto plane = [&](int g, int i) { return load16(planes + 64 * g + i); };
+  auto put2 = [&](int at) {
+    for (int i = 0; i < 64; i += 16)
+      for (int shift = 0; shift < 8; shift += 4) {
+        auto pair = [&](int g) { return (plane(g, i) >> shift) & 3; };
+        store16(out + at + 16 * shift + i, pair(0) | (pair(1) << 2) | (pair(2) << 4) | (pair(3) << 6));
+      }
+  };
+  auto put1 = [&](int at) {
+    for (int i = 0; i < 64; i += 16) {
+      auto bits = [&](int g) { return (plane(g, i) & 17) << g; };
+      store16(out + at + i, bits(0) | bits(1) | bits(2) | bits(3));
+    }
+  };
+  if constexpr (P == Planes::P2) top(0), put2(0);
+  if constexpr (P == Planes::P2_1) top(0), put2(0), top(2), put1(128);
+  if constexpr (P == Planes::P4 || P == Planes::Lut) put4();
+  if constexpr (P == Planes::P4_1) put4(), top(4), put1(256);
+  if constexpr (P == Planes::P4_2) put4(), top(4), put2(256);
+  if constexpr (P == Planes::P8) interleave(out, low), interleave(out + 256, high);
 }
 
 void put_u16(uint8_t* p, uint16_t v) { std::memcpy(p, &v, 2); }
@@ -222,44 +260,41 @@ void put_scales(uint8_t* out, int row, const Unit& u) {
     for (int j = 0; j < 16; ++j) out[64 + 16 * j + row] = u.scale[j];
 }
 
-// The float scale and addend of one (row, block, half), rounded as the source format rounds.
-template <Scales S>
-void get_scale(const uint8_t* in, int row, int block_in_unit, int half, float& scale, float& add) {
-  const float d = S == Scales::Power ? bfloat_to_float(load_u16(in + 2 * row)) : half_to_float(load_u16(in + 2 * row));
-  const int j = block_in_unit, h = 2 * block_in_unit + half;
-  add = 0;
-  if constexpr (S == Scales::Half || S == Scales::Power) scale = d;
-  if constexpr (S == Scales::HalfMin) scale = d, add = half_to_float(load_u16(in + 32 + 2 * row));
-  if constexpr (S == Scales::SuperMin32) {
-    scale = d * static_cast<float>(in[64 + 32 * j + row]);
-    add = -(half_to_float(load_u16(in + 32 + 2 * row)) * static_cast<float>(in[64 + 32 * j + 16 + row]));
-  }
-  if constexpr (S == Scales::Super32) scale = d * static_cast<float>(static_cast<int8_t>(in[32 + 16 * j + row]));
-  if constexpr (S == Scales::Super16) scale = d * static_cast<float>(static_cast<int8_t>(in[32 + 16 * h + row]));
-  if constexpr (S == Scales::SuperMin16) {
-    const uint8_t q = in[64 + 16 * h + row];
-    scale = d * static_cast<float>(q & 15);
-    add = -(half_to_float(load_u16(in + 32 + 2 * row)) * static_cast<float>(q >> 4));
-  }
-}
-
 template <Type T>
 void pack_panel(uint8_t* panel, const Packed& m, const uint8_t* source, int rows, size_t row_bytes) {
   using L = Layout<T>;
-  const TypeSizes& s = sizes_of(T);
+  constexpr int kColumns = L::unit_blocks * kBlock;
   const int units = m.blocks() / L::unit_blocks;
   uint8_t* scales = panel + m.panel_codes_bytes();
-  if (rows < kPanel) std::memset(panel, 0, m.panel_bytes());  // rows past the end multiply to zero
-  Unit u;
-  for (int unit = 0; unit < units; ++unit)
+  uint8_t codes[kPanel][kColumns] = {};  // rows past the end multiply to zero
+  if (rows < kPanel) std::memset(scales, 0, static_cast<size_t>(units) * L::scale_bytes);
+  for (int unit = 0; unit < units; ++unit, scales += L::scale_bytes) {
     for (int row = 0; row < rows; ++row) {
-      decode_unit<T>(source + row * row_bytes + static_cast<size_t>(unit) * s.source_bytes, u);
-      put_scales<L::scales>(scales + static_cast<size_t>(unit) * L::scale_bytes, row, u);
-      for (int b = 0; b < L::unit_blocks; ++b) {
-        uint8_t* out = panel + static_cast<size_t>(unit * L::unit_blocks + b) * L::code_bytes;
-        put_row<L::planes>(out, row, u.codes + b * kBlock);
-      }
+      Unit u;
+      u.codes = codes[row];
+      decode_unit<T>(source + row * row_bytes + static_cast<size_t>(unit) * sizes_of(T).source_bytes, u);
+      put_scales<L::scales>(scales, row, u);
     }
+    for (int b = 0; b < L::unit_blocks; ++b, panel += L::code_bytes)
+      put_block<L::planes>(panel, codes[0] + b * kBlock, kColumns);
+  }
+}
+
+// Rows of floats -> columns of 16 floats, each a bit pattern V.
+template <class V>
+void pack_float_panel(uint8_t* panel, const Packed& m, const uint8_t* source, int rows, size_t row_bytes) {
+  constexpr int kStep = 64 / sizeof(V);  // a cache line of a row
+  if (rows < kPanel) std::memset(panel, 0, m.panel_bytes());
+  for (int64_t first = 0; first < m.cols; first += kStep) {
+    const int count = static_cast<int>(std::min<int64_t>(kStep, m.cols - first));
+    V tile[kStep][kPanel] = {};
+    for (int row = 0; row < rows; ++row) {
+      V line[kStep];
+      std::memcpy(line, source + row * row_bytes + first * sizeof(V), count * sizeof(V));
+      for (int c = 0; c < count; ++c) tile[c][row] = line[c];
+    }
+    std::memcpy(panel + first * sizeof tile[0], tile, count * sizeof tile[0]);
+  }
 }
 
 }  // namespace
@@ -277,60 +312,26 @@ size_t source_row_bytes(Type t, int64_t cols) {
   return static_cast<size_t>(cols / s.source_columns) * s.source_bytes;
 }
 
-void pack_rows(const Packed& target, int64_t first_row, int64_t count, const uint8_t* source, int threads) {
+void pack_panels(const Packed& target, int64_t first_row, int64_t count, const uint8_t* source) {
   const size_t row_bytes = source_row_bytes(target.type, target.cols);
-  const int first_panel = static_cast<int>(first_row / kPanel), panels = ceil_div(count, kPanel);
-  uint8_t* base = const_cast<uint8_t*>(target.data);
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
-  for (int p = 0; p < panels; ++p) {
-    uint8_t* panel = base + target.panel_bytes() * (first_panel + p);
-    const int rows = static_cast<int>(std::min<int64_t>(kPanel, count - static_cast<int64_t>(p) * kPanel));
-    const uint8_t* from = source + static_cast<size_t>(p) * kPanel * row_bytes;
-    if (is_float(target.type)) {
-      const size_t width = target.type == Type::F32 ? 4 : 2;
-      std::memset(panel, 0, target.panel_bytes());
-      for (int row = 0; row < rows; ++row)
-        for (int64_t c = 0; c < target.cols; ++c)
-          std::memcpy(panel + (c * kPanel + row) * width, from + row * row_bytes + c * width, width);
+  for (int64_t done = 0; done < count; done += kPanel, source += kPanel * row_bytes) {
+    uint8_t* panel = const_cast<uint8_t*>(target.panel(static_cast<int>((first_row + done) / kPanel)));
+    const int rows = static_cast<int>(std::min<int64_t>(kPanel, count - done));
+    if (target.type == Type::F32) {
+      pack_float_panel<uint32_t>(panel, target, source, rows, row_bytes);
+    } else if (is_float(target.type)) {
+      pack_float_panel<uint16_t>(panel, target, source, rows, row_bytes);
     } else {
-      with_quantised_type(target.type, [&](auto t) { pack_panel<t()>(panel, target, from, rows, row_bytes); });
+      with_quantised_type(target.type, [&](auto t) { pack_panel<t()>(panel, target, source, rows, row_bytes); });
     }
   }
 }
 
-void unpack_row(const Packed& m, int64_t row, float* out) {
-  const uint8_t* panel = m.panel(static_cast<int>(row / kPanel));
-  const int r = static_cast<int>(row % kPanel);
-  if (m.type == Type::F32) {
-    for (int64_t c = 0; c < m.cols; ++c) std::memcpy(out + c, panel + (c * kPanel + r) * 4, 4);
-    return;
-  }
-  if (is_float(m.type)) {
-    for (int64_t c = 0; c < m.cols; ++c) {
-      const uint16_t v = load_u16(panel + (c * kPanel + r) * 2);
-      out[c] = m.type == Type::F16 ? half_to_float(v) : bfloat_to_float(v);
-    }
-    return;
-  }
-  with_quantised_type(m.type, [&](auto t) {
-    using L = Layout<t()>;
-    const uint8_t* scales = panel + m.panel_codes_bytes();
-    for (int b = 0; b < m.blocks(); ++b) {
-      const uint8_t* codes = panel + static_cast<size_t>(b) * L::code_bytes;
-      const uint8_t* unit = scales + static_cast<size_t>(b / L::unit_blocks) * L::scale_bytes;
-      for (int half = 0; half < L::halves; ++half) {
-        float scale, add;
-        get_scale<L::scales>(unit, r, b % L::unit_blocks, half, scale, add);
-        const int width = kBlock / L::halves;
-        for (int c = half * width; c < (half + 1) * width; ++c) {
-          int code = get_code<L::planes>(codes, r, c);
-          if constexpr (L::planes == Planes::Lut) code = lut_of<t()>()[code];
-          const float value = scale * static_cast<float>(code - L::offset);
-          out[b * kBlock + c] = L::has_min ? value + add : value;
-        }
-      }
-    }
-  });
+void pack_rows(const Packed& target, int64_t first_row, int64_t count, const uint8_t* source, int threads) {
+  const size_t row_bytes = source_row_bytes(target.type, target.cols);
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
+  for (int64_t done = 0; done < count; done += kPanel)
+    pack_panels(target, first_row + done, std::min<int64_t>(kPanel, count - done), source + done * row_bytes);
 }
 
 }  // namespace dure
