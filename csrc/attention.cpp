@@ -1,179 +1,432 @@
 // Grouped-query attention over the paged cache, for prefill and decode rows alike.
 //
 // One (block, key-value head) of the cache is K transposed, (head_dim, 32), then V, (32, head_dim): scores are 32 lanes of
-// keys, outputs are lanes of head_dim, and neither needs a horizontal sum. A query walks its blocks in order with the
-// online softmax (Milakov & Gimelshein 2018), so its bits depend on its own keys only. Rows of a tile that look at
-// the same stretch of a block read it once together; each row's arithmetic is the same as if it were alone.
+// keys, outputs are lanes of head_dim, and neither needs a horizontal sum.
+//
+// Query heads that share a key-value head, of neighbouring tokens, fill register tiles. Keys are walked in fixed spans
+// (softmax.h): a span's keys and values are made float once when several tiles want them, else as they are loaded. A key
+// that some rows of a tile see and others do not is taken row by row. Each row's arithmetic is that of the row alone.
 #include <omp.h>
 
-#include <algorithm>
-#include <cmath>
-#include <limits>
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
 
 #include "ops.h"
-#include "simd.h"
+#include "softmax.h"
 
 namespace dure::DURE_ISA {
 
 namespace {
 
-constexpr float kLowest = -std::numeric_limits<float>::infinity();
+constexpr int kSpanBlocks = kSpan / kCacheBlock;
+constexpr int kRunRows = 192;            // rows (tokens x heads of a group) that share a span made float: 16 tiles of 12
+constexpr int kTasksPerThread = 4;       // hand-outs, so that uneven ones and a disturbed thread even out
+constexpr size_t kMostShared = 8 << 20;  // bytes of partial results that one run may leave for a merge
 
-inline f32x16 load_cache(const float* p) { return load(p); }
-inline f32x16 load_cache(const uint16_t* p) { return load_half(p); }
-inline f32x16 load_cache_n(const float* p, int n) { return load_n(p, n); }
-inline f32x16 load_cache_n(const uint16_t* p, int n) { return load_half_n(p, n); }
-
-// One query head of one row, on its way through the keys.
-struct Query {
-  const float* q;     // (head_dim), scaled
-  float* out;         // (head_dim)
-  float* acc;         // (head_dim): sum of p * v so far
-  int64_t first, end; // keys [first, end) are visible
-  float peak, total;  // running maximum of the scores, sum of p
+// How 16 lanes come out of a block as it is stored, or as `unpack` has made it.
+struct Floats {
+  using Element = float;
+  const float *k, *v;
+  int dim;
+  Floats(const void* block, int width)
+      : k(static_cast<const float*>(block)), v(k + kCacheBlock * width), dim(width) {}
+  f32x16 keys(int d, int half) const { return load(k + d * kCacheBlock + 16 * half); }
+  f32x16 values(int t, int d) const { return load(v + t * dim + d); }
+  f32x16 values_n(int t, int d, int n) const { return load_n(v + t * dim + d, n); }
+};
+struct Halves {
+  using Element = uint16_t;
+  const uint16_t *k, *v;
+  int dim;
+  Halves(const void* block, int width)
+      : k(static_cast<const uint16_t*>(block)), v(k + kCacheBlock * width), dim(width) {}
+  f32x16 keys(int d, int half) const { return load_half(k + d * kCacheBlock + 16 * half); }
+  f32x16 values(int t, int d) const { return load_half(v + t * dim + d); }
+  f32x16 values_n(int t, int d, int n) const { return load_half_n(v + t * dim + d, n); }
 };
 
-// scores[r][32] = q_r . k for R queries.
-template <int R, class C>
-void block_scores(const C* k, int dim, Query* const* queries, float (*scores)[kCacheBlock]) {
-  f32x16 lo[R], hi[R];
-  for (int r = 0; r < R; ++r) lo[r] = hi[r] = set1(0);
-  for (int d = 0; d < dim; ++d) {
-    const f32x16 a = load_cache(k + d * kCacheBlock), b = load_cache(k + d * kCacheBlock + 16);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const f32x16 x = set1(queries[r]->q[d]);
-      lo[r] = fma(x, a, lo[r]);
-      hi[r] = fma(x, b, hi[r]);
-    }
-  }
-  for (int r = 0; r < R; ++r) store(scores[r], lo[r]), store(scores[r] + 16, hi[r]);
-}
-
-// Scores -> probabilities relative to the running peak; rescales what was summed before.
-inline void softmax_step(Query& query, float* scores, int lo, int hi, int dim) {
-  for (int t = 0; t < lo; ++t) scores[t] = kLowest;
-  for (int t = hi; t < kCacheBlock; ++t) scores[t] = kLowest;
-  const f32x16 a = load(scores), b = load(scores + 16);
-  const float peak = std::max(query.peak, max_lanes(max(a, b)));
-  // All keys so far at -inf (only a NaN or an infinite query can do that): keep the arithmetic defined.
-  const f32x16 shift = set1(peak == kLowest ? 0.0f : peak);
-  const f32x16 pa = exp16(a - shift), pb = exp16(b - shift);
-  store(scores, pa);
-  store(scores + 16, pb);
-  float correction[16];
-  store(correction, exp16(set1(query.peak) - shift));
-  query.total = query.total * correction[0] + sum_lanes(pa + pb);
-  query.peak = peak;
-  const f32x16 c = set1(correction[0]);
-  int d = 0;
-  for (; d + 16 <= dim; d += 16) store(query.acc + d, load(query.acc + d) * c);
-  for (; d < dim; ++d) query.acc[d] *= correction[0];
-}
-
-// acc_r += sum over keys [lo, hi) of p * v for R queries.
-template <int R, class C>
-void block_values(const C* v, int dim, int lo, int hi, Query* const* queries, const float (*p)[kCacheBlock]) {
-  for (int d = 0; d < dim; d += 16) {
-    const int n = std::min(16, dim - d);
-    f32x16 acc[R];
-    for (int r = 0; r < R; ++r) acc[r] = load_n(queries[r]->acc + d, n);
-    for (int t = lo; t < hi; ++t) {
-      const f32x16 x = n == 16 ? load_cache(v + t * dim + d) : load_cache_n(v + t * dim + d, n);
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) acc[r] = fma(set1(p[r][t]), x, acc[r]);
-    }
-    for (int r = 0; r < R; ++r) store_n(queries[r]->acc + d, acc[r], n);
-  }
-}
-
-template <int R, class C>
-void one_block(const C* block, int dim, int lo, int hi, Query* const* queries) {
-  float scores[R][kCacheBlock];
-  block_scores<R>(block, dim, queries, scores);
-  for (int r = 0; r < R; ++r) softmax_step(*queries[r], scores[r], lo, hi, dim);
-  block_values<R>(block + static_cast<size_t>(kCacheBlock) * dim, dim, lo, hi, queries, scores);
-}
-
-// Up to kAttentionRows queries of one sequence and key-value head through all their blocks.
-template <class C>
-void walk(const C* cache, const CacheView& view, int kv_head, const int32_t* table, Query* queries, int count) {
-  const int dim = view.head_dim;
-  int64_t first = queries[0].first, end = queries[0].end;
-  for (int r = 1; r < count; ++r) first = std::min(first, queries[r].first), end = std::max(end, queries[r].end);
-  for (int64_t b = first / kCacheBlock; b * kCacheBlock < end; ++b) {
-    const int64_t start = b * kCacheBlock;
-    const C* block = cache + (static_cast<int64_t>(table[b]) * view.kv_heads + kv_head) * 2 * kCacheBlock * dim;
-    auto lo_of = [&](const Query& q) { return static_cast<int>(std::clamp<int64_t>(q.first - start, 0, kCacheBlock)); };
-    auto hi_of = [&](const Query& q) { return static_cast<int>(std::clamp<int64_t>(q.end - start, 0, kCacheBlock)); };
-    Query* all[kAttentionRows];
-    bool same = count == kAttentionRows;
-    for (int r = 0; r < count; ++r) {
-      all[r] = &queries[r];
-      same = same && lo_of(queries[r]) == lo_of(queries[0]) && hi_of(queries[r]) == hi_of(queries[0]);
-    }
-    if (same) {
-      one_block<kAttentionRows>(block, dim, lo_of(queries[0]), hi_of(queries[0]), all);
-      continue;
-    }
-    for (int r = 0; r < count; ++r) {
-      const int lo = lo_of(queries[r]), hi = hi_of(queries[r]);
-      if (lo < hi) one_block<1>(block, dim, lo, hi, all + r);
-    }
-  }
-}
-
-// A stretch of rows of one sequence, [first, end).
-struct Run {
-  int64_t first, end;
+// A sequence's blocks of one key-value head, where they lie in the cache. `ahead`: worth fetching early.
+template <class S>
+struct Stored {
+  using Source = S;
+  static constexpr bool ahead = true;
+  const uint8_t* data;
+  const int32_t* table;
+  int64_t block_bytes, head_bytes;  // of a block with all heads, and of one head in it
+  int64_t offset;                   // of this head
+  int dim;
+  const uint8_t* at(int64_t b) const { return data + table[b] * block_bytes + offset; }
+};
+// The blocks of one span, made float.
+struct Unpacked {
+  using Source = Floats;
+  static constexpr bool ahead = false;
+  const float* data;
+  int64_t first;  // block of the span
+  int64_t head_bytes;
+  int dim;
+  const uint8_t* at(int64_t b) const { return reinterpret_cast<const uint8_t*>(data) + (b - first) * head_bytes; }
 };
 
-template <class C>
-void attend(const float* q, int heads, const CacheView& view, const RowsView& rows, float scale, int64_t window,
-            float* out, int threads) {
-  const int dim = view.head_dim, group = heads / view.kv_heads;
-  // Tokens of a sequence whose queries fill a tile together; more for a long prefill, so that hand-outs stay few.
-  const int64_t tokens = std::max(1, 4 * kAttentionRows / group);
-  std::vector<Run> runs;
-  for (int64_t i = 0; i < rows.rows;) {
-    int64_t end = i + 1;
-    while (end < rows.rows && rows.sequences[end] == rows.sequences[i] && end - i < tokens) ++end;
-    runs.push_back({i, end});
-    i = end;
+template <class S>
+void unpack(const S& block, int dim, int padded, float* out) {
+  for (int d = 0; d < dim; ++d)
+    for (int half = 0; half < 2; ++half) store(out + d * kCacheBlock + 16 * half, block.keys(d, half));
+  out += kCacheBlock * padded;
+  for (int t = 0; t < kCacheBlock; ++t, out += padded) {
+    int d = 0;
+    for (; d + 16 <= dim; d += 16) store(out + d, block.values(t, d));
+    if (d < dim) store(out + d, block.values_n(t, d, dim - d));
   }
-  const auto* cache = static_cast<const C*>(view.data);
-  const int64_t items = static_cast<int64_t>(runs.size()) * view.kv_heads;
-  // A short context is walked sooner than a second thread is woken.
-  int64_t keys = 0;
-  for (const Run run : runs) keys += (run.end - run.first) * (rows.positions[run.end - 1] + 1);
-  if (keys * heads * dim < (1 << 17)) threads = 1;
-#pragma omp parallel num_threads(threads)
-  {
-    std::vector<float> scaled(static_cast<size_t>(kAttentionRows) * dim), acc(scaled.size());
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t item = 0; item < items; ++item) {
-      const Run run = runs[static_cast<size_t>(item / view.kv_heads)];
-      const int kv_head = static_cast<int>(item % view.kv_heads);
-      const int32_t* table = rows.block_tables + rows.sequences[run.first] * rows.table_width;
-      const int64_t total = (run.end - run.first) * group;
-      for (int64_t start = 0; start < total; start += kAttentionRows) {
-        Query queries[kAttentionRows];
-        const int count = static_cast<int>(std::min<int64_t>(kAttentionRows, total - start));
-        for (int r = 0; r < count; ++r) {
-          const int64_t row = run.first + (start + r) / group;
-          const int64_t at = (row * heads + kv_head * group + (start + r) % group) * dim;
-          float* mine = scaled.data() + static_cast<size_t>(r) * dim;
-          for (int d = 0; d < dim; ++d) mine[d] = q[at + d] * scale;
-          float* sum = acc.data() + static_cast<size_t>(r) * dim;
-          std::fill(sum, sum + dim, 0.0f);
-          const int64_t end = static_cast<int64_t>(rows.positions[row]) + 1;
-          queries[r] = {mine, out + at, sum, window > 0 ? std::max<int64_t>(0, end - window) : 0, end, kLowest, 0.0f};
-        }
-        walk<C>(cache, view, kv_head, table, queries, count);
-        for (int r = 0; r < count; ++r)
-          for (int d = 0; d < dim; ++d) queries[r].out[d] = queries[r].acc[d] / queries[r].total;
+}
+
+inline void fetch(const uint8_t* p, int bytes) {
+  for (int i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
+}
+
+// scores[r][32] = q_r . k for R queries, q being (dim, R). `next` is fetched meanwhile.
+template <int R, class S, bool Ahead>
+void tile_scores(const S& block, const float* q, int dim, float* scores, const uint8_t* next) {
+  for (int first = 0; first < 2; first += kTileHalves) {
+    f32x16 sums[R][kTileHalves];
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r)
+      for (int h = 0; h < kTileHalves; ++h) sums[r][h] = set1(0);
+    for (int d = 0; d < dim; ++d) {
+      f32x16 k[kTileHalves];
+      for (int h = 0; h < kTileHalves; ++h) k[h] = block.keys(d, first + h);
+      if constexpr (Ahead)
+        fetch(next + (d * 2 + first) * 16 * static_cast<int>(sizeof(typename S::Element)),
+              16 * kTileHalves * static_cast<int>(sizeof(typename S::Element)));
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+        const f32x16 x = set1(q[d * R + r]);
+        for (int h = 0; h < kTileHalves; ++h) sums[r][h] = fma(x, k[h], sums[r][h]);
       }
     }
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r)
+      for (int h = 0; h < kTileHalves; ++h) store(scores + r * kScoreStride + 16 * (first + h), sums[r][h]);
+  }
+}
+
+// Columns [d, d + 16 V) of sums_r += the sum over keys [from, to) of p_r * v, key by key.
+template <int R, int V, class S, bool Ahead>
+inline void tile_values_at(const S& block, int d, int from, int to, const float* p, float* sums, int64_t record,
+                           const uint8_t* next) {
+  constexpr int kStep = 16 * V * static_cast<int>(sizeof(typename S::Element));
+  f32x16 acc[R][V];
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r)
+    for (int i = 0; i < V; ++i) acc[r][i] = load(sums + r * record + d + 16 * i);
+  for (int t = from; t < to; ++t) {
+    f32x16 v[V];
+    for (int i = 0; i < V; ++i) v[i] = block.values(t, d + 16 * i);
+    if constexpr (Ahead) fetch(next + t * kStep, kStep);
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+      const f32x16 x = set1(p[r * kScoreStride + t]);
+      for (int i = 0; i < V; ++i) acc[r][i] = fma(x, v[i], acc[r][i]);
+    }
+  }
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r)
+    for (int i = 0; i < V; ++i) store(sums + r * record + d + 16 * i, acc[r][i]);
+}
+
+template <int R, class S, bool Ahead>
+void tile_values(const S& block, int width, int from, int to, const float* p, float* sums, int64_t record,
+                 const uint8_t* next) {
+  constexpr int kFit = kTileSums / R, V = kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
+  int d = 0;
+  for (; d + 16 * V <= width; d += 16 * V)
+    tile_values_at<R, V, S, Ahead>(block, d, from, to, p, sums, record,
+                                   next + d * kCacheBlock * static_cast<int>(sizeof(typename S::Element)));
+  for (; d < width; d += 16)
+    tile_values_at<R, 1, S, Ahead>(block, d, from, to, p, sums, record,
+                                   next + d * kCacheBlock * static_cast<int>(sizeof(typename S::Element)));
+}
+
+// One call of `attention`.
+struct Call {
+  const float* q;
+  int heads;
+  const CacheView& view;
+  const RowsView& rows;
+  float scale;
+  int64_t window;
+  float* out;
+  int group() const { return heads / view.kv_heads; }
+  int dim() const { return view.head_dim; }
+  int padded() const { return static_cast<int>(round_up(static_cast<size_t>(view.head_dim), 16)); }
+  int64_t record() const { return kRecordHead + padded(); }
+  int64_t end_of(int64_t row) const { return static_cast<int64_t>(rows.positions[row]) + 1; }
+  int64_t first_of(int64_t row) const { return window > 0 ? std::max<int64_t>(0, end_of(row) - window) : 0; }
+};
+
+// Rows [first, end) of one sequence at consecutive positions, and the spans that any of them sees.
+struct Run {
+  int64_t first, end, first_span, end_span;
+  int64_t spans() const { return end_span - first_span; }
+};
+
+// Spans of a run for one key-value head. If the run is shared out over several tasks, they leave a record a row and span,
+// and the last to finish merges them.
+struct Shared {
+  std::atomic<int> left{0};
+  size_t records = 0;  // where they begin, in floats
+};
+struct Task {
+  const Run* run;
+  int kv_head;
+  int64_t from, to;  // spans
+  Shared* shared;
+};
+
+// A tile of R queries and the keys [first, end) that each sees.
+struct Tile {
+  int rows;
+  const float* q;  // (dim, rows), scaled
+  int64_t first[kTileRows], end[kTileRows];
+};
+
+inline int within(int64_t position, int64_t start, int length) {
+  return static_cast<int>(std::clamp<int64_t>(position - start, 0, length));
+}
+
+// What R rows gather from one span: a record each.
+template <int R, class B>
+void tile_span(const B& blocks, const Call& call, const Tile& tile, int64_t span, float* scores, float* records) {
+  using S = typename B::Source;
+  const int width = call.padded();
+  const int64_t start = span * kSpan, record = call.record();
+  int lo[R], hi[R], first = kSpan, last = 0, shared_lo = 0, shared_hi = kSpan;
+  for (int r = 0; r < R; ++r) {
+    lo[r] = within(tile.first[r], start, kSpan), hi[r] = within(tile.end[r], start, kSpan);
+    shared_lo = std::max(shared_lo, lo[r]), shared_hi = std::min(shared_hi, hi[r]);
+    if (lo[r] < hi[r]) first = std::min(first, lo[r]), last = std::max(last, hi[r]);
+  }
+  const int64_t base = start / kCacheBlock;
+  const int begin = first / kCacheBlock, end = ceil_div(last, kCacheBlock);
+  const int64_t half_bytes = blocks.head_bytes / 2;
+  for (int b = begin; b < end; ++b) {
+    const uint8_t* next = b + 1 < end ? blocks.at(base + b + 1) : blocks.at(base + begin) + half_bytes;
+    tile_scores<R, S, B::ahead>(S(blocks.at(base + b), blocks.dim), tile.q, call.dim(), scores + b * kCacheBlock, next);
+  }
+  for (int r = 0; r < R; ++r) {
+    std::fill_n(records + r * record, record, 0.0f);
+    if (lo[r] < hi[r]) span_softmax(scores + r * kScoreStride, lo[r], hi[r], records + r * record);
+  }
+  for (int b = begin; b < end; ++b) {
+    const S block(blocks.at(base + b), blocks.dim);
+    const uint8_t* next = blocks.at(base + (b + 1 < end ? b + 1 : b)) + half_bytes;
+    const float* p = scores + b * kCacheBlock;
+    float* sums = records + kRecordHead;
+    int from = within(shared_lo, b * kCacheBlock, kCacheBlock), to = within(shared_hi, b * kCacheBlock, kCacheBlock);
+    if (from >= to) from = to = kCacheBlock;
+    auto alone = [&](int r, int a, int z) {
+      if (a < z) tile_values<1, S, false>(block, width, a, z, p + r * kScoreStride, sums + r * record, record, next);
+    };
+    auto row_lo = [&](int r) { return within(lo[r], b * kCacheBlock, kCacheBlock); };
+    auto row_hi = [&](int r) { return within(hi[r], b * kCacheBlock, kCacheBlock); };
+    for (int r = 0; r < R; ++r) alone(r, row_lo(r), std::min(row_hi(r), from));
+    if (from < to) tile_values<R, S, B::ahead>(block, width, from, to, p, sums, record, next);
+    for (int r = 0; r < R; ++r) alone(r, std::max(row_lo(r), to), row_hi(r));
+  }
+}
+
+template <class B>
+void tile_span(const B& blocks, const Call& call, const Tile& tile, int64_t span, float* scores, float* records) {
+  for_range<1, kTileRows + 1>([&](auto rows) {
+    if (tile.rows == rows) tile_span<rows>(blocks, call, tile, span, scores, records);
+  });
+}
+
+// One thread's memory, cut out of the call's.
+struct Scratch {
+  float *scores, *part, *q, *states, *blocks;
+  static size_t floats(const Call& call, size_t rows) {
+    const size_t width = static_cast<size_t>(call.padded()), record = static_cast<size_t>(call.record());
+    return kTileRows * (kScoreStride + record) + rows * (width + record) + 2 * kSpan * width;
+  }
+  Scratch(float* memory, const Call& call, size_t rows) {
+    const size_t width = static_cast<size_t>(call.padded()), record = static_cast<size_t>(call.record());
+    scores = memory;
+    part = scores + kTileRows * kScoreStride;
+    states = part + kTileRows * record;
+    blocks = states + rows * record;
+    q = blocks + 2 * kSpan * width;
+  }
+};
+
+struct Free {
+  void operator()(float* p) const { std::free(p); }
+};
+using Memory = std::unique_ptr<float[], Free>;
+Memory allocate(size_t floats) {
+  void* p = std::aligned_alloc(64, round_up(std::max<size_t>(floats, 1) * sizeof(float), 64));
+  if (!p) throw std::bad_alloc();
+  return Memory(static_cast<float*>(p));
+}
+
+// The run's queries of one key-value head, in tiles as even as they come.
+std::vector<Tile> tiles_of(const Call& call, const Run& run, int kv_head, float* q) {
+  const int64_t group = call.group(), count = (run.end - run.first) * group;
+  const int dim = call.dim(), tiles = ceil_div(count, kTileRows);
+  const float factor = call.scale * kLog2E;
+  std::vector<Tile> result(static_cast<size_t>(tiles));
+  int64_t next = 0;
+  for (int i = 0; i < tiles; ++i) {
+    Tile& tile = result[static_cast<size_t>(i)];
+    tile.rows = static_cast<int>(count / tiles + (i < count % tiles));
+    for (int r = 0; r < tile.rows; ++r) {
+      const int64_t row = run.first + (next + r) / group, head = kv_head * group + (next + r) % group;
+      const float* from = call.q + (row * call.heads + head) * dim;
+      for (int d = 0; d < dim; ++d) q[d * tile.rows + r] = from[d] * factor;
+      tile.first[r] = call.first_of(row), tile.end[r] = call.end_of(row);
+    }
+    tile.q = q;
+    q += static_cast<int64_t>(tile.rows) * dim;
+    next += tile.rows;
+  }
+  return result;
+}
+
+// A row's result: what it gathered over what its weights sum to.
+void finish(const Call& call, const Run& run, int kv_head, int64_t index, const float* state) {
+  const int64_t group = call.group(), row = run.first + index / group, head = kv_head * group + index % group;
+  const int dim = call.dim();
+  float* out = call.out + (row * call.heads + head) * dim;
+  const f32x16 total = set1(state[1]);
+  for (int d = 0; d < dim; d += 16) store_n(out + d, load(state + kRecordHead + d) / total, std::min(16, dim - d));
+}
+
+// The records of all spans, which several tasks left, merged in order.
+void merge_shared(const Call& call, const Task& task, float* records) {
+  const Run& run = *task.run;
+  const int64_t record = call.record(), count = (run.end - run.first) * call.group();
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t row = run.first + i / call.group();
+    const int64_t first = call.first_of(row) / kSpan, last = (call.end_of(row) - 1) / kSpan;
+    auto at = [&](int64_t span) { return records + ((span - run.first_span) * count + i) * record; };
+    for (int64_t span = first + 1; span <= last; ++span) merge_records(at(first), at(span), call.padded());
+    finish(call, run, task.kv_head, i, at(first));
+  }
+}
+
+template <class S>
+void attend(const Call& call, const Task& task, Scratch scratch, float* shared) {
+  const Run& run = *task.run;
+  const CacheView& view = call.view;
+  const int dim = call.dim(), padded = call.padded();
+  const int64_t record = call.record(), count = (run.end - run.first) * call.group();
+  const int64_t head_bytes = 2 * kCacheBlock * dim * static_cast<int64_t>(sizeof(typename S::Element));
+  const Stored<S> stored{static_cast<const uint8_t*>(view.data),
+                         call.rows.block_tables + call.rows.sequences[run.first] * call.rows.table_width,
+                         head_bytes * view.kv_heads, head_bytes, head_bytes * task.kv_head, dim};
+  const std::vector<Tile> tiles = tiles_of(call, run, task.kv_head, scratch.q);
+  const bool direct = tiles.size() == 1 && dim == padded;
+  const int64_t first_key = call.first_of(run.first), end_key = call.end_of(run.end - 1);
+  for (int64_t span = task.from; span < task.to; ++span) {
+    const int64_t base = span * kSpanBlocks, unpacked_bytes = 2 * kCacheBlock * padded * int64_t{sizeof(float)};
+    const Unpacked unpacked{scratch.blocks, base, unpacked_bytes, padded};
+    if (!direct) {
+      const int64_t end = std::min<int64_t>(base + kSpanBlocks, ceil_div(end_key, kCacheBlock));
+      for (int64_t b = std::max(base, first_key / kCacheBlock); b < end; ++b)
+        unpack(S(stored.at(b), dim), dim, padded, scratch.blocks + (b - base) * 2 * kCacheBlock * padded);
+    }
+    int64_t index = 0;
+    for (const Tile& tile : tiles) {
+      float* part = task.shared ? shared + ((span - run.first_span) * count + index) * record : scratch.part;
+      if (direct) tile_span(stored, call, tile, span, scratch.scores, part);
+      else tile_span(unpacked, call, tile, span, scratch.scores, part);
+      for (int r = 0; r < tile.rows && !task.shared; ++r) {
+        float* state = scratch.states + (index + r) * record;
+        if (span == tile.first[r] / kSpan) std::copy_n(part + r * record, record, state);
+        else if (span * kSpan < tile.end[r] && span * kSpan >= tile.first[r]) merge_records(state, part + r * record, padded);
+      }
+      index += tile.rows;
+    }
+  }
+  if (!task.shared) {
+    for (int64_t i = 0; i < count; ++i) finish(call, run, task.kv_head, i, scratch.states + i * record);
+  } else if (task.shared->left.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+    merge_shared(call, task, shared);
+  }
+}
+
+// Stretches of rows at consecutive positions of one sequence: long enough to share what is unpacked, and so many that every
+// thread gets some.
+std::vector<Run> runs_of(const Call& call, int threads) {
+  const RowsView& rows = call.rows;
+  std::vector<Run> runs;
+  auto follows = [&](int64_t i) {
+    return i < rows.rows && rows.sequences[i] == rows.sequences[i - 1] && rows.positions[i] == rows.positions[i - 1] + 1;
+  };
+  for (int64_t i = 0; i < rows.rows;) {
+    int64_t end = i + 1;
+    while (follows(end)) ++end;
+    const int64_t group = call.group(), spans = (call.end_of(end - 1) + kSpan - 1) / kSpan;
+    const int64_t least = ceil_div(2 * kTileRows, group), most = std::max<int64_t>(least, kRunRows / group);
+    const int64_t even = (end - i) * call.view.kv_heads * spans / (kTasksPerThread * threads);
+    const int64_t tokens = std::clamp(even, least, most);
+    for (; i < end; i += tokens) {
+      const int64_t stop = std::min(end, i + tokens);
+      runs.push_back({i, stop, call.first_of(i) / kSpan, (call.end_of(stop - 1) + kSpan - 1) / kSpan});
+    }
+    i = end;
+  }
+  return runs;
+}
+
+template <class S>
+void attend_all(const Call& call, int threads) {
+  const int kv_heads = call.view.kv_heads;
+  // A short context is walked sooner than a second thread is woken.
+  int64_t keys = 0;
+  for (int64_t i = 0; i < call.rows.rows; ++i) keys += call.end_of(i) - call.first_of(i);
+  if (keys * call.heads * call.dim() < (1 << 17)) threads = 1;
+  const std::vector<Run> runs = runs_of(call, threads);
+  int64_t work = 0, most_rows = 0;
+  auto work_of = [&](const Run& run) { return (run.end - run.first) * run.spans(); };
+  for (const Run& run : runs) {
+    work += work_of(run) * kv_heads;
+    most_rows = std::max(most_rows, (run.end - run.first) * call.group());
+  }
+  const int64_t target = std::max<int64_t>(1, work / (kTasksPerThread * threads));
+  std::vector<Task> tasks;
+  std::vector<std::unique_ptr<Shared>> shared;
+  size_t shared_floats = 0;
+  for (auto run = runs.rbegin(); run != runs.rend(); ++run) {  // the last see the most keys, and are begun first
+    const size_t floats = static_cast<size_t>((run->end - run->first) * call.group() * run->spans() * call.record());
+    int64_t pieces = std::min(run->spans(), work_of(*run) / target);
+    if (threads == 1 || pieces < 2 || floats * sizeof(float) > kMostShared) pieces = 1;
+    for (int head = 0; head < kv_heads; ++head) {
+      Shared* mine = nullptr;
+      if (pieces > 1) {
+        mine = shared.emplace_back(std::make_unique<Shared>()).get();
+        mine->left = static_cast<int>(pieces);
+        mine->records = shared_floats;
+        shared_floats += floats;
+      }
+      for (int64_t i = 0; i < pieces; ++i)
+        tasks.push_back({&*run, head, run->first_span + run->spans() * i / pieces,
+                         run->first_span + run->spans() * (i + 1) / pieces, mine});
+    }
+  }
+  const auto count = static_cast<int64_t>(tasks.size());
+  threads = static_cast<int>(std::min<int64_t>(threads, count));
+  const size_t each = round_up(Scratch::floats(call, static_cast<size_t>(most_rows)), 16);
+  const Memory memory = allocate(each * static_cast<size_t>(threads) + shared_floats);
+  float* records = memory.get() + each * static_cast<size_t>(threads);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+  for (int64_t i = 0; i < count; ++i) {
+    const Task& task = tasks[static_cast<size_t>(i)];
+    const Scratch scratch(memory.get() + each * static_cast<size_t>(omp_get_thread_num()), call, static_cast<size_t>(most_rows));
+    attend<S>(call, task, scratch, task.shared ? records + task.shared->records : nullptr);
   }
 }
 
@@ -181,11 +434,10 @@ void attend(const float* q, int heads, const CacheView& view, const RowsView& ro
 
 void attention(const float* q, int heads, const CacheView& cache, const RowsView& rows, float scale, int64_t window,
                float* out, int threads) {
-  if (cache.half) {
-    attend<uint16_t>(q, heads, cache, rows, scale, window, out, threads);
-  } else {
-    attend<float>(q, heads, cache, rows, scale, window, out, threads);
-  }
+  const Call call{q, heads, cache, rows, scale, window, out};
+  if (rows.rows == 0) return;
+  if (cache.half) attend_all<Halves>(call, threads);
+  else attend_all<Floats>(call, threads);
 }
 
 }  // namespace dure::DURE_ISA

@@ -7,7 +7,9 @@
 
 namespace dure::DURE_ISA {
 
-constexpr int kAttentionRows = 2;  // 8 score registers, 4 of keys, 1 broadcast: fits 16
+constexpr int kTileRows = 6;  // query rows of an attention tile: 12 registers of sums, 2 of keys or values, 1 broadcast: fits 16
+constexpr int kTileHalves = 1;   // of 32 keys, scored together
+constexpr int kTileSums = 6;    // sums of 16 outputs that fit in registers
 constexpr int kTile = 4;           // 8 int16 accumulators, 2 of weights, 2 of products: fits 16
 
 struct f32x16 { __m256 lo, hi; };

@@ -7,7 +7,9 @@
 
 namespace dure::DURE_ISA {
 
-constexpr int kAttentionRows = 8;  // 16 score registers, 2 of keys, 1 broadcast: fits 32
+constexpr int kTileRows = 12;  // query rows of an attention tile: 24 sums, 2 of keys or values, 1 broadcast: fits 32
+constexpr int kTileHalves = 2;   // of 32 keys, scored together
+constexpr int kTileSums = 24;    // sums of 16 outputs that fit in registers
 constexpr int kTile = 8;           // 8 int32 and 8 float32 accumulators; 8 chains hide the 5-cycle dot
 
 struct f32x16 { __m512 v; };

@@ -7,7 +7,9 @@
 
 namespace dure::DURE_ISA {
 
-constexpr int kAttentionRows = 2;  // query rows that share one read of the cache
+constexpr int kTileRows = 4;  // query rows of an attention tile: query rows that share one read of the cache
+constexpr int kTileHalves = 1;   // of 32 keys, scored together
+constexpr int kTileSums = 4;    // sums of 16 outputs that fit in registers
 constexpr int kTile = 4;           // tokens that share one unpacked weight
 
 struct f32x16 { float v[16]; };

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
 BLOCK_SIZE = 32
-"""Tokens in one cache block: also the span whose partial attention sums are merged in order."""
+"""Tokens in one cache block."""
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,9 @@ def attention(outputs: dict[str, np.ndarray]) -> None:
         for heads, kv_heads, d in ((4, 2, 24), (7, 1, 64), (16, 2, 80)):
             for window in (None, 40):
                 rng = np.random.default_rng(3)
-                paged = paged_sequences(rng, [(0, 70), (100, 1), (40, 5)], kv_heads, d, dtype)
+                paged = paged_sequences(
+                    rng, [(0, 70), (100, 1), (40, 5), (600, 9)], kv_heads, d, dtype
+                )
                 q = rng.normal(0, 2, (len(paged.positions), heads, d)).astype(np.float32)
                 outputs[f"attention {np.dtype(dtype)} {heads} {d} {window}"] = kernels.attention(
                     q, *paged.arguments, scale=0.3, window=window, threads=2

@@ -13,6 +13,8 @@ from dure.kernels import reference
 
 # (cached before, new rows): prefill from nothing, a chunk, decode near and across block borders.
 MIXED = [(0, 40), (0, 1), (70, 33), (31, 1), (32, 1), (95, 1), (200, 1), (5, 2), (60, 8)]
+# Around the borders of the 256-key spans whose partial results are merged.
+LONG = [(255, 1), (256, 1), (250, 13), (700, 3), (490, 40), (1030, 1), (0, 270)]
 GROUPS = [(1, 1), (4, 2), (8, 2), (6, 1), (8, 1), (3, 3)]
 HEAD_DIMS = (16, 24, 64, 80, 96, 128)
 SCALE = 0.125
@@ -45,6 +47,16 @@ def test_mixed_rows_attend_as_the_reference_does(heads: int, kv_heads: int, d: i
     dtype = (np.float16, np.float32)[(GROUPS.index((heads, kv_heads)) + HEAD_DIMS.index(d)) % 2]
     paged = paged_sequences(rng, MIXED, kv_heads, d, dtype)
     check(paged, queries(rng, paged, heads, d), None)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "d"), [(6, 1, 128), (14, 2, 64), (3, 3, 40)])
+@pytest.mark.parametrize("window", [None, 40, 256, 300])
+def test_long_contexts_attend_as_the_reference_does(
+    window: int | None, heads: int, kv_heads: int, d: int
+) -> None:
+    rng = np.random.default_rng(9)
+    paged = paged_sequences(rng, LONG, kv_heads, d, np.float16)
+    check(paged, queries(rng, paged, heads, d), window)
 
 
 @pytest.mark.parametrize("window", [1, 2, 31, 32, 33, 64, 100, 10**6])
@@ -93,6 +105,30 @@ def test_a_row_has_the_same_bits_whatever_shares_its_call(
     )
     some = np.sort(rng.choice(n, n // 2, replace=False))
     np.testing.assert_array_equal(bits(attend(some, 2)), bits(alone[some]))
+
+
+@pytest.mark.parametrize("window", [None, 100, 300])
+@pytest.mark.parametrize(("heads", "kv_heads", "d"), [(6, 1, 64), (14, 2, 24), (16, 1, 16)])
+def test_a_long_row_has_the_same_bits_on_one_thread_and_on_many(
+    heads: int, kv_heads: int, d: int, window: int | None
+) -> None:
+    rng = np.random.default_rng(10)
+    paged = paged_sequences(rng, LONG, kv_heads, d, np.float16)
+    q = queries(rng, paged, heads, d)
+
+    def attend(rows: np.ndarray, threads: int) -> np.ndarray:
+        return kernels.attention(
+            q[rows], *paged.only(rows), scale=SCALE, window=window, threads=threads
+        )
+
+    every = np.arange(len(q))
+    alone = np.concatenate([attend(every[row : row + 1], 1) for row in every])
+    for threads in (1, 2, 3, 8):
+        np.testing.assert_array_equal(bits(attend(every, threads)), bits(alone))
+    for row in (0, 1, 15, 58):  # one row's keys shared out over the threads
+        np.testing.assert_array_equal(
+            bits(attend(every[row : row + 1], 8)), bits(alone[row : row + 1])
+        )
 
 
 def test_the_place_of_a_block_in_the_cache_changes_no_bit() -> None:
