@@ -13,6 +13,7 @@
 #include <memory>
 #include <new>
 
+#include "filepacker.h"
 #include "ops.h"
 #include "recycler.h"
 #include "router.h"
@@ -173,13 +174,17 @@ struct Experts {
     set.up.data = set.gate.data + set.gate.bytes();
     set.down.data = set.up.data + set.up.bytes();
   }
-  void fill(const std::string& part, int expert, int64_t first_row, const In<uint8_t, 2>& raw, int threads) {
-    check_threads(threads);
+  Packed part_of(const std::string& part, int expert) const {
     require(expert >= 0 && expert < set.count, "no expert " + std::to_string(expert));
     require(part == "gate" || part == "up" || part == "down", "an expert's parts are gate, up and down");
     Packed p = part == "gate" ? set.gate : part == "up" ? set.up : set.down;
-    check_source(p, first_row, raw);
     p.data += set.stride * static_cast<size_t>(expert);
+    return p;
+  }
+  void fill(const std::string& part, int expert, int64_t first_row, const In<uint8_t, 2>& raw, int threads) {
+    check_threads(threads);
+    const Packed p = part_of(part, expert);
+    check_source(p, first_row, raw);
     nb::gil_scoped_release release;
     pack_rows(p, first_row, static_cast<int64_t>(raw.shape(0)), raw.data(), threads);
   }
@@ -347,6 +352,21 @@ NB_MODULE(_core, m) {
       .def("fill", &Experts::fill, any, any, any, strict, any)
       .def_prop_ro("count", [](const Experts& e) { return e.set.count; })
       .def_prop_ro("nbytes", [](const Experts& e) { return e.set.stride * static_cast<size_t>(e.set.count); });
+  nb::class_<FilePacker>(m, "FilePacker")
+      .def(nb::init<>())
+      .def("add_matrix", [](FilePacker& f, const Matrix& w, uint64_t offset) { f.add(w.view, offset); }, nb::keep_alive<1, 2>())
+      .def("add_part",
+           [](FilePacker& f, const Experts& e, const std::string& part, int expert, uint64_t offset) {
+             f.add(e.part_of(part, expert), offset);
+           }, nb::keep_alive<1, 2>())
+      .def("run",
+           [](FilePacker& f, int descriptor, int threads, double seconds) {
+             check_threads(threads);
+             nb::gil_scoped_release release;
+             return f.run(descriptor, threads, seconds);
+           })
+      .def_prop_ro("done_bytes", &FilePacker::done_bytes)
+      .def_prop_ro("finished", &FilePacker::finished);
   m.def("experts_mlp", &experts_mlp, strict, strict, strict, any, any, any);
 
   m.def("uniform", [](uint64_t seed, uint64_t position) { return uniform(seed, position); });

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dure.formats.checkpoint import Checkpoint
+    from dure.formats.source import SourceFile
     from dure.formats.tensors import TensorInfo
 
 # What GGUF calls the parameters of a decoder, in config.json's language; {} is the layer.
@@ -44,8 +45,8 @@ GGUF_NAMES: Mapping[str, str] = {
 # Tables that old checkpoints carry and every model computes for itself.
 _RECOMPUTED = re.compile(r".*\.(rotary_emb\.inv_freq|masked_bias|attn\.bias)")
 
-# Source bytes packed at a time: enough to keep the threads busy, little beside the model.
-_PIECE_BYTES = 4 << 20
+# How long the weights are packed without a word to `progress`, or an ear for Ctrl-C.
+_REPORT_SECONDS = 0.25
 
 Part = Literal["gate", "up", "down"]
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ if TYPE_CHECKING:
 
 
 class Weights:
-    """The parameters of one checkpoint, read one by one. `finish` says if any was left over."""
+    """The parameters of one checkpoint. Vectors are read at once; matrices and experts are what
+    they say only after `finish`, which packs all of them in the order in which they lie on disk."""
 
     def __init__(
         self,
@@ -80,6 +82,7 @@ class Weights:
         self._progress = progress
         self._total_bytes = sum(t.size_bytes for t in self._tensors.values())
         self._done_bytes = 0
+        self._packers: dict[SourceFile, kernels.FilePacker] = {}
 
     def has(self, name: str) -> bool:
         """Whether the checkpoint has a tensor of that name."""
@@ -105,11 +108,10 @@ class Weights:
         return row
 
     def matrix(self, name: str, rows: int, cols: int) -> kernels.Matrix:
-        """The tensor `name`, (rows, cols), packed for the kernels."""
+        """The tensor `name`, (rows, cols), packed for the kernels by `finish`."""
         tensor = self._take(name, (rows, cols))
         matrix = kernels.Matrix(self._runnable(tensor), rows, cols)
-        for start, raw in self._pieces(tensor, 0, rows):
-            matrix.fill(start, raw, threads=self.threads)
+        self._packer(tensor).add(matrix, tensor.offset)
         return matrix
 
     def gated_mlp(self, name: str, hidden: int, intermediate: int) -> kernels.Experts:
@@ -135,21 +137,16 @@ class Weights:
             intermediate,
             *(self._runnable(reader(0)[0]) for reader in readers.values()),
         )
-        for index in range(count):
-            for part, reader in readers.items():
-                for start, raw in self._pieces(*reader(index), shapes[part][0]):
-                    experts.fill(part, index, raw, first_row=start, threads=self.threads)
+        for part, reader in readers.items():
+            for expert in range(count):
+                tensor, first_row = reader(expert)
+                offset = tensor.offset + first_row * tensor.row_bytes
+                self._packer(tensor).add_part(experts, part, expert, offset)
         return experts
 
-    def _pieces(
-        self, tensor: TensorInfo, first: int, rows: int
-    ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Source blocks of `rows` rows from `first` on, some at a time, each with its place."""
-        step = max(1, _PIECE_BYTES // tensor.row_bytes // 16) * 16
-        for start in range(0, rows, step):
-            raw = tensor.read_rows(first + start, first + min(start + step, rows))
-            yield start, raw
-            self._advance(raw.nbytes)
+    def _packer(self, tensor: TensorInfo) -> kernels.FilePacker:
+        """What packs the tensors of that tensor's file."""
+        return self._packers.setdefault(tensor.source, kernels.FilePacker())
 
     def _dense_rows(self, prefix: str, part: Part, _count: int, shape: tuple[int, int]) -> Reader:
         """A dense MLP's matrix: all of one tensor."""
@@ -157,7 +154,8 @@ class Weights:
         return lambda _expert: (tensor, 0)
 
     def finish(self) -> None:
-        """Raises UnsupportedModelError if tensors remain that the model did not ask for."""
+        """Packs what was asked for. Raises UnsupportedModelError before if tensors remain that the
+        model did not ask for, ModelFileError if a file cannot be read or changes meanwhile."""
         left = sorted(n for n in self._unused if not _RECOMPUTED.fullmatch(n))
         if left:
             some = ", ".join(left[:4]) + (", …" if len(left) > 4 else "")
@@ -166,6 +164,13 @@ class Weights:
                 f"({some}), so running it would give wrong answers.",
                 hint="the file may be of a newer variant of the family.",
             )
+        for source, packer in self._packers.items():
+            while not packer.finished:
+                before = packer.done_bytes
+                with source.reading() as descriptor:
+                    packer.run(descriptor, threads=self.threads, seconds=_REPORT_SECONDS)
+                self._advance(packer.done_bytes - before)
+        self._packers.clear()
 
     def _expert_rows(self, prefix: str, part: Part, count: int, shape: tuple[int, int]) -> Reader:
         """A function from expert to the tensor that holds its rows and the first of them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,16 +146,31 @@ def test_experts_of_one_layer_stored_in_different_types_are_refused(tmp_path: Pa
 
 
 def test_a_large_matrix_is_packed_in_pieces_without_losing_a_row(tmp_path: Path) -> None:
-    """4 MiB are packed at a time: 7 MB here, whose rows do not come out even."""
+    """A thread packs 2 MiB at a time, of which it reads 256 KiB at a time: 7 MB here, whose rows
+    do not come out even."""
     values = np.random.default_rng(0).normal(0, 1, (3011, 600)).astype(np.float32)
     folder = write_folder(tmp_path, {}, {"w.weight": values})
-    matrix = Weights(open_checkpoint(folder), threads=2).matrix("w.weight", 3011, 600)
+    weights = Weights(open_checkpoint(folder), threads=2)
+    matrix = weights.matrix("w.weight", 3011, 600)
+    weights.finish()
     assert np.array_equal(values, matrix.row_values(np.arange(3011, dtype=np.int32)))
+
+
+def test_a_file_that_is_cut_before_its_weights_are_packed_is_refused(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, {}, {"w.weight": np.ones((64, 600), np.float32)})
+    weights = Weights(open_checkpoint(folder))
+    weights.matrix("w.weight", 64, 600)
+    os.truncate(next(folder.glob("*.safetensors")), 1000)
+    with pytest.raises(ModelFileError, match="changed while it was in use"):
+        weights.finish()
 
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
-def test_progress_rises_to_all_bytes_of_the_file(tmp_path: Path, family: str, tied: bool) -> None:
+def test_progress_rises_to_all_bytes_of_the_file(
+    tmp_path: Path, family: str, tied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dure.weights._REPORT_SECONDS", 0)
     checkpoint = open_checkpoint(saved(tmp_path, family, tie_word_embeddings=tied))
     seen: list[tuple[int, int]] = []
     load_model(checkpoint, progress=lambda done, total: seen.append((done, total)))

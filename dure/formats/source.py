@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import stat
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -57,29 +59,39 @@ class SourceFile:
                 f"{self.path} has {self.size_bytes:,} bytes, but bytes {offset:,} to {end:,} "
                 "were asked for."
             )
-        if not self._close.alive:
-            raise ModelFileError(f"{self.path} has been closed.")
         try:
             buffer = np.empty(size, dtype=np.uint8)
         except MemoryError:
             raise NotEnoughMemoryError(
                 f"there is no memory for {size:,} bytes of {self.path}."
             ) from None
-        self._check_unchanged()
         view, done = buffer.data, 0
-        while done < size:  # Linux reads at most 2 GiB - 4 KiB a call
-            try:
-                count = os.preadv(self._descriptor, [view[done:]], offset + done)
-            except OSError as error:
-                raise ModelFileError(
-                    f"{self.path} cannot be read at byte {offset + done:,}: {error.strerror}.",
-                    hint="the disk or network drive it lies on may be failing.",
-                ) from None
-            if count == 0:
-                raise self._changed()
-            done += count
-        self._check_unchanged()
+        with self.reading() as descriptor:
+            while done < size:  # Linux reads at most 2 GiB - 4 KiB a call
+                count = os.preadv(descriptor, [view[done:]], offset + done)
+                if count == 0:
+                    raise EOFError
+                done += count
         return buffer
+
+    @contextmanager
+    def reading(self) -> Iterator[int]:
+        """The descriptor, for code that reads ranges inside the file by itself. ModelFileError for
+        an OSError or EOFError of the reads, and if the file is not the one that was opened, before
+        or after; what was read must not be used then."""
+        if not self._close.alive:
+            raise ModelFileError(f"{self.path} has been closed.")
+        self._check_unchanged()
+        try:
+            yield self._descriptor
+        except OSError as error:
+            raise ModelFileError(
+                f"{self.path} cannot be read: {error.strerror}.",
+                hint="the disk or network drive it lies on may be failing.",
+            ) from None
+        except EOFError:
+            raise self._changed() from None
+        self._check_unchanged()
 
     def _check_unchanged(self) -> None:
         if _identity(os.fstat(self._descriptor)) != self._identity:

@@ -108,6 +108,46 @@ class Experts:
         self.packed.fill(part, expert, first_row, raw, threads)
 
 
+class FilePacker:
+    """Packs matrices straight from one file: every thread reads pieces and packs them while they
+    are in its cache, so that no second copy is ever in memory."""
+
+    def __init__(self) -> None:
+        self._packer = _core.FilePacker()
+
+    @property
+    def done_bytes(self) -> int:
+        """Bytes of the file that have been packed."""
+        return self._packer.done_bytes
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything that was added is packed."""
+        return self._packer.finished
+
+    def add(self, matrix: Matrix, offset: int) -> None:
+        """Has `matrix` packed from the source blocks at byte `offset`, when it is time to run."""
+        self._packer.add_matrix(matrix.packed, offset)
+
+    def add_part(
+        self, experts: Experts, part: Literal["gate", "up", "down"], expert: int, offset: int
+    ) -> None:
+        """The same of one part of one expert."""
+        self._packer.add_part(experts.packed, part, expert, offset)
+
+    def run(self, descriptor: int, *, threads: int, seconds: float) -> None:
+        """Goes on for `seconds`, or until all is packed; other Python threads run meanwhile.
+
+        OSError when the open file `descriptor` cannot be read, EOFError when it is too short; what
+        was in work then must not be used.
+        """
+        error = self._packer.run(descriptor, threads, seconds)
+        if error > 0:
+            raise OSError(error, os.strerror(error))
+        if error:
+            raise EOFError
+
+
 def quantize_rows(x: Floats) -> tuple[NDArray[np.int8], Floats]:
     """x (n, cols) as int8 values (n, cols), round(x * 127 / amax), and scales (n, cols / 32).
 
