@@ -34,7 +34,9 @@ from work import MODELS, TITLES, WORK, Work
 
 ROOT = Path(__file__).parent.parent
 PEERS = {"llama": "llama_cpp", "ik": "ik_llama_cpp"}  # and the modules to import
+MARKS = ("<!-- bench/peers.py writes this -->", "<!-- to here -->")
 WINDOW, WINDOWS = 512, 2  # tokens whose second halves are scored, before a speed counts
+WARM_UP = 128  # tokens that each process computes before anything is timed
 AGREES = 0.02  # between two right engines, perplexities were 0.3 % apart
 CONTENDER = 0.8  # of the best peer's short run; slower peers are shown by theirs, and left out
 
@@ -99,6 +101,8 @@ class Fleet:
         if key not in self.workers:
             self.workers[key] = Worker(setting, self.model, self.options)
             self.versions[setting.engine] = self.workers[key].facts["version"]
+            warm_up = {"sequences": 1, "length": 1024, "flash": setting.flash, "depth": WARM_UP}
+            self.workers[key].ask("hold", **warm_up)
         return self.workers[key]
 
     def speed(self, work: Work, setting: Setting, *, trial: bool = False) -> float:
@@ -290,6 +294,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ik", default=sys.executable, help="the Python that has ik_llama.cpp")
     parser.add_argument("--text", type=Path, default=ROOT / "docs" / "architecture.md")
     parser.add_argument("--json", type=Path, help="a file that every figure is appended to")
+    parser.add_argument("--write", type=Path, help="put the table between this file's marks")
     parser.add_argument("--verbose", action="store_true", help="show what the engines log")
     options = parser.parse_args()
     options.files = {}
@@ -326,6 +331,13 @@ class Recorder:
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
                 print(line, file=file)
+
+
+def replaced(document: str, shown: str) -> str:
+    """The document with `shown` between the marks; ValueError if it does not have both."""
+    before, rest = document.split(MARKS[0])
+    _, after = rest.split(MARKS[1])
+    return f"{before}{MARKS[0]}\n{shown}\n{MARKS[1]}{after}"
 
 
 def compare(options: argparse.Namespace, engines: list[str], record: Recorder) -> Report:
@@ -368,13 +380,19 @@ def main() -> None:
         f"medians of {options.repeat} alternations",
         "in brackets: the short run of a peer that did not come near the best",
     ]
-    print(table(report.rows, engines))
-    print(f"\n{'; '.join(facts)}.\n")
     remarks = settings_used(report.rows) + report.remarks
     remarks += reading_share(report.rows, report.read_bytes, read_limit)
-    for remark in remarks:
-        print(f"- {remark}")
-    print(f"\n    python {' '.join(sys.argv)}")
+    shown = "\n".join(
+        [
+            table(report.rows, engines),
+            f"\n{'; '.join(facts)}.\n",
+            *(f"- {remark}" for remark in remarks),
+            f"\n    python {' '.join(sys.argv)}",
+        ]
+    )
+    print(shown)
+    if options.write is not None:
+        options.write.write_text(replaced(options.write.read_text("utf-8"), shown), "utf-8")
 
 
 if __name__ == "__main__":
