@@ -41,17 +41,16 @@ std::vector<Job> jobs_of(int64_t n, const int32_t* ids, int k, const ExpertSet& 
 }
 
 // 32 columns of silu(gate) * up for all rows of a job, straight to the int8 tiles that down will read.
-void gate_up_int8(Job& job, const ExpertSet& e, int block, Scratch& scratch, std::vector<float>& partial,
-                  std::vector<float>& buffer) {
+void gate_up_int8(Job& job, const ExpertSet& e, int block, std::vector<float>& buffer) {
   const Packed gate = part_of(e.gate, e, job.expert), up = part_of(e.up, e, job.expert);
-  const int rows = job.x->rows;
+  const int rows = job.x->rows, p = 2 * block;
   buffer.resize(static_cast<size_t>(rows) * 2 * kBlock);
   float *g = buffer.data(), *u = g + static_cast<size_t>(rows) * kBlock;
-  for (int half = 0; half < 2; ++half) {
-    const int p = 2 * block + half;
-    panel_times(gate, gate.panel(p), *job.x, {g + half * kPanel, kBlock, kPanel}, scratch, partial);
-    panel_times(up, up.panel(p), *job.x, {u + half * kPanel, kBlock, kPanel}, scratch, partial);
-  }
+  const Task tasks[kTasks] = {{gate, p, {g, kBlock, kPanel}},
+                              {gate, p + 1, {g + kPanel, kBlock, kPanel}},
+                              {up, p, {u, kBlock, kPanel}},
+                              {up, p + 1, {u + kPanel, kBlock, kPanel}}};
+  panels_times(tasks, kTasks, *job.x);
   silu_mul_range(g, u, static_cast<int64_t>(rows) * kBlock, g);
   for (int i = 0; i < rows; ++i) quantize_into(g + i * kBlock, record_of(job.h, i, block), i % job.h.width);
 }
@@ -70,24 +69,26 @@ void gate_up_float(Job& job, const ExpertSet& e, int panel, std::vector<float>& 
                 sizeof(float) * columns);
 }
 
-// One panel of down for all rows of a job; row i goes to products[pairs[i]].
-void down_panel(Job& job, const ExpertSet& e, int panel, bool as_float, float* products, Scratch& scratch,
-                std::vector<float>& partial, std::vector<float>& buffer, std::vector<const float*>& rows) {
+// kTasks panels of down from `first` on for all rows of a job; row i goes to products[pairs[i]].
+void down_panels(const Job& job, const ExpertSet& e, int first, bool as_float, float* products,
+                 std::vector<float>& weights, std::vector<float>& buffer) {
   const Packed down = part_of(e.down, e, job.expert);
   const auto n = static_cast<int64_t>(job.pairs.size());
-  buffer.resize(static_cast<size_t>(n) * kPanel);
-  const int columns = static_cast<int>(std::min<int64_t>(kPanel, e.hidden - static_cast<int64_t>(panel) * kPanel));
-  const Output out{buffer.data(), kPanel, columns};
+  const int count = std::min(kTasks, down.panels() - first);
+  const int64_t start = static_cast<int64_t>(first) * kPanel, width = std::min<int64_t>(count * kPanel, e.hidden - start);
+  buffer.resize(static_cast<size_t>(n) * width);
+  Task tasks[kTasks];
+  for (int i = 0; i < count; ++i)
+    tasks[i] = {down, first + i, {buffer.data() + i * kPanel, width, static_cast<int>(std::min<int64_t>(kPanel, width - i * kPanel))}};
   if (as_float) {
-    rows.clear();
+    std::vector<const float*> rows;
     for (int64_t i = 0; i < n; ++i) rows.push_back(job.wide.data() + i * e.intermediate);
-    panel_times_float(down, down.panel(panel), rows.data(), n, out, partial);
+    for (int i = 0; i < count; ++i) panel_times_float(down, down.panel(first + i), rows.data(), n, tasks[i].out, weights);
   } else {
-    panel_times(down, down.panel(panel), job.h, out, scratch, partial);
+    panels_times(tasks, count, job.h);
   }
   for (int64_t i = 0; i < n; ++i)
-    std::memcpy(products + job.pairs[static_cast<size_t>(i)] * e.hidden + static_cast<int64_t>(panel) * kPanel,
-                buffer.data() + i * kPanel, sizeof(float) * columns);
+    std::memcpy(products + job.pairs[static_cast<size_t>(i)] * e.hidden + start, buffer.data() + i * width, sizeof(float) * width);
 }
 
 }  // namespace
@@ -98,7 +99,7 @@ void experts(const ActTiles* tiles, const float* x, int64_t n, const int32_t* id
   const bool as_float = tiles == nullptr;
   const int num_jobs = static_cast<int>(jobs.size());
   const int wide_items = as_float ? e.gate.panels() : static_cast<int>(e.intermediate / kBlock);
-  const int down_items = e.down.panels();
+  const int down_items = ceil_div(e.down.panels(), kTasks);
   Recycled<float> products(static_cast<size_t>(n) * k * e.hidden);
   std::vector<std::pair<int, int>> copies;  // (job, row of it)
   for (int j = 0; j < num_jobs; ++j) {
@@ -119,9 +120,7 @@ void experts(const ActTiles* tiles, const float* x, int64_t n, const int32_t* id
 
 #pragma omp parallel num_threads(threads)
   {
-    Scratch scratch;
-    std::vector<float> partial, buffer;
-    std::vector<const float*> rows;
+    std::vector<float> weights_as_floats, buffer;
     if (!copies.empty()) {
 #pragma omp for schedule(static)
       for (size_t i = 0; i < copies.size(); ++i) {
@@ -135,15 +134,15 @@ void experts(const ActTiles* tiles, const float* x, int64_t n, const int32_t* id
       Job& job = jobs[static_cast<size_t>(item / wide_items)];
       const int part = static_cast<int>(item % wide_items);
       if (as_float) {
-        gate_up_float(job, e, part, partial, buffer);
+        gate_up_float(job, e, part, weights_as_floats, buffer);
       } else {
-        gate_up_int8(job, e, part, scratch, partial, buffer);
+        gate_up_int8(job, e, part, buffer);
       }
     }
-#pragma omp for schedule(dynamic, 8)
+#pragma omp for schedule(dynamic, 2)
     for (int64_t item = 0; item < static_cast<int64_t>(num_jobs) * down_items; ++item)
-      down_panel(jobs[static_cast<size_t>(item / down_items)], e, static_cast<int>(item % down_items), as_float,
-                 products.data(), scratch, partial, buffer, rows);
+      down_panels(jobs[static_cast<size_t>(item / down_items)], e, static_cast<int>(item % down_items) * kTasks, as_float,
+                  products.data(), weights_as_floats, buffer);
     // A token's experts are added in the order its router named them, whatever else is in the batch.
 #pragma omp for schedule(static)
     for (int64_t token = 0; token < n; ++token) {

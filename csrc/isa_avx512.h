@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-#include "common.h"
+#include "amx.h"
 
 namespace dure::DURE_ISA {
 
@@ -54,6 +54,9 @@ inline f32x16 scale_by_power(f32x16 a, f32x16 magic) {
 }
 inline u8x64 load_u8(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 inline void store_u8(uint8_t* p, u8x64 a) { _mm512_storeu_si512(p, a.v); }
+inline void store_i8(int8_t* p, u8x64 a) { _mm512_storeu_si512(p, a.v); }
+template <int Offset>
+u8x64 minus(u8x64 a) { return Offset ? u8x64{_mm512_sub_epi8(a.v, _mm512_set1_epi8(static_cast<char>(Offset)))} : a; }
 template <int Shift>
 u8x64 bits_at(u8x64 a, uint8_t mask) {
   return {_mm512_and_si512(Shift ? _mm512_srli_epi16(a.v, Shift) : a.v, _mm512_set1_epi8(static_cast<char>(mask)))};

@@ -126,6 +126,15 @@ struct Packed {
   const uint8_t* panel(int p) const { return data + panel_bytes() * p; }
 };
 
+// What of a layout the float operations depend on.
+struct ScaleShape {
+  int halves;
+  bool has_min;
+};
+inline ScaleShape scale_shape(Type t) {
+  return with_quantised_type(t, [](auto type) { return ScaleShape{Layout<type()>::halves, Layout<type()>::has_min}; });
+}
+
 size_t source_row_bytes(Type, int64_t cols);
 // Source blocks of `count` rows -> their places in the panels from `first_row` (a multiple of 16).
 void pack_rows(const Packed& target, int64_t first_row, int64_t count, const uint8_t* source, int threads);

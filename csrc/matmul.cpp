@@ -3,6 +3,8 @@
 
 #include <omp.h>
 
+#include <memory>
+
 #include "panel.h"
 
 namespace dure::DURE_ISA {
@@ -28,11 +30,12 @@ bool is_small(int64_t multiplications) { return multiplications < (1 << 19); }
 
 }  // namespace
 
-void panel_times(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out, Scratch& scratch,
-                 std::vector<float>& partial) {
+namespace {
+
+void panel_times(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out) {
   with_quantised_type(w.type, [&](auto type) {
     constexpr Type kType = type();
-    if (x.rows > kTile) return panel_many_tiles<kType>(w, panel, x, out, scratch, partial);
+    if (x.rows > kTile) return panel_many_tiles<kType>(w, panel, x, out, space().scratch, space().partial);
     switch (x.width) {
       case 1: return panel_one_tile<kType, 1>(w, panel, x, out);
       case 2: return panel_one_tile<kType, 2>(w, panel, x, out);
@@ -43,22 +46,71 @@ void panel_times(const Packed& w, const uint8_t* panel, const ActTiles& x, const
   });
 }
 
+#ifdef DURE_AMX
+// Panels on the matrix unit. The order of the loops keeps the unpacked panels in the second cache and a tile of
+// activations in the first: both read anew for every product would be more than the caches can give.
+void panels_times_wide(const Task* tasks, int count, const ActTiles& x) {
+  Space& s = space();
+  const int tiles = x.tiles(), sums_of_tile = x.width * kPanel;
+  const size_t sums_of_task = static_cast<size_t>(tiles) * sums_of_tile;
+  if (s.partial.size() < count * sums_of_task + 16) s.partial.resize(count * sums_of_task + 16);
+  auto* partial = reinterpret_cast<float*>(round_up(reinterpret_cast<size_t>(s.partial.data()), 64));
+  amx::configure(x.width);
+  for (int first = 0; first < x.blocks; first += amx::kChunk) {
+    const int blocks = std::min(amx::kChunk, x.blocks - first);
+    const bool last = first + blocks == x.blocks;
+    for (int i = 0; i < count; ++i)
+      with_quantised_type(tasks[i].w.type, [&](auto type) {
+        unpack_strip<type()>({tasks[i].w, tasks[i].w.panel(tasks[i].panel)}, first, blocks, s.strips[i]);
+      });
+    for (int tile = 0; tile < tiles; ++tile) {
+      const uint8_t* records = x.tile(tile) + first * x.record_bytes();
+      for (int i = 0; i < count; ++i) {
+        float* sums = partial + i * sums_of_task + static_cast<size_t>(tile) * sums_of_tile;
+        const ScaleShape shape = scale_shape(tasks[i].w.type);
+        amx::accumulate(s.strips[i], blocks, shape.halves, shape.has_min, records, x.width, first ? sums : nullptr, sums);
+        if (!last) continue;
+        const int rows = std::min(x.width, x.rows - tile * x.width);
+        for (int t = 0; t < rows; ++t) tasks[i].out.put(static_cast<int64_t>(tile) * x.width + t, load(sums + t * kPanel));
+      }
+    }
+  }
+  amx::release();
+}
+#endif
+
+}  // namespace
+
+Space& space() {
+  static thread_local auto own = std::make_unique<Space>();
+  return *own;
+}
+
+void panels_times(const Task* tasks, int count, const ActTiles& x) {
+#ifdef DURE_AMX
+  if (is_wide(x)) return panels_times_wide(tasks, count, x);
+#endif
+  for (int i = 0; i < count; ++i) panel_times(tasks[i].w, tasks[i].w.panel(tasks[i].panel), x, tasks[i].out);
+}
+
 void matmul_int8(const ActTiles& x, const Product* products, int count, int threads) {
   int panels = 0;
   for (int i = 0; i < count; ++i) panels += products[i].w.panels();
   if (is_small(static_cast<int64_t>(panels) * kPanel * x.blocks * kBlock * x.rows)) threads = 1;
-  const int chunk = panels_at_once(panels, threads);
-#pragma omp parallel num_threads(threads)
-  {
-    Scratch scratch;
-    std::vector<float> partial;
-#pragma omp for schedule(dynamic, chunk)
-    for (int item = 0; item < panels; ++item) {
-      int panel = item;
-      const Product* product = products;
+  // Panels handed out at a time: enough to stream, few enough that a slow core does not hold up the rest.
+  const int most = is_wide(x) ? kTasks : 2 * kTasks;
+  const int step = std::clamp(panels / (threads * 8), 1, most);
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+  for (int first = 0; first < panels; first += step) {
+    Task tasks[2 * kTasks];
+    const int end = std::min(first + step, panels);
+    int panel = first;
+    const Product* product = products;
+    for (int item = first; item < end; ++item, ++panel) {
       while (panel >= product->w.panels()) panel -= product++->w.panels();
-      panel_times(product->w, product->w.panel(panel), x, panel_output(*product, panel), scratch, partial);
+      tasks[item - first] = {product->w, panel, panel_output(*product, panel)};
     }
+    panels_times(tasks, end - first, x);
   }
 }
 

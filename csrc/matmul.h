@@ -6,6 +6,9 @@
 
 #include <algorithm>
 
+#ifdef DURE_AMX
+#include "amx.h"
+#endif
 #include "tiles.h"
 
 namespace dure::DURE_ISA {
@@ -39,9 +42,28 @@ struct Output {
   }
 };
 
-// One panel times all rows of x; picks the loop by how many there are.
-void panel_times(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out, Scratch& scratch,
-                 std::vector<float>& partial);
+// One panel of work: a matrix, which of its panels, and where the results go.
+struct Task {
+  Packed w;
+  int panel;
+  Output out;
+};
+
+// Tasks worth giving to panels_times at once: they take each tile of activations in turn while it is in the first cache.
+constexpr int kTasks = 4;
+
+// What a thread works in, kept from call to call.
+struct Space {
+  Scratch scratch;
+  std::vector<float> partial;
+#ifdef DURE_AMX
+  amx::Strip strips[kTasks];
+#endif
+};
+Space& space();
+
+// Panels times all rows of x; picks the loop by how many rows there are. Wide tiles: at most kTasks.
+void panels_times(const Task* tasks, int count, const ActTiles& x);
 
 // The output columns of one panel of a product.
 inline Output panel_output(const Product& product, int panel) {

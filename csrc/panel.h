@@ -85,19 +85,20 @@ void unpack_chunk(const PanelSource<kType>& source, int first, int count, Scratc
   }
 }
 
-// acc[t] += the products of `count` blocks, for the T tokens of one tile.
-template <int T, class Source>
-__attribute__((always_inline)) inline void accumulate(const Source& source, int count, const uint8_t* tile, f32x16* acc) {
+// acc[t] += the products of `count` blocks, for T tokens of a tile `kWidth` wide, from lane `first` on.
+template <int T, int kWidth = T, class Source>
+__attribute__((always_inline)) inline void accumulate(const Source& source, int count, const uint8_t* tile, f32x16* acc,
+                                                      int first = 0) {
   using L = typename Source::L;
-  for (int b = 0; b < count; ++b, tile += ActTiles::kRecord * T) {
-    const Record<const uint8_t> record{tile, T};
-    const float* scale = record.scale();
+  for (int b = 0; b < count; ++b, tile += ActTiles::kRecord * kWidth) {
+    const Record<const uint8_t> record{tile, kWidth};
+    const float *scale = record.scale() + first, *total = record.total() + first;
     const auto block = source.block(b);
     for_range<0, L::halves>([&](auto half) __attribute__((always_inline)) {
-      constexpr int kWidth = kGroups / L::halves;
-      const int32_t* sums = L::halves == 1 ? record.sum() : half ? record.high_sum() : record.low_sum();
+      constexpr int kSpan = kGroups / L::halves;
+      const int32_t* sums = first + (L::halves == 1 ? record.sum() : half ? record.high_sum() : record.low_sum());
       i32x16 s[T];
-      dot_groups<L::bits, L::offset, T, half * kWidth, (half + 1) * kWidth>(block, record.codes(), sums, s);
+      dot_groups<L::bits, L::offset, T, half * kSpan, (half + 1) * kSpan>(block, record.codes() + first * kBlock, sums, s);
       const f32x16 w = source.scale(b, half);
 #pragma GCC unroll 16
       for (int t = 0; t < T; ++t) acc[t] = fma(to_float(s[t]) * set1(scale[t]), w, acc[t]);
@@ -105,7 +106,7 @@ __attribute__((always_inline)) inline void accumulate(const Source& source, int 
         const f32x16 m = source.add(b, half);
 #pragma GCC unroll 16
         for (int t = 0; t < T; ++t)
-          acc[t] = fma(set1(L::halves == 1 ? record.total()[t] : static_cast<float>(sums[t]) * scale[t]), m, acc[t]);
+          acc[t] = fma(set1(L::halves == 1 ? total[t] : static_cast<float>(sums[t]) * scale[t]), m, acc[t]);
       }
     });
   }
@@ -146,5 +147,20 @@ void panel_many_tiles(const Packed& w, const uint8_t* panel, const ActTiles& x, 
     }
   }
 }
+
+#ifdef DURE_AMX
+template <Type kType>
+void unpack_strip(const PanelSource<kType>& source, int first, int count, amx::Strip& s) {
+  using L = Layout<kType>;
+  for (int b = 0; b < count; ++b) {
+    const auto block = source.block(first + b);
+    for_range<0, kGroups>([&](auto g) __attribute__((always_inline)) { store_i8(s.codes[b][g], minus<L::offset>(block(g))); });
+    for (int half = 0; half < L::halves; ++half) {
+      store(s.scale[b][half], source.scale(first + b, half));
+      if constexpr (L::has_min) store(s.add[b][half], source.add(first + b, half));
+    }
+  }
+}
+#endif
 
 }  // namespace dure::DURE_ISA

@@ -9,6 +9,9 @@
 namespace dure::DURE_ISA {
 
 inline int tile_width(int64_t n) {
+#ifdef DURE_AMX
+  if (amx::in_use && n > 4) return n > 8 ? 16 : 8;
+#endif
   int width = 1;
   while (width < kTile && width < n) width *= 2;
   return width;
@@ -42,6 +45,15 @@ inline void quantize_into(const float* x, Record<uint8_t> record, int t) {
   record.low_sum()[t] = low;
   record.high_sum()[t] = high;
   record.total()[t] = static_cast<float>(low + high) * scale;
+}
+
+// Whether the matrix unit multiplies these tiles.
+inline bool is_wide([[maybe_unused]] const ActTiles& x) {
+#ifdef DURE_AMX
+  return amx::in_use && x.width >= 8;
+#else
+  return false;
+#endif
 }
 
 inline void shape_tiles(ActTiles& tiles, int64_t rows, int64_t cols) {
