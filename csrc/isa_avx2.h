@@ -139,12 +139,20 @@ inline void dot_groups(W&& weights, const int8_t* a, const int32_t* act_sums, i3
   }
 }
 
-inline void to_int8(const float* x, float inverse, int8_t* out) {
+// 32 floats to int8; the sums of the first and the last sixteen.
+inline void to_int8(const float* x, float inverse, int8_t* out, int32_t sums[2]) {
   const __m256 k = _mm256_set1_ps(inverse);
   auto eight = [&](int i) { return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), k)); };
   const __m256i ab = _mm256_packs_epi32(eight(0), eight(8)), cd = _mm256_packs_epi32(eight(16), eight(24));
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // packs work within 128-bit halves
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permutevar8x32_epi32(_mm256_packs_epi16(ab, cd), order));
+  const __m256i ones = _mm256_set1_epi16(1);
+  // Pairs, then pairs of pairs, within 128-bit halves: the low half ends with a's sums, then c's.
+  const __m256i s = _mm256_hadd_epi32(_mm256_madd_epi16(ab, ones), _mm256_madd_epi16(cd, ones));
+  const __m128i quads = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+  const __m128i both = _mm_hadd_epi32(quads, quads);
+  sums[0] = _mm_cvtsi128_si32(both);
+  sums[1] = _mm_extract_epi32(both, 1);
 }
 inline uint32_t max_magnitude_bits(const float* x) {
   const __m256i mask = _mm256_set1_epi32(0x7FFFFFFF);

@@ -87,11 +87,14 @@ inline void dot_groups(W&& weights, const int8_t* a, const int32_t* act_sums, i3
   for (int t = 0; t < T; ++t) sums[t].v = s[t];
 }
 
-inline void to_int8(const float* x, float inverse, int8_t* out) {
+// 32 floats to int8; the sums of the first and the last sixteen.
+inline void to_int8(const float* x, float inverse, int8_t* out, int32_t sums[2]) {
   const __m512 k = _mm512_set1_ps(inverse);
-  for (int i = 0; i < 32; i += 16)
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i),
-                     _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), k))));
+  for (int i = 0; i < 2; ++i) {
+    const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16 * i), k));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16 * i), _mm512_cvtepi32_epi8(q));
+    sums[i] = _mm512_reduce_add_epi32(q);
+  }
 }
 inline uint32_t max_magnitude_bits(const float* x) {
   const __m512i mask = _mm512_set1_epi32(0x7FFFFFFF);

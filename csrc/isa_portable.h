@@ -69,8 +69,10 @@ inline void dot_groups(W&& weights, const int8_t* a, const int32_t* act_sums, i3
   for_range<First, Last>(one);
 }
 
-inline void to_int8(const float* x, float inverse, int8_t* out) {
-  for (int i = 0; i < 32; ++i) out[i] = static_cast<int8_t>(std::nearbyint(x[i] * inverse));
+// 32 floats to int8; the sums of the first and the last sixteen.
+inline void to_int8(const float* x, float inverse, int8_t* out, int32_t sums[2]) {
+  sums[0] = sums[1] = 0;
+  for (int i = 0; i < 32; ++i) sums[i / 16] += out[i] = static_cast<int8_t>(std::nearbyint(x[i] * inverse));
 }
 inline uint32_t max_magnitude_bits(const float* x) {
   uint32_t m = 0;

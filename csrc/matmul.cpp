@@ -10,7 +10,8 @@
 namespace dure::DURE_ISA {
 
 void quantize_rows(const float* x, int64_t n, int64_t cols, int8_t* values, float* scales) {
-  for (int64_t i = 0; i < n * cols / kBlock; ++i) scales[i] = quantize_block(x + i * kBlock, values + i * kBlock);
+  int32_t sums[2];
+  for (int64_t i = 0; i < n * cols / kBlock; ++i) scales[i] = quantize_block(x + i * kBlock, values + i * kBlock, sums);
 }
 
 void make_tiles(const float* x, int64_t n, int64_t cols, ActTiles& tiles, int threads) {
@@ -35,6 +36,9 @@ namespace {
 void panel_times(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out) {
   with_quantised_type(w.type, [&](auto type) {
     constexpr Type kType = type();
+#ifdef DURE_AMX
+    if (is_wide(x)) return panel_many_tiles<kType, amx::kTokens>(w, panel, x, out, space().scratch, space().partial);
+#endif
     if (x.rows > kTile) return panel_many_tiles<kType>(w, panel, x, out, space().scratch, space().partial);
     switch (x.width) {
       case 1: return panel_one_tile<kType, 1>(w, panel, x, out);
@@ -55,20 +59,20 @@ void panels_times_wide(const Task* tasks, int count, const ActTiles& x) {
   const size_t sums_of_task = static_cast<size_t>(tiles) * sums_of_tile;
   if (s.partial.size() < count * sums_of_task + 16) s.partial.resize(count * sums_of_task + 16);
   auto* partial = reinterpret_cast<float*>(round_up(reinterpret_cast<size_t>(s.partial.data()), 64));
-  amx::configure(x.width);
+  amx::configure();
   for (int first = 0; first < x.blocks; first += amx::kChunk) {
     const int blocks = std::min(amx::kChunk, x.blocks - first);
     const bool last = first + blocks == x.blocks;
     for (int i = 0; i < count; ++i)
       with_quantised_type(tasks[i].w.type, [&](auto type) {
-        unpack_strip<type()>({tasks[i].w, tasks[i].w.panel(tasks[i].panel)}, first, blocks, s.strips[i]);
+        if constexpr (Layout<type()>::halves == 1)
+          unpack_strip<type()>({tasks[i].w, tasks[i].w.panel(tasks[i].panel)}, first, blocks, s.strips[i]);
       });
     for (int tile = 0; tile < tiles; ++tile) {
       const uint8_t* records = x.tile(tile) + first * x.record_bytes();
       for (int i = 0; i < count; ++i) {
         float* sums = partial + i * sums_of_task + static_cast<size_t>(tile) * sums_of_tile;
-        const ScaleShape shape = scale_shape(tasks[i].w.type);
-        amx::accumulate(s.strips[i], blocks, shape.halves, shape.has_min, records, x.width, first ? sums : nullptr, sums);
+        amx::accumulate(s.strips[i], blocks, scale_shape(tasks[i].w.type).has_min, records, first ? sums : nullptr, sums);
         if (!last) continue;
         const int rows = std::min(x.width, x.rows - tile * x.width);
         for (int t = 0; t < rows; ++t) tasks[i].out.put(static_cast<int64_t>(tile) * x.width + t, load(sums + t * kPanel));
@@ -88,7 +92,8 @@ Space& space() {
 
 void panels_times(const Task* tasks, int count, const ActTiles& x) {
 #ifdef DURE_AMX
-  if (is_wide(x)) return panels_times_wide(tasks, count, x);
+  const bool wide = is_wide(x) && std::all_of(tasks, tasks + count, [](const Task& t) { return scale_shape(t.w.type).halves == 1; });
+  if (wide) return panels_times_wide(tasks, count, x);
 #endif
   for (int i = 0; i < count; ++i) panel_times(tasks[i].w, tasks[i].w.panel(tasks[i].panel), x, tasks[i].out);
 }

@@ -121,23 +121,23 @@ void panel_one_tile(const Packed& w, const uint8_t* panel, const ActTiles& x, co
   for (int t = 0; t < x.rows; ++t) out.put(t, acc[t]);
 }
 
-template <Type kType>
+// Tiles that are kWidth tokens wide, kTile of them at a time.
+template <Type kType, int kWidth = kTile>
 void panel_many_tiles(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out, Scratch& scratch,
                       std::vector<float>& partial) {
   constexpr int T = kTile;
   const PanelSource<kType> source(w, panel);
   const ScratchSource<Layout<kType>> unpacked{scratch};
-  const int tiles = x.tiles();
-  const bool several = x.blocks > kChunk;
-  if (several) partial.resize(static_cast<size_t>(tiles) * T * kPanel);
+  const int parts = ceil_div(x.rows, T);
+  if (partial.size() < static_cast<size_t>(parts) * T * kPanel) partial.resize(static_cast<size_t>(parts) * T * kPanel);
   for (int first = 0; first < x.blocks; first += kChunk) {
     const int count = std::min(kChunk, x.blocks - first);
     unpack_chunk(source, first, count, scratch);
-    for (int i = 0; i < tiles; ++i) {
+    for (int i = 0; i < parts; ++i) {
       f32x16 acc[T];
       float* sums = partial.data() + static_cast<size_t>(i) * T * kPanel;
       for (int t = 0; t < T; ++t) acc[t] = first ? load(sums + t * kPanel) : set1(0);
-      accumulate<T>(unpacked, count, x.tile(i) + static_cast<size_t>(first) * ActTiles::kRecord * T, acc);
+      accumulate<T, kWidth>(unpacked, count, x.record(i * T, first), acc, i * T % kWidth);
       if (first + count < x.blocks) {
         for (int t = 0; t < T; ++t) store(sums + t * kPanel, acc[t]);
       } else {
@@ -155,10 +155,8 @@ void unpack_strip(const PanelSource<kType>& source, int first, int count, amx::S
   for (int b = 0; b < count; ++b) {
     const auto block = source.block(first + b);
     for_range<0, kGroups>([&](auto g) __attribute__((always_inline)) { store_i8(s.codes[b][g], minus<L::offset>(block(g))); });
-    for (int half = 0; half < L::halves; ++half) {
-      store(s.scale[b][half], source.scale(first + b, half));
-      if constexpr (L::has_min) store(s.add[b][half], source.add(first + b, half));
-    }
+    store(s.scale[b], source.scale(first + b, 0));
+    if constexpr (L::has_min) store(s.add[b], source.add(first + b, 0));
   }
 }
 #endif

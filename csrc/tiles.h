@@ -10,7 +10,7 @@ namespace dure::DURE_ISA {
 
 inline int tile_width(int64_t n) {
 #ifdef DURE_AMX
-  if (amx::in_use && n > 4) return n > 8 ? 16 : 8;
+  if (amx::in_use && n > kTile) return amx::kTokens;
 #endif
   int width = 1;
   while (width < kTile && width < n) width *= 2;
@@ -19,8 +19,10 @@ inline int tile_width(int64_t n) {
 
 // 32 floats -> int8 with one scale, amax / 127. A block that holds a NaN or an infinity gets a NaN scale, so that
 // what is wrong shows in the result and not as a plausible number.
-inline float quantize_block(const float* x, int8_t* out) {
+// sums: of the first and the last sixteen int8 values.
+inline float quantize_block(const float* x, int8_t* out, int32_t sums[2]) {
   const uint32_t magnitude = max_magnitude_bits(x);
+  sums[0] = sums[1] = 0;
   if (magnitude == 0 || magnitude >= 0x7F800000u) {
     std::memset(out, 0, kBlock);
     return magnitude ? std::numeric_limits<float>::quiet_NaN() : 0.0f;
@@ -30,27 +32,26 @@ inline float quantize_block(const float* x, int8_t* out) {
     std::memset(out, 0, kBlock);
     return 0.0f;
   }
-  to_int8(x, inverse, out);
+  to_int8(x, inverse, out, sums);
   return amax / 127.0f;
 }
 
 // Puts 32 floats of one token into lane `t` of a record.
 inline void quantize_into(const float* x, Record<uint8_t> record, int t) {
   int8_t* q = record.codes() + t * kBlock;
-  const float scale = quantize_block(x, q);
-  int32_t low = 0, high = 0;
-  for (int i = 0; i < 16; ++i) low += q[i], high += q[16 + i];
+  int32_t sums[2];
+  const float scale = quantize_block(x, q, sums);
   record.scale()[t] = scale;
-  record.sum()[t] = low + high;
-  record.low_sum()[t] = low;
-  record.high_sum()[t] = high;
-  record.total()[t] = static_cast<float>(low + high) * scale;
+  record.sum()[t] = sums[0] + sums[1];
+  record.low_sum()[t] = sums[0];
+  record.high_sum()[t] = sums[1];
+  record.total()[t] = static_cast<float>(sums[0] + sums[1]) * scale;
 }
 
 // Whether the matrix unit multiplies these tiles.
 inline bool is_wide([[maybe_unused]] const ActTiles& x) {
 #ifdef DURE_AMX
-  return amx::in_use && x.width >= 8;
+  return x.width == amx::kTokens;
 #else
   return false;
 #endif
