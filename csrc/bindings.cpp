@@ -13,6 +13,7 @@
 #include <memory>
 #include <new>
 
+#include "attend.h"
 #include "filepacker.h"
 #include "ops.h"
 #include "recycler.h"
@@ -41,8 +42,8 @@ void require(bool condition, const std::string& what) {
 }
 void check_threads(int threads) { require(threads >= 1 && threads <= 1024, "threads must be between 1 and 1024"); }
 
-template <class T>
-Result<T> fresh(std::initializer_list<size_t> shape) {
+template <class T, class Array = Result<T>>
+Array fresh(std::initializer_list<size_t> shape) {
   size_t count = 1;
   for (const size_t s : shape) count *= s;
   const size_t size = Recycler::size_class(count * sizeof(T));
@@ -52,11 +53,11 @@ Result<T> fresh(std::initializer_list<size_t> shape) {
     size_t size;
   };
   auto* held = new Held{data, size};
-  return Result<T>(data, shape, nb::capsule(held, [](void* p) noexcept {
-                     auto* h = static_cast<Held*>(p);
-                     recycler().give(h->data, h->size);
-                     delete h;
-                   }));
+  return Array(data, shape, nb::capsule(held, [](void* p) noexcept {
+                 auto* h = static_cast<Held*>(p);
+                 recycler().give(h->data, h->size);
+                 delete h;
+               }));
 }
 
 // Page-aligned memory for packed weights: zero until written, and committed only when written.
@@ -112,46 +113,93 @@ struct Matrix {
     nb::gil_scoped_release release;
     pack_rows(view, first_row, static_cast<int64_t>(raw.shape(0)), raw.data(), threads);
   }
-  Result<float> row_values(const In<int32_t, 1>& rows) const {
+  Result<float> row_values(const In<int32_t, 1>& rows, int threads) const {
+    check_threads(threads);
     for (size_t i = 0; i < rows.shape(0); ++i)
       require(rows.data()[i] >= 0 && rows.data()[i] < view.rows, "row " + std::to_string(rows.data()[i]) + " is not one of " +
                                                                      std::to_string(view.rows));
     auto out = fresh<float>({rows.shape(0), static_cast<size_t>(view.cols)});
     nb::gil_scoped_release release;
-    for (size_t i = 0; i < rows.shape(0); ++i) unpack_row(view, rows.data()[i], out.data() + i * view.cols);
+    unpack_rows(view, rows.data(), static_cast<int64_t>(rows.shape(0)), out.data(), threads);
     return out;
   }
 };
 
+// Rows, or rows that RMSNorm is still to be applied to; as floats, int8 tiles or both, each made when first asked for.
 struct Activations {
   In<float, 2> x;
+  std::optional<In<float, 1>> weight;  // of the norm, if there is one
+  float eps = 0;
+  Recycled<float> normed;
   ActTiles tiles;
-  bool ready = false;
+  bool has_floats = true, has_tiles = false;
+
   explicit Activations(In<float, 2> rows) : x(std::move(rows)) {}
+  Activations(In<float, 2> rows, In<float, 1> norm, float norm_eps) : x(std::move(rows)), weight(norm), eps(norm_eps), has_floats(false) {
+    require(norm.shape(0) == x.shape(1), "the weight must have one entry a column");
+  }
+  int64_t rows() const { return static_cast<int64_t>(x.shape(0)); }
+  int64_t cols() const { return static_cast<int64_t>(x.shape(1)); }
+
+  Activations take(const In<int32_t, 1>& chosen) const {
+    auto some = fresh<float, In<float, 2>>({chosen.shape(0), x.shape(1)});
+    auto* to = const_cast<float*>(some.data());  // ours to fill
+    for (size_t i = 0; i < chosen.shape(0); ++i) {
+      const int32_t row = chosen.data()[i];
+      require(row >= 0 && row < rows(), "row " + std::to_string(row) + " is not one of " + std::to_string(rows()));
+      std::memcpy(to + i * x.shape(1), x.data() + row * cols(), x.shape(1) * sizeof(float));
+    }
+    return weight ? Activations(some, *weight, eps) : Activations(some);
+  }
+  const float* as_floats(int threads) {
+    if (!has_floats) {
+      normed = Recycled<float>(x.size());
+      ops().rms_norm(x.data(), rows(), cols(), weight->data(), eps, normed.data(), threads);
+      has_floats = true;
+    }
+    return weight ? normed.data() : x.data();
+  }
+  const ActTiles& as_tiles(int threads) {
+    if (!has_tiles) {
+      if (has_floats) {
+        ops().make_tiles(as_floats(threads), rows(), cols(), tiles, threads);
+      } else {
+        ops().norm_tiles(x.data(), rows(), cols(), weight->data(), eps, tiles, threads);
+      }
+      has_tiles = true;
+    }
+    return tiles;
+  }
 };
 
-// The int8 tiles of a's rows, made once.
-const ActTiles& tiles_of(Activations& a, int threads) {
-  if (!a.ready)
-    ops().make_tiles(a.x.data(), static_cast<int64_t>(a.x.shape(0)), static_cast<int64_t>(a.x.shape(1)), a.tiles, threads);
-  a.ready = true;
-  return a.tiles;
+using Vector = std::optional<In<float, 1>>;
+using Rows = std::optional<In<float, 2>>;
+
+const float* addend(const Rows& add, size_t rows, size_t cols) {
+  require(!add || (add->shape(0) == rows && add->shape(1) == cols), "what is added must have the shape of the result");
+  return add ? add->data() : nullptr;
 }
 
-Result<float> matmul(Activations& a, const Matrix& w, const float* bias, bool exact, int threads) {
+// a times each of the matrices, the quantised ones in one hand-out of work.
+std::vector<Result<float>> matmul(Activations& a, const std::vector<const Matrix*>& weights, const std::vector<Vector>& biases,
+                                  const Rows& add, bool exact, int threads) {
   check_threads(threads);
-  const auto n = static_cast<int64_t>(a.x.shape(0)), cols = static_cast<int64_t>(a.x.shape(1));
-  require(cols == w.view.cols, "x has " + std::to_string(cols) + " columns, the matrix " + std::to_string(w.view.cols));
-  auto out = fresh<float>({a.x.shape(0), static_cast<size_t>(w.view.rows)});
-  if (n == 0) return out;
-  nb::gil_scoped_release release;
-  const Product product{w.view, bias, nullptr, out.data()};
-  if (exact || is_float(w.view.type)) {
-    ops().matmul_float(a.x.data(), n, product, threads);
-  } else {
-    ops().matmul_int8(tiles_of(a, threads), &product, 1, threads);
+  require(biases.size() == weights.size(), "one bias, or none, a matrix");
+  std::vector<Result<float>> results;
+  std::vector<Product> floats, integers;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const Packed& w = weights[i]->view;
+    require(a.cols() == w.cols, "x has " + std::to_string(a.cols()) + " columns, the matrix " + std::to_string(w.cols));
+    require(!biases[i] || static_cast<int64_t>(biases[i]->shape(0)) == w.rows, "the bias must have one entry a row");
+    results.push_back(fresh<float>({a.x.shape(0), static_cast<size_t>(w.rows)}));
+    (exact || is_float(w.type) ? floats : integers)
+        .push_back({w, biases[i] ? biases[i]->data() : nullptr, addend(add, a.x.shape(0), static_cast<size_t>(w.rows)), results.back().data()});
   }
-  return out;
+  if (a.rows() == 0) return results;
+  nb::gil_scoped_release release;
+  for (const Product& product : floats) ops().matmul_float(a.as_floats(threads), a.rows(), product, threads);
+  if (!integers.empty()) ops().matmul_int8(a.as_tiles(threads), integers.data(), static_cast<int>(integers.size()), threads);
+  return results;
 }
 
 struct Experts {
@@ -190,20 +238,32 @@ struct Experts {
   }
 };
 
-Result<float> experts_mlp(Activations& a, const In<int32_t, 2>& ids, const In<float, 2>& weights, const Experts& e,
+Result<float> run_experts(Activations& a, const int32_t* ids, const float* weights, int k, const Experts& e, const Rows& add,
                           bool exact, int threads) {
   check_threads(threads);
+  require(a.cols() == e.set.hidden, "x does not have the experts' width");
+  const float* added = addend(add, a.x.shape(0), a.x.shape(1));
+  auto out = fresh<float>({a.x.shape(0), a.x.shape(1)});
+  if (a.rows() == 0) return out;
+  nb::gil_scoped_release release;
+  const bool as_float = experts_use_floats(e.set, exact);
+  const ActTiles* tiles = as_float ? nullptr : &a.as_tiles(threads);
+  ops().experts(tiles, as_float ? a.as_floats(threads) : nullptr, a.rows(), ids, weights, k, e.set, added, out.data(), threads);
+  return out;
+}
+
+Result<float> experts_mlp(Activations& a, const In<int32_t, 2>& ids, const In<float, 2>& weights, const Experts& e,
+                          const Rows& add, bool exact, int threads) {
   const size_t n = a.x.shape(0), k = ids.shape(1);
-  require(static_cast<int64_t>(a.x.shape(1)) == e.set.hidden, "x does not have the experts' width");
   require(ids.shape(0) == n && weights.shape(0) == n && weights.shape(1) == k && k > 0, "ids and weights must be (n, k)");
   for (size_t i = 0; i < n * k; ++i) require(ids.data()[i] >= 0 && ids.data()[i] < e.set.count, "expert id out of range");
-  auto out = fresh<float>({n, a.x.shape(1)});
-  if (n == 0) return out;
-  nb::gil_scoped_release release;
-  const ActTiles* tiles = experts_use_floats(e.set, exact) ? nullptr : &tiles_of(a, threads);
-  ops().experts(tiles, a.x.data(), static_cast<int64_t>(n), ids.data(), weights.data(), static_cast<int>(k), e.set, nullptr,
-                out.data(), threads);
-  return out;
+  return run_experts(a, ids.data(), weights.data(), static_cast<int>(k), e, add, exact, threads);
+}
+
+Result<float> gated_mlp(Activations& a, const Experts& e, const Rows& add, bool exact, int threads) {
+  const std::vector<int32_t> ids(a.x.shape(0), 0);
+  const std::vector<float> weights(a.x.shape(0), 1.0f);
+  return run_experts(a, ids.data(), weights.data(), 1, e, add, exact, threads);
 }
 
 CacheView cache_view(const Cache& cache, int head_dim) {
@@ -242,6 +302,39 @@ RowsView rows_view(const In<int32_t, 1>& positions, const In<int32_t, 1>& sequen
   return view;
 }
 
+using Floats = In<float, 2>;
+using Indices = std::optional<In<int32_t, 1>>;
+
+Result<float> attend_rows(InOut<float, 2> q, InOut<float, 2> k, const Floats& v, const Cache& cache, const In<int32_t, 1>& positions,
+                     const In<int32_t, 1>& sequences, const In<int32_t, 2>& tables, const Indices& chosen, const Rows& cos,
+                     const Rows& sin, bool interleaved, const Vector& q_norm, const Vector& k_norm, float eps, bool norm_last,
+                     float scale, int64_t window, int threads) {
+  check_threads(threads);
+  const size_t n = k.shape(0), kv_heads = cache.shape(1);
+  require(kv_heads > 0 && k.shape(1) > 0 && k.shape(1) % kv_heads == 0, "k must have a whole number of columns a head of the cache");
+  const size_t dim = k.shape(1) / kv_heads;
+  const CacheView view = cache_view(cache, static_cast<int>(dim));
+  require(v.shape(0) == n && v.shape(1) == k.shape(1), "k and v must have one shape");
+  require(q.shape(1) > 0 && q.shape(1) % k.shape(1) == 0, "query heads must be a multiple of the cache's heads");
+  require(q.shape(0) == (chosen ? chosen->shape(0) : n), "q must have one row a row that asks");
+  for (size_t i = 0; chosen && i < chosen->shape(0); ++i)
+    require(chosen->data()[i] >= 0 && static_cast<size_t>(chosen->data()[i]) < n, "a row that asks is not there");
+  require(!cos == !sin && (!cos || (cos->shape(0) == n && sin->shape(0) == n && cos->shape(1) == sin->shape(1))),
+          "cos and sin must have one row a row of k");
+  require(!cos || 2 * cos->shape(1) <= dim, "more rotary dimensions than the head has");
+  require((!q_norm || q_norm->shape(0) == dim) && (!k_norm || k_norm->shape(0) == dim), "a head's norm must have one entry a column");
+  require(window >= 0, "the window must not be negative");
+  const RowsView rows = rows_view(positions, sequences, tables, n, view, true, window);
+  auto out = fresh<float>({q.shape(0), q.shape(1)});
+  nb::gil_scoped_release release;
+  attend({q.data(), k.data(), v.data(), static_cast<int>(q.shape(1) / dim), chosen ? chosen->data() : nullptr,
+          static_cast<int64_t>(q.shape(0))},
+         {q_norm ? q_norm->data() : nullptr, k_norm ? k_norm->data() : nullptr, eps, norm_last},
+         {cos ? cos->data() : nullptr, sin ? sin->data() : nullptr, cos ? static_cast<int>(cos->shape(1)) : 0, interleaved}, view,
+         rows, scale, window, out.data(), threads);
+  return out;
+}
+
 }  // namespace
 
 NB_MODULE(_core, m) {
@@ -262,7 +355,7 @@ NB_MODULE(_core, m) {
   nb::class_<Matrix>(m, "Matrix")
       .def(nb::init<const std::string&, int64_t, int64_t>())
       .def("fill", &Matrix::fill, any, strict, any)
-      .def("row_values", &Matrix::row_values, strict)
+      .def("row_values", &Matrix::row_values, strict, any)
       .def_prop_ro("dtype", [](const Matrix& w) { return sizes_of(w.view.type).name; })
       .def_prop_ro("rows", [](const Matrix& w) { return w.view.rows; })
       .def_prop_ro("cols", [](const Matrix& w) { return w.view.cols; })
@@ -270,14 +363,18 @@ NB_MODULE(_core, m) {
 
   nb::class_<Activations>(m, "Activations")
       .def(nb::init<In<float, 2>>(), strict)
+      .def(nb::init<In<float, 2>, In<float, 1>, float>(), strict, strict, any)
+      .def("floats", [](Activations& a, int threads) {
+        check_threads(threads);
+        auto out = fresh<float>({a.x.shape(0), a.x.shape(1)});
+        std::memcpy(out.data(), a.as_floats(threads), a.x.size() * sizeof(float));
+        return out;
+      })
+      .def("take", &Activations::take, strict)
       .def_prop_ro("shape", [](const Activations& a) { return nb::make_tuple(a.x.shape(0), a.x.shape(1)); });
 
-  m.def("matmul",
-        [](Activations& a, const Matrix& w, std::optional<In<float, 1>> bias, bool exact, int threads) {
-          require(!bias || static_cast<int64_t>(bias->shape(0)) == w.view.rows, "the bias must have one entry a row");
-          return matmul(a, w, bias ? bias->data() : nullptr, exact, threads);
-        },
-        nb::arg("a"), nb::arg("w"), nb::arg("bias").noconvert().none(), nb::arg("exact"), nb::arg("threads"));
+  const auto maybe = nb::arg().noconvert().none();
+  m.def("matmul", &matmul, any, any, strict, maybe, any, any);
 
   m.def("quantize_rows", [](const In<float, 2>& x) {
     require(x.shape(1) % kBlock == 0, "columns must be a multiple of 32");
@@ -338,6 +435,9 @@ NB_MODULE(_core, m) {
     return out;
   }, strict, strict, strict, strict, strict, any, any, any);
 
+  m.def("attend", &attend_rows, strict, strict, strict, strict, strict, strict, strict, maybe, maybe, maybe, any, maybe, maybe, any, any,
+        any, any, any);
+
   m.def("route", [](const In<float, 2>& logits, int k, bool normalize, bool sigmoid) {
     require(k >= 1 && static_cast<size_t>(k) <= logits.shape(1), "top_k must be between 1 and the number of experts");
     auto ids = fresh<int32_t>({logits.shape(0), static_cast<size_t>(k)});
@@ -367,7 +467,8 @@ NB_MODULE(_core, m) {
            })
       .def_prop_ro("done_bytes", &FilePacker::done_bytes)
       .def_prop_ro("finished", &FilePacker::finished);
-  m.def("experts_mlp", &experts_mlp, strict, strict, strict, any, any, any);
+  m.def("experts_mlp", &experts_mlp, any, strict, strict, any, maybe, any, any);
+  m.def("gated_mlp", &gated_mlp, any, any, maybe, any, any);
 
   m.def("uniform", [](uint64_t seed, uint64_t position) { return uniform(seed, position); });
   m.def("sample", [](const In<float, 1>& logits, double temperature, int64_t top_k, double top_p, double min_p, double u) {

@@ -9,6 +9,7 @@ void matmul_int8(const ActTiles&, const Product*, int, int);
 void matmul_float(const float*, int64_t, const Product&, int);
 void experts(const ActTiles*, const float*, int64_t, const int32_t*, const float*, int, const ExpertSet&, const float*, float*, int);
 void rms_norm(const float*, int64_t, int64_t, const float*, float, float*, int);
+void norm_tiles(const float*, int64_t, int64_t, const float*, float, ActTiles&, int);
 void rope(float*, int64_t, int, int, const float*, const float*, int, bool, int);
 void silu_mul(const float*, const float*, int64_t, float*, int);
 void attention(const float*, int, const CacheView&, const RowsView&, float, int64_t, float*, int);
@@ -23,7 +24,7 @@ const Ops& DURE_CONCAT(DURE_ISA, _ops)() {
   namespace isa = DURE_ISA;
   static const Ops table{DURE_TEXT(DURE_ISA), isa::tile_width,   isa::quantize_rows, isa::make_tiles,
                          isa::matmul_int8,    isa::matmul_float, isa::experts,       isa::rms_norm,
-                         isa::rope,           isa::silu_mul,     isa::attention};
+                         isa::norm_tiles,     isa::rope,         isa::silu_mul,     isa::attention};
   return table;
 }
 

@@ -141,5 +141,6 @@ void pack_rows(const Packed& target, int64_t first_row, int64_t count, const uin
 void pack_panels(const Packed& target, int64_t first_row, int64_t count, const uint8_t* source);  // on this thread
 // One row back as floats, with the roundings of the source format's own dequantisation.
 void unpack_row(const Packed& matrix, int64_t row, float* out);
+void unpack_rows(const Packed& table, const int32_t* rows, int64_t n, float* out, int threads);
 
 }  // namespace dure

@@ -93,6 +93,8 @@ struct Ops {
   void (*experts)(const ActTiles* tiles, const float* x, int64_t n, const int32_t* ids, const float* weights, int k,
                   const ExpertSet& e, const float* add, float* out, int threads);
   void (*rms_norm)(const float* x, int64_t n, int64_t width, const float* weight, float eps, float* out, int threads);
+  // The normed rows straight to int8 tiles.
+  void (*norm_tiles)(const float* x, int64_t n, int64_t width, const float* weight, float eps, ActTiles& tiles, int threads);
   void (*rope)(float* x, int64_t n, int heads, int dim, const float* cos, const float* sin, int half, bool interleaved,
                int threads);
   void (*silu_mul)(const float* gate, const float* up, int64_t count, float* out, int threads);

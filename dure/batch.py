@@ -46,3 +46,9 @@ class Batch:
     block_tables: NDArray[np.int32]  # (sequences, most blocks of any), padded with -1
     logit_rows: NDArray[np.int32]  # (m,) the rows whose logits are wanted
     cache: tuple[NDArray[Any], ...]  # one a layer, (blocks, kv heads, 2 * 32 * head_dim)
+
+    @property
+    def wanted_rows(self) -> NDArray[np.int32] | None:
+        """`logit_rows`, or None if these are all rows in their order."""
+        every = np.arange(len(self.tokens), dtype=np.int32)
+        return None if np.array_equal(self.logit_rows, every) else self.logit_rows

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
     Rotation = tuple[Floats, Floats]
+    Rows = Floats | kernels.Activations  # (n, width), what a layer takes
 
 _ROPE_STEP = 1024  # positions whose angles are computed at a time
 
@@ -34,9 +35,21 @@ class Linear:
         self.bias = weights.vector(f"{name}.bias", outputs) if bias else None
         self._exact, self._threads = weights.exact, weights.threads
 
-    def __call__(self, x: Floats | kernels.Activations) -> Floats:
+    def __call__(self, x: Rows, *, add: Floats | None = None) -> Floats:
+        """add (n, outputs) is added last."""
         return kernels.matmul(
-            x, self.weight, bias=self.bias, exact=self._exact, threads=self._threads
+            x, self.weight, bias=self.bias, add=add, exact=self._exact, threads=self._threads
+        )
+
+    @staticmethod
+    def together(x: Rows, *layers: Linear) -> list[Floats]:
+        """What each of the layers makes of the same x, in one call."""
+        return kernels.matmuls(
+            x,
+            [layer.weight for layer in layers],
+            biases=[layer.bias for layer in layers],
+            exact=layers[0]._exact,
+            threads=layers[0]._threads,
         )
 
 
@@ -48,14 +61,14 @@ class Embedding:
         self._exact, self._threads = weights.exact, weights.threads
 
     def __call__(self, tokens: NDArray[np.int32]) -> Floats:
-        return kernels.embed(tokens, self.weight)
+        return kernels.embed(tokens, self.weight, threads=self._threads)
 
-    def as_head(self, x: Floats) -> Floats:
+    def as_head(self, x: Rows) -> Floats:
         """x (n, width) -> logits (n, vocabulary): the tied head."""
         return kernels.matmul(x, self.weight, exact=self._exact, threads=self._threads)
 
 
-def head(weights: Weights, embedding: Embedding, *, tied: bool) -> Callable[[Floats], Floats]:
+def head(weights: Weights, embedding: Embedding, *, tied: bool) -> Callable[[Rows], Floats]:
     """The output head, (n, hidden) -> (n, vocabulary): its own matrix, or the embedding's."""
     if tied:
         weights.skip("lm_head.weight")  # some checkpoints repeat the embedding under this name
@@ -64,13 +77,21 @@ def head(weights: Weights, embedding: Embedding, *, tied: bool) -> Callable[[Flo
 
 
 class RMSNorm:
-    """x / sqrt(mean(x²) + eps) * w over the last axis."""
+    """x / sqrt(mean(x²) + eps) * w over the last axis of x (n, width).
+
+    It comes back as the rows that the next layer takes: normed and quantised in one pass, in the
+    layer that asks. `floats` gives plain numbers.
+    """
 
     def __init__(self, weights: Weights, name: str, width: int, eps: float) -> None:
         self.weight = weights.vector(f"{name}.weight", width)
         self._eps, self._threads = eps, weights.threads
 
-    def __call__(self, x: Floats) -> Floats:
+    def __call__(self, x: Floats) -> kernels.Activations:
+        return kernels.Activations(x, self.weight, self._eps)
+
+    def floats(self, x: Floats) -> Floats:
+        """The normed x (…, width) as floats, for whoever is not a layer of this file."""
         return kernels.rms_norm(x, self.weight, self._eps, threads=self._threads)
 
 
@@ -115,44 +136,59 @@ class Attention:
         bias: bool = False,
         output_bias: bool = False,
         norm_eps: float | None = None,
+        norm_last: bool = False,
         interleaved: bool = False,
         window: int | None = None,
     ) -> None:
-        """index: this layer's place in the cache. norm_eps: per-head q and k norms if given."""
+        """index: this layer's place in the cache. norm_eps: per-head q and k norms if given, before
+        the rotation unless norm_last."""
         self.q_proj = Linear(weights, f"{name}.q_proj", heads * head_dim, hidden, bias=bias)
         self.k_proj = Linear(weights, f"{name}.k_proj", kv_heads * head_dim, hidden, bias=bias)
         self.v_proj = Linear(weights, f"{name}.v_proj", kv_heads * head_dim, hidden, bias=bias)
         self.o_proj = Linear(weights, f"{name}.o_proj", hidden, heads * head_dim, bias=output_bias)
-        self.q_norm = self.k_norm = None
+        self._norms, self._eps, self._norm_last = None, norm_eps or 0.0, norm_last
         if norm_eps is not None:
-            self.q_norm = RMSNorm(weights, f"{name}.q_norm", head_dim, norm_eps)
-            self.k_norm = RMSNorm(weights, f"{name}.k_norm", head_dim, norm_eps)
+            q_norm = weights.vector(f"{name}.q_norm.weight", head_dim)
+            self._norms = q_norm, weights.vector(f"{name}.k_norm.weight", head_dim)
         self.cache = LayerCache("window" if window else "gqa", kv_heads, head_dim, window)
-        self._index, self._heads, self._interleaved = index, heads, interleaved
-        self._threads = weights.threads
+        self._index, self._interleaved = index, interleaved
+        self._scale, self._threads = head_dim**-0.5, weights.threads
 
-    def __call__(self, x: Floats, rotation: Rotation, batch: Batch) -> Floats:
-        rows, head_dim, kv_heads = len(x), self.cache.head_dim, self.cache.num_kv_heads
-        shared = kernels.Activations(x)
-        q = self.q_proj(shared).reshape(rows, self._heads, head_dim)
-        k = self.k_proj(shared).reshape(rows, kv_heads, head_dim)
-        v = self.v_proj(shared).reshape(rows, kv_heads, head_dim)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        for part in (q, k):
-            kernels.rope(part, *rotation, interleaved=self._interleaved, threads=self._threads)
-        cache = batch.cache[self._index]
-        where = (batch.positions, batch.sequences, batch.block_tables)
-        kernels.write_cache(k, v, cache, *where)
-        out = kernels.attention(
+    def __call__(
+        self,
+        x: kernels.Activations,
+        rotation: Rotation | None,
+        batch: Batch,
+        *,
+        add: Floats | None = None,
+        rows: NDArray[np.int32] | None = None,
+    ) -> Floats:
+        """rows (m,): only theirs come back, (m, hidden), though all rows' keys and values are kept.
+        add (n, hidden) is added, row for row."""
+        if rows is None:
+            q, k, v = Linear.together(x, self.q_proj, self.k_proj, self.v_proj)
+        else:
+            q, (k, v) = self.q_proj(x.take(rows)), Linear.together(x, self.k_proj, self.v_proj)
+            add = None if add is None else add[rows]
+        out = kernels.attend(
             q,
-            cache,
-            *where,
-            scale=head_dim**-0.5,
+            k,
+            v,
+            batch.cache[self._index],
+            batch.positions,
+            batch.sequences,
+            batch.block_tables,
+            chosen=rows,
+            rotation=rotation,
+            interleaved=self._interleaved,
+            norms=self._norms,
+            eps=self._eps,
+            norm_last=self._norm_last,
+            scale=self._scale,
             window=self.cache.window,
             threads=self._threads,
         )
-        return self.o_proj(out.reshape(rows, -1))
+        return self.o_proj(out, add=add)
 
 
 class GatedMLP:
@@ -162,16 +198,9 @@ class GatedMLP:
         self.weight = weights.gated_mlp(name, hidden, intermediate)
         self._exact, self._threads = weights.exact, weights.threads
 
-    def __call__(self, x: Floats) -> Floats:
-        rows = len(x)
-        return kernels.experts_mlp(
-            x,
-            np.zeros((rows, 1), np.int32),
-            np.ones((rows, 1), np.float32),
-            self.weight,
-            exact=self._exact,
-            threads=self._threads,
-        )
+    def __call__(self, x: Rows, *, add: Floats | None = None) -> Floats:
+        """add (n, hidden) is added last."""
+        return kernels.gated_mlp(x, self.weight, add=add, exact=self._exact, threads=self._threads)
 
 
 class SparseMLP:
@@ -194,10 +223,11 @@ class SparseMLP:
         self._top_k, self._normalize, self._score = top_k, normalize, score
         self._exact, self._threads = weights.exact, weights.threads
 
-    def __call__(self, x: Floats) -> Floats:
+    def __call__(self, x: Rows, *, add: Floats | None = None) -> Floats:
+        """add (n, hidden) is added last."""
         ids, shares = kernels.route(
             self.gate(x), top_k=self._top_k, normalize=self._normalize, score=self._score
         )
         return kernels.experts_mlp(
-            x, ids, shares, self.experts, exact=self._exact, threads=self._threads
+            x, ids, shares, self.experts, add=add, exact=self._exact, threads=self._threads
         )

@@ -8,6 +8,7 @@ the number of threads, or on the instruction set. `reference` has the same funct
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int32]
     Bytes = NDArray[np.uint8]
 
+# Rows (n, cols) that matrices take: quantised once for all of them. `Activations(x)`, or
+# `Activations(x, weight, eps)` for the RMSNorm of x, which is computed in the pass that quantises.
+# `floats(threads)` are the rows as floats; `take(rows)` the Activations of some of them.
 Activations = _core.Activations
 uniform = _core.uniform
 
@@ -70,9 +74,9 @@ class Matrix:
         """Packs source blocks `raw` (n, row_bytes) from row first_row, a multiple of 16, on."""
         self.packed.fill(first_row, raw, threads)
 
-    def row_values(self, rows: Ints) -> Floats:
+    def row_values(self, rows: Ints, *, threads: int = 1) -> Floats:
         """The named rows as (n, cols), rounded as the source format's own dequantisation rounds."""
-        return self.packed.row_values(rows)
+        return self.packed.row_values(rows, threads)
 
 
 class Experts:
@@ -161,22 +165,40 @@ def matmul(
     w: Matrix,
     *,
     bias: Floats | None = None,
+    add: Floats | None = None,
     exact: bool = False,
     threads: int = 1,
 ) -> Floats:
-    """x @ w.T + bias as (n, rows), for x (n, cols) or the Activations of it.
+    """x @ w.T + bias + add as (n, rows), for x (n, cols) or the Activations of it; add (n, rows).
 
     Quantised weights meet int8 activations in integer dots; `exact` multiplies the dequantised
-    weights in float32 instead, as F32, F16 and BF16 weights always are. Wrap x in Activations when
-    several matrices take it: it is quantised once.
+    weights in float32 instead, as F32, F16 and BF16 weights always are.
     """
-    rows = x if isinstance(x, _core.Activations) else _core.Activations(x)
-    return _core.matmul(rows, w.packed, bias, exact, threads)
+    return _core.matmul(_activations(x), (w.packed,), (bias,), add, exact, threads)[0]
 
 
-def embed(tokens: Ints, w: Matrix) -> Floats:
+def matmuls(
+    x: Floats | _core.Activations,
+    weights: Sequence[Matrix],
+    *,
+    biases: Sequence[Floats | None] | None = None,
+    exact: bool = False,
+    threads: int = 1,
+) -> list[Floats]:
+    """matmul of each of several matrices with the same x, in one go: fewer waits for threads."""
+    packed = [w.packed for w in weights]
+    return _core.matmul(
+        _activations(x), packed, biases or [None] * len(packed), None, exact, threads
+    )
+
+
+def _activations(x: Floats | _core.Activations) -> _core.Activations:
+    return x if isinstance(x, _core.Activations) else _core.Activations(x)
+
+
+def embed(tokens: Ints, w: Matrix, *, threads: int = 1) -> Floats:
     """Row `token` of w for each token: (n, cols)."""
-    return w.row_values(tokens)
+    return w.row_values(tokens, threads=threads)
 
 
 def rms_norm(x: Floats, weight: Floats, eps: float, *, threads: int = 1) -> Floats:
@@ -238,6 +260,58 @@ def attention(
     )
 
 
+def attend(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    cache: NDArray[np.float16] | Floats,
+    positions: Ints,
+    sequences: Ints,
+    block_tables: Ints,
+    *,
+    scale: float,
+    chosen: Ints | None = None,
+    rotation: tuple[Floats, Floats] | None = None,
+    interleaved: bool = False,
+    norms: tuple[Floats, Floats] | None = None,
+    eps: float = 0.0,
+    norm_last: bool = False,
+    window: int | None = None,
+    threads: int = 1,
+) -> Floats:
+    """Attention of a layer's projections as (m, heads * d): rms_norm, rope, write_cache, attention.
+
+    k and v: (n, kv_heads * d), for the n rows that positions and sequences (n,) tell of; q:
+    (m, heads * d), for all of them, or for the rows `chosen` (m,). q and k are changed in place.
+    norms: weights (d,) of each head's q and k norm, before the rotation, or after if norm_last.
+    rotation: cos and sin (n, r / 2). The cache as for write_cache, the rest as for attention.
+    """
+    if window is not None and window < 1:
+        raise ValueError(f"window must be at least 1, not {window}")
+    cos, sin = rotation or (None, None)
+    q_norm, k_norm = norms or (None, None)
+    return _core.attend(
+        q,
+        k,
+        v,
+        cache,
+        positions,
+        sequences,
+        block_tables,
+        chosen,
+        cos,
+        sin,
+        interleaved,
+        q_norm,
+        k_norm,
+        eps,
+        norm_last,
+        scale,
+        window or 0,
+        threads,
+    )
+
+
 def route(
     logits: Floats, *, top_k: int, normalize: bool, score: Literal["softmax", "sigmoid"] = "softmax"
 ) -> tuple[Ints, Floats]:
@@ -256,16 +330,28 @@ def experts_mlp(
     weights: Floats,
     experts: Experts,
     *,
+    add: Floats | None = None,
     exact: bool = False,
     threads: int = 1,
 ) -> Floats:
-    """The sum over a row's experts of weight * down(silu(gate x) * up x): (n, hidden).
+    """The sum over a row's experts of weight * down(silu(gate x) * up x), + add: (n, hidden).
 
     x: (n, hidden), or the Activations of it; ids and weights: (n, k). Rows are sorted by expert,
     each expert's rows are one product, and a row's experts are added in the order of its ids.
     """
-    rows = x if isinstance(x, _core.Activations) else _core.Activations(x)
-    return _core.experts_mlp(rows, ids, weights, experts.packed, exact, threads)
+    return _core.experts_mlp(_activations(x), ids, weights, experts.packed, add, exact, threads)
+
+
+def gated_mlp(
+    x: Floats | _core.Activations,
+    expert: Experts,
+    *,
+    add: Floats | None = None,
+    exact: bool = False,
+    threads: int = 1,
+) -> Floats:
+    """down(silu(gate x) * up x) + add as (n, hidden): a mixture whose one expert takes all rows."""
+    return _core.gated_mlp(_activations(x), expert.packed, add, exact, threads)
 
 
 def sample(

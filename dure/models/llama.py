@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dure.weights import Weights
 
     Floats = NDArray[np.float32]
+    Ints = NDArray[np.int32]
 
 GGUF_ARCHITECTURE = "llama"
 
@@ -91,9 +92,12 @@ class Block:
         )
         self.mlp = GatedMLP(weights, f"{name}.mlp", config.hidden, config.intermediate)
 
-    def __call__(self, x: Floats, rotation: Rotation, batch: Batch) -> Floats:
-        x = x + self.self_attn(self.input_layernorm(x), rotation, batch)
-        return x + self.mlp(self.post_attention_layernorm(x))
+    def __call__(
+        self, x: Floats, rotation: Rotation, batch: Batch, rows: Ints | None = None
+    ) -> Floats:
+        """x (n, hidden) after this layer; `rows` are those that come back, if not all do."""
+        x = self.self_attn(self.input_layernorm(x), rotation, batch, add=x, rows=rows)
+        return self.mlp(self.post_attention_layernorm(x), add=x)
 
 
 class Model:
@@ -120,6 +124,7 @@ class Model:
         """The logits (len(batch.logit_rows), vocab_size) of the rows that want them."""
         x = self.embed_tokens(batch.tokens)
         rotation = self.rope(batch.positions)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             x = layer(x, rotation, batch)
-        return self.lm_head(self.norm(x[batch.logit_rows]))
+        x = self.layers[-1](x, rotation, batch, batch.wanted_rows)
+        return self.lm_head(self.norm(x))
