@@ -22,6 +22,7 @@ from dure.kernels.sampling_reference import logprob, sample, top_logprobs, unifo
 __all__ = [
     "ExpertMatrices",
     "QuantizedMatrix",
+    "attend",
     "attention",
     "dequantize",
     "embed",
@@ -224,6 +225,49 @@ def attention(
         gathered = np.einsum("hgs,shd->hgd", weights, v) / weights.sum(axis=-1, keepdims=True)
         out[row] = gathered.reshape(heads, d)
     return out
+
+
+def attend(
+    q: Float32Array,
+    k: Float32Array,
+    v: Float32Array,
+    cache: Array,
+    positions: Int32Array,
+    sequences: Int32Array,
+    block_tables: Int32Array,
+    *,
+    scale: float,
+    chosen: Int32Array | None = None,
+    rotation: tuple[Float32Array, Float32Array] | None = None,
+    interleaved: bool = False,
+    norms: tuple[Float32Array, Float32Array] | None = None,
+    eps: float = 0.0,
+    norm_last: bool = False,
+    window: int | None = None,
+    threads: int = 1,
+) -> Float32Array:
+    """Norm, rotate and cache k, v (n, kv_heads * d), then attend with q (m, heads * d) of `chosen`
+    rows or all: (m, heads * d)."""
+    del threads
+    kv_heads = cache.shape[1]
+    d = k.shape[1] // kv_heads
+    rows = np.arange(len(k)) if chosen is None else chosen
+
+    def prepared(x: Float32Array, which: Array, index: int) -> Float32Array:
+        x = x.reshape(len(x), x.shape[1] // d, d)
+        if norms is not None and not norm_last:
+            x = rms_norm(x, norms[index], eps)
+        if rotation is not None:
+            rope(x, rotation[0][which], rotation[1][which], interleaved=interleaved)
+        if norms is not None and norm_last:
+            x = rms_norm(x, norms[index], eps)
+        return x
+
+    keys = prepared(k, np.arange(len(k)), 1)
+    write_cache(keys, v.reshape(keys.shape), cache, positions, sequences, block_tables)
+    queries = prepared(q, rows, 0)
+    where = (positions[rows], sequences[rows], block_tables)
+    return attention(queries, cache, *where, scale=scale, window=window).reshape(q.shape)
 
 
 def _cache_views(cache: Array, d: int) -> tuple[Array, Array]:

@@ -41,6 +41,9 @@ def rows(outputs: dict[str, np.ndarray]) -> None:
     for width in (7, 64, 100):
         x, up = rng.normal(0, 3, (2, 9, width)).astype(np.float32)
         outputs[f"norm {width}"] = kernels.rms_norm(x, up[0], 1e-6)
+        if width % 32 == 0:
+            w = packed("Q8_0", blocks(rng, "Q8_0", 17, width), width)
+            outputs[f"normed {width}"] = kernels.matmul(kernels.Activations(x, up[0], 1e-6), w)
         outputs[f"silu {width}"] = kernels.silu_mul(x, up)
     gate = np.concatenate([np.linspace(-120, 120, 4001), [0.0, -0.0, 1e30, -1e30, np.inf, np.nan]])
     gate = gate.astype(np.float32)[None]
