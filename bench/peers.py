@@ -38,11 +38,15 @@ MARKS = ("<!-- bench/peers.py writes this -->", "<!-- to here -->")
 WINDOW, WINDOWS = 512, 2  # tokens whose second halves are scored, before a speed counts
 WARM_UP = 128  # tokens that each process computes before anything is timed
 AGREES = 0.02  # between two right engines, perplexities were 0.3 % apart
-CONTENDER = 0.8  # of the best peer's short run; slower peers are shown by theirs, and left out
+CONTENDER = 0.85  # of the best peer's short run; slower peers are shown by theirs, and left out
 
 
 class EngineError(Exception):
     """An engine's process ended before it answered."""
+
+
+class StartError(EngineError):
+    """It ended while it loaded the model and computed its first token."""
 
 
 class Worker:
@@ -53,17 +57,24 @@ class Worker:
         flags = [f"--{name}" for name in ("repack", "flash") if getattr(setting, name)]
         script = str(Path(__file__).with_name("engine.py"))
         command = [python, script, setting.engine, str(model), *flags]
-        # `python script` has the script's folder on its path and not the current one, as -m has.
-        path = os.pathsep.join([str(ROOT), *filter(None, [os.getenv("PYTHONPATH")])])
         self.process = subprocess.Popen(
             [*command, "--threads", str(options.threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if options.verbose or setting.engine == "dure" else subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "PYTHONPATH": path} if setting.engine == "dure" else None,
+            env=os.environ | self._variables(setting.engine),
         )
-        self.facts = self._answer()
+        try:
+            self.facts = self._answer()
+        except EngineError as error:
+            raise StartError(f"{error} at the start") from None
+
+    @staticmethod
+    def _variables(engine: str) -> dict[str, str]:
+        if engine == "dure":  # found beside the script if it is not installed
+            return {"PYTHONPATH": os.pathsep.join([str(ROOT), os.getenv("PYTHONPATH", "")])}
+        return {"GGML_NO_BACKTRACE": "1"}  # a debugger's view of each crash takes seconds
 
     def ask(self, what: str, **request: Any) -> dict[str, Any]:
         """The answer; EngineError if the process ended instead."""
@@ -167,13 +178,18 @@ class Comparison:
         return [self.alternate(work, repeat) for work in self.work]
 
     def try_engine(self, engine: str) -> None:
-        """Fill `trials` for one peer, all the quick work first."""
-        for work in sorted(self.work, key=lambda work: work.long):
+        """Fill `trials` for one peer: quick work first, then all long work of one setting in turn.
+
+        The pieces of long work then share one context of the setting.
+        """
+        for long in (False, True):
+            works = [work for work in self.work if work.long == long]
             for repack in (True, False):
-                if work.long and self.slow_at_prefill(engine, repack):
+                if long and self.slow_at_prefill(engine, repack):
                     continue
                 for flash in (True, False):
-                    self.try_setting(work, Setting(engine, repack, flash))
+                    for work in works:
+                        self.try_setting(work, Setting(engine, repack, flash))
         for repack in (True, False):
             self.fleet.drop(Setting(engine, repack))
 
@@ -189,13 +205,16 @@ class Comparison:
         return bool(own) and max(own) < CONTENDER * max(speeds.values())
 
     def try_setting(self, work: Work, setting: Setting) -> None:
-        """One short run; a crash takes the setting, with its way of loading, out of the race."""
+        """One short run. A crash is remarked; after one at the start, no more work is tried."""
         if self.agrees.get(setting) is False:
             return
         try:
             speed = self.fleet.speed(work, setting, trial=True)
+        except StartError as error:
+            self.exclude(setting, str(error))
+            return
         except EngineError as error:
-            self.exclude(setting, f"{error} in {TITLES[work.name]}")
+            self.remark(setting, f"{error} in {TITLES[work.name]}")
             return
         self.trials[work][setting] = speed
         self.record("trial", work=work.name, setting=str(setting), speed=speed)
@@ -203,8 +222,12 @@ class Comparison:
     def exclude(self, setting: Setting, why: str) -> None:
         """Let the setting count for nothing, and say so."""
         self.agrees[setting] = False
+        self.remark(setting, why)
+
+    def remark(self, setting: Setting, why: str) -> None:
+        """Say below the table what went wrong."""
         self.remarks.append(f"{setting} on {MODELS[self.work[0].model]}: {why}")
-        self.record("excluded", setting=str(setting), why=why)
+        self.record("remark", setting=str(setting), why=why)
 
     def is_right(self, setting: Setting) -> bool:
         """Whether its perplexity agrees with dure's; computed once a setting."""

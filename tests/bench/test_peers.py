@@ -30,14 +30,21 @@ def peers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 class FakeFleet:
     """Engines with given speeds and perplexities by setting; a speed of None is a crash."""
 
-    def __init__(self, peers: Any, speeds: Mapping[Any, float | None], wrong: tuple[Any, ...] = ()):
-        self.peers, self.speeds, self.wrong = peers, speeds, wrong
+    def __init__(
+        self,
+        peers: Any,
+        speeds: Mapping[Any, float | None],
+        wrong: tuple[Any, ...] = (),
+        error: type[Exception] | None = None,
+    ) -> None:
+        self.speeds, self.wrong = speeds, wrong
+        self.error = error or peers.EngineError
         self.timed: list[str] = []
 
     def speed(self, work: Any, setting: Any, *, trial: bool = False) -> float:
         speed = self.speeds.get(setting, 1.0)
         if speed is None:
-            raise self.peers.EngineError("crashed (signal 11)")
+            raise self.error("crashed (signal 11)")
         if not trial:
             self.timed.append(setting.engine)
         return speed
@@ -49,10 +56,16 @@ class FakeFleet:
         """Nothing runs."""
 
 
+def small_work(peers: Any) -> list[Any]:
+    """Prefill and decode of SmolLM2."""
+    return [work for work in peers.WORK if work.model == "smollm2-135m"]
+
+
 def compared(peers: Any, fleet: FakeFleet) -> tuple[Any, list[str]]:
     """The row of prefill of SmolLM2 after two alternations, and the remarks."""
-    work = [w for w in peers.WORK if (w.model, w.name) == ("smollm2-135m", "prefill-512")]
-    comparison = peers.Comparison(fleet, work, ["llama", "ik"], lambda *_, **__: None)
+    comparison = peers.Comparison(
+        fleet, small_work(peers)[:1], ["llama", "ik"], lambda *_, **__: None
+    )
     [row] = comparison.run([1, 2, 3], 2)
     return row, comparison.remarks
 
@@ -82,11 +95,20 @@ def test_a_peer_without_a_right_setting_is_not_in_the_ratio(peers: Any) -> None:
 def test_a_setting_that_crashes_is_reported_and_the_others_run(peers: Any) -> None:
     crash, other = peers.Setting("llama", True, True), peers.Setting("llama", False, True)
     speeds = {peers.Setting("dure"): 100.0, crash: None, other: 90.0}
-    row, remarks = compared(peers, FakeFleet(peers, speeds))
-    assert row.settings["llama"] == other
-    [remark] = remarks
-    assert remark.startswith("llama.cpp (extra buffers, flash) on")
-    assert "crashed (signal 11) in prefill 512" in remark
+    fleet = FakeFleet(peers, speeds)
+    comparison = peers.Comparison(fleet, small_work(peers), ["llama"], lambda *_, **__: None)
+    rows = comparison.run([1, 2, 3], 1)
+    assert [row.settings["llama"] for row in rows] == [other, other]
+    of = "llama.cpp (extra buffers, flash) on SmolLM2-135M Q4_1: crashed (signal 11) in "
+    assert comparison.remarks == [of + "prefill 512", of + "decode, one sequence"]
+
+
+def test_a_setting_that_cannot_start_is_tried_once(peers: Any) -> None:
+    crash = peers.Setting("llama", True, True)
+    fleet = FakeFleet(peers, {crash: None}, error=peers.StartError)
+    comparison = peers.Comparison(fleet, small_work(peers), ["llama"], lambda *_, **__: None)
+    comparison.run([1, 2, 3], 1)
+    assert len(comparison.remarks) == 1
 
 
 def test_engines_take_turns_and_a_slow_peer_is_shown_by_its_short_run(peers: Any) -> None:
