@@ -1,8 +1,8 @@
 """How fast can this machine read memory, and compute out of registers?
 
 One JSON object a line, for 1 and --threads threads: the best of --repeat. The loops are limits.cpp,
-compiled when this runs (the compiler that built dure will do), for AVX2 and for AVX-512 VNNI where
-the machine has it. Linux on x86-64.
+compiled when this runs (the compiler that built dure will do), for AVX2, and for AVX-512 VNNI and
+AMX where the machine has them. Linux on x86-64.
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ FLAGS = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx2", "-mfma", "-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512vnni"],
 }
+FLAGS["amx"] = [*FLAGS["avx512"], "-mamx-tile", "-mamx-int8"]
+NEEDED = {  # in Linux's words
+    "avx2": {"avx2", "fma"},
+    "avx512": {"avx512_vnni", "avx512bw", "avx512vl"},
+    "amx": {"avx512_vnni", "avx512bw", "avx512vl", "amx_tile", "amx_int8"},
+}
 READ_BYTES = 1 << 28  # a thread: beyond any cache
 ROUNDS = 20_000_000  # some 0.05 s
 
@@ -31,8 +37,7 @@ ROUNDS = 20_000_000  # some 0.05 s
 def available() -> list[str]:
     """The instruction sets of FLAGS that this machine has, by Linux's /proc."""
     words = set(Path("/proc/cpuinfo").read_text("utf-8").split())
-    needed = {"avx2": {"avx2", "fma"}, "avx512": {"avx512_vnni", "avx512bw", "avx512vl"}}
-    return [isa for isa in FLAGS if needed[isa] <= words]
+    return [isa for isa in FLAGS if NEEDED[isa] <= words]
 
 
 def compiled(isa: str) -> ctypes.CDLL:
