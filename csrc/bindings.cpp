@@ -266,6 +266,29 @@ Result<float> gated_mlp(Activations& a, const Experts& e, const Rows& add, bool 
   return run_experts(a, ids.data(), weights.data(), 1, e, add, exact, threads);
 }
 
+// Returns FilePacker::run's code; what `report` raises goes on to the caller.
+int run_packer(FilePacker& packer, int descriptor, int threads, double seconds, const nb::object& report) {
+  check_threads(threads);
+  std::exception_ptr raised;
+  const auto tell = [&](uint64_t done) {
+    const nb::gil_scoped_acquire acquire;
+    try {
+      report(done);
+      if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    } catch (...) {
+      raised = std::current_exception();
+    }
+    return raised == nullptr;
+  };
+  int result = 0;
+  {
+    const nb::gil_scoped_release release;
+    result = packer.run(descriptor, threads, seconds, tell);
+  }
+  if (raised) std::rethrow_exception(raised);
+  return result;
+}
+
 CacheView cache_view(const Cache& cache, int head_dim) {
   CacheView view;
   const auto type = cache.dtype();
@@ -459,14 +482,7 @@ NB_MODULE(_core, m) {
            [](FilePacker& f, const Experts& e, const std::string& part, int expert, uint64_t offset) {
              f.add(e.part_of(part, expert), offset);
            }, nb::keep_alive<1, 2>())
-      .def("run",
-           [](FilePacker& f, int descriptor, int threads, double seconds) {
-             check_threads(threads);
-             nb::gil_scoped_release release;
-             return f.run(descriptor, threads, seconds);
-           })
-      .def_prop_ro("done_bytes", &FilePacker::done_bytes)
-      .def_prop_ro("finished", &FilePacker::finished);
+      .def("run", &run_packer);
   m.def("experts_mlp", &experts_mlp, any, strict, strict, any, maybe, any, any);
   m.def("gated_mlp", &gated_mlp, any, any, maybe, any, any);
 

@@ -41,38 +41,35 @@ void FilePacker::add(const Packed& target, uint64_t offset) {
   const int64_t step = rows_of(kPieceBytes, row_bytes);
   for (int64_t first = 0; first < target.rows; first += step)
     pieces_.push_back({target, first, std::min(step, target.rows - first), offset + static_cast<uint64_t>(first) * row_bytes});
-  sorted_ = false;
 }
 
-int FilePacker::run(int descriptor, int threads, double seconds) {
-  if (!sorted_)  // disks like to be read in order
-    std::stable_sort(pieces_.begin() + static_cast<std::ptrdiff_t>(next_), pieces_.end(),
-                     [](const Piece& a, const Piece& b) { return a.offset < b.offset; });
-  sorted_ = true;
-  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
-  std::vector<std::vector<uint8_t>> buffers(static_cast<size_t>(threads));
+int FilePacker::run(int descriptor, int threads, double seconds, const Report& report) {
+  using Clock = std::chrono::steady_clock;
+  const auto interval = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+  // Disks like to be read in order.
+  std::sort(pieces_.begin(), pieces_.end(), [](const Piece& a, const Piece& b) { return a.offset < b.offset; });
   size_t largest = kReadBytes;
   for (const Piece& p : pieces_) largest = std::max(largest, kPanel * source_row_bytes(p.target.type, p.target.cols));
+  std::vector<std::vector<uint8_t>> buffers(static_cast<size_t>(threads));
   for (auto& buffer : buffers) buffer.resize(largest);
-  std::atomic<size_t> next{next_};
+  std::atomic<size_t> next{0};
+  std::atomic<uint64_t> done{0};
   std::atomic<int> failure{0};
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<uint8_t>& buffer = buffers[static_cast<size_t>(omp_get_thread_num())];
-    do {  // one piece at least, so that every call gets on
-      const size_t i = next++;
-      if (i >= pieces_.size()) break;
-      if (const int error = pack(pieces_[i], descriptor, buffer)) failure = error;
-    } while (!failure && std::chrono::steady_clock::now() < end);
+    const auto thread = static_cast<size_t>(omp_get_thread_num());
+    auto due = Clock::now() + interval;
+    for (size_t i; !failure && (i = next++) < pieces_.size();) {
+      if (const int error = pack(pieces_[i], descriptor, buffers[thread])) failure = error;
+      done += pieces_[i].bytes();
+      if (thread == 0 && !failure && Clock::now() >= due) {
+        if (!report(done)) failure = kStopped;
+        due = Clock::now() + interval;
+      }
+    }
   }
-  next_ = std::min(next.load(), pieces_.size());
+  if (!failure && !report(done)) failure = kStopped;
   return failure;
-}
-
-uint64_t FilePacker::done_bytes() const {
-  uint64_t sum = 0;
-  for (size_t i = 0; i < next_; ++i) sum += pieces_[i].bytes();
-  return sum;
 }
 
 int FilePacker::pack(const Piece& piece, int descriptor, std::vector<uint8_t>& buffer) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,11 +15,11 @@ from dure.batch import BLOCK_SIZE, LayerCache
 from dure.config import Config, read_config
 from dure.errors import InvalidRequestError, NotEnoughMemoryError, TokenizerError
 from dure.formats.checkpoint import open_checkpoint
-from dure.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
     from dure.models import Model
+    from dure.text.tokenizer import Tokenizer
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
@@ -87,10 +88,8 @@ def load(
     threads = check_threads(threads)
     checkpoint = open_checkpoint(resolved.path)
     models.family_of(checkpoint)  # an architecture we do not run is said before anything else
-    tokenizer = Tokenizer.from_checkpoint(checkpoint) if with_tokenizer else None
+    tokenizer = _TokenizerMaker(checkpoint if with_tokenizer else None)
     checkpoint = _without_vocabulary(checkpoint)
-    # 300,000 short strings lay between what stays: 15 MB that the weights would come on top of.
-    kernels.release_free_memory()
     dtype = "float32" if exact else "float16"
     plan = partial(
         plan_memory,
@@ -104,8 +103,15 @@ def load(
     # From the config, so that what does not fit is refused before minutes of loading; then again
     # from what the model itself says.
     plan(**_cache_sizes(read_config(checkpoint), dtype))
-    model = models.load_model(checkpoint, threads=threads, exact=exact, progress=load_progress)
-    kernels.release_free_memory()  # the last pieces that were packed
+    model = models.load_model(
+        checkpoint,
+        threads=threads,
+        exact=exact,
+        progress=tokenizer.watched(load_progress),
+        before_packing=tokenizer.start,
+    )
+    text = tokenizer.result()
+    kernels.release_free_memory()
     token_bytes = sum(layer.bytes_per_token(dtype) for layer in model.layer_caches)
     final = plan(model_context=model.context_length, token_bytes=token_bytes)
     recommended = resolved.entry.sampling if resolved.entry is not None else {}
@@ -114,12 +120,60 @@ def load(
         path=resolved.path,
         checkpoint=checkpoint,
         model=model,
-        text=tokenizer,
+        text=text,
         threads=threads,
         context=final.context,
         num_blocks=final.cache_tokens // BLOCK_SIZE,
         sampling={**recommended, **checkpoint.generation_config},
     )
+
+
+class _TokenizerMaker:
+    """Makes a checkpoint's tokenizer on a thread of its own, while the weights are packed."""
+
+    def __init__(self, checkpoint: Checkpoint | None) -> None:
+        self._checkpoint = checkpoint
+        self._result: Tokenizer | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._make)
+
+    def start(self) -> None:
+        """Nothing; it is being made from now on."""
+        self._thread.start()
+
+    def watched(self, progress: Progress | None) -> Progress:
+        """The same callback, which raises what the tokenizer failed with: nobody should wait for
+        100 GB to hear that the vocabulary is damaged."""
+
+        def report(done: int, total: int) -> None:
+            if self._error is not None:
+                raise self._error
+            if progress is not None:
+                progress(done, total)
+
+        return report
+
+    def result(self) -> Tokenizer | None:
+        """The tokenizer, waited for; None without a checkpoint. Raises what it failed with."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def _make(self) -> None:
+        checkpoint, self._checkpoint = self._checkpoint, None
+        if checkpoint is None:
+            return
+        try:
+            # Importing it takes 30 ms, which are a part of what is hidden behind the weights.
+            from dure.text.tokenizer import Tokenizer  # noqa: PLC0415
+
+            self._result = Tokenizer.from_checkpoint(checkpoint)
+        except BaseException as error:
+            self._error = error
+        del checkpoint
+        # 450,000 short strings lay between what stays: memory that the weights would come beside.
+        kernels.release_free_memory()
 
 
 def check_threads(threads: int | None) -> int:

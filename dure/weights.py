@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -45,7 +46,7 @@ GGUF_NAMES: Mapping[str, str] = {
 # Tables that old checkpoints carry and every model computes for itself.
 _RECOMPUTED = re.compile(r".*\.(rotary_emb\.inv_freq|masked_bias|attn\.bias)")
 
-# How long the weights are packed without a word to `progress`, or an ear for Ctrl-C.
+# How often packing tells `progress` how far it is, and hears Ctrl-C.
 _REPORT_SECONDS = 0.25
 
 Part = Literal["gate", "up", "down"]
@@ -165,11 +166,13 @@ class Weights:
                 hint="the file may be of a newer variant of the family.",
             )
         for source, packer in self._packers.items():
-            while not packer.finished:
-                before = packer.done_bytes
-                with source.reading() as descriptor:
-                    packer.run(descriptor, threads=self.threads, seconds=_REPORT_SECONDS)
-                self._advance(packer.done_bytes - before)
+            with source.reading() as descriptor:
+                packer.run(
+                    descriptor,
+                    threads=self.threads,
+                    seconds=_REPORT_SECONDS,
+                    report=partial(self._advance_from, self._done_bytes),
+                )
         self._packers.clear()
 
     def _expert_rows(self, prefix: str, part: Part, count: int, shape: tuple[int, int]) -> Reader:
@@ -213,7 +216,10 @@ class Weights:
         return tensor.dtype
 
     def _advance(self, size: int) -> None:
-        self._done_bytes += size
+        self._advance_from(self._done_bytes, size)
+
+    def _advance_from(self, before: int, size: int) -> None:
+        self._done_bytes = before + size
         if self._progress is not None:
             self._progress(self._done_bytes, self._total_bytes)
 

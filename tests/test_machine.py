@@ -19,6 +19,7 @@ def plain_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four CPUs, and 16 GiB that can be had."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=16 * GIB))
+    monkeypatch.setattr(machine, "MEMORY", Path("/nonexistent"))
 
 
 def write(folder: Path, **files: str) -> None:
@@ -48,6 +49,14 @@ def test_a_cpu_quota_is_a_ceiling(tmp_path: Path, quota: str, threads: int) -> N
 
 def test_without_a_limit_the_machines_memory_is_available(tmp_path: Path) -> None:
     assert machine.memory_available(tmp_path, tmp_path / "none") == 16 * GIB
+
+
+def test_memory_is_what_the_kernel_says_it_has_available(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, meminfo="MemTotal: 90 kB\nMemAvailable:    4096 kB\nBuffers: 7 kB")
+    monkeypatch.setattr(machine, "MEMORY", tmp_path / "meminfo")
+    assert machine.memory_available(tmp_path, tmp_path / "none") == 4096 * 1024
 
 
 def test_the_tightest_limit_of_any_parent_holds(tmp_path: Path) -> None:

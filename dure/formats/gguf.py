@@ -60,6 +60,9 @@ _PART_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gg
 _DAMAGED = "the file is damaged or made by a faulty tool: download or convert it again."
 
 
+_Places = tuple[npt.NDArray[np.int64], int]
+
+
 @dataclass(frozen=True, slots=True)
 class GGUFFile:
     """A parsed GGUF file: its key-values, its tensors by name, and its format version."""
@@ -318,6 +321,22 @@ class _Header:
 
 def _whole_texts(window: bytes, at: int, most: int) -> tuple[list[str], int]:
     """Up to `most` strings from `at` on that lie wholly in the window, and where they end."""
+    starts, stop = _short_texts(window, at, most) or _any_texts(window, at, most)
+    if not starts.size:
+        return [], at
+    # Each length becomes eight NULs, and the text is decoded and split there, all at once.
+    joined = np.array(np.frombuffer(window, np.uint8, stop - at, at))
+    lengths: npt.NDArray[np.uint64] = np.ndarray((joined.size - 7,), "<u8", joined.data, 0, (1,))
+    lengths[starts - at] = 0
+    if joined.size - np.count_nonzero(joined) == 8 * len(starts):
+        return str(joined.data, "utf-8", "surrogateescape").split("\0" * 8)[1:], stop
+    ends = [*starts[1:].tolist(), stop]  # a string has a NUL of its own
+    pairs = zip(starts.tolist(), ends, strict=True)
+    return [str(window[a + 8 : b], "utf-8", "surrogateescape") for a, b in pairs], stop
+
+
+def _any_texts(window: bytes, at: int, most: int) -> _Places:
+    """Where the lengths of up to `most` strings lie, and where the last of them ends."""
     starts: list[int] = []
     add_start, length_at = starts.append, _U64.unpack_from
     stop, last = at, len(window) - 8
@@ -328,17 +347,21 @@ def _whole_texts(window: bytes, at: int, most: int) -> tuple[list[str], int]:
         stop += 8 + length_at(window, stop)[0]
     if stop > len(window):
         stop = starts.pop()
-    if not starts:
-        return [], at
-    # Each length becomes eight NULs, and the text is decoded and split there, all at once.
-    joined = np.array(np.frombuffer(window, np.uint8, stop - at, at))
-    lengths: npt.NDArray[np.uint64] = np.ndarray((joined.size - 7,), "<u8", joined.data, 0, (1,))
-    lengths[np.array(starts, dtype=np.int64) - at] = 0
-    if joined.size - np.count_nonzero(joined) == 8 * len(starts):
-        return str(joined.data, "utf-8", "surrogateescape").split("\0" * 8)[1:], stop
-    ends = [*starts[1:], stop]  # a string has a NUL of its own
-    pairs = zip(starts, ends, strict=True)
-    return [str(window[a + 8 : b], "utf-8", "surrogateescape") for a, b in pairs], stop
+    return np.array(starts, dtype=np.int64), stop
+
+
+def _short_texts(window: bytes, at: int, most: int) -> _Places | None:
+    """The same where no string is empty, longer than 255 bytes, or has a NUL, else None: then the
+    only eight bytes below 256 are the lengths, and numpy finds them all at once."""
+    if len(window) - at < 8:
+        return None
+    numbers: npt.NDArray[np.uint64] = np.ndarray((len(window) - at - 7,), "<u8", window, at, (1,))
+    starts = np.flatnonzero(numbers < 256)[: most + 1]
+    ends = starts + 8 + numbers[starts].astype(np.int64)
+    if not starts.size or starts[0] or (starts[1:] != ends[:-1]).any():
+        return None
+    count = min(most, int(np.count_nonzero(ends <= len(window) - at)))
+    return starts[:count] + at, at + int(ends[count - 1]) if count else at
 
 
 def _read_value(header: _Header, key: str) -> Any:

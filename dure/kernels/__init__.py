@@ -8,7 +8,7 @@ the number of threads, or on the instruction set. `reference` has the same funct
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -119,16 +119,6 @@ class FilePacker:
     def __init__(self) -> None:
         self._packer = _core.FilePacker()
 
-    @property
-    def done_bytes(self) -> int:
-        """Bytes of the file that have been packed."""
-        return self._packer.done_bytes
-
-    @property
-    def finished(self) -> bool:
-        """Whether everything that was added is packed."""
-        return self._packer.finished
-
     def add(self, matrix: Matrix, offset: int) -> None:
         """Has `matrix` packed from the source blocks at byte `offset`, when it is time to run."""
         self._packer.add_matrix(matrix.packed, offset)
@@ -139,13 +129,21 @@ class FilePacker:
         """The same of one part of one expert."""
         self._packer.add_part(experts.packed, part, expert, offset)
 
-    def run(self, descriptor: int, *, threads: int, seconds: float) -> None:
-        """Goes on for `seconds`, or until all is packed; other Python threads run meanwhile.
+    def run(
+        self,
+        descriptor: int,
+        *,
+        threads: int,
+        report: Callable[[int], object],
+        seconds: float = 0.25,
+    ) -> None:
+        """Packs all of it from an open file. Other Python threads run meanwhile, and report(bytes
+        done) is called about every `seconds` and at the end; what it raises ends the packing.
 
-        OSError when the open file `descriptor` cannot be read, EOFError when it is too short; what
-        was in work then must not be used.
+        OSError when the file cannot be read, EOFError when it is too short; what was added must not
+        be used then.
         """
-        error = self._packer.run(descriptor, threads, seconds)
+        error = self._packer.run(descriptor, threads, seconds, report)
         if error > 0:
             raise OSError(error, os.strerror(error))
         if error:
