@@ -44,7 +44,6 @@ def _changed(metadata: dict[str, Any], **changes: Any) -> dict[str, Any]:
         ({"merges": ["a "]}, "merge 0 is not two tokens"),
         ({"merges": [" a"]}, "merge 0 is not two tokens"),
         ({"merges": ["a b", "a\nb", "a b c"]}, "merge 1 is not two tokens"),
-        ({"token_type": ["one"] * 4}, "types|type is not a number"),
         ({"merges": [5]}, "merge is not a text"),
         ({"merges": ["nowhere tofind"]}, "reading the merges"),
         ({"eos_token_id": 10**6}, "eos_token_id is 1000000"),
