@@ -358,6 +358,33 @@ Result<float> attend_rows(InOut<float, 2> q, InOut<float, 2> k, const Floats& v,
   return out;
 }
 
+GroupRule group_rule(const std::string& name) {
+  for (const auto& [text, rule] : {std::pair{"none", GroupRule::none}, {"max", GroupRule::max}, {"top2", GroupRule::top2},
+                                   {"each", GroupRule::each}})
+    if (name == text) return rule;
+  throw std::invalid_argument("no group rule " + name);
+}
+
+nb::tuple route_rows(const Floats& logits, int k, bool sigmoid, const Vector& bias, const std::string& rule, int groups, int kept,
+                     bool normalize, float scale, const Vector& scales) {
+  const int experts = static_cast<int>(logits.shape(1));
+  Router router{experts, k, sigmoid, bias ? bias->data() : nullptr, group_rule(rule), groups, kept, normalize, scale,
+                scales ? scales->data() : nullptr};
+  require(k >= 1 && k <= experts, "top_k must be between 1 and the number of experts");
+  require((!bias || bias->shape(0) == logits.shape(1)) && (!scales || scales->shape(0) == logits.shape(1)),
+          "bias and scales must have one entry an expert");
+  if (router.rule != GroupRule::none) {
+    require(groups >= 1 && experts % groups == 0, "the groups must divide the experts");
+    require(kept >= 1 && kept <= groups, "the groups kept must be between 1 and all");
+    if (router.rule == GroupRule::each) require(k % groups == 0, "top_k must be a multiple of the groups");
+    else require(k <= kept * (experts / groups), "the groups kept must have top_k experts");
+  }
+  auto ids = fresh<int32_t>({logits.shape(0), static_cast<size_t>(k)});
+  auto weights = fresh<float>({logits.shape(0), static_cast<size_t>(k)});
+  route(logits.data(), static_cast<int64_t>(logits.shape(0)), router, ids.data(), weights.data());
+  return nb::make_tuple(ids, weights);
+}
+
 }  // namespace
 
 NB_MODULE(_core, m) {
@@ -461,14 +488,7 @@ NB_MODULE(_core, m) {
   m.def("attend", &attend_rows, strict, strict, strict, strict, strict, strict, strict, maybe, maybe, maybe, any, maybe, maybe, any, any,
         any, any, any);
 
-  m.def("route", [](const In<float, 2>& logits, int k, bool normalize, bool sigmoid) {
-    require(k >= 1 && static_cast<size_t>(k) <= logits.shape(1), "top_k must be between 1 and the number of experts");
-    auto ids = fresh<int32_t>({logits.shape(0), static_cast<size_t>(k)});
-    auto weights = fresh<float>({logits.shape(0), static_cast<size_t>(k)});
-    route(logits.data(), static_cast<int64_t>(logits.shape(0)), static_cast<int>(logits.shape(1)), k, normalize, sigmoid, ids.data(),
-          weights.data());
-    return nb::make_tuple(ids, weights);
-  }, strict, any, any, any);
+  m.def("route", &route_rows, strict, any, any, maybe, any, any, any, any, any, maybe);
 
   nb::class_<Experts>(m, "Experts")
       .def(nb::init<int, int64_t, int64_t, const std::string&, const std::string&, const std::string&>())

@@ -96,8 +96,9 @@ class Weights:
             self._advance(self._tensors[name].size_bytes)
 
     def vector(self, name: str, size: int) -> NDArray[np.float32]:
-        """The float tensor `name` of `size` entries as float32 (size,)."""
-        tensor = self._take(name, (size,))
+        """The float tensor `name` of `size` entries, (size,) or (1, size), as float32 (size,)."""
+        stored = self._tensors.get(name)
+        tensor = self._take(name, (1, size) if stored and stored.shape == (1, size) else (size,))
         values = kernels.Matrix(tensor.dtype, 1, size) if _is_float(tensor) else None
         if values is None:
             raise UnsupportedModelError(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     Ints = NDArray[np.int32]
     Bytes = NDArray[np.uint8]
+    GroupRule = Literal["none", "max", "top2", "each"]
 
 # Rows (n, cols) that matrices take: quantised once for all of them. `Activations(x)`, or
 # `Activations(x, weight, eps)` for the RMSNorm of x, which is computed in the pass that quantises.
@@ -311,15 +312,40 @@ def attend(
 
 
 def route(
-    logits: Floats, *, top_k: int, normalize: bool, score: Literal["softmax", "sigmoid"] = "softmax"
+    logits: Floats,
+    *,
+    top_k: int,
+    normalize: bool,
+    score: Literal["softmax", "sigmoid"] = "softmax",
+    bias: Floats | None = None,
+    group_rule: GroupRule = "none",
+    groups: int = 1,
+    kept_groups: int = 1,
+    scale: float = 1.0,
+    scales: Floats | None = None,
 ) -> tuple[Ints, Floats]:
     """The ids (n, k) and weights (n, k) of the experts that logits (n, e) choose, falling by score.
 
-    Ties go to the lower id; normalize makes a row's weights sum to 1.
+    Ties go to the lower id. bias (e,) is added to the scores for the choice and not to the weights.
+    group_rule: "max" and "top2" choose from the `kept_groups` groups whose best expert, or best
+    two, count most; "each" takes the best of each group; `groups` groups are of successive ids.
+    normalize makes a row's weights sum to 1; scale, and an expert's own of scales (e,), multiply
+    them after.
     """
     if score not in ("softmax", "sigmoid"):
         raise ValueError(f"score must be softmax or sigmoid, not {score!r}")
-    return _core.route(logits, top_k, normalize, score == "sigmoid")
+    return _core.route(
+        logits,
+        top_k,
+        score == "sigmoid",
+        bias,
+        group_rule,
+        groups,
+        kept_groups,
+        normalize,
+        scale,
+        scales,
+    )
 
 
 def experts_mlp(

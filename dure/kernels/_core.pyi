@@ -98,7 +98,18 @@ def attend(
     window: int,
     threads: int,
 ) -> Floats: ...
-def route(logits: Floats, k: int, normalize: bool, sigmoid: bool) -> tuple[Ints, Floats]: ...
+def route(
+    logits: Floats,
+    k: int,
+    sigmoid: bool,
+    bias: Floats | None,
+    rule: str,
+    groups: int,
+    kept: int,
+    normalize: bool,
+    scale: float,
+    scales: Floats | None,
+) -> tuple[Ints, Floats]: ...
 def experts_mlp(
     a: Activations,
     ids: Ints,

@@ -291,10 +291,17 @@ def route(
     top_k: int,
     normalize: bool,
     score: Literal["softmax", "sigmoid"] = "softmax",
+    bias: Float32Array | None = None,
+    group_rule: Literal["none", "max", "top2", "each"] = "none",
+    groups: int = 1,
+    kept_groups: int = 1,
+    scale: float = 1.0,
+    scales: Float32Array | None = None,
 ) -> tuple[Int32Array, Float32Array]:
     """Ids (int32) and weights (float32), each (n, top_k), of the best of logits (n, experts).
 
-    Falling score, ties by lower id. `normalize` makes a row's weights add up to 1.
+    Falling score + bias, ties by lower id; of the groups kept by their best expert or best two, or
+    the best of each. `normalize` makes a row's weights add up to 1; the scales come after.
     """
     wide = logits.astype(np.float64)
     if score == "softmax":
@@ -303,11 +310,28 @@ def route(
     else:
         with np.errstate(over="ignore"):
             scores = 1.0 / (1.0 + np.exp(-wide))
-    ids = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+    ranks = scores if bias is None else scores + bias
+    allowed = _allowed(ranks, top_k, group_rule, groups, kept_groups)
+    ids = np.argsort(np.where(allowed, -ranks, np.inf), axis=1, kind="stable")[:, :top_k]
     weights = np.take_along_axis(scores, ids, axis=1)
     if normalize:
-        weights /= weights.sum(axis=1, keepdims=True)
+        weights /= weights.sum(axis=1, keepdims=True) + 1e-20
+    weights *= scale if scales is None else scale * scales[ids]
     return ids.astype(np.int32), weights.astype(np.float32)
+
+
+def _allowed(ranks: Array, top_k: int, rule: str, groups: int, kept: int) -> Array:
+    """Which experts (n, experts) may be chosen under a group rule."""
+    if rule == "none":
+        return np.ones(ranks.shape, bool)
+    grouped = ranks.reshape(len(ranks), groups, -1)
+    if rule == "each":
+        order = np.argsort(np.argsort(-grouped, axis=2, kind="stable"), axis=2)
+        return (order < top_k // groups).reshape(ranks.shape)
+    best = -np.sort(-grouped, axis=2)
+    worth = best[..., 0] if rule == "max" else best[..., :2].sum(axis=2)
+    order = np.argsort(np.argsort(-worth, axis=1, kind="stable"), axis=1)
+    return np.repeat(order < kept, grouped.shape[2], axis=1)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dure.layers import Attention, Embedding, GatedMLP, RMSNorm, Rope, SparseMLP, head
+from dure.layers import Attention, Embedding, GatedMLP, RMSNorm, Rope, Routing, SparseMLP, head
 from dure.rope import RopeConfig
 
 if TYPE_CHECKING:
@@ -118,8 +118,7 @@ class Block:
                 hidden=config.hidden,
                 intermediate=config.expert_intermediate,
                 experts=config.experts,
-                top_k=config.experts_per_token,
-                normalize=config.normalize,
+                routing=Routing(config.experts_per_token, config.normalize),
             )
 
     def __call__(

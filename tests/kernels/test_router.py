@@ -89,3 +89,91 @@ def test_a_row_that_is_not_finite_still_goes_to_different_experts_that_exist(sco
 def test_routes_that_cannot_be_are_refused(logits: np.ndarray, top_k: int, score: Score) -> None:
     with pytest.raises((TypeError, ValueError)):
         kernels.route(logits, top_k=top_k, normalize=True, score=score)
+
+
+RULES: list[dict[str, object]] = [
+    {"group_rule": "max", "groups": 8, "kept_groups": 3},
+    {"group_rule": "top2", "groups": 8, "kept_groups": 4, "scale": 2.5},
+    {"group_rule": "top2", "groups": 32, "kept_groups": 6},
+    {"group_rule": "top2", "groups": 64, "kept_groups": 9},
+    {"group_rule": "each", "groups": 6},
+    {"group_rule": "each", "groups": 3, "scale": 0.5},
+    {"group_rule": "max", "groups": 1, "kept_groups": 1},
+    {"scale": 16.0},
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+def test_groups_biases_and_scales_are_those_of_the_reference(
+    score: Score, biased: bool, normalize: bool, rule: dict[str, object]
+) -> None:
+    rng = np.random.default_rng(4)
+    experts = 192 if rule.get("group_rule") in ("each", "none") else 64
+    logits = rng.normal(0, 2, (50, experts)).astype(np.float32)
+    options = {"top_k": 6, "normalize": normalize, "score": score, **rule}
+    if biased:
+        options["bias"] = rng.normal(0, 0.3, experts).astype(np.float32)
+        options["scales"] = rng.uniform(0.5, 2, experts).astype(np.float32)
+    ids, weights = kernels.route(logits, **options)
+    expected_ids, expected_weights = reference.route(logits, **options)
+    np.testing.assert_array_equal(ids, expected_ids)
+    np.testing.assert_allclose(weights, expected_weights, rtol=5e-6)
+
+
+def test_a_bias_chooses_and_does_not_weigh() -> None:
+    logits = np.zeros((1, 4), np.float32)
+    bias = np.array([0, 9, 0, 5], np.float32)
+    ids, weights = kernels.route(logits, top_k=2, normalize=False, bias=bias)
+    assert ids.tolist() == [[1, 3]]
+    np.testing.assert_allclose(weights, 0.25, rtol=1e-6)
+
+
+def test_each_rule_keeps_other_groups() -> None:
+    """Group 0 has the best expert, group 1 the best two, group 2 neither."""
+    logits = np.log(np.array([[9, 1, 6, 5, 4, 3]], np.float32))
+    options = {"top_k": 2, "normalize": True, "groups": 3, "kept_groups": 1}
+    assert kernels.route(logits, group_rule="max", **options)[0].tolist() == [[0, 1]]
+    assert kernels.route(logits, group_rule="top2", **options)[0].tolist() == [[2, 3]]
+    ids, _ = kernels.route(logits, top_k=3, normalize=True, group_rule="each", groups=3)
+    assert ids.tolist() == [[0, 2, 4]]
+
+
+def test_scores_that_are_all_nothing_share_out_nothing() -> None:
+    logits = np.full((1, 4), -200, np.float32)
+    _, weights = kernels.route(logits, top_k=2, normalize=True, score="sigmoid")
+    assert weights.tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("rule", RULES[:2], ids=str)
+def test_a_bias_that_is_not_finite_still_gives_experts_that_exist(
+    bad: float, rule: dict[str, object]
+) -> None:
+    bias = np.zeros(64, np.float32)
+    bias[::3] = bad
+    logits = np.random.default_rng(5).normal(0, 1, (9, 64)).astype(np.float32)
+    ids, _ = kernels.route(logits, top_k=6, normalize=True, bias=bias, **rule)
+    assert all(len(set(row)) == 6 and 0 <= min(row) and max(row) < 64 for row in ids.tolist())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"group_rule": "max", "groups": 5},
+        {"group_rule": "max", "groups": 0},
+        {"group_rule": "max", "groups": 4, "kept_groups": 5},
+        {"group_rule": "top2", "groups": 4, "kept_groups": 0},
+        {"group_rule": "top2", "groups": 8, "kept_groups": 1},  # one expert, two wanted
+        {"group_rule": "each", "groups": 4},
+        {"group_rule": "median", "groups": 4},
+        {"bias": np.zeros(7, np.float32)},
+        {"scales": np.zeros(9, np.float32)},
+    ],
+    ids=str,
+)
+def test_rules_that_cannot_be_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"group|expert|top_k"):
+        kernels.route(np.zeros((2, 8), np.float32), top_k=2, normalize=True, **options)
