@@ -242,8 +242,8 @@ class SparseMLP:
         `name`, bias and scales in full."""
         self.gate = Linear(weights, f"{name}.{gate}", experts, hidden)
         self.experts = weights.experts(f"{name}.experts", experts, hidden, intermediate)
-        self.bias = weights.vector(f"{name}.{bias}", experts) if bias else None
-        self.scales = weights.vector(f"{name}.{scales}", experts) if scales else None
+        self.bias = weights.vector(f"{name}.{bias}", experts, as_row=True) if bias else None
+        self.scales = weights.vector(f"{name}.{scales}", experts, as_row=True) if scales else None
         self.shared = self.shared_gate = None
         if shared is not None:
             self.shared = GatedMLP(weights, f"{name}.{shared}", hidden, shared_intermediate)

@@ -95,10 +95,11 @@ class Weights:
             self._unused.discard(name)
             self._advance(self._tensors[name].size_bytes)
 
-    def vector(self, name: str, size: int) -> NDArray[np.float32]:
-        """The float tensor `name` of `size` entries, (size,) or (1, size), as float32 (size,)."""
-        stored = self._tensors.get(name)
-        tensor = self._take(name, (1, size) if stored and stored.shape == (1, size) else (size,))
+    def vector(self, name: str, size: int, *, as_row: bool = False) -> NDArray[np.float32]:
+        """The float tensor `name` of `size` entries as float32 (size,); as_row: (1, size) will
+        do, too."""
+        row = as_row and name in self._tensors and self._tensors[name].shape == (1, size)
+        tensor = self._take(name, (1, size) if row else (size,))
         values = kernels.Matrix(tensor.dtype, 1, size) if _is_float(tensor) else None
         if values is None:
             raise UnsupportedModelError(
@@ -106,8 +107,8 @@ class Weights:
             )
         values.fill(0, tensor.read())
         self._advance(tensor.size_bytes)
-        row: NDArray[np.float32] = values.row_values(np.zeros(1, np.int32))[0]
-        return row
+        entries: NDArray[np.float32] = values.row_values(np.zeros(1, np.int32))[0]
+        return entries
 
     def matrix(self, name: str, rows: int, cols: int) -> kernels.Matrix:
         """The tensor `name`, (rows, cols), packed for the kernels by `finish`."""
