@@ -38,7 +38,7 @@ uniform = _core.uniform
 
 
 def isa() -> str:
-    """The instruction set in use: "avx512", "avx2" or "portable"; DURE_ISA forces one."""
+    """The instruction set in use: "amx", "avx512", "avx2" or "portable"; DURE_ISA forces one."""
     return _core.isa()
 
 
