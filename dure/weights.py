@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
@@ -41,10 +42,19 @@ GGUF_NAMES: Mapping[str, str] = {
     "blk.{}.ffn_gate_exps": "model.layers.{}.mlp.experts.gate_proj",
     "blk.{}.ffn_up_exps": "model.layers.{}.mlp.experts.up_proj",
     "blk.{}.ffn_down_exps": "model.layers.{}.mlp.experts.down_proj",
+    "blk.{}.ffn_gate_shexp": "model.layers.{}.mlp.shared_experts.gate_proj",
+    "blk.{}.ffn_up_shexp": "model.layers.{}.mlp.shared_experts.up_proj",
+    "blk.{}.ffn_down_shexp": "model.layers.{}.mlp.shared_experts.down_proj",
+    "blk.{}.ffn_gate_inp_shexp": "model.layers.{}.mlp.shared_expert_gate",
+    # Of the choice, not of a product: it has no matrix beside it.
+    "blk.{}.exp_probs_b.bias": "model.layers.{}.mlp.gate.e_score_correction_bias",
 }
 
 # Tables that old checkpoints carry and every model computes for itself.
 _RECOMPUTED = re.compile(r".*\.(rotary_emb\.inv_freq|masked_bias|attn\.bias)")
+
+# Problems that an error names; the rest it counts, and stops to count where nobody is served by it.
+_NAMED, _COUNTED = 5, 100_000
 
 # How often packing tells `progress` how far it is, and hears Ctrl-C.
 _REPORT_SECONDS = 0.25
@@ -54,32 +64,37 @@ if TYPE_CHECKING:
     Reader = Callable[
         [int], tuple[TensorInfo, int]
     ]  # expert -> its tensor, and its first row there
-    Finder = Callable[[str, Part, int, tuple[int, int]], Reader]
+    Finder = Callable[[str, Part, int, tuple[int, int]], Reader | None]
 
 
 class Weights:
     """The parameters of one checkpoint. Vectors are read at once; matrices and experts are what
-    they say only after `finish`, which packs all of them in the order in which they lie on disk."""
+    they say only after `finish`, which packs all of them in the order in which they lie on disk.
+
+    What is asked for and missing, or of another shape, gets a stand-in, so that `check` can list
+    all of it; a model made of stand-ins never runs."""
 
     def __init__(
         self,
         checkpoint: Checkpoint,
         *,
-        names: Mapping[str, str] = GGUF_NAMES,
+        spellings: Mapping[str, str] | None = None,
         threads: int = 1,
         exact: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
+        """spellings: parts of names as a family's files may write them -> as it asks for them."""
         self.threads = threads
         self.exact = exact
         self.is_gguf = checkpoint.kind == "gguf"
         self._path = checkpoint.path
-        self._tensors = (
-            {_renamed(name, names): t for name, t in checkpoint.tensors.items()}
-            if self.is_gguf
-            else dict(checkpoint.tensors)
-        )
+        self._tensors = {
+            _asked_for(name, self.is_gguf, spellings or {}): tensor
+            for name, tensor in checkpoint.tensors.items()
+        }
         self._unused = set(self._tensors)
+        self._missing: list[str] = []
+        self._misshaped: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
         self._progress = progress
         self._total_bytes = sum(t.size_bytes for t in self._tensors.values())
         self._done_bytes = 0
@@ -95,11 +110,18 @@ class Weights:
             self._unused.discard(name)
             self._advance(self._tensors[name].size_bytes)
 
+    def skip_all(self, prefix: str) -> None:
+        """Leaves unread all tensors whose names begin so."""
+        for name in [name for name in self._unused if name.startswith(prefix)]:
+            self.skip(name)
+
     def vector(self, name: str, size: int, *, as_row: bool = False) -> NDArray[np.float32]:
         """The float tensor `name` of `size` entries as float32 (size,); as_row: (1, size) will
         do, too."""
         row = as_row and name in self._tensors and self._tensors[name].shape == (1, size)
         tensor = self._take(name, (1, size) if row else (size,))
+        if tensor is None:
+            return np.broadcast_to(np.float32(1), (size,))  # which takes no memory, whatever size
         values = kernels.Matrix(tensor.dtype, 1, size) if _is_float(tensor) else None
         if values is None:
             raise UnsupportedModelError(
@@ -113,6 +135,8 @@ class Weights:
     def matrix(self, name: str, rows: int, cols: int) -> kernels.Matrix:
         """The tensor `name`, (rows, cols), packed for the kernels by `finish`."""
         tensor = self._take(name, (rows, cols))
+        if tensor is None:
+            return cast(kernels.Matrix, SimpleNamespace(rows=rows, cols=cols))
         matrix = kernels.Matrix(self._runnable(tensor), rows, cols)
         self._packer(tensor).add(matrix, tensor.offset)
         return matrix
@@ -133,7 +157,13 @@ class Weights:
             "up": (intermediate, hidden),
             "down": (hidden, intermediate),
         }
-        readers = {part: rows_of(prefix, part, count, shapes[part]) for part in shapes}
+        readers: dict[Part, Reader] = {}
+        for part, shape in shapes.items():
+            reader = rows_of(prefix, part, count, shape)
+            if reader is not None:
+                readers[part] = reader
+        if len(readers) < len(shapes):
+            return cast(kernels.Experts, None)
         experts = kernels.Experts(
             count,
             hidden,
@@ -151,22 +181,44 @@ class Weights:
         """What packs the tensors of that tensor's file."""
         return self._packers.setdefault(tensor.source, kernels.FilePacker())
 
-    def _dense_rows(self, prefix: str, part: Part, _count: int, shape: tuple[int, int]) -> Reader:
-        """A dense MLP's matrix: all of one tensor."""
-        tensor = self._take(f"{prefix}.{part}_proj.weight", shape)
-        return lambda _expert: (tensor, 0)
-
-    def finish(self) -> None:
-        """Packs what was asked for. Raises UnsupportedModelError before if tensors remain that the
-        model did not ask for, ModelFileError if a file cannot be read or changes meanwhile."""
-        left = sorted(n for n in self._unused if not _RECOMPUTED.fullmatch(n))
+    def check(self, *, asked_all: bool = True) -> None:
+        """Raises ModelFileError if tensors were asked for that are missing or of another shape,
+        UnsupportedModelError if only some remain that nobody asked for."""
+        left = sorted(n for n in self._unused if asked_all and not _RECOMPUTED.fullmatch(n))
+        least = "" if asked_all else "at least "
+        if self._missing:
+            count = len(self._missing)
+            what = (
+                f"has no tensor {self._missing[0]}"
+                if count == 1
+                else f"lacks {least}{count:,} tensors that the model needs: {_some(self._missing)}"
+            )
+            also = f" It has {len(left):,} that the model does not: {_some(left)}." if left else ""
+            raise ModelFileError(
+                f"{self._path} {what}.{also}", hint="the file is incomplete, or not this model."
+            )
+        if len(self._misshaped) == 1:
+            name, has, wanted = self._misshaped[0]
+            raise ModelFileError(
+                f"{self._path}: {name} has shape {has}, but the config says {wanted}."
+            )
+        if self._misshaped:
+            each = [f"{name} {has}, not {wanted}" for name, has, wanted in self._misshaped]
+            raise ModelFileError(
+                f"{self._path}: {least}{len(each):,} tensors have other shapes than the config "
+                f"says: {_some(each, '; ')}."
+            )
         if left:
-            some = ", ".join(left[:4]) + (", …" if len(left) > 4 else "")
             raise UnsupportedModelError(
-                f"{self._path} has {len(left)} tensors that this architecture does not have "
-                f"({some}), so running it would give wrong answers.",
+                f"{self._path} has {len(left):,} tensors that this architecture does not have "
+                f"({_some(left)}), so running it would give wrong answers.",
                 hint="the file may be of a newer variant of the family.",
             )
+
+    def finish(self) -> None:
+        """Packs what was asked for. Raises what `check` does, before, and ModelFileError if a file
+        cannot be read or changes meanwhile."""
+        self.check()
         for source, packer in self._packers.items():
             with source.reading() as descriptor:
                 packer.run(
@@ -177,40 +229,53 @@ class Weights:
                 )
         self._packers.clear()
 
-    def _expert_rows(self, prefix: str, part: Part, count: int, shape: tuple[int, int]) -> Reader:
+    def _dense_rows(
+        self, prefix: str, part: Part, _count: int, shape: tuple[int, int]
+    ) -> Reader | None:
+        """A dense MLP's matrix: all of one tensor."""
+        tensor = self._take(f"{prefix}.{part}_proj.weight", shape)
+        return None if tensor is None else lambda _expert: (tensor, 0)
+
+    def _expert_rows(
+        self, prefix: str, part: Part, count: int, shape: tuple[int, int]
+    ) -> Reader | None:
         """A function from expert to the tensor that holds its rows and the first of them."""
         rows, cols = shape
-        stacked = f"{prefix}.{part}_proj.weight"
-        if self.has(stacked):  # GGUF: (experts, rows, cols)
-            tensor = self._take(stacked, (count, rows, cols))
-            return lambda expert: (tensor, expert * rows)
-        if self.has(f"{prefix}.gate_up_proj"):  # fused: gate's rows, then up's
-            if part == "down":
-                down = self._take(f"{prefix}.down_proj", (count, rows, cols))
-                return lambda expert: (down, expert * rows)
-            both = self._take(f"{prefix}.gate_up_proj", (count, 2 * rows, cols))
-            offset = rows if part == "up" else 0
-            return lambda expert: (both, expert * 2 * rows + offset)
-        each = [
-            self._take(f"{prefix}.{expert}.{part}_proj.weight", shape) for expert in range(count)
-        ]
+        stacked = f"{prefix}.{part}_proj.weight"  # GGUF: (experts, rows, cols)
+        fused = f"{prefix}.gate_up_proj"  # gate's rows, then up's
+        if self.has(stacked):
+            return self._part_of_each(stacked, (count, rows, cols), 0)
+        if self.has(fused) and part == "down":
+            return self._part_of_each(f"{prefix}.down_proj", (count, rows, cols), 0)
+        if self.has(fused):
+            return self._part_of_each(fused, (count, 2 * rows, cols), rows if part == "up" else 0)
+        names = (f"{prefix}.{expert}.{part}_proj.weight" for expert in range(count))
+        found = [self._take(name, shape) for name in names]
+        each = [tensor for tensor in found if tensor is not None]
+        if len(each) < count:
+            return None
         if len({t.dtype for t in each}) > 1:
             raise UnsupportedModelError(f"{self._path}: the experts under {prefix} differ in type.")
         return lambda expert: (each[expert], 0)
 
-    def _take(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
+    def _part_of_each(self, name: str, shape: tuple[int, int, int], first: int) -> Reader | None:
+        """The rows from `first` on of each expert, in one tensor (experts, rows, cols)."""
+        tensor = self._take(name, shape)
+        return None if tensor is None else lambda expert: (tensor, expert * shape[1] + first)
+
+    def _take(self, name: str, shape: tuple[int, ...]) -> TensorInfo | None:
+        """The tensor, from now on used; None, and it is noted, if there is none of that shape."""
         tensor = self._tensors.get(name)
-        if tensor is None:
-            raise ModelFileError(
-                f"{self._path} has no tensor {name}.",
-                hint="the file is incomplete, or not this model.",
-            )
-        if tensor.shape != shape:
-            raise ModelFileError(
-                f"{self._path}: {name} has shape {tensor.shape}, but the config says {shape}."
-            )
         self._unused.discard(name)
-        return tensor
+        if tensor is not None and tensor.shape == shape:
+            return tensor
+        if tensor is None:
+            self._missing.append(name)
+        else:
+            self._misshaped.append((name, tensor.shape, shape))
+        if len(self._missing) + len(self._misshaped) >= _COUNTED:
+            self.check(asked_all=False)
+        return None
 
     def _runnable(self, tensor: TensorInfo) -> str:
         if not BLOCKS[tensor.dtype].supported:
@@ -244,13 +309,29 @@ def _is_float(tensor: TensorInfo) -> bool:
     return tensor.dtype in ("F32", "F16", "BF16")
 
 
-def _renamed(name: str, names: Mapping[str, str]) -> str:
-    """A GGUF tensor's name in config.json's language; others stay, for `finish` to report."""
-    if name in names:
-        return names[name]
-    match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
+def _some(what: list[str], separator: str = ", ") -> str:
+    """The first few of a list, and a sign if there are more."""
+    return separator.join([*what[:_NAMED], *(["…"] if len(what) > _NAMED else [])])
+
+
+def _asked_for(name: str, is_gguf: bool, spellings: Mapping[str, str]) -> str:
+    """The name by which a model file asks for the tensor that a file calls `name`."""
+    if is_gguf:
+        name = _from_gguf(name)
+    for theirs, ours in spellings.items():
+        name = name.replace(theirs, ours)
+    return name
+
+
+def _from_gguf(name: str) -> str:
+    """A GGUF tensor's name in config.json's language; others stay, for `check` to report."""
+    if name in GGUF_NAMES:
+        return GGUF_NAMES[name]
+    match = re.fullmatch(r"blk\.(\d+)\.((\w+)\.(weight|bias))", name)
     if match is None:
         return name
-    layer, kind, suffix = match.groups()
-    pattern = names.get(f"blk.{{}}.{kind}")
+    layer, whole, kind, suffix = match.groups()
+    if f"blk.{{}}.{whole}" in GGUF_NAMES:
+        return GGUF_NAMES[f"blk.{{}}.{whole}"].format(layer)
+    pattern = GGUF_NAMES.get(f"blk.{{}}.{kind}")
     return f"{pattern.format(layer)}.{suffix}" if pattern else name

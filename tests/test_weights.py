@@ -89,8 +89,46 @@ def test_a_tensor_that_nobody_asked_for_is_refused_by_name(tmp_path: Path, name:
 
 def test_many_strange_tensors_are_counted_and_some_named(tmp_path: Path) -> None:
     strange = {f"strange.{i:03}": np.ones(1, np.float32) for i in range(200)}
-    with pytest.raises(UnsupportedModelError, match=r"200 tensors .*strange\.003, …\)"):
+    with pytest.raises(UnsupportedModelError, match=r"200 tensors .*strange\.004, …\)"):
         loaded(saved(tmp_path, change=lambda p: p.update(strange)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_many_missing_tensors_are_counted_and_five_named(tmp_path: Path, family: str) -> None:
+    """As from a folder of which a shard is missing; what is there too much is said beside it."""
+
+    def change(parameters: Arrays) -> None:
+        for name in [name for name in parameters if "model.layers.1." in name]:
+            parameters[name.replace(".1.", ".one.", 1)] = parameters.pop(name)
+
+    count = sum("model.layers.1." in name for name in parameters_of(config_of(family)))
+    with pytest.raises(ModelFileError) as caught:
+        loaded(saved(tmp_path, family, change))
+    lacks, has = caught.value.message.split(" It has ")
+    assert f"lacks {count} tensors" in lacks
+    assert f"{count} that the model does not" in has
+    assert lacks.count("model.layers.1.") == has.count("model.layers.one.") == 5
+    assert lacks.endswith(", ….")
+
+
+def test_many_misshaped_tensors_are_counted_and_five_named(tmp_path: Path) -> None:
+    """As of a config that belongs to another size of the model."""
+    folder = saved(tmp_path)
+    write_folder(
+        folder, config_of("llama", hidden_size=128, head_dim=16), parameters_of(config_of("llama"))
+    )
+    with pytest.raises(ModelFileError, match="21 tensors have other shapes") as caught:
+        loaded(folder)
+    assert "model.embed_tokens.weight (256, 64), not (256, 128);" in caught.value.message
+    assert caught.value.message.count(", not ") == 5
+
+
+def test_a_config_of_impossible_size_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    config = config_of("qwen3_moe", hidden_size=2**31 - 2, num_experts=65536, head_dim=65536)
+    folder = write_folder(tmp_path, config, parameters_of(config_of("qwen3_moe")))
+    with pytest.raises(ModelFileError, match="lacks at least 99,") as caught:
+        loaded(folder)
+    assert " It has " not in caught.value.message
 
 
 def test_tables_that_are_computed_anyway_and_a_repeated_head_are_passed_over(
@@ -211,7 +249,7 @@ def test_the_memory_a_model_needs_is_what_its_packed_weights_take(
 
 def test_a_checkpoint_without_any_tensor_is_incomplete() -> None:
     checkpoint = Checkpoint(Path("empty"), "safetensors", {}, config=config_of("qwen3"))
-    with pytest.raises(ModelFileError, match=r"no tensor model\.embed_tokens\.weight"):
+    with pytest.raises(ModelFileError, match=r"lacks 25 tensors .*model\.embed_tokens\.weight,"):
         load_model(checkpoint)
     assert memory_needed(checkpoint) == 0
 

@@ -48,12 +48,13 @@ class Model(Protocol):
 
 
 def families() -> dict[str, ModuleType]:
-    """Every model file under the names it answers to: its own, and its GGUF architecture."""
+    """Every model file under the names it answers to: its own, those that its makers' configs
+    write for it (MODEL_TYPES), and its GGUF architecture, if it has one."""
     found: dict[str, ModuleType] = {}
     for info in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f"{__name__}.{info.name}")
-        found[info.name] = module
-        found[module.GGUF_ARCHITECTURE] = module
+        names = (info.name, *getattr(module, "MODEL_TYPES", ()), module.GGUF_ARCHITECTURE)
+        found |= {name: module for name in names if name is not None}
     return found
 
 
@@ -88,8 +89,12 @@ def load_model(
     Raises UnsupportedModelError or ModelFileError, and nothing half-loaded stays.
     """
     family = family_of(checkpoint)
-    weights = Weights(checkpoint, threads=threads, exact=exact, progress=progress)
+    spellings = getattr(family, "SPELLINGS", None)
+    weights = Weights(
+        checkpoint, spellings=spellings, threads=threads, exact=exact, progress=progress
+    )
     model: Model = family.Model(read_config(checkpoint), weights)
+    weights.check()
     before_packing()
     weights.finish()
     return model
