@@ -16,6 +16,7 @@
 #include "attend.h"
 #include "filepacker.h"
 #include "ops.h"
+#include "quantize.h"
 #include "recycler.h"
 #include "router.h"
 #include "sample.h"
@@ -433,6 +434,23 @@ NB_MODULE(_core, m) {
     ops().quantize_rows(x.data(), static_cast<int64_t>(x.shape(0)), static_cast<int64_t>(x.shape(1)), values.data(), scales.data());
     return nb::make_tuple(values, scales);
   }, strict);
+
+  m.def("quantize_blocks", [](const std::string& dtype, const In<float, 2>& x, int threads) {
+    check_threads(threads);
+    const Type type = type_from_name(dtype);
+    require(type == Type::Q4_0 || type == Type::Q5_0 || type == Type::Q8_0 || type == Type::Q4_K || type == Type::Q6_K,
+            "floats are quantised to Q4_0, Q5_0, Q8_0, Q4_K and Q6_K, not to " + dtype);
+    require(x.shape(1) % sizes_of(type).source_columns == 0,
+            dtype + " needs columns in multiples of " + std::to_string(sizes_of(type).source_columns));
+    auto out = fresh<uint8_t>({x.shape(0), source_row_bytes(type, static_cast<int64_t>(x.shape(1)))});
+    bool fits;
+    {
+      nb::gil_scoped_release release;
+      fits = quantize_blocks(type, x.data(), static_cast<int64_t>(x.size()), out.data(), threads);
+    }
+    require(fits, "a weight is not finite, or beyond what " + dtype + " can hold");
+    return out;
+  }, any, strict, any);
 
   m.def("rms_norm", [](const In<float, 2>& x, const In<float, 1>& weight, float eps, int threads) {
     check_threads(threads);

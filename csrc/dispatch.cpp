@@ -5,6 +5,7 @@
 #include "amx.h"
 #endif
 #include "ops.h"
+#include "quantize.h"
 
 namespace dure {
 
@@ -52,6 +53,15 @@ const Ops& ops() {
     return *found;
   }();
   return chosen;
+}
+
+// No forward pass needs it, so it is no entry of the table.
+bool quantize_blocks(Type type, const float* x, int64_t count, uint8_t* out, int threads) {
+#ifdef DURE_X86
+  if (&ops() == &avx2_ops()) return avx2::quantize_blocks(type, x, count, out, threads);
+  if (&ops() != &portable_ops()) return avx512::quantize_blocks(type, x, count, out, threads);
+#endif
+  return portable::quantize_blocks(type, x, count, out, threads);
 }
 
 }  // namespace dure

@@ -15,7 +15,7 @@ LINE = (
     {"formats", "machine"},
     {"hub"},
     {"text", "kernels"},
-    {"batch", "config", "rope"},
+    {"batch", "config", "quantize", "rope"},
     {"weights"},
     {"layers"},
     {"models"},

@@ -159,6 +159,14 @@ def quantize_rows(x: Floats) -> tuple[NDArray[np.int8], Floats]:
     return _core.quantize_rows(x)
 
 
+def quantize_blocks(dtype: str, x: Floats, *, threads: int = 1) -> Bytes:
+    """x (n, cols) as the blocks of a model file, uint8 (n, row bytes): the weighted squared error
+    is the least that a search finds. Q4_0, Q5_0, Q8_0, Q4_K, Q6_K; ValueError for any other type
+    and for weights that are not finite or too large.
+    """
+    return _core.quantize_blocks(dtype, x, threads)
+
+
 def matmul(
     x: Floats | _core.Activations,
     w: Matrix,

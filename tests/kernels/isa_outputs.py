@@ -10,6 +10,7 @@ from kernel_inputs import random_raw as blocks
 
 from dure import kernels
 from dure.kernels.dequantize_reference import LAYOUTS, QUANTIZED_TYPES, block_size
+from dure.kernels.quantize_reference import TYPES as QUANTIZER_TYPES
 
 
 def products(outputs: dict[str, np.ndarray]) -> None:
@@ -32,6 +33,9 @@ def products(outputs: dict[str, np.ndarray]) -> None:
             x[::2, ::2] *= -1
             outputs[f"extreme {dtype} {byte}"] = kernels.matmul(x, w)
     x = random_activations(rng, 9, 96) * np.float32(2.0) ** rng.integers(-140, 120, (9, 1))
+    floats = random_activations(rng, 5, 768)
+    for dtype in QUANTIZER_TYPES:
+        outputs[f"blocks {dtype}"] = kernels.quantize_blocks(dtype, floats)
     outputs["values"], outputs["scales"] = kernels.quantize_rows(x.astype(np.float32))
 
 
