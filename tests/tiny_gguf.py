@@ -19,6 +19,9 @@ ARCHITECTURES = {
     "qwen2": gguf.MODEL_ARCH.QWEN2,
     "qwen3": gguf.MODEL_ARCH.QWEN3,
     "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
+    "ernie4_5": gguf.MODEL_ARCH.ERNIE4_5,
+    "hunyuan_v1_dense": gguf.MODEL_ARCH.HUNYUAN_DENSE,
+    "PanguEmbedded": gguf.MODEL_ARCH.PANGU_EMBED,
 }
 
 # Types that the gguf package can read but not write: where a block's float16 scale and float16
@@ -211,7 +214,10 @@ def _add_keys(writer: gguf.GGUFWriter, config: Config) -> None:
     if config["model_type"] == "llama":
         writer.add_rope_dimension_count(head_dim_of(config))
     rope = config["rope_parameters"]
-    writer.add_rope_freq_base(rope["rope_theta"])
+    theta, head_dim = rope["rope_theta"], head_dim_of(config)
+    if rope.get("alpha"):  # converters stretch the base themselves
+        theta *= rope["alpha"] ** (head_dim / (head_dim - 2))
+    writer.add_rope_freq_base(theta)
     if rope["rope_type"] == "yarn":
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
         writer.add_rope_scaling_factor(rope["factor"])

@@ -6,6 +6,7 @@ of 0) would hide a parameter that is not applied.
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +48,7 @@ YARN = {
     "factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+NTK_ALPHA = {"rope_type": "dynamic", "rope_theta": 10000.0, "alpha": 50.0, "factor": 1.0}
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
 SLIDING = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
 EXPERTS = {
@@ -87,6 +89,24 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "qwen3_moe-sliding": ("qwen3_moe", {**EXPERTS, **SLIDING}),
+    "ernie4_5": ("ernie4_5", {"head_dim": 24, "tie_word_embeddings": True}),
+    "ernie4_5-untied": ("ernie4_5", {"head_dim": 16, "rope_parameters": LINEAR}),
+    "hunyuan_v1_dense": ("hunyuan_v1_dense", {"head_dim": 24, "rope_parameters": NTK_ALPHA}),
+    "hunyuan_v1_dense-tied-bias": (
+        "hunyuan_v1_dense",
+        {"head_dim": 16, "tie_word_embeddings": True, "attention_bias": True},
+    ),
+    "pangu_embedded": ("pangu_embedded", {}),
+}
+
+# Families that transformers lacks: the class whose maths is theirs, what makes it so, and what
+# their own config.json says instead.
+STAND_INS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "pangu_embedded": (
+        "llama",
+        {"attention_bias": True},
+        {"model_type": "PanguEmbedded", "bias": True, "attention_bias": None},
+    ),
 }
 
 
@@ -96,7 +116,8 @@ def oracle(name: str, **changes: Any) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415
 
     model_type, settings = MODELS[name]
-    config = AutoConfig.for_model(model_type, **{**COMMON, **settings, **changes})
+    stand_in, same, _ = STAND_INS.get(model_type, (model_type, {}, {}))
+    config = AutoConfig.for_model(stand_in, **{**COMMON, **settings, **same, **changes})
     model = AutoModelForCausalLM.from_config(
         config, attn_implementation="eager", dtype=torch.float32
     )
@@ -104,6 +125,16 @@ def oracle(name: str, **changes: Any) -> Any:
         for key, values in model.state_dict().items():
             values.copy_(torch.from_numpy(drawn(key, tuple(values.shape))))
     return model.eval()
+
+
+def saved(name: str, model: Any, folder: Path) -> Path:
+    """The folder, now holding the oracle `model` as the makers of that family publish theirs."""
+    model.save_pretrained(folder)
+    model_type, _ = MODELS[name]
+    if model_type in STAND_INS:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | STAND_INS[model_type][2]))
+    return folder
 
 
 def reopened(folder: Path, **options: Any) -> Any:

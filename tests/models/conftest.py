@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import loaded, oracle, oracle_logits, random_sequences
+from tiny_models import loaded, oracle, oracle_logits, random_sequences, saved
 
 from dure.models import Model
 
@@ -24,6 +25,7 @@ class Tiny:
     model: Model  # ours, of that folder
     sequences: list[list[int]]
     expected: list[np.ndarray]  # transformers' logits (tokens, vocabulary) of each sequence
+    oracle: Any  # for oracle_logits of other tokens
 
 
 @pytest.fixture(scope="session")
@@ -33,11 +35,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tiny]:
 
     def make(name: str) -> Tiny:
         if name not in made:
-            folder = tmp_path_factory.mktemp(name)
             model = oracle(name)
-            model.save_pretrained(folder)
+            folder = saved(name, model, tmp_path_factory.mktemp(name))
             expected = [oracle_logits(model, tokens) for tokens in SEQUENCES]
-            made[name] = Tiny(name, folder, loaded(folder), SEQUENCES, expected)
+            made[name] = Tiny(name, folder, loaded(folder), SEQUENCES, expected, model)
         return made[name]
 
     return make
