@@ -11,6 +11,9 @@ constexpr int kTileRows = 12;  // query rows of an attention tile: 24 sums, 2 of
 constexpr int kTileHalves = 2;   // of 32 keys, scored together
 constexpr int kTileSums = 24;    // sums of 16 outputs that fit in registers
 constexpr int kTile = 8;           // 8 int32 and 8 float32 accumulators; 8 chains hide the 5-cycle dot
+constexpr int kTokensKept = 8;  // tokens of a tile whose sums stay in registers
+constexpr int kDirect = 8;  // the widest single tile that reads packed codes without unpacking them first
+constexpr bool kWideCodes = false;
 
 struct f32x16 { __m512 v; };
 struct i32x16 { __m512i v; };
@@ -66,6 +69,10 @@ u8x64 or_shifted(u8x64 a, u8x64 b) { return {_mm512_or_si512(a.v, _mm512_slli_ep
 inline u8x64 look_up(u8x64 index, const uint8_t* table) {
   return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(table))), index.v)};
 }
+
+// The sums that to_int8 gives, as dot_groups takes them: of two, and as a number.
+inline int32_t join_sums(int32_t a, int32_t b) { return a + b; }
+inline int32_t whole_sum(int32_t s) { return s; }
 
 // sums[t] = sum over groups First..Last-1 of (code - Offset) * activation, for 16 rows; exact in int32.
 template <int Bits, int Offset, int T, int First, int Last, class W>

@@ -11,6 +11,9 @@ constexpr int kTileRows = 4;  // query rows of an attention tile: query rows tha
 constexpr int kTileHalves = 1;   // of 32 keys, scored together
 constexpr int kTileSums = 4;    // sums of 16 outputs that fit in registers
 constexpr int kTile = 4;           // tokens that share one unpacked weight
+constexpr int kTokensKept = 0;  // tokens of a tile whose sums stay in registers
+constexpr int kDirect = 0;  // the widest single tile that reads packed codes without unpacking them first
+constexpr bool kWideCodes = false;
 
 struct f32x16 { float v[16]; };
 struct i32x16 { int32_t v[16]; };
@@ -48,25 +51,30 @@ inline f32x16 scale_by_power(f32x16 a, f32x16 magic) {
 }
 inline u8x64 load_u8(const uint8_t* p) { u8x64 r; std::memcpy(r.v, p, 64); return r; }
 inline void store_u8(uint8_t* p, u8x64 a) { std::memcpy(p, a.v, 64); }
+template <int Offset>
+u8x64 minus(u8x64 a) { for (auto& x : a.v) x = static_cast<uint8_t>(x - Offset); return a; }
 template <int Shift>
 u8x64 bits_at(u8x64 a, uint8_t mask) { for (auto& x : a.v) x = static_cast<uint8_t>((x >> Shift) & mask); return a; }
 template <int Shift>
 u8x64 or_shifted(u8x64 a, u8x64 b) { for (int i = 0; i < 64; ++i) a.v[i] |= static_cast<uint8_t>(b.v[i] << Shift); return a; }
 inline u8x64 look_up(u8x64 index, const uint8_t* table) { for (auto& x : index.v) x = table[x]; return index; }
 
+// The sums that to_int8 gives, as dot_groups takes them: of two, and as a number.
+inline int32_t join_sums(int32_t a, int32_t b) { return a + b; }
+inline int32_t whole_sum(int32_t s) { return s; }
+
 // sums[t] = sum over groups First..Last-1 of (code - Offset) * activation, for 16 rows; exact in int32.
 template <int Bits, int Offset, int T, int First, int Last, class W>
 inline void dot_groups(W&& weights, const int8_t* a, const int32_t* act_sums, i32x16* sums) {
   for (int t = 0; t < T; ++t) DURE_LANES(sums[t].v[i] = -Offset * act_sums[t]);
-  auto one = [&](auto g) {
+  for (int g = First; g < Last; ++g) {
     const u8x64 w = weights(g);
     for (int t = 0; t < T; ++t) {
       const int8_t* x = a + t * kBlock + g * kGroup;
       for (int i = 0; i < 16; ++i)
         for (int c = 0; c < kGroup; ++c) sums[t].v[i] += w.v[i * kGroup + c] * x[c];
     }
-  };
-  for_range<First, Last>(one);
+  }
 }
 
 // 32 floats to int8; the sums of the first and the last sixteen.

@@ -64,13 +64,12 @@ template <> struct Layout<Type::Q5_K> : LayoutOf<Planes::P4_1, Scales::SuperMin3
 template <> struct Layout<Type::Q6_K> : LayoutOf<Planes::P4_2, Scales::Super16, 6, 32> {};
 template <> struct Layout<Type::IQ4_NL> : LayoutOf<Planes::Lut, Scales::Half, 8, 128> {};
 template <> struct Layout<Type::IQ4_XS> : LayoutOf<Planes::Lut, Scales::Super32, 8, 128> {};
-template <> struct Layout<Type::MXFP4> : LayoutOf<Planes::Lut, Scales::Power, 8, 128> {};
+template <> struct Layout<Type::MXFP4> : LayoutOf<Planes::Lut, Scales::Power, 5, 16> {};
 
-// The 16 values of the non-linear 4-bit types, plus 128 so that they are codes like all others.
+// The 16 values of the non-linear 4-bit types, plus their offset so that they are codes like all others.
 alignas(16) constexpr uint8_t kIq4Codes[16] = {1,   24,  45,  63,  79,  93,  106, 118,
                                                129, 141, 153, 166, 181, 197, 217, 241};
-alignas(16) constexpr uint8_t kFp4Codes[16] = {128, 129, 130, 131, 132, 134, 136, 140,
-                                               128, 127, 126, 125, 124, 122, 120, 116};
+alignas(16) constexpr uint8_t kFp4Codes[16] = {16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4};
 template <Type T>
 constexpr const uint8_t* lut_of() {
   return T == Type::MXFP4 ? kFp4Codes : kIq4Codes;

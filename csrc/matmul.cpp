@@ -36,17 +36,17 @@ namespace {
 void panel_times(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out) {
   with_quantised_type(w.type, [&](auto type) {
     constexpr Type kType = type();
+    const bool one = x.rows <= kDirect;
 #ifdef DURE_AMX
-    if (is_wide(x)) return panel_many_tiles<kType, amx::kTokens>(w, panel, x, out, space().scratch, space().partial);
+    if (is_wide(x)) return panel_many_tiles<kType, kTile, amx::kTokens>(w, panel, x, out);
 #endif
-    if (x.rows > kTile) return panel_many_tiles<kType>(w, panel, x, out, space().scratch, space().partial);
-    switch (x.width) {
-      case 1: return panel_one_tile<kType, 1>(w, panel, x, out);
-      case 2: return panel_one_tile<kType, 2>(w, panel, x, out);
-      case 4: return panel_one_tile<kType, 4>(w, panel, x, out);
-      default:
-        if constexpr (kTile > 4) return panel_one_tile<kType, kTile>(w, panel, x, out);
-    }
+    for_range<0, 4>([&](auto log) {
+      constexpr int T = 1 << log;
+      if constexpr (T <= kDirect)
+        if (one && x.width == T) panel_one_tile<kType, T>(w, panel, x, out);
+      if constexpr (T == kTile || (T < kTile && T > kDirect))
+        if (!one && x.width == T) panel_many_tiles<kType, T>(w, panel, x, out);
+    });
   });
 }
 

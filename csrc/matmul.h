@@ -16,7 +16,7 @@ namespace dure::DURE_ISA {
 // A stretch of a panel unpacked once, for many tiles: at most kChunk blocks, 24 KB, so that it stays in the first cache.
 constexpr int kChunk = 32;
 struct Scratch {
-  alignas(64) uint8_t codes[kChunk][kGroups][64];
+  alignas(64) uint8_t codes[kChunk * kBlock * kPanel];  // [block][group][row][4 columns]
   alignas(64) float scale[kChunk][2][16];
   alignas(64) float add[kChunk][2][16];
 };

@@ -6,10 +6,23 @@
 
 namespace dure::DURE_ISA {
 
+// What the loops over unpacked codes depend on. Types that agree in it share them: most of what there is to compile.
+// Without a minimum, codes of few bits are moved to a common offset.
+template <int Bits, int Offset, int Halves, bool HasMin, bool Wide>
+struct Form {
+  static constexpr int bits = Bits, offset = Offset, halves = Halves;
+  static constexpr bool has_min = HasMin, wide = Wide;
+  static constexpr int block_bytes = kBlock * kPanel * (wide ? 2 : 1), chunk = kChunk / (wide ? 2 : 1);
+};
+template <class L>
+using FormOf = Form<L::has_min || L::bits == 8 ? L::bits : L::halves == 2 ? 6 : 5,
+                    L::has_min || L::bits == 8 ? L::offset : L::halves == 2 ? 32 : 16, L::halves, L::has_min, kWideCodes && L::bits == 8>;
+
 // Reads codes and scales straight from the packed panel: for one tile, where nothing is read twice.
 template <Type kType>
 struct PanelSource {
   using L = Layout<kType>;
+  using F = Form<L::bits, L::offset, L::halves, L::has_min, false>;
   const uint8_t* codes;
   const uint8_t* scales;
 
@@ -58,26 +71,19 @@ struct PanelSource {
   }
 };
 
-template <class L_>
-struct ScratchSource {
-  using L = L_;
-  const Scratch& s;
-  struct Block {
-    const uint8_t (*p)[64];
-    template <int G>
-    __attribute__((always_inline)) u8x64 operator()(std::integral_constant<int, G>) const { return load_u8(p[G]); }
-  };
-  Block block(int b) const { return {s.codes[b]}; }
-  f32x16 scale(int b, int half) const { return load(s.scale[b][half]); }
-  f32x16 add(int b, int half) const { return load(s.add[b][half]); }
-};
-
 template <Type kType>
 void unpack_chunk(const PanelSource<kType>& source, int first, int count, Scratch& s) {
   using L = Layout<kType>;
+  using F = FormOf<L>;
   for (int b = 0; b < count; ++b) {
     const auto block = source.block(first + b);
-    for_range<0, kGroups>([&](auto g) __attribute__((always_inline)) { store_u8(s.codes[b][g], block(g)); });
+    for_range<0, kGroups>([&](auto g) __attribute__((always_inline)) {
+      if constexpr (F::wide) {
+        store_wide<L::offset>(s.codes + b * F::block_bytes + g * 128, block(g));
+      } else {
+        store_u8(s.codes + b * F::block_bytes + g * 64, minus<L::offset - F::offset>(block(g)));
+      }
+    });
     for (int half = 0; half < L::halves; ++half) {
       store(s.scale[b][half], source.scale(first + b, half));
       if constexpr (L::has_min) store(s.add[b][half], source.add(first + b, half));
@@ -85,65 +91,89 @@ void unpack_chunk(const PanelSource<kType>& source, int first, int count, Scratc
   }
 }
 
-// acc[t] += the products of `count` blocks, for T tokens of a tile `kWidth` wide, from lane `first` on.
+template <class F_>
+struct ScratchSource {
+  using F = F_;
+  const Scratch& s;
+  struct Block {
+    const uint8_t* p;
+    __attribute__((always_inline)) u8x64 operator()(int g) const { return load_u8(p + g * 64); }
+  };
+  Block block(int b) const { return {s.codes + b * F::block_bytes}; }
+  f32x16 scale(int b, int half) const { return load(s.scale[b][half]); }
+  f32x16 add(int b, int half) const { return load(s.add[b][half]); }
+};
+
+// sums (T, 16) += the products of `count` blocks and T tokens of a tile `kWidth` wide, from lane `first` on.
 template <int T, int kWidth = T, class Source>
-__attribute__((always_inline)) inline void accumulate(const Source& source, int count, const uint8_t* tile, f32x16* acc,
+__attribute__((always_inline)) inline void accumulate(const Source& source, int count, const uint8_t* tile, float* sums,
                                                       int first = 0) {
-  using L = typename Source::L;
+  using F = typename Source::F;
+  constexpr bool kKeep = T <= kTokensKept;
+  f32x16 acc[T];  // where there are registers enough to keep them
+  for (int t = 0; t < T && kKeep; ++t) acc[t] = load(sums + t * kPanel);
   for (int b = 0; b < count; ++b, tile += ActTiles::kRecord * kWidth) {
+    if (!kKeep) asm volatile("" ::: "memory");  // or the compiler would keep them there all the same
     const Record<const uint8_t> record{tile, kWidth};
+    const int8_t* x = record.codes() + first * kBlock;
     const float *scale = record.scale() + first, *total = record.total() + first;
     const auto block = source.block(b);
-    for_range<0, L::halves>([&](auto half) __attribute__((always_inline)) {
-      constexpr int kSpan = kGroups / L::halves;
-      const int32_t* sums = first + (L::halves == 1 ? record.sum() : half ? record.high_sum() : record.low_sum());
+    for_range<0, F::halves>([&](auto half) __attribute__((always_inline)) {
+      constexpr int kSpan = kGroups / F::halves;
+      const int32_t* x_sums = first + (F::halves == 1 ? record.sum() : half ? record.high_sum() : record.low_sum());
       i32x16 s[T];
-      dot_groups<L::bits, L::offset, T, half * kSpan, (half + 1) * kSpan>(block, record.codes() + first * kBlock, sums, s);
+      if constexpr (F::wide) {
+        dot_wide<T>(block.p, x, s);
+      } else {
+        dot_groups<F::bits, F::offset, T, half * kSpan, (half + 1) * kSpan>(block, x, x_sums, s);
+      }
       const f32x16 w = source.scale(b, half);
+      const f32x16 m = F::has_min ? source.add(b, half) : w;
 #pragma GCC unroll 16
-      for (int t = 0; t < T; ++t) acc[t] = fma(to_float(s[t]) * set1(scale[t]), w, acc[t]);
-      if constexpr (L::has_min) {
-        const f32x16 m = source.add(b, half);
-#pragma GCC unroll 16
-        for (int t = 0; t < T; ++t)
-          acc[t] = fma(set1(L::halves == 1 ? total[t] : static_cast<float>(sums[t]) * scale[t]), m, acc[t]);
+      for (int t = 0; t < T; ++t) {
+        f32x16 a = kKeep ? acc[t] : load(sums + t * kPanel);
+        a = fma(to_float(s[t]) * set1(scale[t]), w, a);
+        if constexpr (F::has_min)
+          a = fma(set1(F::halves == 1 ? total[t] : static_cast<float>(whole_sum(x_sums[t])) * scale[t]), m, a);
+        if (kKeep) acc[t] = a; else store(sums + t * kPanel, a);
       }
     });
   }
+  for (int t = 0; t < T && kKeep; ++t) store(sums + t * kPanel, acc[t]);
 }
 
+// All rows in one tile: nothing is read twice, so that unpacking to memory would not pay.
 template <Type kType, int T>
 void panel_one_tile(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out) {
-  f32x16 acc[T];
-  for (int t = 0; t < T; ++t) acc[t] = set1(0);
-  const PanelSource<kType> source(w, panel);
-  accumulate<T>(source, x.blocks, x.tile(0), acc);
-  for (int t = 0; t < x.rows; ++t) out.put(t, acc[t]);
+  float sums[T * kPanel] = {};
+  accumulate<T>(PanelSource<kType>(w, panel), x.blocks, x.tile(0), sums);
+  for (int t = 0; t < x.rows; ++t) out.put(t, load(sums + t * kPanel));
 }
 
-// Tiles that are kWidth tokens wide, kTile of them at a time.
-template <Type kType, int kWidth = kTile>
-void panel_many_tiles(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out, Scratch& scratch,
-                      std::vector<float>& partial) {
-  constexpr int T = kTile;
+// What the types of one form share.
+template <class F, int T, int kWidth>
+[[gnu::noinline]] void unpacked_times(const Scratch& scratch, int count, const uint8_t* tile, float* sums, int first) {
+  accumulate<T, kWidth>(ScratchSource<F>{scratch}, count, tile, sums, first);
+}
+
+// Tiles that are kWidth tokens wide, T of them at a time.
+template <Type kType, int T, int kWidth = T>
+void panel_many_tiles(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out) {
+  using F = FormOf<Layout<kType>>;
   const PanelSource<kType> source(w, panel);
-  const ScratchSource<Layout<kType>> unpacked{scratch};
   const int parts = ceil_div(x.rows, T);
-  if (partial.size() < static_cast<size_t>(parts) * T * kPanel) partial.resize(static_cast<size_t>(parts) * T * kPanel);
-  for (int first = 0; first < x.blocks; first += kChunk) {
-    const int count = std::min(kChunk, x.blocks - first);
+  Scratch& scratch = space().scratch;
+  std::vector<float>& partial = space().partial;
+  partial.assign(static_cast<size_t>(parts) * T * kPanel, 0.0f);
+  for (int first = 0; first < x.blocks; first += F::chunk) {
+    const int count = std::min(F::chunk, x.blocks - first);
     unpack_chunk(source, first, count, scratch);
     for (int i = 0; i < parts; ++i) {
-      f32x16 acc[T];
       float* sums = partial.data() + static_cast<size_t>(i) * T * kPanel;
-      for (int t = 0; t < T; ++t) acc[t] = first ? load(sums + t * kPanel) : set1(0);
-      accumulate<T, kWidth>(unpacked, count, x.record(i * T, first), acc, i * T % kWidth);
-      if (first + count < x.blocks) {
-        for (int t = 0; t < T; ++t) store(sums + t * kPanel, acc[t]);
-      } else {
-        const int last = std::min(T, x.rows - i * T);
-        for (int t = 0; t < last; ++t) out.put(static_cast<int64_t>(i) * T + t, acc[t]);
-      }
+      unpacked_times<F, T, kWidth>(scratch, count, x.record(i * T, first), sums, i * T % kWidth);
+      if (first + count < x.blocks) continue;
+      const int rows = std::min(T, x.rows - i * T);
+      for (int t = 0; t < rows; ++t) out.put(static_cast<int64_t>(i) * T + t, load(sums + t * kPanel));
     }
   }
 }

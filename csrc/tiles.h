@@ -19,7 +19,7 @@ inline int tile_width(int64_t n) {
 
 // 32 floats -> int8 with one scale, amax / 127. A block that holds a NaN or an infinity gets a NaN scale, so that
 // what is wrong shows in the result and not as a plausible number.
-// sums: of the first and the last sixteen int8 values.
+// sums: of the first and the last sixteen int8 values, as the instruction set wants them.
 inline float quantize_block(const float* x, int8_t* out, int32_t sums[2]) {
   const uint32_t magnitude = max_magnitude_bits(x);
   sums[0] = sums[1] = 0;
@@ -42,10 +42,10 @@ inline void quantize_into(const float* x, Record<uint8_t> record, int t) {
   int32_t sums[2];
   const float scale = quantize_block(x, q, sums);
   record.scale()[t] = scale;
-  record.sum()[t] = sums[0] + sums[1];
+  record.sum()[t] = join_sums(sums[0], sums[1]);
   record.low_sum()[t] = sums[0];
   record.high_sum()[t] = sums[1];
-  record.total()[t] = static_cast<float>(sums[0] + sums[1]) * scale;
+  record.total()[t] = static_cast<float>(whole_sum(record.sum()[t])) * scale;
 }
 
 // Whether the matrix unit multiplies these tiles.
