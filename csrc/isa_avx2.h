@@ -12,8 +12,8 @@ constexpr int kTileHalves = 1;   // of 32 keys, scored together
 constexpr int kTileSums = 6;    // sums of 16 outputs that fit in registers
 constexpr int kTile = 4;           // 8 int16 accumulators, 2 of weights, 2 of products: fits 16
 constexpr int kTokensKept = 2;  // tokens of a tile whose sums stay in registers
-constexpr int kDirect = 4;  // the widest single tile that reads packed codes without unpacking them first
-constexpr bool kWideCodes = true;
+constexpr int kDirect = 4;      // the widest single tile that reads packed codes without unpacking them first
+constexpr bool kWideCodes = true;  // codes of 8 bits are unpacked to int16
 
 struct f32x16 { __m256 lo, hi; };
 struct i32x16 { __m256i lo, hi; };

@@ -13,7 +13,7 @@ constexpr int kTileSums = 24;    // sums of 16 outputs that fit in registers
 constexpr int kTile = 8;           // 8 int32 and 8 float32 accumulators; 8 chains hide the 5-cycle dot
 constexpr int kTokensKept = 8;  // tokens of a tile whose sums stay in registers
 constexpr int kDirect = 8;  // the widest single tile that reads packed codes without unpacking them first
-constexpr bool kWideCodes = false;
+constexpr bool kWideCodes = false;  // codes of 8 bits stay bytes when unpacked
 
 struct f32x16 { __m512 v; };
 struct i32x16 { __m512i v; };

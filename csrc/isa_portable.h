@@ -13,7 +13,7 @@ constexpr int kTileSums = 4;    // sums of 16 outputs that fit in registers
 constexpr int kTile = 4;           // tokens that share one unpacked weight
 constexpr int kTokensKept = 0;  // tokens of a tile whose sums stay in registers
 constexpr int kDirect = 0;  // the widest single tile that reads packed codes without unpacking them first
-constexpr bool kWideCodes = false;
+constexpr bool kWideCodes = false;  // codes of 8 bits stay bytes when unpacked
 
 struct f32x16 { float v[16]; };
 struct i32x16 { int32_t v[16]; };

@@ -6,23 +6,33 @@
 
 namespace dure::DURE_ISA {
 
-// What the loops over unpacked codes depend on. Types that agree in it share them: most of what there is to compile.
-// Without a minimum, codes of few bits are moved to a common offset.
-template <int Bits, int Offset, int Halves, bool HasMin, bool Wide>
+// What the loops over codes depend on.
+template <int Bits, int Offset, int Halves, bool HasMin, bool Wide = false>
 struct Form {
   static constexpr int bits = Bits, offset = Offset, halves = Halves;
   static constexpr bool has_min = HasMin, wide = Wide;
   static constexpr int block_bytes = kBlock * kPanel * (wide ? 2 : 1), chunk = kChunk / (wide ? 2 : 1);
 };
 template <class L>
-using FormOf = Form<L::has_min || L::bits == 8 ? L::bits : L::halves == 2 ? 6 : 5,
-                    L::has_min || L::bits == 8 ? L::offset : L::halves == 2 ? 32 : 16, L::halves, L::has_min, kWideCodes && L::bits == 8>;
+using PackedForm = Form<L::bits, L::offset, L::halves, L::has_min>;
+
+// … once they are unpacked. 13 types have six forms, because codes of few bits and no minimum are moved to a common offset:
+// these loops are most of what there is to compile.
+template <class L>
+constexpr auto unpacked_form() {
+  if constexpr (L::bits == 8) return Form<8, L::offset, L::halves, L::has_min, kWideCodes>{};
+  else if constexpr (L::has_min) return PackedForm<L>{};
+  else if constexpr (L::halves == 2) return Form<6, 32, 2, false>{};
+  else return Form<5, 16, 1, false>{};
+}
+template <class L>
+using UnpackedForm = decltype(unpacked_form<L>());
 
 // Reads codes and scales straight from the packed panel: for one tile, where nothing is read twice.
 template <Type kType>
 struct PanelSource {
   using L = Layout<kType>;
-  using F = Form<L::bits, L::offset, L::halves, L::has_min, false>;
+  using F = PackedForm<L>;
   const uint8_t* codes;
   const uint8_t* scales;
 
@@ -74,7 +84,7 @@ struct PanelSource {
 template <Type kType>
 void unpack_chunk(const PanelSource<kType>& source, int first, int count, Scratch& s) {
   using L = Layout<kType>;
-  using F = FormOf<L>;
+  using F = UnpackedForm<L>;
   for (int b = 0; b < count; ++b) {
     const auto block = source.block(first + b);
     for_range<0, kGroups>([&](auto g) __attribute__((always_inline)) {
@@ -159,7 +169,7 @@ template <class F, int T, int kWidth>
 // Tiles that are kWidth tokens wide, T of them at a time.
 template <Type kType, int T, int kWidth = T>
 void panel_many_tiles(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out) {
-  using F = FormOf<Layout<kType>>;
+  using F = UnpackedForm<Layout<kType>>;
   const PanelSource<kType> source(w, panel);
   const int parts = ceil_div(x.rows, T);
   Scratch& scratch = space().scratch;
