@@ -14,6 +14,7 @@ constexpr int kBlock = 32;   // weights in one block, and activations under one 
 constexpr int kGroup = 4;    // consecutive weights of a row that sit together: one lane of an int8 dot
 constexpr int kGroups = kBlock / kGroup;
 constexpr int kCacheBlock = 32;  // tokens in one block of the paged cache
+constexpr int kPeakChunk = 256;  // logits whose highest sampling looks at first
 
 enum class Type : int {
   F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4,

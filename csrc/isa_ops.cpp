@@ -13,6 +13,9 @@ void norm_tiles(const float*, int64_t, int64_t, const float*, float, ActTiles&, 
 void rope(float*, int64_t, int, int, const float*, const float*, int, bool, int);
 void silu_mul(const float*, const float*, int64_t, float*, int);
 void attention(const float*, int, const CacheView&, const RowsView&, float, int64_t, float*, int);
+bool chunk_peaks(const float*, int64_t, float*);
+void exp_below(const float*, int64_t, float, float, float*);
+double exp_sum(const float*, int64_t, float, float);
 }  // namespace DURE_ISA
 
 #define DURE_CONCAT_(a, b) a##b
@@ -24,7 +27,8 @@ const Ops& DURE_CONCAT(DURE_ISA, _ops)() {
   namespace isa = DURE_ISA;
   static const Ops table{DURE_TEXT(DURE_ISA), isa::tile_width,   isa::quantize_rows, isa::make_tiles,
                          isa::matmul_int8,    isa::matmul_float, isa::experts,       isa::rms_norm,
-                         isa::norm_tiles,     isa::rope,         isa::silu_mul,     isa::attention};
+                         isa::norm_tiles,     isa::rope,         isa::silu_mul,     isa::attention,
+                         isa::chunk_peaks,    isa::exp_below,    isa::exp_sum};
   return table;
 }
 

@@ -100,6 +100,10 @@ struct Ops {
   void (*silu_mul)(const float* gate, const float* up, int64_t count, float* out, int threads);
   void (*attention)(const float* q, int heads, const CacheView& cache, const RowsView& rows, float scale, int64_t window,
                     float* out, int threads);
+  // Sampling; see vocabulary.cpp.
+  bool (*chunk_peaks)(const float* x, int64_t n, float* peaks);
+  void (*exp_below)(const float* x, int64_t n, float peak, float scale, float* out);
+  double (*exp_sum)(const float* x, int64_t n, float peak, float scale);
 };
 
 const Ops& portable_ops();

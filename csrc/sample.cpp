@@ -1,12 +1,15 @@
-// One token from a row of logits. A vocabulary has 150,000 entries and a draw needs the likeliest few: those are picked in
-// one pass, and the whole is sorted only when a draw reaches past them.
+// One token from a row of logits. A vocabulary has 150,000 entries and a draw needs the likeliest few: those are picked by
+// the peaks of its chunks, and only a stretch of it that a draw ends in is sorted.
 #include "sample.h"
+
+#include <omp.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <numeric>
+#include <limits>
 #include <vector>
+
+#include "ops.h"
 
 namespace dure {
 
@@ -25,145 +28,175 @@ double uniform(uint64_t seed, uint64_t position) {
   return static_cast<double>((uint64_t{c[0] >> 5} << 26) + (c[1] >> 6)) * 0x1p-53;
 }
 
-int32_t argmax(const float* logits, int64_t n) {
-  int64_t best = 0;
-  bool broken = false;
-  for (int64_t i = 0; i < n; ++i) {
-    broken |= logits[i] != logits[i];
-    if (logits[i] > logits[best]) best = i;
-  }
-  return broken ? -1 : static_cast<int32_t>(best);
-}
-
 namespace {
 
-// e^(scale * (x - peak)) for x <= peak, to 1e-7: short enough that the compiler makes vectors of it, which its
-// library call is not, and a vocabulary is 150,000 of them. Cephes' polynomial; 0 below e^-87.
-void exp_below(const float* x, int64_t n, float peak, float scale, float* out) {
-  for (int64_t i = 0; i < n; ++i) {
-    const float v = std::max((x[i] - peak) * scale, -87.0f);
-    const float shifted = v * 1.44269504f + 12582912.0f;
-    const float k = shifted - 12582912.0f;
-    const float r = (v - k * 0.693359375f) + k * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    int32_t bits, power;
-    std::memcpy(&bits, &p, 4);
-    std::memcpy(&power, &shifted, 4);
-    bits += static_cast<int32_t>(static_cast<uint32_t>(power - 0x4B400000) << 23);
-    std::memcpy(&p, &bits, 4);
-    out[i] = v > -87.0f ? p : 0.0f;
-  }
-}
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr double kHighestUniform = 1 - 0x1p-30;  // above it, the rounding of sums would decide what is drawn
 
-// The k likeliest ids, falling, ties to the lower id: one pass against the k-th so far.
-std::vector<int32_t> likeliest_ids(const float* logits, int64_t n, int64_t k) {
-  auto before = [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
-  std::vector<int32_t> heap;  // its front is the least likely that is kept
-  heap.reserve(static_cast<size_t>(k));
-  for (int64_t i = 0; i < n; ++i) {
-    if (static_cast<int64_t>(heap.size()) == k) {
-      if (k == 0 || !(logits[i] > logits[heap.front()])) continue;
-      std::pop_heap(heap.begin(), heap.end(), before);
-      heap.pop_back();
+// A row of logits and the highest of each of its chunks.
+struct Row {
+  const float* logits;
+  int64_t n;
+  std::vector<float> peaks;
+  float peak = -kInfinity;
+  bool broken;  // a NaN, or infinitely high
+
+  Row(const float* row, int64_t count) : logits(row), n(count), peaks(static_cast<size_t>(ceil_div(count, kPeakChunk))) {
+    broken = ops().chunk_peaks(logits, n, peaks.data());
+    for (const float p : peaks) peak = std::max(peak, p);
+  }
+
+  // The likelier first, of two alike the lower id.
+  bool before(int32_t a, int32_t b) const { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; }
+
+  // Calls f(first, end) for the chunks that hold a logit at or above a bound, which f may raise.
+  template <class F>
+  void chunks_from(const float& bound, F&& f) const {
+    for (size_t c = 0; c < peaks.size(); ++c) {
+      const int64_t first = static_cast<int64_t>(c) * kPeakChunk;
+      if (peaks[c] >= bound) f(first, std::min(first + kPeakChunk, n));
     }
-    heap.push_back(static_cast<int32_t>(i));
-    std::push_heap(heap.begin(), heap.end(), before);
   }
-  std::sort_heap(heap.begin(), heap.end(), before);
-  return heap;
-}
 
-// Ids by falling logit, as many as are asked for: those within `reach` of the peak first, then all.
-class Falling {
+  int32_t likeliest() const {
+    const auto chunk = std::find(peaks.begin(), peaks.end(), peak) - peaks.begin();
+    const float* at = std::find(logits + chunk * kPeakChunk, logits + n, peak);
+    return static_cast<int32_t>(at - logits);
+  }
+
+  // The k likeliest ids in order: one pass against the k-th so far.
+  std::vector<int32_t> likeliest(int64_t k) const {
+    auto order = [this](int32_t a, int32_t b) { return before(a, b); };
+    std::vector<int32_t> heap;  // its front is the least likely that is kept
+    heap.reserve(static_cast<size_t>(k));
+    float bound = -kInfinity;
+    chunks_from(bound, [&](int64_t first, int64_t end) {
+      for (int64_t i = first; i < end; ++i) {
+        if (static_cast<int64_t>(heap.size()) == k) {
+          if (k == 0 || !(logits[i] > bound)) continue;
+          std::pop_heap(heap.begin(), heap.end(), order);
+          heap.pop_back();
+        }
+        heap.push_back(static_cast<int32_t>(i));
+        std::push_heap(heap.begin(), heap.end(), order);
+        if (static_cast<int64_t>(heap.size()) == k) bound = logits[heap.front()];
+      }
+    });
+    std::sort_heap(heap.begin(), heap.end(), order);
+    return heap;
+  }
+};
+
+// Down the ids by falling weight, until their weights reach a target or fall below a minimum.
+class Descent {
  public:
-  Falling(const float* logits, int64_t n, float peak, float reach) : logits_(logits), n_(n) {
-    for (int64_t i = 0; i < n; ++i)
-      if (logits[i] >= peak - reach) ids_.push_back(static_cast<int32_t>(i));
-    sort();
-  }
-  explicit Falling(std::vector<int32_t> ids) : ids_(std::move(ids)) {}
+  Descent(const Row& row, float sharpness, float least) : row_(row), sharpness_(sharpness), least_(least) {}
 
-  int64_t next() {  // -1 after the last
-    if (at_ == ids_.size() && logits_ && static_cast<int64_t>(ids_.size()) < n_) {
-      ids_.resize(static_cast<size_t>(n_));
-      std::iota(ids_.begin(), ids_.end(), 0);
-      sort();  // the first `at_` come out as they were
+  struct End {
+    int32_t id = -1;
+    double mass = 0;  // of all ids down to this one
+  };
+
+  // Through these ids, which are in order.
+  End among(const std::vector<int32_t>& ids, double target) const {
+    End end;
+    walk(ids, target, end);
+    return end;
+  }
+
+  // Through all ids: a stretch of the logits at a time, sorted only if the end lies in it.
+  End among_all(double target) const {
+    End end;
+    float high = kInfinity;
+    for (float reach = 1; high > -kInfinity; reach *= 2) {
+      const float low = reach > 64 ? -kInfinity : row_.peak - reach / sharpness_;
+      std::vector<int32_t> ids = between(low, high);
+      high = low;
+      if (ids.empty()) continue;
+      double mass = end.mass;
+      bool enough = true;
+      for (const float w : weights_of(ids)) mass += w, enough = enough && w >= least_;
+      auto order = [this](int32_t a, int32_t b) { return row_.before(a, b); };
+      if (mass >= target || !enough) {
+        std::sort(ids.begin(), ids.end(), order);
+        if (walk(ids, target, end) || mass >= target) return end;  // or a sum in another order fell short by a rounding
+      }
+      end = {*std::max_element(ids.begin(), ids.end(), order), mass};
     }
-    return at_ < ids_.size() ? ids_[at_++] : -1;
+    return end;
+  }
+
+  std::vector<float> weights_of(const std::vector<int32_t>& ids) const {
+    std::vector<float> weights(ids.size());
+    for (size_t i = 0; i < ids.size(); ++i) weights[i] = row_.logits[ids[i]];
+    ops().exp_below(weights.data(), static_cast<int64_t>(ids.size()), row_.peak, sharpness_, weights.data());
+    return weights;
   }
 
  private:
-  void sort() {
-    std::sort(ids_.begin(), ids_.end(),
-              [&](int32_t a, int32_t b) { return logits_[a] != logits_[b] ? logits_[a] > logits_[b] : a < b; });
+  // Whether the end is among these ids.
+  bool walk(const std::vector<int32_t>& ids, double target, End& end) const {
+    const std::vector<float> weights = weights_of(ids);
+    for (size_t i = 0; i < ids.size(); ++i) {
+      if (end.id >= 0 && weights[i] < least_) return true;
+      end = {ids[i], end.mass + weights[i]};
+      if (end.mass >= target) return true;
+    }
+    return false;
   }
-  const float* logits_ = nullptr;
-  int64_t n_ = 0;
-  std::vector<int32_t> ids_;
-  size_t at_ = 0;
+
+  std::vector<int32_t> between(float low, float high) const {
+    std::vector<int32_t> ids;
+    row_.chunks_from(low, [&](int64_t first, int64_t end) {
+      for (int64_t i = first; i < end; ++i)
+        if (row_.logits[i] >= low && row_.logits[i] < high) ids.push_back(static_cast<int32_t>(i));
+    });
+    return ids;
+  }
+
+  const Row& row_;
+  float sharpness_, least_;
 };
 
 }  // namespace
 
 int32_t sample(const float* logits, int64_t n, const Filter& f, double u) {
-  const int32_t likeliest = argmax(logits, n);
-  if (f.temperature == 0 || likeliest < 0) return likeliest;
-  const float peak = logits[likeliest], sharpness = static_cast<float>(1.0 / f.temperature);
-  if (!(sharpness < 1e30f) || !std::isfinite(peak)) return likeliest;
-  auto weight_of = [&](int64_t id) {
-    float w;
-    exp_below(logits + id, 1, peak, sharpness, &w);
-    return w;
-  };
+  const Row row(logits, n);
+  if (row.broken || row.peak == -kInfinity) return -1;
+  const float sharpness = static_cast<float>(1.0 / f.temperature);
+  if (f.temperature == 0 || !(sharpness < 1e30f)) return row.likeliest();
 
-  const bool some = f.top_k > 0 && f.top_k < n;
-  double total = 0;  // of what top_k left
-  std::vector<int32_t> first;
-  if (some) {
-    first = likeliest_ids(logits, n, f.top_k);
-    for (const int32_t id : first) total += weight_of(id);
+  // Weights are relative to the highest, so min_p is one of them.
+  const Descent descent(row, sharpness, static_cast<float>(f.min_p));
+  std::vector<int32_t> some;
+  double total = 0;
+  if (f.top_k > 0 && f.top_k < n) {
+    some = row.likeliest(f.top_k);
+    for (const float w : descent.weights_of(some)) total += w;
   } else {
-    std::vector<float> weights(static_cast<size_t>(n));
-    exp_below(logits, n, peak, sharpness, weights.data());
-    for (const float w : weights) total += w;
+    total = ops().exp_sum(logits, n, row.peak, sharpness);
   }
-  // Within 12 temperatures of the peak lies all but e^-12 of the mass a token, as good as always enough.
-  Falling falling = some ? Falling(std::move(first)) : Falling(logits, n, peak, 12.0f / sharpness);
+  auto down_to = [&](double target) { return some.empty() ? descent.among_all(target) : descent.among(some, target); };
+  constexpr double kEnd = std::numeric_limits<double>::infinity();
+  double kept = total;
+  if (f.top_p < 1 || f.min_p > 0) kept = down_to(f.top_p < 1 ? f.top_p * total : kEnd).mass;
+  // The first id whose mass exceeds u * kept.
+  return down_to(std::nextafter(std::min(u, kHighestUniform) * kept, kEnd)).id;
+}
 
-  const bool filtered = f.top_p < 1 || f.min_p > 0;
-  std::vector<int32_t> ids;
-  std::vector<double> cumulative;
-  double mass = 0;
-  for (int64_t id; (id = falling.next()) >= 0;) {
-    const double w = weight_of(id);
-    if (filtered && !ids.empty() && w < f.min_p) break;  // weights are relative to the highest
-    mass += w;
-    ids.push_back(static_cast<int32_t>(id));
-    cumulative.push_back(mass);
-    if (!filtered && mass > u * total) return static_cast<int32_t>(id);
-    if (f.top_p < 1 && mass >= f.top_p * total) break;
-  }
-  const auto drawn = std::upper_bound(cumulative.begin(), cumulative.end(), u * mass) - cumulative.begin();
-  return ids[std::min<size_t>(static_cast<size_t>(drawn), ids.size() - 1)];
+void sample_rows(const float* logits, int64_t rows, int64_t n, const Filter* filters, const double* uniforms, int32_t* ids,
+                 int threads) {
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (rows > 1)
+  for (int64_t i = 0; i < rows; ++i) ids[i] = sample(logits + i * n, n, filters[i], uniforms[i]);
 }
 
 double log_sum_exp(const float* logits, int64_t n) {
   const float peak = *std::max_element(logits, logits + n);
-  std::vector<float> weights(static_cast<size_t>(n));
-  exp_below(logits, n, peak, 1.0f, weights.data());
-  double total = 0;
-  for (const float w : weights) total += w;
-  return peak + std::log(total);
+  return peak + std::log(ops().exp_sum(logits, n, peak, 1.0f));
 }
 
 void top_logprobs(const float* logits, int64_t n, int64_t count, int32_t* ids, float* logprobs) {
-  const auto order = likeliest_ids(logits, n, count);
+  const auto order = Row(logits, n).likeliest(count);
   const double norm = log_sum_exp(logits, n);
   for (int64_t i = 0; i < count; ++i) ids[i] = order[i], logprobs[i] = static_cast<float>(logits[order[i]] - norm);
 }

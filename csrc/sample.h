@@ -12,9 +12,11 @@ struct Filter {
 };
 
 double uniform(uint64_t seed, uint64_t position);  // [0, 1), a multiple of 2^-53
-int32_t argmax(const float* logits, int64_t n);    // lowest id among equals; -1 if any is NaN
-// -1 if any logit is NaN.
+// The id drawn; -1 if a logit is a NaN or infinitely high, or if none is finite.
 int32_t sample(const float* logits, int64_t n, const Filter& filter, double uniform);
+// … of each row (rows, n), into ids (rows).
+void sample_rows(const float* logits, int64_t rows, int64_t n, const Filter* filters, const double* uniforms, int32_t* ids,
+                 int threads);
 double log_sum_exp(const float* logits, int64_t n);
 void top_logprobs(const float* logits, int64_t n, int64_t count, int32_t* ids, float* logprobs);
 

@@ -102,6 +102,7 @@ class LLM:
             cache_dtype="float32" if exact else "float16",
             model_id=loaded.name,
             eos_ids=self.tokenizer.eos_ids,
+            threads=loaded.threads,
         )
 
     def generate(

@@ -56,8 +56,10 @@ class Engine:
         cache_dtype: DTypeLike = "float16",
         model_id: str = "",
         eos_ids: AbstractSet[int] = frozenset(),
+        threads: int = 1,
         sampling: SamplingFunctions | None = None,
     ) -> None:
+        """threads: of sampling; the model has its own number."""
         limits = {
             "num_blocks": num_blocks,
             "max_batch_tokens": max_batch_tokens,
@@ -74,7 +76,7 @@ class Engine:
         self.scheduler = Scheduler(
             self.pool, max_batch_tokens=max_batch_tokens, max_sequences=max_sequences
         )
-        self.sampler = Sampler(sampling)
+        self.sampler = Sampler(sampling, threads=threads)
         self._requests: dict[str, Request] = {}  # unfinished ones
         self._choices: dict[str, tuple[Request, ...]] = {}  # by choice 0's id, until all are done
         self._num_added = 0
@@ -185,18 +187,17 @@ class Engine:
 
     def _deliver(self, chunks: Sequence[Chunk], logits: NDArray[np.float32]) -> list[StepOutput]:
         """One output for each chunk that ended in a token; the others are only kept."""
+        asking = [chunk.request for chunk in chunks if chunk.wants_logits]
+        sampled = iter(self.sampler.sample(asking, logits))
         outputs = []
-        rows = iter(logits)
         for chunk in chunks:
-            request = chunk.request
-            try:
-                sampled = self.sampler.sample(request, next(rows)) if chunk.wants_logits else None
-            except Exception as error:  # a row of NaN, or a kernel that refuses it
-                outputs.append(self._fail(request, error))
+            drawn = next(sampled) if chunk.wants_logits else None
+            if isinstance(drawn, Exception):  # a row of NaN, or a kernel that refuses it
+                outputs.append(self._fail(chunk.request, drawn))
                 continue
             self.scheduler.commit(chunk)
-            if sampled is not None:
-                outputs.append(self._append(request, *sampled))
+            if drawn is not None:
+                outputs.append(self._append(chunk.request, *drawn))
         return outputs
 
     def _append(

@@ -1,8 +1,8 @@
-"""From one row of logits to one token, as the request's SamplingParams say."""
+"""From rows of logits to tokens, as the request's SamplingParams say."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
@@ -12,21 +12,25 @@ from dure.engine.request import Request, TokenCounts, TokenLogprobs
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Sampled = tuple[int, TokenLogprobs | None] | Exception
+    Replaced = list[tuple[NDArray[np.int32], NDArray[np.float32]]]  # ids and what their logits were
+
 
 class SamplingFunctions(Protocol):
     """What the sampler needs of dure.kernels; its numpy reference has the same four."""
 
-    def sample(
+    def sample_rows(
         self,
         logits: NDArray[np.float32],
         *,
-        temperature: float,
-        top_k: int,
-        top_p: float,
-        min_p: float,
-        uniform: float,
-    ) -> int:
-        """The id drawn from logits (V,) at `uniform`."""
+        temperatures: Sequence[float],
+        top_ks: Sequence[int],
+        top_ps: Sequence[float],
+        min_ps: Sequence[float],
+        uniforms: Sequence[float],
+        threads: int,
+    ) -> list[int]:
+        """The id drawn from each row of logits (n, V); -1 if its highest is not a number."""
         ...
 
     def top_logprobs(
@@ -47,40 +51,65 @@ class SamplingFunctions(Protocol):
 class Sampler:
     """Draws tokens. A draw depends on the request alone: its logits, its seed, its output."""
 
-    def __init__(self, functions: SamplingFunctions | None = None) -> None:
+    def __init__(self, functions: SamplingFunctions | None = None, *, threads: int = 1) -> None:
         if functions is None:
             from dure import kernels  # noqa: PLC0415  # loads the C++ extension
 
             functions = kernels
         self._functions = functions
+        self._threads = threads
 
-    def sample(
-        self, request: Request, logits: NDArray[np.float32]
-    ) -> tuple[int, TokenLogprobs | None]:
-        """The request's next token and, if asked for, its log-probabilities.
+    def sample(self, requests: Sequence[Request], logits: NDArray[np.float32]) -> list[Sampled]:
+        """Each request's next token and, if asked for, its log-probabilities.
 
-        Order: penalties and bias, temperature, top_k, top_p, min_p. ArithmeticError if a logit
-        is not a number or infinitely high. `logits` (V,) is left as it is.
+        logits: (requests, V), a row each, left as they are. What went wrong takes a request's
+        place: an ArithmeticError if a logit is not a number or infinitely high.
+        Order: penalties and bias, temperature, top_k, top_p, min_p.
         """
-        # The highest is NaN if any is: one pass in numpy, 20 us for 150,000.
-        highest = float(logits.max())
-        if not math.isfinite(highest):
-            raise ArithmeticError(f"the model's logits have {highest} as their highest")
-        params = request.params
-        temperature = cast("float", params.temperature)  # resolved: none of the four is None
-        token_id = self._functions.sample(
-            adjust(request, logits),
-            temperature=temperature,
-            top_k=cast("int", params.top_k),
-            top_p=cast("float", params.top_p),
-            min_p=cast("float", params.min_p),
-            uniform=self._functions.uniform(request.seed, len(request.output_ids))
-            if temperature > 0.0
-            else 0.0,
+        try:
+            return self._sample(requests, logits)
+        except Exception as error:  # whoever's fault it is, the others get their tokens
+            if len(requests) == 1:
+                return [error]
+            return [self.sample([each], logits[i : i + 1])[0] for i, each in enumerate(requests)]
+
+    def _sample(self, requests: Sequence[Request], logits: NDArray[np.float32]) -> list[Sampled]:
+        replaced: list[tuple[NDArray[np.float32], Replaced]] = []
+        try:
+            for request, row in zip(requests, logits, strict=True):
+                replaced.append((row, adjust(request, row)))
+            ids = self._draw(requests, logits)
+        finally:
+            for row, old in replaced:
+                for places, values in reversed(old):
+                    row[places] = values
+        return [
+            self._drawn(request, token_id, row)
+            for request, token_id, row in zip(requests, ids, logits, strict=True)
+        ]
+
+    def _draw(self, requests: Sequence[Request], logits: NDArray[np.float32]) -> list[int]:
+        # Resolved parameters: none of the four is None.
+        params = [request.params for request in requests]
+        temperatures = [cast("float", each.temperature) for each in params]
+        return self._functions.sample_rows(
+            logits,
+            temperatures=temperatures,
+            top_ks=[cast("int", each.top_k) for each in params],
+            top_ps=[cast("float", each.top_p) for each in params],
+            min_ps=[cast("float", each.min_p) for each in params],
+            uniforms=[
+                self._functions.uniform(request.seed, len(request.output_ids)) if heat else 0.0
+                for request, heat in zip(requests, temperatures, strict=True)
+            ],
+            threads=self._threads,
         )
-        if params.logprobs is None:
-            return token_id, None
-        return token_id, self._logprobs(logits, token_id, params.logprobs)
+
+    def _drawn(self, request: Request, token_id: int, logits: NDArray[np.float32]) -> Sampled:
+        if token_id < 0:
+            return ArithmeticError(f"the model's logits have {logits.max()} as their highest")
+        count = request.params.logprobs
+        return token_id, None if count is None else self._logprobs(logits, token_id, count)
 
     def _logprobs(self, logits: NDArray[np.float32], token_id: int, count: int) -> TokenLogprobs:
         chosen = self._functions.logprob(logits, token_id)
@@ -91,33 +120,32 @@ class Sampler:
         return TokenLogprobs(token_id, chosen, top)
 
 
-def adjust(request: Request, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logits (V,) after penalties and bias: a copy, or the same array if none is set.
+def adjust(request: Request, logits: NDArray[np.float32]) -> Replaced:
+    """What logits (V,) were, as (ids, values), where penalties and bias have changed them in place.
 
     Repetition first (a positive logit is divided, a negative one multiplied, as CTRL's paper
-    has it), then presence and frequency, then the bias.
+    has it), then presence and frequency, then the bias. To undo it, go from the last to the first.
     """
     params = request.params
+    replaced: Replaced = []
     repetition = cast("float", params.repetition_penalty)
-    penalised = repetition != 1.0 or params.presence_penalty or params.frequency_penalty
-    if not penalised and not params.logit_bias:
-        return logits
-    logits = logits.copy()
-    if penalised:
+    if repetition != 1.0 or params.presence_penalty or params.frequency_penalty:
         if request.token_counts is None:
             request.token_counts = _count(request)
         ids, counts = request.token_counts.ids, request.token_counts.counts
         values = logits[ids]
+        replaced.append((ids, values))
         if repetition != 1.0:
             factor = np.float32(repetition)
             values = np.where(values > 0, values / factor, values * factor)
-        values -= np.float32(params.presence_penalty) * (counts > 0)
-        values -= np.float32(params.frequency_penalty) * counts.astype(np.float32)
+        penalty = np.float32(params.presence_penalty) * (counts > 0)
+        values = values - penalty - np.float32(params.frequency_penalty) * counts.astype(np.float32)
         logits[ids] = values
     if params.logit_bias:
         biased = np.fromiter(params.logit_bias.keys(), dtype=np.int32)
+        replaced.append((biased, logits[biased]))
         logits[biased] += np.fromiter(params.logit_bias.values(), dtype=np.float32)
-    return logits
+    return replaced
 
 
 def _count(request: Request) -> TokenCounts:

@@ -393,9 +393,34 @@ def sample(
 
     Order: temperature, top_k (0 = off), top_p (the smallest prefix whose share of what top_k kept
     is at least top_p), min_p (at least min_p times the highest probability); then inverse CDF over
-    the kept ids by falling probability, ties by lower id. A NaN among the logits is a ValueError.
+    the kept ids by falling probability, ties by lower id. ValueError if a logit is a NaN or
+    infinitely high, or none is finite.
     """
-    return _core.sample(logits, temperature, top_k, top_p, min_p, uniform)
+    (drawn,) = sample_rows(
+        logits[None],
+        temperatures=[temperature],
+        top_ks=[top_k],
+        top_ps=[top_p],
+        min_ps=[min_p],
+        uniforms=[uniform],
+    )
+    if drawn < 0:
+        raise ValueError("the logits hold a NaN or an infinity, or nothing finite")
+    return drawn
+
+
+def sample_rows(
+    logits: Floats,
+    *,
+    temperatures: Sequence[float],
+    top_ks: Sequence[int],
+    top_ps: Sequence[float],
+    min_ps: Sequence[float],
+    uniforms: Sequence[float],
+    threads: int = 1,
+) -> list[int]:
+    """What `sample` draws from each row of logits (n, V); -1 where that is an error."""
+    return _core.sample_rows(logits, temperatures, top_ks, top_ps, min_ps, uniforms, threads)
 
 
 def top_logprobs(logits: Floats, count: int) -> tuple[Ints, Floats]:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dure.kernels.dequantize_reference import dequantize, integer_blocks
-from dure.kernels.sampling_reference import logprob, sample, top_logprobs, uniform
+from dure.kernels.sampling_reference import logprob, sample, sample_rows, top_logprobs, uniform
 
 __all__ = [
     "ExpertMatrices",
@@ -34,6 +34,7 @@ __all__ = [
     "rope",
     "route",
     "sample",
+    "sample_rows",
     "silu_mul",
     "top_logprobs",
     "uniform",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,9 @@ _MASK = 0xFFFFFFFF
 _PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _PHILOX_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _PHILOX_ROUNDS = 10
+
+# Above it, the rounding of sums would decide what is drawn, and not the probabilities.
+HIGHEST_UNIFORM = 1 - 2.0**-30
 
 
 def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -51,7 +55,8 @@ def sample(
 
     Order: temperature, top_k (0 = off), top_p (the smallest prefix whose share of what top_k
     kept is at least top_p), min_p (at least min_p times the highest probability); then inverse
-    CDF over the kept ids by falling probability, ties by lower id.
+    CDF over the kept ids by falling probability, ties by lower id. A uniform above 1 - 2**-30
+    counts as that.
     """
     if temperature == 0.0:
         return int(np.argmax(logits))
@@ -69,8 +74,30 @@ def sample(
     # Falling weights: those that pass min_p are a prefix; the highest (1.0) always passes.
     kept = min(kept, int(np.count_nonzero(weights >= min_p)))
     cumulative = np.cumsum(weights[:kept])
-    drawn = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
+    point = min(uniform, HIGHEST_UNIFORM) * cumulative[-1]
+    drawn = int(np.searchsorted(cumulative, point, side="right"))
     return int(order[min(drawn, kept - 1)])
+
+
+def sample_rows(
+    logits: NDArray[np.float32],
+    *,
+    temperatures: Sequence[float],
+    top_ks: Sequence[int],
+    top_ps: Sequence[float],
+    min_ps: Sequence[float],
+    uniforms: Sequence[float],
+    threads: int = 1,
+) -> list[int]:
+    """What `sample` draws from each row of logits (n, V); -1 if its highest is not a number."""
+    del threads
+    settings = zip(temperatures, top_ks, top_ps, min_ps, uniforms, strict=True)
+    return [
+        sample(row, temperature=t, top_k=k, top_p=p, min_p=m, uniform=u)
+        if np.isfinite(row.max())
+        else -1
+        for row, (t, k, p, m, u) in zip(logits, settings, strict=True)
+    ]
 
 
 def top_logprobs(

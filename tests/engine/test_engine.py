@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from prefix_model import VOCAB_SIZE, PrefixModel, answer, make_engine, random_prompt, run
@@ -224,10 +226,10 @@ def test_a_kernel_that_raises_while_sampling_fails_that_request_alone() -> None:
         def __getattr__(self, name: str) -> object:
             return getattr(sampling_reference, name)
 
-        def sample(self, logits: np.ndarray, *, top_k: int, **rest: float) -> int:
-            if top_k == 13:
+        def sample_rows(self, logits: np.ndarray, *, top_ks: list[int], **rest: Any) -> list[int]:
+            if 13 in top_ks:
                 raise ValueError("unlucky")
-            return sampling_reference.sample(logits, top_k=top_k, **rest)
+            return sampling_reference.sample_rows(logits, top_ks=top_ks, **rest)
 
     engine = make_engine()
     engine.sampler._functions = Refusing()

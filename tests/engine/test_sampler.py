@@ -38,6 +38,18 @@ def request(prompt: list[int], output: list[int], **params: Any) -> Request:
     return made
 
 
+def adjusted(asked: Request, values: np.ndarray) -> np.ndarray:
+    """The logits after penalties and bias; `values` stay as they are."""
+    changed = values.copy()
+    adjust(asked, changed)
+    return changed
+
+
+def sampled(asked: Request, values: np.ndarray) -> Any:
+    """What is drawn for one request from its row."""
+    return SAMPLER.sample([asked], values[None])[0]
+
+
 def logits(rng: np.random.Generator, scale: float = 3.0) -> np.ndarray:
     return (rng.standard_normal(VOCAB) * scale).astype(np.float32)
 
@@ -55,7 +67,7 @@ def test_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
     output = rng.integers(0, VOCAB, 30).tolist()
     values = logits(rng)
     expected = transformed(values, prompt + output, [RepetitionPenaltyLogitsProcessor(penalty)])
-    actual = adjust(request(prompt, output, repetition_penalty=penalty), values)
+    actual = adjusted(request(prompt, output, repetition_penalty=penalty), values)
     np.testing.assert_array_equal(expected, actual)
 
 
@@ -64,7 +76,7 @@ def test_presence_and_frequency_count_the_output_and_not_the_prompt() -> None:
     asked = request([1, 2, 2], [2, 3, 3, 3], presence_penalty=0.5, frequency_penalty=0.25)
     expected = np.zeros(VOCAB, dtype=np.float32)
     expected[2], expected[3] = -0.75, -1.25
-    np.testing.assert_array_equal(expected, adjust(asked, values))
+    np.testing.assert_array_equal(expected, adjusted(asked, values))
 
 
 def test_bias_is_added_after_the_penalties() -> None:
@@ -72,17 +84,31 @@ def test_bias_is_added_after_the_penalties() -> None:
     asked = request([7], [], repetition_penalty=2.0, logit_bias={7: 1.5, 9: -100.0})
     expected = values.copy()
     expected[7], expected[9] = 3.5, -96.0
-    np.testing.assert_array_equal(expected, adjust(asked, values))
+    np.testing.assert_array_equal(expected, adjusted(asked, values))
 
 
-def test_logits_are_left_alone_and_not_even_copied_when_nothing_is_set() -> None:
+def test_logits_are_left_alone() -> None:
     values = logits(np.random.default_rng(1))
-    assert adjust(request([1], [2], temperature=0.5, top_k=3), values) is values
     before = values.copy()
-    asked = request([1], [2], repetition_penalty=1.5, logit_bias={3: 1.0}, temperature=0)
-    values.flags.writeable = False
-    SAMPLER.sample(asked, values)
+    assert adjust(request([1], [2], temperature=0.5, top_k=3), values) == []
+    bias = {3: 1.0, 1: -7.0}
+    asked = request([1, 5], [3, 9], repetition_penalty=1.5, logit_bias=bias, temperature=0)
+    sampled(asked, values)
     np.testing.assert_array_equal(before, values)
+
+
+def test_each_request_draws_from_its_own_row() -> None:
+    rng = np.random.default_rng(8)
+    asked = [
+        request([1], [2] * n, temperature=n / 2, repetition_penalty=1 + n / 9, top_k=9 * n)
+        for n in range(4)
+    ]
+    rows = np.stack([logits(rng) for _ in asked])
+    rows[2, 5] = np.nan
+    together = SAMPLER.sample(asked, rows)
+    assert isinstance(together[2], ArithmeticError)
+    for n in (0, 1, 3):
+        assert together[n] == sampled(asked[n], rows[n])
 
 
 def test_counts_kept_token_by_token_are_those_counted_afresh() -> None:
@@ -90,7 +116,7 @@ def test_counts_kept_token_by_token_are_those_counted_afresh() -> None:
     prompt, output = rng.integers(0, 50, 9).tolist(), rng.integers(0, 150, 400).tolist()
     asked = request(prompt, [], frequency_penalty=0.1, repetition_penalty=1.1)
     for token in output:
-        SAMPLER.sample(asked, logits(rng))
+        sampled(asked, logits(rng))
         asked.append(token)
     assert isinstance(asked.token_counts, TokenCounts)
     counts = dict(
@@ -99,7 +125,7 @@ def test_counts_kept_token_by_token_are_those_counted_afresh() -> None:
     assert {token: output.count(token) for token in {*prompt, *output}} == counts
     fresh = request(prompt, output, frequency_penalty=0.1, repetition_penalty=1.1)
     values = logits(rng)
-    np.testing.assert_array_equal(adjust(fresh, values), adjust(asked, values))
+    np.testing.assert_array_equal(adjusted(fresh, values), adjusted(asked, values))
 
 
 @pytest.mark.parametrize("trial", range(20))
@@ -159,7 +185,7 @@ def test_logprobs_are_the_log_softmax_of_the_raw_logits() -> None:
     values = logits(np.random.default_rng(5))
     expected = torch.tensor(values).double().log_softmax(0)
     asked = request([1], [4, 4], logprobs=20, temperature=0.2, logit_bias={3: 100.0}, top_k=1)
-    token, entry = SAMPLER.sample(asked, values)
+    token, entry = sampled(asked, values)
     assert (token, entry.token_id) == (3, 3)
     assert entry.logprob == pytest.approx(float(expected[3]), abs=1e-6)
     top = expected.topk(20)
@@ -169,25 +195,25 @@ def test_logprobs_are_the_log_softmax_of_the_raw_logits() -> None:
 
 
 def test_more_logprobs_than_the_vocabulary_has_ids_gives_them_all() -> None:
-    _, entry = SAMPLER.sample(request([1], [], logprobs=20), np.zeros(4, dtype=np.float32))
+    _, entry = sampled(request([1], [], logprobs=20), np.zeros(4, dtype=np.float32))
     assert len(entry.top) == 4
 
 
 def test_the_draw_depends_on_seed_and_position_alone() -> None:
     values = np.zeros(VOCAB, dtype=np.float32)
-    first = SAMPLER.sample(request([1], [2, 3]), values)
-    assert first == SAMPLER.sample(request([9, 9], [4, 5]), values)
-    assert first != SAMPLER.sample(request([1], [2, 3, 4]), values)
+    first = sampled(request([1], [2, 3]), values)
+    assert first == sampled(request([9, 9], [4, 5]), values)
+    assert first != sampled(request([1], [2, 3, 4]), values)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_logit_that_is_no_number_is_an_error(bad: float) -> None:
     values = np.zeros(VOCAB, dtype=np.float32)
     values[VOCAB - 1] = bad
-    with pytest.raises(ArithmeticError, match="logits"):
-        SAMPLER.sample(request([1], []), values)
-    with pytest.raises(ArithmeticError, match="logits"):
-        SAMPLER.sample(request([1], []), np.full(VOCAB, -np.inf, dtype=np.float32))
+    for row in (values, np.full(VOCAB, -np.inf, dtype=np.float32)):
+        error = sampled(request([1], []), row)
+        assert isinstance(error, ArithmeticError)
+        assert "logits" in str(error)
 
 
 def test_philox_gives_the_known_answers_of_its_authors() -> None:
@@ -237,8 +263,8 @@ def test_the_kernels_draw_what_their_numpy_reference_draws(trial: int) -> None:
         frequency_penalty=0.1,
         logprobs=5,
     )
-    token, entry = Sampler().sample(asked, values)
-    expected_token, expected = SAMPLER.sample(asked, values)
+    token, entry = Sampler().sample([asked], values[None])[0]  # type: ignore[misc]
+    expected_token, expected = sampled(asked, values)
     assert expected_token == token
     assert [i for i, _ in expected.top] == [i for i, _ in entry.top]
     np.testing.assert_allclose([p for _, p in expected.top], [p for _, p in entry.top], rtol=1e-6)

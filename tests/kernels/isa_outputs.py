@@ -65,6 +65,16 @@ def rows(outputs: dict[str, np.ndarray]) -> None:
         )
 
 
+def sampling(outputs: dict[str, np.ndarray]) -> None:
+    """Draws and log-probabilities of a vocabulary that fills no register evenly."""
+    logits = np.random.default_rng(5).normal(0, 3, 5003).astype(np.float32)
+    plain = {"temperature": 1.3, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+    for name, setting in {"all": {}, "top_k": {"top_k": 90}, "top_p": {"top_p": 0.7}}.items():
+        drawn = [kernels.sample(logits, **{**plain, **setting}, uniform=u / 99) for u in range(99)]
+        outputs[f"draws {name}"] = np.array(drawn)
+    outputs["top ids"], outputs["top logprobs"] = kernels.top_logprobs(logits, 40)
+
+
 def attention(outputs: dict[str, np.ndarray]) -> None:
     """Mixed rows over float16 and float32 caches."""
     for dtype in (np.float16, np.float32):
@@ -100,6 +110,7 @@ def main(path: str) -> None:
     outputs: dict[str, np.ndarray] = {"isa": np.array(kernels.isa())}
     products(outputs)
     rows(outputs)
+    sampling(outputs)
     attention(outputs)
     experts(outputs)
     np.savez(path, **outputs)
