@@ -34,6 +34,10 @@ _GGUF_KEYS = {
     "expert_used_count": "num_experts_per_tok",
     "expert_feed_forward_length": "moe_intermediate_size",
     "expert_weights_norm": "norm_topk_prob",
+    "expert_shared_count": "n_shared_experts",
+    "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+    "interleave_moe_layer_step": "moe_layer_interval",
+    "leading_dense_block_count": "first_k_dense_replace",
 }
 
 # The keys under {architecture}.rope.scaling. -> those of config.json's rope_scaling.
@@ -46,8 +50,15 @@ _GGUF_ROPE_KEYS = {
     "yarn_beta_slow": "beta_slow",
 }
 
-# What transformers has also written for a key since its version 5.
-_SYNONYMS = {"num_local_experts": "num_experts"}
+# What a family calls what others call something else.
+_SYNONYMS = {
+    "num_local_experts": "num_experts",
+    "moe_num_experts": "num_experts",
+    "moe_k": "num_experts_per_tok",
+    "moe_topk": "num_experts_per_tok",
+    "moe_num_shared_experts": "n_shared_experts",
+    "moe_layer_start_index": "first_k_dense_replace",
+}
 
 _REQUIRED: Any = object()
 
@@ -93,6 +104,18 @@ class Config:
         if not isinstance(values, list | tuple) or any(type(each) is not int for each in values):
             raise self._wrong(key, values, "a list of whole numbers")
         return tuple(values)
+
+    def same_for_all(
+        self, key: str, layers: int, default: int | None = _REQUIRED, *, high: int = 2**31 - 1
+    ) -> int:
+        """The whole number at `key`, from 1 to high, or the one that a list has for every layer."""
+        value = self._get(key, default)
+        if not isinstance(value, list):
+            return self.integer(key, default, high=high)
+        first = value[0] if len(value) == layers else None
+        if type(first) is not int or any(each != first for each in value):
+            raise self._wrong(key, value, f"one number, or the same for each of {layers} layers")
+        return Config({key: first}, self.source).integer(key, high=high)
 
     def heads(self) -> tuple[int, int]:
         """The attention's heads, and those of its keys and values, which divide them."""

@@ -138,17 +138,22 @@ class Attention:
         output_bias: bool = False,
         norm_eps: float | None = None,
         norm_last: bool = False,
+        norm_whole: bool = False,
         interleaved: bool = False,
         window: int | None = None,
     ) -> None:
-        """index: this layer's place in the cache. norm_eps: per-head q and k norms if given, before
-        the rotation unless norm_last."""
+        """index: this layer's place in the cache. norm_eps: q and k norms if given, of each head,
+        before the rotation unless norm_last, or of all heads together if norm_whole."""
         self.q_proj = Linear(weights, f"{name}.q_proj", heads * head_dim, hidden, bias=bias)
         self.k_proj = Linear(weights, f"{name}.k_proj", kv_heads * head_dim, hidden, bias=bias)
         self.v_proj = Linear(weights, f"{name}.v_proj", kv_heads * head_dim, hidden, bias=bias)
         self.o_proj = Linear(weights, f"{name}.o_proj", hidden, heads * head_dim, bias=output_bias)
         self._norms, self._eps, self._norm_last = None, norm_eps or 0.0, norm_last
-        if norm_eps is not None:
+        self.q_norm = self.k_norm = None
+        if norm_eps is not None and norm_whole:
+            self.q_norm = RMSNorm(weights, f"{name}.q_norm", heads * head_dim, norm_eps)
+            self.k_norm = RMSNorm(weights, f"{name}.k_norm", kv_heads * head_dim, norm_eps)
+        elif norm_eps is not None:
             q_norm = weights.vector(f"{name}.q_norm.weight", head_dim)
             self._norms = q_norm, weights.vector(f"{name}.k_norm.weight", head_dim)
         self.cache = LayerCache("window" if window else "gqa", kv_heads, head_dim, window)
@@ -171,6 +176,8 @@ class Attention:
         else:
             q, (k, v) = self.q_proj(x.take(rows)), Linear.together(x, self.k_proj, self.v_proj)
             add = None if add is None else add[rows]
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm.floats(q), self.k_norm.floats(k)
         out = kernels.attend(
             q,
             k,

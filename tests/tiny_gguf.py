@@ -22,6 +22,10 @@ ARCHITECTURES = {
     "ernie4_5": gguf.MODEL_ARCH.ERNIE4_5,
     "hunyuan_v1_dense": gguf.MODEL_ARCH.HUNYUAN_DENSE,
     "PanguEmbedded": gguf.MODEL_ARCH.PANGU_EMBED,
+    "qwen2_moe": gguf.MODEL_ARCH.QWEN2MOE,
+    "ernie4_5_moe": gguf.MODEL_ARCH.ERNIE4_5_MOE,
+    "hunyuan_v1_moe": gguf.MODEL_ARCH.HUNYUAN_MOE,
+    "minimax_m2": gguf.MODEL_ARCH.MINIMAXM2,
 }
 
 # Types that the gguf package can read but not write: where a block's float16 scale and float16
@@ -185,9 +189,12 @@ def write_gguf(
         _add_rope_factors(writer, config)
     names = gguf.get_tensor_name_map(architecture, config["num_hidden_layers"])
     for name, tensor in _stacked(stored).items():
-        written = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        # Converters take the bias of the choice of experts for a bias among others.
+        suffixed = name.replace("e_score_correction_bias", "e_score_correction.bias")
+        written = names.get_name(suffixed, try_suffixes=(".weight", ".bias"))
         assert written is not None, name
-        writer.add_tensor(written, tensor.raw, raw_dtype=tensor.kind)
+        raw = tensor.raw[0] if suffixed != name and tensor.raw.ndim == 2 else tensor.raw
+        writer.add_tensor(written, raw, raw_dtype=tensor.kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -225,11 +232,34 @@ def _add_keys(writer: gguf.GGUFWriter, config: Config) -> None:
     if rope["rope_type"] == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
-    experts = config.get("num_experts") or config.get("num_local_experts")
-    if experts:
-        writer.add_expert_count(experts)
-        writer.add_expert_used_count(config["num_experts_per_tok"])
-        writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    _add_expert_keys(writer, config)
+
+
+def _add_expert_keys(writer: gguf.GGUFWriter, config: Config) -> None:
+    def first(*keys: str) -> Any:
+        return next((config[key] for key in keys if config.get(key) is not None), None)
+
+    experts = first("num_experts", "num_local_experts", "moe_num_experts")
+    if not experts:
+        return
+    width = first("moe_intermediate_size", "intermediate_size")
+    writer.add_expert_count(experts)
+    writer.add_expert_used_count(first("num_experts_per_tok", "moe_topk", "moe_k"))
+    writer.add_expert_feed_forward_length(width)
+    if config["model_type"] == "ernie4_5_moe":
+        writer.add_interleave_moe_layer_step(config["moe_layer_interval"])
+        writer.add_leading_dense_block_count(config["moe_layer_start_index"])
+        writer.add_expert_shared_count(config["moe_num_shared_experts"])
+        # What its converter computes is no width of any part: nobody may read it.
+        writer.add_expert_shared_feed_forward_length(7)
+    if config["model_type"] == "qwen2_moe":
+        writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
+    if config["model_type"] == "hunyuan_v1_moe":
+        writer.add_expert_shared_feed_forward_length(width)
+    if config["model_type"] == "minimax_m2":
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+        factor = config["rope_parameters"]["partial_rotary_factor"]
+        writer.add_rope_dimension_count(int(head_dim_of(config) * factor))
 
 
 def _permuted(name: str, tensor: Stored, config: Config) -> Stored:
@@ -265,10 +295,10 @@ def _stacked(stored: Mapping[str, Stored]) -> dict[str, Stored]:
     out: dict[str, Stored] = {}
     groups: dict[str, dict[int, Stored]] = {}
     for name, tensor in stored.items():
-        before, found, after = name.partition(".mlp.experts.")
+        before, found, after = name.partition(".experts.")
         if found:
             expert, _, rest = after.partition(".")
-            groups.setdefault(f"{before}.mlp.experts.{rest}", {})[int(expert)] = tensor
+            groups.setdefault(f"{before}.experts.{rest}", {})[int(expert)] = tensor
         else:
             out[name] = tensor
     for name, experts in groups.items():

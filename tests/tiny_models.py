@@ -58,6 +58,13 @@ EXPERTS = {
     "head_dim": 24,
     "norm_topk_prob": True,
 }
+SHARED = {"shared_expert_intermediate_size": 48, "norm_topk_prob": False}
+ERNIE_MOE = {
+    "moe_num_experts": 8,
+    "moe_k": 3,
+    "moe_intermediate_size": 32,
+    "moe_num_shared_experts": 2,
+}
 
 # name -> (config.json's model_type, what differs from COMMON)
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -97,6 +104,60 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         {"head_dim": 16, "tie_word_embeddings": True, "attention_bias": True},
     ),
     "pangu_embedded": ("pangu_embedded", {}),
+    "qwen2_moe": ("qwen2_moe", {**EXPERTS, **SHARED}),
+    "qwen2_moe-mixed": (
+        "qwen2_moe",
+        {**EXPERTS, **SHARED, "num_hidden_layers": 3, "mlp_only_layers": [1]},
+    ),
+    # As the press describes Qwen2.5-Max: 64 experts, of which a token goes to 12.
+    "qwen2_moe-64-12": (
+        "qwen2_moe",
+        {
+            **EXPERTS,
+            **SHARED,
+            "norm_topk_prob": True,
+            "num_experts": 64,
+            "num_experts_per_tok": 12,
+        },
+    ),
+    "ernie4_5_moe": (
+        "ernie4_5_moe",
+        {**ERNIE_MOE, "num_hidden_layers": 5, "moe_layer_interval": 2, "moe_layer_start_index": 2},
+    ),
+    "ernie4_5_moe-unshared": (
+        "ernie4_5_moe",
+        {
+            **ERNIE_MOE,
+            "num_hidden_layers": 3,
+            "moe_layer_end_index": 1,
+            "moe_num_shared_experts": 0,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "hunyuan_v1_moe": (
+        "hunyuan_v1_moe",
+        {
+            "head_dim": 24,
+            "num_experts": 6,
+            "moe_topk": 2,
+            "intermediate_size": 48,
+            "rope_parameters": NTK_ALPHA,
+        },
+    ),
+    "minimax_m2": (
+        "minimax_m2",
+        {
+            "head_dim": 24,
+            "num_experts": 8,
+            "num_experts_per_tok": 3,
+            "intermediate_size": 32,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 5e6,
+                "partial_rotary_factor": 1 / 3,
+            },
+        },
+    ),
 }
 
 # Families that transformers lacks: the class whose maths is theirs, what makes it so, and what

@@ -23,13 +23,16 @@ from tiny_models import (
     reopened,
 )
 
-# What converters write no key for: unnormalised experts, dense layers among sparse, windows.
+# What converters write no key for: (un)normalised experts, dense layers among sparse, windows.
 _ONLY_SAFETENSORS = {
     "qwen2-sliding",
     "qwen3-sliding",
     "qwen3_moe-unnormalised",
     "qwen3_moe-mixed",
     "qwen3_moe-sliding",
+    "qwen2_moe-mixed",
+    "qwen2_moe-64-12",
+    "ernie4_5_moe-unshared",
 }
 IN_GGUF = [name for name in MODELS if name not in _ONLY_SAFETENSORS]
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_gguf import read_folder, write_folder
 from tiny_models import (
     MODELS,
     PagedRun,
@@ -111,7 +112,18 @@ def test_only_the_rows_asked_for_come_back(tiny: Callable[[str], Any]) -> None:
     assert none.shape == (0, small.model.vocab_size)
 
 
-@pytest.mark.parametrize("name", ["llama-tied", "qwen2-tied", "qwen3_moe", "qwen3_moe-mixed"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llama-tied",
+        "qwen2-tied",
+        "qwen3_moe",
+        "qwen3_moe-mixed",
+        "ernie4_5_moe",
+        "hunyuan_v1_moe",
+        "minimax_m2",
+    ],
+)
 @pytest.mark.parametrize(
     "options",
     [{"save_original_format": False}, {"max_shard_size": "30KB"}],
@@ -165,6 +177,18 @@ def test_configs_of_before_transformers_5_are_understood(
     (tmp_path / weights).write_bytes((small.folder / weights).read_bytes())
     actual = prefill_logits(loaded(tmp_path), small.sequences[0])
     assert furthest(small.expected[0], actual) < TOLERANCE
+
+
+def test_ernies_layer_for_drafting_is_passed_over(
+    tiny: Callable[[str], Any], tmp_path: Path
+) -> None:
+    small = tiny("ernie4_5_moe")
+    config, parameters = read_folder(small.folder)
+    names = ["emb_norm.0.weight", "linear_proj.0.weight", "block.0.self_attn.q_proj.weight"]
+    parameters |= {f"model.mtp_{name}": np.full((64, 64), np.nan, np.float32) for name in names}
+    folder = write_folder(tmp_path, {**config, "num_nextn_predict_layers": 1}, parameters)
+    expected = prefill_logits(small.model, small.sequences[0])
+    assert expected.tobytes() == prefill_logits(loaded(folder), small.sequences[0]).tobytes()
 
 
 def test_the_window_and_the_context_are_what_the_config_says(tiny: Callable[[str], Any]) -> None:

@@ -1,0 +1,151 @@
+"""Hunyuan A13B (Tencent 2025): the dense Hunyuan's attention, and in every layer a mixture of
+experts beside one that all tokens go to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dure.layers import Attention, Embedding, RMSNorm, Rope, Routing, SparseMLP, head
+from dure.rope import RopeConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dure.batch import Batch, LayerCache
+    from dure.config import Config
+    from dure.layers import Rotation
+    from dure.weights import Weights
+
+    Floats = NDArray[np.float32]
+    Ints = NDArray[np.int32]
+
+GGUF_ARCHITECTURE = "hunyuan-moe"
+SPELLINGS = {
+    "query_layernorm": "q_norm",
+    "key_layernorm": "k_norm",
+    ".mlp.gate.wg.": ".mlp.gate.",
+    ".mlp.shared_mlp.": ".mlp.shared_experts.",
+}
+
+
+@dataclass(frozen=True)
+class HunyuanV1MoeConfig:
+    """The sizes of one Hunyuan mixture of experts."""
+
+    vocab_size: int
+    hidden: int
+    intermediate: int  # of each expert, and of the shared one
+    experts: int
+    experts_per_token: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    norm_eps: float
+    context_length: int
+    tied: bool
+    bias: bool  # on all four attention projections
+    rope: RopeConfig
+
+    @classmethod
+    def read(cls, config: Config) -> HunyuanV1MoeConfig:
+        """The sizes in a checkpoint's config; refuses what this file does not compute."""
+        config.expect("hidden_act", "silu")
+        config.expect("mlp_bias", False)
+        config.expect("use_qk_norm", True)
+        config.expect("use_cla", False)  # layers that share their keys and values
+        config.expect("moe_layer_num_skipped", 0)
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        layers = config.integer("num_hidden_layers", high=1024)
+        config.same_for_all("num_shared_expert", layers, 1, high=1)
+        experts = config.same_for_all("num_experts", layers, high=65536)
+        intermediate = config.integer("intermediate_size")
+        head_dim = config.head_dim(hidden // heads)
+        return cls(
+            vocab_size=config.integer("vocab_size"),
+            hidden=hidden,
+            intermediate=config.same_for_all("moe_intermediate_size", layers, intermediate),
+            experts=experts,
+            experts_per_token=config.same_for_all("num_experts_per_tok", layers, high=experts),
+            layers=layers,
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            norm_eps=config.positive("rms_norm_eps", 1e-5),
+            context_length=config.integer("max_position_embeddings", 2048),
+            tied=config.flag("tie_word_embeddings", False),
+            bias=config.flag("attention_bias", False),
+            rope=RopeConfig.from_hf(config.values, head_dim),
+        )
+
+
+class Block:
+    """x += attention(norm x); x += mlp(norm x)."""
+
+    def __init__(self, config: HunyuanV1MoeConfig, weights: Weights, index: int) -> None:
+        name = f"model.layers.{index}"
+        self.input_layernorm = RMSNorm(
+            weights, f"{name}.input_layernorm", config.hidden, config.norm_eps
+        )
+        self.self_attn = Attention(
+            weights,
+            f"{name}.self_attn",
+            index=index,
+            hidden=config.hidden,
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            bias=config.bias,
+            output_bias=config.bias,
+            norm_eps=config.norm_eps,
+            norm_last=True,
+        )
+        self.post_attention_layernorm = RMSNorm(
+            weights, f"{name}.post_attention_layernorm", config.hidden, config.norm_eps
+        )
+        self.mlp = SparseMLP(
+            weights,
+            f"{name}.mlp",
+            hidden=config.hidden,
+            intermediate=config.intermediate,
+            experts=config.experts,
+            routing=Routing(config.experts_per_token, normalize=True),
+            shared="shared_experts",
+            shared_intermediate=config.intermediate,
+        )
+
+    def __call__(
+        self, x: Floats, rotation: Rotation, batch: Batch, rows: Ints | None = None
+    ) -> Floats:
+        """x (n, hidden) after this layer; `rows` are those that come back, if not all do."""
+        x = self.self_attn(self.input_layernorm(x), rotation, batch, add=x, rows=rows)
+        return self.mlp(self.post_attention_layernorm(x), add=x)
+
+
+class Model:
+    """Tokens to logits."""
+
+    def __init__(self, config: Config, weights: Weights) -> None:
+        self.config = sizes = HunyuanV1MoeConfig.read(config)
+        self.vocab_size, self.context_length = sizes.vocab_size, sizes.context_length
+        self.rope = Rope(sizes.rope)
+        self.embed_tokens = Embedding(weights, "model.embed_tokens", sizes.vocab_size, sizes.hidden)
+        self.layers = [Block(sizes, weights, i) for i in range(sizes.layers)]
+        self.norm = RMSNorm(weights, "model.norm", sizes.hidden, sizes.norm_eps)
+        self.lm_head = head(weights, self.embed_tokens, tied=sizes.tied)
+
+    @property
+    def layer_caches(self) -> tuple[LayerCache, ...]:
+        """What each layer keeps of a token."""
+        return tuple(layer.self_attn.cache for layer in self.layers)
+
+    def forward(self, batch: Batch) -> Floats:
+        """The logits (len(batch.logit_rows), vocab_size) of the rows that want them."""
+        x = self.embed_tokens(batch.tokens)
+        rotation = self.rope(batch.positions)
+        for layer in self.layers[:-1]:
+            x = layer(x, rotation, batch)
+        x = self.layers[-1](x, rotation, batch, batch.wanted_rows)
+        return self.lm_head(self.norm(x))

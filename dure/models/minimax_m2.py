@@ -1,0 +1,147 @@
+"""MiniMax-M2 (MiniMax 2025): q and k are normed over all heads together, half of each head turns,
+and experts are chosen by sigmoids with a learned bias."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dure.layers import Attention, Embedding, RMSNorm, Rope, Routing, SparseMLP, head
+from dure.rope import RopeConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dure.batch import Batch, LayerCache
+    from dure.config import Config
+    from dure.layers import Rotation
+    from dure.weights import Weights
+
+    Floats = NDArray[np.float32]
+    Ints = NDArray[np.int32]
+
+GGUF_ARCHITECTURE = "minimax-m2"
+SPELLINGS = {
+    ".block_sparse_moe.": ".mlp.",
+    ".mlp.e_score_correction_bias": ".mlp.gate.e_score_correction_bias",
+    ".w1.": ".gate_proj.",
+    ".w3.": ".up_proj.",
+    ".w2.": ".down_proj.",
+}
+
+
+@dataclass(frozen=True)
+class MinimaxM2Config:
+    """The sizes of one MiniMax-M2."""
+
+    vocab_size: int
+    hidden: int
+    intermediate: int  # of each expert
+    experts: int
+    experts_per_token: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    norm_eps: float
+    context_length: int
+    tied: bool
+    rope: RopeConfig
+
+    @classmethod
+    def read(cls, config: Config, *, gguf: bool) -> MinimaxM2Config:
+        """The sizes in a checkpoint's config; refuses what this file does not compute."""
+        config.expect("hidden_act", "silu")
+        config.expect("scoring_func", "sigmoid")
+        config.expect("use_routing_bias", True)
+        config.expect("use_qk_norm", True)
+        config.expect("qk_norm_type", "per_layer")
+        config.expect("shared_intermediate_size", 0)
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        layers = config.integer("num_hidden_layers", high=1024)
+        config.same_for_all("attn_type_list", layers, 1)  # 0 would be linear attention
+        experts = config.integer("num_experts", high=65536)
+        head_dim = config.head_dim(hidden // heads)
+        return cls(
+            vocab_size=config.integer("vocab_size"),
+            hidden=hidden,
+            intermediate=config.integer("moe_intermediate_size" if gguf else "intermediate_size"),
+            experts=experts,
+            experts_per_token=config.integer("num_experts_per_tok", high=experts),
+            layers=layers,
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            norm_eps=config.positive("rms_norm_eps", 1e-6),
+            context_length=config.integer("max_position_embeddings", 196608),
+            tied=config.flag("tie_word_embeddings", False),
+            rope=RopeConfig.from_hf(config.values, head_dim, default_theta=5_000_000.0),
+        )
+
+
+class Block:
+    """x += attention(norm x); x += mlp(norm x)."""
+
+    def __init__(self, config: MinimaxM2Config, weights: Weights, index: int) -> None:
+        name = f"model.layers.{index}"
+        self.input_layernorm = RMSNorm(
+            weights, f"{name}.input_layernorm", config.hidden, config.norm_eps
+        )
+        self.self_attn = Attention(
+            weights,
+            f"{name}.self_attn",
+            index=index,
+            hidden=config.hidden,
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            norm_eps=config.norm_eps,
+            norm_whole=True,
+        )
+        self.post_attention_layernorm = RMSNorm(
+            weights, f"{name}.post_attention_layernorm", config.hidden, config.norm_eps
+        )
+        self.mlp = SparseMLP(
+            weights,
+            f"{name}.mlp",
+            hidden=config.hidden,
+            intermediate=config.intermediate,
+            experts=config.experts,
+            routing=Routing(config.experts_per_token, normalize=True, score="sigmoid"),
+            bias="gate.e_score_correction_bias",
+        )
+
+    def __call__(
+        self, x: Floats, rotation: Rotation, batch: Batch, rows: Ints | None = None
+    ) -> Floats:
+        """x (n, hidden) after this layer; `rows` are those that come back, if not all do."""
+        x = self.self_attn(self.input_layernorm(x), rotation, batch, add=x, rows=rows)
+        return self.mlp(self.post_attention_layernorm(x), add=x)
+
+
+class Model:
+    """Tokens to logits."""
+
+    def __init__(self, config: Config, weights: Weights) -> None:
+        self.config = sizes = MinimaxM2Config.read(config, gguf=weights.is_gguf)
+        self.vocab_size, self.context_length = sizes.vocab_size, sizes.context_length
+        self.rope = Rope(sizes.rope)
+        self.embed_tokens = Embedding(weights, "model.embed_tokens", sizes.vocab_size, sizes.hidden)
+        self.layers = [Block(sizes, weights, i) for i in range(sizes.layers)]
+        self.norm = RMSNorm(weights, "model.norm", sizes.hidden, sizes.norm_eps)
+        self.lm_head = head(weights, self.embed_tokens, tied=sizes.tied)
+
+    @property
+    def layer_caches(self) -> tuple[LayerCache, ...]:
+        """What each layer keeps of a token."""
+        return tuple(layer.self_attn.cache for layer in self.layers)
+
+    def forward(self, batch: Batch) -> Floats:
+        """The logits (len(batch.logit_rows), vocab_size) of the rows that want them."""
+        x = self.embed_tokens(batch.tokens)
+        rotation = self.rope(batch.positions)
+        for layer in self.layers[:-1]:
+            x = layer(x, rotation, batch)
+        x = self.layers[-1](x, rotation, batch, batch.wanted_rows)
+        return self.lm_head(self.norm(x))

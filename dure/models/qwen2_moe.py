@@ -1,0 +1,169 @@
+"""Qwen1.5 and Qwen2 mixtures of experts (Yang et al. 2024, arXiv 2407.10671): Qwen2's attention, a
+routed MLP, and beside it a shared one weighed by a sigmoid of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dure.layers import Attention, Embedding, GatedMLP, RMSNorm, Rope, Routing, SparseMLP, head
+from dure.rope import RopeConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dure.batch import Batch, LayerCache
+    from dure.config import Config
+    from dure.layers import Rotation
+    from dure.weights import Weights
+
+    Floats = NDArray[np.float32]
+    Ints = NDArray[np.int32]
+
+GGUF_ARCHITECTURE = "qwen2moe"
+SPELLINGS = {".mlp.shared_expert.": ".mlp.shared_experts."}
+
+
+@dataclass(frozen=True)
+class Qwen2MoeConfig:
+    """The sizes of one Qwen2 mixture of experts."""
+
+    vocab_size: int
+    hidden: int
+    intermediate: int
+    expert_intermediate: int
+    shared_intermediate: int
+    experts: int
+    experts_per_token: int
+    normalize: bool  # the chosen experts' shares to a sum of 1
+    dense_layers: frozenset[int]
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    norm_eps: float
+    context_length: int
+    tied: bool
+    windows: tuple[int | None, ...]  # keys that each layer sees, None for all
+    bias: bool  # on q, k and v
+    rope: RopeConfig
+
+    @classmethod
+    def read(cls, config: Config, *, gguf: bool) -> Qwen2MoeConfig:
+        """The sizes in a checkpoint's config; refuses what this file does not compute."""
+        config.expect("hidden_act", "silu")
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        layers = config.integer("num_hidden_layers", high=1024)
+        experts = config.integer("num_experts", high=65536)
+        top_k = config.integer("num_experts_per_tok", high=experts)
+        intermediate = config.integer("intermediate_size", 5632)
+        head_dim = config.head_dim(hidden // heads)
+        if not config.values.get("layer_types"):
+            config.expect("use_sliding_window", False)  # which layers slide is not agreed upon
+        return cls(
+            vocab_size=config.integer("vocab_size"),
+            hidden=hidden,
+            intermediate=intermediate,
+            # The first GGUF files of Qwen1.5 wrote neither width.
+            expert_intermediate=config.integer(
+                "moe_intermediate_size", intermediate // top_k if gguf else 1408
+            ),
+            shared_intermediate=config.integer(
+                "shared_expert_intermediate_size", intermediate if gguf else 5632
+            ),
+            experts=experts,
+            experts_per_token=top_k,
+            normalize=config.flag("norm_topk_prob", False),
+            dense_layers=_dense_layers(config, layers),
+            layers=layers,
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            norm_eps=config.positive("rms_norm_eps", 1e-6),
+            context_length=config.integer("max_position_embeddings", 32768),
+            tied=config.flag("tie_word_embeddings", False),
+            windows=config.windows(layers),
+            bias=config.flag("qkv_bias", True),
+            rope=RopeConfig.from_hf(config.values, head_dim),
+        )
+
+
+def _dense_layers(config: Config, layers: int) -> frozenset[int]:
+    """The layers whose MLP is an ordinary one."""
+    step = config.integer("decoder_sparse_step", 1)
+    named = config.integers("mlp_only_layers")
+    return frozenset(i for i in range(layers) if i in named or (i + 1) % step)
+
+
+class Block:
+    """x += attention(norm x); x += mlp(norm x)."""
+
+    def __init__(self, config: Qwen2MoeConfig, weights: Weights, index: int) -> None:
+        name = f"model.layers.{index}"
+        self.input_layernorm = RMSNorm(
+            weights, f"{name}.input_layernorm", config.hidden, config.norm_eps
+        )
+        self.self_attn = Attention(
+            weights,
+            f"{name}.self_attn",
+            index=index,
+            hidden=config.hidden,
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            bias=config.bias,
+            window=config.windows[index],
+        )
+        self.post_attention_layernorm = RMSNorm(
+            weights, f"{name}.post_attention_layernorm", config.hidden, config.norm_eps
+        )
+        self.mlp: GatedMLP | SparseMLP
+        if index in config.dense_layers:
+            self.mlp = GatedMLP(weights, f"{name}.mlp", config.hidden, config.intermediate)
+        else:
+            self.mlp = SparseMLP(
+                weights,
+                f"{name}.mlp",
+                hidden=config.hidden,
+                intermediate=config.expert_intermediate,
+                experts=config.experts,
+                routing=Routing(config.experts_per_token, config.normalize),
+                shared="shared_experts",
+                shared_intermediate=config.shared_intermediate,
+                shared_gate="shared_expert_gate",
+            )
+
+    def __call__(
+        self, x: Floats, rotation: Rotation, batch: Batch, rows: Ints | None = None
+    ) -> Floats:
+        """x (n, hidden) after this layer; `rows` are those that come back, if not all do."""
+        x = self.self_attn(self.input_layernorm(x), rotation, batch, add=x, rows=rows)
+        return self.mlp(self.post_attention_layernorm(x), add=x)
+
+
+class Model:
+    """Tokens to logits."""
+
+    def __init__(self, config: Config, weights: Weights) -> None:
+        self.config = sizes = Qwen2MoeConfig.read(config, gguf=weights.is_gguf)
+        self.vocab_size, self.context_length = sizes.vocab_size, sizes.context_length
+        self.rope = Rope(sizes.rope)
+        self.embed_tokens = Embedding(weights, "model.embed_tokens", sizes.vocab_size, sizes.hidden)
+        self.layers = [Block(sizes, weights, i) for i in range(sizes.layers)]
+        self.norm = RMSNorm(weights, "model.norm", sizes.hidden, sizes.norm_eps)
+        self.lm_head = head(weights, self.embed_tokens, tied=sizes.tied)
+
+    @property
+    def layer_caches(self) -> tuple[LayerCache, ...]:
+        """What each layer keeps of a token."""
+        return tuple(layer.self_attn.cache for layer in self.layers)
+
+    def forward(self, batch: Batch) -> Floats:
+        """The logits (len(batch.logit_rows), vocab_size) of the rows that want them."""
+        x = self.embed_tokens(batch.tokens)
+        rotation = self.rope(batch.positions)
+        for layer in self.layers[:-1]:
+            x = layer(x, rotation, batch)
+        x = self.layers[-1](x, rotation, batch, batch.wanted_rows)
+        return self.lm_head(self.norm(x))
