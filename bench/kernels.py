@@ -24,6 +24,7 @@ import numpy as np
 
 from dure import kernels
 from dure.formats.blocks import BLOCKS, SUPPORTED
+from dure.kernels.dequantize_reference import GROUPED_TYPES, LAYOUTS
 
 # The largest matrix of Qwen2.5-1.5B, and the experts of Qwen3-30B-A3B.
 ROWS, COLS = 8960, 1536
@@ -46,7 +47,10 @@ def random_blocks(dtype: str, rows: int, cols: int) -> np.ndarray:
         if dtype == "BF16":
             return (values.view(np.uint32) >> 16).astype("<u2").view(np.uint8)
         return values.view(np.uint8)
-    return draw.integers(0, 256, (rows, cols // block.block_size * block.block_bytes), np.uint8)
+    raw = draw.integers(0, 256, (rows, cols // block.block_size * block.block_bytes), np.uint8)
+    if dtype in GROUPED_TYPES:  # as of floats
+        raw.view(LAYOUTS[dtype])["scale"] = 0.01
+    return raw
 
 
 def random_matrices(dtype: str) -> list[kernels.Matrix]:

@@ -18,6 +18,7 @@ constexpr int kPeakChunk = 256;  // logits whose highest sampling looks at first
 
 enum class Type : int {
   F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4,
+  I4G32, I4G64, I4G128,  // ours: what AWQ, GPTQ and compressed-tensors checkpoints come down to (formats/blocks.py)
 };
 
 inline uint16_t load_u16(const uint8_t* p) {

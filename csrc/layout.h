@@ -2,9 +2,10 @@
 //
 //   codes   per 32 columns: bit planes (4-, 2-, 1- or 8-bit) of 16 rows x 4 columns interleaved, so that one 64-byte
 //           load feeds 16 lanes of an int8 dot product with four weights each
-//   scales  per unit (32 or 256 columns): what the source format stores, one vector of 16 rows at a time
+//   scales  per unit (32 to 256 columns): what the source format stores, one vector of 16 rows at a time
 //
-// Nothing is lost: weight = scale * (code - kOffset) + add, with the very floats the source format defines.
+// Nothing is lost: weight = scale * (code - kOffset) + add, with the very floats the source format defines; of the grouped
+// types it is scale * (code - zero).
 #pragma once
 
 #include "common.h"
@@ -23,6 +24,7 @@ enum class Scales {
   Super32,     // f16 d, 8 x i8 scale                          (IQ4_XS)
   Super16,     // f16 d, 16 x i8 scale, each for 16 columns    (Q6_K Q3_K)
   SuperMin16,  // f16 d, f16 dmin, 16 x u8 (scale | min << 4)  (Q2_K)
+  Zero,        // f32 d, u8 zero                               (I4G32 I4G64 I4G128)
 };
 
 template <Planes P, Scales S, int Bits, int Offset>
@@ -31,9 +33,9 @@ struct LayoutOf {
   static constexpr Scales scales = S;
   static constexpr int bits = Bits;      // codes are < 2^bits: bounds the int16 sums of the AVX2 kernel
   static constexpr int offset = Offset;  // subtracted from a code; done on the integer sum
-  static constexpr bool super = S != Scales::Half && S != Scales::HalfMin && S != Scales::Power;
+  static constexpr bool super = S == Scales::SuperMin32 || S == Scales::Super32 || S == Scales::Super16 || S == Scales::SuperMin16;
   static constexpr bool has_min =
-      S == Scales::HalfMin || S == Scales::SuperMin32 || S == Scales::SuperMin16;
+      S == Scales::HalfMin || S == Scales::SuperMin32 || S == Scales::SuperMin16 || S == Scales::Zero;
   static constexpr int halves = (S == Scales::Super16 || S == Scales::SuperMin16) ? 2 : 1;
   static constexpr int unit_blocks = super ? 8 : 1;
   static constexpr int code_bytes = P == Planes::P2     ? 128
@@ -45,10 +47,17 @@ struct LayoutOf {
                                                         : 512;
   static constexpr int scale_bytes = S == Scales::Half || S == Scales::Power ? 32
                                      : S == Scales::HalfMin                  ? 64
+                                     : S == Scales::Zero                     ? 64 + 16
                                      : S == Scales::SuperMin32               ? 64 + 256
                                      : S == Scales::Super32                  ? 32 + 128
                                      : S == Scales::Super16                  ? 32 + 256
                                                                              : 64 + 256;
+};
+
+// One scale and zero point for `Columns` columns.
+template <int Columns>
+struct GroupedLayout : LayoutOf<Planes::P4, Scales::Zero, 4, 0> {
+  static constexpr int unit_blocks = Columns / kBlock;
 };
 
 template <Type> struct Layout;
@@ -65,6 +74,9 @@ template <> struct Layout<Type::Q6_K> : LayoutOf<Planes::P4_2, Scales::Super16, 
 template <> struct Layout<Type::IQ4_NL> : LayoutOf<Planes::Lut, Scales::Half, 8, 128> {};
 template <> struct Layout<Type::IQ4_XS> : LayoutOf<Planes::Lut, Scales::Super32, 8, 128> {};
 template <> struct Layout<Type::MXFP4> : LayoutOf<Planes::Lut, Scales::Power, 5, 16> {};
+template <> struct Layout<Type::I4G32> : GroupedLayout<32> {};
+template <> struct Layout<Type::I4G64> : GroupedLayout<64> {};
+template <> struct Layout<Type::I4G128> : GroupedLayout<128> {};
 
 // The 16 values of the non-linear 4-bit types, plus their offset so that they are codes like all others.
 alignas(16) constexpr uint8_t kIq4Codes[16] = {1,   24,  45,  63,  79,  93,  106, 118,
@@ -98,6 +110,7 @@ auto with_quantised_type(Type t, F&& f) {
     DURE_CASE(Q4_0) DURE_CASE(Q4_1) DURE_CASE(Q5_0) DURE_CASE(Q5_1) DURE_CASE(Q8_0)
     DURE_CASE(Q2_K) DURE_CASE(Q3_K) DURE_CASE(Q4_K) DURE_CASE(Q5_K) DURE_CASE(Q6_K)
     DURE_CASE(IQ4_NL) DURE_CASE(IQ4_XS) DURE_CASE(MXFP4)
+    DURE_CASE(I4G32) DURE_CASE(I4G64) DURE_CASE(I4G128)
     default: throw std::invalid_argument("not a quantised type");
   }
 #undef DURE_CASE

@@ -147,8 +147,10 @@ const float* float_columns(const Packed& w, const uint8_t* panel, int64_t first,
         const int half = L::halves == 1 ? 0 : c / 16;
         float q[kPanel];
         for (int r = 0; r < kPanel; ++r) q[r] = static_cast<float>(codes[c / kGroup][r * kGroup + c % kGroup] - L::offset);
-        f32x16 value = source.scale(index, half) * load(q);
-        if constexpr (L::has_min) value = value + source.add(index, half);
+        f32x16 value = load(q);
+        if constexpr (L::scales == Scales::Zero) value = value - source.zero(index);
+        value = source.scale(index, half) * value;
+        if constexpr (L::has_min && L::scales != Scales::Zero) value = value + source.add(index, half);
         store(buffer + (b * kBlock + c) * kPanel, value);
       }
     }

@@ -33,6 +33,9 @@ const TypeSizes kSizes[] = {
     packed_sizes<Type::IQ4_NL>("IQ4_NL", 32, 18),
     packed_sizes<Type::IQ4_XS>("IQ4_XS", 256, 136),
     packed_sizes<Type::MXFP4>("MXFP4", 32, 17),
+    packed_sizes<Type::I4G32>("I4G32", 32, 21),
+    packed_sizes<Type::I4G64>("I4G64", 64, 37),
+    packed_sizes<Type::I4G128>("I4G128", 128, 69),
 };
 
 using u8x16 = uint8_t __attribute__((vector_size(16)));
@@ -52,6 +55,7 @@ struct Unit {
   uint8_t* codes = nullptr;  // 0 .. 2^bits - 1 (for Lut types the 4-bit index), of all columns of the unit
   uint16_t d = 0, m = 0;     // f16 (bf16 for Power)
   uint8_t scale[16] = {}, min[16] = {};
+  uint8_t zero[5] = {};  // of Scales::Zero: f32 scale, u8 zero point
 };
 
 // Q4_K and Q5_K keep eight 6-bit scales and mins in 12 bytes: the last four borrow their top bits from the first four.
@@ -71,6 +75,16 @@ void split_nibbles(const uint8_t* q, uint8_t* codes) {
     const u8x16 v = load16(q + i);
     store16(codes + i, v & 15);
     store16(codes + N + i, v >> 4);
+  }
+}
+
+// N bytes -> 2 N nibbles, the low one of each byte first.
+template <int N>
+void pair_nibbles(const uint8_t* q, uint8_t* codes) {
+  for (int i = 0; i < N; i += 16) {
+    const u8x16 v = load16(q + i), low = v & 15, high = v >> 4;
+    store16(codes + 2 * i, __builtin_shuffle(low, high, u8x16{0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23}));
+    store16(codes + 2 * i + 16, __builtin_shuffle(low, high, u8x16{8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31}));
   }
 }
 
@@ -188,6 +202,14 @@ void decode_unit(const uint8_t* s, Unit& u) {
       for (int j = 0; j < 8; ++j) split_nibbles<16>(s + 8 + 16 * j, u.codes + 32 * j);
       break;
     }
+    case Type::I4G32:
+    case Type::I4G64:
+    case Type::I4G128: {
+      constexpr int kBytes = Layout<type>::unit_blocks * kBlock / 2;
+      pair_nibbles<kBytes>(s, u.codes);
+      std::memcpy(u.zero, s + kBytes, 5);
+      break;
+    }
     default: throw std::invalid_argument("not a quantised type");
   }
 }
@@ -247,6 +269,11 @@ void put_u16(uint8_t* p, uint16_t v) { std::memcpy(p, &v, 2); }
 
 template <Scales S>
 void put_scales(uint8_t* out, int row, const Unit& u) {
+  if constexpr (S == Scales::Zero) {
+    std::memcpy(out + 4 * row, u.zero, 4);
+    out[64 + row] = u.zero[4];
+    return;
+  }
   put_u16(out + 2 * row, u.d);
   if constexpr (S == Scales::HalfMin || S == Scales::SuperMin32 || S == Scales::SuperMin16)
     put_u16(out + 32 + 2 * row, u.m);

@@ -16,7 +16,7 @@ struct Form {
 template <class L>
 using PackedForm = Form<L::bits, L::offset, L::halves, L::has_min>;
 
-// … once they are unpacked. 13 types have six forms, because codes of few bits and no minimum are moved to a common offset:
+// … once they are unpacked. 16 types have six forms, because codes of few bits and no minimum are moved to a common offset:
 // these loops are most of what there is to compile.
 template <class L>
 constexpr auto unpacked_form() {
@@ -63,6 +63,7 @@ struct PanelSource {
     const uint8_t* u = unit(b);
     const int j = b % L::unit_blocks;
     if constexpr (L::scales == Scales::Power) return load_bfloat(halves(u));
+    if constexpr (L::scales == Scales::Zero) return load(reinterpret_cast<const float*>(u));
     const f32x16 d = load_half(halves(u));
     if constexpr (L::scales == Scales::SuperMin32) return d * load_u8_float(u + 64 + 32 * j);
     if constexpr (L::scales == Scales::Super32) return d * load_i8_float(u + 32 + 16 * j);
@@ -73,12 +74,14 @@ struct PanelSource {
   f32x16 add(int b, int half) const {
     const uint8_t* u = unit(b);
     const int j = b % L::unit_blocks;
+    if constexpr (L::scales == Scales::Zero) return scale(b, half) * zero(b) * set1(-1.0f);
     const f32x16 m = load_half(halves(u + 32));
     if constexpr (L::scales == Scales::HalfMin) return m;
     const f32x16 negative = m * set1(-1.0f);
     if constexpr (L::scales == Scales::SuperMin16) return negative * load_high4_float(u + 64 + 16 * (2 * j + half));
     return negative * load_u8_float(u + 64 + 32 * j + 16);
   }
+  f32x16 zero(int b) const { return load_u8_float(unit(b) + 64); }
 };
 
 template <Type kType>

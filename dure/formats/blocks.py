@@ -37,6 +37,10 @@ _GGML_SUPPORTED = (
     ("BF16", 30, 1, 2),
     ("MXFP4", 39, 32, 17),
 )
+# Ours, in no file: what 4-bit checkpoints of other tools come down to. A block is 4-bit codes, two
+# a byte and the low half first, then a float32 scale and a zero point of one byte (0 to 16):
+# weight = scale * (code - zero).
+_GROUPED = (("I4G32", 32, 21), ("I4G64", 64, 37), ("I4G128", 128, 69))
 _GGML_LISTED = (
     ("Q8_1", 9, 32, 40),
     ("Q8_K", 15, 256, 292),
@@ -77,6 +81,7 @@ _SAFETENSORS_LISTED = (
 
 BLOCKS: Mapping[str, BlockType] = MappingProxyType(
     {row[0]: BlockType(*row, supported=True) for row in _GGML_SUPPORTED}
+    | {name: BlockType(name, None, size, count, supported=True) for name, size, count in _GROUPED}
     | {row[0]: BlockType(*row, supported=False) for row in _GGML_LISTED}
     | {
         name: BlockType(name, None, size, num_bytes, supported=False)

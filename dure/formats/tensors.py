@@ -12,6 +12,8 @@ from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.blocks import BLOCKS, SUPPORTED
 from dure.formats.source import SourceFile
 
+_IN_FILES = [name for name in SUPPORTED if BLOCKS[name].ggml_id is not None]
+
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
@@ -44,7 +46,7 @@ class TensorInfo:
             raise UnsupportedModelError(
                 f"tensor {shown(self.name)} of {self.source.path} is stored as {self.dtype}, "
                 "which dure cannot read.",
-                hint=f"use a file whose tensors are of these types: {', '.join(SUPPORTED)}.",
+                hint=f"use a file whose tensors are of these types: {', '.join(_IN_FILES)}.",
             )
         if not 0 <= start <= stop <= self.num_rows:
             raise ModelFileError(

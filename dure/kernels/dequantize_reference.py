@@ -2,6 +2,8 @@
 
 A quantised weight is scale * code - min, with one scale (and min) for a group of 16 or 32 codes.
 The scales of a K block are products of one float16 and a small integer, rounded to float32 once.
+A weight of our own grouped types is scale * (code - zero): rounded once, where their product with
+activations takes scale * zero for the min.
 """
 
 from __future__ import annotations
@@ -54,9 +56,13 @@ _FIELDS: Mapping[str, list[Any]] = {
         ("low", "u1", (8, 16)),
     ],
     "MXFP4": [("exponent", "u1"), ("low", "u1", 16)],
+    "I4G32": [("low", "u1", 16), ("scale", "<f4"), ("zero", "u1")],
+    "I4G64": [("low", "u1", 32), ("scale", "<f4"), ("zero", "u1")],
+    "I4G128": [("low", "u1", 64), ("scale", "<f4"), ("zero", "u1")],
 }
 LAYOUTS: Mapping[str, np.dtype[Any]] = {name: np.dtype(f) for name, f in _FIELDS.items()}
 FLOAT_TYPES = ("F32", "F16", "BF16")
+GROUPED_TYPES = ("I4G32", "I4G64", "I4G128")  # ours; all others are GGUF's
 QUANTIZED_TYPES = tuple(name for name in LAYOUTS if name not in FLOAT_TYPES)
 
 # IQ4's sixteen levels, spaced more finely near zero.
@@ -82,9 +88,11 @@ class IntegerBlocks:
 
 
 def block_size(dtype: str) -> int:
-    """Weights in one block of `dtype`: 1, 32 or 256."""
+    """Weights in one block of `dtype`: 1, or 32 to 256."""
     if dtype in FLOAT_TYPES:
         return 1
+    if dtype in GROUPED_TYPES:
+        return int(dtype.removeprefix("I4G"))
     return 256 if dtype.endswith("_K") or dtype == "IQ4_XS" else 32
 
 
@@ -105,6 +113,11 @@ def dequantize(dtype: str, raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32
         if dtype == "BF16":  # the upper half of a float32
             return (values.astype(np.uint32) << 16).view(np.float32)
         return values.astype(np.float32)
+    if dtype in GROUPED_TYPES:
+        grouped = _blocks(dtype, raw)
+        whole = _neighbours(grouped).astype(np.float32) - grouped["zero"][..., None]
+        product: Array = _scale(grouped) * whole
+        return product.reshape(len(raw), -1)
     blocks = integer_blocks(dtype, raw)
     codes = blocks.codes.reshape(*blocks.scales.shape, blocks.group)
     with np.errstate(over="ignore", invalid="ignore"):  # what a damaged scale gives is its weight
@@ -151,6 +164,12 @@ def _bits(packed: Array, width: int) -> Array:
 def _nibbles(blocks: Array) -> Array:
     """The low halves of 16 (or 32) bytes come first, then the high halves: (..., 2 * bytes)."""
     halves = _bits(blocks["low"], 4)
+    return halves.reshape(*halves.shape[:-2], -1)
+
+
+def _neighbours(blocks: Array) -> Array:
+    """The low and the high half of the first byte, then of the second: (..., 2 * bytes)."""
+    halves = np.stack([blocks["low"] & 15, blocks["low"] >> 4], axis=-1)
     return halves.reshape(*halves.shape[:-2], -1)
 
 
@@ -253,6 +272,13 @@ def _mxfp4(blocks: Array) -> Unpacked:
     return _FP4_LEVELS[_nibbles(blocks)], scales[..., None], None
 
 
+def _grouped(blocks: Array) -> Unpacked:
+    codes = _neighbours(blocks)
+    times = codes.shape[-1] // 32  # products are added up per 32 codes, whatever shares a scale
+    scales = _scale(blocks).repeat(times, axis=-1)
+    return codes, scales, scales * blocks["zero"].astype(np.float32)[..., None]
+
+
 _UNPACK: Mapping[str, Callable[[Array], Unpacked]] = {
     "Q4_0": _q4_0,
     "Q4_1": _q4_1,
@@ -267,4 +293,5 @@ _UNPACK: Mapping[str, Callable[[Array], Unpacked]] = {
     "IQ4_NL": _iq4_nl,
     "IQ4_XS": _iq4_xs,
     "MXFP4": _mxfp4,
+    **dict.fromkeys(GROUPED_TYPES, _grouped),
 }

@@ -11,10 +11,16 @@ from numpy.typing import DTypeLike
 
 from dure import kernels
 from dure.kernels import reference
-from dure.kernels.dequantize_reference import LAYOUTS, block_size, row_bytes
+from dure.kernels.dequantize_reference import GROUPED_TYPES, LAYOUTS, block_size, row_bytes
 
 # Column counts that end inside, on and past the tiles a kernel may use.
-COLS = {1: (1, 7, 33, 576), 32: (32, 96, 1056), 256: (256, 1280)}
+COLS = {
+    1: (1, 7, 33, 576),
+    32: (32, 96, 1056),
+    64: (64, 192, 1088),
+    128: (128, 1280),
+    256: (256, 1280),
+}
 ROWS = (1, 15, 16, 17, 33, 100)
 
 
@@ -48,6 +54,8 @@ def with_scales(
             blocks[name] = values.view(np.uint32) >> 16
         else:
             blocks[name] = values
+    if dtype in GROUPED_TYPES:
+        blocks["zero"] %= 17
     if dtype == "MXFP4":  # 2^-13 to 2^2
         exponents = 124 if rng is None else rng.integers(115, 131, blocks.shape)
         blocks["exponent"] = exponents

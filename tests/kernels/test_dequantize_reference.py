@@ -9,6 +9,7 @@ from kernel_inputs import columns, constant_raw, random_raw
 
 from dure.kernels.dequantize_reference import (
     FLOAT_TYPES,
+    GROUPED_TYPES,
     LAYOUTS,
     QUANTIZED_TYPES,
     block_size,
@@ -16,6 +17,9 @@ from dure.kernels.dequantize_reference import (
     integer_blocks,
     row_bytes,
 )
+
+
+IN_GGUF = tuple(name for name in LAYOUTS if name not in GROUPED_TYPES)
 
 
 def oracle(dtype: str, raw: np.ndarray) -> np.ndarray:
@@ -29,13 +33,13 @@ def bits(values: np.ndarray) -> np.ndarray:
     return values.view(np.uint32)
 
 
-@pytest.mark.parametrize("dtype", LAYOUTS)
+@pytest.mark.parametrize("dtype", IN_GGUF)
 def test_block_sizes_are_those_of_gguf(dtype: str) -> None:
     expected = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[dtype]]
     assert expected == (block_size(dtype), LAYOUTS[dtype].itemsize)
 
 
-@pytest.mark.parametrize("dtype", LAYOUTS)
+@pytest.mark.parametrize("dtype", IN_GGUF)
 def test_random_blocks_have_the_bits_that_gguf_reads(dtype: str) -> None:
     rng = np.random.default_rng(1)
     for cols in columns(dtype):
@@ -48,7 +52,7 @@ def test_random_blocks_have_the_bits_that_gguf_reads(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("byte", [0x00, 0xFF, 0x80, 0x7F, 0x0F, 0xF0])
-@pytest.mark.parametrize("dtype", QUANTIZED_TYPES)
+@pytest.mark.parametrize("dtype", [name for name in IN_GGUF if name not in FLOAT_TYPES])
 def test_extreme_codes_have_the_bits_that_gguf_reads(dtype: str, byte: int) -> None:
     for scale in (65504.0, -65504.0, 6e-8, 0.0, -0.0):
         raw = constant_raw(dtype, 2, block_size(dtype), byte, scale)
@@ -91,7 +95,24 @@ def test_codes_fit_eight_bits_and_groups_are_16_or_32(dtype: str) -> None:
     blocks = integer_blocks(dtype, raw)
     assert blocks.codes.dtype == np.int8
     assert blocks.group == (16 if dtype in ("Q2_K", "Q3_K", "Q6_K") else 32)
-    assert (blocks.mins is not None) == (dtype in ("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K"))
+    with_mins = ("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K", *GROUPED_TYPES)
+    assert (blocks.mins is not None) == (dtype in with_mins)
+
+
+@pytest.mark.parametrize("dtype", GROUPED_TYPES)
+def test_a_grouped_weight_is_the_scale_times_code_less_zero_point(dtype: str) -> None:
+    size, zero = block_size(dtype), 9
+    codes = np.arange(2 * size, dtype=np.uint8) % 16
+    scales = np.array([0.1, -3e-5], np.float32)
+    data = [
+        (codes[i : i + size : 2] | codes[i + 1 : i + size : 2] << 4).tobytes()
+        + scales[i // size].tobytes()
+        + bytes([zero])
+        for i in (0, size)
+    ]
+    raw = np.frombuffer(b"".join(data), np.uint8)[None]
+    expected = scales.repeat(size) * (codes.astype(np.float32) - zero)
+    np.testing.assert_array_equal(bits(dequantize(dtype, raw)[0]), bits(expected))
 
 
 def test_rows_that_are_no_whole_number_of_blocks_are_refused() -> None:
