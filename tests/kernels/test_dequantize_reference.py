@@ -18,7 +18,6 @@ from dure.kernels.dequantize_reference import (
     row_bytes,
 )
 
-
 IN_GGUF = tuple(name for name in LAYOUTS if name not in GROUPED_TYPES)
 
 
