@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,9 @@ _GGUF_ROPE_KEYS = {
     "yarn_beta_fast": "beta_fast",
     "yarn_beta_slow": "beta_slow",
 }
+
+# Keys whose values a GGUF reader wants as float32, though a config.json may write 10000.
+_GGUF_FLOATS = re.compile(r".*(epsilon|freq_base|factor|yarn_\w+|weights_scale|_multiplier)")
 
 # What a family calls what others call something else.
 _SYNONYMS = {
@@ -213,6 +217,20 @@ def read_config(checkpoint: Checkpoint) -> Config:
     values["tie_word_embeddings"] = "output.weight" not in checkpoint.tensors
     values["attention_bias"] = "blk.0.attn_output.bias" in checkpoint.tensors
     return Config(values, str(checkpoint.path))
+
+
+def gguf_keys(values: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+    """The GGUF metadata from which `read_config` gets these values; what is None is left out."""
+    scaling = values.get("rope_scaling") or {}
+    found = {ours: values.get(theirs) for ours, theirs in _GGUF_KEYS.items()}
+    found |= {
+        f"rope.scaling.{ours}": scaling.get(theirs) for ours, theirs in _GGUF_ROPE_KEYS.items()
+    }
+    return {
+        f"{architecture}.{key}": float(value) if _GGUF_FLOATS.fullmatch(key) else value
+        for key, value in found.items()
+        if value is not None
+    }
 
 
 def _same_for_all(value: Any, key: str, checkpoint: Checkpoint) -> Any:

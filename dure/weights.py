@@ -50,6 +50,8 @@ GGUF_NAMES: Mapping[str, str] = {
     "blk.{}.exp_probs_b.bias": "model.layers.{}.mlp.gate.e_score_correction_bias",
 }
 
+_INTO_GGUF: Mapping[str, str] = {ours: theirs for theirs, ours in GGUF_NAMES.items()}
+
 # Tables that old checkpoints carry and every model computes for itself.
 _RECOMPUTED = re.compile(r".*\.(rotary_emb\.inv_freq|masked_bias|attn\.bias)")
 
@@ -335,3 +337,23 @@ def _from_gguf(name: str) -> str:
         return GGUF_NAMES[f"blk.{{}}.{whole}"].format(layer)
     pattern = GGUF_NAMES.get(f"blk.{{}}.{kind}")
     return f"{pattern.format(layer)}.{suffix}" if pattern else name
+
+
+def plain_name(name: str, spellings: Mapping[str, str]) -> str | None:
+    """A folder's tensor as its family asks for it; None for a table that models compute."""
+    return None if _RECOMPUTED.fullmatch(name) else _asked_for(name, False, spellings)
+
+
+def gguf_name(name: str) -> str | None:
+    """What GGUF calls the parameter that a family asks for as `name`; None if it has no word."""
+    if name in _INTO_GGUF:
+        return _INTO_GGUF[name]
+    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", name)
+    if match is None:
+        return None
+    layer, whole = match.groups()
+    if f"model.layers.{{}}.{whole}" in _INTO_GGUF:
+        return _INTO_GGUF[f"model.layers.{{}}.{whole}"].format(layer)
+    kind, _, suffix = whole.rpartition(".")
+    pattern = _INTO_GGUF.get(f"model.layers.{{}}.{kind}")
+    return f"{pattern.format(layer)}.{suffix}" if pattern else None

@@ -20,7 +20,7 @@ LINE = (
     {"layers"},
     {"models"},
     {"engine"},
-    {"answer", "measure", "loading"},
+    {"answer", "convert", "measure", "loading"},
     {"llm"},
     {"cli"},
 )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
 
 
-__all__ = ["Model", "families", "family_of", "load_model", "memory_needed"]
+__all__ = ["Model", "check_model", "families", "family_of", "load_model", "memory_needed"]
 
 
 class Model(Protocol):
@@ -72,6 +72,15 @@ def family_of(checkpoint: Checkpoint) -> ModuleType:
         f"{checkpoint.path} is a {name[:60]!r} model, an architecture dure does not run.",
         hint=f"{what} {', '.join(near or sorted(known))}.",
     )
+
+
+def check_model(checkpoint: Checkpoint) -> None:
+    """Nothing, if the checkpoint has what its family asks for and nothing else; else the error that
+    loading it would raise. No matrix is read."""
+    family = family_of(checkpoint)
+    weights = Weights(checkpoint, spellings=getattr(family, "SPELLINGS", None))
+    family.Model(read_config(checkpoint), weights)
+    weights.check()
 
 
 def load_model(

@@ -35,22 +35,7 @@ class Tokenizer:
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> Tokenizer:
         """The tokenizer a checkpoint carries. TokenizerError when it has none or a broken one."""
-        if checkpoint.kind == "gguf":
-            return cls(read_gguf_vocabulary(checkpoint.metadata))
-        if checkpoint.tokenizer_json is None:
-            raise TokenizerError(
-                f"{Path(checkpoint.path).name} has no tokenizer.json",
-                hint="put the model's tokenizer.json beside its weights (transformers makes one of "
-                "a tokenizer.model), or take the model as a GGUF",
-            )
-        return cls(
-            read_json_vocabulary(
-                Path(checkpoint.tokenizer_json),
-                tokenizer_config=checkpoint.tokenizer_config,
-                generation_config=checkpoint.generation_config,
-                config=checkpoint.config,
-            )
-        )
+        return cls(read_vocabulary(checkpoint))
 
     @property
     def vocab_size(self) -> int:
@@ -164,6 +149,24 @@ class Tokenizer:
             return bytes([_BYTE_OF[letter] for letter in text])
         except KeyError:
             return text.encode()
+
+
+def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
+    """The vocabulary a checkpoint carries. TokenizerError when it has none or a broken one."""
+    if checkpoint.kind == "gguf":
+        return read_gguf_vocabulary(checkpoint.metadata)
+    if checkpoint.tokenizer_json is None:
+        raise TokenizerError(
+            f"{Path(checkpoint.path).name} has no tokenizer.json",
+            hint="put the model's tokenizer.json beside its weights (transformers makes one of "
+            "a tokenizer.model), or take the model as a GGUF",
+        )
+    return read_json_vocabulary(
+        Path(checkpoint.tokenizer_json),
+        tokenizer_config=checkpoint.tokenizer_config,
+        generation_config=checkpoint.generation_config,
+        config=checkpoint.config,
+    )
 
 
 def _byte_alphabet() -> dict[str, int]:

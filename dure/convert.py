@@ -1,0 +1,368 @@
+"""A Hugging Face folder as a GGUF file that llama.cpp computes alike, quantised if asked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dure import machine, models
+from dure.config import gguf_keys, read_config
+from dure.errors import UnsupportedModelError
+from dure.formats.blocks import BLOCKS
+from dure.formats.card import read_card
+from dure.formats.checkpoint import open_checkpoint
+from dure.formats.gguf_writer import TensorPlan, check_target, write_gguf
+from dure.kernels.dequantize_reference import dequantize
+from dure.quantize import quantize_rows, type_for
+from dure.rope import RopeConfig, rope_frequencies
+from dure.text.gguf_export import gguf_vocabulary
+from dure.weights import gguf_name, plain_name
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dure.config import Config
+    from dure.formats.checkpoint import Checkpoint
+    from dure.formats.tensors import TensorInfo
+    from dure.quantize import Part, Scheme
+
+    Bytes = NDArray[np.uint8]
+
+_CHUNK_WEIGHTS = 1 << 21  # read, converted and written at once
+_FLOATS = ("F32", "F16", "BF16")
+# general.file_type, which tells a person what most of the file is.
+_FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "Q4_K": 15, "Q6_K": 18, "BF16": 32}
+
+_EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.((?:gate|up|down)_proj)\.weight")
+_FUSED = re.compile(r"(.*\.experts)\.(gate_up_proj|down_proj)")
+
+
+@dataclass(frozen=True)
+class _Family:
+    """What llama.cpp computes of a family whatever the file says; a config that differs is refused.
+    `pairs`: it turns neighbours (2i, 2i + 1), so that the rows of q and k change places."""
+
+    pairs: bool = False
+    needs: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)  # key -> (default, needed)
+
+
+_WITHOUT_WINDOW = {"use_sliding_window": (False, False)}
+_FAMILIES: Mapping[str, _Family] = {
+    "llama": _Family(pairs=True),
+    "qwen2": _Family(needs=_WITHOUT_WINDOW),
+    "qwen3": _Family(needs={**_WITHOUT_WINDOW, "attention_bias": (False, False)}),
+    "qwen3_moe": _Family(
+        needs={
+            **_WITHOUT_WINDOW,
+            "attention_bias": (False, False),
+            "norm_topk_prob": (False, True),
+            "decoder_sparse_step": (1, 1),
+            "mlp_only_layers": ([], []),
+        }
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written."""
+
+    path: Path
+    size_bytes: int
+    architecture: str
+    types: Mapping[str, int]  # tensor type -> how many tensors
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a tensor of the folder, counted over all its leading dimensions."""
+
+    tensor: TensorInfo
+    start: int
+    stop: int
+
+
+@dataclass
+class _Tensor:
+    """A tensor of the GGUF, and the rows it is made of."""
+
+    shape: tuple[int, ...]
+    rows: list[_Rows]
+    heads: int = 0  # whose rows change places; 0: none
+
+
+def convert(
+    folder: Path,
+    out: Path,
+    *,
+    quantize: Scheme | None = None,
+    threads: int | None = None,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Converted:
+    """Writes the model in `folder` to the GGUF file `out`, and says what it wrote.
+
+    Without `quantize` every matrix keeps its type; vectors and routers are float32 in any case.
+    progress(done, total) is told bytes of weights. Raises UnsupportedModelError, by name, for what
+    llama.cpp would compute otherwise, and InvalidRequestError if `out` exists and not `force`.
+    """
+    check_target(out, force=force)
+    checkpoint = open_checkpoint(folder)
+    family, config = _checked(checkpoint)
+    architecture = models.family_of(checkpoint).GGUF_ARCHITECTURE
+    tensors = _tensors(checkpoint, config, pairs=family.pairs)
+    sparse = any("_exps." in name for name in tensors)
+    workers = machine.usable_threads() if threads is None else threads
+    plans = [
+        _plan(name, tensor, _type(name, tensor, quantize, sparse=sparse), workers)
+        for name, tensor in tensors.items()
+    ]
+    rope = RopeConfig.from_hf(config.values, _head_dim(config))
+    if rope.type == "llama3":
+        plans.insert(0, _rope_factors(rope))
+    metadata = {
+        **_general(checkpoint, architecture, plans),
+        **_architecture(config, architecture, rope),
+        **gguf_vocabulary(checkpoint, config.integer("vocab_size")),
+    }
+    size = write_gguf(out, metadata, plans, force=force, progress=progress)
+    types = [plan.dtype for plan in plans]
+    return Converted(
+        out, size, architecture, {each: types.count(each) for each in sorted({*types})}
+    )
+
+
+def _checked(checkpoint: Checkpoint) -> tuple[_Family, Config]:
+    """The family's rules and the config, if the model is whole and llama.cpp computes it."""
+    if checkpoint.kind == "gguf":
+        raise UnsupportedModelError(
+            f"{checkpoint.path} is a GGUF file already.",
+            hint="give the folder of safetensors that it was made from.",
+        )
+    name = models.family_of(checkpoint).__name__.rpartition(".")[2]
+    if name not in _FAMILIES:
+        raise UnsupportedModelError(
+            f"{checkpoint.path} is a {name!r} model, which dure runs but does not convert.",
+            hint=f"it converts {', '.join(_FAMILIES)}.",
+        )
+    models.check_model(checkpoint)
+    family, config = _FAMILIES[name], read_config(checkpoint)
+    for key, (default, needed) in family.needs.items():
+        value = config.values.get(key)
+        if (default if value is None else value) != needed:
+            raise UnsupportedModelError(
+                f"{config.source} has {key} = {default if value is None else value!r}, and "
+                f"llama.cpp computes {name} only with {needed!r}.",
+                hint="run the folder as it is.",
+            )
+    return family, config
+
+
+def _tensors(checkpoint: Checkpoint, config: Config, *, pairs: bool) -> dict[str, _Tensor]:
+    """The tensors of the GGUF by name, in the order in which a model reads them."""
+    spellings = getattr(models.family_of(checkpoint), "SPELLINGS", None) or {}
+    heads, kv_heads = config.heads()
+    moving = {"attn_q": heads, "attn_k": kv_heads} if pairs else {}
+    found: dict[str, _Tensor] = {}
+    for theirs, tensor in sorted(checkpoint.tensors.items(), key=_natural):
+        name = plain_name(theirs, spellings)
+        if name is None:
+            continue
+        if name == "lm_head.weight" and config.flag("tie_word_embeddings", False):
+            continue
+        for part, shape, rows in _parts(name, tensor):
+            written = gguf_name(part)
+            if written is None:
+                raise UnsupportedModelError(
+                    f"{checkpoint.path} has the tensor {theirs}, which GGUF has no name for."
+                )
+            if written in found:  # the next expert of a stack
+                found[written].rows.append(rows)
+            else:
+                kind = written.split(".")[-2]
+                found[written] = _Tensor(shape, [rows], moving.get(kind, 0))
+    for each in found.values():
+        if len(each.rows) > 1:
+            each.shape = (len(each.rows), *each.shape)
+    return found
+
+
+def _parts(name: str, tensor: TensorInfo) -> Iterator[tuple[str, tuple[int, ...], _Rows]]:
+    """What one tensor of the folder adds to the GGUF: name, shape, rows. An expert is a part of its
+    layer's stack; a fused stack has gate and up in turn."""
+    if match := _EXPERT.fullmatch(name):
+        yield f"{match[1]}.{match[3]}.weight", tensor.shape, _Rows(tensor, 0, tensor.num_rows)
+        return
+    fused = _FUSED.fullmatch(name)
+    if fused is None or len(tensor.shape) != 3:
+        yield name, tensor.shape, _Rows(tensor, 0, tensor.num_rows)
+        return
+    count, height, cols = tensor.shape
+    halves = ("gate_proj", "up_proj") if fused[2] == "gate_up_proj" else ("down_proj",)
+    rows = height // len(halves)
+    for expert in range(count):
+        for index, half in enumerate(halves):
+            first = expert * height + index * rows
+            part = _Rows(tensor, first, first + rows)
+            yield f"{fused[1]}.{half}.weight", (rows, cols), part
+
+
+def _natural(item: tuple[str, Any]) -> list[tuple[int, str]]:
+    """Sorts layer 10 behind layer 9."""
+    return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", item[0])]
+
+
+def _type(name: str, tensor: _Tensor, scheme: Scheme | None, *, sparse: bool) -> str:
+    """How the GGUF stores a tensor."""
+    stored = tensor.rows[0].tensor.dtype
+    part = _part(name, len(tensor.shape))
+    if part in ("vector", "router"):
+        return "F32"
+    if scheme is None:
+        return stored
+    wanted = type_for(scheme, part, tensor.shape[-1], sparse=sparse)
+    return stored if wanted in _FLOATS else wanted
+
+
+def _part(name: str, dimensions: int) -> Part:
+    """Which part of a model a GGUF tensor belongs to."""
+    kind = name.split(".")[-2]
+    if dimensions < 2:
+        return "vector"
+    if kind in ("token_embd", "output"):
+        return "embedding" if kind == "token_embd" else "head"
+    if kind.startswith("ffn_gate_inp"):
+        return "router"
+    if kind.endswith("_exps"):
+        return "experts"
+    return "attention" if kind.startswith("attn") else "dense"
+
+
+def _plan(name: str, tensor: _Tensor, dtype: str, threads: int) -> TensorPlan:
+    def pieces() -> Iterator[Bytes]:
+        for rows in tensor.rows:
+            yield from _converted(rows, dtype, tensor.heads, threads)
+
+    return TensorPlan(name, dtype, tensor.shape, pieces)
+
+
+def _converted(rows: _Rows, dtype: str, heads: int, threads: int) -> Iterator[Bytes]:
+    """The bytes of those rows in another type, a few at a time."""
+    source = rows.tensor
+    is_vector = len(source.shape) == 1  # which lies in its file as one row
+    height = source.shape[0] if is_vector else rows.stop - rows.start
+    head_dim = height // heads if heads else 1  # a head's rows are moved together
+    chunk = head_dim * max(1, _CHUNK_WEIGHTS // (head_dim * source.shape[-1]))
+    for start in range(rows.start, rows.stop, chunk):
+        raw = source.read_rows(start, min(rows.stop, start + chunk))
+        if heads:
+            each = BLOCKS[source.dtype].block_bytes if is_vector else source.row_bytes
+            raw = _interleaved(raw.reshape(-1, each), head_dim).reshape(raw.shape)
+        if dtype != source.dtype:
+            raw = _encoded(dequantize(source.dtype, raw), dtype, threads)
+        yield raw.reshape(-1)
+
+
+def _interleaved(lines: Bytes, head_dim: int) -> Bytes:
+    """The lines with each head's two halves in turn: what llama.cpp rotates are neighbours."""
+    halves = lines.reshape(-1, 2, head_dim // 2, lines.shape[-1])
+    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(lines.shape)
+
+
+def _encoded(values: NDArray[np.float32], dtype: str, threads: int) -> Bytes:
+    if dtype == "F32":
+        return values.view(np.uint8)
+    return quantize_rows(np.ascontiguousarray(values), dtype, threads=threads)
+
+
+def _head_dim(config: Config) -> int:
+    return config.head_dim(config.integer("hidden_size") // config.heads()[0])
+
+
+def _rope_factors(rope: RopeConfig) -> TensorPlan:
+    """llama3's scaling as GGUF has it: what each plain frequency is divided by."""
+    plain = rope_frequencies(RopeConfig("default", rope.theta, rope.dim))[0]
+    factors = (plain / rope_frequencies(rope)[0]).astype(np.float32)
+    return TensorPlan("rope_freqs.weight", "F32", factors.shape, lambda: [factors.view(np.uint8)])
+
+
+def _architecture(config: Config, architecture: str, rope: RopeConfig) -> dict[str, Any]:
+    """The keys under the architecture's name, what the config leaves to defaults spelled out."""
+    heads, kv_heads = config.heads()
+    head_dim = _head_dim(config)
+    values = {
+        **config.values,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "rms_norm_eps": config.positive("rms_norm_eps", 1e-6),
+        "max_position_embeddings": config.integer("max_position_embeddings", 2048),
+        "rope_theta": rope.theta,
+        "rotary_dim": rope.dim,
+        "sliding_window": None,
+        "rope_scaling": _rope_scaling(config, rope),
+    }
+    return {
+        **gguf_keys(values, architecture),
+        f"{architecture}.attention.value_length": head_dim,
+        f"{architecture}.vocab_size": config.integer("vocab_size"),
+    }
+
+
+def _rope_scaling(config: Config, rope: RopeConfig) -> dict[str, Any]:
+    """config.json's table of the scaling, as far as GGUF has keys for it; the rest is refused."""
+    if rope.type in ("default", "llama3"):  # llama3's is a tensor
+        return {}
+    if rope.type == "linear":
+        return {"rope_type": "linear", "factor": rope.factor}
+    plain = rope.attention_factor is None and rope.mscale is None and rope.mscale_all_dim is None
+    if rope.type != "yarn" or not plain or not rope.truncate:
+        raise UnsupportedModelError(
+            f"{config.source} scales its rotation in a way that GGUF cannot say ({rope.type}).",
+            hint="run the folder as it is.",
+        )
+    return {
+        "rope_type": "yarn",
+        "factor": rope.factor,
+        "original_max_position_embeddings": rope.original_context,
+        "beta_fast": rope.beta_fast,
+        "beta_slow": rope.beta_slow,
+    }
+
+
+def _general(checkpoint: Checkpoint, architecture: str, plans: list[TensorPlan]) -> dict[str, Any]:
+    """The keys that tell a person what the file is."""
+    weights: dict[str, int] = {}
+    for plan in plans:
+        weights[plan.dtype] = weights.get(plan.dtype, 0) + int(np.prod(plan.shape, dtype=np.int64))
+    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    card = read_card(folder)
+    found: dict[str, Any] = {
+        "general.architecture": architecture,
+        "general.type": "model",
+        "general.name": folder.absolute().name,
+        "general.file_type": _FILE_TYPES[_most(weights)],
+        "general.quantization_version": 2,
+    }
+    if card.get("license"):
+        found["general.license"] = card["license"][0]
+    bases = card.get("base_model", [])
+    if bases:
+        found["general.base_model.count"] = len(bases)
+    for index, base in enumerate(bases):
+        maker, _, name = base.rpartition("/")
+        found[f"general.base_model.{index}.name"] = name
+        found[f"general.base_model.{index}.repo_url"] = f"https://huggingface.co/{base}"
+        if maker:
+            found[f"general.base_model.{index}.organization"] = maker
+    return found
+
+
+def _most(weights: Mapping[str, int]) -> str:
+    """The type of most weights, of those that a file is named after."""
+    return max((each for each in weights if each in _FILE_TYPES), key=lambda each: weights[each])
