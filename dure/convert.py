@@ -150,7 +150,6 @@ def _checked(checkpoint: Checkpoint) -> tuple[_Family, Config]:
             f"{checkpoint.path} is a {name!r} model, which dure runs but does not convert.",
             hint=f"it converts {', '.join(_FAMILIES)}.",
         )
-    models.check_model(checkpoint)
     family, config = _FAMILIES[name], read_config(checkpoint)
     for key, (default, needed) in family.needs.items():
         value = config.values.get(key)
@@ -160,6 +159,7 @@ def _checked(checkpoint: Checkpoint) -> tuple[_Family, Config]:
                 f"llama.cpp computes {name} only with {needed!r}.",
                 hint="run the folder as it is.",
             )
+    models.check_model(checkpoint)
     return family, config
 
 

@@ -20,7 +20,7 @@ VERBS = {
     "list": "List the models on this machine and in the catalogue.",
     "show": "Show what a model is: its family, size, context and template.",
     "rm": "Remove a downloaded model.",
-    "convert": "Write a folder of safetensors as a GGUF file, quantised if asked.",
+    "convert": "Write a folder of safetensors as a GGUF file.",
     "bench": "Measure a model's speed on this machine.",
     "perplexity": "Measure how well a model predicts a text.",
 }

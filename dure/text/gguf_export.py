@@ -35,7 +35,8 @@ _KEY = "tokenizer.ggml."
 SAMPLE = (
     "Hello world!  It's 1234567 o'clock,\n\n\tDON'T we'LL?\r\n   x += 3.14_159; // naïve façade"
     " ¿Qué? 你好，世界 3月14日 こんにちは ｱｲｳ 한국어 조선 Привет Ελλάδα שלום مرحبا हिन्दी"
-    " ไทย ١٢٣ ½ ² Ⅷ 🚀👩‍💻 <tag attr='v'>\u3000…—“x” ՀայerԵն ꙮ ǅ \u200bend   \n \n  def f(a):\n        return a"
+    " ไทย ١٢٣ ½ ² Ⅷ 🚀👩‍💻 <tag attr='v'>\u3000…—“x” ՀայerԵն ꙮ ǅ"
+    " \u200bend   \n \n  def f(a):\n        return a"
 )
 
 

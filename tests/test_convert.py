@@ -1,0 +1,299 @@
+"""A folder becomes a GGUF that computes the same, here and in llama.cpp; or it is refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from tiny_gguf import config_of, parameters_of, write_folder
+from tiny_models import VOCAB_SIZE, drawn, furthest, loaded, prefill_logits, random_sequences
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from dure.convert import convert
+from dure.errors import InvalidRequestError, ModelFileError, TokenizerError, UnsupportedModelError
+from dure.formats import gguf_writer
+from dure.formats.checkpoint import open_checkpoint
+from dure.kernels.dequantize_reference import dequantize
+from dure.text import tokenizer as ours
+
+# llama.cpp wants an end of text, and no more of a vocabulary than the model's.
+END = "<|im_end|>"
+TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
+CARD = "---\nlicense: mit\nbase_model:\n- Maker/Base\n---\nA model.\n"
+WIDE = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "moe_intermediate_size": 256}
+TOKENS = random_sequences(40, seed=1)[0]
+CONVERTED = [
+    "llama",
+    "llama-tied",
+    "llama-bias-llama3",
+    "llama-linear",
+    "qwen2",
+    "qwen2-tied",
+    "qwen2-yarn",
+    "qwen3",
+    "qwen3_moe",
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a folder as the hub has it: weights, config, tokenizer, template and README."""
+
+    def make(name: str, **changes: Any) -> Path:
+        config = config_of(name, **changes)
+        parameters = parameters_of(config)
+        if config.get("attention_bias"):
+            projections = [name for name in parameters if ".self_attn." in name and "proj" in name]
+            for weight in projections:
+                bias = weight.replace(".weight", ".bias")
+                parameters[bias] = drawn(bias, parameters[weight].shape[:1])
+        path = write_folder(tmp_path / "model", config, parameters)
+        write_tokenizer(path)
+        (path / "README.md").write_text(CARD)
+        return path
+
+    return make
+
+
+def write_tokenizer(path: Path, cutter: pre_tokenizers.PreTokenizer | None = None) -> None:
+    """255 letters of the byte alphabet, one merge, and an end of text: 257 less U+0000's."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[: VOCAB_SIZE - 2]
+    vocabulary = {text: index for index, text in enumerate([*alphabet, "he", END])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [("h", "e")]))
+    tokenizer.pre_tokenizer = cutter or pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([END])
+    tokenizer.save(str(path / "tokenizer.json"))
+    config = {"eos_token": END, "add_bos_token": False, "chat_template": TEMPLATE}
+    (path / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_a_converted_model_has_the_logits_of_its_folder(
+    folder: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    source, out = folder(name), tmp_path / "out.gguf"
+    convert(source, out)
+    expected = prefill_logits(loaded(source), TOKENS)
+    assert furthest(expected, prefill_logits(loaded(out), TOKENS)) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3_moe"])
+def test_the_gguf_package_reads_what_was_written(
+    folder: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / "out.gguf"
+    written = convert(folder(name), out)
+    reader = gguf.GGUFReader(out)
+    keys = {key: field.contents() for key, field in reader.fields.items()}
+    architecture = {"llama": "llama", "qwen3_moe": "qwen3moe"}[name]
+    expected = {
+        "general.architecture": architecture,
+        "general.file_type": 0,
+        "general.license": "mit",
+        "general.base_model.0.name": "Base",
+        "general.base_model.0.organization": "Maker",
+        f"{architecture}.block_count": 2,
+        f"{architecture}.attention.head_count_kv": 2,
+        f"{architecture}.rope.freq_base": 10000.0,
+        f"{architecture}.vocab_size": VOCAB_SIZE,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.merges": ["h e"],
+        "tokenizer.ggml.eos_token_id": VOCAB_SIZE - 1,
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.chat_template": TEMPLATE,
+    }
+    assert {key: keys.get(key) for key in expected} == expected
+    assert keys["tokenizer.ggml.token_type"][-1] == gguf.TokenType.CONTROL
+    assert written.size_bytes == out.stat().st_size
+    assert sum(written.types.values()) == len(reader.tensors)
+
+
+def test_a_quantised_file_holds_the_nearest_blocks(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    source, out = folder("qwen3_moe", **WIDE), tmp_path / "out.gguf"
+    convert(source, out, quantize="q4", threads=2)
+    weights = open_checkpoint(source).tensors
+    stored = open_checkpoint(out).tensors
+    types = {name.split(".")[-2]: tensor.dtype for name, tensor in stored.items()}
+    assert types["ffn_down_exps"] == "Q4_K"
+    assert types["attn_q"] == types["token_embd"] == "Q6_K"
+    assert types["ffn_gate_inp"] == types["attn_norm"] == "F32"
+    expert = stored["blk.1.ffn_up_exps.weight"]
+    assert expert.shape == (8, 256, 256)
+    values = dequantize("Q4_K", expert.read_rows(3 * 256, 4 * 256))
+    original = weights["model.layers.1.mlp.experts.3.up_proj.weight"].read().view(np.float32)
+    assert np.square(values - original).mean() < 6e-3 * original.var()
+    logits = [prefill_logits(loaded(path), TOKENS) for path in (source, out)]
+    assert (
+        np.corrcoef(logits[0].ravel(), logits[1].ravel())[0, 1] > 0.95
+    )  # a router may choose otherwise
+
+
+def test_bfloat16_stays_as_it_is_but_in_vectors(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    import ml_dtypes  # noqa: PLC0415  # safetensors' own way to bfloat16
+    from safetensors.numpy import load_file, save_file  # noqa: PLC0415
+
+    source, out = folder("llama"), tmp_path / "out.gguf"
+    arrays = load_file(source / "model.safetensors")
+    save_file(
+        {name: array.astype(ml_dtypes.bfloat16) for name, array in arrays.items()},
+        source / "model.safetensors",
+    )
+    convert(source, out)
+    before, after = open_checkpoint(source).tensors, open_checkpoint(out).tensors
+    assert after["output.weight"].dtype == "BF16"
+    np.testing.assert_array_equal(after["output.weight"].read(), before["lm_head.weight"].read())
+    assert after["output_norm.weight"].dtype == "F32"
+
+
+def test_experts_that_are_fused_become_the_same_stacks(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    from safetensors.numpy import load_file, save_file  # noqa: PLC0415
+
+    source = folder("qwen3_moe")
+    convert(source, tmp_path / "hub.gguf")
+    arrays = load_file(source / "model.safetensors")
+    for layer in range(2):
+        prefix = f"model.layers.{layer}.mlp.experts"
+        parts = {
+            part: np.stack([arrays.pop(f"{prefix}.{i}.{part}_proj.weight") for i in range(8)])
+            for part in ("gate", "up", "down")
+        }
+        arrays[f"{prefix}.gate_up_proj"] = np.concatenate([parts["gate"], parts["up"]], axis=1)
+        arrays[f"{prefix}.down_proj"] = parts["down"]
+    save_file(arrays, source / "model.safetensors")
+    convert(source, tmp_path / "fused.gguf")
+    hub, fused = (open_checkpoint(tmp_path / f"{name}.gguf").tensors for name in ("hub", "fused"))
+    assert hub.keys() == fused.keys()
+    for name, tensor in hub.items():
+        assert tensor.shape == fused[name].shape
+        np.testing.assert_array_equal(tensor.read(), fused[name].read())
+
+
+def test_an_existing_file_is_replaced_only_by_force(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    source, out = folder("llama"), tmp_path / "out.gguf"
+    out.write_text("precious")
+    with pytest.raises(InvalidRequestError, match="exists"):
+        convert(source, out)
+    assert out.read_text() == "precious"
+    convert(source, out, force=True)
+    assert out.read_bytes()[:4] == b"GGUF"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "no space")])
+def test_what_ends_early_leaves_nothing_behind(
+    folder: Callable[..., Path], tmp_path: Path, error: BaseException
+) -> None:
+    source, target = folder("llama"), tmp_path / "target"
+    target.mkdir()
+
+    def fail(done: int, total: int) -> None:
+        if done > total // 2:
+            raise error
+
+    with pytest.raises(type(error)):
+        convert(source, target / "out.gguf", progress=fail)
+    assert list(target.iterdir()) == []
+
+
+def test_a_disk_that_is_too_full_is_said_before_a_byte_is_written(
+    folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder("llama")
+    usage = type("usage", (), {"free": 1000})
+    monkeypatch.setattr(gguf_writer.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(InvalidRequestError, match=r"0\.00 GB of that disk is free"):
+        convert(source, tmp_path / "out.gguf")
+    assert not list(tmp_path.glob("*.gguf*")) + list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "name, changes, named",
+    [
+        ("qwen3_moe-unnormalised", {}, "norm_topk_prob"),
+        ("qwen3_moe-mixed", {}, "attention_bias"),
+        ("qwen2-sliding", {}, "use_sliding_window"),
+        ("llama", {"mlp_bias": True}, "mlp_bias"),
+    ],
+)
+def test_what_llama_cpp_would_compute_otherwise_is_refused_by_name(
+    folder: Callable[..., Path], tmp_path: Path, name: str, changes: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(UnsupportedModelError, match=named):
+        convert(folder(name, **changes), tmp_path / "out.gguf")
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_missing_tensor_is_named(folder: Callable[..., Path], tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file  # noqa: PLC0415
+
+    source = folder("llama")
+    arrays = load_file(source / "model.safetensors")
+    del arrays["model.layers.1.self_attn.k_proj.weight"]
+    save_file(arrays, source / "model.safetensors")
+    with pytest.raises(ModelFileError, match=r"layers\.1\.self_attn\.k_proj"):
+        convert(source, tmp_path / "out.gguf")
+
+
+def test_a_gguf_and_a_folder_without_tokenizer_are_refused(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    source, out = folder("llama"), tmp_path / "out.gguf"
+    convert(source, out)
+    with pytest.raises(UnsupportedModelError, match="GGUF file already"):
+        convert(out, tmp_path / "again.gguf")
+    (source / "tokenizer.json").unlink()
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
+        convert(source, tmp_path / "again.gguf")
+
+
+def test_words_that_no_rule_of_gguf_cuts_are_refused(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = folder("llama")
+    cutter = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split("e", "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    write_tokenizer(source, cutter)
+    with pytest.raises(TokenizerError, match="rule"):
+        convert(source, tmp_path / "out.gguf")
+
+
+def test_the_tokenizer_gives_the_same_ids(folder: Callable[..., Path], tmp_path: Path) -> None:
+    source, out = folder("llama", vocab_size=VOCAB_SIZE + 8), tmp_path / "out.gguf"
+    convert(source, out)
+    text = f"she said: héllo, the end{END}"
+    both = [ours.Tokenizer.from_checkpoint(open_checkpoint(path)) for path in (source, out)]
+    assert both[0].encode(text) == both[1].encode(text)
+    assert both[0].eos_id == both[1].eos_id == VOCAB_SIZE - 1
+    assert both[1].vocab_size == VOCAB_SIZE + 8
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-bias-llama3", "qwen2", "qwen3", "qwen3_moe"])
+@pytest.mark.parametrize("scheme", [None, "q4"])
+def test_llama_cpp_computes_what_we_do(
+    folder: Callable[..., Path], tmp_path: Path, name: str, scheme: Any
+) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp")
+    out = tmp_path / "out.gguf"
+    convert(folder(name, **WIDE), out, quantize=scheme)
+    peer = llama_cpp.Llama(str(out), logits_all=True, n_ctx=64, verbose=False)
+    peer.eval(TOKENS)
+    expected = np.array(peer.scores[: len(TOKENS)])
+    actual = prefill_logits(loaded(out), TOKENS)
+    difference = np.abs(actual - expected).max()
+    assert difference <= (2e-3 if scheme is None else 0.05) * np.abs(expected).max()
