@@ -19,7 +19,7 @@ from dure.formats.checkpoint import open_checkpoint
 from dure.formats.gguf_writer import TensorPlan, check_target, write_gguf
 from dure.kernels.dequantize_reference import dequantize
 from dure.quantize import quantize_rows, type_for
-from dure.rope import RopeConfig, rope_frequencies
+from dure.rope import RopeConfig, rope_frequencies, stretched_theta
 from dure.text.gguf_export import gguf_vocabulary
 from dure.weights import gguf_name, plain_name
 
@@ -65,6 +65,33 @@ _FAMILIES: Mapping[str, _Family] = {
             "mlp_only_layers": ([], []),
         }
     ),
+    "qwen2_moe": _Family(
+        needs={
+            **_WITHOUT_WINDOW,
+            "qkv_bias": (True, True),
+            "norm_topk_prob": (False, False),
+            "decoder_sparse_step": (1, 1),
+            "mlp_only_layers": ([], []),
+        }
+    ),
+    "ernie4_5": _Family(),
+    "hunyuan_v1_dense": _Family(needs={"attention_bias": (False, False)}),
+}
+
+
+# What the families' configs call the sizes, in config.json's language.
+_SIZES = {
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "norm_eps": "rms_norm_eps",
+    "context_length": "max_position_embeddings",
+    "intermediate": "intermediate_size",
+    "experts": "num_experts",
+    "experts_per_token": "num_experts_per_tok",
+    "expert_intermediate": "moe_intermediate_size",
+    "shared_intermediate": "shared_expert_intermediate_size",
+    "normalize": "norm_topk_prob",
 }
 
 
@@ -113,22 +140,22 @@ def convert(
     """
     check_target(out, force=force)
     checkpoint = open_checkpoint(folder)
-    family, config = _checked(checkpoint)
+    config, pairs = _understood(checkpoint)
+    sizes = models.checked_sizes(checkpoint)
     architecture = models.family_of(checkpoint).GGUF_ARCHITECTURE
-    tensors = _tensors(checkpoint, config, pairs=family.pairs)
+    tensors = _tensors(checkpoint, sizes, pairs=pairs)
     sparse = any("_exps." in name for name in tensors)
     workers = machine.usable_threads() if threads is None else threads
     plans = [
         _plan(name, tensor, _type(name, tensor, quantize, sparse=sparse), workers)
         for name, tensor in tensors.items()
     ]
-    rope = RopeConfig.from_hf(config.values, _head_dim(config))
-    if rope.type == "llama3":
-        plans.insert(0, _rope_factors(rope))
+    if sizes.rope.type == "llama3":
+        plans.insert(0, _rope_factors(sizes.rope))
     metadata = {
         **_general(checkpoint, architecture, plans),
-        **_architecture(config, architecture, rope),
-        **gguf_vocabulary(checkpoint, config.integer("vocab_size")),
+        **_architecture(config, sizes, architecture),
+        **gguf_vocabulary(checkpoint, sizes.vocab_size),
     }
     size = write_gguf(out, metadata, plans, force=force, progress=progress)
     types = [plan.dtype for plan in plans]
@@ -137,8 +164,8 @@ def convert(
     )
 
 
-def _checked(checkpoint: Checkpoint) -> tuple[_Family, Config]:
-    """The family's rules and the config, if the model is whole and llama.cpp computes it."""
+def _understood(checkpoint: Checkpoint) -> tuple[Config, bool]:
+    """The config of a model that llama.cpp computes alike, and whether it turns pairs."""
     if checkpoint.kind == "gguf":
         raise UnsupportedModelError(
             f"{checkpoint.path} is a GGUF file already.",
@@ -159,21 +186,17 @@ def _checked(checkpoint: Checkpoint) -> tuple[_Family, Config]:
                 f"llama.cpp computes {name} only with {needed!r}.",
                 hint="run the folder as it is.",
             )
-    models.check_model(checkpoint)
-    return family, config
+    return config, family.pairs
 
 
-def _tensors(checkpoint: Checkpoint, config: Config, *, pairs: bool) -> dict[str, _Tensor]:
+def _tensors(checkpoint: Checkpoint, sizes: Any, *, pairs: bool) -> dict[str, _Tensor]:
     """The tensors of the GGUF by name, in the order in which a model reads them."""
     spellings = getattr(models.family_of(checkpoint), "SPELLINGS", None) or {}
-    heads, kv_heads = config.heads()
-    moving = {"attn_q": heads, "attn_k": kv_heads} if pairs else {}
+    moving = {"attn_q": sizes.heads, "attn_k": sizes.kv_heads} if pairs else {}
     found: dict[str, _Tensor] = {}
     for theirs, tensor in sorted(checkpoint.tensors.items(), key=_natural):
         name = plain_name(theirs, spellings)
-        if name is None:
-            continue
-        if name == "lm_head.weight" and config.flag("tie_word_embeddings", False):
+        if name is None or (name == "lm_head.weight" and sizes.tied):
             continue
         for part, shape, rows in _parts(name, tensor):
             written = gguf_name(part)
@@ -280,10 +303,6 @@ def _encoded(values: NDArray[np.float32], dtype: str, threads: int) -> Bytes:
     return quantize_rows(np.ascontiguousarray(values), dtype, threads=threads)
 
 
-def _head_dim(config: Config) -> int:
-    return config.head_dim(config.integer("hidden_size") // config.heads()[0])
-
-
 def _rope_factors(rope: RopeConfig) -> TensorPlan:
     """llama3's scaling as GGUF has it: what each plain frequency is divided by."""
     plain = rope_frequencies(RopeConfig("default", rope.theta, rope.dim))[0]
@@ -291,32 +310,26 @@ def _rope_factors(rope: RopeConfig) -> TensorPlan:
     return TensorPlan("rope_freqs.weight", "F32", factors.shape, lambda: [factors.view(np.uint8)])
 
 
-def _architecture(config: Config, architecture: str, rope: RopeConfig) -> dict[str, Any]:
+def _architecture(config: Config, sizes: Any, architecture: str) -> dict[str, Any]:
     """The keys under the architecture's name, what the config leaves to defaults spelled out."""
-    heads, kv_heads = config.heads()
-    head_dim = _head_dim(config)
     values = {
         **config.values,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "head_dim": head_dim,
-        "rms_norm_eps": config.positive("rms_norm_eps", 1e-6),
-        "max_position_embeddings": config.integer("max_position_embeddings", 2048),
-        "rope_theta": rope.theta,
-        "rotary_dim": rope.dim,
+        **{theirs: getattr(sizes, ours, None) for ours, theirs in _SIZES.items()},
+        "rope_theta": stretched_theta(sizes.rope),
+        "rotary_dim": sizes.rope.dim,
+        "rope_scaling": _rope_scaling(config, sizes.rope),
         "sliding_window": None,
-        "rope_scaling": _rope_scaling(config, rope),
     }
     return {
         **gguf_keys(values, architecture),
-        f"{architecture}.attention.value_length": head_dim,
-        f"{architecture}.vocab_size": config.integer("vocab_size"),
+        f"{architecture}.attention.value_length": sizes.head_dim,
+        f"{architecture}.vocab_size": sizes.vocab_size,
     }
 
 
 def _rope_scaling(config: Config, rope: RopeConfig) -> dict[str, Any]:
     """config.json's table of the scaling, as far as GGUF has keys for it; the rest is refused."""
-    if rope.type in ("default", "llama3"):  # llama3's is a tensor
+    if rope.type in ("default", "llama3", "ntk-alpha"):  # a tensor, and a base, say the last two
         return {}
     if rope.type == "linear":
         return {"rope_type": "linear", "factor": rope.factor}

@@ -107,15 +107,20 @@ def rope_frequencies(config: RopeConfig) -> tuple[Float32Array, float]:
     if config.type == "linear":
         return _plain(config.theta, config.dim) / np.float32(config.factor), 1.0
     if config.type == "ntk-alpha":
-        assert config.alpha is not None  # _check refused it
-        # A base stretched once and for all: unlike dynamic NTK it does not depend on the length.
-        stretched = config.theta * config.alpha ** (config.dim / (config.dim - 2))
-        return _plain(stretched, config.dim), 1.0
+        return _plain(stretched_theta(config), config.dim), 1.0
     if config.type == "yarn":
         return _yarn(config), _yarn_multiplier(config)
     if config.type == "llama3":
         return _llama3(config), 1.0
     return _plain(config.theta, config.dim), 1.0
+
+
+def stretched_theta(config: RopeConfig) -> float:
+    """The base, which ntk-alpha stretches once and for all: unlike dynamic NTK's it does not depend
+    on the length."""
+    if config.type != "ntk-alpha" or config.alpha is None:
+        return config.theta
+    return float(config.theta * config.alpha ** (config.dim / (config.dim - 2)))
 
 
 def magnitude_scale(factor: float, weight: float = 1.0) -> float:

@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dure.config import architecture_of, read_config
 from dure.errors import UnsupportedModelError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
 
 
-__all__ = ["Model", "check_model", "families", "family_of", "load_model", "memory_needed"]
+__all__ = ["Model", "checked_sizes", "families", "family_of", "load_model", "memory_needed"]
 
 
 class Model(Protocol):
@@ -74,13 +74,14 @@ def family_of(checkpoint: Checkpoint) -> ModuleType:
     )
 
 
-def check_model(checkpoint: Checkpoint) -> None:
-    """Nothing, if the checkpoint has what its family asks for and nothing else; else the error that
-    loading it would raise. No matrix is read."""
+def checked_sizes(checkpoint: Checkpoint) -> Any:
+    """The family's own config of a checkpoint that has what it asks for and nothing else; if it has
+    not, the error that loading it would raise. No matrix is read."""
     family = family_of(checkpoint)
     weights = Weights(checkpoint, spellings=getattr(family, "SPELLINGS", None))
-    family.Model(read_config(checkpoint), weights)
+    model = family.Model(read_config(checkpoint), weights)
     weights.check()
+    return model.config
 
 
 def load_model(
