@@ -21,7 +21,7 @@ from dure.kernels.dequantize_reference import dequantize
 from dure.quantize import quantize_rows, type_for
 from dure.rope import RopeConfig, rope_frequencies, stretched_theta
 from dure.text.gguf_export import gguf_vocabulary
-from dure.weights import gguf_name, plain_name
+from dure.weights import gguf_name, part_of, plain_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dure.config import Config
     from dure.formats.checkpoint import Checkpoint
     from dure.formats.tensors import TensorInfo
-    from dure.quantize import Part, Scheme
+    from dure.quantize import Scheme
 
     Bytes = NDArray[np.uint8]
 
@@ -141,7 +141,7 @@ def convert(
     check_target(out, force=force)
     checkpoint = open_checkpoint(folder)
     config, pairs = _understood(checkpoint)
-    sizes = models.checked_sizes(checkpoint)
+    sizes: Any = models.checked_model(checkpoint).config
     architecture = models.family_of(checkpoint).GGUF_ARCHITECTURE
     tensors = _tensors(checkpoint, sizes, pairs=pairs)
     sparse = any("_exps." in name for name in tensors)
@@ -243,27 +243,13 @@ def _natural(item: tuple[str, Any]) -> list[tuple[int, str]]:
 def _type(name: str, tensor: _Tensor, scheme: Scheme | None, *, sparse: bool) -> str:
     """How the GGUF stores a tensor."""
     stored = tensor.rows[0].tensor.dtype
-    part = _part(name, len(tensor.shape))
+    part = part_of(name, len(tensor.shape))
     if part in ("vector", "router"):
         return "F32"
     if scheme is None:
         return stored
     wanted = type_for(scheme, part, tensor.shape[-1], sparse=sparse)
     return stored if wanted in _FLOATS else wanted
-
-
-def _part(name: str, dimensions: int) -> Part:
-    """Which part of a model a GGUF tensor belongs to."""
-    kind = name.split(".")[-2]
-    if dimensions < 2:
-        return "vector"
-    if kind in ("token_embd", "output"):
-        return "embedding" if kind == "token_embd" else "head"
-    if kind.startswith("ffn_gate_inp"):
-        return "router"
-    if kind.endswith("_exps"):
-        return "experts"
-    return "attention" if kind.startswith("attn") else "dense"
 
 
 def _plan(name: str, tensor: _Tensor, dtype: str, threads: int) -> TensorPlan:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
     from dure.formats.source import SourceFile
     from dure.formats.tensors import TensorInfo
+    from dure.quantize import Part as ModelPart
 
 # What GGUF calls the parameters of a decoder, in config.json's language; {} is the layer.
 GGUF_NAMES: Mapping[str, str] = {
@@ -357,3 +358,17 @@ def gguf_name(name: str) -> str | None:
     kind, _, suffix = whole.rpartition(".")
     pattern = _INTO_GGUF.get(f"model.layers.{{}}.{kind}")
     return f"{pattern.format(layer)}.{suffix}" if pattern else None
+
+
+def part_of(name: str, dimensions: int) -> ModelPart:
+    """Which part of a model a GGUF tensor belongs to."""
+    kind = name.split(".")[-2]
+    if dimensions < 2:
+        return "vector"
+    if kind in ("token_embd", "output"):
+        return "embedding" if kind == "token_embd" else "head"
+    if kind.startswith("ffn_gate_inp"):
+        return "router"
+    if kind.endswith("_exps"):
+        return "experts"
+    return "attention" if kind.startswith("attn") else "dense"

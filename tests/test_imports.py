@@ -21,6 +21,7 @@ LINE = (
     {"models"},
     {"engine"},
     {"answer", "convert", "measure", "loading"},
+    {"describe"},
     {"llm"},
     {"cli"},
 )

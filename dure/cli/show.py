@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,7 +22,8 @@ def command(
     tensors: Annotated[bool, typer.Option("--tensors", help="List its tensors.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show what a model is: family, parameters, quantisation, context, licence, memory needed.
+    """Show what a model is: family, parameters, quantisation of its parts, context, caches,
+    licence, lineage, chat template, and whether it fits into memory. No weight is loaded.
 
     Of a catalogue model that is not on this machine it shows what the catalogue knows.
     """
@@ -74,8 +76,16 @@ def _catalogued(entry: CatalogueEntry) -> dict[str, Any]:
 
 
 def _described(found: ResolvedModel, facts: ModelFacts) -> dict[str, Any]:
+    from dure.describe import describe
+    from dure.formats.checkpoint import open_checkpoint
+    from dure.text.dialect import dialect_of
+
     entry = found.entry
     tokens = min(facts.context, CACHE_TOKENS)
+    inside = describe(open_checkpoint(found.path))
+    dialect = dialect_of(facts.chat_template)
+    cache_bytes = tokens * inside.token_bytes if inside.caches else facts.cache_bytes(tokens)
+    needed = inside.memory_bytes + cache_bytes
     return {
         "name": found.name,
         "here": True,
@@ -101,8 +111,17 @@ def _described(found: ResolvedModel, facts: ModelFacts) -> dict[str, Any]:
         "memory": {
             "weight_bytes": facts.weight_bytes,
             "cache_tokens": tokens,
-            "cache_bytes": facts.cache_bytes(tokens),
+            "cache_bytes": cache_bytes,
+            "needed_bytes": needed,
+            "available_bytes": inside.available_bytes,
+            "fits": needed <= inside.available_bytes,
         },
+        "family": inside.family,
+        "problem": inside.problem,
+        "parts": {part: dict(types) for part, types in inside.parts.items()},
+        "caches": [asdict(each) for each in inside.caches],
+        "cache_bytes_per_token": inside.token_bytes,
+        "template": asdict(dialect) if facts.chat_template else None,
         "has_chat_template": bool(facts.chat_template),
     }
 
@@ -145,13 +164,17 @@ def _lines(value: dict[str, Any]) -> list[tuple[str, str]]:
         ("parameters", parameters),
         ("experts", experts or ""),
         ("weights", f"{human_bytes(value['size_bytes'])}, {bits:.1f} bits each: {mix}"),
+        ("parts", _parts(value.get("parts") or {})),
         ("context", f"{value['context']:,} tokens" if value["context"] else "not stated"),
         ("vocabulary", f"{value['vocabulary']:,} tokens" if value.get("vocabulary") else ""),
+        ("cache", _caches(value.get("caches") or [])),
         ("memory", _memory(value.get("memory"))),
+        ("fits", _fits(value.get("memory"))),
+        ("runs", f"no: {value['problem']}" if value.get("problem") else ""),
         ("licence", value["license"] or "not stated"),
         ("lineage", value["lineage"]),
         ("sampling", ", ".join(f"{name} {n}" for name, n in value["sampling"].items())),
-        ("template", _template(value.get("has_chat_template"))),
+        ("template", _template(value.get("has_chat_template"), value.get("template"))),
         ("path", value["path"] or f"not on this machine: dure pull {value['name']}"),
     ]
 
@@ -166,8 +189,38 @@ def _memory(memory: dict[str, int] | None) -> str:
     return f"{total}: {human_bytes(memory['weight_bytes'])} of weights, {cache}"
 
 
-def _template(there: bool | None) -> str:
-    return {True: "chat (`--template` prints it)", False: "none: completion only", None: ""}[there]
+def _parts(parts: dict[str, dict[str, int]]) -> str:
+    """ "attention Q6_K, experts Q4_K and Q6_K": the types of each part, most parameters first."""
+    return ", ".join(f"{part} {' and '.join(types)}" for part, types in parts.items())
+
+
+def _caches(caches: list[dict[str, Any]]) -> str:
+    """What one token takes, by kind of layer."""
+    from dure.hub import human_bytes
+
+    return ", ".join(
+        f"{human_bytes(each['token_bytes'])} a token in {each['layers']} {each['kind']} layers"
+        + (f" of {each['window']:,} tokens" if each["window"] else "")
+        for each in caches
+    )
+
+
+def _fits(memory: dict[str, int] | None) -> str:
+    from dure.hub import human_bytes
+
+    if not memory or "fits" not in memory:
+        return ""
+    needed, free = (human_bytes(memory[f"{which}_bytes"]) for which in ("needed", "available"))
+    return f"{'yes' if memory['fits'] else 'no'}: a run takes {needed}, and {free} is free"
+
+
+def _template(there: bool | None, dialect: dict[str, str] | None) -> str:
+    if not there or dialect is None:
+        return "" if there is None else "none: completion only"
+    kind = dialect["turns"] or "of its own kind"
+    thinking = f", thinking {dialect['thinking']}" if dialect["thinking"] else ""
+    tools = f", tools as {dialect['tools']}" if dialect["tools"] else ""
+    return f"{kind}{thinking}{tools} (`--template` prints it)"
 
 
 def _percent(share: float) -> str:

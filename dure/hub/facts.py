@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dure.formats.card import read_card
 from dure.formats.checkpoint import Checkpoint, open_checkpoint
 from dure.formats.tensors import TensorInfo
 
@@ -70,6 +71,7 @@ class ModelFacts:
 def read_facts(path: Path) -> ModelFacts:
     """The facts of the model at `path`, from its headers alone. Raises ModelFileError."""
     checkpoint = open_checkpoint(path)
+    card = read_card(path) if path.is_dir() else {}
     numbers = _numbers(checkpoint)
     heads, hidden = numbers["heads"], numbers["hidden"]
     numbers["head_dim"] = numbers["head_dim"] or (hidden // heads if heads else 0)
@@ -85,8 +87,8 @@ def read_facts(path: Path) -> ModelFacts:
         active_parameters=total - _idle(tensors, numbers),
         quantisation=_mix(tensors),
         weight_bytes=sum(tensor.size_bytes for tensor in tensors),
-        license=_text(checkpoint.metadata.get("general.license")),
-        lineage=_lineage(checkpoint.metadata),
+        license=_text(checkpoint.metadata.get("general.license")) or _first(card.get("license")),
+        lineage=_lineage(checkpoint, card),
         chat_template=checkpoint.chat_template or "",
         tensors=tensors,
         **numbers,
@@ -149,8 +151,18 @@ def _mix(tensors: Iterable[TensorInfo]) -> dict[str, float]:
     return {dtype: count / total for dtype, count in counted.most_common()}
 
 
-def _lineage(metadata: Mapping[str, Any]) -> str:
-    """What a GGUF file says it was made from: "Qwen2.5 Coder 0.5B (Qwen)"."""
-    name = _text(metadata.get("general.base_model.0.name"))
+def _lineage(checkpoint: Checkpoint, card: Mapping[str, list[str]]) -> str:
+    """What a model says it was made from, and how: "distilled, from Qwen2.5 7B (Qwen)"."""
+    metadata = checkpoint.metadata
+    name = _text(metadata.get("general.base_model.0.name")) or _first(card.get("base_model"))
     maker = _text(metadata.get("general.base_model.0.organization"))
-    return f"{name} ({maker})" if name and maker else name
+    own = _text(metadata.get("general.name")) or _text(checkpoint.config.get("_name_or_path"))
+    told = (own, checkpoint.path.name, _text(metadata.get("general.finetune")))
+    distilled = any("distill" in text.lower() for text in told)
+    how = "distilled" if distilled else _first(card.get("base_model_relation"))
+    source = f"{name} ({maker})" if name and maker else name
+    return f"{how}, from {source}" if how and source else how or source
+
+
+def _first(texts: Sequence[str] | None) -> str:
+    return texts[0] if texts else ""

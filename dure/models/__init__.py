@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
 
 
-__all__ = ["Model", "checked_sizes", "families", "family_of", "load_model", "memory_needed"]
+__all__ = ["Model", "checked_model", "families", "family_of", "load_model", "memory_needed"]
 
 
 class Model(Protocol):
@@ -74,14 +74,14 @@ def family_of(checkpoint: Checkpoint) -> ModuleType:
     )
 
 
-def checked_sizes(checkpoint: Checkpoint) -> Any:
-    """The family's own config of a checkpoint that has what it asks for and nothing else; if it has
-    not, the error that loading it would raise. No matrix is read."""
+def checked_model(checkpoint: Checkpoint) -> Any:
+    """The model of a checkpoint that has what its family asks for and nothing else, with no matrix
+    read: it cannot run, but tells its `config` and `layer_caches`. Raises what loading it would."""
     family = family_of(checkpoint)
     weights = Weights(checkpoint, spellings=getattr(family, "SPELLINGS", None))
     model = family.Model(read_config(checkpoint), weights)
     weights.check()
-    return model.config
+    return model
 
 
 def load_model(

@@ -9,6 +9,7 @@ import gguf
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from tiny_gguf import config_of, parameters_of, write_folder
 
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 
@@ -61,13 +62,14 @@ def test_show_says_what_the_file_is_and_what_it_needs(model: Path, dure_command)
         "experts_used": 2,
         "license": "mit",
         "has_chat_template": True,
-        "memory": {
-            "weight_bytes": weights,
-            "cache_tokens": 4096,
-            "cache_bytes": 4096 * 2 * 2 * 2 * 32 * 2,
-        },
     }
     assert expected == {key: facts[key] for key in expected}
+    memory = {
+        "weight_bytes": weights,
+        "cache_tokens": 4096,
+        "cache_bytes": 4096 * 2 * 2 * 2 * 32 * 2,
+    }
+    assert memory == {key: facts["memory"][key] for key in memory}
 
 
 def test_show_for_a_person_is_a_line_a_fact_without_terminal_commands(
@@ -140,3 +142,34 @@ def test_show_of_a_file_that_is_no_model_says_what_it_is(tmp_path: Path, dure_co
     done = dure_command("show", str(tmp_path / "page.gguf"))
     assert done.code == 1
     assert "HTML" in done.err
+
+
+def test_show_of_a_model_that_runs_says_its_parts_caches_and_lineage(
+    tmp_path: Path, dure_command
+) -> None:
+    config = config_of("qwen3_moe-sliding")
+    folder = write_folder(tmp_path / "R1-Distill-tiny", config, parameters_of(config))
+    card = "---\nlicense: mit\nbase_model:\n- Maker/Base\n---\n"
+    (folder / "README.md").write_text(card)
+    facts = json.loads(dure_command("show", str(folder), "--json").out)
+    assert (facts["family"], facts["problem"]) == ("qwen3_moe", "")
+    assert (facts["license"], facts["lineage"]) == ("mit", "distilled, from Maker/Base")
+    assert {part: list(types) for part, types in facts["parts"].items()} == {
+        part: ["F32"] for part in ("attention", "embedding", "experts", "head", "router")
+    }
+    assert facts["parts"]["experts"]["F32"] == 2 * 8 * 3 * 32 * 64
+    assert facts["caches"] == [{"kind": "window", "layers": 2, "token_bytes": 384, "window": 8}]
+    assert facts["cache_bytes_per_token"] == 384
+    assert facts["memory"]["cache_bytes"] == 256 * 384
+    assert facts["memory"]["fits"] is True
+    lines = dure_command("show", str(folder)).out
+    assert " a token in 2 window layers of 8 tokens" in lines
+    assert "\nfits          yes: a run takes " in lines
+
+
+def test_show_says_why_a_model_does_not_run(model: Path, dure_command) -> None:
+    facts = json.loads(dure_command("show", str(model), "--json").out)
+    assert (facts["family"], facts["caches"]) == ("qwen3_moe", [])
+    assert "vocab_size" in facts["problem"]
+    assert facts["parts"] == {"experts": {"Q8_0": 8 * 32 * 64}}
+    assert "\nruns          no: " in dure_command("show", str(model)).out

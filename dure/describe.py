@@ -1,0 +1,105 @@
+"""What a model is by its own family's reading of it: caches, parts, memory. No weight is loaded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dure import machine, models
+from dure.errors import DureError
+from dure.loading import OVERHEAD_BYTES
+from dure.weights import gguf_name, part_of, plain_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dure.batch import LayerCache
+    from dure.formats.checkpoint import Checkpoint
+
+_CACHE_TYPE = "float16"  # what conversations are kept in
+
+
+@dataclass(frozen=True)
+class Caches:
+    """What the layers of one kind keep of a token."""
+
+    kind: str
+    layers: int
+    token_bytes: int  # of all of them
+    window: int | None  # tokens that each looks back
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the files leave to the family to say. `problem` is why it does not run, or empty; caches
+    are known only of what runs."""
+
+    family: str
+    problem: str
+    parts: Mapping[str, Mapping[str, int]]  # part -> tensor type -> parameters
+    caches: tuple[Caches, ...]
+    memory_bytes: int  # weights as they lie in memory, and what else a run takes but the cache
+    available_bytes: int
+
+    @property
+    def token_bytes(self) -> int:
+        """What one token takes in all caches."""
+        return sum(each.token_bytes for each in self.caches)
+
+
+def describe(checkpoint: Checkpoint) -> Description:
+    """The description of a checkpoint, whether it runs or not."""
+    family = problem = ""
+    layers: tuple[LayerCache, ...] = ()
+    try:
+        family = models.family_of(checkpoint).__name__.rpartition(".")[2]
+        layers = models.checked_model(checkpoint).layer_caches
+    except DureError as error:
+        problem = error.message
+    return Description(
+        family=family,
+        problem=problem,
+        parts=_parts(checkpoint),
+        caches=_caches(layers),
+        memory_bytes=models.memory_needed(checkpoint) + OVERHEAD_BYTES,
+        available_bytes=machine.memory_available(),
+    )
+
+
+def _caches(layers: tuple[LayerCache, ...]) -> tuple[Caches, ...]:
+    groups: dict[tuple[str, int | None], list[LayerCache]] = {}
+    for layer in layers:
+        groups.setdefault((layer.kind, layer.window), []).append(layer)
+    return tuple(
+        Caches(kind, len(same), sum(each.bytes_per_token(_CACHE_TYPE) for each in same), window)
+        for (kind, window), same in groups.items()
+    )
+
+
+def _parts(checkpoint: Checkpoint) -> dict[str, dict[str, int]]:
+    """The parameters of each part by tensor type; norms and biases are left out."""
+    try:
+        spellings = getattr(models.family_of(checkpoint), "SPELLINGS", None) or {}
+    except DureError:
+        spellings = {}
+    counted: dict[str, Counter[str]] = {}
+    for name, tensor in checkpoint.tensors.items():
+        written: str | None = name
+        if checkpoint.kind != "gguf":
+            plain = plain_name(name, spellings)
+            written = None if plain is None else gguf_name(_stacked(plain))
+        part = part_of(written, len(tensor.shape)) if written else "other"
+        if part != "vector" and len(tensor.shape) > 1:
+            kinds = counted.setdefault(part, Counter())
+            kinds[tensor.dtype] += tensor.num_rows * tensor.shape[-1]
+    return {part: dict(counts.most_common()) for part, counts in sorted(counted.items())}
+
+
+def _stacked(name: str) -> str:
+    """An expert's tensor by the name of its layer's stack."""
+    before, found, after = name.partition(".experts.")
+    if not found:
+        return name
+    kind = next((part for part in ("gate", "up", "down") if f"{part}_proj" in after), "")
+    return f"{before}.experts.{kind}_proj.weight"
