@@ -172,6 +172,13 @@ def _understood(checkpoint: Checkpoint) -> tuple[Config, bool]:
             hint="give the folder of safetensors that it was made from.",
         )
     name = models.family_of(checkpoint).__name__.rpartition(".")[2]
+    other = next((t for t in checkpoint.tensors.values() if t.dtype not in _FLOATS), None)
+    if other is not None:
+        raise UnsupportedModelError(
+            f"{checkpoint.path} has {other.name} as {other.dtype}, and what is converted is "
+            f"{', '.join(_FLOATS)}.",
+            hint="convert the folder that it was quantised from, with --quantize.",
+        )
     if name not in _FAMILIES:
         raise UnsupportedModelError(
             f"{checkpoint.path} is a {name!r} model, which dure runs but does not convert.",

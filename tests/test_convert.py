@@ -245,6 +245,19 @@ def test_a_missing_tensor_is_named(folder: Callable[..., Path], tmp_path: Path) 
         convert(source, tmp_path / "out.gguf")
 
 
+def test_weights_that_are_quantised_already_are_refused_by_type(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    from safetensors.numpy import load_file, save_file  # noqa: PLC0415
+
+    source = folder("llama")
+    arrays = load_file(source / "model.safetensors")
+    arrays["lm_head.weight"] = arrays["lm_head.weight"].astype(np.int8)
+    save_file(arrays, source / "model.safetensors")
+    with pytest.raises(UnsupportedModelError, match=r"lm_head\.weight as I8.*F32, F16, BF16"):
+        convert(source, tmp_path / "out.gguf")
+
+
 def test_a_gguf_and_a_folder_without_tokenizer_are_refused(
     folder: Callable[..., Path], tmp_path: Path
 ) -> None:

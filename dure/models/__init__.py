@@ -68,8 +68,9 @@ def family_of(checkpoint: Checkpoint) -> ModuleType:
         return known[name]
     near = difflib.get_close_matches(name[:60], known, n=3, cutoff=0.4)
     what = "the nearest it runs are" if near else "it runs"
+    code = " Its own code (auto_map) is never run." if "auto_map" in checkpoint.config else ""
     raise UnsupportedModelError(
-        f"{checkpoint.path} is a {name[:60]!r} model, an architecture dure does not run.",
+        f"{checkpoint.path} is a {name[:60]!r} model, an architecture dure does not run.{code}",
         hint=f"{what} {', '.join(near or sorted(known))}.",
     )
 

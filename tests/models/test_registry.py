@@ -87,3 +87,9 @@ def test_an_architecture_that_resembles_none_is_refused_with_all(written: str) -
 def test_a_checkpoint_that_does_not_say_what_it_is_is_refused(written: Any, kind: str) -> None:
     with pytest.raises(ModelFileError, match=r"model_type|general\.architecture"):
         family_of(checkpoint(written, kind=kind))
+
+
+def test_a_model_that_brings_its_own_code_is_told_that_it_is_never_run() -> None:
+    own = {"model_type": "shiny", "auto_map": {"AutoModel": "modeling_shiny.Shiny"}}
+    with pytest.raises(UnsupportedModelError, match="auto_map"):
+        family_of(Checkpoint(Path("some-model"), "safetensors", {}, config=own))
