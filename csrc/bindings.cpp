@@ -4,8 +4,6 @@
 #include <malloc.h>
 #endif
 
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -14,52 +12,18 @@
 #include <new>
 
 #include "attend.h"
+#include "bindings.h"
 #include "filepacker.h"
 #include "ops.h"
 #include "quantize.h"
-#include "recycler.h"
 #include "router.h"
 #include "sample.h"
 
-namespace nb = nanobind;
 using namespace dure;
 
 namespace {
 
-template <class T, int N>
-using In = nb::ndarray<const T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
-template <class T, int N>
-using InOut = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
 using Cache = nb::ndarray<nb::ndim<3>, nb::c_contig, nb::device::cpu>;
-template <class T>
-using Result = nb::ndarray<nb::numpy, T>;
-
-// Arrays are taken as they are or refused: a silent copy would hide a cost, and lose what is written in place.
-const auto strict = nb::arg().noconvert();
-const auto any = nb::arg();
-
-void require(bool condition, const std::string& what) {
-  if (!condition) throw std::invalid_argument(what);
-}
-void check_threads(int threads) { require(threads >= 1 && threads <= 1024, "threads must be between 1 and 1024"); }
-
-template <class T, class Array = Result<T>>
-Array fresh(std::initializer_list<size_t> shape) {
-  size_t count = 1;
-  for (const size_t s : shape) count *= s;
-  const size_t size = Recycler::size_class(count * sizeof(T));
-  T* data = static_cast<T*>(recycler().take(size));
-  struct Held {
-    void* data;
-    size_t size;
-  };
-  auto* held = new Held{data, size};
-  return Array(data, shape, nb::capsule(held, [](void* p) noexcept {
-                 auto* h = static_cast<Held*>(p);
-                 recycler().give(h->data, h->size);
-                 delete h;
-               }));
-}
 
 // Page-aligned memory for packed weights: zero until written, and committed only when written.
 struct Buffer {
@@ -403,6 +367,7 @@ NB_MODULE(_core, m) {
   });
   m.def("packed_bytes", [](const std::string& dtype, int64_t rows, int64_t cols) { return describe(dtype, rows, cols).bytes(); });
 
+  bind_states(m);
   nb::class_<Matrix>(m, "Matrix")
       .def(nb::init<const std::string&, int64_t, int64_t>())
       .def("fill", &Matrix::fill, any, strict, any)

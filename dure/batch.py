@@ -27,9 +27,50 @@ class LayerCache:
         """Bytes that one token's key and value take in this layer when stored as `dtype`."""
         return 2 * self.num_kv_heads * self.head_dim * np.dtype(dtype).itemsize
 
+    @property
+    def bytes_per_sequence(self) -> int:
+        """Bytes that a sequence takes however long it is: none."""
+        return 0
+
     def block_shape(self) -> tuple[int, int]:
         """(kv heads, 2 * 32 * head_dim): one block, of each head K transposed, then V (32, d)."""
         return self.num_kv_heads, 2 * BLOCK_SIZE * self.head_dim
+
+
+@dataclass(frozen=True)
+class StateCache:
+    """What one recurrent layer keeps of a sequence, however long it is: `size` float32 numbers.
+
+    A state is what all tokens up to one position have left behind: it can be copied and gone on
+    from, and never be cut back to an earlier position.
+    """
+
+    size: int
+    kind: Literal["state"] = "state"
+    window: None = None
+
+    def bytes_per_token(self, dtype: DTypeLike) -> int:
+        """Bytes that one more token takes: none."""
+        del dtype
+        return 0
+
+    @property
+    def bytes_per_sequence(self) -> int:
+        """Bytes of one state."""
+        return 4 * self.size
+
+
+@dataclass(frozen=True)
+class States:
+    """Where the recurrent states of a batch's sequences lie.
+
+    The state of sequence i is read from slot `slots[i]` and written back there after its last row;
+    it is not read but starts from zeros when the first row is at position 0. `saves` asks for
+    copies: the state after row saves[j, 0] also goes to slot saves[j, 1], which is nobody's.
+    """
+
+    slots: NDArray[np.int32]  # (sequences,)
+    saves: NDArray[np.int32]  # (k, 2)
 
 
 @dataclass(frozen=True)
@@ -45,7 +86,9 @@ class Batch:
     sequences: NDArray[np.int32]  # (rows,) row -> row of block_tables
     block_tables: NDArray[np.int32]  # (sequences, most blocks of any), padded with -1
     logit_rows: NDArray[np.int32]  # (m,) the rows whose logits are wanted
-    cache: tuple[NDArray[Any], ...]  # one a layer, (blocks, kv heads, 2 * 32 * head_dim)
+    cache: tuple[NDArray[Any], ...]  # one a layer; of a StateCache (slots, size), else
+    # (blocks, kv heads, 2 * 32 * head_dim)
+    states: States | None = None  # None where no layer has a StateCache
 
     @property
     def wanted_rows(self) -> NDArray[np.int32] | None:

@@ -39,6 +39,13 @@ _GGUF_KEYS = {
     "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
     "interleave_moe_layer_step": "moe_layer_interval",
     "leading_dense_block_count": "first_k_dense_replace",
+    "full_attention_interval": "full_attention_interval",
+    "nextn_predict_layers": "num_nextn_predict_layers",
+    "ssm.conv_kernel": "linear_conv_kernel_dim",
+    "ssm.group_count": "linear_num_key_heads",
+    "ssm.inner_size": "linear_inner_size",
+    "ssm.state_size": "linear_key_head_dim",
+    "ssm.time_step_rank": "linear_num_value_heads",
 }
 
 # The keys under {architecture}.rope.scaling. -> those of config.json's rope_scaling.
@@ -136,6 +143,30 @@ class Config:
             raise self._wrong("head_dim", size, "an even number")
         return size
 
+    def multiple(self, key: str, of: int, default: int, *, high: int) -> int:
+        """The whole number at `key`, which `of` divides."""
+        value = self.integer(key, default, high=high)
+        if value % of:
+            raise self._wrong(key, value, f"a multiple of {of}")
+        return value
+
+    def dense_layers(self, layers: int) -> frozenset[int]:
+        """The layers of a mixture of experts whose MLP is an ordinary one (Qwen's keys)."""
+        step, named = self.integer("decoder_sparse_step", 1), self.integers("mlp_only_layers")
+        return frozenset(i for i in range(layers) if i in named or (i + 1) % step)
+
+    def recurrent_layers(self, layers: int, *, drafts: int = 0) -> tuple[bool, ...]:
+        """Whether each layer is recurrent: by layer_types, else all but every fourth, or whatever
+        full_attention_interval says. drafts: layers behind these that layer_types may name, too."""
+        kinds = self._get("layer_types", ())
+        if isinstance(kinds, list) and len(kinds) == layers + drafts:
+            kinds = kinds[:layers]
+        if not kinds:
+            interval = self.integer("full_attention_interval", 4)
+            return tuple((layer + 1) % interval != 0 for layer in range(layers))
+        known = {"linear_attention": True, "full_attention": False}
+        return tuple(known[kind] for kind in self._kinds(layers, kinds, known))
+
     def window(self) -> int | None:
         """The keys that a sliding layer sees, or None if none slides (Qwen's keys)."""
         off = "sliding_window" in self.values and self.values["sliding_window"] is None
@@ -150,13 +181,17 @@ class Config:
         if window is None or not kinds:
             return tuple(window if layer >= first else None for layer in range(layers))
         known = {"full_attention": None, "sliding_attention": window}
+        return tuple(known[kind] for kind in self._kinds(layers, kinds, known))
+
+    def _kinds(self, layers: int, kinds: Any, known: Mapping[str, Any]) -> list[str]:
+        """layer_types as they are, if they are one of `known` for each layer."""
         if (
             not isinstance(kinds, list)
             or len(kinds) != layers
-            or any(k not in known for k in kinds)
+            or any(not isinstance(k, str) or k not in known for k in kinds)
         ):
             raise self._wrong("layer_types", kinds, f"{' or '.join(known)} for each layer")
-        return tuple(known[kind] for kind in kinds)
+        return kinds
 
     def expect(self, key: str, *allowed: Any) -> None:
         """Refuses, by UnsupportedModelError, a value that is there and not one of `allowed`."""
@@ -210,6 +245,10 @@ def read_config(checkpoint: Checkpoint) -> Config:
     }
     if scaling.get("rope_type", "none") != "none":
         values["rope_scaling"] = scaling
+    recurrent = metadata.get(prefix + "attention.recurrent_layers")
+    if isinstance(recurrent, np.ndarray):
+        kinds = ("full_attention", "linear_attention")
+        values["layer_types"] = [kinds[bool(each)] for each in recurrent]
     # The vocabulary's size is written nowhere else, and the head has to fit it.
     embedding = checkpoint.tensors.get("token_embd.weight")
     if embedding is not None:

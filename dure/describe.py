@@ -14,7 +14,7 @@ from dure.weights import gguf_name, part_of, plain_name
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dure.batch import LayerCache
+    from dure.batch import LayerCache, StateCache
     from dure.formats.checkpoint import Checkpoint
 
 _CACHE_TYPE = "float16"  # what conversations are kept in
@@ -22,11 +22,12 @@ _CACHE_TYPE = "float16"  # what conversations are kept in
 
 @dataclass(frozen=True)
 class Caches:
-    """What the layers of one kind keep of a token."""
+    """What the layers of one kind keep of a token, and of a sequence however long it is."""
 
     kind: str
     layers: int
-    token_bytes: int  # of all of them
+    token_bytes: int  # of all of them, as the next
+    sequence_bytes: int
     window: int | None  # tokens that each looks back
 
 
@@ -47,11 +48,16 @@ class Description:
         """What one token takes in all caches."""
         return sum(each.token_bytes for each in self.caches)
 
+    @property
+    def sequence_bytes(self) -> int:
+        """What one sequence takes beside its tokens."""
+        return sum(each.sequence_bytes for each in self.caches)
+
 
 def describe(checkpoint: Checkpoint) -> Description:
     """The description of a checkpoint, whether it runs or not."""
     family = problem = ""
-    layers: tuple[LayerCache, ...] = ()
+    layers: tuple[LayerCache | StateCache, ...] = ()
     try:
         family = models.family_of(checkpoint).__name__.rpartition(".")[2]
         layers = models.checked_model(checkpoint).layer_caches
@@ -67,12 +73,18 @@ def describe(checkpoint: Checkpoint) -> Description:
     )
 
 
-def _caches(layers: tuple[LayerCache, ...]) -> tuple[Caches, ...]:
-    groups: dict[tuple[str, int | None], list[LayerCache]] = {}
+def _caches(layers: tuple[LayerCache | StateCache, ...]) -> tuple[Caches, ...]:
+    groups: dict[tuple[str, int | None], list[LayerCache | StateCache]] = {}
     for layer in layers:
         groups.setdefault((layer.kind, layer.window), []).append(layer)
     return tuple(
-        Caches(kind, len(same), sum(each.bytes_per_token(_CACHE_TYPE) for each in same), window)
+        Caches(
+            kind,
+            len(same),
+            sum(each.bytes_per_token(_CACHE_TYPE) for each in same),
+            sum(each.bytes_per_sequence for each in same),
+            window,
+        )
         for (kind, window), same in groups.items()
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -78,14 +79,17 @@ def head(weights: Weights, embedding: Embedding, *, tied: bool) -> Callable[[Row
 
 
 class RMSNorm:
-    """x / sqrt(mean(x²) + eps) * w over the last axis of x (n, width).
+    """x / sqrt(mean(x²) + eps) * (w + offset) over the last axis of x (n, width).
 
     It comes back as the rows that the next layer takes: normed and quantised in one pass, in the
     layer that asks. `floats` gives plain numbers.
     """
 
-    def __init__(self, weights: Weights, name: str, width: int, eps: float) -> None:
-        self.weight = weights.vector(f"{name}.weight", width)
+    def __init__(
+        self, weights: Weights, name: str, width: int, eps: float, *, offset: float = 0.0
+    ) -> None:
+        """offset: 1 where the checkpoint stores how far a norm is from 1."""
+        self.weight = weights.vector(f"{name}.weight", width, offset=offset)
         self._eps, self._threads = eps, weights.threads
 
     def __call__(self, x: Floats) -> kernels.Activations:
@@ -139,26 +143,39 @@ class Attention:
         norm_eps: float | None = None,
         norm_last: bool = False,
         norm_whole: bool = False,
+        norm_offset: float = 0.0,
+        gated: bool = False,
         interleaved: bool = False,
         window: int | None = None,
     ) -> None:
         """index: this layer's place in the cache. norm_eps: q and k norms if given, of each head,
-        before the rotation unless norm_last, or of all heads together if norm_whole."""
-        self.q_proj = Linear(weights, f"{name}.q_proj", heads * head_dim, hidden, bias=bias)
+        before the rotation unless norm_last, or of all heads together if norm_whole; norm_offset as
+        RMSNorm's offset. gated: q_proj gives each head its query and then as many gates, whose
+        sigmoids the output is multiplied with."""
+        width = heads * head_dim
+        self.q_proj = Linear(weights, f"{name}.q_proj", (1 + gated) * width, hidden, bias=bias)
         self.k_proj = Linear(weights, f"{name}.k_proj", kv_heads * head_dim, hidden, bias=bias)
         self.v_proj = Linear(weights, f"{name}.v_proj", kv_heads * head_dim, hidden, bias=bias)
-        self.o_proj = Linear(weights, f"{name}.o_proj", hidden, heads * head_dim, bias=output_bias)
+        self.o_proj = Linear(weights, f"{name}.o_proj", hidden, width, bias=output_bias)
         self._norms, self._eps, self._norm_last = None, norm_eps or 0.0, norm_last
         self.q_norm = self.k_norm = None
         if norm_eps is not None and norm_whole:
             self.q_norm = RMSNorm(weights, f"{name}.q_norm", heads * head_dim, norm_eps)
             self.k_norm = RMSNorm(weights, f"{name}.k_norm", kv_heads * head_dim, norm_eps)
         elif norm_eps is not None:
-            q_norm = weights.vector(f"{name}.q_norm.weight", head_dim)
-            self._norms = q_norm, weights.vector(f"{name}.k_norm.weight", head_dim)
+            names = f"{name}.q_norm.weight", f"{name}.k_norm.weight"
+            q_norm, k_norm = (weights.vector(n, head_dim, offset=norm_offset) for n in names)
+            self._norms = q_norm, k_norm
         self.cache = LayerCache("window" if window else "gqa", kv_heads, head_dim, window)
-        self._index, self._interleaved = index, interleaved
+        self._index, self._interleaved, self._gated = index, interleaved, gated
+        self._heads, self._head_dim = heads, head_dim
         self._scale, self._threads = head_dim**-0.5, weights.threads
+
+    @cached_property
+    def _gates(self) -> NDArray[np.int32]:
+        """The columns of q_proj's rows that are gates, head by head."""
+        columns = np.arange(2 * self._heads * self._head_dim, dtype=np.int32)
+        return columns.reshape(self._heads, 2, self._head_dim)[:, 1].ravel()
 
     def __call__(
         self,
@@ -176,6 +193,10 @@ class Attention:
         else:
             q, (k, v) = self.q_proj(x.take(rows)), Linear.together(x, self.k_proj, self.v_proj)
             add = None if add is None else add[rows]
+        gate = q
+        if self._gated:
+            heads, size = self._heads, self._head_dim
+            q = q.reshape(len(q), heads, 2, size)[:, :, 0].reshape(len(q), heads * size)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm.floats(q), self.k_norm.floats(k)
         out = kernels.attend(
@@ -196,6 +217,8 @@ class Attention:
             window=self.cache.window,
             threads=self._threads,
         )
+        if self._gated:
+            out = kernels.sigmoid_mul(out, gate, columns=self._gates, threads=self._threads)
         return self.o_proj(out, add=add)
 
 

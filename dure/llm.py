@@ -98,6 +98,7 @@ class LLM:
         self.engine = Engine(
             loaded.model,
             num_blocks=loaded.num_blocks,
+            num_states=loaded.num_states or None,
             max_sequences=max_sequences,
             cache_dtype="float32" if exact else "float16",
             model_id=loaded.name,

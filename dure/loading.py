@@ -6,13 +6,11 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dure import hub, kernels, machine, models
-from dure.batch import BLOCK_SIZE, LayerCache
-from dure.config import Config, read_config
+from dure.batch import BLOCK_SIZE
 from dure.errors import InvalidRequestError, NotEnoughMemoryError, TokenizerError
 from dure.formats.checkpoint import open_checkpoint
 
@@ -29,6 +27,9 @@ DEFAULT_CONTEXT = 32768
 
 OVERHEAD_BYTES = 150 << 20
 """Beside weights and cache: the interpreter, the vocabulary, and the activations of 512 rows."""
+
+STATE_BYTES = 1 << 30
+"""What the recurrent states of all sequences may take even where little memory is left."""
 
 SMALLEST_CONTEXT = 512
 """Tokens; a model that fits only with less than this is said not to fit."""
@@ -47,6 +48,7 @@ class LoadedModel:
     context: int  # tokens of the longest sequence
     num_blocks: int  # of the cache that all sequences share
     sampling: Mapping[str, Any]  # the defaults that the model's makers recommend
+    num_states: int = 0  # recurrent states that all sequences share; 0 of a model without
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -80,7 +82,7 @@ def load(
 
     Without `context` it is what the model and the memory allow, up to 32,768 tokens. The cache that
     sequences share is given in bytes, in tokens, or by default. Raises NotEnoughMemoryError if
-    weights, cache and overhead do not fit, before any weight is read. Without `with_tokenizer` a
+    weights, cache and overhead do not fit, before any matrix is read. Without `with_tokenizer` a
     model that has none loads, too.
     """
     resolved = hub.resolve(None if name is None else os.fspath(name), progress=download_progress)
@@ -91,29 +93,39 @@ def load(
     tokenizer = _TokenizerMaker(checkpoint if with_tokenizer else None)
     checkpoint = _without_vocabulary(checkpoint)
     dtype = "float32" if exact else "float16"
-    plan = partial(
-        plan_memory,
-        name,
-        wanted=context,
-        weight_bytes=models.memory_needed(checkpoint),
-        available=machine.memory_available(),
-        cache_bytes=cache_bytes,
-        cache_tokens=cache_tokens,
-    )
-    # From the config, so that what does not fit is refused before minutes of loading; then again
-    # from what the model itself says.
-    plan(**_cache_sizes(read_config(checkpoint), dtype))
+    weight_bytes, available = models.memory_needed(checkpoint), machine.memory_available()
+
+    def planned(model: Model) -> tuple[MemoryPlan, int]:
+        """The plan, and how many recurrent states come with it."""
+        sequence_bytes = sum(layer.bytes_per_sequence for layer in model.layer_caches)
+        states = state_slots(sequence_bytes, available - weight_bytes - OVERHEAD_BYTES)
+        token_bytes = sum(layer.bytes_per_token(dtype) for layer in model.layer_caches)
+        plan = plan_memory(
+            name,
+            wanted=context,
+            model_context=model.context_length,
+            token_bytes=token_bytes,
+            weight_bytes=weight_bytes + states * sequence_bytes,
+            available=available,
+            cache_bytes=cache_bytes,
+            cache_tokens=cache_tokens,
+        )
+        return plan, states
+
+    def before_packing(model: Model) -> None:
+        planned(model)  # what does not fit is refused before minutes of packing
+        tokenizer.start()
+
     model = models.load_model(
         checkpoint,
         threads=threads,
         exact=exact,
         progress=tokenizer.watched(load_progress),
-        before_packing=tokenizer.start,
+        before_packing=before_packing,
     )
     text = tokenizer.result()
     kernels.release_free_memory()
-    token_bytes = sum(layer.bytes_per_token(dtype) for layer in model.layer_caches)
-    final = plan(model_context=model.context_length, token_bytes=token_bytes)
+    final, num_states = planned(model)
     recommended = resolved.entry.sampling if resolved.entry is not None else {}
     return LoadedModel(
         name=name,
@@ -125,6 +137,7 @@ def load(
         context=final.context,
         num_blocks=final.cache_tokens // BLOCK_SIZE,
         sampling={**recommended, **checkpoint.generation_config},
+        num_states=num_states,
     )
 
 
@@ -248,19 +261,15 @@ def _without_vocabulary(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, metadata=kept)
 
 
-def _cache_sizes(config: Config, dtype: str) -> dict[str, int]:
-    """`model_context` and `token_bytes` as the config says them."""
-    heads = config.integer("num_attention_heads")
-    layer = LayerCache(
-        "gqa",
-        num_kv_heads=config.integer("num_key_value_heads", heads),
-        head_dim=config.integer("head_dim", config.integer("hidden_size") // heads),
-    )
-    layers = config.integer("num_hidden_layers")
-    return {
-        "model_context": config.integer("max_position_embeddings", 2048),
-        "token_bytes": layers * layer.bytes_per_token(dtype),
-    }
+def state_slots(sequence_bytes: int, room: int) -> int:
+    """How many recurrent states to have room for: of running sequences, and snapshots of prefixes.
+
+    They get an eighth of the `room` beside the weights, or 1 GiB if that is more (13 states of
+    Qwen3-Next 80B, at 77 MB), at most 128 and at least 2; 0 of a model without (0 bytes).
+    """
+    if sequence_bytes == 0:
+        return 0
+    return max(2, min(128, max(room // 8, STATE_BYTES) // sequence_bytes))
 
 
 def _what_fits(context: int, available: int) -> str:

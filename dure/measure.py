@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dure.batch import Batch
+from dure.batch import Batch, States
 from dure.engine.cache import allocate_storage, blocks_for
 from dure.errors import InvalidRequestError
 
@@ -35,7 +35,10 @@ class FixedRun:
         blocks = blocks_for(tokens)
         self.block_tables = np.arange(sequences * blocks, dtype=np.int32).reshape(sequences, blocks)
         dtype = "float32" if exact else "float16"
-        self.cache = allocate_storage(model.layer_caches, sequences * blocks, dtype)
+        self.cache = allocate_storage(
+            model.layer_caches, sequences * blocks, dtype, num_states=sequences
+        )
+        self.states = States(np.arange(sequences, dtype=np.int32), np.empty((0, 2), np.int32))
 
     def forward(
         self,
@@ -52,6 +55,7 @@ class FixedRun:
             block_tables=self.block_tables,
             logit_rows=np.asarray(logit_rows, np.int32),
             cache=self.cache,
+            states=self.states,
         )
         return self.model.forward(batch)
 

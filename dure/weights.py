@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -35,7 +36,17 @@ GGUF_NAMES: Mapping[str, str] = {
     "blk.{}.attn_output": "model.layers.{}.self_attn.o_proj",
     "blk.{}.attn_q_norm": "model.layers.{}.self_attn.q_norm",
     "blk.{}.attn_k_norm": "model.layers.{}.self_attn.k_norm",
+    "blk.{}.attn_qkv": "model.layers.{}.linear_attn.in_proj_qkv",
+    "blk.{}.attn_gate": "model.layers.{}.linear_attn.in_proj_z",
+    "blk.{}.ssm_in": "model.layers.{}.linear_attn.in_proj_qkvz",
+    "blk.{}.ssm_ba": "model.layers.{}.linear_attn.in_proj_ba",
+    "blk.{}.ssm_conv1d": "model.layers.{}.linear_attn.conv1d",
+    "blk.{}.ssm_a": "model.layers.{}.linear_attn.A",
+    "blk.{}.ssm_dt.bias": "model.layers.{}.linear_attn.dt_bias",
+    "blk.{}.ssm_norm": "model.layers.{}.linear_attn.norm",
+    "blk.{}.ssm_out": "model.layers.{}.linear_attn.out_proj",
     "blk.{}.ffn_norm": "model.layers.{}.post_attention_layernorm",
+    "blk.{}.post_attention_norm": "model.layers.{}.post_attention_layernorm",
     "blk.{}.ffn_gate": "model.layers.{}.mlp.gate_proj",
     "blk.{}.ffn_up": "model.layers.{}.mlp.up_proj",
     "blk.{}.ffn_down": "model.layers.{}.mlp.down_proj",
@@ -118,26 +129,37 @@ class Weights:
         for name in [name for name in self._unused if name.startswith(prefix)]:
             self.skip(name)
 
-    def vector(self, name: str, size: int, *, as_row: bool = False) -> NDArray[np.float32]:
-        """The float tensor `name` of `size` entries as float32 (size,); as_row: (1, size) will
-        do, too."""
-        row = as_row and name in self._tensors and self._tensors[name].shape == (1, size)
-        tensor = self._take(name, (1, size) if row else (size,))
+    def vector(
+        self, name: str, size: int, *, as_row: bool = False, offset: float = 0.0
+    ) -> NDArray[np.float32]:
+        """The float tensor `name` of `size` entries, + offset, as float32 (size,); as_row:
+        (1, size) will do, too."""
+        return self.floats(name, (size,), *([(1, size)] if as_row else []), offset=offset)
+
+    def floats(
+        self, name: str, *shapes: tuple[int, ...], offset: float = 0.0
+    ) -> NDArray[np.float32]:
+        """The small float tensor `name`, + offset, as float32 of the first of `shapes`, in
+        whichever of them it is stored."""
+        stored = self._tensors[name].shape if self.has(name) else ()
+        tensor = self._take(name, stored if stored in shapes else shapes[0])
         if tensor is None:
-            return np.broadcast_to(np.float32(1), (size,))  # which takes no memory, whatever size
-        values = kernels.Matrix(tensor.dtype, 1, size) if _is_float(tensor) else None
+            return np.broadcast_to(np.float32(1), shapes[0])  # takes no memory, whatever size
+        values = kernels.Matrix(tensor.dtype, 1, math.prod(stored)) if _is_float(tensor) else None
         if values is None:
             raise UnsupportedModelError(
                 f"{self._path}: {name} is stored as {tensor.dtype}; vectors must be floats."
             )
-        values.fill(0, tensor.read())
+        values.fill(0, tensor.read().reshape(1, -1))
         self._advance(tensor.size_bytes)
-        entries: NDArray[np.float32] = values.row_values(np.zeros(1, np.int32))[0]
-        return entries
+        entries: NDArray[np.float32] = values.row_values(np.zeros(1, np.int32))
+        return entries.reshape(shapes[0]) + np.float32(offset)
 
     def matrix(self, name: str, rows: int, cols: int) -> kernels.Matrix:
         """The tensor `name`, (rows, cols), packed for the kernels by `finish`."""
-        tensor = self._take(name, (rows, cols))
+        # Files that llama.cpp quantised have lost the dimension of a single row.
+        flat = rows == 1 and self.has(name) and self._tensors[name].shape == (cols,)
+        tensor = self._take(name, (cols,) if flat else (rows, cols))
         if tensor is None:
             return cast(kernels.Matrix, SimpleNamespace(rows=rows, cols=cols))
         matrix = kernels.Matrix(self._runnable(tensor), rows, cols)
@@ -330,7 +352,7 @@ def _from_gguf(name: str) -> str:
     """A GGUF tensor's name in config.json's language; others stay, for `check` to report."""
     if name in GGUF_NAMES:
         return GGUF_NAMES[name]
-    match = re.fullmatch(r"blk\.(\d+)\.((\w+)\.(weight|bias))", name)
+    match = re.fullmatch(r"blk\.(\d+)\.((\w+)(?:\.(weight|bias))?)", name)
     if match is None:
         return name
     layer, whole, kind, suffix = match.groups()

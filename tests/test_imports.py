@@ -18,6 +18,7 @@ LINE = (
     {"batch", "config", "quantize", "rope"},
     {"weights"},
     {"layers"},
+    {"recurrent"},
     {"models"},
     {"engine"},
     {"answer", "convert", "measure", "loading"},

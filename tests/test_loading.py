@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dure.errors import InvalidRequestError, NotEnoughMemoryError
-from dure.loading import OVERHEAD_BYTES, MemoryPlan, check_threads, plan_memory
+from dure.loading import OVERHEAD_BYTES, MemoryPlan, check_threads, plan_memory, state_slots
 
 TOKEN = 1000  # bytes a token takes in the cache
 WEIGHTS = 10**9
@@ -81,6 +81,22 @@ def test_a_cache_below_one_context_is_refused() -> None:
 
 def test_a_cache_of_so_many_tokens_is_rounded_up_to_blocks() -> None:
     assert plan(room_tokens=10**6, wanted=10, cache_tokens=100) == MemoryPlan(10, 128)
+
+
+@pytest.mark.parametrize(
+    ("sequence_bytes", "room", "slots"),
+    [
+        (0, 10**10, 0),
+        (77 * 10**6, 0, 13),
+        (77 * 10**6, 80 * 10**9, 128),
+        (77 * 10**6, 24 * 10**9, 38),
+        (2**31, 0, 2),
+    ],
+)
+def test_recurrent_states_get_an_eighth_of_the_room_or_a_gigabyte(
+    sequence_bytes: int, room: int, slots: int
+) -> None:
+    assert state_slots(sequence_bytes, room) == slots
 
 
 @pytest.mark.parametrize("threads", [0, -1, 5000])

@@ -42,15 +42,20 @@ def sparse_types(name: str) -> Kind:
 
 
 WIDE = {"hidden_size": 256, "moe_intermediate_size": 256, "head_dim": 64, "num_experts": 16}
+DELTA = {"linear_key_head_dim": 32, "linear_value_head_dim": 64}
 FILES = {
     "dense": (config_of("llama"), dense_types),
     "sparse": (config_of("qwen3_moe", **WIDE), sparse_types),
+    "recurrent": (
+        config_of("qwen3_next", **WIDE, **DELTA, shared_expert_intermediate_size=256),
+        sparse_types,
+    ),
 }
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A dense model and a mixture of experts, as GGUF files."""
+    """A dense model, a mixture of experts, and one with recurrent layers, as GGUF files."""
     folder = tmp_path_factory.mktemp("quantised")
     for name, (config, types) in FILES.items():
         write_gguf(folder / f"{name}.gguf", config, parameters_of(config), types)

@@ -19,6 +19,7 @@ ARCHITECTURES = {
     "qwen2": gguf.MODEL_ARCH.QWEN2,
     "qwen3": gguf.MODEL_ARCH.QWEN3,
     "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
+    "qwen3_next": gguf.MODEL_ARCH.QWEN3NEXT,
     "ernie4_5": gguf.MODEL_ARCH.ERNIE4_5,
     "hunyuan_v1_dense": gguf.MODEL_ARCH.HUNYUAN_DENSE,
     "PanguEmbedded": gguf.MODEL_ARCH.PANGU_EMBED,
@@ -70,7 +71,8 @@ def matrices_as(kind: Kind) -> Types:
 
 def is_plain(name: str) -> bool:
     """Whether converters keep a parameter in F32 whatever the file's type is."""
-    return name.endswith(("norm.weight", ".bias", "mlp.gate.weight"))
+    plain = ("norm.weight", ".bias", "mlp.gate.weight", "conv1d.weight", "expert_gate.weight")
+    return name.endswith(plain)
 
 
 def store(values: np.ndarray, kind: Kind, rng: np.random.Generator) -> Stored:
@@ -110,9 +112,10 @@ def parameters_of(config: Config) -> Arrays:
         "lm_head.weight": (config["vocab_size"], hidden),
     }
     for index in range(config["num_hidden_layers"]):
+        gated = config["model_type"] == "qwen3_next"
         layer = {
             "input_layernorm.weight": (hidden,),
-            "self_attn.q_proj.weight": (q, hidden),
+            "self_attn.q_proj.weight": (2 * q if gated else q, hidden),
             "self_attn.k_proj.weight": (kv, hidden),
             "self_attn.v_proj.weight": (kv, hidden),
             "self_attn.o_proj.weight": (hidden, q),
@@ -124,8 +127,27 @@ def parameters_of(config: Config) -> Arrays:
             layer |= {f"self_attn.{part}_proj.bias": (size,) for part, size in sizes.items()}
         if config["model_type"].startswith("qwen3"):
             layer |= {f"self_attn.{part}_norm.weight": (head_dim,) for part in "qk"}
+        if gated and (index + 1) % 4:
+            layer = {name: shape for name, shape in layer.items() if "self_attn" not in name}
+            layer |= _recurrent_shapes(config)
         shapes |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}
     return {name: drawn(name, shape) for name, shape in shapes.items()}
+
+
+def _recurrent_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    hidden, heads = config["hidden_size"], config["linear_num_value_heads"]
+    keys = config["linear_num_key_heads"] * config["linear_key_head_dim"]
+    values = heads * config["linear_value_head_dim"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "in_proj_qkvz.weight": (2 * keys + 2 * values, hidden),
+        "in_proj_ba.weight": (2 * heads, hidden),
+        "conv1d.weight": (2 * keys + values, 1, config["linear_conv_kernel_dim"]),
+        "A_log": (heads,),
+        "dt_bias": (heads,),
+        "norm.weight": (config["linear_value_head_dim"],),
+        "out_proj.weight": (hidden, values),
+    }
+    return {f"linear_attn.{name}": shape for name, shape in shapes.items()}
 
 
 def _mlp_shapes(config: Config) -> dict[str, tuple[int, ...]]:
@@ -138,9 +160,12 @@ def _mlp_shapes(config: Config) -> dict[str, tuple[int, ...]]:
             f"{prefix}.down_proj.weight": (hidden, size),
         }
 
-    if config["model_type"] != "qwen3_moe":
+    if config["model_type"] not in ("qwen3_moe", "qwen3_next"):
         return gated("mlp", config["intermediate_size"])
     shapes: dict[str, tuple[int, ...]] = {"mlp.gate.weight": (config["num_experts"], hidden)}
+    if config["model_type"] == "qwen3_next":
+        shapes |= gated("mlp.shared_expert", config["shared_expert_intermediate_size"])
+        shapes["mlp.shared_expert_gate.weight"] = (1, hidden)
     for expert in range(config["num_experts"]):
         shapes |= gated(f"mlp.experts.{expert}", config["moe_intermediate_size"])
     return shapes
@@ -174,8 +199,11 @@ def write_folder(folder: Path, config: Config, parameters: Arrays) -> Path:
 def write_gguf(
     path: Path, config: Config, parameters: Arrays, types: Types = float32, *, seed: int = 0
 ) -> Arrays:
-    """The parameters as the GGUF at `path` now stands for them, under the names they had."""
+    """The parameters as the GGUF at `path` now stands for them, under the names they had (of
+    qwen3_next as llama.cpp's converter recasts them)."""
     rng = np.random.default_rng(seed)
+    if config["model_type"] == "qwen3_next":
+        parameters = _next_parameters(config, parameters)
     stored = {
         name: store(values, Kind.F32 if values.ndim == 1 else types(name), rng)
         for name, values in sorted(parameters.items())
@@ -260,6 +288,58 @@ def _add_expert_keys(writer: gguf.GGUFWriter, config: Config) -> None:
         writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
         factor = config["rope_parameters"]["partial_rotary_factor"]
         writer.add_rope_dimension_count(int(head_dim_of(config) * factor))
+
+    if config["model_type"] == "qwen3_next":
+        _add_next_keys(writer, config)
+
+
+def _add_next_keys(writer: gguf.GGUFWriter, config: Config) -> None:
+    writer.add_rope_dimension_count(head_dim_of(config) // 4)
+    writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
+    writer.add_ssm_conv_kernel(config["linear_conv_kernel_dim"])
+    writer.add_ssm_state_size(config["linear_key_head_dim"])
+    writer.add_ssm_group_count(config["linear_num_key_heads"])
+    heads = config["linear_num_value_heads"]
+    writer.add_ssm_time_step_rank(heads)
+    writer.add_ssm_inner_size(config["linear_value_head_dim"] * heads)
+    if config.get("num_nextn_predict_layers"):
+        writer.add_nextn_predict_layers(config["num_nextn_predict_layers"])
+    kinds = config.get("layer_types") or ["full_attention"]
+    if kinds[-1] == "full_attention":  # by the interval, as older files have it
+        writer.add_full_attention_interval(4)
+    else:
+        recurrent = [kind == "linear_attention" for kind in kinds]
+        recurrent += [False] * config.get("num_nextn_predict_layers", 0)
+        writer.add_array("qwen3next.attention.recurrent_layers", recurrent)
+
+
+def _next_parameters(config: Config, parameters: Arrays) -> Arrays:
+    """qwen3_next's parameters as llama.cpp's converter recasts them: norms without their offset,
+    the decay without its logarithm, q k v of all heads and then z (in older_form, by key head)."""
+    heads, size = config["linear_num_key_heads"], config["linear_key_head_dim"]
+    each = config["linear_num_value_heads"] // heads * config["linear_value_head_dim"]
+    out: Arrays = {}
+    for name, values in parameters.items():
+        before, _, kind = name.partition(".linear_attn.")
+        if name.endswith("norm.weight") and kind != "norm.weight":
+            out[name] = values + np.float32(1)
+        elif kind == "A_log":
+            out[name] = (-np.exp(values.astype(np.float64))).astype(np.float32)
+        elif kind == "dt_bias":
+            out[f"{before}.linear_attn.dt_proj.bias"] = values
+        elif kind == "conv1d.weight":
+            out[name] = values[:, 0]
+        elif name.endswith("shared_expert_gate.weight") and config.get("older_form"):
+            out[name] = values[0]
+        elif kind == "in_proj_qkvz.weight" and not config.get("older_form"):
+            rows = values.reshape(heads, -1, values.shape[1])
+            parts = np.split(rows, [size, 2 * size, 2 * size + each], axis=1)
+            q, k, v, z = (part.reshape(-1, values.shape[1]) for part in parts)
+            out[f"{before}.linear_attn.in_proj_qkv.weight"] = np.concatenate([q, k, v])
+            out[f"{before}.linear_attn.in_proj_z.weight"] = z
+        else:
+            out[name] = values
+    return out
 
 
 def _permuted(name: str, tensor: Stored, config: Config) -> Stored:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from dure.batch import BLOCK_SIZE, Batch
+from dure.batch import BLOCK_SIZE, Batch, StateCache, States
 from dure.formats.checkpoint import open_checkpoint
 from dure.models import Model, load_model
 
@@ -66,6 +66,18 @@ ERNIE_MOE = {
     "moe_num_shared_experts": 2,
 }
 
+NEXT = {
+    **EXPERTS,
+    "num_hidden_layers": 4,
+    "head_dim": 16,
+    "shared_expert_intermediate_size": 48,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_conv_kernel_dim": 4,
+}
+
 # name -> (config.json's model_type, what differs from COMMON)
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
@@ -96,6 +108,25 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "qwen3_moe-sliding": ("qwen3_moe", {**EXPERTS, **SLIDING}),
+    "qwen3_next": ("qwen3_next", NEXT),
+    "qwen3_next-mixed": (
+        "qwen3_next",
+        {
+            **NEXT,
+            "layer_types": ["full_attention", "linear_attention", "linear_attention"],
+            "num_hidden_layers": 3,
+            "linear_num_key_heads": 3,
+            "linear_num_value_heads": 3,
+            "linear_key_head_dim": 20,
+            "linear_value_head_dim": 40,
+            "linear_conv_kernel_dim": 3,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "qwen3_next-dense": (
+        "qwen3_next",
+        {**NEXT, "mlp_only_layers": [1], "norm_topk_prob": False, "attention_bias": True},
+    ),
     "ernie4_5": ("ernie4_5", {"head_dim": 24, "tie_word_embeddings": True}),
     "ernie4_5-untied": ("ernie4_5", {"head_dim": 16, "rope_parameters": LINEAR}),
     "hunyuan_v1_dense": ("hunyuan_v1_dense", {"head_dim": 24, "rope_parameters": NTK_ALPHA}),
@@ -160,6 +191,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
+# Model types whose logits are held to 5e-4 and not to 1e-4: a state goes through every token.
+RECURRENT = {"qwen3_next"}
+
 # Families that transformers lacks: the class whose maths is theirs, what makes it so, and what
 # their own config.json says instead.
 STAND_INS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -214,6 +248,10 @@ def drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     if name.endswith("norm.weight"):
         return (1 + rng.normal(0, 0.2, shape)).astype(np.float32)
+    if name.endswith(".A_log"):  # states that last from 1 token to 100
+        return np.log(rng.uniform(0.05, 8, shape)).astype(np.float32)
+    if name.endswith(".dt_bias"):
+        return rng.uniform(-4, 1, shape).astype(np.float32)
     spread = 0.2 if name.endswith(".bias") else 0.08
     return rng.normal(0, spread, shape).astype(np.float32)
 
@@ -261,8 +299,13 @@ class PagedRun:
         self.tables = np.full((len(sequences), max(needed)), -1, np.int32)
         for row, count in enumerate(needed):
             self.tables[row, :count], order = order[:count], order[count:]
+        num_slots = 2 * len(sequences) + 1
+        slots = np.random.default_rng(seed).permutation(num_slots).astype(np.int32)
+        self.slots = slots[: len(sequences)]
         self.cache = tuple(
-            np.full((num_blocks, *layer.block_shape()), np.nan, dtype)
+            np.full((num_slots, layer.size), np.nan, np.float32)
+            if isinstance(layer, StateCache)
+            else np.full((num_blocks, *layer.block_shape()), np.nan, dtype)
             for layer in model.layer_caches
         )
 
@@ -280,6 +323,7 @@ class PagedRun:
             block_tables=np.ascontiguousarray(self.tables[active]),
             logit_rows=np.arange(len(tokens), dtype=np.int32),
             cache=self.cache,
+            states=States(self.slots[active], np.empty((0, 2), np.int32)),
         )
         rows = self.model.forward(batch)
         assert rows.shape == (len(tokens), self.model.vocab_size)

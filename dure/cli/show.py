@@ -85,6 +85,7 @@ def _described(found: ResolvedModel, facts: ModelFacts) -> dict[str, Any]:
     inside = describe(open_checkpoint(found.path))
     dialect = dialect_of(facts.chat_template)
     cache_bytes = tokens * inside.token_bytes if inside.caches else facts.cache_bytes(tokens)
+    cache_bytes += inside.sequence_bytes
     needed = inside.memory_bytes + cache_bytes
     return {
         "name": found.name,
@@ -195,11 +196,16 @@ def _parts(parts: dict[str, dict[str, int]]) -> str:
 
 
 def _caches(caches: list[dict[str, Any]]) -> str:
-    """What one token takes, by kind of layer."""
+    """What one token takes, or one sequence, by kind of layer."""
     from dure.hub import human_bytes
 
+    def taken(each: dict[str, Any]) -> str:
+        if each["sequence_bytes"]:
+            return f"{human_bytes(each['sequence_bytes'])} a sequence"
+        return f"{human_bytes(each['token_bytes'])} a token"
+
     return ", ".join(
-        f"{human_bytes(each['token_bytes'])} a token in {each['layers']} {each['kind']} layers"
+        f"{taken(each)} in {each['layers']} {each['kind']} layers"
         + (f" of {each['window']:,} tokens" if each["window"] else "")
         for each in caches
     )

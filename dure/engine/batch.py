@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dure.batch import Batch
+from dure.batch import Batch, States
 from dure.engine.scheduler import Chunk
 
 if TYPE_CHECKING:
@@ -35,4 +35,19 @@ def build_batch(chunks: Sequence[Chunk], cache: tuple[NDArray[Any], ...]) -> Bat
         block_tables=block_tables,
         logit_rows=(np.cumsum(counts) - 1)[wanted].astype(np.int32),
         cache=cache,
+        states=_states(chunks) if chunks[0].request.state_slot >= 0 else None,
+    )
+
+
+def _states(chunks: Sequence[Chunk]) -> States:
+    """Each chunk's slot, and the snapshots that fall into it."""
+    saves, first_row = [], 0
+    for chunk in chunks:
+        for position, slot in chunk.request.saves:
+            if chunk.start < position <= chunk.start + chunk.count:
+                saves.append((first_row + position - chunk.start - 1, slot))
+        first_row += chunk.count
+    return States(
+        slots=np.array([chunk.request.state_slot for chunk in chunks], dtype=np.int32),
+        saves=np.array(saves, dtype=np.int32).reshape(-1, 2),
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dure.batch import BLOCK_SIZE, LayerCache
+from dure.batch import BLOCK_SIZE, LayerCache, StateCache
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -22,15 +22,23 @@ MAX_CANDIDATES = 32
 
 
 def allocate_storage(
-    layer_caches: Sequence[LayerCache], num_blocks: int, dtype: DTypeLike
+    layer_caches: Sequence[LayerCache | StateCache],
+    num_blocks: int,
+    dtype: DTypeLike,
+    *,
+    num_states: int = 0,
 ) -> tuple[NDArray[Any], ...]:
-    """One zeroed array a layer, (blocks, kv heads, 2 * 32 * head_dim).
+    """One zeroed array a layer: (blocks, kv heads, 2 * 32 * head_dim) of `dtype`, or float32
+    (states, size) of a recurrent layer.
 
     Inside one (block, kv head): K transposed (head_dim, 32), then V (32, head_dim). The pages are
     the operating system's until a block is first written.
     """
     return tuple(
-        np.zeros((num_blocks, *layer.block_shape()), dtype=dtype) for layer in layer_caches
+        np.zeros((num_states, layer.size), dtype=np.float32)
+        if isinstance(layer, StateCache)
+        else np.zeros((num_blocks, *layer.block_shape()), dtype=dtype)
+        for layer in layer_caches
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dure.batch import BLOCK_SIZE
+from dure.batch import BLOCK_SIZE, StateCache
 from dure.engine.batch import build_batch
 from dure.engine.cache import BlockPool, allocate_storage, root_digest
 from dure.engine.request import (
@@ -21,6 +21,7 @@ from dure.engine.request import (
 )
 from dure.engine.sampler import Sampler, SamplingFunctions
 from dure.engine.scheduler import Chunk, Scheduler, Stats
+from dure.engine.states import StatePool
 from dure.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -53,17 +54,22 @@ class Engine:
         num_blocks: int,
         max_batch_tokens: int = 512,
         max_sequences: int = 64,
+        num_states: int | None = None,
         cache_dtype: DTypeLike = "float16",
         model_id: str = "",
         eos_ids: AbstractSet[int] = frozenset(),
         threads: int = 1,
         sampling: SamplingFunctions | None = None,
     ) -> None:
-        """threads: of sampling; the model has its own number."""
+        """num_states: slots of recurrent state, if the model has any, for running requests and
+        snapshots of prefixes; by default two for each sequence. threads: of sampling; the model has
+        its own number."""
+        num_states = 2 * max_sequences if num_states is None else num_states
         limits = {
             "num_blocks": num_blocks,
             "max_batch_tokens": max_batch_tokens,
             "max_sequences": max_sequences,
+            "num_states": num_states,
         }
         for name, value in limits.items():
             if value < 1:
@@ -71,10 +77,15 @@ class Engine:
         self.model = model
         self.model_id = model_id
         self.eos_ids = frozenset(eos_ids)
-        self.cache = allocate_storage(model.layer_caches, num_blocks, cache_dtype)
-        self.pool = BlockPool(num_blocks, self.cache)
+        layers = model.layer_caches
+        recurrent = [isinstance(layer, StateCache) for layer in layers]
+        self.cache = allocate_storage(layers, num_blocks, cache_dtype, num_states=num_states)
+        paged = tuple(c for c, state in zip(self.cache, recurrent, strict=True) if not state)
+        states = tuple(c for c, state in zip(self.cache, recurrent, strict=True) if state)
+        self.pool = BlockPool(num_blocks, paged)
+        self.states = StatePool(num_states if states else 0, states)
         self.scheduler = Scheduler(
-            self.pool, max_batch_tokens=max_batch_tokens, max_sequences=max_sequences
+            self.pool, self.states, max_batch_tokens=max_batch_tokens, max_sequences=max_sequences
         )
         self.sampler = Sampler(sampling, threads=threads)
         self._requests: dict[str, Request] = {}  # unfinished ones

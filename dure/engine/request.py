@@ -112,6 +112,9 @@ class Request:
     )
     block_table: list[int] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)  # of the full blocks of `tokens`
+    state_slot: int = -1  # of its recurrent state, which is that after num_computed_tokens
+    # Snapshots to be taken on the way: (position, slot), rising; the slots are the request's so far
+    saves: list[tuple[int, int]] = field(default_factory=list)
     token_counts: TokenCounts | None = None  # only if a penalty is set
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from operator import attrgetter
 from dure.batch import BLOCK_SIZE
 from dure.engine.cache import BlockPool, block_digest, blocks_for
 from dure.engine.request import Request, RequestState
+from dure.engine.states import StatePool
 
 # A prompt that yields to others still gets this much of a step: less would only add steps.
 MIN_CHUNK = 32
@@ -47,11 +48,25 @@ class Scheduler:
     Blocks for a whole prompt are taken when it is admitted; then only decoding needs new ones.
     When none is free, the youngest running request is preempted: its blocks go back, its output
     stays, and it waits to be computed again, from whatever of it is still in the cache.
+
+    Of a model with recurrent states each running request holds a slot of `states`, and a prefix is
+    reused up to where a snapshot of its state was kept: at the end of every request, at the last
+    full block of every prompt, and where a prompt was found to part from an earlier one.
     """
 
-    def __init__(self, pool: BlockPool, *, max_batch_tokens: int, max_sequences: int) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        states: StatePool | None = None,
+        *,
+        max_batch_tokens: int,
+        max_sequences: int,
+    ) -> None:
         self.pool = pool
+        self.states = StatePool(0) if states is None else states
         self.max_batch_tokens = max_batch_tokens
+        if self.states:
+            max_sequences = min(max_sequences, self.states.num_slots)
         # One row of the budget for every running request: decoding never waits for its turn.
         self.max_sequences = min(max_sequences, max_batch_tokens)
         self.waiting: list[Request] = []  # both by arrival, the oldest first
@@ -96,6 +111,9 @@ class Scheduler:
         self.stats.computed_tokens += chunk.count
         ends_prompt = chunk.start < len(request.prompt_ids) <= request.num_computed_tokens
         self._publish(request, chunk.start // BLOCK_SIZE, tail=ends_prompt)
+        while request.saves and request.saves[0][0] <= request.num_computed_tokens:
+            position, slot = request.saves.pop(0)
+            self.states.publish(slot, *self._prefix(request, position))
 
     def finish(self, request: Request, *, forget: bool = False) -> None:
         """Nothing; the request has left, its blocks are back. `forget`: its pass went wrong."""
@@ -106,8 +124,11 @@ class Scheduler:
         request.state = RequestState.FINISHED
 
     def check(self) -> None:
-        """Nothing; RuntimeError if a block is held by none of the running requests."""
+        """Nothing; RuntimeError if a block or a state is held by none of the running requests."""
         self.pool.check([request.block_table for request in self.running])
+        if self.states:
+            slots = [request.state_slot for request in self.running]
+            self.states.check([*slots, *(slot for r in self.running for _, slot in r.saves)])
 
     def _grow(self, request: Request) -> bool:
         """Whether the request has a block for its next token; the youngest pay for it."""
@@ -134,7 +155,22 @@ class Scheduler:
             self._publish(request, request.num_computed_tokens // BLOCK_SIZE, tail=True)
         self.pool.release(request.block_table, forget=forget)
         request.block_table = []
+        if self.states:
+            self._release_states(request, forget=forget)
         self.running.remove(request)
+
+    def _release_states(self, request: Request, *, forget: bool) -> None:
+        """Nothing; the request's state becomes a snapshot unless it is to be forgotten."""
+        for _, slot in request.saves:
+            self.states.release(slot)
+        if forget or request.num_computed_tokens == 0:
+            self.states.release(request.state_slot)
+        else:
+            prefix = self._prefix(request, request.num_computed_tokens)
+            self.states.publish(request.state_slot, *prefix)
+        if forget:
+            self.states.forget([request.root, *self._digests(request)])
+        request.state_slot, request.saves = -1, []
 
     def _prefills(self, scheduled: dict[Request, int]) -> Iterator[Request]:
         """Requests with more of a prompt to compute: the running ones, then newly admitted."""
@@ -167,22 +203,25 @@ class Scheduler:
 
         One block a running request is left for their next tokens, or admitting would preempt.
         """
+        shared = len(found) * BLOCK_SIZE
+        found, tail, state = self._reusable(request, found)
         needed = blocks_for(len(request.tokens)) - len(found)
         if needed + len(self.running) > self.pool.num_free - self.pool.count_free(found):
             return False
+        if self.states and self.states.num_free == 0:
+            return False
         for block in found:
             self.pool.hold(block)
-        parent = request.digests[len(found) - 1] if found else request.root
         start = len(found) * BLOCK_SIZE
-        # The last token is always computed: its logits are wanted.
-        tail = request.tokens[start : min(start + BLOCK_SIZE, len(request.tokens) - 1)]
-        source, common = self.pool.find_tail(parent, tail)
+        source, common = self.pool.find_tail(self._parent(request, len(found)), tail)
         blocks = [self.pool.allocate()]
         if common and source != blocks[0]:  # if the same, it has just been allocated as it is
             self.pool.copy(source, blocks[0])
         blocks += [self.pool.allocate() for _ in range(needed - 1)]
         request.block_table = found + blocks
         request.num_computed_tokens = start + common
+        if self.states:
+            self._take_states(request, state, shared)
         if request.num_preemptions == 0:
             request.num_cached_tokens = request.num_computed_tokens
             self.stats.prompt_tokens += len(request.prompt_ids)
@@ -192,15 +231,53 @@ class Scheduler:
         insort(self.running, request, key=_by_arrival)
         return True
 
+    def _reusable(self, request: Request, found: list[int]) -> tuple[list[int], list[int], int]:
+        """What the request can start from: full blocks, tokens after them, and a state's slot.
+
+        Without recurrent states all that was found, and as much of a block as another shares. With
+        them up to the last snapshot, or nothing. The last token is always computed: its logits are
+        wanted.
+        """
+        counts = range(len(found), -1, -1) if self.states else [len(found)]
+        for count in counts:
+            start = count * BLOCK_SIZE
+            tail = request.tokens[start : min(start + BLOCK_SIZE, len(request.tokens) - 1)]
+            if not self.states:
+                return found, tail, -1
+            parent = self._parent(request, count)
+            slot, length = self.states.find(parent, tail)
+            if slot >= 0 and self.pool.find_tail(parent, tail[:length])[1] == length:
+                return found[:count], tail[:length], slot
+        return [], [], -1
+
+    def _take_states(self, request: Request, source: int, shared: int) -> None:
+        """Nothing; the request has a state's slot, a copy of `source` if there is one, and slots
+        for snapshots: where it parts from `shared` tokens of another, and at its last full block.
+        """
+        request.state_slot = self.states.allocate(source)
+        last = (len(request.tokens) - 1) // BLOCK_SIZE * BLOCK_SIZE
+        for position in sorted({shared, last}):
+            # One slot is left to the next request: a snapshot is a wish, a state is a need.
+            if position > request.num_computed_tokens and self.states.num_free > 1:
+                request.saves.append((position, self.states.allocate()))
+
+    def _parent(self, request: Request, count: int) -> bytes:
+        """The digest of the request's first `count` full blocks."""
+        return self._digests(request)[count - 1] if count else request.root
+
+    def _prefix(self, request: Request, position: int) -> tuple[bytes, list[int]]:
+        """What names the request's tokens before `position`: of full blocks, and those after."""
+        count = position // BLOCK_SIZE
+        return self._parent(request, count), request.tokens[count * BLOCK_SIZE : position]
+
     def _publish(self, request: Request, first: int, *, tail: bool) -> None:
         """Nothing; blocks from number `first` that are full, or also a part-filled last, are
         findable, and an equal block that exists takes the place of the request's own."""
         full, rest = divmod(request.num_computed_tokens, BLOCK_SIZE)
-        digests = self._digests(request)
         for index in range(first, full + (tail and rest > 0)):
             start = index * BLOCK_SIZE
             tokens = request.tokens[start : min(start + BLOCK_SIZE, request.num_computed_tokens)]
-            parent = digests[index - 1] if index else request.root
+            parent = self._parent(request, index)
             block = request.block_table[index]
             request.block_table[index] = self.pool.publish(block, parent, tokens)
 

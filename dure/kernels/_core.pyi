@@ -99,6 +99,37 @@ def attend(
     window: int,
     threads: int,
 ) -> Floats: ...
+def short_conv(
+    x: Floats,
+    weight: Floats,
+    columns: Ints | None,
+    states: Floats,
+    positions: Ints,
+    sequences: Ints,
+    slots: Ints,
+    saves: Ints,
+    threads: int,
+) -> Floats: ...
+def delta_rule(
+    qkv: Floats,
+    a: Floats,
+    b: Floats,
+    rate: Floats,
+    bias: Floats,
+    key_heads: int,
+    key_dim: int,
+    offset: int,
+    states: Floats,
+    positions: Ints,
+    sequences: Ints,
+    slots: Ints,
+    saves: Ints,
+    threads: int,
+) -> Floats: ...
+def gated_norm(
+    x: Floats, weight: Floats, eps: float, gate: Floats, columns: Ints | None, threads: int
+) -> Floats: ...
+def sigmoid_mul(x: Floats, gate: Floats, columns: Ints | None, threads: int) -> Floats: ...
 def route(
     logits: Floats,
     k: int,

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dure.kernels.dequantize_reference import dequantize, integer_blocks
+from dure.kernels.recurrent_reference import delta_rule, gated_norm, short_conv, sigmoid_mul
 from dure.kernels.sampling_reference import logprob, sample, sample_rows, top_logprobs, uniform
 
 __all__ = [
@@ -24,9 +25,11 @@ __all__ = [
     "QuantizedMatrix",
     "attend",
     "attention",
+    "delta_rule",
     "dequantize",
     "embed",
     "experts_mlp",
+    "gated_norm",
     "logprob",
     "matmul",
     "quantize_rows",
@@ -35,6 +38,8 @@ __all__ = [
     "route",
     "sample",
     "sample_rows",
+    "short_conv",
+    "sigmoid_mul",
     "silu_mul",
     "top_logprobs",
     "uniform",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dure.batch import Batch, LayerCache
+    from dure.batch import Batch, LayerCache, StateCache
     from dure.formats.checkpoint import Checkpoint
 
 
@@ -28,8 +28,8 @@ class Model(Protocol):
     """What the engine needs of a family."""
 
     @property
-    def layer_caches(self) -> tuple[LayerCache, ...]:
-        """What each layer keeps of a token."""
+    def layer_caches(self) -> tuple[LayerCache | StateCache, ...]:
+        """What each layer keeps, of every token or of the sequence."""
         ...
 
     @property
@@ -91,12 +91,13 @@ def load_model(
     threads: int = 1,
     exact: bool = False,
     progress: Callable[[int, int], None] | None = None,
-    before_packing: Callable[[], object] = lambda: None,
+    before_packing: Callable[[Model], object] = lambda _: None,
 ) -> Model:
     """The checkpoint's model with its weights packed in memory.
 
     exact: float32 arithmetic on dequantised weights, for parity tests. progress(done, total) bytes.
-    before_packing is called once when what is left needs no Python, so that other threads can run.
+    before_packing is called once with the model, which says its sizes but cannot run yet, when what
+    is left needs no Python, so that other threads can run.
     Raises UnsupportedModelError or ModelFileError, and nothing half-loaded stays.
     """
     family = family_of(checkpoint)
@@ -106,6 +107,6 @@ def load_model(
     )
     model: Model = family.Model(read_config(checkpoint), weights)
     weights.check()
-    before_packing()
+    before_packing(model)
     weights.finish()
     return model

@@ -75,7 +75,7 @@ class Qwen2MoeConfig:
             experts=experts,
             experts_per_token=top_k,
             normalize=config.flag("norm_topk_prob", False),
-            dense_layers=_dense_layers(config, layers),
+            dense_layers=config.dense_layers(layers),
             layers=layers,
             heads=heads,
             kv_heads=kv_heads,
@@ -87,13 +87,6 @@ class Qwen2MoeConfig:
             bias=config.flag("qkv_bias", True),
             rope=RopeConfig.from_hf(config.values, head_dim),
         )
-
-
-def _dense_layers(config: Config, layers: int) -> frozenset[int]:
-    """The layers whose MLP is an ordinary one."""
-    step = config.integer("decoder_sparse_step", 1)
-    named = config.integers("mlp_only_layers")
-    return frozenset(i for i in range(layers) if i in named or (i + 1) % step)
 
 
 class Block:

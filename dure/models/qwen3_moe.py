@@ -63,7 +63,7 @@ class Qwen3MoeConfig:
             experts_per_token=config.integer("num_experts_per_tok", high=experts),
             # config.json's default is False; GGUF writes it only where it is not the rule, True.
             normalize=config.flag("norm_topk_prob", gguf),
-            dense_layers=_dense_layers(config, layers),
+            dense_layers=config.dense_layers(layers),
             layers=layers,
             heads=heads,
             kv_heads=kv_heads,
@@ -75,13 +75,6 @@ class Qwen3MoeConfig:
             bias=config.flag("attention_bias", False),
             rope=RopeConfig.from_hf(config.values, head_dim),
         )
-
-
-def _dense_layers(config: Config, layers: int) -> frozenset[int]:
-    """The layers whose MLP is an ordinary one."""
-    step = config.integer("decoder_sparse_step", 1)
-    named = config.integers("mlp_only_layers")
-    return frozenset(i for i in range(layers) if i in named or (i + 1) % step)
 
 
 class Block:

@@ -158,7 +158,8 @@ def test_show_of_a_model_that_runs_says_its_parts_caches_and_lineage(
         part: ["F32"] for part in ("attention", "embedding", "experts", "head", "router")
     }
     assert facts["parts"]["experts"]["F32"] == 2 * 8 * 3 * 32 * 64
-    assert facts["caches"] == [{"kind": "window", "layers": 2, "token_bytes": 384, "window": 8}]
+    window = {"kind": "window", "layers": 2, "token_bytes": 384, "sequence_bytes": 0, "window": 8}
+    assert facts["caches"] == [window]
     assert facts["cache_bytes_per_token"] == 384
     assert facts["memory"]["cache_bytes"] == 256 * 384
     assert facts["memory"]["fits"] is True

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dure.batch import BLOCK_SIZE, Batch, LayerCache
+from dure.batch import BLOCK_SIZE, Batch, LayerCache, StateCache
 from dure.engine.engine import Engine, StepOutput
 from dure.engine.request import Request, SamplingParams
 from dure.kernels import sampling_reference
@@ -25,7 +25,10 @@ class PrefixModel:
     """Logits (m, 64) from SHAKE-128 of the tokens and states in the cache up to each row."""
 
     vocab_size = VOCAB_SIZE
-    layer_caches = (LayerCache("gqa", 1, 1), LayerCache("window", 2, 3, window=8))
+    layer_caches: tuple[LayerCache | StateCache, ...] = (
+        LayerCache("gqa", 1, 1),
+        LayerCache("window", 2, 3, window=8),
+    )
 
     def __init__(self, context_length: int = 512) -> None:
         self.context_length = context_length
@@ -51,7 +54,7 @@ class PrefixModel:
         state = (before * 1103 + token * 7 + position + 12345) % STATES
         block, slot = table[position // BLOCK_SIZE], position % BLOCK_SIZE
         assert block >= 0, "a row has no block to write to"
-        first, second = batch.cache
+        first, second = batch.cache[:2]
         first[block, 0, slot] = token
         first[block, 0, BLOCK_SIZE + slot] = state
         second[block, 1, slot] = STATES - 1 - state  # the other layer must agree when read
@@ -73,6 +76,39 @@ class PrefixModel:
         data = tokens.astype(np.int16).tobytes() + states.astype(np.int16).tobytes()
         words = np.frombuffer(hashlib.shake_128(data).digest(4 * VOCAB_SIZE), dtype="<u4")
         return (words.astype(np.float64) / 2**32 * 8 - 4).astype(np.float32)
+
+
+class StateModel(PrefixModel):
+    """A PrefixModel with a recurrent layer: a hash of all tokens, and how many they were.
+
+    What it keeps in blocks and what it keeps in its state must tell of the same position.
+    """
+
+    layer_caches = (*PrefixModel.layer_caches, StateCache(2))
+
+    def forward(self, batch: Batch) -> np.ndarray:
+        assert batch.states is not None
+        states, saves = batch.cache[2], dict(batch.states.saves.tolist())
+        slots = batch.states.slots[batch.sequences]
+        assert len({*batch.states.slots, *saves.values()}) == len(batch.states.slots) + len(saves)
+        seen = []
+        count, value = 0.0, 0.0
+        for row, (token, position, slot) in enumerate(
+            zip(batch.tokens, batch.positions, slots, strict=True)
+        ):
+            if row == 0 or slots[row - 1] != slot:
+                count, value = states[slot] if position > 0 else (0.0, 1.0)
+            assert count == position, "the state is that of another position"
+            count, value = position + 1, (int(value) * 13 + token * 7 + position + 5) % 2**16
+            seen.append(int(value))
+            if row in saves:
+                states[saves[row]] = count, value
+            if row + 1 == len(slots) or slots[row + 1] != slot:
+                states[slot] = count, value
+        logits = super().forward(batch)
+        for out, row in zip(logits, batch.logit_rows, strict=True):
+            out[:] = np.roll(out, seen[row])
+        return logits
 
 
 _NO_ROW = np.zeros(VOCAB_SIZE, dtype=np.float32)

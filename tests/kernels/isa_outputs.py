@@ -105,6 +105,37 @@ def experts(outputs: dict[str, np.ndarray]) -> None:
         outputs[f"experts {exact}"] = kernels.experts_mlp(x, ids, weights, mixture, exact=exact)
 
 
+def recurrent(outputs: dict[str, np.ndarray]) -> None:
+    """Convolution, delta rule, gated norm and gate, over states that go on and one that starts."""
+    rng = np.random.default_rng(6)
+    positions = np.array([*range(30), *range(7, 12)], np.int32)
+    sequences = np.array([0] * 30 + [1] * 5, np.int32)
+    slots, saves = np.array([1, 0], np.int32), np.array([[12, 2]], np.int32)
+    for key_heads, heads, key_dim, value_dim in ((2, 4, 8, 8), (1, 2, 33, 40), (2, 2, 128, 128)):
+        width = 2 * key_heads * key_dim + heads * value_dim
+        columns = rng.permutation(width + 5)[:width].astype(np.int32)
+        weight = rng.normal(0, 0.5, (4, width)).astype(np.float32)
+        inputs, gates = (rng.normal(0, 2, (35, width + 5)).astype(np.float32) for _ in range(2))
+        kept = 3 * width
+        size = kept + kernels.delta_size(heads, key_dim, value_dim)
+        states = rng.normal(0, 0.1, (3, size)).astype(np.float32)
+        where = (states, positions, sequences, slots, saves)
+        qkv = kernels.short_conv(inputs, weight, *where, columns=columns, threads=2)
+        a, b = (rng.normal(0, 2, (35, heads)).astype(np.float32) for _ in range(2))
+        rate, bias = (
+            -rng.uniform(0, 4, heads).astype(np.float32),
+            np.float32(rng.normal(0, 1, heads)),
+        )
+        sizes = {"key_heads": key_heads, "key_dim": key_dim, "offset": kept}
+        read = kernels.delta_rule(qkv, a, b, rate, bias, *where, **sizes, threads=2)
+        name = f"{heads} {value_dim}"
+        outputs |= {f"conv {name}": qkv, f"delta {name}": read, f"states {name}": states}
+        norm = rng.normal(1, 0.2, value_dim).astype(np.float32)
+        which = columns[: heads * value_dim]
+        outputs[f"gated norm {name}"] = kernels.gated_norm(read, norm, 1e-6, gates, columns=which)
+        outputs[f"gate {name}"] = kernels.sigmoid_mul(read, gates)
+
+
 def main(path: str) -> None:
     """Save the outputs of this process's instruction set."""
     outputs: dict[str, np.ndarray] = {"isa": np.array(kernels.isa())}
@@ -113,6 +144,7 @@ def main(path: str) -> None:
     sampling(outputs)
     attention(outputs)
     experts(outputs)
+    recurrent(outputs)
     np.savez(path, **outputs)
 
 

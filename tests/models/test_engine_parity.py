@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import MODELS, oracle_logits
+from tiny_models import MODELS, RECURRENT, oracle_logits
 
 from dure.engine.engine import Engine
 from dure.engine.request import Request, SamplingParams
 
-TOLERANCE = 1e-4
+TOLERANCE, RECURRENT_TOLERANCE = 1e-4, 5e-4
 
 
 def finish(engine: Engine) -> None:
@@ -49,4 +49,5 @@ def test_logprobs_are_transformers_after_prefix_reuse_and_preemption(
     finish(engine)
     assert max(request.num_cached_tokens for request in requests) >= 64
     assert engine.stats.preemptions > 0
-    assert max(distance(request, small.oracle) for request in requests) < TOLERANCE
+    tolerance = RECURRENT_TOLERANCE if MODELS[name][0] in RECURRENT else TOLERANCE
+    assert max(distance(request, small.oracle) for request in requests) < tolerance

@@ -33,6 +33,7 @@ _ONLY_SAFETENSORS = {
     "qwen2_moe-mixed",
     "qwen2_moe-64-12",
     "ernie4_5_moe-unshared",
+    "qwen3_next-dense",
 }
 IN_GGUF = [name for name in MODELS if name not in _ONLY_SAFETENSORS]
 

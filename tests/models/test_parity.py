@@ -13,6 +13,7 @@ import torch
 from tiny_gguf import read_folder, write_folder
 from tiny_models import (
     MODELS,
+    RECURRENT,
     PagedRun,
     furthest,
     loaded,
@@ -24,6 +25,7 @@ from tiny_models import (
 )
 
 TOLERANCE = 1e-4
+RECURRENT_TOLERANCE = 5e-4  # transformers itself computes a recurrence in two ways that differ
 
 # How the 75 tokens of one sequence are cut.
 CUTS = {"at once": [75], "one by one": [1] * 75, "unevenly": [7, 1, 32, 1, 1, 31, 2]}
@@ -39,6 +41,11 @@ TOGETHER = [
 ]
 
 
+def tolerance(name: str) -> float:
+    """How far logits may be from transformers'."""
+    return RECURRENT_TOLERANCE if MODELS[name][0] in RECURRENT else TOLERANCE
+
+
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_transformers_however_the_prompt_is_cut(
@@ -47,7 +54,7 @@ def test_logits_are_transformers_however_the_prompt_is_cut(
     small = tiny(name)
     run = PagedRun(small.model, small.sequences[:1])
     (actual,) = run.finish([(count,) for count in CUTS[cut]])
-    assert furthest(small.expected[0], actual) < TOLERANCE
+    assert furthest(small.expected[0], actual) < tolerance(name)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -57,7 +64,7 @@ def test_logits_are_transformers_when_prompts_and_decoding_share_a_batch(
     small = tiny(name)
     actual = PagedRun(small.model, small.sequences, seed=1).finish(TOGETHER)
     for expected, logits in zip(small.expected, actual, strict=True):
-        assert furthest(expected, logits) < TOLERANCE
+        assert furthest(expected, logits) < tolerance(name)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -122,6 +129,7 @@ def test_only_the_rows_asked_for_come_back(tiny: Callable[[str], Any]) -> None:
         "ernie4_5_moe",
         "hunyuan_v1_moe",
         "minimax_m2",
+        "qwen3_next",
     ],
 )
 @pytest.mark.parametrize(

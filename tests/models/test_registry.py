@@ -58,7 +58,7 @@ def test_every_family_is_compared_with_transformers_and_with_gguf() -> None:
     [
         ("qwen3_mo", "qwen3_moe"),
         ("Qwen2", "qwen2"),
-        ("qwen3_next", "qwen3"),
+        ("qwen3_nxt", "qwen3_next"),
         ("llama4", "llama"),
         ("qwen2_5_vl", "qwen2"),
     ],

@@ -1,0 +1,205 @@
+"""Qwen3-Next (Qwen team 2025): three layers of gated DeltaNet to one of attention; experts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dure.layers import Attention, Embedding, GatedMLP, RMSNorm, Rope, Routing, SparseMLP, head
+from dure.recurrent import GatedDeltaNet
+from dure.rope import RopeConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dure.batch import Batch, LayerCache, StateCache
+    from dure.config import Config
+    from dure.layers import Rotation
+    from dure.weights import Weights
+
+    Floats = NDArray[np.float32]
+    Ints = NDArray[np.int32]
+
+GGUF_ARCHITECTURE = "qwen3next"
+SPELLINGS = {".mlp.shared_expert.": ".mlp.shared_experts."}
+
+
+@dataclass(frozen=True)
+class Qwen3NextConfig:
+    """The sizes of one Qwen3-Next model."""
+
+    vocab_size: int
+    hidden: int
+    intermediate: int
+    expert_intermediate: int
+    shared_intermediate: int
+    experts: int
+    routing: Routing
+    dense_layers: frozenset[int]
+    recurrent: tuple[bool, ...]  # layer by layer: gated DeltaNet, or attention
+    heads: int
+    kv_heads: int
+    head_dim: int
+    key_heads: int  # of the recurrent layers, as the four below
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    kernel: int
+    norm_eps: float
+    norm_offset: float  # what is added to a stored norm: safetensors keep w - 1, GGUF w
+    context_length: int
+    tied: bool
+    bias: bool  # on the attention projections
+    rope: RopeConfig
+
+    @classmethod
+    def read(cls, config: Config, *, gguf: bool) -> Qwen3NextConfig:
+        """The sizes in a checkpoint's config; refuses what this file does not compute."""
+        config.expect("hidden_act", "silu")
+        heads, kv_heads = config.heads()
+        experts = config.integer("num_experts", high=65536)
+        top_k = config.integer("num_experts_per_tok", 10, high=experts)
+        layers = config.integer("num_hidden_layers", high=1024)
+        drafts = 0
+        if gguf:  # whose layers are counted with those that draft
+            drafts = config.integer("num_nextn_predict_layers", 0, low=0, high=layers - 1)
+        layers -= drafts
+        head_dim = config.head_dim(256)
+        key_heads = config.integer("linear_num_key_heads", 16, high=1024)
+        value_heads = config.multiple("linear_num_value_heads", key_heads, 32, high=1024)
+        value_dim = config.integer("linear_value_head_dim", 128, high=1024)
+        if gguf:
+            value_dim = config.multiple("linear_inner_size", value_heads, 4096, high=2**20)
+            value_dim //= value_heads
+        rope = config.values
+        if "rotary_dim" not in rope:
+            rope = {"partial_rotary_factor": 0.25, **rope}
+        return cls(
+            vocab_size=config.integer("vocab_size"),
+            hidden=config.integer("hidden_size"),
+            intermediate=config.integer("intermediate_size", 5632),
+            expert_intermediate=config.integer("moe_intermediate_size", 512),
+            shared_intermediate=config.integer("shared_expert_intermediate_size", 512),
+            experts=experts,
+            routing=Routing(top_k, config.flag("norm_topk_prob", True)),
+            dense_layers=config.dense_layers(layers),
+            recurrent=config.recurrent_layers(layers, drafts=drafts),
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            key_heads=key_heads,
+            value_heads=value_heads,
+            key_dim=config.integer("linear_key_head_dim", 128, high=1024),
+            value_dim=value_dim,
+            kernel=config.integer("linear_conv_kernel_dim", 4, high=16),
+            norm_eps=config.positive("rms_norm_eps", 1e-6),
+            norm_offset=0.0 if gguf else 1.0,
+            context_length=config.integer("max_position_embeddings", 32768),
+            tied=config.flag("tie_word_embeddings", False),
+            bias=config.flag("attention_bias", False),
+            rope=RopeConfig.from_hf(rope, head_dim),
+        )
+
+
+class Block:
+    """x += attention or DeltaNet(norm x); x += mlp(norm x)."""
+
+    def __init__(self, config: Qwen3NextConfig, weights: Weights, index: int) -> None:
+        name = f"model.layers.{index}"
+        self.input_layernorm = _norm(config, weights, f"{name}.input_layernorm")
+        self.mixer = _mixer(config, weights, name, index)
+        self.post_attention_layernorm = _norm(config, weights, f"{name}.post_attention_layernorm")
+        self.mlp: GatedMLP | SparseMLP
+        if index in config.dense_layers:
+            self.mlp = GatedMLP(weights, f"{name}.mlp", config.hidden, config.intermediate)
+        else:
+            self.mlp = SparseMLP(
+                weights,
+                f"{name}.mlp",
+                hidden=config.hidden,
+                intermediate=config.expert_intermediate,
+                experts=config.experts,
+                routing=config.routing,
+                shared="shared_experts",
+                shared_intermediate=config.shared_intermediate,
+                shared_gate="shared_expert_gate",
+            )
+
+    def __call__(
+        self, x: Floats, rotation: Rotation, batch: Batch, rows: Ints | None = None
+    ) -> Floats:
+        """x (n, hidden) after this layer; `rows` are those that come back, if not all do."""
+        normed = self.input_layernorm(x)
+        if isinstance(self.mixer, GatedDeltaNet):
+            x = self.mixer(normed, batch, add=x, rows=rows)
+        else:
+            x = self.mixer(normed, rotation, batch, add=x, rows=rows)
+        return self.mlp(self.post_attention_layernorm(x), add=x)
+
+
+def _norm(config: Qwen3NextConfig, weights: Weights, name: str) -> RMSNorm:
+    return RMSNorm(weights, name, config.hidden, config.norm_eps, offset=config.norm_offset)
+
+
+def _mixer(
+    config: Qwen3NextConfig, weights: Weights, name: str, index: int
+) -> GatedDeltaNet | Attention:
+    """What carries information from token to token in this layer."""
+    if config.recurrent[index]:
+        return GatedDeltaNet(
+            weights,
+            f"{name}.linear_attn",
+            index=index,
+            hidden=config.hidden,
+            key_heads=config.key_heads,
+            value_heads=config.value_heads,
+            key_dim=config.key_dim,
+            value_dim=config.value_dim,
+            kernel=config.kernel,
+            norm_eps=config.norm_eps,
+        )
+    return Attention(
+        weights,
+        f"{name}.self_attn",
+        index=index,
+        hidden=config.hidden,
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        head_dim=config.head_dim,
+        bias=config.bias,
+        output_bias=config.bias,
+        norm_eps=config.norm_eps,
+        norm_offset=config.norm_offset,
+        gated=True,
+    )
+
+
+class Model:
+    """Tokens to logits."""
+
+    def __init__(self, config: Config, weights: Weights) -> None:
+        self.config = sizes = Qwen3NextConfig.read(config, gguf=weights.is_gguf)
+        self.vocab_size, self.context_length = sizes.vocab_size, sizes.context_length
+        self.rope = Rope(sizes.rope)
+        self.embed_tokens = Embedding(weights, "model.embed_tokens", sizes.vocab_size, sizes.hidden)
+        self.layers = [Block(sizes, weights, i) for i in range(len(sizes.recurrent))]
+        self.norm = _norm(sizes, weights, "model.norm")
+        self.lm_head = head(weights, self.embed_tokens, tied=sizes.tied)
+        # What drafts the token after the next is not computed here.
+        for name in ("mtp.", "model.layers.{}.", "blk.{}.nextn."):
+            weights.skip_all(name.format(len(self.layers)))
+
+    @property
+    def layer_caches(self) -> tuple[LayerCache | StateCache, ...]:
+        """What each layer keeps."""
+        return tuple(layer.mixer.cache for layer in self.layers)
+
+    def forward(self, batch: Batch) -> Floats:
+        """The logits (len(batch.logit_rows), vocab_size) of the rows that want them."""
+        x = self.embed_tokens(batch.tokens)
+        rotation = self.rope(batch.positions)
+        for layer in self.layers[:-1]:
+            x = layer(x, rotation, batch)
+        x = self.layers[-1](x, rotation, batch, batch.wanted_rows)
+        return self.lm_head(self.norm(x))
