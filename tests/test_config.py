@@ -79,6 +79,8 @@ NOT_RUN_BY: tuple[tuple[str, str, Any], ...] = (
     ("minimax_m2", "qk_norm_type", "per_head"),
     ("minimax_m2", "shared_intermediate_size", 64),
     ("qwen2_moe", "use_sliding_window", True),
+    ("pangu_pro_moe", "norm_topk_prob", True),
+    ("mimo", "num_nextn_predict_layers", 3),
 )
 
 CASES = [

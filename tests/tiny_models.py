@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
+from numpy_oracle import PanguProMoE
 
 from dure.batch import BLOCK_SIZE, Batch, StateCache, States
 from dure.formats.checkpoint import open_checkpoint
@@ -84,10 +85,28 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-tied": ("llama", {"tie_word_embeddings": True, "num_key_value_heads": 4}),
     "llama-bias-llama3": ("llama", {"attention_bias": True, "rope_parameters": LLAMA3}),
     "llama-yarn": ("llama", {"head_dim": 24, "rope_parameters": YARN}),
+    # DeepSeek-Prover-V2-7B's form: as many kv heads as heads, and yarn with both of its scales.
+    "llama-prover": (
+        "llama",
+        {
+            "num_key_value_heads": 4,
+            "rope_parameters": {
+                **YARN,
+                "factor": 16.0,
+                "original_max_position_embeddings": 16,
+                "beta_fast": 32,
+                "beta_slow": 1,
+                "mscale": 1.0,
+                "mscale_all_dim": 0.707,
+            },
+        },
+    ),
     "llama-linear": ("llama", {"rope_parameters": LINEAR, "rms_norm_eps": 1e-2}),
     "qwen2": ("qwen2", {}),
     "qwen2-tied": ("qwen2", {"tie_word_embeddings": True}),
     "qwen2-sliding": ("qwen2", SLIDING),
+    # R1-Distill-Qwen's: a window that is written and switched off.
+    "qwen2-distill": ("qwen2", {**SLIDING, "use_sliding_window": False, "rms_norm_eps": 1e-5}),
     "qwen2-yarn": ("qwen2", {"rope_parameters": YARN}),
     "qwen3": ("qwen3", {"head_dim": 24}),
     "qwen3-tied-bias": (
@@ -175,6 +194,19 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "rope_parameters": NTK_ALPHA,
         },
     ),
+    "mimo": ("mimo", {"rms_norm_eps": 1e-5}),
+    "pangu_pro_moe": (
+        "pangu_pro_moe",
+        {
+            "num_experts": 8,
+            "num_experts_per_tok": 4,
+            "moe_intermediate_size": 32,
+            "shared_expert_intermediate_size": 48,
+            "rope_theta": 1.6e7,
+            "rms_norm_eps": 1e-5,
+            "hidden_act": "silu",
+        },
+    ),
     "minimax_m2": (
         "minimax_m2",
         {
@@ -202,15 +234,22 @@ STAND_INS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"attention_bias": True},
         {"model_type": "PanguEmbedded", "bias": True, "attention_bias": None},
     ),
+    "mimo": ("qwen2", {}, {"model_type": "mimo", "num_nextn_predict_layers": 1}),
 }
 
 
+# Families whose maths no class of transformers has.
+NUMPY: dict[str, Any] = {"pangu_pro_moe": PanguProMoE}
+
+
 def oracle(name: str, **changes: Any) -> Any:
-    """The transformers model, float32, evaluating, with every parameter and buffer drawn."""
+    """The transformers model (or ours in numpy), float32, with every parameter and buffer drawn."""
     import torch  # noqa: PLC0415  # seconds: only the tests that need an oracle pay
     from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415
 
     model_type, settings = MODELS[name]
+    if model_type in NUMPY:
+        return NUMPY[model_type]({**COMMON, **settings, **changes}, drawn)
     stand_in, same, _ = STAND_INS.get(model_type, (model_type, {}, {}))
     config = AutoConfig.for_model(stand_in, **{**COMMON, **settings, **same, **changes})
     model = AutoModelForCausalLM.from_config(
@@ -246,7 +285,7 @@ def reopened(folder: Path, **options: Any) -> Any:
 def drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Values for one parameter, the same in every run: norms around 1, all else around 0."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    if name.endswith("norm.weight"):
+    if name.endswith(("norm.weight", "router_scale")):
         return (1 + rng.normal(0, 0.2, shape)).astype(np.float32)
     if name.endswith(".A_log"):  # states that last from 1 token to 100
         return np.log(rng.uniform(0.05, 8, shape)).astype(np.float32)
@@ -257,7 +296,9 @@ def drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def oracle_logits(model: Any, tokens: Sequence[int]) -> np.ndarray:
-    """transformers' logits (tokens, vocabulary) of one sequence in one pass."""
+    """The oracle's logits (tokens, vocabulary) of one sequence in one pass."""
+    if isinstance(model, tuple(NUMPY.values())):
+        return np.asarray(model.logits(tokens))
     import torch  # noqa: PLC0415
 
     with torch.no_grad():

@@ -48,6 +48,6 @@ def test_logprobs_are_transformers_after_prefix_reuse_and_preemption(
     requests += [engine.add(each, params) for each in (other, short)]
     finish(engine)
     assert max(request.num_cached_tokens for request in requests) >= 64
-    assert engine.stats.preemptions > 0
+    assert engine.stats.preemptions > 0 == engine.stats.failed
     tolerance = RECURRENT_TOLERANCE if MODELS[name][0] in RECURRENT else TOLERANCE
     assert max(distance(request, small.oracle) for request in requests) < tolerance

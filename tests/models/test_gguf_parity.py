@@ -23,8 +23,12 @@ from tiny_models import (
     reopened,
 )
 
-# What converters write no key for: (un)normalised experts, dense layers among sparse, windows.
+# What has no architecture in GGUF, and what converters write no key for: (un)normalised experts,
+# dense layers among sparse, windows.
 _ONLY_SAFETENSORS = {
+    "llama-prover",
+    "mimo",
+    "pangu_pro_moe",
     "qwen2-sliding",
     "qwen3-sliding",
     "qwen3_moe-unnormalised",

@@ -1,0 +1,173 @@
+"""MiMo-7B (Xiaomi 2025, arXiv 2505.07608): Qwen2's graph, and a layer that drafts the token after
+the next one from the hidden state and the next one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dure.errors import UnsupportedModelError
+from dure.layers import Attention, Embedding, GatedMLP, Linear, RMSNorm, Rope, head
+from dure.rope import RopeConfig
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dure.batch import Batch, LayerCache
+    from dure.config import Config
+    from dure.kernels import Activations
+    from dure.layers import Rotation
+    from dure.weights import Weights
+
+    Floats = NDArray[np.float32]
+    Ints = NDArray[np.int32]
+
+GGUF_ARCHITECTURE = None  # converters write it as a qwen2, without the drafting layer
+
+
+@dataclass(frozen=True)
+class MimoConfig:
+    """The sizes of one MiMo."""
+
+    vocab_size: int
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    norm_eps: float
+    context_length: int
+    tied: bool
+    windows: tuple[int | None, ...]  # keys that each layer sees, None for all
+    rope: RopeConfig
+
+    @classmethod
+    def read(cls, config: Config) -> MimoConfig:
+        """The sizes in a checkpoint's config; refuses what this file does not compute."""
+        config.expect("hidden_act", "silu")
+        config.expect("num_nextn_predict_layers", 0, 1)
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        layers = config.integer("num_hidden_layers", high=1024)
+        head_dim = config.head_dim(hidden // heads)
+        return cls(
+            vocab_size=config.integer("vocab_size"),
+            hidden=hidden,
+            intermediate=config.integer("intermediate_size"),
+            layers=layers,
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            norm_eps=config.positive("rms_norm_eps", 1e-5),
+            context_length=config.integer("max_position_embeddings", 32768),
+            tied=config.flag("tie_word_embeddings", False),
+            windows=config.windows(layers),
+            rope=RopeConfig.from_hf(config.values, head_dim, default_theta=640_000.0),
+        )
+
+
+class Block:
+    """x += attention(norm x); x += mlp(norm x)."""
+
+    def __init__(
+        self, config: MimoConfig, weights: Weights, name: str, index: int, window: int | None
+    ) -> None:
+        self.input_layernorm = RMSNorm(
+            weights, f"{name}.input_layernorm", config.hidden, config.norm_eps
+        )
+        self.self_attn = Attention(
+            weights,
+            f"{name}.self_attn",
+            index=index,
+            hidden=config.hidden,
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            bias=True,
+            window=window,
+        )
+        self.post_attention_layernorm = RMSNorm(
+            weights, f"{name}.post_attention_layernorm", config.hidden, config.norm_eps
+        )
+        self.mlp = GatedMLP(weights, f"{name}.mlp", config.hidden, config.intermediate)
+
+    def __call__(
+        self, x: Floats, rotation: Rotation, batch: Batch, rows: Ints | None = None
+    ) -> Floats:
+        """x (n, hidden) after this layer; `rows` are those that come back, if not all do."""
+        x = self.self_attn(self.input_layernorm(x), rotation, batch, add=x, rows=rows)
+        return self.mlp(self.post_attention_layernorm(x), add=x)
+
+
+class Drafting:
+    """Multi-token prediction: block([norm h; norm e] W), with a cache of its own."""
+
+    def __init__(self, config: MimoConfig, weights: Weights) -> None:
+        name, hidden = "model.mtp_layers.0", config.hidden
+        self.hidden_layernorm = RMSNorm(
+            weights, f"{name}.hidden_layernorm", hidden, config.norm_eps
+        )
+        self.token_layernorm = RMSNorm(weights, f"{name}.token_layernorm", hidden, config.norm_eps)
+        self.input_proj = Linear(weights, f"{name}.input_proj", hidden, 2 * hidden)
+        self.block = Block(config, weights, name, 0, None)
+        self.final_layernorm = RMSNorm(weights, f"{name}.final_layernorm", hidden, config.norm_eps)
+
+    def __call__(
+        self, hidden: Floats, embedded: Floats, rotation: Rotation, batch: Batch
+    ) -> Activations:
+        """What the head makes logits of, for the rows that want them."""
+        both = [self.hidden_layernorm.floats(hidden), self.token_layernorm.floats(embedded)]
+        x = self.input_proj(np.concatenate(both, axis=1))
+        return self.final_layernorm(self.block(x, rotation, batch, batch.wanted_rows))
+
+
+class Model:
+    """Tokens to logits."""
+
+    def __init__(self, config: Config, weights: Weights) -> None:
+        self.config = sizes = MimoConfig.read(config)
+        self.vocab_size, self.context_length = sizes.vocab_size, sizes.context_length
+        self.rope = Rope(sizes.rope)
+        self.embed_tokens = Embedding(weights, "model.embed_tokens", sizes.vocab_size, sizes.hidden)
+        self.layers = [
+            Block(sizes, weights, f"model.layers.{i}", i, window)
+            for i, window in enumerate(sizes.windows)
+        ]
+        self.norm = RMSNorm(weights, "model.norm", sizes.hidden, sizes.norm_eps)
+        self.lm_head = head(weights, self.embed_tokens, tied=sizes.tied)
+        self.drafting = None  # fine-tuned copies often come without
+        if weights.has("model.mtp_layers.0.input_proj.weight"):
+            self.drafting = Drafting(sizes, weights)
+
+    @property
+    def layer_caches(self) -> tuple[LayerCache, ...]:
+        """What each layer keeps of a token."""
+        return tuple(layer.self_attn.cache for layer in self.layers)
+
+    @property
+    def draft_caches(self) -> tuple[LayerCache, ...]:
+        """What the drafting layer, if there is one, keeps of a token."""
+        return () if self.drafting is None else (self.drafting.block.self_attn.cache,)
+
+    def forward(self, batch: Batch) -> Floats:
+        """The logits (len(batch.logit_rows), vocab_size) of the rows that want them."""
+        return self.lm_head(self.norm(self.hidden(batch, batch.wanted_rows)))
+
+    def hidden(self, batch: Batch, rows: Ints | None = None) -> Floats:
+        """The hidden states (n, hidden) before the last norm, of all rows, or of `rows`."""
+        x = self.embed_tokens(batch.tokens)
+        rotation = self.rope(batch.positions)
+        for layer in self.layers[:-1]:
+            x = layer(x, rotation, batch)
+        return self.layers[-1](x, rotation, batch, rows)
+
+    def draft(self, hidden: Floats, batch: Batch) -> Floats:
+        """The logits of the tokens after batch.tokens, guessed without the trunk: hidden (n, …) are
+        its states of the tokens before those, at whose positions they stand here, so that the
+        cache, which is of `draft_caches` and no other, begins at 0."""
+        if self.drafting is None:
+            raise UnsupportedModelError("This checkpoint came without MiMo's drafting layer.")
+        embedded, rotation = self.embed_tokens(batch.tokens), self.rope(batch.positions)
+        return self.lm_head(self.drafting(hidden, embedded, rotation, batch))

@@ -1,0 +1,154 @@
+"""Pangu Pro MoE 72B-A16B (Tang et al. 2025, arXiv 2505.21411): experts in groups, of each of which
+a token takes the best one, so that devices with a group each have the same work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dure.errors import UnsupportedModelError
+from dure.layers import Attention, Embedding, RMSNorm, Rope, Routing, SparseMLP, head
+from dure.rope import RopeConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dure.batch import Batch, LayerCache
+    from dure.config import Config
+    from dure.layers import Rotation
+    from dure.weights import Weights
+
+    Floats = NDArray[np.float32]
+    Ints = NDArray[np.int32]
+
+GGUF_ARCHITECTURE = None
+MODEL_TYPES = ("PanguProMoE",)
+SPELLINGS = {".mlp.shared_expert.": ".mlp.shared_experts."}
+
+
+@dataclass(frozen=True)
+class PanguProMoeConfig:
+    """The sizes of one Pangu Pro MoE."""
+
+    vocab_size: int
+    hidden: int
+    expert_intermediate: int
+    shared_intermediate: int
+    experts: int
+    experts_per_token: int  # and groups, each of which gives one
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    norm_eps: float
+    context_length: int
+    tied: bool
+    bias: bool  # on all four attention projections
+    rope: RopeConfig
+
+    @classmethod
+    def read(cls, config: Config) -> PanguProMoeConfig:
+        """The sizes in a checkpoint's config; refuses what this file does not compute."""
+        config.expect("hidden_act", "silu")
+        config.expect("mlp_only_layers", [])
+        config.expect("norm_topk_prob", False)
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        experts = config.integer("num_experts", high=65536)
+        groups = config.integer("num_experts_per_tok", high=experts)
+        if experts % groups:
+            raise UnsupportedModelError(
+                f"{config.source} has {experts} experts, which are no {groups} groups of one size."
+            )
+        head_dim = config.head_dim(hidden // heads)
+        return cls(
+            vocab_size=config.integer("vocab_size"),
+            hidden=hidden,
+            expert_intermediate=config.integer("moe_intermediate_size"),
+            shared_intermediate=config.integer("shared_expert_intermediate_size"),
+            experts=experts,
+            experts_per_token=groups,
+            layers=config.integer("num_hidden_layers", high=1024),
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            norm_eps=config.positive("rms_norm_eps", 1e-5),
+            context_length=config.integer("max_position_embeddings", 131072),
+            tied=config.flag("tie_word_embeddings", False),
+            bias=config.flag("bias", config.flag("attention_bias", True)),
+            rope=RopeConfig.from_hf(config.values, head_dim),
+        )
+
+
+class Block:
+    """x += attention(norm x); x += mlp(norm x)."""
+
+    def __init__(self, config: PanguProMoeConfig, weights: Weights, index: int) -> None:
+        name = f"model.layers.{index}"
+        self.input_layernorm = RMSNorm(
+            weights, f"{name}.input_layernorm", config.hidden, config.norm_eps
+        )
+        self.self_attn = Attention(
+            weights,
+            f"{name}.self_attn",
+            index=index,
+            hidden=config.hidden,
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            bias=config.bias,
+            output_bias=config.bias,
+        )
+        self.post_attention_layernorm = RMSNorm(
+            weights, f"{name}.post_attention_layernorm", config.hidden, config.norm_eps
+        )
+        self.mlp = SparseMLP(
+            weights,
+            f"{name}.mlp",
+            hidden=config.hidden,
+            intermediate=config.expert_intermediate,
+            experts=config.experts,
+            routing=Routing(
+                config.experts_per_token,
+                normalize=False,
+                group_rule="each",
+                groups=config.experts_per_token,
+            ),
+            scales="router_scale",
+            shared="shared_experts",
+            shared_intermediate=config.shared_intermediate,
+        )
+
+    def __call__(
+        self, x: Floats, rotation: Rotation, batch: Batch, rows: Ints | None = None
+    ) -> Floats:
+        """x (n, hidden) after this layer; `rows` are those that come back, if not all do."""
+        x = self.self_attn(self.input_layernorm(x), rotation, batch, add=x, rows=rows)
+        return self.mlp(self.post_attention_layernorm(x), add=x)
+
+
+class Model:
+    """Tokens to logits."""
+
+    def __init__(self, config: Config, weights: Weights) -> None:
+        self.config = sizes = PanguProMoeConfig.read(config)
+        self.vocab_size, self.context_length = sizes.vocab_size, sizes.context_length
+        self.rope = Rope(sizes.rope)
+        self.embed_tokens = Embedding(weights, "model.embed_tokens", sizes.vocab_size, sizes.hidden)
+        self.layers = [Block(sizes, weights, i) for i in range(sizes.layers)]
+        self.norm = RMSNorm(weights, "model.norm", sizes.hidden, sizes.norm_eps)
+        self.lm_head = head(weights, self.embed_tokens, tied=sizes.tied)
+
+    @property
+    def layer_caches(self) -> tuple[LayerCache, ...]:
+        """What each layer keeps of a token."""
+        return tuple(layer.self_attn.cache for layer in self.layers)
+
+    def forward(self, batch: Batch) -> Floats:
+        """The logits (len(batch.logit_rows), vocab_size) of the rows that want them."""
+        x = self.embed_tokens(batch.tokens)
+        rotation = self.rope(batch.positions)
+        for layer in self.layers[:-1]:
+            x = layer(x, rotation, batch)
+        x = self.layers[-1](x, rotation, batch, batch.wanted_rows)
+        return self.lm_head(self.norm(x))
