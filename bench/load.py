@@ -44,7 +44,7 @@ def main() -> None:
     after_load = peak_bytes()
     FixedRun(loaded.model, tokens=options.prompt).fill([100] * options.prompt)
     file_bytes = sum(tensor.size_bytes for tensor in loaded.checkpoint.tensors.values())
-    token_bytes = sum(layer.bytes_per_token("float16") for layer in loaded.model.layer_caches)
+    token_bytes = sum(layer.bytes_per_token("f16") for layer in loaded.model.layer_caches)
     cache_bytes = blocks_for(options.prompt) * BLOCK_SIZE * token_bytes
     peak = peak_bytes()
     figures = {

@@ -1,7 +1,9 @@
 // Grouped-query attention over the paged cache, for prefill and decode rows alike.
 //
 // One (block, key-value head) of the cache is K transposed, (head_dim, 32), then V, (32, head_dim): scores are 32 lanes of
-// keys, outputs are lanes of head_dim, and neither needs a horizontal sum.
+// keys, outputs are lanes of head_dim, and neither needs a horizontal sum. They are float16, float32 in exact mode, or
+// int8 with a float scale for 32 columns of a token: then K's scales follow, (groups, 32), and V's, (groups, 32), and K
+// has been turned (hadamard.h).
 //
 // Query heads that share a key-value head, of neighbouring tokens, fill register tiles. Keys are walked in fixed spans
 // (softmax.h): a span's keys and values are made float once when several tiles want them, else as they are loaded. A key
@@ -14,6 +16,7 @@
 #include <new>
 #include <vector>
 
+#include "hadamard.h"
 #include "ops.h"
 #include "softmax.h"
 
@@ -31,8 +34,8 @@ struct Floats {
   using Element = float;
   const float *k, *v;
   int dim;
-  Floats(const void* block, int width)
-      : k(static_cast<const float*>(block)), v(k + kCacheBlock * width), dim(width) {}
+  Floats(const uint8_t* block, int width)
+      : k(reinterpret_cast<const float*>(block)), v(k + kCacheBlock * width), dim(width) {}
   f32x16 keys(int d, int half) const { return load(k + d * kCacheBlock + 16 * half); }
   f32x16 values(int t, int d) const { return load(v + t * dim + d); }
   f32x16 values_n(int t, int d, int n) const { return load_n(v + t * dim + d, n); }
@@ -41,11 +44,31 @@ struct Halves {
   using Element = uint16_t;
   const uint16_t *k, *v;
   int dim;
-  Halves(const void* block, int width)
-      : k(static_cast<const uint16_t*>(block)), v(k + kCacheBlock * width), dim(width) {}
+  Halves(const uint8_t* block, int width)
+      : k(reinterpret_cast<const uint16_t*>(block)), v(k + kCacheBlock * width), dim(width) {}
   f32x16 keys(int d, int half) const { return load_half(k + d * kCacheBlock + 16 * half); }
   f32x16 values(int t, int d) const { return load_half(v + t * dim + d); }
   f32x16 values_n(int t, int d, int n) const { return load_half_n(v + t * dim + d, n); }
+};
+struct Bytes {
+  using Element = uint8_t;
+  const uint8_t *k, *v;
+  const float *k_scales, *v_scales;
+  int dim;
+  Bytes(const uint8_t* block, int width)
+      : k(block), v(k + kCacheBlock * width), k_scales(reinterpret_cast<const float*>(v + kCacheBlock * width)),
+        v_scales(k_scales + ceil_div(width, kCacheGroup) * kCacheBlock), dim(width) {}
+  f32x16 keys(int d, int half) const {
+    return load_i8_float(k + d * kCacheBlock + 16 * half) * load(k_scales + d / kCacheGroup * kCacheBlock + 16 * half);
+  }
+  f32x16 values(int t, int d) const {
+    return load_i8_float(v + t * dim + d) * set1(v_scales[d / kCacheGroup * kCacheBlock + t]);
+  }
+  f32x16 values_n(int t, int d, int n) const {
+    uint8_t codes[16] = {};
+    std::copy_n(v + t * dim + d, n, codes);
+    return load_i8_float(codes) * set1(v_scales[d / kCacheGroup * kCacheBlock + t]);
+  }
 };
 
 // A sequence's blocks of one key-value head, where they lie in the cache. `ahead`: worth fetching early.
@@ -55,8 +78,8 @@ struct Stored {
   static constexpr bool ahead = true;
   const uint8_t* data;
   const int32_t* table;
-  int64_t block_bytes, head_bytes;  // of a block with all heads, and of one head in it
-  int64_t offset;                   // of this head
+  int64_t block_bytes;  // with all heads
+  int64_t offset;       // of this head
   int dim;
   const uint8_t* at(int64_t b) const { return data + table[b] * block_bytes + offset; }
 };
@@ -197,44 +220,64 @@ inline int within(int64_t position, int64_t start, int length) {
   return static_cast<int>(std::clamp<int64_t>(position - start, 0, length));
 }
 
+// The keys of one span that a tile's rows see, counted from the span's first: each row's, all of them, and the shared ones.
+struct Sight {
+  int lo[kTileRows], hi[kTileRows];
+  int first = kSpan, last = 0, shared_lo = 0, shared_hi = kSpan;
+  Sight(const Tile& tile, int64_t span) {
+    for (int r = 0; r < tile.rows; ++r) {
+      lo[r] = within(tile.first[r], span * kSpan, kSpan), hi[r] = within(tile.end[r], span * kSpan, kSpan);
+      shared_lo = std::max(shared_lo, lo[r]), shared_hi = std::min(shared_hi, hi[r]);
+      if (lo[r] < hi[r]) first = std::min(first, lo[r]), last = std::max(last, hi[r]);
+    }
+  }
+};
+
+// records_r += p_r * v over the keys of block b of the span, those that all rows see together, the others row by row.
+template <int R, class S, bool Ahead>
+void block_values(const S& block, int b, const Sight& sight, int width, const float* p, float* sums, int64_t record,
+                  const uint8_t* next) {
+  int from = within(sight.shared_lo, b * kCacheBlock, kCacheBlock);
+  int to = within(sight.shared_hi, b * kCacheBlock, kCacheBlock);
+  if (from == 0 && to == kCacheBlock) return tile_values<R, S, Ahead>(block, width, 0, to, p, sums, record, next);
+  if (from >= to) from = to = kCacheBlock;
+  auto alone = [&](int r, int a, int z) {
+    if (a < z) tile_values<1, S, false>(block, width, a, z, p + r * kScoreStride, sums + r * record, record, next);
+  };
+#pragma GCC unroll 1
+  for (int r = 0; r < R; ++r) {
+    const int hi = within(sight.hi[r], b * kCacheBlock, kCacheBlock);
+    alone(r, within(sight.lo[r], b * kCacheBlock, kCacheBlock), std::min(hi, from));
+  }
+  if (from < to) tile_values<R, S, Ahead>(block, width, from, to, p, sums, record, next);
+#pragma GCC unroll 1
+  for (int r = 0; r < R; ++r) {
+    const int lo = within(sight.lo[r], b * kCacheBlock, kCacheBlock);
+    alone(r, std::max(lo, to), within(sight.hi[r], b * kCacheBlock, kCacheBlock));
+  }
+}
+
 // What R rows gather from one span: a record each.
 template <int R, class B>
 void tile_span(const B& blocks, const Call& call, const Tile& tile, int64_t span, float* scores, float* records) {
   using S = typename B::Source;
-  const int width = call.padded();
-  const int64_t start = span * kSpan, record = call.record();
-  int lo[R], hi[R], first = kSpan, last = 0, shared_lo = 0, shared_hi = kSpan;
-  for (int r = 0; r < R; ++r) {
-    lo[r] = within(tile.first[r], start, kSpan), hi[r] = within(tile.end[r], start, kSpan);
-    shared_lo = std::max(shared_lo, lo[r]), shared_hi = std::min(shared_hi, hi[r]);
-    if (lo[r] < hi[r]) first = std::min(first, lo[r]), last = std::max(last, hi[r]);
-  }
-  const int64_t base = start / kCacheBlock;
-  const int begin = first / kCacheBlock, end = ceil_div(last, kCacheBlock);
-  const int64_t half_bytes = blocks.head_bytes / 2;
+  const Sight sight(tile, span);
+  const int64_t record = call.record(), base = span * kSpanBlocks;
+  const int64_t half_bytes = kCacheBlock * blocks.dim * static_cast<int64_t>(sizeof(typename S::Element));
+  const int begin = sight.first / kCacheBlock, end = ceil_div(sight.last, kCacheBlock);
   for (int b = begin; b < end; ++b) {
     const uint8_t* next = b + 1 < end ? blocks.at(base + b + 1) : blocks.at(base + begin) + half_bytes;
     tile_scores<R, S, B::ahead>(S(blocks.at(base + b), blocks.dim), tile.q, call.dim(), scores + b * kCacheBlock, next);
   }
-  for (int r = 0; r < R; ++r) {
-    std::fill_n(records + r * record, record, 0.0f);
-    if (lo[r] < hi[r]) span_softmax(scores + r * kScoreStride, lo[r], hi[r], records + r * record);
-  }
+  std::fill_n(records, R * record, 0.0f);
+#pragma GCC unroll 1
+  for (int r = 0; r < R; ++r)
+    if (sight.lo[r] < sight.hi[r])
+      span_softmax(scores + r * kScoreStride, sight.lo[r], sight.hi[r], records + r * record);
   for (int b = begin; b < end; ++b) {
-    const S block(blocks.at(base + b), blocks.dim);
     const uint8_t* next = blocks.at(base + (b + 1 < end ? b + 1 : b)) + half_bytes;
-    const float* p = scores + b * kCacheBlock;
-    float* sums = records + kRecordHead;
-    int from = within(shared_lo, b * kCacheBlock, kCacheBlock), to = within(shared_hi, b * kCacheBlock, kCacheBlock);
-    if (from >= to) from = to = kCacheBlock;
-    auto alone = [&](int r, int a, int z) {
-      if (a < z) tile_values<1, S, false>(block, width, a, z, p + r * kScoreStride, sums + r * record, record, next);
-    };
-    auto row_lo = [&](int r) { return within(lo[r], b * kCacheBlock, kCacheBlock); };
-    auto row_hi = [&](int r) { return within(hi[r], b * kCacheBlock, kCacheBlock); };
-    for (int r = 0; r < R; ++r) alone(r, row_lo(r), std::min(row_hi(r), from));
-    if (from < to) tile_values<R, S, B::ahead>(block, width, from, to, p, sums, record, next);
-    for (int r = 0; r < R; ++r) alone(r, std::max(row_lo(r), to), row_hi(r));
+    block_values<R, S, B::ahead>(S(blocks.at(base + b), blocks.dim), b, sight, call.padded(), scores + b * kCacheBlock,
+                                 records + kRecordHead, record, next);
   }
 }
 
@@ -276,18 +319,27 @@ Memory allocate(size_t floats) {
 std::vector<Tile> tiles_of(const Call& call, const Run& run, int kv_head, float* q) {
   const int64_t group = call.group(), count = (run.end - run.first) * group;
   const int dim = call.dim(), tiles = ceil_div(count, kTileRows);
-  const float factor = call.scale * kLog2E;
+  const bool turned = call.view.type == CacheType::Byte;
+  const float factor = call.scale * kLog2E / static_cast<float>(turned ? turned_columns(dim) : 1);
+  std::vector<float> rows(turned ? static_cast<size_t>(kTileRows) * dim : 0);
   std::vector<Tile> result(static_cast<size_t>(tiles));
   int64_t next = 0;
   for (int i = 0; i < tiles; ++i) {
     Tile& tile = result[static_cast<size_t>(i)];
     tile.rows = static_cast<int>(count / tiles + (i < count % tiles));
+    const float* from[kTileRows];
     for (int r = 0; r < tile.rows; ++r) {
       const int64_t row = run.first + (next + r) / group, head = kv_head * group + (next + r) % group;
-      const float* from = call.q + (row * call.heads + head) * dim;
-      for (int d = 0; d < dim; ++d) q[d * tile.rows + r] = from[d] * factor;
+      from[r] = call.q + (row * call.heads + head) * dim;
       tile.first[r] = call.first_of(row), tile.end[r] = call.end_of(row);
+      if (!turned) continue;
+      float* mine = rows.data() + static_cast<size_t>(r) * dim;
+      std::copy_n(from[r], dim, mine);
+      turn(mine, dim);
+      from[r] = mine;
     }
+    for (int d = 0; d < dim; ++d)
+      for (int r = 0; r < tile.rows; ++r) q[d * tile.rows + r] = from[r][d] * factor;
     tile.q = q;
     q += static_cast<int64_t>(tile.rows) * dim;
     next += tile.rows;
@@ -295,13 +347,13 @@ std::vector<Tile> tiles_of(const Call& call, const Run& run, int kv_head, float*
   return result;
 }
 
-// A row's result: what it gathered over what its weights sum to.
+// A row's result: what it gathered, over the sum of its weights.
 void finish(const Call& call, const Run& run, int kv_head, int64_t index, const float* state) {
   const int64_t group = call.group(), row = run.first + index / group, head = kv_head * group + index % group;
   const int dim = call.dim();
   float* out = call.out + (row * call.heads + head) * dim;
-  const f32x16 total = set1(state[1]);
-  for (int d = 0; d < dim; d += 16) store_n(out + d, load(state + kRecordHead + d) / total, std::min(16, dim - d));
+  const f32x16 share = set1(1.0f / state[1]);
+  for (int d = 0; d < dim; d += 16) store_n(out + d, load(state + kRecordHead + d) * share, std::min(16, dim - d));
 }
 
 // The records of all spans, which several tasks left, merged in order.
@@ -323,12 +375,14 @@ void attend(const Call& call, const Task& task, Scratch scratch, float* shared) 
   const CacheView& view = call.view;
   const int dim = call.dim(), padded = call.padded();
   const int64_t record = call.record(), count = (run.end - run.first) * call.group();
-  const int64_t head_bytes = 2 * kCacheBlock * dim * static_cast<int64_t>(sizeof(typename S::Element));
+  const int64_t head_bytes = view.head_bytes();
   const Stored<S> stored{static_cast<const uint8_t*>(view.data),
                          call.rows.block_tables + call.rows.sequences[run.first] * call.rows.table_width,
-                         head_bytes * view.kv_heads, head_bytes, head_bytes * task.kv_head, dim};
+                         head_bytes * view.kv_heads, head_bytes * task.kv_head, dim};
   const std::vector<Tile> tiles = tiles_of(call, run, task.kv_head, scratch.q);
-  const bool direct = tiles.size() == 1 && dim == padded;
+  // Float caches are for checking: they go the one way that is compiled for floats.
+  constexpr bool kDirect = !std::is_same_v<S, Floats>;
+  const bool direct = kDirect && tiles.size() == 1 && dim == padded;
   const int64_t first_key = call.first_of(run.first), end_key = call.end_of(run.end - 1);
   for (int64_t span = task.from; span < task.to; ++span) {
     const int64_t base = span * kSpanBlocks, unpacked_bytes = 2 * kCacheBlock * padded * int64_t{sizeof(float)};
@@ -341,8 +395,8 @@ void attend(const Call& call, const Task& task, Scratch scratch, float* shared) 
     int64_t index = 0;
     for (const Tile& tile : tiles) {
       float* part = task.shared ? shared + ((span - run.first_span) * count + index) * record : scratch.part;
-      if (direct) tile_span(stored, call, tile, span, scratch.scores, part);
-      else tile_span(unpacked, call, tile, span, scratch.scores, part);
+      if (!direct) tile_span(unpacked, call, tile, span, scratch.scores, part);
+      else if constexpr (kDirect) tile_span(stored, call, tile, span, scratch.scores, part);
       for (int r = 0; r < tile.rows && !task.shared; ++r) {
         float* state = scratch.states + (index + r) * record;
         if (span == tile.first[r] / kSpan) std::copy_n(part + r * record, record, state);
@@ -436,7 +490,8 @@ void attention(const float* q, int heads, const CacheView& cache, const RowsView
                float* out, int threads) {
   const Call call{q, heads, cache, rows, scale, window, out};
   if (rows.rows == 0) return;
-  if (cache.half) attend_all<Halves>(call, threads);
+  if (cache.type == CacheType::Byte) attend_all<Bytes>(call, threads);
+  else if (cache.type == CacheType::Half) attend_all<Halves>(call, threads);
   else attend_all<Floats>(call, threads);
 }
 

@@ -257,14 +257,16 @@ int run_packer(FilePacker& packer, int descriptor, int threads, double seconds, 
 CacheView cache_view(const Cache& cache, int head_dim) {
   CacheView view;
   const auto type = cache.dtype();
-  view.half = type == nb::dlpack::dtype{static_cast<uint8_t>(nb::dlpack::dtype_code::Float), 16, 1};
-  require(view.half || type == nb::dtype<float>(), "the cache must be float16 or float32");
-  require(head_dim > 0 && cache.shape(2) == static_cast<size_t>(2 * kCacheBlock * head_dim),
-          "a cache block must hold 2 * 32 * head_dim numbers a head");
+  if (type == nb::dtype<float>()) view.type = CacheType::Float;
+  else if (type == nb::dtype<uint8_t>()) view.type = CacheType::Byte;
+  else require(type == nb::dlpack::dtype{static_cast<uint8_t>(nb::dlpack::dtype_code::Float), 16, 1},
+               "the cache must be float16, float32 or uint8");
+  view.head_dim = head_dim;
+  require(head_dim > 0 && cache.shape(2) * view.element_bytes() == static_cast<size_t>(view.head_bytes()),
+          "a cache block must hold 2 * 32 * head_dim numbers a head, and their scales if they are bytes");
   view.data = const_cast<void*>(static_cast<const void*>(cache.data()));
   view.num_blocks = static_cast<int64_t>(cache.shape(0));
   view.kv_heads = static_cast<int>(cache.shape(1));
-  view.head_dim = head_dim;
   return view;
 }
 

@@ -51,12 +51,22 @@ struct Product {
   float* out = nullptr;         // (n, w.rows)
 };
 
+constexpr int kCacheGroup = 32;  // columns of a cached byte row that share a scale
+
 // Mixed rows of one forward pass over the paged cache; see attention.cpp for the layout.
+enum class CacheType : uint8_t { Float, Half, Byte };
 struct CacheView {
-  void* data = nullptr;  // (num_blocks, kv_heads, 2 * 32 * head_dim)
-  bool half = true;
+  void* data = nullptr;  // (num_blocks, kv_heads, head_bytes)
+  CacheType type = CacheType::Half;
   int64_t num_blocks = 0;
   int kv_heads = 0, head_dim = 0;
+
+  int scale_groups() const { return type == CacheType::Byte ? ceil_div(head_dim, kCacheGroup) : 0; }
+  int element_bytes() const { return type == CacheType::Byte ? 1 : type == CacheType::Half ? 2 : 4; }
+  // Bytes of one block of one head: K, V, then the scales of both if they are bytes.
+  int64_t head_bytes() const {
+    return 2 * kCacheBlock * (static_cast<int64_t>(head_dim) * element_bytes() + scale_groups() * int64_t{sizeof(float)});
+  }
 };
 struct RowsView {
   int64_t rows = 0;

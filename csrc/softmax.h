@@ -38,6 +38,26 @@ inline f32x16 exp2_16(f32x16 x) {
   return zero_below(scale_by_power(p, shifted), x, low);
 }
 
+// The largest lane, in a fixed order because a NaN's effect depends on it. (Unrolled by hand: GCC 12 makes a loop of it.)
+inline float peak_of(f32x16 a) {
+  float v[16];
+  store(v, a);
+  auto halve = [&](auto width) {
+    for_range<0, width>([&](auto i) { v[i] = v[i] > v[i + width] ? v[i] : v[i + width]; });
+  };
+  halve(std::integral_constant<int, 8>{}), halve(std::integral_constant<int, 4>{});
+  halve(std::integral_constant<int, 2>{}), halve(std::integral_constant<int, 1>{});
+  return v[0];
+}
+inline float total_of(f32x16 a) {
+  float v[16];
+  store(v, a);
+  auto halve = [&](auto width) { for_range<0, width>([&](auto i) { v[i] += v[i + width]; }); };
+  halve(std::integral_constant<int, 8>{}), halve(std::integral_constant<int, 4>{});
+  halve(std::integral_constant<int, 2>{}), halve(std::integral_constant<int, 1>{});
+  return v[0];
+}
+
 // All keys at -inf (only a NaN or an infinite query can do that) must not make inf - inf of it.
 inline f32x16 shift_of(float peak) { return set1(peak == kLowest ? 0.0f : peak); }
 
@@ -48,7 +68,7 @@ inline void span_softmax(float* scores, int lo, int hi, float* record) {
   for (int t = hi; t < to; ++t) scores[t] = kLowest;
   f32x16 most = set1(kLowest);
   for (int t = from; t < to; t += 16) most = max(most, load(scores + t));
-  const float peak = max_lanes(most);
+  const float peak = peak_of(most);
   const f32x16 shift = shift_of(peak);
   f32x16 total = set1(0);
   for (int t = from; t < to; t += 16) {
@@ -57,7 +77,7 @@ inline void span_softmax(float* scores, int lo, int hi, float* record) {
     total = total + p;
   }
   record[0] = peak;
-  record[1] = sum_lanes(total);
+  record[1] = total_of(total);
 }
 
 // state becomes what it and the next span's `part` gathered together; `width` is a multiple of 16.

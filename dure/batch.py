@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import DTypeLike, NDArray
+    from numpy.typing import NDArray
 
 BLOCK_SIZE = 32
 """Tokens in one cache block."""
+
+CacheDtype = Literal["f16", "q8", "f32"]
+"""How keys and values are kept: q8 is int8 with a float scale for 32 numbers; f32 is for checking.
+"""
+
+_ARRAY_DTYPES = {"f16": np.float16, "q8": np.uint8, "f32": np.float32}
+_CACHE_LINE = 64
+_SCALE_GROUP = 32  # numbers of one token, head and of K or V that share a q8 scale of 4 bytes
 
 
 @dataclass(frozen=True)
@@ -22,19 +30,41 @@ class LayerCache:
     num_kv_heads: int
     head_dim: int
     window: int | None = None  # tokens a "window" layer looks back; blocks are kept all the same
+    wide: bool = False  # its keys do not bear 8 bits: a q8 cache keeps this layer in f16
 
-    def bytes_per_token(self, dtype: DTypeLike) -> int:
+    def bytes_per_token(self, dtype: CacheDtype) -> int:
         """Bytes that one token's key and value take in this layer when stored as `dtype`."""
-        return 2 * self.num_kv_heads * self.head_dim * np.dtype(dtype).itemsize
+        heads, numbers = self.block_shape(dtype)
+        return heads * numbers * self._array_dtype(dtype).itemsize // BLOCK_SIZE
 
     @property
     def bytes_per_sequence(self) -> int:
         """Bytes that a sequence takes however long it is: none."""
         return 0
 
-    def block_shape(self) -> tuple[int, int]:
-        """(kv heads, 2 * 32 * head_dim): one block, of each head K transposed, then V (32, d)."""
-        return self.num_kv_heads, 2 * BLOCK_SIZE * self.head_dim
+    def block_shape(self, dtype: CacheDtype = "f16") -> tuple[int, int]:
+        """(kv heads, 2 * 32 * head_dim): one block, of each head K transposed, then V (32, d).
+
+        As q8 these are bytes, and behind them are those of the scales, (groups, 32) of K and of V.
+        """
+        columns = self.head_dim
+        if self._array_dtype(dtype) == np.uint8:
+            columns += 4 * -(-self.head_dim // _SCALE_GROUP)
+        return self.num_kv_heads, 2 * BLOCK_SIZE * columns
+
+    def storage(self, num_blocks: int, dtype: CacheDtype) -> NDArray[Any]:
+        """A zeroed array (num_blocks, *block_shape), beginning at a cache line.
+
+        The pages are the operating system's until a block is first written.
+        """
+        shape, kind = self.block_shape(dtype), self._array_dtype(dtype)
+        size = num_blocks * shape[0] * shape[1] * kind.itemsize
+        memory = np.zeros(size + _CACHE_LINE, np.uint8)
+        start = -memory.ctypes.data % _CACHE_LINE
+        return memory[start : start + size].view(kind).reshape(num_blocks, *shape)
+
+    def _array_dtype(self, dtype: CacheDtype) -> np.dtype[Any]:
+        return np.dtype(_ARRAY_DTYPES["f16" if self.wide and dtype == "q8" else dtype])
 
 
 @dataclass(frozen=True)
@@ -49,7 +79,7 @@ class StateCache:
     kind: Literal["state"] = "state"
     window: None = None
 
-    def bytes_per_token(self, dtype: DTypeLike) -> int:
+    def bytes_per_token(self, dtype: CacheDtype) -> int:
         """Bytes that one more token takes: none."""
         del dtype
         return 0
@@ -87,7 +117,7 @@ class Batch:
     block_tables: NDArray[np.int32]  # (sequences, most blocks of any), padded with -1
     logit_rows: NDArray[np.int32]  # (m,) the rows whose logits are wanted
     cache: tuple[NDArray[Any], ...]  # one a layer; of a StateCache (slots, size), else
-    # (blocks, kv heads, 2 * 32 * head_dim)
+    # (blocks, *block_shape)
     states: States | None = None  # None where no layer has a StateCache
 
     @property

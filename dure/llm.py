@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import FrameType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -61,6 +61,7 @@ class LLM:
         context: int | None = None,
         exact: bool = False,
         cache_bytes: int | None = None,
+        cache_dtype: Literal["f16", "q8"] = "f16",
         max_sequences: int = 64,
         download_progress: Callable[[hub.Progress], None] | None = None,
         load_progress: Progress | None = None,
@@ -70,7 +71,8 @@ class LLM:
         threads: None for this process's physical cores. context: tokens of a prompt and its answer;
         None for the model's own, up to 32,768 and to what fits in memory. exact: float32 arithmetic
         from dequantised weights, for checking. cache_bytes: size of the key-value cache that all
-        sequences share. Raises the errors of dure.errors.
+        sequences share; cache_dtype "q8" keeps it in 8 bits, in about half the memory. Raises the
+        errors of dure.errors.
         """
         loaded = load(
             model,
@@ -78,6 +80,7 @@ class LLM:
             context=context,
             exact=exact,
             cache_bytes=cache_bytes,
+            cache_dtype=cache_dtype,
             download_progress=download_progress,
             load_progress=load_progress,
         )
@@ -87,6 +90,7 @@ class LLM:
         self.threads = loaded.threads
         self.context = loaded.context
         self.exact = exact
+        self.cache_dtype = loaded.cache_dtype
         self.checkpoint = checkpoint
         self.model = loaded.model
         self.tokenizer = loaded.tokenizer
@@ -100,7 +104,7 @@ class LLM:
             num_blocks=loaded.num_blocks,
             num_states=loaded.num_states or None,
             max_sequences=max_sequences,
-            cache_dtype="float32" if exact else "float16",
+            cache_dtype=loaded.cache_dtype,
             model_id=loaded.name,
             eos_ids=self.tokenizer.eos_ids,
             threads=loaded.threads,
@@ -177,7 +181,8 @@ class LLM:
             )
         result = np.empty((len(ids), vocab_size), np.float32)
         done = 0
-        for part in FixedRun(self.model, tokens=len(ids), exact=self.exact).logits(ids):
+        run = FixedRun(self.model, tokens=len(ids), cache_dtype=self.cache_dtype)
+        for part in run.logits(ids):
             result[done : done + len(part)] = part
             done += len(part)
         return result

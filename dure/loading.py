@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dure import hub, kernels, machine, models
-from dure.batch import BLOCK_SIZE
+from dure.batch import BLOCK_SIZE, CacheDtype
 from dure.errors import InvalidRequestError, NotEnoughMemoryError, TokenizerError
 from dure.formats.checkpoint import open_checkpoint
 
@@ -47,6 +47,7 @@ class LoadedModel:
     threads: int
     context: int  # tokens of the longest sequence
     num_blocks: int  # of the cache that all sequences share
+    cache_dtype: CacheDtype
     sampling: Mapping[str, Any]  # the defaults that the model's makers recommend
     num_states: int = 0  # recurrent states that all sequences share; 0 of a model without
 
@@ -74,6 +75,7 @@ def load(
     exact: bool = False,
     cache_bytes: int | None = None,
     cache_tokens: int | None = None,
+    cache_dtype: CacheDtype = "f16",
     with_tokenizer: bool = True,
     download_progress: Callable[[hub.Progress], None] | None = None,
     load_progress: Progress | None = None,
@@ -81,8 +83,9 @@ def load(
     """The model called `name` (short name, hub id, file or folder; None: the default), in memory.
 
     Without `context` it is what the model and the memory allow, up to 32,768 tokens. The cache that
-    sequences share is given in bytes, in tokens, or by default. Raises NotEnoughMemoryError if
-    weights, cache and overhead do not fit, before any matrix is read. Without `with_tokenizer` a
+    sequences share is given in bytes, in tokens, or by default; it is f16 or q8, and f32 if exact.
+    Raises NotEnoughMemoryError if weights, cache and overhead do not fit, before any matrix is
+    read. Without `with_tokenizer` a
     model that has none loads, too.
     """
     resolved = hub.resolve(None if name is None else os.fspath(name), progress=download_progress)
@@ -92,7 +95,7 @@ def load(
     models.family_of(checkpoint)  # an architecture we do not run is said before anything else
     tokenizer = _TokenizerMaker(checkpoint if with_tokenizer else None)
     checkpoint = _without_vocabulary(checkpoint)
-    dtype = "float32" if exact else "float16"
+    dtype = check_cache_dtype(cache_dtype, exact=exact)
     weight_bytes, available = models.memory_needed(checkpoint), machine.memory_available()
 
     def planned(model: Model) -> tuple[MemoryPlan, int]:
@@ -136,6 +139,7 @@ def load(
         threads=threads,
         context=final.context,
         num_blocks=final.cache_tokens // BLOCK_SIZE,
+        cache_dtype=dtype,
         sampling={**recommended, **checkpoint.generation_config},
         num_states=num_states,
     )
@@ -199,6 +203,20 @@ def check_threads(threads: int | None) -> int:
             hint=f"leave it out to use this machine's {machine.usable_threads()}",
         )
     return threads
+
+
+def check_cache_dtype(dtype: str, *, exact: bool) -> CacheDtype:
+    """How the cache is kept; InvalidRequestError for what it cannot be."""
+    if dtype not in ("f16", "q8"):
+        raise InvalidRequestError(
+            f"A cache of {dtype!r} is not known.", hint="it is f16, or q8 to take half the memory"
+        )
+    if exact and dtype == "q8":
+        raise InvalidRequestError(
+            "An exact model keeps its cache in float32, not in 8 bits.",
+            hint="leave one of them out",
+        )
+    return "f32" if exact else cast(CacheDtype, dtype)
 
 
 def plan_memory(

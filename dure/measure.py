@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dure.batch import Batch, States
+from dure.batch import Batch, CacheDtype, States
 from dure.engine.cache import allocate_storage, blocks_for
 from dure.errors import InvalidRequestError
 
@@ -30,13 +30,14 @@ LOGIT_ROWS = 128
 class FixedRun:
     """A cache of `sequences` sequences of up to `tokens` tokens, to be filled with given tokens."""
 
-    def __init__(self, model: Model, *, tokens: int, sequences: int = 1, exact: bool = False):
+    def __init__(
+        self, model: Model, *, tokens: int, sequences: int = 1, cache_dtype: CacheDtype = "f16"
+    ):
         self.model = model
         blocks = blocks_for(tokens)
         self.block_tables = np.arange(sequences * blocks, dtype=np.int32).reshape(sequences, blocks)
-        dtype = "float32" if exact else "float16"
         self.cache = allocate_storage(
-            model.layer_caches, sequences * blocks, dtype, num_states=sequences
+            model.layer_caches, sequences * blocks, cache_dtype, num_states=sequences
         )
         self.states = States(np.arange(sequences, dtype=np.int32), np.empty((0, 2), np.int32))
 
@@ -83,6 +84,7 @@ def speed(
     depth: int = 0,
     batch: int = 1,
     repeat: int = 3,
+    cache_dtype: CacheDtype = "f16",
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float | None]:
     """Tokens per second as {"prefill_tps", "decode_tps"}: the median of `repeat` after a warm-up.
@@ -95,7 +97,9 @@ def speed(
     lowest = min(100, highest - 1)
     prompt_ids = [draw.randrange(lowest, highest) for _ in range(prompt)]
     context_ids = [draw.randrange(lowest, highest) for _ in range(depth)]
-    run = FixedRun(model, tokens=max(prompt, depth + decode, 1), sequences=batch)
+    run = FixedRun(
+        model, tokens=max(prompt, depth + decode, 1), sequences=batch, cache_dtype=cache_dtype
+    )
     prefill_tps, decode_tps = [], []
     for finished in range(repeat + 1):
         if progress is not None:
@@ -120,7 +124,7 @@ def perplexity(
     tokens: Sequence[int],
     *,
     window: int = 512,
-    exact: bool = False,
+    cache_dtype: CacheDtype = "f16",
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
     """{"tokens", "scored", "perplexity"}: exp of the mean negative log-likelihood.
@@ -134,7 +138,7 @@ def perplexity(
             f"The text has {len(tokens)} tokens, less than one window of {window}.",
             hint=f"use a longer text, or --window {max(2, len(tokens))} or less",
         )
-    run = FixedRun(model, tokens=window, exact=exact)
+    run = FixedRun(model, tokens=window, cache_dtype=cache_dtype)
     loss, scored = 0.0, 0
     for index in range(windows):
         if progress is not None:

@@ -53,6 +53,19 @@ def test_an_answer_is_the_same_alone_and_among_others(llm: LLM) -> None:
     assert [each.logprobs for each in alone] == [each.logprobs for each in together]
 
 
+def test_a_cache_of_bytes_takes_half_the_memory_and_says_nearly_the_same(
+    llm: LLM, smollm2: Path
+) -> None:
+    small = LLM(smollm2, threads=2, context=1024, cache_dtype="q8")
+    taken = [sum(layer.nbytes for layer in each.engine.cache) for each in (small, llm)]
+    assert taken[0] / taken[1] == small.engine.pool.num_blocks / llm.engine.pool.num_blocks * 0.5625
+    ids = llm.tokenizer.encode(TEXT)[:300]
+    difference = np.abs(small.logits(ids) - llm.logits(ids))
+    assert 0 < np.median(difference) < 0.05
+    [count] = small.generate(["1, 2, 3, 4, 5, 6,"], SamplingParams(max_tokens=12, temperature=0))
+    assert count.text.startswith(" 7, 8, 9, 10")
+
+
 def test_a_second_turn_prefills_only_what_is_new(llm: LLM) -> None:
     params = SamplingParams(max_tokens=24, temperature=0)
     messages: list[dict[str, Any]] = [{"role": "user", "content": "Name three colours. " * 8}]

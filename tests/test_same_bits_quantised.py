@@ -17,6 +17,7 @@ from tiny_gguf import config_of, is_plain, parameters_of, write_gguf
 from tiny_models import VOCAB_SIZE, loaded
 
 from dure import kernels
+from dure.batch import CacheDtype
 from dure.engine.engine import Engine
 from dure.engine.request import Request, SamplingParams
 from dure.models import Model
@@ -74,9 +75,9 @@ def result(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def alone(model: Model) -> bytes:
+def alone(model: Model, cache_dtype: CacheDtype = "f16") -> bytes:
     """What the request gets from an engine of its own, its prompt in one piece."""
-    engine = Engine(model, num_blocks=16)
+    engine = Engine(model, num_blocks=16, cache_dtype=cache_dtype)
     request = engine.add(PROMPT, PARAMS)
     while engine.has_work:
         engine.step()
@@ -96,13 +97,16 @@ def add_stranger(engine: Engine, rng: np.random.Generator) -> Request:
     return engine.add([*PROMPT[:shared], *rest], params)
 
 
-def composition(model: Model, rng: np.random.Generator, met: Counter[str]) -> set[bytes]:
+def composition(
+    model: Model, cache_dtype: CacheDtype, rng: np.random.Generator, met: Counter[str]
+) -> set[bytes]:
     """What one or two copies of the request get in random company; `met` counts what it met."""
     engine = Engine(
         model,
         num_blocks=int(rng.choice([5, 6, 7, 12])),
         max_batch_tokens=int(rng.choice([3, 7, 16, 32, 33, 64, 512])),
         max_sequences=int(rng.integers(1, 7)),
+        cache_dtype=cache_dtype,
     )
     strangers = [add_stranger(engine, rng) for _ in range(rng.integers(0, 5))]
     for _ in range(rng.integers(0, 30)):
@@ -127,16 +131,23 @@ def composition(model: Model, rng: np.random.Generator, met: Counter[str]) -> se
     return {result(request) for request in requests}
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_fifty_compositions_change_no_bit(files: dict[str, Path], name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "cache_dtype"), [("dense", "f16"), ("sparse", "f16"), ("dense", "q8")]
+)
+def test_fifty_compositions_change_no_bit(
+    files: dict[str, Path], name: str, cache_dtype: CacheDtype
+) -> None:
     models = {threads: loaded(files[name], threads=threads, exact=False) for threads in (1, 2)}
-    expected = alone(models[1])
-    assert expected == alone(models[2])
+    expected = alone(models[1], cache_dtype)
+    assert expected == alone(models[2], cache_dtype)
+    assert (expected == alone(models[1])) == (cache_dtype == "f16")
     met: Counter[str] = Counter()
     different = []
     for number in range(COMPOSITIONS):
         threads = 2 if number % 5 == 0 else 1  # where cores are busy, two are the slower
-        if composition(models[threads], np.random.default_rng(number), met) != {expected}:
+        if composition(models[threads], cache_dtype, np.random.default_rng(number), met) != {
+            expected
+        }:
             different.append(number)
     assert different == []
     # The fifty must not quietly become easy ones.

@@ -22,6 +22,12 @@ def command(
     exact: Annotated[
         bool, typer.Option("--exact", help="Compute in float32 from dequantised weights: slow.")
     ] = False,
+    cache: Annotated[
+        console.Cache,
+        typer.Option(
+            help="Keep past tokens in 16 bits, or in 8: about half the memory, nearly as good."
+        ),
+    ] = console.Cache.f16,
     threads: Annotated[
         int | None, typer.Option(min=1, show_default="the physical cores", help="Threads.")
     ] = None,
@@ -43,17 +49,24 @@ def command(
             exact=exact,
             context=window,
             cache_tokens=window,
+            cache_dtype=cache.value,
             **progress,
         )
     tokenizer = loaded.tokenizer
     tokens = tokenizer.encode(content, add_special=False, parse_special=False)
     with console.ProgressLine("scoring") as line:
         result = measure.perplexity(
-            loaded.model, tokens, window=window, exact=exact, progress=line.update
+            loaded.model,
+            tokens,
+            window=window,
+            cache_dtype=loaded.cache_dtype,
+            progress=line.update,
         )
     result["perplexity"] = round(result["perplexity"], 5)
     if json:
-        console.print_json({"model": loaded.name, "window": window, "exact": exact, **result})
+        console.print_json(
+            {"model": loaded.name, "window": window, "exact": exact, "cache": cache.value, **result}
+        )
     else:
         print(f"perplexity {result['perplexity']:.5f}   {result['scored']:,} tokens scored")
 

@@ -76,6 +76,12 @@ def command(
         int | None,
         typer.Option(min=1, help="Tokens of prompt and answer [default: what fits, up to 32768]."),
     ] = None,
+    cache: Annotated[
+        console.Cache,
+        typer.Option(
+            help="Keep past tokens in 16 bits, or in 8: about half the memory, nearly as good."
+        ),
+    ] = console.Cache.f16,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads [default: the physical cores].")
     ] = None,
@@ -110,7 +116,7 @@ def command(
     if question is None:
         check_can_chat(json)
     began = time.perf_counter()
-    llm = load(model, context=context, threads=threads, exact=exact)
+    llm = load(model, context=context, threads=threads, exact=exact, cache_dtype=cache.value)
     load_s = time.perf_counter() - began
     if verbose:
         console.note(f"{describe(llm)}, loaded in {load_s:.2f} s")

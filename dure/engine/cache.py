@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dure.batch import BLOCK_SIZE, LayerCache, StateCache
+from dure.batch import BLOCK_SIZE, CacheDtype, LayerCache, StateCache
 
 if TYPE_CHECKING:
-    from numpy.typing import DTypeLike, NDArray
+    from numpy.typing import NDArray
 
 # Blocks that continue one prefix and are compared token by token when a request is admitted, the
 # newest first: 32 comparisons of at most 31 tokens take about 50 us.
@@ -24,20 +24,17 @@ MAX_CANDIDATES = 32
 def allocate_storage(
     layer_caches: Sequence[LayerCache | StateCache],
     num_blocks: int,
-    dtype: DTypeLike,
+    dtype: CacheDtype,
     *,
     num_states: int = 0,
 ) -> tuple[NDArray[Any], ...]:
-    """One zeroed array a layer: (blocks, kv heads, 2 * 32 * head_dim) of `dtype`, or float32
-    (states, size) of a recurrent layer.
-
-    Inside one (block, kv head): K transposed (head_dim, 32), then V (32, head_dim). The pages are
-    the operating system's until a block is first written.
+    """One zeroed array a layer: (blocks, *block_shape), or float32 (states, size) of a recurrent
+    layer. The pages are the operating system's until a block is first written.
     """
     return tuple(
         np.zeros((num_states, layer.size), dtype=np.float32)
         if isinstance(layer, StateCache)
-        else np.zeros((num_blocks, *layer.block_shape()), dtype=dtype)
+        else layer.storage(num_blocks, dtype)
         for layer in layer_caches
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dure.batch import BLOCK_SIZE, StateCache
+from dure.batch import BLOCK_SIZE, CacheDtype, StateCache
 from dure.engine.batch import build_batch
 from dure.engine.cache import BlockPool, allocate_storage, root_digest
 from dure.engine.request import (
@@ -26,7 +26,7 @@ from dure.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import DTypeLike, NDArray
+    from numpy.typing import NDArray
 
     from dure.models import Model
 
@@ -55,7 +55,7 @@ class Engine:
         max_batch_tokens: int = 512,
         max_sequences: int = 64,
         num_states: int | None = None,
-        cache_dtype: DTypeLike = "float16",
+        cache_dtype: CacheDtype = "f16",
         model_id: str = "",
         eos_ids: AbstractSet[int] = frozenset(),
         threads: int = 1,

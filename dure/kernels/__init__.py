@@ -231,7 +231,7 @@ def silu_mul(gate: Floats, up: Floats, *, threads: int = 1) -> Floats:
 def write_cache(
     k: Floats,
     v: Floats,
-    cache: NDArray[np.float16] | Floats,
+    cache: NDArray[np.float16] | Floats | Bytes,
     positions: Ints,
     sequences: Ints,
     block_tables: Ints,
@@ -239,7 +239,9 @@ def write_cache(
     """Stores k and v (n, kv_heads, d) at their rows' places in the paged cache.
 
     cache: (num_blocks, kv_heads, 2 * 32 * d), of each block and head K transposed (d, 32), then
-    V (32, d).
+    V (32, d). In a cache of bytes these are int8, and behind them are the float32 scales of each 32
+    columns of K, (groups, 32), and of V, (groups, 32), as quantize_rows makes them; K has been
+    multiplied by a Hadamard matrix, which spreads a column much larger than the others.
     positions, sequences: (n,); block_tables: (num_sequences, blocks).
     """
     _core.write_cache(k, v, cache, positions, sequences, block_tables)
@@ -247,7 +249,7 @@ def write_cache(
 
 def attention(
     q: Floats,
-    cache: NDArray[np.float16] | Floats,
+    cache: NDArray[np.float16] | Floats | Bytes,
     positions: Ints,
     sequences: Ints,
     block_tables: Ints,
@@ -271,7 +273,7 @@ def attend(
     q: Floats,
     k: Floats,
     v: Floats,
-    cache: NDArray[np.float16] | Floats,
+    cache: NDArray[np.float16] | Floats | Bytes,
     positions: Ints,
     sequences: Ints,
     block_tables: Ints,

@@ -190,13 +190,22 @@ def write_cache(
 ) -> None:
     """Put k and v (n, kv_heads, d) in their places in cache (blocks, kv_heads, 2 * 32 * d).
 
-    Within one block and head, keys come first as (d, 32) and then values as (32, d).
+    Within one block and head, keys come first as (d, 32) and then values as (32, d). In a cache of
+    bytes they are int8, and their scales follow, of each 32 columns: K's (groups, 32), then V's;
+    keys are `_turned` before.
     """
-    keys, values = _cache_views(cache, k.shape[2])
+    d = k.shape[2]
+    keys, values = _cache_views(cache, d)
     for row, (position, sequence) in enumerate(zip(positions, sequences, strict=True)):
-        block = block_tables[sequence, position // CACHE_BLOCK]
-        keys[block, :, :, position % CACHE_BLOCK] = k[row]
-        values[block, :, position % CACHE_BLOCK, :] = v[row]
+        block, slot = block_tables[sequence, position // CACHE_BLOCK], position % CACHE_BLOCK
+        if cache.dtype == np.uint8:
+            scales = _cache_scales(cache, d)
+            turned = _turned(k[row])
+            keys[block, :, :, slot], scales[block, :, 0, :, slot] = _cache_codes(turned)
+            values[block, :, slot, :], scales[block, :, 1, :, slot] = _cache_codes(v[row])
+        else:
+            keys[block, :, :, slot] = k[row]
+            values[block, :, slot, :] = v[row]
 
 
 def attention(
@@ -216,7 +225,9 @@ def attention(
     """
     del threads
     n, heads, d = q.shape
-    keys, values = _cache_views(cache, d)
+    keys, values = _cache_floats(cache, d)
+    if cache.dtype == np.uint8:
+        q, scale = _turned(q), scale / _turned_columns(d)
     group = heads // cache.shape[1]
     out = np.empty_like(q)
     for row in range(n):
@@ -278,9 +289,51 @@ def attend(
 
 def _cache_views(cache: Array, d: int) -> tuple[Array, Array]:
     """The keys (blocks, kv_heads, d, 32) and values (blocks, kv_heads, 32, d) in a cache."""
-    parts = cache.reshape(*cache.shape[:2], 2, CACHE_BLOCK * d)
+    numbers = cache.view(np.int8) if cache.dtype == np.uint8 else cache
+    parts = numbers[..., : 2 * CACHE_BLOCK * d].reshape(*cache.shape[:2], 2, CACHE_BLOCK * d)
     keys = parts[:, :, 0].reshape(*cache.shape[:2], d, CACHE_BLOCK)
     return keys, parts[:, :, 1].reshape(*cache.shape[:2], CACHE_BLOCK, d)
+
+
+def _cache_scales(cache: Array, d: int) -> Float32Array:
+    """The scales (blocks, kv_heads, 2, groups, 32) in a cache of bytes, K's and V's."""
+    scales = cache[..., 2 * CACHE_BLOCK * d :].view(np.float32)
+    return scales.reshape(*cache.shape[:2], 2, -1, CACHE_BLOCK)
+
+
+def _cache_codes(x: Float32Array) -> tuple[npt.NDArray[np.int8], Float32Array]:
+    """x (heads, d) as int8 values (heads, d) and scales (heads, ceil(d / 32))."""
+    heads, d = x.shape
+    padded = np.zeros((heads, -(-d // ACTIVATION_BLOCK) * ACTIVATION_BLOCK), np.float32)
+    padded[:, :d] = x
+    values, scales = quantize_rows(padded)
+    return values[:, :d], scales
+
+
+def _turned_columns(d: int) -> int:
+    """Columns that are turned together: the largest power of two that divides d, up to 128."""
+    return min(d & -d, 128)
+
+
+def _turned(x: Float32Array) -> Float32Array:
+    """x (…, d) times the Hadamard matrix, unscaled; it spreads a large column over all others."""
+    shape, half = x.shape, 1
+    while half < _turned_columns(shape[-1]):
+        pairs = x.reshape(*shape[:-1], -1, 2, half)
+        first, second = pairs[..., 0, :], pairs[..., 1, :]
+        x = np.stack([first + second, first - second], axis=-2).reshape(shape)
+        half *= 2
+    return x
+
+
+def _cache_floats(cache: Array, d: int) -> tuple[Array, Array]:
+    """`_cache_views` as numbers that mean what they say."""
+    keys, values = _cache_views(cache, d)
+    if cache.dtype != np.uint8:
+        return keys, values
+    scales = np.repeat(_cache_scales(cache, d), ACTIVATION_BLOCK, axis=3)[..., :d, :]
+    with np.errstate(over="ignore", invalid="ignore"):  # slots that nobody sees hold anything
+        return keys * scales[:, :, 0], values * scales[:, :, 1].swapaxes(2, 3)
 
 
 def silu_mul(gate: Float32Array, up: Float32Array, *, threads: int = 1) -> Float32Array:

@@ -112,7 +112,7 @@ def test_a_preempted_request_keeps_its_output_and_goes_on_as_if_nothing_had_been
 
 
 def test_float32_and_float16_caches_agree_where_the_values_are_exact() -> None:
-    engine = make_engine(PrefixModel(), cache_dtype="float32")
+    engine = make_engine(PrefixModel(), cache_dtype="f32")
     request = engine.add(PROMPT, PARAMS)
     run(engine)
     assert engine.cache[0].dtype == np.float32

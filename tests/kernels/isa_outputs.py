@@ -76,8 +76,8 @@ def sampling(outputs: dict[str, np.ndarray]) -> None:
 
 
 def attention(outputs: dict[str, np.ndarray]) -> None:
-    """Mixed rows over float16 and float32 caches."""
-    for dtype in (np.float16, np.float32):
+    """Mixed rows over float16, float32 and int8 caches."""
+    for dtype in (np.float16, np.float32, np.uint8):
         for heads, kv_heads, d in ((4, 2, 24), (7, 1, 64), (16, 2, 80)):
             for window in (None, 40):
                 rng = np.random.default_rng(3)

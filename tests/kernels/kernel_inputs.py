@@ -71,6 +71,12 @@ def random_activations(rng: np.random.Generator, n: int, cols: int) -> np.ndarra
     return x.astype(np.float32)
 
 
+def cache_shape(num_blocks: int, kv_heads: int, d: int, dtype: DTypeLike) -> tuple[int, int, int]:
+    """Of a cache; one of bytes holds two scales of four bytes for 32 columns of a token."""
+    columns = d + 4 * -(-d // 32) if dtype == np.uint8 else d
+    return num_blocks, kv_heads, 2 * 32 * columns
+
+
 @dataclass(frozen=True)
 class PagedSequences:
     """Rows of several sequences over a paged cache whose unused slots hold garbage."""
@@ -101,18 +107,25 @@ def paged_sequences(
     """Sequences with `past` cached tokens and `new` rows, for (past, new) of each span.
 
     Blocks lie in random order, others between them; every slot that holds no token of a sequence
-    is NaN, infinite or huge, so that reading one shows.
+    is NaN, infinite, huge or random, so that reading one shows.
     """
     used = [-(-(past + new) // 32) for past, new in spans]
     num_blocks = sum(used) + 3
-    shape = (num_blocks, kv_heads, 2 * 32 * d)
-    cache = rng.choice([np.nan, np.inf, -np.inf, 6e4], shape).astype(dtype)
+    shape = cache_shape(num_blocks, kv_heads, d, dtype)
+    if dtype == np.uint8:
+        # Random codes, and scales of which every second is not a number.
+        cache = rng.integers(0, 256, shape, dtype=np.uint8)
+        cache[..., 64 * d :].view(np.float32)[..., ::2] = np.nan
+    else:
+        cache = rng.choice([np.nan, np.inf, -np.inf, 6e4], shape).astype(dtype)
     free = rng.permutation(num_blocks)
     tables = np.full((len(spans), max(used) + 1), -1, np.int32)
     histories, positions, sequences = [], [], []
     for sequence, ((past, new), count) in enumerate(zip(spans, used, strict=True)):
         tables[sequence, :count], free = free[:count], free[count:]
-        k, v = rng.normal(0, 1, (2, past + new, kv_heads, d)).astype(dtype)
+        k, v = rng.normal(0, 1, (2, past + new, kv_heads, d)).astype(
+            np.float32 if dtype == np.uint8 else dtype
+        )
         every = np.arange(past + new, dtype=np.int32)
         own = np.full(past + new, sequence, np.int32)
         reference.write_cache(k, v, cache, every, own, tables)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_inputs import PagedSequences, bits, paged_sequences
+from kernel_inputs import PagedSequences, bits, cache_shape, paged_sequences
 
 from dure import kernels
 from dure.kernels import reference
@@ -18,6 +18,7 @@ LONG = [(255, 1), (256, 1), (250, 13), (700, 3), (490, 40), (1030, 1), (0, 270)]
 GROUPS = [(1, 1), (4, 2), (8, 2), (6, 1), (8, 1), (3, 3)]
 HEAD_DIMS = (16, 24, 64, 80, 96, 128)
 SCALE = 0.125
+DTYPES = (np.float16, np.float32, np.uint8)
 
 
 def queries(rng: np.random.Generator, paged: PagedSequences, heads: int, d: int) -> np.ndarray:
@@ -44,7 +45,7 @@ def check(paged: PagedSequences, q: np.ndarray, window: int | None) -> np.ndarra
 def test_mixed_rows_attend_as_the_reference_does(heads: int, kv_heads: int, d: int) -> None:
     rng = np.random.default_rng(1)
     # Every group meets both types of cache, and so does every head size.
-    dtype = (np.float16, np.float32)[(GROUPS.index((heads, kv_heads)) + HEAD_DIMS.index(d)) % 2]
+    dtype = DTYPES[(GROUPS.index((heads, kv_heads)) + HEAD_DIMS.index(d)) % 3]
     paged = paged_sequences(rng, MIXED, kv_heads, d, dtype)
     check(paged, queries(rng, paged, heads, d), None)
 
@@ -60,7 +61,7 @@ def test_long_contexts_attend_as_the_reference_does(
 
 
 @pytest.mark.parametrize("window", [1, 2, 31, 32, 33, 64, 100, 10**6])
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_window_hides_the_keys_before_it(window: int, dtype: Any) -> None:
     rng = np.random.default_rng(2)
     paged = paged_sequences(rng, MIXED, 2, 24, dtype)
@@ -78,7 +79,7 @@ def test_blocks_that_no_row_sees_any_more_may_be_gone() -> None:
     np.testing.assert_array_equal(bits(actual), bits(expected))
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("window", [None, 33])
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "d"), [(4, 2, 24), (8, 1, 64), (6, 1, 80), (1, 1, 16)]
@@ -166,7 +167,7 @@ def test_scores_beyond_the_range_of_exp_pick_the_best_key() -> None:
         np.testing.assert_allclose(actual[0, 0], v[best, 0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("d", HEAD_DIMS)
 def test_written_keys_and_values_lie_where_the_reference_puts_them(d: int, dtype: Any) -> None:
     rng = np.random.default_rng(8)
@@ -176,7 +177,8 @@ def test_written_keys_and_values_lie_where_the_reference_puts_them(d: int, dtype
     positions = np.concatenate([np.arange(20, 55), np.arange(64, 69)]).astype(np.int32)
     sequences = np.array([1] * 35 + [0] * 5, np.int32)
     tables = np.array([[-1, -1, 3], [6, 1, -1]], np.int32)
-    expected = rng.normal(0, 1, (7, 3, 64 * d)).astype(dtype)
+    v[::7], k[3, 0, 5], v[4, 1, :9] = 0, np.nan, np.inf
+    expected = rng.integers(0, 99, cache_shape(7, 3, d, dtype)).astype(dtype)
     actual = expected.copy()
     reference.write_cache(k, v, expected, positions, sequences, tables)
     assert kernels.write_cache(k, v, actual, positions, sequences, tables) is None
@@ -210,6 +212,7 @@ def good() -> dict[str, Any]:
 COMMON_FAULTS = [
     {"cache": np.zeros((5, 2, 64 * 16), np.float64)},
     {"cache": np.zeros((5, 2, 64 * 16), np.int16)},
+    {"cache": np.zeros((5, 2, 64 * 16), np.uint8)},  # no room for scales
     {"cache": np.zeros((5, 2, 64 * 16 + 1), np.float16)},
     {"cache": np.zeros((5, 2, 64 * 8), np.float16)},
     {"cache": np.zeros((5, 2 * 64 * 16), np.float16)},
