@@ -93,6 +93,10 @@ inline int32_t join_sums(int32_t a, int32_t b) {
   return _mm_cvtsi128_si32(_mm_add_epi16(_mm_cvtsi32_si128(a), _mm_cvtsi32_si128(b)));
 }
 inline int32_t whole_sum(int32_t s) { return static_cast<int16_t>(s) + (s >> 16); }
+inline f32x16 sum_as_float(int32_t s) {
+  const __m256 v = _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_set1_epi32(s), _mm256_set1_epi16(1)));
+  return {v, v};
+}
 
 // A value that the compiler must have here, in a register: GCC 12 otherwise adds up all products of a tile in an order of its
 // own, and spills them.

@@ -73,6 +73,7 @@ inline u8x64 look_up(u8x64 index, const uint8_t* table) {
 // The sums that to_int8 gives, as dot_groups takes them: of two, and as a number.
 inline int32_t join_sums(int32_t a, int32_t b) { return a + b; }
 inline int32_t whole_sum(int32_t s) { return s; }
+inline f32x16 sum_as_float(int32_t s) { return set1(static_cast<float>(s)); }
 
 // sums[t] = sum over groups First..Last-1 of (code - Offset) * activation, for 16 rows; exact in int32.
 template <int Bits, int Offset, int T, int First, int Last, class W>

@@ -147,7 +147,7 @@ __attribute__((always_inline)) inline void accumulate(const Source& source, int 
         f32x16 a = kKeep ? acc[t] : load(sums + t * kPanel);
         a = fma(to_float(s[t]) * set1(scale[t]), w, a);
         if constexpr (F::has_min)
-          a = fma(set1(F::halves == 1 ? total[t] : static_cast<float>(whole_sum(x_sums[t])) * scale[t]), m, a);
+          a = fma(F::halves == 1 ? set1(total[t]) : sum_as_float(x_sums[t]) * set1(scale[t]), m, a);
         if (kKeep) acc[t] = a; else store(sums + t * kPanel, a);
       }
     });
