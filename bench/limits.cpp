@@ -33,8 +33,12 @@ static Floats multiply_add(Floats sum, Floats a, Floats b) { return _mm512_fmadd
 #else
 using Bytes = __m256i;
 using Floats = __m256;
+#ifdef __AVXVNNI__
+static Bytes dot(Bytes sum, Bytes a, Bytes b) { return _mm256_dpbusd_avx_epi32(sum, a, b); }
+#else
 // Without VNNI, products are summed in int16; widening them once a block is left out of the limit.
 static Bytes dot(Bytes sum, Bytes a, Bytes b) { return _mm256_add_epi16(sum, _mm256_maddubs_epi16(a, b)); }
+#endif
 static Floats multiply_add(Floats sum, Floats a, Floats b) { return _mm256_fmadd_ps(a, b, sum); }
 #endif
 

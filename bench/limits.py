@@ -22,11 +22,13 @@ import numpy as np
 SOURCE = Path(__file__).with_name("limits.cpp")
 FLAGS = {
     "avx2": ["-mavx2", "-mfma"],
+    "avxvnni": ["-mavx2", "-mfma", "-mavxvnni"],
     "avx512": ["-mavx2", "-mfma", "-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512vnni"],
 }
 FLAGS["amx"] = [*FLAGS["avx512"], "-mamx-tile", "-mamx-int8"]
 NEEDED = {  # in Linux's words
     "avx2": {"avx2", "fma"},
+    "avxvnni": {"avx2", "fma", "avx_vnni"},
     "avx512": {"avx512_vnni", "avx512bw", "avx512vl"},
     "amx": {"avx512_vnni", "avx512bw", "avx512vl", "amx_tile", "amx_int8"},
 }

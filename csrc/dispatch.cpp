@@ -32,8 +32,12 @@ std::vector<const Ops*> available_ops() {
     if (amx::available()) found.push_back(&amx_ops());
     found.push_back(&avx512_ops());
   }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+#ifdef DURE_AVXVNNI
+    if (__builtin_cpu_supports("avxvnni")) found.push_back(&avxvnni_ops());
+#endif
     found.push_back(&avx2_ops());
+  }
 #endif
   found.push_back(&portable_ops());
   return found;
@@ -58,8 +62,9 @@ const Ops& ops() {
 // No forward pass needs it, so it is no entry of the table.
 bool quantize_blocks(Type type, const float* x, int64_t count, uint8_t* out, int threads) {
 #ifdef DURE_X86
-  if (&ops() == &avx2_ops()) return avx2::quantize_blocks(type, x, count, out, threads);
-  if (&ops() != &portable_ops()) return avx512::quantize_blocks(type, x, count, out, threads);
+  const std::string isa = ops().name;
+  if (isa == "amx" || isa == "avx512") return avx512::quantize_blocks(type, x, count, out, threads);
+  if (isa != "portable") return avx2::quantize_blocks(type, x, count, out, threads);
 #endif
   return portable::quantize_blocks(type, x, count, out, threads);
 }

@@ -120,6 +120,9 @@ const Ops& portable_ops();
 #ifdef DURE_X86
 const Ops& avx2_ops();
 const Ops& avx512_ops();
+#ifdef DURE_AVXVNNI
+const Ops& avxvnni_ops();
+#endif
 #endif
 
 std::vector<const Ops*> available_ops();  // best first

@@ -38,7 +38,10 @@ uniform = _core.uniform
 
 
 def isa() -> str:
-    """The instruction set in use: "amx", "avx512", "avx2" or "portable"; DURE_ISA forces one."""
+    """The instruction set in use: "amx", "avx512", "avxvnni", "avx2" or "portable".
+
+    It is the best that the processor has, or the one that DURE_ISA names.
+    """
     return _core.isa()
 
 
