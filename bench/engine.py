@@ -65,11 +65,18 @@ class Dure:
         self.version = importlib.import_module("dure").__version__
 
     def facts(self) -> dict[str, Any]:
-        """{"isa", "read_bytes"}: the latter is what one token reads of a dense model's weights."""
-        tensors = dict(self.loaded.checkpoint.tensors)
+        """{"isa", "read_bytes"}: the latter is what one token reads of the weights."""
+        checkpoint = self.loaded.checkpoint
+        tensors, metadata = dict(checkpoint.tensors), checkpoint.metadata
         if "output.weight" in tensors:
             tensors.pop("token_embd.weight")  # of which a token reads one row
-        sizes = [tensor.size_bytes for tensor in tensors.values()]
+        architecture = metadata.get("general.architecture")
+        experts = metadata.get(f"{architecture}.expert_count", 0)
+        used = metadata.get(f"{architecture}.expert_used_count", 0)
+        sizes = [
+            tensor.size_bytes * used // experts if "_exps." in name else tensor.size_bytes
+            for name, tensor in tensors.items()
+        ]
         kernels = importlib.import_module("dure.kernels")
         return {"isa": kernels.isa(), "read_bytes": sum(sizes)}
 

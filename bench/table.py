@@ -91,7 +91,7 @@ def settings_used(rows: list[Row]) -> list[str]:
 
 
 def reading_share(rows: list[Row], read_bytes: dict[str, int], limit: float) -> list[str]:
-    """Of decoding one sequence of the dense models: GB/s of weights against what can be read."""
+    """Of decoding one sequence: GB/s of weights against what can be read."""
     lines = []
     for row in rows:
         if row.work.name == "decode" and row.work.model in read_bytes:

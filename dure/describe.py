@@ -14,10 +14,10 @@ from dure.weights import gguf_name, part_of, plain_name
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dure.batch import LayerCache, StateCache
+    from dure.batch import CacheDtype, LayerCache, StateCache
     from dure.formats.checkpoint import Checkpoint
 
-_CACHE_TYPE = "float16"  # what conversations are kept in
+_CACHE_TYPE: CacheDtype = "f16"  # what conversations are kept in
 
 
 @dataclass(frozen=True)

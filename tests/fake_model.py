@@ -127,5 +127,6 @@ def loaded(
         threads=1,
         context=context,
         num_blocks=num_blocks,
+        cache_dtype="f16",
         sampling=sampling or {"temperature": 0},
     )

@@ -28,9 +28,8 @@ def allocate_storage(
     *,
     num_states: int = 0,
 ) -> tuple[NDArray[Any], ...]:
-    """One zeroed array a layer: (blocks, *block_shape), or float32 (states, size) of a recurrent
-    layer. The pages are the operating system's until a block is first written.
-    """
+    """One zeroed array a layer: (blocks, *block_shape) as `dtype` says, or float32 (states, size)
+    of a recurrent layer."""
     return tuple(
         np.zeros((num_states, layer.size), dtype=np.float32)
         if isinstance(layer, StateCache)

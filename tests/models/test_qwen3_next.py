@@ -64,7 +64,7 @@ def test_layers_say_what_they_keep(tiny: Callable[[str], Any]) -> None:
     # Three inputs of 2 * 2 * 8 + 4 * 8 channels, and of four heads 8 x 8 numbers in strips of 32.
     assert recurrent == [StateCache(3 * 64 + 4 * 8 * 32)] * 3
     assert attention == LayerCache("gqa", 2, 16)
-    assert [layer.bytes_per_token("float16") for layer in (recurrent[0], attention)] == [0, 128]
+    assert [layer.bytes_per_token("f16") for layer in (recurrent[0], attention)] == [0, 128]
     assert [layer.bytes_per_sequence for layer in (recurrent[0], attention)] == [4 * 1216, 0]
 
 
@@ -95,15 +95,15 @@ def test_heads_that_do_not_divide_are_refused(tiny: Callable[[str], Any], tmp_pa
 def test_fixed_runs_carry_states_and_start_anew_at_position_0(tiny: Callable[[str], Any]) -> None:
     small = tiny(NAME)
     tokens = small.sequences[0]
-    run = FixedRun(small.model, tokens=len(tokens), sequences=2, exact=True)
+    run = FixedRun(small.model, tokens=len(tokens), sequences=2, cache_dtype="f32")
     expected = prefill_logits(small.model, tokens)
     for _ in range(2):
         run.fill(tokens[:40], 1)
         rows = range(40, len(tokens))
         actual = run.forward(tokens[40:], rows, [1] * len(rows), range(len(rows)))
         assert expected[40:].tobytes() == actual.tobytes()
-    scored = perplexity(small.model, [*tokens, *tokens], window=50, exact=True)
-    again = perplexity(small.model, [*tokens, *tokens], window=50, exact=True)
+    scored = perplexity(small.model, [*tokens, *tokens], window=50, cache_dtype="f32")
+    again = perplexity(small.model, [*tokens, *tokens], window=50, cache_dtype="f32")
     assert scored == again
 
 
