@@ -19,8 +19,8 @@ using Ints = In<int32_t, 1>;
 const StateOps& state_ops() {
   const std::string name = ops().name;
 #ifdef DURE_X86
-  if (name == "avx2") return avx2_state_ops();
-  if (name != "portable") return avx512_state_ops();
+  if (name == "amx" || name == "avx512") return avx512_state_ops();
+  if (name != "portable") return avx2_state_ops();
 #endif
   return portable_state_ops();
 }
