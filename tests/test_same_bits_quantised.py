@@ -132,7 +132,7 @@ def composition(
 
 
 @pytest.mark.parametrize(
-    ("name", "cache_dtype"), [("dense", "f16"), ("sparse", "f16"), ("dense", "q8")]
+    ("name", "cache_dtype"), [*((name, "f16") for name in FILES), ("dense", "q8")]
 )
 def test_fifty_compositions_change_no_bit(
     files: dict[str, Path], name: str, cache_dtype: CacheDtype

@@ -47,6 +47,7 @@ def check_draw(logits: np.ndarray, uniform: float, setting: dict[str, Any]) -> N
     ranks[np.argsort(-logits, kind="stable")] = np.arange(len(logits))
     for p in {top_p, min(1.0, top_p * (1 + 1e-9)), top_p * (1 - 1e-9)}:
         for u in (max(0.0, uniform - 1e-9), min(1 - 1e-12, uniform + 1e-9)):
+            # Ids less likely than 2e-9 may lie between the two ends.
             near.add(ranks[reference.sample(logits, **{**setting, "top_p": p}, uniform=u)])
     assert min(near) <= ranks[drawn] <= max(near)
 
