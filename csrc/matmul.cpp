@@ -23,15 +23,12 @@ void make_tiles(const float* x, int64_t n, int64_t cols, ActTiles& tiles, int th
 namespace {
 
 // Panels handed out at a time: enough to stream, few enough that a slow core does not hold up the rest.
-int panels_at_once(int panels, int threads) { return std::max(1, std::min(8, panels / (threads * 8))); }
+constexpr int kMostAtOnce = 2 * kTasks;
+int panels_at_once(int panels, int threads, int most = kMostAtOnce) { return std::clamp(panels / (threads * 8), 1, most); }
 
 // Waking a thread and meeting it again costs 5 to 50 microseconds: a product below half a million multiplications, about
 // as long, is done alone.
 bool is_small(int64_t multiplications) { return multiplications < (1 << 19); }
-
-}  // namespace
-
-namespace {
 
 void panel_times(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out) {
   with_quantised_type(w.type, [&](auto type) {
@@ -102,12 +99,10 @@ void matmul_int8(const ActTiles& x, const Product* products, int count, int thre
   int panels = 0;
   for (int i = 0; i < count; ++i) panels += products[i].w.panels();
   if (is_small(static_cast<int64_t>(panels) * kPanel * x.blocks * kBlock * x.rows)) threads = 1;
-  // Panels handed out at a time: enough to stream, few enough that a slow core does not hold up the rest.
-  const int most = is_wide(x) ? kTasks : 2 * kTasks;
-  const int step = std::clamp(panels / (threads * 8), 1, most);
+  const int step = panels_at_once(panels, threads, is_wide(x) ? kTasks : kMostAtOnce);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
   for (int first = 0; first < panels; first += step) {
-    Task tasks[2 * kTasks];
+    Task tasks[kMostAtOnce];
     const int end = std::min(first + step, panels);
     int panel = first;
     const Product* product = products;

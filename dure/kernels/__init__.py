@@ -20,7 +20,7 @@ import numpy as np
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
-from dure.kernels import _core
+from dure.kernels import _core, packed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 # `Activations(x, weight, eps)` for the RMSNorm of x, which is computed in the pass that quantises.
 # `floats(threads)` are the rows as floats; `take(rows)` the Activations of some of them.
 Activations = _core.Activations
+Matrix = packed.Matrix
+Experts = packed.Experts
+FilePacker = packed.FilePacker
 uniform = _core.uniform
 
 
@@ -58,100 +61,6 @@ def release_free_memory() -> None:
 def packed_bytes(dtype: str, rows: int, cols: int) -> int:
     """Bytes that a (rows, cols) matrix of `dtype` takes once packed."""
     return _core.packed_bytes(dtype, rows, cols)
-
-
-class Matrix:
-    """Weights (rows, cols), packed without loss from their source blocks into 16-row panels."""
-
-    def __init__(self, dtype: str, rows: int, cols: int) -> None:
-        self.packed = _core.Matrix(dtype, rows, cols)
-        self.dtype = dtype
-        self.rows = rows
-        self.cols = cols
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the packed form takes."""
-        return self.packed.nbytes
-
-    def fill(self, first_row: int, raw: Bytes, *, threads: int = 1) -> None:
-        """Packs source blocks `raw` (n, row_bytes) from row first_row, a multiple of 16, on."""
-        self.packed.fill(first_row, raw, threads)
-
-    def row_values(self, rows: Ints, *, threads: int = 1) -> Floats:
-        """The named rows as (n, cols), rounded as the source format's own dequantisation rounds."""
-        return self.packed.row_values(rows, threads)
-
-
-class Experts:
-    """The gate, up and down matrices of `count` experts: one page-aligned record an expert."""
-
-    def __init__(
-        self,
-        count: int,
-        hidden: int,
-        intermediate: int,
-        gate_dtype: str,
-        up_dtype: str,
-        down_dtype: str,
-    ) -> None:
-        self.packed = _core.Experts(count, hidden, intermediate, gate_dtype, up_dtype, down_dtype)
-        self.count = count
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that all records take."""
-        return self.packed.nbytes
-
-    def fill(
-        self,
-        part: Literal["gate", "up", "down"],
-        expert: int,
-        raw: Bytes,
-        *,
-        first_row: int = 0,
-        threads: int = 1,
-    ) -> None:
-        """Packs source blocks `raw` (n, row_bytes) of one part of one expert, from first_row on."""
-        self.packed.fill(part, expert, first_row, raw, threads)
-
-
-class FilePacker:
-    """Packs matrices straight from one file: every thread reads pieces and packs them while they
-    are in its cache, so that no second copy is ever in memory."""
-
-    def __init__(self) -> None:
-        self._packer = _core.FilePacker()
-
-    def add(self, matrix: Matrix, offset: int) -> None:
-        """Has `matrix` packed from the source blocks at byte `offset`, when it is time to run."""
-        self._packer.add_matrix(matrix.packed, offset)
-
-    def add_part(
-        self, experts: Experts, part: Literal["gate", "up", "down"], expert: int, offset: int
-    ) -> None:
-        """The same of one part of one expert."""
-        self._packer.add_part(experts.packed, part, expert, offset)
-
-    def run(
-        self,
-        descriptor: int,
-        *,
-        threads: int,
-        report: Callable[[int], object],
-        seconds: float = 0.25,
-    ) -> None:
-        """Packs all of it from an open file. Other Python threads run meanwhile, and report(bytes
-        done) is called about every `seconds` and at the end; what it raises ends the packing.
-
-        OSError when the file cannot be read, EOFError when it is too short; what was added must not
-        be used then.
-        """
-        error = self._packer.run(descriptor, threads, seconds, report)
-        if error > 0:
-            raise OSError(error, os.strerror(error))
-        if error:
-            raise EOFError
 
 
 def quantize_rows(x: Floats) -> tuple[NDArray[np.int8], Floats]:
