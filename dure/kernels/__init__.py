@@ -8,7 +8,7 @@ the number of threads, or on the instruction set. `reference` has the same funct
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
