@@ -85,8 +85,7 @@ def load(
     Without `context` it is what the model and the memory allow, up to 32,768 tokens. The cache that
     sequences share is given in bytes, in tokens, or by default; it is f16 or q8, and f32 if exact.
     Raises NotEnoughMemoryError if weights, cache and overhead do not fit, before any matrix is
-    read. Without `with_tokenizer` a
-    model that has none loads, too.
+    read. Without `with_tokenizer` a model that has none loads, too.
     """
     resolved = hub.resolve(None if name is None else os.fspath(name), progress=download_progress)
     name = _label(resolved)
