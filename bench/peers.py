@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import math
 import os
@@ -68,12 +69,15 @@ class Worker:
         try:
             self.facts = self._answer()
         except EngineError as error:
+            self.close()
             raise StartError(f"{error} at the start") from None
 
     @staticmethod
     def _variables(engine: str) -> dict[str, str]:
-        if engine == "dure":  # found beside the script if it is not installed
-            return {"PYTHONPATH": os.pathsep.join([str(ROOT), os.getenv("PYTHONPATH", "")])}
+        if engine == "dure":  # the one that this Python imports, else the one beside this script
+            spec = importlib.util.find_spec("dure")
+            home = ROOT if spec is None or spec.origin is None else Path(spec.origin).parent.parent
+            return {"PYTHONPATH": os.pathsep.join([str(home), os.getenv("PYTHONPATH", "")])}
         return {"GGML_NO_BACKTRACE": "1"}  # a debugger's view of each crash takes seconds
 
     def ask(self, what: str, **request: Any) -> dict[str, Any]:
