@@ -98,7 +98,7 @@ class LLM:
         self.sampling_defaults: dict[str, Any] = dict(loaded.sampling)
         self._template: ChatTemplate | None = None
         self._answers: dict[str, Answer] = {}
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self.engine = Engine(
             loaded.model,
             num_blocks=loaded.num_blocks,
@@ -290,8 +290,8 @@ class LLM:
                 raise InvalidRequestError(f"Token id {token} is outside 0 to {highest}.")
         return ids
 
-    def _begin(self, question: _Question) -> list[Answer]:
-        """The question's n answers, now waiting in the engine."""
+    def begin(self, question: _Question) -> list[Answer]:
+        """The question's n answers, now waiting in the engine. For a caller that holds `lock`."""
         first = self.engine.add(question.token_ids, question.params)
         answers = [
             Answer(self.engine, self.tokenizer, request, think=question.think)
@@ -303,23 +303,23 @@ class LLM:
     def _answer_all(self, questions: Sequence[_Question]) -> list[Completion]:
         groups: list[list[Answer]] = []
         try:
-            with self._lock:
+            with self.lock:
                 for question in questions:
-                    groups.append(self._begin(question))
+                    groups.append(self.begin(question))
             for answer in [answer for group in groups for answer in group]:
                 while not answer.is_over:
-                    with self._lock:
+                    with self.lock:
                         if not answer.is_over:  # another thread's step may have ended it
-                            self._step()
+                            self.step()
             return [_joined(group) for group in groups]
         finally:
-            self._abandon(answer for group in groups for answer in group)
+            self.abandon(answer for group in groups for answer in group)
 
     def _stream(
         self, question: _Question, on_prefill: Callable[[int, int], None] | None
     ) -> Generator[Chunk, None, None]:
-        with self._lock:
-            answer = self._begin(question)[0]
+        with self.lock:
+            answer = self.begin(question)[0]
         try:
             while answer.chunks or not answer.is_over:
                 if answer.chunks:
@@ -327,26 +327,34 @@ class LLM:
                     continue
                 if on_prefill is not None and not answer.started:
                     on_prefill(*answer.prefilled)
-                with self._lock:
+                with self.lock:
                     if not answer.chunks and not answer.is_over:  # thanks to another thread
-                        self._step()
+                        self.step()
             answer.result()
         finally:
-            self._abandon([answer])
+            self.abandon([answer])
 
-    def _step(self) -> None:
-        """Nothing; the engine makes one step and every answer takes the token it got."""
+    def step(self) -> None:
+        """Nothing; the engine makes one step and every answer takes the token it got.
+
+        For a caller that holds `lock`. Whatever one answer fails with ends that answer alone.
+        """
         with _interrupts_deferred():
             for output in self.engine.step():
                 answer = self._answers.pop(output.request.id, None)
                 if answer is None:
                     continue
-                answer.take(output.token_id)
+                try:
+                    answer.take(output.token_id)
+                except Exception as error:  # of its text or its calls: no other answer's fault
+                    answer.abort()
+                    answer.error = error
                 if not answer.is_over:
                     self._answers[answer.request.id] = answer
 
-    def _abandon(self, answers: Iterable[Answer]) -> None:
-        with self._lock:
+    def abandon(self, answers: Iterable[Answer]) -> None:
+        """Nothing; the engine forgets the answers that are not over, and their blocks are back."""
+        with self.lock:
             for answer in answers:
                 answer.abort()
                 self._answers.pop(answer.request.id, None)

@@ -99,12 +99,14 @@ class Engine:
         *,
         request_id: str | None = None,
         cache_salt: str = "",
+        priority: int = 0,
     ) -> Request:
         """The new request, waiting; its `choices` are all n of them.
 
-        Only requests of one `cache_salt` find each other's prefixes. InvalidRequestError for an
-        empty prompt, an id outside the vocabulary or a request id in use; ContextLengthError if
-        prompt and max_tokens exceed the context or the cache.
+        Only requests of one `cache_salt` find each other's prefixes. One of a lower `priority` goes
+        first, and in the place of one of a higher if there is no room for both. InvalidRequestError
+        for an empty prompt, an id outside the vocabulary or a request id in use; ContextLengthError
+        if prompt and max_tokens exceed the context or the cache.
         """
         params = params.resolve({})
         prompt = check_prompt(prompt_ids, self.model.vocab_size)
@@ -128,6 +130,7 @@ class Engine:
                 max_output=limit,
                 root=root,
                 choice=choice,
+                priority=priority,
             )
             for choice in range(params.n)
         )

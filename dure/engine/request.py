@@ -94,6 +94,7 @@ class Request:
     max_output: int  # finish_reason "length" when the output is this long
     root: bytes  # the digest that its cached blocks descend from: tenant salt and model
     choice: int = 0
+    priority: int = 0  # the lowest goes first
     choices: tuple[Request, ...] = ()  # all n of them, this one too, in order
 
     output_ids: list[int] = field(default_factory=list)  # a stop token that ended it is the last

@@ -15,7 +15,7 @@ from dure.engine.states import StatePool
 # A prompt that yields to others still gets this much of a step: less would only add steps.
 MIN_CHUNK = 32
 
-_by_arrival = attrgetter("arrival")
+_by_turn = attrgetter("priority", "arrival")
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,11 @@ class Stats:
 
 
 class Scheduler:
-    """First come, first served, under three limits: tokens a step, sequences, and blocks.
+    """First come, first served within a priority, under three limits: tokens a step, sequences, and
+    blocks. A request of a lower priority gets the place of a running one of a higher.
 
     Blocks for a whole prompt are taken when it is admitted; then only decoding needs new ones.
-    When none is free, the youngest running request is preempted: its blocks go back, its output
+    When none is free, the last running request is preempted: its blocks go back, its output
     stays, and it waits to be computed again, from whatever of it is still in the cache.
 
     Of a model with recurrent states each running request holds a slot of `states`, and a prefix is
@@ -69,21 +70,22 @@ class Scheduler:
             max_sequences = min(max_sequences, self.states.num_slots)
         # One row of the budget for every running request: decoding never waits for its turn.
         self.max_sequences = min(max_sequences, max_batch_tokens)
-        self.waiting: list[Request] = []  # both by arrival, the oldest first
+        self.waiting: list[Request] = []  # both by priority, then by arrival
         self.running: list[Request] = []
         self.stats = Stats()
         self._arrivals = 0
 
     def add(self, request: Request) -> None:
-        """Nothing; the request waits behind all that came before it."""
+        """Nothing; the request waits behind all of its priority that came before it."""
         self._arrivals += 1
         request.arrival = self._arrivals
-        self.waiting.append(request)
+        insort(self.waiting, request, key=_by_turn)
 
     def schedule(self) -> list[Chunk]:
         """The chunks of the next step, at most one a request; empty only when none has work."""
         counts: dict[Request, int] = {}
-        for request in list(self.running):  # the oldest first, so a victim is not yet counted
+        self._make_way()
+        for request in list(self.running):  # the first in turn, so a victim is not yet counted
             decoding = request.num_uncomputed_tokens == 1
             if decoding and request.state is RequestState.RUNNING and self._grow(request):
                 counts[request] = 1
@@ -142,13 +144,35 @@ class Scheduler:
         request.block_table.append(self.pool.allocate())
         return True
 
+    def _make_way(self) -> None:
+        """Nothing; the first in turn has the room of running ones of a higher priority, if need be.
+
+        A preempted request's blocks stay findable: what it loses is mostly its place.
+        """
+        first = self.waiting[0] if self.waiting else None
+        while first is not None and self.running and first.priority < self.running[-1].priority:
+            found, _, _ = self._reusable(first, self.pool.find(self._matchable(first)))
+            if len(self.running) < self.max_sequences and self._has_room(first, found):
+                return
+            self._preempt(self.running[-1])
+
+    def _has_room(self, request: Request, found: list[int]) -> bool:
+        """Whether there are blocks for all its tokens, and a state if need be, beside `found`.
+
+        One block a running request is left for their next tokens, or admitting would preempt.
+        """
+        needed = blocks_for(len(request.tokens)) - len(found)
+        if needed + len(self.running) > self.pool.num_free - self.pool.count_free(found):
+            return False
+        return not (self.states and self.states.num_free == 0)
+
     def _preempt(self, request: Request) -> None:
         self._release(request)
         request.state = RequestState.WAITING
         request.num_computed_tokens = 0
         request.num_preemptions += 1
         self.stats.preemptions += 1
-        insort(self.waiting, request, key=_by_arrival)
+        insort(self.waiting, request, key=_by_turn)
 
     def _release(self, request: Request, *, forget: bool = False) -> None:
         if not forget:
@@ -199,17 +223,12 @@ class Scheduler:
         return needed if needed <= budget else min(budget, max(MIN_CHUNK, budget // 2))
 
     def _admit(self, request: Request, found: list[int]) -> bool:
-        """Whether there are blocks for all its tokens; if so it runs, with `found` as its first.
-
-        One block a running request is left for their next tokens, or admitting would preempt.
-        """
+        """Whether there is room for all its tokens; if so it runs, with `found` as its first."""
         shared = len(found) * BLOCK_SIZE
         found, tail, state = self._reusable(request, found)
+        if not self._has_room(request, found):
+            return False
         needed = blocks_for(len(request.tokens)) - len(found)
-        if needed + len(self.running) > self.pool.num_free - self.pool.count_free(found):
-            return False
-        if self.states and self.states.num_free == 0:
-            return False
         for block in found:
             self.pool.hold(block)
         start = len(found) * BLOCK_SIZE
@@ -228,7 +247,7 @@ class Scheduler:
             self.stats.cached_tokens += request.num_cached_tokens
         request.state = RequestState.RUNNING
         self.waiting.remove(request)
-        insort(self.running, request, key=_by_arrival)
+        insort(self.running, request, key=_by_turn)
         return True
 
     def _reusable(self, request: Request, found: list[int]) -> tuple[list[int], list[int], int]:

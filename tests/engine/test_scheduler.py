@@ -276,3 +276,27 @@ TestPoolWalk = PoolWalk.TestCase
 TestPoolWalk.settings = settings(
     max_examples=20, stateful_step_count=25, deadline=None, derandomize=True
 )
+
+
+def test_the_lowest_priority_goes_first_and_takes_the_place_of_a_higher() -> None:
+    engine = make_engine(max_sequences=1)
+    params = SamplingParams(max_tokens=4)
+    background = engine.add(random_prompt(RNG, 40), params, priority=5)
+    engine.step()
+    later = engine.add(random_prompt(RNG, 8), params, priority=5)
+    person = engine.add(random_prompt(RNG, 8), params)
+    finished = []
+    while engine.has_work:
+        finished += [each.request for each in engine.step() if each.finish_reason is not None]
+    assert [person, background, later] == finished
+    assert background.num_preemptions == 1
+    assert len(background.output_ids) == 4
+
+
+def test_a_running_request_keeps_its_place_where_there_is_room_for_both() -> None:
+    engine = make_engine(max_sequences=2)
+    background = engine.add(random_prompt(RNG, 40), SamplingParams(max_tokens=4), priority=5)
+    engine.step()
+    engine.add(random_prompt(RNG, 8), SamplingParams(max_tokens=4))
+    run(engine)
+    assert background.num_preemptions == 0
