@@ -27,8 +27,9 @@ const StateOps& state_ops() {
 
 const int32_t* checked(const Map& map, size_t columns, size_t width) {
   require(map ? map->shape(0) == columns : columns <= width, "one column of x a column of the result");
-  for (size_t i = 0; map && i < columns; ++i)
-    require(map->data()[i] >= 0 && static_cast<size_t>(map->data()[i]) < width, "a column that x does not have");
+  uint32_t highest = 0;  // of negative ones it is above any width
+  for (size_t i = 0; map && i < columns; ++i) highest = std::max(highest, static_cast<uint32_t>(map->data()[i]));
+  require(!map || columns == 0 || highest < width, "a column that x does not have");
   return map ? map->data() : nullptr;
 }
 

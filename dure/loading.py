@@ -282,7 +282,7 @@ def state_slots(sequence_bytes: int, room: int) -> int:
     """How many recurrent states to have room for: of running sequences, and snapshots of prefixes.
 
     They get an eighth of the `room` beside the weights, or 1 GiB if that is more (13 states of
-    Qwen3-Next 80B, at 77 MB), at most 128 and at least 2; 0 of a model without (0 bytes).
+    Qwen3-Next 80B, at 79 MB), at most 128 and at least 2; 0 of a model without (0 bytes).
     """
     if sequence_bytes == 0:
         return 0
