@@ -15,14 +15,13 @@ if TYPE_CHECKING:
 
 
 def build_batch(chunks: Sequence[Chunk], cache: tuple[NDArray[Any], ...]) -> Batch:
-    """One Batch with a sequence a chunk, in order; the last row of each that `wants_logits`."""
+    """One Batch with a sequence a chunk, in order; of each the rows whose logits are wanted."""
     counts = np.array([chunk.count for chunk in chunks])
     tables = [chunk.request.block_table for chunk in chunks]
     block_tables = np.full((len(chunks), max(map(len, tables))), -1, dtype=np.int32)
     for row, table in zip(block_tables, tables, strict=True):
         row[: len(table)] = table
     spans = [(chunk.start, chunk.start + chunk.count) for chunk in chunks]
-    wanted = np.array([chunk.wants_logits for chunk in chunks])
     return Batch(
         tokens=np.concatenate(
             [
@@ -33,10 +32,21 @@ def build_batch(chunks: Sequence[Chunk], cache: tuple[NDArray[Any], ...]) -> Bat
         positions=np.concatenate([np.arange(start, stop, dtype=np.int32) for start, stop in spans]),
         sequences=np.repeat(np.arange(len(chunks), dtype=np.int32), counts),
         block_tables=block_tables,
-        logit_rows=(np.cumsum(counts) - 1)[wanted].astype(np.int32),
+        logit_rows=_logit_rows(chunks),
         cache=cache,
         states=_states(chunks) if chunks[0].request.state_slot >= 0 else None,
     )
+
+
+def _logit_rows(chunks: Sequence[Chunk]) -> NDArray[np.int32]:
+    """The rows that score prompt tokens, and the last of each chunk that `wants_logits`, int32."""
+    rows, first_row = [], 0
+    for chunk in chunks:
+        rows += range(first_row, first_row + chunk.scored)
+        first_row += chunk.count
+        if chunk.wants_logits:
+            rows.append(first_row - 1)
+    return np.array(rows, dtype=np.int32)
 
 
 def _states(chunks: Sequence[Chunk]) -> States:

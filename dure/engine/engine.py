@@ -142,12 +142,7 @@ class Engine:
         chunks = self.scheduler.schedule()
         if not chunks:
             return self._rest()
-        try:
-            logits = self.model.forward(build_batch(chunks, self.cache))
-        except Exception as error:  # whatever the model raises ends these requests, not the engine
-            outputs = [self._fail(chunk.request, error) for chunk in chunks]
-        else:
-            outputs = self._deliver(chunks, logits)
+        outputs = self._compute(chunks)
         self.stats.steps += 1
         self.check_idle()
         return outputs
@@ -199,8 +194,23 @@ class Engine:
             self._requests[request.id] = request
             self.scheduler.add(request)
 
+    def _compute(self, chunks: Sequence[Chunk]) -> list[StepOutput]:
+        """The outputs of the chunks. What the model raises ends a request, and never the engine.
+
+        Nobody can tell whose fault it was, so each is computed again by itself: its bits are the
+        same. A recurrent state that was left in the middle of a pass cannot be taken back.
+        """
+        try:
+            logits = self.model.forward(build_batch(chunks, self.cache))
+        except Exception as error:
+            if len(chunks) == 1 or self.states:
+                return [self._fail(chunk.request, error) for chunk in chunks]
+            return [output for chunk in chunks for output in self._compute([chunk])]
+        return self._deliver(chunks, logits)
+
     def _deliver(self, chunks: Sequence[Chunk], logits: NDArray[np.float32]) -> list[StepOutput]:
         """One output for each chunk that ended in a token; the others are only kept."""
+        logits = self._score(chunks, logits)
         asking = [chunk.request for chunk in chunks if chunk.wants_logits]
         sampled = iter(self.sampler.sample(asking, logits))
         outputs = []
@@ -213,6 +223,21 @@ class Engine:
             if drawn is not None:
                 outputs.append(self._append(chunk.request, *drawn))
         return outputs
+
+    def _score(self, chunks: Sequence[Chunk], logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The logits without those rows that scored prompts, whose requests now have them."""
+        if not any(chunk.scored for chunk in chunks):
+            return logits
+        left, row = [], 0
+        for chunk in chunks:
+            if chunk.scored:
+                done = len(chunk.request.prompt_logprobs) - 1 - chunk.start
+                self.sampler.score(chunk.request, logits[row + done : row + chunk.scored])
+            row += chunk.scored
+            if chunk.wants_logits:
+                left.append(row)
+                row += 1
+        return logits[left]
 
     def _append(
         self, request: Request, token_id: int, logprobs: TokenLogprobs | None

@@ -48,6 +48,7 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     seed: int | None = None  # None: a new one for every request
     logprobs: int | None = None  # None: none; k: of the chosen token and the k likeliest
+    prompt_logprobs: int | None = None  # the same for each token of the prompt but the first
     stop: Sequence[str] = ()  # strings; a single one may stand alone
     stop_token_ids: Sequence[int] = ()
     ignore_eos: bool = False  # go on after an end-of-generation token; stop_token_ids still stop
@@ -61,8 +62,9 @@ class SamplingParams:
             self._number(name, -2.0, 2.0, "0 turns it off")
         if self.seed is not None:
             self._integer("seed", -(2**63), 2**64 - 1, "leave it out for a random one")
-        if self.logprobs is not None:
-            self._integer("logprobs", 0, MAX_LOGPROBS, "0 gives the chosen token's alone")
+        for name in ("logprobs", "prompt_logprobs"):
+            if getattr(self, name) is not None:
+                self._integer(name, 0, MAX_LOGPROBS, "0 gives the chosen token's alone")
         self._integer("n", 1, MAX_CHOICES, "send more requests for more choices")
         if not isinstance(self.ignore_eos, bool):
             raise InvalidRequestError(

@@ -99,6 +99,8 @@ class Request:
 
     output_ids: list[int] = field(default_factory=list)  # a stop token that ended it is the last
     logprobs: list[TokenLogprobs] = field(default_factory=list)  # one an output token, if asked
+    # One a prompt token as far as scored, if asked; the first has none
+    prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=list)
     state: RequestState = RequestState.WAITING
     finish_reason: FinishReason | None = None
     stop_token_id: int | None = None  # the token that ended it, if one did
@@ -120,11 +122,21 @@ class Request:
 
     def __post_init__(self) -> None:
         self.tokens = list(self.prompt_ids)
+        if self.params.prompt_logprobs is not None and self.choice == 0:
+            self.prompt_logprobs.append(None)  # nothing comes before the first
 
     @property
     def num_uncomputed_tokens(self) -> int:
         """Tokens whose keys and values are not in the cache; 1 while decoding."""
         return len(self.tokens) - self.num_computed_tokens
+
+    @property
+    def is_scoring(self) -> bool:
+        """Whether prompt tokens are still to be scored: then every row of the prompt is computed.
+
+        Of several choices the first does it for all.
+        """
+        return 0 < len(self.prompt_logprobs) < len(self.prompt_ids)
 
     @property
     def is_finished(self) -> bool:

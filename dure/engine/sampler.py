@@ -73,6 +73,13 @@ class Sampler:
                 return [error]
             return [self.sample([each], logits[i : i + 1])[0] for i, each in enumerate(requests)]
 
+    def score(self, request: Request, logits: NDArray[np.float32]) -> None:
+        """Nothing; the request's next prompt tokens have log-probabilities, by logits (rows, V)."""
+        count = request.params.prompt_logprobs or 0
+        for row in logits:
+            token_id = request.prompt_ids[len(request.prompt_logprobs)]
+            request.prompt_logprobs.append(self._logprobs(row, token_id, count))
+
     def _sample(self, requests: Sequence[Request], logits: NDArray[np.float32]) -> list[Sampled]:
         replaced: list[tuple[NDArray[np.float32], Replaced]] = []
         try:

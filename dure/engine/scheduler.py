@@ -15,6 +15,9 @@ from dure.engine.states import StatePool
 # A prompt that yields to others still gets this much of a step: less would only add steps.
 MIN_CHUNK = 32
 
+# Rows of a step whose logits score a prompt: of a vocabulary of 152,000, 78 MB of logits.
+MAX_SCORED = 128
+
 _by_turn = attrgetter("priority", "arrival")
 
 
@@ -26,6 +29,7 @@ class Chunk:
     start: int
     count: int
     wants_logits: bool  # it ends with the request's last token, so a next one can be sampled
+    scored: int = 0  # its first rows, whose logits score the prompt's tokens after them
 
 
 @dataclass
@@ -89,22 +93,23 @@ class Scheduler:
             decoding = request.num_uncomputed_tokens == 1
             if decoding and request.state is RequestState.RUNNING and self._grow(request):
                 counts[request] = 1
-        budget = self.max_batch_tokens - len(counts)
+        budget, to_score = self.max_batch_tokens - len(counts), MAX_SCORED
         for request in self._prefills(counts):
             if budget == 0:
                 break
-            counts[request] = self._share(request, budget)
-            budget -= counts[request]
+            share = self._share(request, min(budget, to_score) if request.is_scoring else budget)
+            if share == 0:
+                continue
+            counts[request] = share
+            budget -= share
+            to_score -= share if request.is_scoring else 0
         for request, count in counts.items():  # what nobody behind could use: back to the oldest
-            extra = min(budget, request.num_uncomputed_tokens - count)
+            room = min(budget, to_score) if request.is_scoring else budget
+            extra = min(room, request.num_uncomputed_tokens - count)
             counts[request] = count + extra
             budget -= extra
-        return [
-            Chunk(
-                request, request.num_computed_tokens, count, count == request.num_uncomputed_tokens
-            )
-            for request, count in counts.items()
-        ]
+            to_score -= extra if request.is_scoring else 0
+        return [self._chunk(request, count) for request, count in counts.items()]
 
     def commit(self, chunk: Chunk) -> None:
         """Nothing; the chunk's tokens are in the cache, and its full blocks can be found."""
@@ -205,7 +210,7 @@ class Scheduler:
         for request in list(self.waiting):
             if len(self.running) == self.max_sequences:
                 return
-            found = self.pool.find(self._matchable(request))
+            found = [] if request.is_scoring else self.pool.find(self._matchable(request))
             if self._key(request, len(found)) in in_progress:
                 continue  # another is computing its next block: a step later it is found
             if not self._admit(request, found):
@@ -221,6 +226,12 @@ class Scheduler:
         """
         needed = request.num_uncomputed_tokens
         return needed if needed <= budget else min(budget, max(MIN_CHUNK, budget // 2))
+
+    def _chunk(self, request: Request, count: int) -> Chunk:
+        start = request.num_computed_tokens
+        ends = count == request.num_uncomputed_tokens
+        followed = min(start + count, len(request.prompt_ids) - 1) - start
+        return Chunk(request, start, count, ends, followed if request.is_scoring else 0)
 
     def _admit(self, request: Request, found: list[int]) -> bool:
         """Whether there is room for all its tokens; if so it runs, with `found` as its first."""
@@ -255,8 +266,10 @@ class Scheduler:
 
         Without recurrent states all that was found, and as much of a block as another shares. With
         them up to the last snapshot, or nothing. The last token is always computed: its logits are
-        wanted.
+        wanted. Nor is anything reused where the prompt is scored: cached blocks hold no logits.
         """
+        if request.is_scoring:
+            return [], [], -1
         counts = range(len(found), -1, -1) if self.states else [len(found)]
         for count in counts:
             start = count * BLOCK_SIZE

@@ -6,9 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prefix_model import VOCAB_SIZE, PrefixModel, answer, make_engine, random_prompt, run
+from prefix_model import (
+    VOCAB_SIZE,
+    PrefixModel,
+    StateModel,
+    answer,
+    make_engine,
+    random_prompt,
+    run,
+)
 
-from dure.batch import BLOCK_SIZE
+from dure.batch import BLOCK_SIZE, Batch
 from dure.engine.request import RequestState, SamplingParams, choice_seed
 from dure.errors import ContextLengthError, InvalidRequestError
 from dure.kernels import sampling_reference
@@ -167,30 +175,44 @@ def test_a_leak_is_noticed_while_others_still_run() -> None:
         engine.scheduler.check()
 
 
-def test_a_forward_that_raises_fails_its_batch_and_the_engine_serves_on() -> None:
+def test_a_request_on_which_the_model_raises_fails_alone_and_the_engine_serves_on() -> None:
     model = PrefixModel()
-    engine = make_engine(model, max_sequences=2)
+    engine = make_engine(model, max_sequences=3)
     params = SamplingParams(max_tokens=6, seed=3)
-    expected = answer([5, 6], params).output_ids
-    failing = [engine.add([1, 2], params), engine.add([3, 4], params)]
-    later = engine.add([5, 6], params)
+    expected = [answer(prompt, params).output_ids for prompt in ([5, 6], [1, 2])]
+    failing = engine.add([3, 4], params)
+    others = [engine.add([5, 6], params), engine.add([1, 2], params)]
     engine.step()
     broken = ValueError("kernel says no")
 
-    def explode(batch: object) -> None:
-        model.before_forward = lambda batch: None
-        raise broken
+    def explode(batch: Batch) -> None:
+        if failing.output_ids[-1] in batch.tokens:
+            raise broken
 
     model.before_forward = explode
     outputs = engine.step()
-    assert [output.finish_reason for output in outputs] == ["error"] * 2
-    assert [output.token_id for output in outputs] == [None] * 2
-    assert [broken] * 2 == [request.error for request in failing]
-    assert [len(request.output_ids) for request in failing] == [1, 1]
+    assert [failing] == [each.request for each in outputs if each.finish_reason == "error"]
+    assert (broken, 1) == (failing.error, len(failing.output_ids))
+    model.before_forward = lambda batch: None
     run(engine)
-    assert (expected, None) == (later.output_ids, later.error)
+    assert expected == [request.output_ids for request in others]
     assert engine.pool.num_blocks == engine.pool.num_free
-    assert engine.stats.failed == 2
+    assert engine.stats.failed == 1
+
+
+def test_all_requests_of_a_step_fail_if_their_states_may_have_been_left_in_its_midst() -> None:
+    model = StateModel()
+    engine = make_engine(model)
+    requests = [engine.add([1, 2], SamplingParams()), engine.add([3, 4], SamplingParams())]
+    engine.step()
+
+    def explode(batch: Batch) -> None:
+        model.before_forward = lambda batch: None
+        raise ValueError("kernel says no")
+
+    model.before_forward = explode
+    assert ["error"] * 2 == [output.finish_reason for output in engine.step()]
+    assert all(request.is_finished for request in requests)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
