@@ -1,6 +1,7 @@
-"""Writes a mixture of experts of noise, in the shapes of Qwen3-30B-A3B and as many layers as asked.
+"""Writes a mixture of experts of noise, in the shapes of a real one and as many layers as asked.
 
     python bench/make_moe.py OUT.gguf --vocabulary QWEN2.5.gguf [--layers 12]
+                             [--shapes qwen3-30b-a3b | deepseek-v2-lite]
 
 Its answers are noise, too, but the work is real: the shapes, the types (those of Q4_K_M), and how
 many experts a token takes. Norms are ones and the router is drawn, so that experts are chosen about
@@ -24,12 +25,14 @@ SPREAD = 0.02  # the standard deviation of quantised weights
 SCALES = {  # where a block has its float16 scale and minimum, and the code that both make zero
     Kind.Q4_K: (0, 2, 7.5),
     Kind.Q6_K: (208, None, 0.0),
+    Kind.Q5_0: (0, None, 0.0),
+    Kind.Q8_0: (0, None, 0.0),
 }
 
 Tensor = tuple[str, tuple[int, ...], Kind]  # name, shape as numpy has it, type
 
 
-def tensors(layers: int, vocabulary: int) -> Iterator[Tensor]:
+def qwen_tensors(layers: int, vocabulary: int) -> Iterator[Tensor]:
     """All tensors of the file, in its order. Every other layer has V and down in more bits."""
     yield "token_embd.weight", (vocabulary, HIDDEN), Kind.Q4_K
     yield "output.weight", (vocabulary, HIDDEN), Kind.Q6_K
@@ -55,6 +58,36 @@ def tensors(layers: int, vocabulary: int) -> Iterator[Tensor]:
             yield f"blk.{layer}.{name}.weight", shape, kind
 
 
+def deepseek_tensors(layers: int, vocabulary: int) -> Iterator[Tensor]:
+    """The same of DeepSeek-V2-Lite. Rows that no K-quant divides are Q5_0 or Q8_0."""
+    yield "token_embd.weight", (vocabulary, HIDDEN), Kind.Q4_K
+    yield "output.weight", (vocabulary, HIDDEN), Kind.Q6_K
+    yield "output_norm.weight", (HIDDEN,), Kind.F32
+    for layer in range(layers):
+        more = layer % 2 == 1
+        shapes: dict[str, tuple[tuple[int, ...], Kind]] = {
+            "attn_norm": ((HIDDEN,), Kind.F32),
+            "attn_q": ((16 * 192, HIDDEN), Kind.Q4_K),
+            "attn_kv_a_mqa": ((512 + 64, HIDDEN), Kind.Q4_K),
+            "attn_kv_a_norm": ((512,), Kind.F32),
+            "attn_k_b": ((16, 512, 128), Kind.Q8_0),
+            "attn_v_b": ((16, 128, 512), Kind.Q6_K if more else Kind.Q4_K),
+            "attn_output": ((HIDDEN, 16 * 128), Kind.Q4_K),
+            "ffn_norm": ((HIDDEN,), Kind.F32),
+        }
+        if layer == 0:
+            shapes["ffn_gate"] = shapes["ffn_up"] = (10944, HIDDEN), Kind.Q4_K
+            shapes["ffn_down"] = (HIDDEN, 10944), Kind.Q5_0
+        else:
+            shapes["ffn_gate_inp"] = (64, HIDDEN), Kind.F32
+            shapes["ffn_gate_exps"] = shapes["ffn_up_exps"] = (64, 1408, HIDDEN), Kind.Q4_K
+            shapes["ffn_down_exps"] = (64, HIDDEN, 1408), Kind.Q8_0 if more else Kind.Q5_0
+            shapes["ffn_gate_shexp"] = shapes["ffn_up_shexp"] = (2816, HIDDEN), Kind.Q4_K
+            shapes["ffn_down_shexp"] = (HIDDEN, 2816), Kind.Q6_K if more else Kind.Q4_K
+        for name, (shape, kind) in shapes.items():
+            yield f"blk.{layer}.{name}.weight", shape, kind
+
+
 def drawn(rng: np.random.Generator, shape: tuple[int, ...], kind: Kind) -> np.ndarray:
     """A tensor's content: ones, a router, or random blocks as uint8 (..., row bytes)."""
     if kind == Kind.F32:
@@ -75,28 +108,56 @@ def drawn(rng: np.random.Generator, shape: tuple[int, ...], kind: Kind) -> np.nd
     return blocks.reshape(*shape[:-1], -1)
 
 
-def add_keys(writer: gguf.GGUFWriter, layers: int, vocabulary: gguf.GGUFReader) -> None:
+def add_keys(
+    writer: gguf.GGUFWriter, shapes: str, layers: int, vocabulary: gguf.GGUFReader
+) -> None:
     """The sizes, and the vocabulary of the other file as it stands there."""
-    writer.add_name(f"noise in the shapes of Qwen3-30B-A3B, {layers} layers")
+    writer.add_name(f"noise in the shapes of {shapes}, {layers} layers")
     writer.add_block_count(layers)
     writer.add_context_length(40960)
     writer.add_embedding_length(HIDDEN)
-    writer.add_feed_forward_length(CHOSEN * INTERMEDIATE)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
-    writer.add_key_length(HEAD_DIM)
-    writer.add_value_length(HEAD_DIM)
-    writer.add_rope_freq_base(1e6)
     writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_expert_count(EXPERTS)
-    writer.add_expert_used_count(CHOSEN)
-    writer.add_expert_feed_forward_length(INTERMEDIATE)
+    add_sizes = {"qwen3-30b-a3b": add_qwen_sizes, "deepseek-v2-lite": add_deepseek_sizes}[shapes]
+    add_sizes(writer)
     for key, field in vocabulary.fields.items():
         if key.startswith("tokenizer."):
             if field.types[0] == gguf.GGUFValueType.ARRAY:
                 writer.add_array(key, field.contents())
             else:
                 writer.add_key_value(key, field.contents(), field.types[0])
+
+
+def add_qwen_sizes(writer: gguf.GGUFWriter) -> None:
+    """Of heads and experts."""
+    writer.add_feed_forward_length(CHOSEN * INTERMEDIATE)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KV_HEADS)
+    writer.add_key_length(HEAD_DIM)
+    writer.add_value_length(HEAD_DIM)
+    writer.add_rope_freq_base(1e6)
+    writer.add_expert_count(EXPERTS)
+    writer.add_expert_used_count(CHOSEN)
+    writer.add_expert_feed_forward_length(INTERMEDIATE)
+
+
+def add_deepseek_sizes(writer: gguf.GGUFWriter) -> None:
+    """Of latents, heads and experts."""
+    writer.add_feed_forward_length(10944)
+    writer.add_head_count(16)
+    writer.add_head_count_kv(1)
+    writer.add_key_length(512 + 64)
+    writer.add_value_length(512)
+    writer.add_key_length_mla(192)
+    writer.add_value_length_mla(128)
+    writer.add_kv_lora_rank(512)
+    writer.add_rope_dimension_count(64)
+    writer.add_rope_freq_base(1e4)
+    writer.add_leading_dense_block_count(1)
+    writer.add_expert_count(64)
+    writer.add_expert_used_count(6)
+    writer.add_expert_shared_count(2)
+    writer.add_expert_feed_forward_length(1408)
+    writer.add_expert_weights_scale(1.0)
 
 
 def main() -> None:
@@ -107,11 +168,16 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--vocabulary", type=Path, required=True, help="a GGUF file to copy from")
     parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument(
+        "--shapes", choices=["qwen3-30b-a3b", "deepseek-v2-lite"], default="qwen3-30b-a3b"
+    )
     options = parser.parse_args()
     source = gguf.GGUFReader(options.vocabulary)
     size = len(source.fields["tokenizer.ggml.tokens"].data)
-    writer = gguf.GGUFWriter(options.out, "qwen3moe")
-    add_keys(writer, options.layers, source)
+    is_qwen = options.shapes == "qwen3-30b-a3b"
+    writer = gguf.GGUFWriter(options.out, "qwen3moe" if is_qwen else "deepseek2")
+    tensors = qwen_tensors if is_qwen else deepseek_tensors
+    add_keys(writer, options.shapes, options.layers, source)
     rng = np.random.default_rng(0)
     for name, shape, kind in tensors(options.layers, size):
         block, block_bytes = gguf.GGML_QUANT_SIZES[kind]

@@ -4,6 +4,8 @@
 // keys, outputs are lanes of head_dim, and neither needs a horizontal sum. They are float16, float32 in exact mode, or
 // int8 with a float scale for 32 columns of a token: then K's scales follow, (groups, 32), and V's, (groups, 32), and K
 // has been turned (hadamard.h).
+// A latent cache (DeepSeek-AI 2024, arXiv 2405.04434) has one entry a token, (32, head_dim), whose first columns are the
+// value: unpacking makes the same two of it. Its bytes are not turned, as what is key is value too.
 //
 // Query heads that share a key-value head, of neighbouring tokens, fill register tiles. Keys are walked in fixed spans
 // (softmax.h): a span's keys and values are made float once when several tiles want them, else as they are loaded. A key
@@ -16,6 +18,7 @@
 #include <new>
 #include <vector>
 
+#include "blocks.h"
 #include "hadamard.h"
 #include "ops.h"
 #include "softmax.h"
@@ -28,83 +31,6 @@ constexpr int kSpanBlocks = kSpan / kCacheBlock;
 constexpr int kRunRows = 192;            // rows (tokens x heads of a group) that share a span made float: 16 tiles of 12
 constexpr int kTasksPerThread = 4;       // hand-outs, so that uneven ones and a disturbed thread even out
 constexpr size_t kMostShared = 8 << 20;  // bytes of partial results that one run may leave for a merge
-
-// How 16 lanes come out of a block as it is stored, or as `unpack` has made it.
-struct Floats {
-  using Element = float;
-  const float *k, *v;
-  int dim;
-  Floats(const uint8_t* block, int width)
-      : k(reinterpret_cast<const float*>(block)), v(k + kCacheBlock * width), dim(width) {}
-  f32x16 keys(int d, int half) const { return load(k + d * kCacheBlock + 16 * half); }
-  f32x16 values(int t, int d) const { return load(v + t * dim + d); }
-  f32x16 values_n(int t, int d, int n) const { return load_n(v + t * dim + d, n); }
-};
-struct Halves {
-  using Element = uint16_t;
-  const uint16_t *k, *v;
-  int dim;
-  Halves(const uint8_t* block, int width)
-      : k(reinterpret_cast<const uint16_t*>(block)), v(k + kCacheBlock * width), dim(width) {}
-  f32x16 keys(int d, int half) const { return load_half(k + d * kCacheBlock + 16 * half); }
-  f32x16 values(int t, int d) const { return load_half(v + t * dim + d); }
-  f32x16 values_n(int t, int d, int n) const { return load_half_n(v + t * dim + d, n); }
-};
-struct Bytes {
-  using Element = uint8_t;
-  const uint8_t *k, *v;
-  const float *k_scales, *v_scales;
-  int dim;
-  Bytes(const uint8_t* block, int width)
-      : k(block), v(k + kCacheBlock * width), k_scales(reinterpret_cast<const float*>(v + kCacheBlock * width)),
-        v_scales(k_scales + ceil_div(width, kCacheGroup) * kCacheBlock), dim(width) {}
-  f32x16 keys(int d, int half) const {
-    return load_i8_float(k + d * kCacheBlock + 16 * half) * load(k_scales + d / kCacheGroup * kCacheBlock + 16 * half);
-  }
-  f32x16 values(int t, int d) const {
-    return load_i8_float(v + t * dim + d) * set1(v_scales[d / kCacheGroup * kCacheBlock + t]);
-  }
-  f32x16 values_n(int t, int d, int n) const {
-    uint8_t codes[16] = {};
-    std::copy_n(v + t * dim + d, n, codes);
-    return load_i8_float(codes) * set1(v_scales[d / kCacheGroup * kCacheBlock + t]);
-  }
-};
-
-// A sequence's blocks of one key-value head, where they lie in the cache. `ahead`: worth fetching early.
-template <class S>
-struct Stored {
-  using Source = S;
-  static constexpr bool ahead = true;
-  const uint8_t* data;
-  const int32_t* table;
-  int64_t block_bytes;  // with all heads
-  int64_t offset;       // of this head
-  int dim;
-  const uint8_t* at(int64_t b) const { return data + table[b] * block_bytes + offset; }
-};
-// The blocks of one span, made float.
-struct Unpacked {
-  using Source = Floats;
-  static constexpr bool ahead = false;
-  const float* data;
-  int64_t first;  // block of the span
-  int64_t head_bytes;
-  int dim;
-  const uint8_t* at(int64_t b) const { return reinterpret_cast<const uint8_t*>(data) + (b - first) * head_bytes; }
-};
-
-template <class S>
-void unpack(const S& block, int dim, int padded, float* out) {
-  for (int d = 0; d < dim; ++d)
-    for (int half = 0; half < 2; ++half) store(out + d * kCacheBlock + 16 * half, block.keys(d, half));
-  out += kCacheBlock * padded;
-  for (int t = 0; t < kCacheBlock; ++t, out += padded) {
-    int d = 0;
-    for (; d + 16 <= dim; d += 16) store(out + d, block.values(t, d));
-    if (d < dim) store(out + d, block.values_n(t, d, dim - d));
-  }
-}
 
 inline void fetch(const uint8_t* p, int bytes) {
   for (int i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
@@ -184,7 +110,8 @@ struct Call {
   float* out;
   int group() const { return heads / view.kv_heads; }
   int dim() const { return view.head_dim; }
-  int padded() const { return static_cast<int>(round_up(static_cast<size_t>(view.head_dim), 16)); }
+  int padded() const { return static_cast<int>(round_up(static_cast<size_t>(view.value_dim()), 16)); }
+  int keys() const { return view.latent ? dim() : padded(); }  // width of keys made float; that of values is `padded`
   int64_t record() const { return kRecordHead + padded(); }
   int64_t end_of(int64_t row) const { return static_cast<int64_t>(rows.positions[row]) + 1; }
   int64_t first_of(int64_t row) const { return window > 0 ? std::max<int64_t>(0, end_of(row) - window) : 0; }
@@ -263,11 +190,11 @@ void tile_span(const B& blocks, const Call& call, const Tile& tile, int64_t span
   using S = typename B::Source;
   const Sight sight(tile, span);
   const int64_t record = call.record(), base = span * kSpanBlocks;
-  const int64_t half_bytes = kCacheBlock * blocks.dim * static_cast<int64_t>(sizeof(typename S::Element));
+  const int64_t half_bytes = kCacheBlock * blocks.keys * static_cast<int64_t>(sizeof(typename S::Element));
   const int begin = sight.first / kCacheBlock, end = ceil_div(sight.last, kCacheBlock);
   for (int b = begin; b < end; ++b) {
     const uint8_t* next = b + 1 < end ? blocks.at(base + b + 1) : blocks.at(base + begin) + half_bytes;
-    tile_scores<R, S, B::ahead>(S(blocks.at(base + b), blocks.dim), tile.q, call.dim(), scores + b * kCacheBlock, next);
+    tile_scores<R, S, B::ahead>(blocks.block(base + b), tile.q, call.dim(), scores + b * kCacheBlock, next);
   }
   std::fill_n(records, R * record, 0.0f);
 #pragma GCC unroll 1
@@ -276,7 +203,7 @@ void tile_span(const B& blocks, const Call& call, const Tile& tile, int64_t span
       span_softmax(scores + r * kScoreStride, sight.lo[r], sight.hi[r], records + r * record);
   for (int b = begin; b < end; ++b) {
     const uint8_t* next = blocks.at(base + (b + 1 < end ? b + 1 : b)) + half_bytes;
-    block_values<R, S, B::ahead>(S(blocks.at(base + b), blocks.dim), b, sight, call.padded(), scores + b * kCacheBlock,
+    block_values<R, S, B::ahead>(blocks.block(base + b), b, sight, call.padded(), scores + b * kCacheBlock,
                                  records + kRecordHead, record, next);
   }
 }
@@ -292,16 +219,16 @@ void tile_span(const B& blocks, const Call& call, const Tile& tile, int64_t span
 struct Scratch {
   float *scores, *part, *q, *states, *blocks;
   static size_t floats(const Call& call, size_t rows) {
-    const size_t width = static_cast<size_t>(call.padded()), record = static_cast<size_t>(call.record());
-    return kTileRows * (kScoreStride + record) + rows * (width + record) + 2 * kSpan * width;
+    const size_t keys = static_cast<size_t>(call.keys()), record = static_cast<size_t>(call.record());
+    return kTileRows * (kScoreStride + record) + rows * (keys + record) + kSpan * (keys + static_cast<size_t>(call.padded()));
   }
   Scratch(float* memory, const Call& call, size_t rows) {
-    const size_t width = static_cast<size_t>(call.padded()), record = static_cast<size_t>(call.record());
+    const size_t width = static_cast<size_t>(call.keys() + call.padded()), record = static_cast<size_t>(call.record());
     scores = memory;
     part = scores + kTileRows * kScoreStride;
     states = part + kTileRows * record;
     blocks = states + rows * record;
-    q = blocks + 2 * kSpan * width;
+    q = blocks + kSpan * width;
   }
 };
 
@@ -319,7 +246,7 @@ Memory allocate(size_t floats) {
 std::vector<Tile> tiles_of(const Call& call, const Run& run, int kv_head, float* q) {
   const int64_t group = call.group(), count = (run.end - run.first) * group;
   const int dim = call.dim(), tiles = ceil_div(count, kTileRows);
-  const bool turned = call.view.type == CacheType::Byte;
+  const bool turned = call.view.type == CacheType::Byte && !call.view.latent;
   const float factor = call.scale * kLog2E / static_cast<float>(turned ? turned_columns(dim) : 1);
   std::vector<float> rows(turned ? static_cast<size_t>(kTileRows) * dim : 0);
   std::vector<Tile> result(static_cast<size_t>(tiles));
@@ -350,7 +277,7 @@ std::vector<Tile> tiles_of(const Call& call, const Run& run, int kv_head, float*
 // A row's result: what it gathered, over the sum of its weights.
 void finish(const Call& call, const Run& run, int kv_head, int64_t index, const float* state) {
   const int64_t group = call.group(), row = run.first + index / group, head = kv_head * group + index % group;
-  const int dim = call.dim();
+  const int dim = call.view.value_dim();
   float* out = call.out + (row * call.heads + head) * dim;
   const f32x16 share = set1(1.0f / state[1]);
   for (int d = 0; d < dim; d += 16) store_n(out + d, load(state + kRecordHead + d) * share, std::min(16, dim - d));
@@ -378,19 +305,22 @@ void attend(const Call& call, const Task& task, Scratch scratch, float* shared) 
   const int64_t head_bytes = view.head_bytes();
   const Stored<S> stored{static_cast<const uint8_t*>(view.data),
                          call.rows.block_tables + call.rows.sequences[run.first] * call.rows.table_width,
-                         head_bytes * view.kv_heads, head_bytes * task.kv_head, dim};
+                         head_bytes * view.kv_heads, head_bytes * task.kv_head, view.latent ? 0 : dim, dim};
   const std::vector<Tile> tiles = tiles_of(call, run, task.kv_head, scratch.q);
   // Float caches are for checking: they go the one way that is compiled for floats.
   constexpr bool kDirect = !std::is_same_v<S, Floats>;
-  const bool direct = kDirect && tiles.size() == 1 && dim == padded;
+  const bool direct = kDirect && tiles.size() == 1 && dim == padded && !view.latent;
   const int64_t first_key = call.first_of(run.first), end_key = call.end_of(run.end - 1);
   for (int64_t span = task.from; span < task.to; ++span) {
-    const int64_t base = span * kSpanBlocks, unpacked_bytes = 2 * kCacheBlock * padded * int64_t{sizeof(float)};
-    const Unpacked unpacked{scratch.blocks, base, unpacked_bytes, padded};
+    const int64_t base = span * kSpanBlocks, unpacked_floats = kCacheBlock * int64_t{call.keys() + padded};
+    const Unpacked unpacked{scratch.blocks, base, unpacked_floats * int64_t{sizeof(float)}, call.keys(), padded};
     if (!direct) {
       const int64_t end = std::min<int64_t>(base + kSpanBlocks, ceil_div(end_key, kCacheBlock));
-      for (int64_t b = std::max(base, first_key / kCacheBlock); b < end; ++b)
-        unpack(S(stored.at(b), dim), dim, padded, scratch.blocks + (b - base) * 2 * kCacheBlock * padded);
+      for (int64_t b = std::max(base, first_key / kCacheBlock); b < end; ++b) {
+        float* out = scratch.blocks + (b - base) * unpacked_floats;
+        if (view.latent) unpack_latent(stored.block(b), dim, view.latent, out);
+        else unpack(stored.block(b), dim, padded, out);
+      }
     }
     int64_t index = 0;
     for (const Tile& tile : tiles) {

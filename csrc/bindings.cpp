@@ -1,18 +1,14 @@
 // What Python sees. Checks shapes and ranges, so that no kernel ever does; computes nothing.
-#include <sys/mman.h>
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
-
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <memory>
-#include <new>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
-#include "attend.h"
-#include "bindings.h"
+#include "bind_matrix.h"
 #include "filepacker.h"
 #include "ops.h"
 #include "quantize.h"
@@ -22,73 +18,6 @@
 using namespace dure;
 
 namespace {
-
-using Cache = nb::ndarray<nb::ndim<3>, nb::c_contig, nb::device::cpu>;
-
-// Page-aligned memory for packed weights: zero until written, and committed only when written.
-struct Buffer {
-  uint8_t* data = nullptr;
-  size_t size;
-  explicit Buffer(size_t bytes) : size(round_up(std::max<size_t>(bytes, 1), 4096)) {
-    void* p = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED) throw std::bad_alloc();
-    // Large pages spare a decode step most of its 250,000 address look-ups a gigabyte; a wish, not a need.
-    madvise(p, size, MADV_HUGEPAGE);
-    data = static_cast<uint8_t*>(p);
-  }
-  ~Buffer() { munmap(data, size); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-};
-
-Packed describe(const std::string& dtype, int64_t rows, int64_t cols) {
-  Packed p;
-  p.type = type_from_name(dtype);
-  p.rows = rows;
-  p.cols = cols;
-  require(rows > 0 && cols > 0 && rows < (int64_t{1} << 31) && cols < (int64_t{1} << 31),
-          "a matrix needs between 1 and 2^31 rows and columns");
-  require(cols % sizes_of(p.type).source_columns == 0,
-          dtype + " needs columns in multiples of " + std::to_string(sizes_of(p.type).source_columns) + ", not " +
-              std::to_string(cols));
-  return p;
-}
-
-void check_source(const Packed& p, int64_t first_row, const In<uint8_t, 2>& raw) {
-  require(first_row >= 0 && first_row <= p.rows && first_row % kPanel == 0,
-          "first_row must be a multiple of 16 inside the matrix");
-  require(raw.shape(1) == source_row_bytes(p.type, p.cols),
-          "a row of " + std::to_string(p.cols) + " " + sizes_of(p.type).name + " takes " +
-              std::to_string(source_row_bytes(p.type, p.cols)) + " bytes, not " + std::to_string(raw.shape(1)));
-  require(raw.shape(0) <= static_cast<size_t>(p.rows - first_row), "rows past the end of the matrix");
-  const int64_t end = first_row + static_cast<int64_t>(raw.shape(0));
-  require(end == p.rows || raw.shape(0) % kPanel == 0, "a part that is not the last must have a multiple of 16 rows");
-}
-
-struct Matrix {
-  Packed view;
-  Buffer buffer;
-
-  Matrix(const std::string& dtype, int64_t rows, int64_t cols) : view(describe(dtype, rows, cols)), buffer(view.bytes()) {
-    view.data = buffer.data;
-  }
-  void fill(int64_t first_row, const In<uint8_t, 2>& raw, int threads) {
-    check_threads(threads);
-    check_source(view, first_row, raw);
-    nb::gil_scoped_release release;
-    pack_rows(view, first_row, static_cast<int64_t>(raw.shape(0)), raw.data(), threads);
-  }
-  Result<float> row_values(const In<int32_t, 1>& rows, int threads) const {
-    check_threads(threads);
-    for (size_t i = 0; i < rows.shape(0); ++i)
-      require(rows.data()[i] >= 0 && rows.data()[i] < view.rows, "row " + std::to_string(rows.data()[i]) + " is not one of " +
-                                                                     std::to_string(view.rows));
-    auto out = fresh<float>({rows.shape(0), static_cast<size_t>(view.cols)});
-    nb::gil_scoped_release release;
-    unpack_rows(view, rows.data(), static_cast<int64_t>(rows.shape(0)), out.data(), threads);
-    return out;
-  }
-};
 
 // Rows, or rows that RMSNorm is still to be applied to; as floats, int8 tiles or both, each made when first asked for.
 struct Activations {
@@ -139,6 +68,7 @@ struct Activations {
 
 using Vector = std::optional<In<float, 1>>;
 using Rows = std::optional<In<float, 2>>;
+using Floats = In<float, 2>;
 
 const float* addend(const Rows& add, size_t rows, size_t cols) {
   require(!add || (add->shape(0) == rows && add->shape(1) == cols), "what is added must have the shape of the result");
@@ -254,77 +184,6 @@ int run_packer(FilePacker& packer, int descriptor, int threads, double seconds, 
   return result;
 }
 
-CacheView cache_view(const Cache& cache, int head_dim) {
-  CacheView view;
-  const auto type = cache.dtype();
-  if (type == nb::dtype<float>()) view.type = CacheType::Float;
-  else if (type == nb::dtype<uint8_t>()) view.type = CacheType::Byte;
-  else require(type == nb::dlpack::dtype{static_cast<uint8_t>(nb::dlpack::dtype_code::Float), 16, 1},
-               "the cache must be float16, float32 or uint8");
-  view.head_dim = head_dim;
-  require(head_dim > 0 && cache.shape(2) * view.element_bytes() == static_cast<size_t>(view.head_bytes()),
-          "a cache block must hold 2 * 32 * head_dim numbers a head, and their scales if they are bytes");
-  view.data = const_cast<void*>(static_cast<const void*>(cache.data()));
-  view.num_blocks = static_cast<int64_t>(cache.shape(0));
-  view.kv_heads = static_cast<int>(cache.shape(1));
-  return view;
-}
-
-RowsView rows_view(const In<int32_t, 1>& positions, const In<int32_t, 1>& sequences, const In<int32_t, 2>& tables,
-                   size_t rows, const CacheView& cache, bool whole_prefix, int64_t window) {
-  require(positions.shape(0) == rows && sequences.shape(0) == rows, "positions and sequences must have one entry a row");
-  RowsView view{static_cast<int64_t>(rows), positions.data(),         sequences.data(),
-                tables.data(),              static_cast<int64_t>(tables.shape(0)), static_cast<int64_t>(tables.shape(1))};
-  for (int64_t i = 0; i < view.rows; ++i) {
-    const int64_t s = view.sequences[i], last = view.positions[i];
-    require(s >= 0 && s < view.num_sequences, "sequence out of range");
-    require(last >= 0 && last / kCacheBlock < view.table_width, "position past the block table");
-    int64_t first = last;
-    if (whole_prefix) first = window > 0 ? std::max<int64_t>(0, last + 1 - window) : 0;
-    // Rows of a sequence follow each other: what the row before checked need not be checked again.
-    if (whole_prefix && i > 0 && view.sequences[i - 1] == s && view.positions[i - 1] <= last)
-      first = std::max<int64_t>(first, view.positions[i - 1]);
-    for (int64_t b = first / kCacheBlock; b <= last / kCacheBlock; ++b) {
-      const int32_t block = view.block_tables[s * view.table_width + b];
-      require(block >= 0 && block < cache.num_blocks, "block number out of range");
-    }
-  }
-  return view;
-}
-
-using Floats = In<float, 2>;
-using Indices = std::optional<In<int32_t, 1>>;
-
-Result<float> attend_rows(InOut<float, 2> q, InOut<float, 2> k, const Floats& v, const Cache& cache, const In<int32_t, 1>& positions,
-                     const In<int32_t, 1>& sequences, const In<int32_t, 2>& tables, const Indices& chosen, const Rows& cos,
-                     const Rows& sin, bool interleaved, const Vector& q_norm, const Vector& k_norm, float eps, bool norm_last,
-                     float scale, int64_t window, int threads) {
-  check_threads(threads);
-  const size_t n = k.shape(0), kv_heads = cache.shape(1);
-  require(kv_heads > 0 && k.shape(1) > 0 && k.shape(1) % kv_heads == 0, "k must have a whole number of columns a head of the cache");
-  const size_t dim = k.shape(1) / kv_heads;
-  const CacheView view = cache_view(cache, static_cast<int>(dim));
-  require(v.shape(0) == n && v.shape(1) == k.shape(1), "k and v must have one shape");
-  require(q.shape(1) > 0 && q.shape(1) % k.shape(1) == 0, "query heads must be a multiple of the cache's heads");
-  require(q.shape(0) == (chosen ? chosen->shape(0) : n), "q must have one row a row that asks");
-  for (size_t i = 0; chosen && i < chosen->shape(0); ++i)
-    require(chosen->data()[i] >= 0 && static_cast<size_t>(chosen->data()[i]) < n, "a row that asks is not there");
-  require(!cos == !sin && (!cos || (cos->shape(0) == n && sin->shape(0) == n && cos->shape(1) == sin->shape(1))),
-          "cos and sin must have one row a row of k");
-  require(!cos || 2 * cos->shape(1) <= dim, "more rotary dimensions than the head has");
-  require((!q_norm || q_norm->shape(0) == dim) && (!k_norm || k_norm->shape(0) == dim), "a head's norm must have one entry a column");
-  require(window >= 0, "the window must not be negative");
-  const RowsView rows = rows_view(positions, sequences, tables, n, view, true, window);
-  auto out = fresh<float>({q.shape(0), q.shape(1)});
-  nb::gil_scoped_release release;
-  attend({q.data(), k.data(), v.data(), static_cast<int>(q.shape(1) / dim), chosen ? chosen->data() : nullptr,
-          static_cast<int64_t>(q.shape(0))},
-         {q_norm ? q_norm->data() : nullptr, k_norm ? k_norm->data() : nullptr, eps, norm_last},
-         {cos ? cos->data() : nullptr, sin ? sin->data() : nullptr, cos ? static_cast<int>(cos->shape(1)) : 0, interleaved}, view,
-         rows, scale, window, out.data(), threads);
-  return out;
-}
-
 GroupRule group_rule(const std::string& name) {
   for (const auto& [text, rule] : {std::pair{"none", GroupRule::none}, {"max", GroupRule::max}, {"top2", GroupRule::top2},
                                    {"each", GroupRule::each}})
@@ -370,6 +229,7 @@ NB_MODULE(_core, m) {
   m.def("packed_bytes", [](const std::string& dtype, int64_t rows, int64_t cols) { return describe(dtype, rows, cols).bytes(); });
 
   bind_states(m);
+  bind_attention(m);
   nb::class_<Matrix>(m, "Matrix")
       .def(nb::init<const std::string&, int64_t, int64_t>())
       .def("fill", &Matrix::fill, any, strict, any)
@@ -446,32 +306,6 @@ NB_MODULE(_core, m) {
     ops().silu_mul(gate.data(), up.data(), static_cast<int64_t>(gate.size()), out.data(), threads);
     return out;
   }, strict, strict, any);
-
-  m.def("write_cache", [](const In<float, 3>& k, const In<float, 3>& v, const Cache& cache, const In<int32_t, 1>& positions,
-                          const In<int32_t, 1>& sequences, const In<int32_t, 2>& tables) {
-    const CacheView view = cache_view(cache, static_cast<int>(k.shape(2)));
-    for (int i = 0; i < 3; ++i) require(k.shape(i) == v.shape(i), "k and v must have one shape");
-    require(static_cast<int>(k.shape(1)) == view.kv_heads, "k does not have the cache's heads");
-    const RowsView rows = rows_view(positions, sequences, tables, k.shape(0), view, false, 0);
-    nb::gil_scoped_release release;
-    write_cache(k.data(), v.data(), view, rows);
-  }, strict, strict, strict, strict, strict, strict);
-
-  m.def("attention", [](const In<float, 3>& q, const Cache& cache, const In<int32_t, 1>& positions, const In<int32_t, 1>& sequences,
-                        const In<int32_t, 2>& tables, float scale, int64_t window, int threads) {
-    check_threads(threads);
-    const CacheView view = cache_view(cache, static_cast<int>(q.shape(2)));
-    require(view.kv_heads > 0 && q.shape(1) > 0 && q.shape(1) % static_cast<size_t>(view.kv_heads) == 0, "query heads must be a multiple of the cache's heads");
-    require(window >= 0, "the window must not be negative");
-    const RowsView rows = rows_view(positions, sequences, tables, q.shape(0), view, true, window);
-    auto out = fresh<float>({q.shape(0), q.shape(1), q.shape(2)});
-    nb::gil_scoped_release release;
-    ops().attention(q.data(), static_cast<int>(q.shape(1)), view, rows, scale, window, out.data(), threads);
-    return out;
-  }, strict, strict, strict, strict, strict, any, any, any);
-
-  m.def("attend", &attend_rows, strict, strict, strict, strict, strict, strict, strict, maybe, maybe, maybe, any, maybe, maybe, any, any,
-        any, any, any);
 
   m.def("route", &route_rows, strict, any, any, maybe, any, any, any, any, any, maybe);
 

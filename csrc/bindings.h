@@ -48,5 +48,6 @@ Array fresh(std::initializer_list<size_t> shape) {
 }
 
 void bind_states(nb::module_& m);  // bind_states.cpp
+void bind_attention(nb::module_& m);  // bind_attention.cpp
 
 }  // namespace dure

@@ -29,6 +29,18 @@ void write(const float* k, const float* v, const CacheView& cache, const RowsVie
   }
 }
 
+template <class C, class Convert>
+void write_entries(const float* latent, const float* rotated, const CacheView& cache, const RowsView& rows, Convert convert) {
+  const int rest = cache.head_dim - cache.latent;
+  for (int64_t i = 0; i < rows.rows; ++i, latent += cache.latent, rotated += rest) {
+    const int64_t position = rows.positions[i];
+    const int64_t block = rows.block_tables[rows.sequences[i] * rows.table_width + position / kCacheBlock];
+    C* to = static_cast<C*>(cache.data) + (block * kCacheBlock + position % kCacheBlock) * cache.head_dim;
+    std::transform(latent, latent + cache.latent, to, convert);
+    std::transform(rotated, rotated + rest, to + cache.latent, convert);
+  }
+}
+
 // Up to 32 floats as int8: value = round(x * 127 / largest), and the scale, largest / 127. Zeros, or so small that
 // 127 / largest is infinite, have the scale 0; a NaN or an infinity makes the scale NaN, so that what is wrong shows.
 float to_bytes(const float* x, int count, int8_t* out) {
@@ -71,7 +83,33 @@ void write_bytes(const float* k, const float* v, const CacheView& cache, const R
   }
 }
 
+void write_entry_bytes(const float* latent, const float* rotated, const CacheView& cache, const RowsView& rows) {
+  const int dim = cache.head_dim, rest = dim - cache.latent;
+  std::vector<float> entry(static_cast<size_t>(dim));
+  for (int64_t i = 0; i < rows.rows; ++i) {
+    const int64_t position = rows.positions[i], slot = position % kCacheBlock;
+    const int64_t block = rows.block_tables[rows.sequences[i] * rows.table_width + position / kCacheBlock];
+    uint8_t* at = static_cast<uint8_t*>(cache.data) + block * cache.head_bytes();
+    auto* codes = reinterpret_cast<int8_t*>(at) + slot * dim;
+    auto* scales = reinterpret_cast<float*>(at + int64_t{kCacheBlock} * dim);
+    std::copy_n(latent + i * cache.latent, cache.latent, entry.begin());
+    std::copy_n(rotated + i * rest, rest, entry.begin() + cache.latent);
+    for (int d = 0; d < dim; d += kCacheGroup)
+      scales[d / kCacheGroup * kCacheBlock + slot] = to_bytes(entry.data() + d, std::min(kCacheGroup, dim - d), codes + d);
+  }
+}
+
 }  // namespace
+
+void write_latent(const float* latent, const float* rotated, const CacheView& cache, const RowsView& rows) {
+  if (cache.type == CacheType::Byte) {
+    write_entry_bytes(latent, rotated, cache, rows);
+  } else if (cache.type == CacheType::Half) {
+    write_entries<uint16_t>(latent, rotated, cache, rows, float_to_half);
+  } else {
+    write_entries<float>(latent, rotated, cache, rows, [](float x) { return x; });
+  }
+}
 
 void write_cache(const float* k, const float* v, const CacheView& cache, const RowsView& rows) {
   if (cache.type == CacheType::Byte) {

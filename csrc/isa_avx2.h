@@ -61,6 +61,26 @@ inline f32x16 scale_by_power(f32x16 a, f32x16 magic) {
   };
   return {one(a.lo, magic.lo), one(a.hi, magic.hi)};
 }
+inline void transpose8(__m256* rows) {
+  __m256 a[8], b[8];
+  for (int i = 0; i < 8; i += 2)
+    a[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]), a[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+  for (int i = 0; i < 8; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      const __m256d x = _mm256_castps_pd(a[i + j]), y = _mm256_castps_pd(a[i + j + 2]);
+      b[i + 2 * j] = _mm256_castpd_ps(_mm256_unpacklo_pd(x, y)), b[i + 2 * j + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(x, y));
+    }
+  for (int c = 0; c < 4; ++c)
+    rows[c] = _mm256_permute2f128_ps(b[c], b[4 + c], 0x20), rows[4 + c] = _mm256_permute2f128_ps(b[c], b[4 + c], 0x31);
+}
+// Row i and column i of 16 x 16 change places.
+inline void transpose(f32x16* rows) {
+  __m256 part[4][8];
+  for (int i = 0; i < 8; ++i)
+    part[0][i] = rows[i].lo, part[1][i] = rows[8 + i].lo, part[2][i] = rows[i].hi, part[3][i] = rows[8 + i].hi;
+  for (auto& square : part) transpose8(square);
+  for (int i = 0; i < 8; ++i) rows[i] = {part[0][i], part[1][i]}, rows[8 + i] = {part[2][i], part[3][i]};
+}
 inline __m256i load_bytes32(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 inline u8x64 load_u8(const uint8_t* p) { return {load_bytes32(p), load_bytes32(p + 32)}; }
 inline void store_u8(uint8_t* p, u8x64 a) {

@@ -55,6 +55,27 @@ inline f32x16 scale_by_power(f32x16 a, f32x16 magic) {
   const __m512i n = _mm512_sub_epi32(_mm512_castps_si512(magic.v), _mm512_set1_epi32(0x4B400000));
   return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a.v), _mm512_slli_epi32(n, 23)))};
 }
+// Row i and column i of 16 x 16 change places.
+inline void transpose(f32x16* rows) {
+  __m512 a[16], b[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2)
+    a[i] = _mm512_unpacklo_ps(rows[i].v, rows[i + 1].v), a[i + 1] = _mm512_unpackhi_ps(rows[i].v, rows[i + 1].v);
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      const __m512d x = _mm512_castps_pd(a[i + j]), y = _mm512_castps_pd(a[i + j + 2]);
+      b[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), b[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
+    }
+  // Lane group g of b[4 q + c] is column 4 g + c of rows 4 q to 4 q + 3.
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; ++c) {
+    const __m512 low = _mm512_shuffle_f32x4(b[c], b[4 + c], 0x88), high = _mm512_shuffle_f32x4(b[8 + c], b[12 + c], 0x88);
+    const __m512 odd = _mm512_shuffle_f32x4(b[c], b[4 + c], 0xDD), odder = _mm512_shuffle_f32x4(b[8 + c], b[12 + c], 0xDD);
+    rows[c].v = _mm512_shuffle_f32x4(low, high, 0x88), rows[8 + c].v = _mm512_shuffle_f32x4(low, high, 0xDD);
+    rows[4 + c].v = _mm512_shuffle_f32x4(odd, odder, 0x88), rows[12 + c].v = _mm512_shuffle_f32x4(odd, odder, 0xDD);
+  }
+}
 inline u8x64 load_u8(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 inline void store_u8(uint8_t* p, u8x64 a) { _mm512_storeu_si512(p, a.v); }
 inline void store_i8(int8_t* p, u8x64 a) { _mm512_storeu_si512(p, a.v); }

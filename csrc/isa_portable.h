@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <utility>
 
 #include "common.h"
 
@@ -42,6 +43,11 @@ inline f32x16 operator*(f32x16 a, f32x16 b) { DURE_LANES(a.v[i] *= b.v[i]); retu
 inline f32x16 operator/(f32x16 a, f32x16 b) { DURE_LANES(a.v[i] /= b.v[i]); return a; }
 inline f32x16 max(f32x16 a, f32x16 b) { DURE_LANES(a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]); return a; }
 inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) { DURE_LANES(c.v[i] = std::fma(a.v[i], b.v[i], c.v[i])); return c; }
+// Row i and column i of 16 x 16 change places.
+inline void transpose(f32x16* rows) {
+  for (int i = 0; i < 16; ++i)
+    for (int j = 0; j < i; ++j) std::swap(rows[i].v[j], rows[j].v[i]);
+}
 inline f32x16 to_float(i32x16 a) { f32x16 r; DURE_LANES(r.v[i] = static_cast<float>(a.v[i])); return r; }
 inline f32x16 zero_below(f32x16 a, f32x16 x, float limit) { DURE_LANES(a.v[i] = x.v[i] < limit ? 0.0f : a.v[i]); return a; }
 // a * 2^n where n is the integer held in the low bits of `magic` (see exp16).

@@ -60,12 +60,15 @@ struct CacheView {
   CacheType type = CacheType::Half;
   int64_t num_blocks = 0;
   int kv_heads = 0, head_dim = 0;
+  int latent = 0;  // if not 0: one head and one entry a token, whose first columns are also the value
 
+  int value_dim() const { return latent ? latent : head_dim; }
   int scale_groups() const { return type == CacheType::Byte ? ceil_div(head_dim, kCacheGroup) : 0; }
   int element_bytes() const { return type == CacheType::Byte ? 1 : type == CacheType::Half ? 2 : 4; }
-  // Bytes of one block of one head: K, V, then the scales of both if they are bytes.
+  // Bytes of one block of one head: K, V, then the scales of both if they are bytes; of a latent cache there is one of each.
   int64_t head_bytes() const {
-    return 2 * kCacheBlock * (static_cast<int64_t>(head_dim) * element_bytes() + scale_groups() * int64_t{sizeof(float)});
+    const int64_t columns = static_cast<int64_t>(head_dim) * element_bytes() + scale_groups() * int64_t{sizeof(float)};
+    return (latent ? 1 : 2) * kCacheBlock * columns;
   }
 };
 struct RowsView {
@@ -129,5 +132,7 @@ std::vector<const Ops*> available_ops();  // best first
 const Ops& ops();                         // chosen once: DURE_ISA in the environment, else the best
 
 void write_cache(const float* k, const float* v, const CacheView& cache, const RowsView& rows);
+// The same for a latent cache, of a token's latent and what is rotated of its key.
+void write_latent(const float* latent, const float* rotated, const CacheView& cache, const RowsView& rows);
 
 }  // namespace dure

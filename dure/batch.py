@@ -26,9 +26,9 @@ _SCALE_GROUP = 32  # numbers of one token, head and of K or V that share a q8 sc
 class LayerCache:
     """What one layer keeps of every past token, as the model says it."""
 
-    kind: Literal["gqa", "window"]
+    kind: Literal["gqa", "window", "latent"]
     num_kv_heads: int
-    head_dim: int
+    head_dim: int  # of a "latent" layer: the one entry a token that all heads share
     window: int | None = None  # tokens a "window" layer looks back; blocks are kept all the same
     wide: bool = False  # its keys do not bear 8 bits: a q8 cache keeps this layer in f16
 
@@ -46,11 +46,13 @@ class LayerCache:
         """(kv heads, 2 * 32 * head_dim): one block, of each head K transposed, then V (32, d).
 
         As q8 these are bytes, and behind them are those of the scales, (groups, 32) of K and of V.
+        Of a latent layer there is one of each, (1, 32 * head_dim): its entries, a row a token.
         """
         columns = self.head_dim
         if self._array_dtype(dtype) == np.uint8:
             columns += 4 * -(-self.head_dim // _SCALE_GROUP)
-        return self.num_kv_heads, 2 * BLOCK_SIZE * columns
+        parts = 1 if self.kind == "latent" else 2
+        return self.num_kv_heads, parts * BLOCK_SIZE * columns
 
     def storage(self, num_blocks: int, dtype: CacheDtype) -> NDArray[Any]:
         """A zeroed array (num_blocks, *block_shape), beginning at a cache line.

@@ -27,6 +27,11 @@ _GGUF_KEYS = {
     "attention.head_count": "num_attention_heads",
     "attention.head_count_kv": "num_key_value_heads",
     "attention.key_length": "head_dim",
+    "attention.value_length": "value_head_dim",
+    "attention.key_length_mla": "qk_head_dim",
+    "attention.value_length_mla": "v_head_dim",
+    "attention.q_lora_rank": "q_lora_rank",
+    "attention.kv_lora_rank": "kv_lora_rank",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
     "attention.sliding_window": "sliding_window",
     "rope.freq_base": "rope_theta",
@@ -46,6 +51,10 @@ _GGUF_KEYS = {
     "ssm.inner_size": "linear_inner_size",
     "ssm.state_size": "linear_key_head_dim",
     "ssm.time_step_rank": "linear_num_value_heads",
+    "expert_weights_scale": "routed_scaling_factor",
+    "expert_gating_func": "gating_func",
+    "expert_group_count": "n_group",
+    "expert_group_used_count": "topk_group",
 }
 
 # The keys under {architecture}.rope.scaling. -> those of config.json's rope_scaling.
@@ -69,6 +78,8 @@ _SYNONYMS = {
     "moe_topk": "num_experts_per_tok",
     "moe_num_shared_experts": "n_shared_experts",
     "moe_layer_start_index": "first_k_dense_replace",
+    "n_routed_experts": "num_experts",
+    "num_mtp_layers": "num_nextn_predict_layers",
 }
 
 _REQUIRED: Any = object()
@@ -243,6 +254,9 @@ def read_config(checkpoint: Checkpoint) -> Config:
         for ours, theirs in _GGUF_ROPE_KEYS.items()
         if f"{prefix}rope.scaling.{ours}" in metadata
     }
+    logarithmic = metadata.get(f"{prefix}rope.scaling.yarn_log_multiplier")
+    if isinstance(logarithmic, float):  # 0.1 mscale_all_dim, which is mscale in every release
+        scaling["mscale"] = scaling["mscale_all_dim"] = 10 * logarithmic
     if scaling.get("rope_type", "none") != "none":
         values["rope_scaling"] = scaling
     recurrent = metadata.get(prefix + "attention.recurrent_layers")

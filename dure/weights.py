@@ -35,6 +35,14 @@ GGUF_NAMES: Mapping[str, str] = {
     "blk.{}.attn_v": "model.layers.{}.self_attn.v_proj",
     "blk.{}.attn_output": "model.layers.{}.self_attn.o_proj",
     "blk.{}.attn_q_norm": "model.layers.{}.self_attn.q_norm",
+    "blk.{}.attn_q_a": "model.layers.{}.self_attn.q_a_proj",
+    "blk.{}.attn_q_a_norm": "model.layers.{}.self_attn.q_a_layernorm",
+    "blk.{}.attn_q_b": "model.layers.{}.self_attn.q_b_proj",
+    "blk.{}.attn_kv_a_mqa": "model.layers.{}.self_attn.kv_a_proj_with_mqa",
+    "blk.{}.attn_kv_a_norm": "model.layers.{}.self_attn.kv_a_layernorm",
+    "blk.{}.attn_kv_b": "model.layers.{}.self_attn.kv_b_proj",
+    "blk.{}.attn_k_b": "model.layers.{}.self_attn.k_b_proj",
+    "blk.{}.attn_v_b": "model.layers.{}.self_attn.v_b_proj",
     "blk.{}.attn_k_norm": "model.layers.{}.self_attn.k_norm",
     "blk.{}.attn_qkv": "model.layers.{}.linear_attn.in_proj_qkv",
     "blk.{}.attn_gate": "model.layers.{}.linear_attn.in_proj_z",
@@ -113,6 +121,7 @@ class Weights:
         self._total_bytes = sum(t.size_bytes for t in self._tensors.values())
         self._done_bytes = 0
         self._packers: dict[SourceFile, kernels.FilePacker] = {}
+        self._afterwards: list[Callable[[], None]] = []
 
     def has(self, name: str) -> bool:
         """Whether the checkpoint has a tensor of that name."""
@@ -165,6 +174,19 @@ class Weights:
         matrix = kernels.Matrix(self._runnable(tensor), rows, cols)
         self._packer(tensor).add(matrix, tensor.offset)
         return matrix
+
+    def stacked(self, name: str, count: int, rows: int, cols: int) -> kernels.Matrix:
+        """The tensor `name`, (count, rows, cols), as one matrix (count * rows, cols)."""
+        tensor = self._take(name, (count, rows, cols))
+        if tensor is None:
+            return cast(kernels.Matrix, SimpleNamespace(rows=count * rows, cols=cols))
+        matrix = kernels.Matrix(self._runnable(tensor), count * rows, cols)
+        self._packer(tensor).add(matrix, tensor.offset)
+        return matrix
+
+    def afterwards(self, derive: Callable[[], None]) -> None:
+        """Has `derive` called by `finish` when everything is packed."""
+        self._afterwards.append(derive)
 
     def gated_mlp(self, name: str, hidden: int, intermediate: int) -> kernels.Experts:
         """The gate, up and down matrices under `name`: one expert, to which every row goes."""
@@ -253,6 +275,8 @@ class Weights:
                     report=partial(self._advance_from, self._done_bytes),
                 )
         self._packers.clear()
+        for derive in self._afterwards:
+            derive()
 
     def _dense_rows(
         self, prefix: str, part: Part, _count: int, shape: tuple[int, int]

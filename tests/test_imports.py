@@ -19,6 +19,7 @@ LINE = (
     {"weights"},
     {"layers"},
     {"recurrent"},
+    {"latent"},
     {"models"},
     {"engine"},
     {"answer", "convert", "measure", "loading"},

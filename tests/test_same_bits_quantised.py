@@ -35,6 +35,11 @@ def dense_types(name: str) -> Kind:
     return Kind.Q8_0 if "layers" not in name else Kind.Q4_0
 
 
+def latent_types(name: str) -> Kind:
+    """As sparse_types, with Q8_0 for the heads' keys, whose rows are short."""
+    return Kind.Q8_0 if "k_b_proj" in name else sparse_types(name)
+
+
 def sparse_types(name: str) -> Kind:
     """Q4_K with Q6_K for what reads or writes most."""
     if is_plain(name):
@@ -44,6 +49,14 @@ def sparse_types(name: str) -> Kind:
 
 WIDE = {"hidden_size": 256, "moe_intermediate_size": 256, "head_dim": 64, "num_experts": 16}
 DELTA = {"linear_key_head_dim": 32, "linear_value_head_dim": 64}
+LATENT = {
+    "hidden_size": 256,
+    "moe_intermediate_size": 256,
+    "n_routed_experts": 16,
+    "q_lora_rank": 256,
+    "kv_lora_rank": 256,
+    "v_head_dim": 64,
+}
 FILES = {
     "dense": (config_of("llama"), dense_types),
     "sparse": (config_of("qwen3_moe", **WIDE), sparse_types),
@@ -51,12 +64,13 @@ FILES = {
         config_of("qwen3_next", **WIDE, **DELTA, shared_expert_intermediate_size=256),
         sparse_types,
     ),
+    "latent": (config_of("deepseek_v3", **LATENT), latent_types),
 }
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A dense model, a mixture of experts, and one with recurrent layers, as GGUF files."""
+    """One model for each kind of layer, as GGUF files."""
     folder = tmp_path_factory.mktemp("quantised")
     for name, (config, types) in FILES.items():
         write_gguf(folder / f"{name}.gguf", config, parameters_of(config), types)
@@ -132,7 +146,7 @@ def composition(
 
 
 @pytest.mark.parametrize(
-    ("name", "cache_dtype"), [*((name, "f16") for name in FILES), ("dense", "q8")]
+    ("name", "cache_dtype"), [*((name, "f16") for name in FILES), ("dense", "q8"), ("latent", "q8")]
 )
 def test_fifty_compositions_change_no_bit(
     files: dict[str, Path], name: str, cache_dtype: CacheDtype

@@ -27,6 +27,8 @@ ARCHITECTURES = {
     "ernie4_5_moe": gguf.MODEL_ARCH.ERNIE4_5_MOE,
     "hunyuan_v1_moe": gguf.MODEL_ARCH.HUNYUAN_MOE,
     "minimax_m2": gguf.MODEL_ARCH.MINIMAXM2,
+    "deepseek_v2": gguf.MODEL_ARCH.DEEPSEEK2,
+    "deepseek_v3": gguf.MODEL_ARCH.DEEPSEEK2,
 }
 
 # Types that the gguf package can read but not write: where a block's float16 scale and float16
@@ -197,21 +199,41 @@ def write_folder(folder: Path, config: Config, parameters: Arrays) -> Path:
 
 
 def write_gguf(
-    path: Path, config: Config, parameters: Arrays, types: Types = float32, *, seed: int = 0
+    path: Path,
+    config: Config,
+    parameters: Arrays,
+    types: Types = float32,
+    *,
+    seed: int = 0,
+    halves: bool = True,
 ) -> Arrays:
     """The parameters as the GGUF at `path` now stands for them, under the names they had (of
-    qwen3_next as llama.cpp's converter recasts them)."""
+    qwen3_next as llama.cpp's converter recasts them).
+
+    halves: of latent attention, as files have it since April 2025; not so, as those before.
+    """
     rng = np.random.default_rng(seed)
     if config["model_type"] == "qwen3_next":
         parameters = _next_parameters(config, parameters)
+    latent, halves = "kv_lora_rank" in config, halves and "kv_lora_rank" in config
+    if halves:
+        parameters = _in_halves(parameters, config)
     stored = {
         name: store(values, Kind.F32 if values.ndim == 1 else types(name), rng)
         for name, values in sorted(parameters.items())
     }
     values = {name: tensor.values for name, tensor in stored.items()}
+    if halves:
+        values = _rejoined(values, config)
     architecture = ARCHITECTURES[config["model_type"]]
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
     _add_keys(writer, config)
+    if latent:
+        _add_latent_keys(writer, config, halves=halves)
+    else:
+        writer.add_head_count_kv(config["num_key_value_heads"])
+        writer.add_key_length(head_dim_of(config))
+        writer.add_value_length(head_dim_of(config))
     if config["model_type"] == "llama":
         stored = {name: _permuted(name, tensor, config) for name, tensor in stored.items()}
         _add_rope_factors(writer, config)
@@ -241,9 +263,6 @@ def _add_keys(writer: gguf.GGUFWriter, config: Config) -> None:
     writer.add_embedding_length(config["hidden_size"])
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_key_length(head_dim_of(config))
-    writer.add_value_length(head_dim_of(config))
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
     if config["model_type"] == "llama":
@@ -267,7 +286,7 @@ def _add_expert_keys(writer: gguf.GGUFWriter, config: Config) -> None:
     def first(*keys: str) -> Any:
         return next((config[key] for key in keys if config.get(key) is not None), None)
 
-    experts = first("num_experts", "num_local_experts", "moe_num_experts")
+    experts = first("num_experts", "num_local_experts", "moe_num_experts", "n_routed_experts")
     if not experts:
         return
     width = first("moe_intermediate_size", "intermediate_size")
@@ -339,6 +358,58 @@ def _next_parameters(config: Config, parameters: Arrays) -> Arrays:
             out[f"{before}.linear_attn.in_proj_z.weight"] = z
         else:
             out[name] = values
+    return out
+
+
+def _add_latent_keys(writer: gguf.GGUFWriter, config: Config, *, halves: bool) -> None:
+    """What deepseek2 has beside the common keys: a head of keys that all share if in halves."""
+    rotated, plain = config["qk_rope_head_dim"], config["qk_nope_head_dim"]
+    writer.add_head_count_kv(1 if halves else config["num_attention_heads"])
+    writer.add_key_length(config["kv_lora_rank"] + rotated if halves else plain + rotated)
+    writer.add_value_length(config["kv_lora_rank"] if halves else config["v_head_dim"])
+    if halves:
+        writer.add_key_length_mla(plain + rotated)
+        writer.add_value_length_mla(config["v_head_dim"])
+    if config["q_lora_rank"] is not None:
+        writer.add_q_lora_rank(config["q_lora_rank"])
+    writer.add_kv_lora_rank(config["kv_lora_rank"])
+    writer.add_rope_dimension_count(rotated)
+    writer.add_leading_dense_block_count(config["first_k_dense_replace"])
+    writer.add_expert_shared_count(config["n_shared_experts"])
+    writer.add_expert_weights_scale(config["routed_scaling_factor"])
+    if config["norm_topk_prob"]:
+        writer.add_expert_weights_norm(True)
+    if config["model_type"] == "deepseek_v3":
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if config.get("n_group"):
+        writer.add_expert_group_count(config["n_group"])
+        writer.add_expert_group_used_count(config["topk_group"])
+    if config["rope_parameters"].get("mscale_all_dim"):
+        writer.add_rope_scaling_yarn_log_mul(0.1 * config["rope_parameters"]["mscale_all_dim"])
+
+
+def _in_halves(parameters: Arrays, config: Config) -> Arrays:
+    """kv_b_proj as each head's keys, turned, and values, (heads, …) each."""
+    heads, plain = config["num_attention_heads"], config["qk_nope_head_dim"]
+    out = {}
+    for name, values in parameters.items():
+        if "kv_b_proj" not in name:
+            out[name] = values
+            continue
+        both = values.reshape(heads, -1, config["kv_lora_rank"])
+        keys = np.ascontiguousarray(both[:, :plain].swapaxes(1, 2))
+        out[name.replace("kv_b_proj", "k_b_proj")] = keys
+        out[name.replace("kv_b_proj", "v_b_proj")] = np.ascontiguousarray(both[:, plain:])
+    return out
+
+
+def _rejoined(values: Arrays, config: Config) -> Arrays:
+    """The same with kv_b_proj made of its halves."""
+    out = {name: each for name, each in values.items() if ".v_b_proj" not in name}
+    for name in [name for name in out if ".k_b_proj" in name]:
+        halves = out.pop(name).swapaxes(1, 2), values[name.replace(".k_b_proj", ".v_b_proj")]
+        both = np.concatenate(halves, axis=1).reshape(-1, config["kv_lora_rank"])
+        out[name.replace(".k_b_proj", ".kv_b_proj")] = np.ascontiguousarray(both)
     return out
 
 

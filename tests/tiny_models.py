@@ -78,6 +78,24 @@ NEXT = {
     "linear_value_head_dim": 8,
     "linear_conv_kernel_dim": 4,
 }
+LATENT = {
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 48,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1,
+}
+MAGNIFIED = {
+    **YARN,
+    "original_max_position_embeddings": 16,
+    "mscale": 0.707,
+    "mscale_all_dim": 0.707,
+}
 
 # name -> (config.json's model_type, what differs from COMMON)
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -219,6 +237,44 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
                 "rope_theta": 5e6,
                 "partial_rotary_factor": 1 / 3,
             },
+        },
+    ),
+    "deepseek_v2": (
+        "deepseek_v2",
+        {**LATENT, "q_lora_rank": None, "n_shared_experts": 2, "rope_parameters": MAGNIFIED},
+    ),
+    "deepseek_v2-grouped": (
+        "deepseek_v2",
+        {
+            **LATENT,
+            "q_lora_rank": 64,
+            "n_shared_experts": 1,
+            "topk_method": "group_limited_greedy",
+            "n_group": 4,
+            "topk_group": 2,
+            "routed_scaling_factor": 16.0,
+        },
+    ),
+    "deepseek_v3": (
+        "deepseek_v3",
+        {
+            **LATENT,
+            "q_lora_rank": 64,
+            "n_group": 4,
+            "topk_group": 2,
+            "rope_parameters": {**MAGNIFIED, "factor": 8.0, "mscale": 1.0, "mscale_all_dim": 1.0},
+        },
+    ),
+    "deepseek_v3-bias": (
+        "deepseek_v3",
+        {
+            **LATENT,
+            "q_lora_rank": None,
+            "n_group": 1,
+            "topk_group": 1,
+            "norm_topk_prob": False,
+            "attention_bias": True,
+            "rope_interleave": False,
         },
     ),
 }

@@ -325,6 +325,63 @@ def sigmoid_mul(
     return _core.sigmoid_mul(x, gate, columns, threads)
 
 
+def write_latent(
+    latent: Floats,
+    rotated: Floats,
+    cache: NDArray[np.float16] | Floats | Bytes,
+    positions: Ints,
+    sequences: Ints,
+    block_tables: Ints,
+) -> None:
+    """Stores latent (n, c) and rotated (n, r) side by side at their rows' places in the cache.
+
+    cache: (num_blocks, 1, 32 * (c + r)), one entry a token; in 8 bits, with the scales of 32 columns
+    behind the entries, (groups, 32).
+    """
+    _core.write_latent(latent, rotated, cache, positions, sequences, block_tables)
+
+
+def latent_attention(
+    q: Floats,
+    cache: NDArray[np.float16] | Floats | Bytes,
+    positions: Ints,
+    sequences: Ints,
+    block_tables: Ints,
+    *,
+    latent: int,
+    scale: float,
+    threads: int = 1,
+) -> Floats:
+    """What q (n, heads, c + r) gathers from a latent cache (see write_latent): (n, heads, c).
+
+    All heads share one key a token, its entry, and one value, the entry's first c = `latent`
+    columns (a multiple of 16): multi-head latent attention, absorbed (arXiv 2405.04434).
+    """
+    return _core.latent_attention(
+        q, cache, positions, sequences, block_tables, latent, scale, threads
+    )
+
+
+def head_matmul(
+    x: Floats,
+    w: Matrix,
+    *,
+    outputs: int,
+    first: int = 0,
+    room: int | None = None,
+    exact: bool = False,
+    threads: int = 1,
+) -> Floats:
+    """Each head's x times its own rows of w, transposed: (n, heads, room).
+
+    Of x (n, heads, ≥ w.cols) the first columns count. w holds w.rows / heads rows a head, of which
+    `outputs` from `first` on are taken; a head's rows begin at multiples of 16. The result has room
+    for more than `outputs` columns if asked for; the others hold anything.
+    """
+    room = outputs if room is None else room
+    return _core.head_matmul(x, w.packed, first, outputs, room, exact, threads)
+
+
 def route(
     logits: Floats,
     *,

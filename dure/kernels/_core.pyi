@@ -79,6 +79,27 @@ def attention(
     window: int,
     threads: int,
 ) -> Floats: ...
+def write_latent(
+    latent: Floats,
+    rotated: Floats,
+    cache: NDArray[Any],
+    positions: Ints,
+    sequences: Ints,
+    tables: Ints,
+) -> None: ...
+def latent_attention(
+    q: Floats,
+    cache: NDArray[Any],
+    positions: Ints,
+    sequences: Ints,
+    tables: Ints,
+    latent: int,
+    scale: float,
+    threads: int,
+) -> Floats: ...
+def head_matmul(
+    x: Floats, w: Matrix, first: int, outputs: int, room: int, exact: bool, threads: int
+) -> Floats: ...
 def attend(
     q: Floats,
     k: Floats,

@@ -201,8 +201,8 @@ def write_cache(
         if cache.dtype == np.uint8:
             scales = _cache_scales(cache, d)
             turned = _turned(k[row])
-            keys[block, :, :, slot], scales[block, :, 0, :, slot] = _cache_codes(turned)
-            values[block, :, slot, :], scales[block, :, 1, :, slot] = _cache_codes(v[row])
+            keys[block, :, :, slot], scales[block, :, 0, :, slot] = cache_codes(turned)
+            values[block, :, slot, :], scales[block, :, 1, :, slot] = cache_codes(v[row])
         else:
             keys[block, :, :, slot] = k[row]
             values[block, :, slot, :] = v[row]
@@ -301,7 +301,7 @@ def _cache_scales(cache: Array, d: int) -> Float32Array:
     return scales.reshape(*cache.shape[:2], 2, -1, CACHE_BLOCK)
 
 
-def _cache_codes(x: Float32Array) -> tuple[npt.NDArray[np.int8], Float32Array]:
+def cache_codes(x: Float32Array) -> tuple[npt.NDArray[np.int8], Float32Array]:
     """x (heads, d) as int8 values (heads, d) and scales (heads, ceil(d / 32))."""
     heads, d = x.shape
     padded = np.zeros((heads, -(-d // ACTIVATION_BLOCK) * ACTIVATION_BLOCK), np.float32)

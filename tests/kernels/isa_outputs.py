@@ -5,7 +5,14 @@ from __future__ import annotations
 import sys
 
 import numpy as np
-from kernel_inputs import columns, constant_raw, packed, paged_sequences, random_activations
+from kernel_inputs import (
+    columns,
+    constant_raw,
+    packed,
+    paged_latents,
+    paged_sequences,
+    random_activations,
+)
 from kernel_inputs import random_raw as blocks
 
 from dure import kernels
@@ -90,6 +97,18 @@ def attention(outputs: dict[str, np.ndarray]) -> None:
                 )
 
 
+def latent(outputs: dict[str, np.ndarray]) -> None:
+    """Mixed rows over latent caches of every kind."""
+    rng = np.random.default_rng(5)
+    for dtype in (np.float16, np.float32, np.uint8):
+        for heads, size, rotated in ((7, 64, 20), (16, 512, 64)):
+            paged = paged_latents(rng, [(0, 70), (300, 1), (40, 5)], size, rotated, dtype)
+            q = rng.normal(0, 2, (len(paged.positions), heads, size + rotated)).astype(np.float32)
+            outputs[f"latent {np.dtype(dtype)} {heads}"] = kernels.latent_attention(
+                q, *paged.only(slice(None)), latent=size, scale=0.2, threads=2
+            )
+
+
 def experts(outputs: dict[str, np.ndarray]) -> None:
     """A mixture in int8 and in floats."""
     rng = np.random.default_rng(4)
@@ -143,6 +162,7 @@ def main(path: str) -> None:
     rows(outputs)
     sampling(outputs)
     attention(outputs)
+    latent(outputs)
     experts(outputs)
     recurrent(outputs)
     np.savez(path, **outputs)

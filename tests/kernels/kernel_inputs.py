@@ -137,6 +137,51 @@ def paged_sequences(
     )
 
 
+@dataclass(frozen=True)
+class PagedLatents:
+    """Rows of several sequences over a latent cache whose unused slots hold garbage."""
+
+    cache: np.ndarray
+    positions: np.ndarray
+    sequences: np.ndarray
+    tables: np.ndarray
+
+    def only(self, rows: slice) -> tuple[np.ndarray, ...]:
+        """What latent_attention takes after its queries, for some of the rows."""
+        return self.cache, self.positions[rows], self.sequences[rows], self.tables
+
+
+def paged_latents(
+    rng: np.random.Generator,
+    spans: Sequence[tuple[int, int]],
+    latent: int,
+    rotated: int,
+    dtype: DTypeLike,
+) -> PagedLatents:
+    """As paged_sequences, for a latent cache."""
+    used = [-(-sum(span) // 32) for span in spans]
+    blocks, columns = sum(used) + 3, latent + rotated
+    if dtype == np.uint8:
+        groups = -(-columns // 32)
+        cache = rng.integers(0, 256, (blocks, 1, 32 * (columns + 4 * groups)), dtype=np.uint8)
+        cache[..., 32 * columns :].view(np.float32)[..., ::2] = np.nan
+    else:
+        cache = rng.choice([np.nan, np.inf, -np.inf, 6e4], (blocks, 1, 32 * columns)).astype(dtype)
+    free = rng.permutation(len(cache))
+    tables = np.full((len(spans), max(used)), -1, np.int32)
+    positions, sequences = [], []
+    for sequence, (span, count) in enumerate(zip(spans, used, strict=True)):
+        tables[sequence, :count], free = free[:count], free[count:]
+        every = np.arange(sum(span), dtype=np.int32)
+        own = np.full(sum(span), sequence, np.int32)
+        entries = rng.normal(0, 1, (sum(span), columns)).astype(np.float32)
+        parts = np.split(entries, [latent], axis=1)
+        kernels.write_latent(*map(np.ascontiguousarray, parts), cache, every, own, tables)
+        positions.append(every[span[0] :])
+        sequences.append(own[span[0] :])
+    return PagedLatents(cache, np.concatenate(positions), np.concatenate(sequences), tables)
+
+
 def packed(dtype: str, raw: np.ndarray, cols: int) -> kernels.Matrix:
     """A matrix of these rows in the kernels' own layout."""
     matrix = kernels.Matrix(dtype, raw.shape[0], cols)

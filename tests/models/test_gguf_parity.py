@@ -38,6 +38,7 @@ _ONLY_SAFETENSORS = {
     "qwen2_moe-64-12",
     "ernie4_5_moe-unshared",
     "qwen3_next-dense",
+    "deepseek_v3-bias",  # pairs that turn together lie apart
 }
 IN_GGUF = [name for name in MODELS if name not in _ONLY_SAFETENSORS]
 
@@ -117,6 +118,42 @@ def moe_types(name: str) -> Kind:
         part in name for part in ("layers.1.self_attn.v_proj", "layers.1.mlp.experts")
     )
     return Kind.Q6_K if sensitive and "up_proj" not in name else Kind.Q4_K
+
+
+LATENT = ["deepseek_v2", "deepseek_v2-grouped", "deepseek_v3"]
+WIDE_LATENT = {
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "moe_intermediate_size": 256,
+    "kv_lora_rank": 256,
+    "num_hidden_layers": 2,
+}
+
+
+@pytest.mark.parametrize("halves", [True, False])
+@pytest.mark.parametrize("name", LATENT)
+def test_latent_attention_in_both_spellings(tmp_path: Path, name: str, halves: bool) -> None:
+    """Keys and values in one matrix, as files had it, and in halves of which one is turned."""
+    queries = 256 if MODELS[name][1]["q_lora_rank"] else None
+    oracle(name, **WIDE_LATENT, q_lora_rank=queries).save_pretrained(tmp_path / "source")
+    config, parameters = read_folder(tmp_path / "source")
+
+    def types(parameter: str) -> Kind:
+        if is_plain(parameter) or ".k_b_proj" in parameter:  # rows of 32, which Q4_K cannot store
+            return Kind.F32 if is_plain(parameter) else Kind.Q8_0
+        return Kind.Q5_0 if ".o_proj" in parameter else Kind.Q4_K
+
+    path = tmp_path / "model.gguf"
+    values = write_gguf(path, config, parameters, types, halves=halves)
+    reference = reopened(write_folder(tmp_path / "dequantised", config, values))
+    expected = [oracle_logits(reference, tokens) for tokens in SEQUENCES]
+    exact = PagedRun(loaded(path), SEQUENCES).finish(TOGETHER)
+    assert max(map(furthest, expected, exact)) <= 1e-4
+    fast = PagedRun(loaded(path, threads=2, exact=False), SEQUENCES).finish(TOGETHER)
+    errors = relative_errors(np.concatenate(expected), np.concatenate(fast))
+    # A layer has up to ten products in a row, and a token may choose another expert.
+    assert 1e-5 < np.median(errors) < 0.04
+    assert np.quantile(errors, 0.9) < 0.1
 
 
 def test_a_mixture_of_experts_in_q4_k_and_q6_k_against_transformers(tmp_path: Path) -> None:

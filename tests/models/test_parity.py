@@ -76,7 +76,7 @@ def test_pieces_and_company_change_no_bit(tiny: Callable[[str], Any], name: str)
         assert expected.tobytes() == actual.tobytes()
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3_moe"])
+@pytest.mark.parametrize("name", ["llama", "qwen3_moe", "deepseek_v3"])
 def test_threads_and_the_fast_mode_change_no_bit_of_float_weights(
     tiny: Callable[[str], Any], name: str
 ) -> None:
@@ -87,7 +87,7 @@ def test_threads_and_the_fast_mode_change_no_bit_of_float_weights(
         assert expected.tobytes() == prefill_logits(model, small.sequences[0]).tobytes()
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2-sliding", "qwen3", "qwen3_moe"])
+@pytest.mark.parametrize("name", ["llama", "qwen2-sliding", "qwen3", "qwen3_moe", "deepseek_v3"])
 def test_a_float16_cache_costs_little(tiny: Callable[[str], Any], name: str) -> None:
     """Keys and values keep 11 bits: 2 ** -11 of logits whose spread is about 1."""
     small = tiny(name)
@@ -130,6 +130,7 @@ def test_only_the_rows_asked_for_come_back(tiny: Callable[[str], Any]) -> None:
         "hunyuan_v1_moe",
         "minimax_m2",
         "qwen3_next",
+        "deepseek_v3",
     ],
 )
 @pytest.mark.parametrize(
@@ -157,7 +158,9 @@ def test_fused_experts_were_among_the_files_above(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("name", ["llama-bias-llama3", "qwen2", "qwen3-tied-bias", "qwen3_moe"])
+@pytest.mark.parametrize(
+    "name", ["llama-bias-llama3", "qwen2", "qwen3-tied-bias", "qwen3_moe", "deepseek_v3"]
+)
 def test_half_precision_files_are_what_transformers_reads_from_them(
     tmp_path: Path, name: str, dtype: str
 ) -> None:
@@ -168,7 +171,9 @@ def test_half_precision_files_are_what_transformers_reads_from_them(
     assert furthest(expected, prefill_logits(loaded(tmp_path), tokens)) < TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["llama-bias-llama3", "qwen2-yarn", "qwen2-sliding", "qwen3"])
+@pytest.mark.parametrize(
+    "name", ["llama-bias-llama3", "qwen2-yarn", "qwen2-sliding", "qwen3", "deepseek_v2"]
+)
 def test_configs_of_before_transformers_5_are_understood(
     tiny: Callable[[str], Any], tmp_path: Path, name: str
 ) -> None:

@@ -50,7 +50,9 @@ def test_every_family_is_compared_with_transformers_and_with_gguf() -> None:
     """A family without a tiny model would pass all parity tests by not being in them."""
     assert set(FILES) == {model_type for model_type, _ in MODELS.values()}
     with_gguf = {name for name in FILES if families()[name].GGUF_ARCHITECTURE is not None}
-    assert with_gguf == {families()[written].__name__.split(".")[-1] for written in ARCHITECTURES}
+    written = {families()[name].__name__.split(".")[-1] for name in ARCHITECTURES}
+    # deepseek_v2 reads V3's, which are of its architecture.
+    assert with_gguf == written - {"deepseek_v3"}
 
 
 @pytest.mark.parametrize(
