@@ -56,7 +56,7 @@ struct Activations {
   const ActTiles& as_tiles(int threads) {
     if (!has_tiles) {
       if (has_floats) {
-        ops().make_tiles(as_floats(threads), rows(), cols(), tiles, threads);
+        ops().make_tiles(as_floats(threads), rows(), cols(), cols(), tiles, threads);
       } else {
         ops().norm_tiles(x.data(), rows(), cols(), weight->data(), eps, tiles, threads);
       }
@@ -92,7 +92,7 @@ std::vector<Result<float>> matmul(Activations& a, const std::vector<const Matrix
   }
   if (a.rows() == 0) return results;
   nb::gil_scoped_release release;
-  for (const Product& product : floats) ops().matmul_float(a.as_floats(threads), a.rows(), product, threads);
+  for (const Product& product : floats) ops().matmul_float(a.as_floats(threads), a.rows(), a.cols(), product, threads);
   if (!integers.empty()) ops().matmul_int8(a.as_tiles(threads), integers.data(), static_cast<int>(integers.size()), threads);
   return results;
 }

@@ -14,10 +14,10 @@ void quantize_rows(const float* x, int64_t n, int64_t cols, int8_t* values, floa
   for (int64_t i = 0; i < n * cols / kBlock; ++i) scales[i] = quantize_block(x + i * kBlock, values + i * kBlock, sums);
 }
 
-void make_tiles(const float* x, int64_t n, int64_t cols, ActTiles& tiles, int threads) {
+void make_tiles(const float* x, int64_t n, int64_t cols, int64_t stride, ActTiles& tiles, int threads) {
   shape_tiles(tiles, n, cols);
 #pragma omp parallel for num_threads(threads) schedule(static) if (n > 4)
-  for (int64_t i = 0; i < n; ++i) quantize_row_into(x + i * cols, tiles, static_cast<int>(i));
+  for (int64_t i = 0; i < n; ++i) quantize_row_into(x + i * stride, tiles, static_cast<int>(i));
 }
 
 namespace {
@@ -184,12 +184,12 @@ void panel_times_float(const Packed& w, const uint8_t* panel, const float* const
   for (int64_t i = 0; i < n; ++i) out.put(i, load(sums + i * kPanel));
 }
 
-void matmul_float(const float* x, int64_t n, const Product& product, int threads) {
+void matmul_float(const float* x, int64_t n, int64_t stride, const Product& product, int threads) {
   const Packed& w = product.w;
   if (is_small(w.rows * w.cols * n)) threads = 1;
   const int panels = w.panels(), chunk = panels_at_once(panels, threads);
   std::vector<const float*> rows(static_cast<size_t>(n));
-  for (int64_t i = 0; i < n; ++i) rows[static_cast<size_t>(i)] = x + i * w.cols;
+  for (int64_t i = 0; i < n; ++i) rows[static_cast<size_t>(i)] = x + i * stride;
 #pragma omp parallel num_threads(threads)
   {
     std::vector<float> buffer;

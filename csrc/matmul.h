@@ -68,7 +68,7 @@ void panels_times(const Task* tasks, int count, const ActTiles& x);
 // The output columns of one panel of a product.
 inline Output panel_output(const Product& product, int panel) {
   const int64_t first = static_cast<int64_t>(panel) * kPanel, rows = product.w.rows;
-  return {product.out + first, rows, static_cast<int>(std::min<int64_t>(kPanel, rows - first)),
+  return {product.out + first, product.stride ? product.stride : rows, static_cast<int>(std::min<int64_t>(kPanel, rows - first)),
           product.bias ? product.bias + first : nullptr, product.add ? product.add + first : nullptr};
 }
 

@@ -49,6 +49,7 @@ struct Product {
   const float* bias = nullptr;  // (w.rows)
   const float* add = nullptr;   // (n, w.rows), added last; may be out itself
   float* out = nullptr;         // (n, w.rows)
+  int64_t stride = 0;           // floats from one row of out and add to the next, if not w.rows
 };
 
 constexpr int kCacheGroup = 32;  // columns of a cached byte row that share a scale
@@ -97,10 +98,11 @@ struct Ops {
   // tokens per tile for a call of n rows
   int (*tile_width)(int64_t n);
   void (*quantize_rows)(const float* x, int64_t n, int64_t cols, int8_t* values, float* scales);
-  void (*make_tiles)(const float* x, int64_t n, int64_t cols, ActTiles& tiles, int threads);
+  // Rows of x are `stride` floats apart, here and in matmul_float.
+  void (*make_tiles)(const float* x, int64_t n, int64_t cols, int64_t stride, ActTiles& tiles, int threads);
   // Several matrices that take the same rows: one hand-out of work for all of them.
   void (*matmul_int8)(const ActTiles& x, const Product* products, int count, int threads);
-  void (*matmul_float)(const float* x, int64_t n, const Product& product, int threads);
+  void (*matmul_float)(const float* x, int64_t n, int64_t stride, const Product& product, int threads);
   // x comes as tiles for the int8 path, as floats (n, hidden) for the other; see experts_use_floats. `add` (n, hidden) is
   // added last, if there is one; it may be out itself.
   void (*experts)(const ActTiles* tiles, const float* x, int64_t n, const int32_t* ids, const float* weights, int k,

@@ -335,8 +335,8 @@ def write_latent(
 ) -> None:
     """Stores latent (n, c) and rotated (n, r) side by side at their rows' places in the cache.
 
-    cache: (num_blocks, 1, 32 * (c + r)), one entry a token; in 8 bits, with the scales of 32 columns
-    behind the entries, (groups, 32).
+    cache: (num_blocks, 1, 32 * (c + r)), one entry a token. In 8 bits the scales of 32 columns
+    each follow, (groups, 32).
     """
     _core.write_latent(latent, rotated, cache, positions, sequences, block_tables)
 

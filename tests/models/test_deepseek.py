@@ -43,7 +43,8 @@ def test_the_layer_that_predicts_further_is_recognised_and_not_run(
 def test_a_token_takes_one_entry_of_the_cache(tiny: Callable[[str], Any]) -> None:
     (cache, *_) = tiny("deepseek_v2").model.layer_caches
     assert (cache.kind, cache.block_shape()) == ("latent", (1, 32 * (32 + 8)))
-    assert cache.bytes_per_token("float16") == 2 * (32 + 8)
+    assert cache.bytes_per_token("f16") == 2 * (32 + 8)
+    assert cache.bytes_per_token("q8") == 32 + 8 + 2 * 4  # two groups have a scale each
 
 
 def test_a_file_that_does_not_say_groups_has_those_of_its_model(
