@@ -51,8 +51,12 @@ WIDE = {"hidden_size": 256, "moe_intermediate_size": 256, "head_dim": 64, "num_e
 DELTA = {"linear_key_head_dim": 32, "linear_value_head_dim": 64}
 LATENT = {
     "hidden_size": 256,
+    "intermediate_size": 256,
     "moe_intermediate_size": 256,
     "n_routed_experts": 16,
+    "n_shared_experts": 1,
+    "routed_scaling_factor": 2.5,
+    "norm_topk_prob": True,
     "q_lora_rank": 256,
     "kv_lora_rank": 256,
     "v_head_dim": 64,

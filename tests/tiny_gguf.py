@@ -122,7 +122,7 @@ def parameters_of(config: Config) -> Arrays:
             "self_attn.v_proj.weight": (kv, hidden),
             "self_attn.o_proj.weight": (hidden, q),
             "post_attention_layernorm.weight": (hidden,),
-            **_mlp_shapes(config),
+            **_mlp_shapes(config, index),
         }
         if config["model_type"] == "qwen2":
             sizes = {"q": q, "k": kv, "v": kv}
@@ -132,6 +132,9 @@ def parameters_of(config: Config) -> Arrays:
         if gated and (index + 1) % 4:
             layer = {name: shape for name, shape in layer.items() if "self_attn" not in name}
             layer |= _recurrent_shapes(config)
+        if "kv_lora_rank" in config:
+            norms = {name: shape for name, shape in layer.items() if "norm" in name}
+            layer = {**norms, **_latent_shapes(config), **_mlp_shapes(config, index)}
         shapes |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}
     return {name: drawn(name, shape) for name, shape in shapes.items()}
 
@@ -152,7 +155,23 @@ def _recurrent_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     return {f"linear_attn.{name}": shape for name, shape in shapes.items()}
 
 
-def _mlp_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+def _latent_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    queries, latent, value = (config[key] for key in ("q_lora_rank", "kv_lora_rank", "v_head_dim"))
+    plain, rotated = config["qk_nope_head_dim"], config["qk_rope_head_dim"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "q_a_proj.weight": (queries, hidden),
+        "q_a_layernorm.weight": (queries,),
+        "q_b_proj.weight": (heads * (plain + rotated), queries),
+        "kv_a_proj_with_mqa.weight": (latent + rotated, hidden),
+        "kv_a_layernorm.weight": (latent,),
+        "kv_b_proj.weight": (heads * (plain + value), latent),
+        "o_proj.weight": (hidden, heads * value),
+    }
+    return {f"self_attn.{name}": shape for name, shape in shapes.items()}
+
+
+def _mlp_shapes(config: Config, index: int) -> dict[str, tuple[int, ...]]:
     hidden = config["hidden_size"]
 
     def gated(prefix: str, size: int) -> dict[str, tuple[int, ...]]:
@@ -162,13 +181,19 @@ def _mlp_shapes(config: Config) -> dict[str, tuple[int, ...]]:
             f"{prefix}.down_proj.weight": (hidden, size),
         }
 
-    if config["model_type"] not in ("qwen3_moe", "qwen3_next"):
+    sparse = config["model_type"] in ("qwen3_moe", "qwen3_next", "deepseek_v3")
+    if not sparse or index < config.get("first_k_dense_replace", 0):
         return gated("mlp", config["intermediate_size"])
-    shapes: dict[str, tuple[int, ...]] = {"mlp.gate.weight": (config["num_experts"], hidden)}
+    experts = config.get("n_routed_experts") or config["num_experts"]
+    shapes: dict[str, tuple[int, ...]] = {"mlp.gate.weight": (experts, hidden)}
+    if config["model_type"] == "deepseek_v3":
+        shapes["mlp.gate.e_score_correction_bias"] = (experts,)
+        width = config["n_shared_experts"] * config["moe_intermediate_size"]
+        shapes |= gated("mlp.shared_experts", width)
     if config["model_type"] == "qwen3_next":
         shapes |= gated("mlp.shared_expert", config["shared_expert_intermediate_size"])
         shapes["mlp.shared_expert_gate.weight"] = (1, hidden)
-    for expert in range(config["num_experts"]):
+    for expert in range(experts):
         shapes |= gated(f"mlp.experts.{expert}", config["moe_intermediate_size"])
     return shapes
 
