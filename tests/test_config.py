@@ -59,6 +59,7 @@ WRONG_IN_ONE: dict[str, dict[str, tuple[Any, ...]]] = {
     "minimax_m2": {"attn_type_list": (0, [0, 1], [0, 0])},
     "pangu_embedded": {"bias": (1, "no")},
     "deepseek_v2": {key: (0, -1, "4", True, [4]) for key in ("kv_lora_rank", "q_lora_rank")},
+    "glm4_moe": {"n_group": (0, -1, 3, "4"), "use_qk_norm": (1, "no"), "n_shared_experts": (-1,)},
     "deepseek_v3": {"n_group": (0, -1, 3, "4"), "topk_group": (0, 9), "norm_topk_prob": (1, "no")},
 }
 # Heads over latents have other sizes, and do not read these.
@@ -84,6 +85,7 @@ NOT_RUN_BY: tuple[tuple[str, str, Any], ...] = (
     ("minimax_m2", "shared_intermediate_size", 64),
     ("qwen2_moe", "use_sliding_window", True),
     ("pangu_pro_moe", "norm_topk_prob", True),
+    ("glm4_moe", "hidden_act", "gelu"),
     ("mimo", "num_nextn_predict_layers", 3),
     ("deepseek_v2", "topk_method", "noaux_tc"),
     ("deepseek_v2", "norm_topk_prob", True),

@@ -29,6 +29,7 @@ ARCHITECTURES = {
     "minimax_m2": gguf.MODEL_ARCH.MINIMAXM2,
     "deepseek_v2": gguf.MODEL_ARCH.DEEPSEEK2,
     "deepseek_v3": gguf.MODEL_ARCH.DEEPSEEK2,
+    "glm4_moe": gguf.MODEL_ARCH.GLM4_MOE,
 }
 
 # Types that the gguf package can read but not write: where a block's float16 scale and float16
@@ -238,6 +239,9 @@ def write_gguf(
     halves: of latent attention, as files have it since April 2025; not so, as those before.
     """
     rng = np.random.default_rng(seed)
+    if config["model_type"] == "glm4_moe":  # whose converter counts the layers that draft
+        drafts = config.get("num_nextn_predict_layers", 0)
+        config = {**config, "num_hidden_layers": config["num_hidden_layers"] + drafts}
     if config["model_type"] == "qwen3_next":
         parameters = _next_parameters(config, parameters)
     latent, halves = "kv_lora_rank" in config, halves and "kv_lora_rank" in config
@@ -333,8 +337,23 @@ def _add_expert_keys(writer: gguf.GGUFWriter, config: Config) -> None:
         factor = config["rope_parameters"]["partial_rotary_factor"]
         writer.add_rope_dimension_count(int(head_dim_of(config) * factor))
 
+    if config["model_type"] == "glm4_moe":
+        _add_glm_keys(writer, config)
     if config["model_type"] == "qwen3_next":
         _add_next_keys(writer, config)
+
+
+def _add_glm_keys(writer: gguf.GGUFWriter, config: Config) -> None:
+    writer.add_rope_dimension_count(head_dim_of(config) // 2)
+    writer.add_expert_shared_count(config["n_shared_experts"])
+    writer.add_leading_dense_block_count(config["first_k_dense_replace"])
+    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    writer.add_expert_weights_scale(config["routed_scaling_factor"])
+    writer.add_expert_weights_norm(config["norm_topk_prob"])
+    writer.add_expert_group_count(config["n_group"])
+    writer.add_expert_group_used_count(config["topk_group"])
+    if config.get("num_nextn_predict_layers"):
+        writer.add_nextn_predict_layers(config["num_nextn_predict_layers"])
 
 
 def _add_next_keys(writer: gguf.GGUFWriter, config: Config) -> None:

@@ -66,7 +66,15 @@ ERNIE_MOE = {
     "moe_intermediate_size": 32,
     "moe_num_shared_experts": 2,
 }
-
+GLM = {
+    "head_dim": 24,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "n_shared_experts": 2,
+    "moe_intermediate_size": 32,
+    "routed_scaling_factor": 1.7,
+    "rms_norm_eps": 1e-5,
+}
 NEXT = {
     **EXPERTS,
     "num_hidden_layers": 4,
@@ -211,6 +219,14 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "intermediate_size": 48,
             "rope_parameters": NTK_ALPHA,
         },
+    ),
+    "glm4_moe": (
+        "glm4_moe",
+        {**GLM, "attention_bias": True, "use_qk_norm": True, "n_group": 4, "topk_group": 2},
+    ),
+    "glm4_moe-air": (  # neither norms of heads nor groups, and experts' weights as they are
+        "glm4_moe",
+        {**GLM, "num_hidden_layers": 3, "first_k_dense_replace": 2, "norm_topk_prob": False},
     ),
     "mimo": ("mimo", {"rms_norm_eps": 1e-5}),
     "pangu_pro_moe": (

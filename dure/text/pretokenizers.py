@@ -133,6 +133,7 @@ PRETOKENIZERS: Mapping[str, PreTokenizer] = MappingProxyType(
         "llama-bpe": _LLAMA3,
         "falcon3": _LLAMA3,
         "dbrx": PreTokenizer((_words(r"\p{N}{1,3}"),)),
+        "glm4": PreTokenizer((_words(r"\p{N}{1,3}"),)),
         "smaug-bpe": PreTokenizer((_words(r"\p{N}{1,3}"),)),
     }
 )

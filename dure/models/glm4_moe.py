@@ -1,0 +1,192 @@
+"""GLM-4.5 and 4.6 mixtures of experts (Zhipu AI 2025, arXiv 2508.06471): biased grouped-query
+attention of which half of each head turns, and DeepSeek-V3's router."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dure.errors import ModelFileError
+from dure.layers import Attention, Embedding, GatedMLP, RMSNorm, Rope, Routing, SparseMLP, head
+from dure.rope import RopeConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dure.batch import Batch, LayerCache
+    from dure.config import Config
+    from dure.layers import Rotation
+    from dure.weights import Weights
+
+    Floats = NDArray[np.float32]
+    Ints = NDArray[np.int32]
+
+GGUF_ARCHITECTURE = "glm4moe"
+
+
+@dataclass(frozen=True)
+class Glm4MoeConfig:
+    """The sizes of one GLM-4.5."""
+
+    vocab_size: int
+    hidden: int
+    intermediate: int
+    expert_intermediate: int
+    experts: int
+    shared_experts: int  # as wide together as so many experts
+    routing: Routing
+    dense_layers: int  # the first so many have an ordinary MLP
+    extra_layers: int  # behind the last, to predict tokens after the next: not run
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    norm_eps: float
+    head_norms: bool  # q and k of each head are normed
+    context_length: int
+    tied: bool
+    bias: bool  # on q, k and v
+    rope: RopeConfig
+
+    @classmethod
+    def read(cls, config: Config, weights: Weights) -> Glm4MoeConfig:
+        """The sizes in a checkpoint's config; refuses what this file does not compute."""
+        gguf = weights.is_gguf
+        config.expect("hidden_act", "silu")
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        layers = config.integer("num_hidden_layers", high=1024)
+        extra = config.integer("num_nextn_predict_layers", 0, low=0, high=64)
+        if gguf:  # whose layers are counted with those that draft
+            layers -= min(extra, layers - 1)
+        experts = config.integer("num_experts", high=65536)
+        head_dim = config.head_dim(hidden // heads)
+        rope = config.values
+        if "rotary_dim" not in rope:
+            rope = {"partial_rotary_factor": 0.5, **rope}
+        return cls(
+            vocab_size=config.integer("vocab_size"),
+            hidden=hidden,
+            intermediate=config.integer("intermediate_size", 10944),
+            expert_intermediate=config.integer("moe_intermediate_size", 1408),
+            experts=experts,
+            shared_experts=config.integer("n_shared_experts", 1, low=0, high=65536),
+            routing=_routing(config, experts, gguf=gguf),
+            dense_layers=config.integer("first_k_dense_replace", 1, low=0),
+            extra_layers=extra,
+            layers=layers,
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            norm_eps=config.positive("rms_norm_eps", 1e-5),
+            head_norms=_has("self_attn.q_norm.weight", "use_qk_norm", config, weights),
+            context_length=config.integer("max_position_embeddings", 131072),
+            tied=config.flag("tie_word_embeddings", False),
+            bias=_has("self_attn.q_proj.bias", "attention_bias", config, weights),
+            rope=RopeConfig.from_hf(rope, head_dim),
+        )
+
+
+def _has(tensor: str, key: str, config: Config, weights: Weights) -> bool:
+    """Whether layers have a tensor: by config.json's flag, or by a GGUF's tensors alone."""
+    if weights.is_gguf:
+        return weights.has(f"model.layers.0.{tensor}")
+    return config.flag(key, False)
+
+
+def _routing(config: Config, experts: int, *, gguf: bool) -> Routing:
+    """Sigmoids, corrected for the choice; groups count as much as their best two experts."""
+    groups = config.integer("n_group", 1, high=experts)
+    kept = config.integer("topk_group", 1, high=groups)
+    chosen = config.integer("num_experts_per_tok", 8, high=experts)
+    if experts % groups or chosen > kept * (experts // groups):
+        raise ModelFileError(
+            f"{config.source} has n_group = {groups} and topk_group = {kept}: "
+            f"{experts} experts make no such groups that have {chosen} for a token."
+        )
+    return Routing(
+        top_k=chosen,
+        # config.json's default is True; GGUF writes it only where it is true.
+        normalize=config.flag("norm_topk_prob", not gguf),
+        score="sigmoid",
+        group_rule="top2" if groups > 1 else "none",
+        groups=groups,
+        kept_groups=kept,
+        scale=config.positive("routed_scaling_factor", 1.0),
+    )
+
+
+class Block:
+    """x += attention(norm x); x += mlp(norm x)."""
+
+    def __init__(self, config: Glm4MoeConfig, weights: Weights, index: int) -> None:
+        name = f"model.layers.{index}"
+        self.input_layernorm = RMSNorm(
+            weights, f"{name}.input_layernorm", config.hidden, config.norm_eps
+        )
+        self.self_attn = Attention(
+            weights,
+            f"{name}.self_attn",
+            index=index,
+            hidden=config.hidden,
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            bias=config.bias,
+            norm_eps=config.norm_eps if config.head_norms else None,
+        )
+        self.post_attention_layernorm = RMSNorm(
+            weights, f"{name}.post_attention_layernorm", config.hidden, config.norm_eps
+        )
+        self.mlp: GatedMLP | SparseMLP
+        if index < config.dense_layers:
+            self.mlp = GatedMLP(weights, f"{name}.mlp", config.hidden, config.intermediate)
+            return
+        self.mlp = SparseMLP(
+            weights,
+            f"{name}.mlp",
+            hidden=config.hidden,
+            intermediate=config.expert_intermediate,
+            experts=config.experts,
+            routing=config.routing,
+            bias="gate.e_score_correction_bias",
+            shared="shared_experts" if config.shared_experts else None,
+            shared_intermediate=config.shared_experts * config.expert_intermediate,
+        )
+
+    def __call__(
+        self, x: Floats, rotation: Rotation, batch: Batch, rows: Ints | None = None
+    ) -> Floats:
+        """x (n, hidden) after this layer; `rows` are those that come back, if not all do."""
+        x = self.self_attn(self.input_layernorm(x), rotation, batch, add=x, rows=rows)
+        return self.mlp(self.post_attention_layernorm(x), add=x)
+
+
+class Model:
+    """Tokens to logits."""
+
+    def __init__(self, config: Config, weights: Weights) -> None:
+        self.config = sizes = Glm4MoeConfig.read(config, weights)
+        self.vocab_size, self.context_length = sizes.vocab_size, sizes.context_length
+        self.rope = Rope(sizes.rope)
+        self.embed_tokens = Embedding(weights, "model.embed_tokens", sizes.vocab_size, sizes.hidden)
+        self.layers = [Block(sizes, weights, i) for i in range(sizes.layers)]
+        self.norm = RMSNorm(weights, "model.norm", sizes.hidden, sizes.norm_eps)
+        self.lm_head = head(weights, self.embed_tokens, tied=sizes.tied)
+        for extra in range(sizes.layers, sizes.layers + sizes.extra_layers):
+            weights.skip_all(f"model.layers.{extra}.")
+            weights.skip_all(f"blk.{extra}.")  # what of them has no name outside GGUF
+
+    @property
+    def layer_caches(self) -> tuple[LayerCache, ...]:
+        """What each layer keeps of a token."""
+        return tuple(layer.self_attn.cache for layer in self.layers)
+
+    def forward(self, batch: Batch) -> Floats:
+        """The logits (len(batch.logit_rows), vocab_size) of the rows that want them."""
+        x = self.embed_tokens(batch.tokens)
+        rotation = self.rope(batch.positions)
+        for layer in self.layers[:-1]:
+            x = layer(x, rotation, batch)
+        x = self.layers[-1](x, rotation, batch, batch.wanted_rows)
+        return self.lm_head(self.norm(x))
