@@ -1,21 +1,20 @@
-"""One answer as it grows: tokens from the engine become text, a reason to end, and timings."""
+"""One answer as it grows: tokens from the engine become text, events, a reason to end, timings."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
+from dure.text.dialects import PLAIN, Automaton, Dialect, Event
 from dure.text.stream import TextStream
 
 if TYPE_CHECKING:
-    from dure.engine.engine import Engine
+    from dure.engine.engine import Engine, StepOutput
     from dure.engine.request import Request, TokenLogprobs
     from dure.text.tokenizer import Tokenizer
-
-THINK_OPEN = "<think>"
-THINK_CLOSE = "</think>"
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,11 @@ class Timings:
 
 @dataclass(frozen=True)
 class Completion:
-    """A finished answer. With n > 1 this is the first, and `choices` holds all n of them."""
+    """A finished answer. With n > 1 this is the first, and `choices` holds all n of them.
+
+    `text` is all that the model wrote, the marks of its dialect too; `reasoning`, `content` and
+    `tool_calls` (in OpenAI's form) are what that says.
+    """
 
     text: str
     token_ids: tuple[int, ...]
@@ -40,6 +43,12 @@ class Completion:
     cached_tokens: int
     timings: Timings
     choices: tuple[Completion, ...] = ()
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    reasoning_tokens: int = 0
+    unparsed_calls: int = 0  # calls that were begun and could not be read; they are in `content`
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,40 +58,51 @@ class Chunk:
     text: str
     token_id: int
     completion: Completion | None = None  # the whole answer, with its last chunk
+    events: tuple[Event, ...] = ()
+    logprobs: TokenLogprobs | None = None
 
 
 @dataclass(frozen=True)
-class ThinkLimit:
-    """Thinking tokens allowed, and whether the prompt itself already opened the thinking."""
+class Reading:
+    """How an answer is to be read, and how long its thoughts may be."""
 
-    tokens: int
-    already_open: bool = False
+    dialect: Dialect = PLAIN
+    tools: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # schemas, by name
+    opened: bool = False  # the prompt ends within thoughts
+    budget: int | None = None  # tokens of thoughts
+    closing: tuple[int, ...] = ()  # the tokens that end them
+    single_call: bool = False  # the answer ends with its first call
+    remember: Callable[[Completion], None] | None = None  # is told the whole answer
 
 
 class Answer:
-    """One request as it is answered. `take` each of its tokens; `chunks` can then be read."""
+    """One request as it is answered. `take` each of its outputs; `chunks` can then be read."""
 
     def __init__(
         self,
         engine: Engine,
         tokenizer: Tokenizer,
         request: Request,
-        *,
-        think: ThinkLimit | None = None,
+        reading: Reading | None = None,
     ) -> None:
+        reading = reading or Reading()
         self.request = request
         self.chunks: deque[Chunk] = deque()
         self.completion: Completion | None = None
         self.error: Exception | None = None
         self._engine = engine
-        self._tokenizer = tokenizer
         self._params = request.params
-        self._prompt_ids = request.prompt_ids
-        self._think = think
-        self._thinking = True if think is not None and think.already_open else None
+        self._budget = reading.budget
+        self._closing = reading.closing
+        self._reading = reading
         self._thought = 0
-        self._stream = TextStream(tokenizer, stop=request.params.stop)
+        self._automaton = Automaton(reading.dialect, tools=reading.tools, opened=reading.opened)
+        shown = {tokenizer.token_id(mark) for mark in reading.dialect.marks}
+        self._stream = TextStream(
+            tokenizer, stop=request.params.stop, shown={i for i in shown if i is not None}
+        )
         self._text: list[str] = []
+        self._events: list[Event] = []
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprobs | None] = []
         self._cached_tokens = 0
@@ -92,7 +112,7 @@ class Answer:
     @property
     def prefilled(self) -> tuple[int, int]:
         """(prompt tokens already in the cache, prompt tokens in all)."""
-        total = len(self._prompt_ids)
+        total = len(self.request.prompt_ids)
         return min(self.request.num_computed_tokens, total), total
 
     @property
@@ -111,9 +131,9 @@ class Answer:
             raise self.error or RuntimeError("an answer was asked for before it was over")
         return self.completion
 
-    def take(self, token_id: int | None) -> None:
-        """Nothing; our request's newest token (None: it failed) becomes a chunk or the end."""
-        request = self.request
+    def take(self, output: StepOutput) -> None:
+        """Nothing; our request's newest token, or its failure, becomes a chunk or the end."""
+        request, token_id = self.request, output.token_id
         if token_id is None:
             self.error = request.error or RuntimeError("the engine gave up a request")
             return
@@ -121,77 +141,74 @@ class Answer:
             self._first = time.perf_counter()
             self._cached_tokens = request.num_cached_tokens
         self._token_ids.append(token_id)
-        self._logprobs += request.logprobs[-1:]
-        reason: str | None = request.finish_reason
+        self._logprobs.append(output.logprobs)
+        reason: str | None = output.finish_reason
         # The token that ends an answer (EOS, a stop token) is not part of its text.
-        text = "" if reason == "stop" else self._stream.push(token_id)
+        text = "" if request.stop_token_id is not None else self._stream.push(token_id)
         if reason is None and self._stream.stopped is not None:
             self._engine.finish(request.id, reason="stop")
             reason = "stop"
-        if reason is None and self._thinks_too_long(text):
-            text, reason = self._close_thinking(text)
         if reason is not None:
             text += self._stream.finish()
             # The last text to be released may complete a stop string, too.
             reason = "stop" if self._stream.stopped is not None else reason
+        events = self._read(text, ends=reason is not None)
+        if reason is None and self._reading.single_call and _ends_call(events):
+            self._engine.finish(request.id, reason="stop")
+            reason, events = "stop", _first_call(events)
         self._text.append(text)
+        self._events += events
         if reason is not None:
             self.completion = self._complete(reason)
-        self.chunks.append(Chunk(text, token_id, self.completion))
+            if self._reading.remember is not None:
+                self._reading.remember(self.completion)
+        self.chunks.append(Chunk(text, token_id, self.completion, tuple(events), output.logprobs))
+
+    def end_thinking(self) -> None:
+        """Nothing; the model closes its thoughts at the next token, and answers.
+
+        If it has none open it goes on, and closes such as it opens later. Needs the engine's lock.
+        """
+        self._budget = 0
+        self._keep_to_budget()
 
     def abort(self) -> None:
         """Nothing; the engine forgets our request, if it is not done with it already."""
         self._engine.finish(self.request.id, reason="abort")
 
-    def _thinks_too_long(self, text: str) -> bool:
-        """Whether the model is still thinking after all the tokens it may think for."""
-        if self._think is None or self._thinking is False:
-            return False
-        so_far = "".join(self._text) + text
-        if self._thinking is None:
-            said = so_far.lstrip()
-            if len(said) < len(THINK_OPEN) and THINK_OPEN.startswith(said):
-                return False  # nothing yet, or the beginning of the mark
-            self._thinking = said.startswith(THINK_OPEN)
-        elif THINK_CLOSE in so_far:
-            self._thinking = False
-        self._thought += 1
-        return self._thinking and self._thought >= self._think.tokens
+    def _read(self, text: str, *, ends: bool) -> list[Event]:
+        """The events that `text` brings; the thoughts are counted, and ended when too long."""
+        was_thinking = self._automaton.thinking
+        events = self._automaton.push(text)
+        if was_thinking and self._automaton.thinking:
+            self._thought += 1
+        if ends:
+            return events + self._automaton.finish()
+        self._keep_to_budget()
+        constraint = self.request.constraint
+        if constraint is not None and constraint.waits and not self._automaton.thinking:
+            constraint.begin()
+        return events
 
-    def _close_thinking(self, text: str) -> tuple[str, str | None]:
-        """(text, reason to end or None): the model is made to stop thinking and go on to answer.
-
-        The prompt, its thoughts and the closing mark become a new prompt, nearly all of which is
-        still in the cache.
-        """
-        self._engine.finish(self.request.id, reason="abort")
-        self._thinking = False
-        closing = f"\n{THINK_CLOSE}\n\n"
-        closing_ids = self._tokenizer.encode(closing, add_special=False)
-        text += self._stream.finish() + closing
-        self._token_ids += closing_ids
-        if self._params.logprobs is not None:
-            self._logprobs += [None] * len(closing_ids)  # we chose these, not the model
-        left = (self._params.max_tokens or 0) - len(self._token_ids)
-        if left <= 0:
-            return text, "length"
-        # Random numbers are drawn by output position: a seed of its own repeats none of them.
-        params = replace(self._params, n=1, max_tokens=left, seed=self.request.seed ^ 1)
-        self.request = self._engine.add([*self._prompt_ids, *self._token_ids], params)
-        self._stream = TextStream(self._tokenizer, stop=self._params.stop, continues=True)
-        return text, None
+    def _keep_to_budget(self) -> None:
+        """Nothing; thoughts as long as they may be are closed by the next tokens."""
+        if self._budget is None or not self._automaton.thinking or self._thought < self._budget:
+            return
+        if not self.request.forced:
+            self._engine.force(self.request.id, self._closing)
 
     def _complete(self, reason: str) -> Completion:
         first = self._began if self._first is None else self._first
         prefill_s, decode_s = first - self._began, time.perf_counter() - first
-        computed = len(self._prompt_ids) - self._cached_tokens
+        prompt_tokens = len(self.request.prompt_ids)
+        computed = prompt_tokens - self._cached_tokens
         later = len(self._token_ids) - 1
         return Completion(
             text="".join(self._text),
             token_ids=tuple(self._token_ids),
             logprobs=None if self._params.logprobs is None else tuple(self._logprobs),
             finish_reason=reason,
-            prompt_tokens=len(self._prompt_ids),
+            prompt_tokens=prompt_tokens,
             cached_tokens=self._cached_tokens,
             timings=Timings(
                 prefill_s=prefill_s,
@@ -199,4 +216,45 @@ class Answer:
                 prefill_tps=computed / prefill_s if prefill_s else 0.0,
                 decode_tps=later / decode_s if decode_s else 0.0,
             ),
+            content=_joined(self._events, "content"),
+            reasoning=_joined(self._events, "reasoning"),
+            tool_calls=_tool_calls(self._events),
+            reasoning_tokens=self._thought,
+            unparsed_calls=self._automaton.unparsed,
+            prompt_logprobs=self._prompt_logprobs(),
         )
+
+    def _prompt_logprobs(self) -> tuple[TokenLogprobs | None, ...] | None:
+        asked = self._params.prompt_logprobs is not None
+        return tuple(self.request.prompt_logprobs) if asked else None
+
+
+def _ends_call(events: list[Event]) -> bool:
+    return any(event.kind == "call_end" for event in events)
+
+
+def _first_call(events: list[Event]) -> list[Event]:
+    """The events up to the end of the first call."""
+    ends = [event.kind == "call_end" for event in events]
+    return events[: ends.index(True) + 1]
+
+
+def _joined(events: list[Event], kind: str) -> str:
+    return "".join(event.text for event in events if event.kind == kind)
+
+
+def _tool_calls(events: list[Event]) -> tuple[dict[str, Any], ...]:
+    """The calls in OpenAI's form, their arguments as JSON text."""
+    arguments: dict[int, list[str]] = {}
+    for event in events:
+        if event.kind == "arguments":
+            arguments.setdefault(event.index, []).append(event.text)
+    return tuple(
+        {
+            "id": event.id,
+            "type": "function",
+            "function": {"name": event.name, "arguments": "".join(arguments.get(event.index, ()))},
+        }
+        for event in events
+        if event.kind == "call"
+    )

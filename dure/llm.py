@@ -7,25 +7,23 @@ import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
 from dure import machine
-from dure.answer import THINK_OPEN, Answer, Chunk, Completion, ThinkLimit
+from dure.answer import Answer, Chunk, Completion
+from dure.chat import ChatRequest, Format, Thinking
 from dure.engine.engine import Engine
 from dure.engine.params import SamplingParams
-from dure.errors import (
-    ContextLengthError,
-    InvalidRequestError,
-    NotEnoughMemoryError,
-    TemplateError,
-)
+from dure.errors import InvalidRequestError, NotEnoughMemoryError
 from dure.loading import gigabytes, load
 from dure.measure import FixedRun
-from dure.text.template import ChatTemplate, default_template
+from dure.question import Question, Questions
+from dure.text.dialects import Dialect
+from dure.text.template import default_template
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,20 +32,8 @@ if TYPE_CHECKING:
     from dure.loading import Progress
 
 Message = Mapping[str, Any]
-Prompt = str | Sequence[int] | Sequence[Message]
-"""Text, token ids, or the messages of a chat."""
-
-THINK_SWITCH = "enable_thinking"
-"""The template variable by which Qwen3 and its followers turn thinking on and off."""
-
-
-@dataclass(frozen=True)
-class _Question:
-    """A checked prompt: its tokens, parameters that leave nothing open, and a cap on thinking."""
-
-    token_ids: list[int]
-    params: SamplingParams
-    think: ThinkLimit | None
+Prompt = str | Sequence[int] | Sequence[Message] | ChatRequest
+"""Text, token ids, the messages of a chat, or all that a chat may ask."""
 
 
 class LLM:
@@ -96,7 +82,15 @@ class LLM:
         self.tokenizer = loaded.tokenizer
         self.template_source = checkpoint.chat_template or default_template(self.tokenizer)
         self.sampling_defaults: dict[str, Any] = dict(loaded.sampling)
-        self._template: ChatTemplate | None = None
+        self.questions = Questions(
+            self.tokenizer,
+            template=self.template_source,
+            name=loaded.name,
+            context=loaded.context,
+            longest=loaded.model.context_length,
+            vocab_size=loaded.model.vocab_size,
+            sampling_defaults=self.sampling_defaults,
+        )
         self._answers: dict[str, Answer] = {}
         self.lock = threading.RLock()
         self.engine = Engine(
@@ -130,7 +124,7 @@ class LLM:
                 f"There are {len(listed)} prompts and {len(chosen)} sets of sampling parameters.",
                 hint="give one set for all, or one for each prompt",
             )
-        questions = [self._question(*each) for each in zip(listed, chosen, strict=True)]
+        questions = [self._asked(*each) for each in zip(listed, chosen, strict=True)]
         return self._answer_all(questions)
 
     def chat(
@@ -146,7 +140,7 @@ class LLM:
         think: True or False turns a thinking model's thinking on or off, a number caps its tokens.
         Calling again with the reply and a new message appended computes only what is new.
         """
-        question = self._question(messages, params, tools=tools, think=think)
+        question = self._asked(messages, params, tools=tools, think=think)
         return self._answer_all([question])[0]
 
     def stream(
@@ -163,14 +157,14 @@ class LLM:
         on_prefill is called with (tokens done, tokens in all) while the prompt is computed. Errors
         are raised here, not at the first chunk. Closing the iterator aborts the request.
         """
-        question = self._question(prompt, params, tools=tools, think=think)
+        question = self._asked(prompt, params, tools=tools, think=think)
         if question.params.n != 1:
             raise InvalidRequestError("A stream has one answer; n is more than 1.")
         return self._stream(question, on_prefill)
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Raw logits (tokens, vocab_size) after each of `token_ids`, from an empty cache."""
-        ids = self._checked_ids(token_ids)
+        ids = self.questions.checked_ids(token_ids)
         vocab_size = self.model.vocab_size
         needed, available = len(ids) * vocab_size * 4, machine.memory_available()
         if needed > available:
@@ -188,9 +182,14 @@ class LLM:
         return result
 
     @property
+    def dialect(self) -> Dialect:
+        """How the model writes thoughts and calls, found from its template and vocabulary."""
+        return self.questions.dialect
+
+    @property
     def knows_think(self) -> bool:
-        """Whether the chat template has a switch for thinking (Qwen3's `enable_thinking`)."""
-        return self.template_source is not None and THINK_SWITCH in self.template_source
+        """Whether the chat template has a switch for thinking."""
+        return self.questions.has_think_switch
 
     def chat_prompt(
         self,
@@ -200,107 +199,77 @@ class LLM:
         think: bool | int | None = None,
     ) -> str:
         """The text that the model's template makes of `messages`, up to where the reply begins."""
-        if self.template_source is None:
-            raise TemplateError(
-                f"{self.name} has no chat template: it completes text and was not taught to chat.",
-                hint="generate from plain text instead (`dure run --raw`)",
-            )
-        if self._template is None:
-            self._template = ChatTemplate(
-                self.template_source,
-                bos_token=self.tokenizer.bos_token,
-                eos_token=self.tokenizer.eos_token,
-            )
-        variables: dict[str, Any] = {}
-        if think is not None:
-            self.check_think(think)
-            variables = {THINK_SWITCH: think is not False} if self.knows_think else {}
-        text: str = self._template.render(
-            messages, tools=tools, add_generation_prompt=True, **variables
-        )
-        return text
+        self.check_think(think)
+        return self.questions.render(ChatRequest(messages, tools or (), thinking=_thinking(think)))
 
-    def check_think(self, think: bool | int) -> None:
+    def check_think(self, think: bool | int | None) -> None:
         """Nothing, or an error: a wish about thinking is never silently dropped."""
-        if not isinstance(think, bool) and think < 0:
-            raise InvalidRequestError(f"A thinking limit of {think} tokens is below 0.")
-        always = self.template_source is not None and THINK_OPEN in self.template_source
-        if self.knows_think or (always and think is not False):
-            return
-        raise TemplateError(
-            f"{self.name} has no switch for thinking in its chat template.",
-            hint="a number of tokens caps its thinking" if always else "leave thinking unset",
+        self.questions.check_thinking(_thinking(think))
+
+    def question(
+        self,
+        prompt: str | Sequence[int] | ChatRequest,
+        params: SamplingParams | None = None,
+        *,
+        format: Format | None = None,  # noqa: A002 - the word that requests use
+        cache_salt: str = "",
+        priority: int = 0,
+    ) -> Question:
+        """`prompt`, rendered, tokenised and checked: what an answer needs before it can begin.
+
+        The slow part of asking. Safe from any thread, without the lock. Raises the errors of
+        dure.errors that are the asker's.
+        """
+        return self.questions.make(
+            prompt, params, format=format, cache_salt=cache_salt, priority=priority
         )
 
-    def _question(
+    def _asked(
         self,
         prompt: Prompt,
         params: SamplingParams | None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         think: bool | int | None = None,
-    ) -> _Question:
-        """`prompt` as checked token ids, with parameters that leave nothing open."""
-        limit = None
+    ) -> Question:
+        """The question that a prompt of generate, chat or stream is."""
         if isinstance(prompt, int):
             raise InvalidRequestError(
                 "A prompt is text or a list of token ids, not a single number.",
                 hint="give a list of prompts: [[1, 2, 3]]",
             )
+        if isinstance(prompt, ChatRequest):
+            return self.question(prompt, params)
         if not isinstance(prompt, str) and len(prompt) and isinstance(prompt[0], Mapping):
-            text = self.chat_prompt(cast(Sequence[Message], prompt), tools=tools, think=think)
-            # The template wrote BOS itself where the model wants it.
-            ids = self.tokenizer.encode(text, add_special=False)
-            if think is not None and not isinstance(think, bool):
-                limit = ThinkLimit(think, already_open=text.rstrip().endswith(THINK_OPEN))
-        elif think is not None or tools is not None:
+            self.check_think(think)
+            messages = cast(Sequence[Message], prompt)
+            request = ChatRequest(messages, tools or (), thinking=_thinking(think))
+            return self.question(request, params)
+        if think is not None or tools is not None:
             raise InvalidRequestError(
                 "Tools and thinking belong to a chat, and this prompt is plain text.",
                 hint='give messages: [{"role": "user", "content": "…"}]',
             )
-        else:
-            plain = cast("str | Sequence[int]", prompt)
-            ids = self.tokenizer.encode(plain) if isinstance(plain, str) else list(plain)
-        ids = self._checked_ids(ids)
-        resolved = (params or SamplingParams()).resolve(self.sampling_defaults)
-        room = self.context - len(ids)
-        if room < 1 or (resolved.max_tokens or 0) > room:
-            raise self._too_long(len(ids), resolved.max_tokens)
-        if resolved.max_tokens is None:
-            resolved = replace(resolved, max_tokens=room)
-        return _Question(ids, resolved, limit)
+        return self.question(cast("str | Sequence[int]", prompt), params)
 
-    def _too_long(self, prompt_tokens: int, max_tokens: int | None) -> ContextLengthError:
-        asked = f" and {max_tokens:,} are asked for" if max_tokens else ""
-        longest = self.model.context_length
-        more = f"load the model with a larger context (it allows {longest:,})"
-        return ContextLengthError(
-            f"The prompt has {prompt_tokens:,} tokens{asked}, and the context holds "
-            f"{self.context:,} for both the prompt and its answer.",
-            hint=f"shorten it, or {more}" if longest > self.context else "shorten it",
-        )
-
-    def _checked_ids(self, token_ids: Sequence[int]) -> list[int]:
-        ids = [int(token) for token in token_ids]
-        if not ids:
-            raise InvalidRequestError("The prompt is empty: it has no tokens at all.")
-        highest = self.model.vocab_size - 1
-        for token in (min(ids), max(ids)):
-            if not 0 <= token <= highest:
-                raise InvalidRequestError(f"Token id {token} is outside 0 to {highest}.")
-        return ids
-
-    def begin(self, question: _Question) -> list[Answer]:
+    def begin(self, question: Question) -> list[Answer]:
         """The question's n answers, now waiting in the engine. For a caller that holds `lock`."""
-        first = self.engine.add(question.token_ids, question.params)
+        first = self.engine.add(
+            question.token_ids,
+            question.params,
+            cache_salt=question.cache_salt,
+            priority=question.priority,
+            grammar=question.grammar,
+            waits=question.reading.opened,
+        )
         answers = [
-            Answer(self.engine, self.tokenizer, request, think=question.think)
+            Answer(self.engine, self.tokenizer, request, question.reading)
             for request in first.choices or (first,)
         ]
         self._answers.update((answer.request.id, answer) for answer in answers)
         return answers
 
-    def _answer_all(self, questions: Sequence[_Question]) -> list[Completion]:
+    def _answer_all(self, questions: Sequence[Question]) -> list[Completion]:
         groups: list[list[Answer]] = []
         try:
             with self.lock:
@@ -316,7 +285,7 @@ class LLM:
             self.abandon(answer for group in groups for answer in group)
 
     def _stream(
-        self, question: _Question, on_prefill: Callable[[int, int], None] | None
+        self, question: Question, on_prefill: Callable[[int, int], None] | None
     ) -> Generator[Chunk, None, None]:
         with self.lock:
             answer = self.begin(question)[0]
@@ -345,7 +314,7 @@ class LLM:
                 if answer is None:
                     continue
                 try:
-                    answer.take(output.token_id)
+                    answer.take(output)
                 except Exception as error:  # of its text or its calls: no other answer's fault
                     answer.abort()
                     answer.error = error
@@ -358,6 +327,15 @@ class LLM:
             for answer in answers:
                 answer.abort()
                 self._answers.pop(answer.request.id, None)
+
+
+def _thinking(think: bool | int | None) -> Thinking:
+    """What `think` says: on, off, a number of tokens at most, or None for the model's own way."""
+    if think is None:
+        return Thinking()
+    if isinstance(think, bool):
+        return Thinking("on" if think else "off")
+    return Thinking("on", budget=think)
 
 
 def _joined(group: Sequence[Answer]) -> Completion:

@@ -44,6 +44,9 @@ class ByteTokenizer:
 
     eos_ids = frozenset({END})
     special_ids = frozenset({START, END})
+    added_ids = special_ids
+    eos_id = END
+    bos_id = None
     strips_leading_space = False
     bos_token = ""
     eos_token = "<|im_end|>"

@@ -22,8 +22,9 @@ LINE = (
     {"latent"},
     {"models"},
     {"engine"},
-    {"answer", "convert", "measure", "loading"},
-    {"describe"},
+    {"chat", "answer", "convert", "measure", "loading"},
+    {"describe", "thoughts", "constraints"},
+    {"question"},
     {"llm"},
     {"cli"},
 )

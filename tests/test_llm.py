@@ -250,9 +250,9 @@ def test_a_model_whose_thinking_is_capped_still_answers(make_llm: MakeLLM, limit
     chunks = list(llm.stream(HELLO, SamplingParams(logprobs=0), think=limit))
     completion = chunks[-1].completion
     assert completion is not None
-    # The opening mark is 7 tokens of this model; a cap below them holds once thinking has begun.
-    thought = max(limit - 1, 0)
-    assert f"<think>{'h' * thought}\n</think>\n\n42" == completion.text
+    thoughts = "h" * limit
+    assert f"<think>{thoughts}\n</think>\n\n42" == completion.text
+    assert (completion.reasoning, completion.content) == (thoughts, "42")
     assert completion.text == "".join(chunk.text for chunk in chunks)
     assert completion.finish_reason == "stop"
     assert completion.logprobs is not None

@@ -78,12 +78,15 @@ def _catalogued(entry: CatalogueEntry) -> dict[str, Any]:
 def _described(found: ResolvedModel, facts: ModelFacts) -> dict[str, Any]:
     from dure.describe import describe
     from dure.formats.checkpoint import open_checkpoint
-    from dure.text.dialect import dialect_of
+    from dure.text.dialects import dialect_of
+    from dure.text.dialects.thinking import has_switch
 
     entry = found.entry
     tokens = min(facts.context, CACHE_TOKENS)
     inside = describe(open_checkpoint(found.path))
-    dialect = dialect_of(facts.chat_template)
+    # The vocabulary is not read: what only it knows of the dialect is said when the model is run.
+    dialect = dialect_of(facts.chat_template, lambda _: False)
+    switch = "switchable" if has_switch(facts.chat_template) else "always"
     cache_bytes = tokens * inside.token_bytes if inside.caches else facts.cache_bytes(tokens)
     cache_bytes += inside.sequence_bytes
     needed = inside.memory_bytes + cache_bytes
@@ -122,7 +125,13 @@ def _described(found: ResolvedModel, facts: ModelFacts) -> dict[str, Any]:
         "parts": {part: dict(types) for part, types in inside.parts.items()},
         "caches": [asdict(each) for each in inside.caches],
         "cache_bytes_per_token": inside.token_bytes,
-        "template": asdict(dialect) if facts.chat_template else None,
+        "template": {
+            "dialect": dialect.name,
+            "thinking": switch if dialect.think else "",
+            "tools": dialect.calls is not None,
+        }
+        if facts.chat_template
+        else None,
         "has_chat_template": bool(facts.chat_template),
     }
 
@@ -220,13 +229,12 @@ def _fits(memory: dict[str, int] | None) -> str:
     return f"{'yes' if memory['fits'] else 'no'}: a run takes {needed}, and {free} is free"
 
 
-def _template(there: bool | None, dialect: dict[str, str] | None) -> str:
+def _template(there: bool | None, dialect: dict[str, Any] | None) -> str:
     if not there or dialect is None:
         return "" if there is None else "none: completion only"
-    kind = dialect["turns"] or "of its own kind"
     thinking = f", thinking {dialect['thinking']}" if dialect["thinking"] else ""
-    tools = f", tools as {dialect['tools']}" if dialect["tools"] else ""
-    return f"{kind}{thinking}{tools} (`--template` prints it)"
+    tools = ", calls tools" if dialect["tools"] else ""
+    return f"{dialect['dialect']}{thinking}{tools} (`--template` prints it)"
 
 
 def _percent(share: float) -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from dure.engine.grammar import Grammar
     from dure.models import Model
 
 
@@ -37,7 +38,7 @@ class StepOutput:
 
     request: Request
     token_id: int | None  # None: the request failed, see request.error
-    logprobs: TokenLogprobs | None  # if asked for
+    logprobs: TokenLogprobs | None  # if asked for; of a token that was forced there are none
     finish_reason: FinishReason | None  # None: it goes on
 
 
@@ -100,13 +101,16 @@ class Engine:
         request_id: str | None = None,
         cache_salt: str = "",
         priority: int = 0,
+        grammar: Grammar | None = None,
+        waits: bool = False,
     ) -> Request:
         """The new request, waiting; its `choices` are all n of them.
 
         Only requests of one `cache_salt` find each other's prefixes. One of a lower `priority` goes
-        first, and in the place of one of a higher if there is no room for both. InvalidRequestError
-        for an empty prompt, an id outside the vocabulary or a request id in use; ContextLengthError
-        if prompt and max_tokens exceed the context or the cache.
+        first, and in the place of one of a higher if there is no room for both. Each keeps to
+        `grammar`, if there is one: at once, or if it `waits` from when its constraint is told to
+        begin. InvalidRequestError for an empty prompt, an id outside the vocabulary or a request id
+        in use; ContextLengthError if prompt and max_tokens exceed the context or the cache.
         """
         params = params.resolve({})
         prompt = check_prompt(prompt_ids, self.model.vocab_size)
@@ -131,6 +135,7 @@ class Engine:
                 root=root,
                 choice=choice,
                 priority=priority,
+                constraint=grammar.start(waits=waits) if grammar else None,
             )
             for choice in range(params.n)
         )
@@ -164,6 +169,12 @@ class Engine:
         if request is not None:
             self._finish(request, reason)
         self.check_idle()
+
+    def force(self, request_id: str, token_ids: Sequence[int]) -> None:
+        """Nothing; the next tokens of this one choice are these, whatever is drawn."""
+        request = self._requests.get(request_id)
+        if request is not None:
+            request.forced.extend(token_ids)
 
     @property
     def has_work(self) -> bool:
@@ -221,7 +232,9 @@ class Engine:
                 continue
             self.scheduler.commit(chunk)
             if drawn is not None:
-                outputs.append(self._append(chunk.request, *drawn))
+                forced = chunk.request.forced
+                chosen = (forced.popleft(), None) if forced else drawn
+                outputs.append(self._append(chunk.request, *chosen))
         return outputs
 
     def _score(self, chunks: Sequence[Chunk], logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -252,6 +265,8 @@ class Engine:
         ends = token_id in self.eos_ids and not params.ignore_eos
         if ends or token_id in params.stop_token_ids:
             request.stop_token_id = token_id
+            reason = "stop"
+        elif request.constraint is not None and request.constraint.accept(token_id):
             reason = "stop"
         elif len(request.output_ids) == request.max_output:
             reason = "length"

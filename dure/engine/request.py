@@ -5,14 +5,18 @@ from __future__ import annotations
 import enum
 import hashlib
 import secrets
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from dure.engine.params import SamplingParams
 from dure.errors import ContextLengthError, InvalidRequestError
+
+if TYPE_CHECKING:
+    from dure.engine.grammar import Constraint
 
 __all__ = [
     "FinishReason",
@@ -95,10 +99,12 @@ class Request:
     root: bytes  # the digest that its cached blocks descend from: tenant salt and model
     choice: int = 0
     priority: int = 0  # the lowest goes first
+    constraint: Constraint | None = None  # where it stands in its grammar
     choices: tuple[Request, ...] = ()  # all n of them, this one too, in order
 
     output_ids: list[int] = field(default_factory=list)  # a stop token that ended it is the last
-    logprobs: list[TokenLogprobs] = field(default_factory=list)  # one an output token, if asked
+    forced: deque[int] = field(default_factory=deque)  # tokens that come next, whatever is drawn
+    logprobs: list[TokenLogprobs] = field(default_factory=list)  # one a token drawn, if asked
     # One a prompt token as far as scored, if asked; the first has none
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=list)
     state: RequestState = RequestState.WAITING

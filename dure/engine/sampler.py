@@ -131,7 +131,8 @@ def adjust(request: Request, logits: NDArray[np.float32]) -> Replaced:
     """What logits (V,) were, as (ids, values), where penalties and bias have changed them in place.
 
     Repetition first (a positive logit is divided, a negative one multiplied, as CTRL's paper
-    has it), then presence and frequency, then the bias. To undo it, go from the last to the first.
+    has it), then presence and frequency, then the bias, then
+    what a grammar forbids. To undo it, go from the last to the first.
     """
     params = request.params
     replaced: Replaced = []
@@ -152,6 +153,11 @@ def adjust(request: Request, logits: NDArray[np.float32]) -> Replaced:
         biased = np.fromiter(params.logit_bias.keys(), dtype=np.int32)
         replaced.append((biased, logits[biased]))
         logits[biased] += np.fromiter(params.logit_bias.values(), dtype=np.float32)
+    if request.constraint is not None:
+        forbidden = request.constraint.forbidden()
+        if forbidden is not None:
+            replaced.append((forbidden, logits[forbidden]))
+            logits[forbidden] = -np.inf
     return replaced
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
 from dure.errors import InvalidRequestError
@@ -48,16 +49,20 @@ class TextStream:
         *,
         stop: Sequence[str] = (),
         skip_special: bool = True,
+        shown: AbstractSet[int] = frozenset(),
         continues: bool = False,
     ) -> None:
-        """`continues` as in Tokenizer.decode. InvalidRequestError for an empty stop string."""
+        """shown: special tokens to be kept all the same. `continues` as in Tokenizer.decode.
+
+        InvalidRequestError for an empty stop string.
+        """
         if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop):
             raise InvalidRequestError(
                 "stop must be a list of texts, none of them empty", hint='stop=["\\n\\n"]'
             )
         self.stopped: str | None = None
         self._tokenizer = tokenizer
-        self._skipped = tokenizer.special_ids if skip_special else frozenset()
+        self._skipped = tokenizer.special_ids - shown if skip_special else frozenset()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         # Longest first: of stops completed by the same character, the longest began first.
         self._finders = [_StopFinder(text) for text in sorted(set(stop), key=len, reverse=True)]

@@ -104,6 +104,7 @@ def make_environment() -> Sandbox:
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = to_json
+    environment.filters["from_json"] = json.loads  # of llama.cpp; DeepSeek V3.2 as it has it
     environment.globals.update(
         raise_exception=_raise_exception,
         strftime_now=_strftime_now,

@@ -63,6 +63,11 @@ class Tokenizer:
         return self._vocabulary.special
 
     @property
+    def added_ids(self) -> frozenset[int]:
+        """The ids of all tokens that are cut out of a text before it is tokenised: marks."""
+        return self._vocabulary.added
+
+    @property
     def bos_token(self) -> str:
         """The text of bos_id, or an empty text."""
         return "" if self.bos_id is None else self._vocabulary.texts.get(self.bos_id, "")

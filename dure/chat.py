@@ -1,0 +1,129 @@
+"""What a chat asks of a model, under one set of names: every wire format is translated to this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from dure.errors import InvalidRequestError
+
+ThinkMode = Literal["auto", "on", "off"]
+ChoiceMode = Literal["auto", "none", "required", "named"]
+FormatKind = Literal["json_object", "json_schema", "regex", "grammar", "choice"]
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+MAX_TOOLS = 512
+
+
+def _one_of(what: str, value: object, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise InvalidRequestError(
+            f"{what} must be one of {', '.join(allowed)}, but is {str(value)[:60]!r}."
+        )
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """Whether the model thinks before it answers, how hard, and for how many tokens at most."""
+
+    mode: ThinkMode = "auto"  # auto: as the model's template has it
+    effort: str | None = None  # one of EFFORTS; "none" is off
+    budget: int | None = None  # tokens; it then answers
+
+    def __post_init__(self) -> None:
+        _one_of("thinking", self.mode, get_args(ThinkMode))
+        if self.effort is not None:
+            _one_of("The thinking effort", self.effort, EFFORTS)
+        if self.budget is not None and self.budget < 0:
+            raise InvalidRequestError(
+                f"A thinking limit of {self.budget} tokens is below 0.", hint="0 turns it off"
+            )
+
+    @property
+    def is_off(self) -> bool:
+        """Whether no thinking is wanted."""
+        return self.mode == "off" or self.effort == "none"
+
+    @property
+    def is_on(self) -> bool:
+        """Whether thinking is asked for, by a switch, an effort or a budget."""
+        wants = self.mode == "on" or self.effort is not None or self.budget is not None
+        return wants and not self.is_off
+
+
+@dataclass(frozen=True)
+class ToolChoice:
+    """Whether the model may, must or must not call tools; `name` is that of the "named" one."""
+
+    mode: ChoiceMode = "auto"
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        _one_of("tool_choice", self.mode, get_args(ChoiceMode))
+
+
+@dataclass(frozen=True)
+class Format:
+    """What the answer must be: JSON of a kind, or a text of one.
+
+    value: a JSON schema, a regular expression, a Lark grammar, or the texts to choose from.
+    """
+
+    kind: FormatKind
+    value: Any = None
+
+    def __post_init__(self) -> None:
+        _one_of("The answer's format", self.kind, get_args(FormatKind))
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """A chat in the form of OpenAI's messages and tools, and what is asked of its next message."""
+
+    messages: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, Any]] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    parallel_tool_calls: bool = True
+    thinking: Thinking = Thinking()
+    format: Format | None = None
+    template_variables: Mapping[str, Any] = field(default_factory=dict)
+    continue_final: bool = False  # the last message, the assistant's, is a beginning to go on from
+
+    def __post_init__(self) -> None:
+        _check_tools(self.tools)
+        names = tool_schemas(self.tools)
+        if self.tool_choice.mode in ("required", "named") and not names:
+            raise InvalidRequestError(
+                f'tool_choice is "{self.tool_choice.mode}", but there are no tools.',
+                hint="send tools, or leave tool_choice out",
+            )
+        if self.tool_choice.mode == "named" and self.tool_choice.name not in names:
+            raise InvalidRequestError(
+                f"tool_choice names {self.tool_choice.name!r}, and no tool is called so.",
+                hint=f"one of {', '.join(sorted(names)[:20])}",
+            )
+        last = self.messages[-1] if self.messages else {}
+        if self.continue_final and last.get("role") != "assistant":
+            raise InvalidRequestError("Only an assistant's message can be continued, and be last.")
+
+
+def tool_schemas(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The JSON schema of each tool's arguments, by its name."""
+    functions = [tool.get("function", {}) for tool in tools]
+    return {each["name"]: each.get("parameters") or {} for each in functions}
+
+
+def _check_tools(tools: Sequence[Mapping[str, Any]]) -> None:
+    if len(tools) > MAX_TOOLS:
+        raise InvalidRequestError(f"There are {len(tools)} tools; the limit is {MAX_TOOLS}.")
+    for tool in tools:
+        function = tool.get("function") if isinstance(tool, Mapping) else None
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(name, str) or not name or len(name) > 256 or not name.isprintable():
+            raise InvalidRequestError(
+                "A tool has no proper name.",
+                hint='{"type": "function", "function": {"name": …, "parameters": {…}}}',
+            )
+        schema = function.get("parameters") if isinstance(function, Mapping) else None
+        if schema is not None and not isinstance(schema, Mapping):
+            raise InvalidRequestError(f"The parameters of the tool {name!r} are no JSON schema.")

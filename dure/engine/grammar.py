@@ -1,0 +1,171 @@
+"""Grammars: which tokens may come next, so that an answer is what was asked for.
+
+The parsing is llguidance's, imported when the first grammar comes. Every grammar is one text in its
+variant of Lark; dure.text.lark writes them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dure.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dure.text.tokenizer import Tokenizer
+
+MAX_GRAMMAR_BYTES = 1 << 20
+MAX_KEPT = 32
+# Steps of the lexer and items of the parser: a hundred times what a schema of a real API takes,
+# and about a second of work at most.
+_LIMITS: dict[str, Any] = {
+    "initial_lexer_fuel": 2_000_000,
+    "step_lexer_fuel": 500_000,
+    "step_max_items": 100_000,
+    "max_lexer_states": 500_000,
+    "max_grammar_size": 500_000,
+}
+
+
+class Grammars:
+    """Compiles grammars over one vocabulary and keeps the newest. Threads may share it."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+        """vocab_size: of the logits, which may have more columns than there are tokens."""
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._engine: Any = None
+        self._kept: OrderedDict[str, Grammar] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def compile(self, text: str, what: str = "The grammar") -> Grammar:
+        """The grammar of a Lark text. InvalidRequestError, about `what`, if it has none or is too
+        large."""
+        size = len(text.encode("utf-8", "replace"))
+        if size > MAX_GRAMMAR_BYTES:
+            raise InvalidRequestError(
+                f"{what} takes {size:,} bytes as a grammar; the limit is {MAX_GRAMMAR_BYTES:,}.",
+                hint="ask for less at once",
+            )
+        with self._lock:
+            kept = self._kept.get(text)
+            if kept is not None:
+                self._kept.move_to_end(text)
+                return kept
+            if self._engine is None:
+                self._engine = _engine(self._tokenizer, self._vocab_size)
+            engine = self._engine
+        made = Grammar(engine, text, what, self._tokenizer.eos_ids, self._vocab_size)
+        with self._lock:
+            self._kept[text] = made
+            while len(self._kept) > MAX_KEPT:
+                self._kept.popitem(last=False)
+        return made
+
+
+class Grammar:
+    """A compiled grammar, from which any number of answers may start."""
+
+    def __init__(
+        self, engine: Any, text: str, what: str, eos_ids: AbstractSet[int], vocab_size: int
+    ) -> None:
+        import llguidance  # noqa: PLC0415 - only who asks for a grammar waits for it
+
+        limits = llguidance.LLParserLimits(**_LIMITS)
+        self._matcher = llguidance.LLMatcher(engine, text, log_level=0, limits=limits)
+        self._eos_ids = np.fromiter(sorted(eos_ids), np.int64)
+        self._engine_eos = engine.eos_token
+        self._vocab_size = vocab_size
+        if self._matcher.is_error():
+            # The library's own words quote its grammar's insides; they are for us, not for users.
+            raise InvalidRequestError(
+                f"{what} cannot be enforced: it is malformed, uses a keyword that is not "
+                "supported, or is too complex.",
+                hint="make it simpler",
+            )
+
+    def start(self, *, waits: bool = False) -> Constraint:
+        """A constraint at the grammar's beginning; one that `waits` allows all until it begins."""
+        return Constraint(
+            self._matcher.deep_copy(), self._eos_ids, self._engine_eos, self._vocab_size, waits
+        )
+
+
+class Constraint:
+    """Where one answer stands in a grammar."""
+
+    def __init__(
+        self,
+        matcher: Any,
+        eos_ids: NDArray[np.int64],
+        engine_eos: int,
+        vocab_size: int,
+        waits: bool,
+    ) -> None:
+        self.waits = waits
+        self._matcher = matcher
+        self._eos_ids = eos_ids
+        self._engine_eos = engine_eos
+        self._vocab_size = vocab_size
+
+    def begin(self) -> None:
+        """Nothing; from the next token on the grammar holds."""
+        self.waits = False
+
+    def forbidden(self) -> NDArray[np.int32] | None:
+        """The ids that must not come next; None while all may.
+
+        ArithmeticError if the grammar's limits were met on the way.
+        """
+        if self.waits:
+            return None
+        words = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        allowed = np.unpackbits(words, bitorder="little")[: self._vocab_size].astype(np.bool_)
+        if self._matcher.is_error():
+            raise ArithmeticError("the grammar became too complex in the midst of the answer")
+        # The engine knows one end of generation; where that may come, so may the others.
+        allowed[self._eos_ids] = allowed[self._engine_eos]
+        if not allowed.any():
+            raise ArithmeticError("the grammar allows no token of this vocabulary")
+        return np.flatnonzero(~allowed).astype(np.int32)
+
+    def accept(self, token_id: int) -> bool:
+        """Whether, now that `token_id` has come, nothing may follow but an end of generation."""
+        if self.waits or token_id in self._eos_ids:
+            return False
+        self._matcher.consume_token(token_id)
+        return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
+
+
+def _engine(tokenizer: Tokenizer, vocab_size: int) -> Any:
+    """llguidance's view of the vocabulary: the bytes of each token, and which are marks."""
+    import llguidance  # noqa: PLC0415
+
+    return llguidance.LLTokenizer(
+        llguidance.TokenizerWrapper(_Vocabulary(tokenizer)), n_vocab=vocab_size
+    )
+
+
+class _Vocabulary:
+    """A tokenizer as llguidance asks for it."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.tokens = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
+        # Marks that are no control tokens, such as <tool_call>, must not come up in texts either.
+        self.special_token_ids = sorted(tokenizer.special_ids | tokenizer.added_ids)
+        eos = tokenizer.eos_id
+        self.eos_token_id = min(tokenizer.eos_ids) if eos is None else eos
+        self.bos_token_id = tokenizer.bos_id
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        """The ids of a text in which no mark counts."""
+        if isinstance(text, bytes):
+            text = text.decode("utf-8", "replace")
+        return self._tokenizer.encode(text, add_special=False, parse_special=False)

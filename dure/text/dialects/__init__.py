@@ -1,0 +1,46 @@
+"""Dialects: how each family of models writes thoughts and tool calls, and how that is read.
+
+`dialect_of` finds a model's dialect, `Automaton` reads its text, `Event` is what that says.
+"""
+
+from __future__ import annotations
+
+from dure.text.dialects import (
+    deepseek,
+    dsml,
+    ernie,
+    hermes,
+    hunyuan,
+    hy3,
+    llama3,
+    minimax,
+    pangu,
+    plain,
+    qwenxml,
+)
+from dure.text.dialects.automaton import Automaton
+from dure.text.dialects.dialect import Dialect, HasToken, Marks
+from dure.text.dialects.event import Event
+from dure.text.dialects.plain import PLAIN
+
+__all__ = ["PLAIN", "Automaton", "Dialect", "Event", "HasToken", "Marks", "dialect_of"]
+
+_FAMILIES = (
+    dsml.find,
+    deepseek.find,
+    minimax.find,
+    hy3.find,
+    hunyuan.find,
+    pangu.find,
+    ernie.find,
+    qwenxml.find,
+    hermes.find,
+    llama3.find,
+    plain.find,
+)
+"""The first to know a template decides: marks that only one family has come first."""
+
+
+def dialect_of(template: str, has_token: HasToken) -> Dialect:
+    """The dialect of a model, from its chat template's source and its vocabulary."""
+    return next(found for find in _FAMILIES if (found := find(template, has_token)))

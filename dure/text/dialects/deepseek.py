@@ -1,0 +1,83 @@
+"""DeepSeek R1, V3 and V3.1: marks of their own around a name and JSON arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dure.text.dialects.automaton import Automaton, Parser
+from dure.text.dialects.dialect import THINK, Dialect, HasToken, Schemas
+from dure.text.dialects.jsoncalls import arguments_rule, read_arguments
+from dure.text.lark import Rules, one_of, quoted, some_of
+
+CALLS, CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
+CALL, CALL_END, SEPARATOR = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"
+FENCE = "```"
+
+
+@dataclass(frozen=True)
+class DeepSeekCalls:
+    """<｜tool▁call▁begin｜>f<｜tool▁sep｜>{…}<｜tool▁call▁end｜>, one after the other.
+
+    fenced: R1 and V3 write "function", the separator, the name, and the arguments as a code block.
+    """
+
+    fenced: bool
+    begins: tuple[str, ...] = (CALLS, CALL)
+    marks: tuple[str, ...] = (CALLS, CALLS_END, CALL, CALL_END, SEPARATOR)
+
+    def parse(self, automaton: Automaton, mark: str) -> Parser[bool]:
+        """Whether calls came; the marks after the last may be missing."""
+        count = 0
+        while True:
+            yield from automaton.space()
+            if mark == CALL or (yield from automaton.expect(CALL)):
+                mark = ""
+                if not (yield from self._call(automaton)):
+                    return False
+                count += 1
+                continue
+            yield from automaton.expect(CALLS_END)
+            return count > 0
+
+    def _call(self, automaton: Automaton) -> Parser[bool]:
+        name = yield from automaton.word("<\n{")
+        if not (yield from automaton.expect(SEPARATOR)):
+            return False
+        # Either model is known to write as the other does.
+        if self.fenced or name == "function":
+            after = yield from automaton.word("\n{`")
+            name = after or name
+        yield from automaton.space()
+        if (yield from automaton.expect(FENCE)):
+            yield from automaton.expect("json")
+        if not (yield from read_arguments(automaton, name.strip())):
+            return False
+        yield from automaton.space()
+        yield from automaton.expect(FENCE)
+        yield from automaton.space()
+        return (yield from automaton.expect(CALL_END)) or (yield from automaton.peek()) == ""
+
+    def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:
+        """What says calls, and the marks around all of them."""
+        calls = []
+        for name, schema in tools.items():
+            arguments = arguments_rule(name, schema, rules)
+            head = f"function{SEPARATOR}{name}\n{FENCE}json\n" if self.fenced else name + SEPARATOR
+            tail = f"\n{FENCE}{CALL_END}" if self.fenced else CALL_END
+            calls.append(f"{rules.literal(CALL + head)} {arguments} {rules.literal(tail)}")
+        separator = quoted("\n") if self.fenced else ""
+        listed = some_of(rules.add(one_of(calls)), separator, several=several)
+        return f"{rules.literal(CALLS)} {listed} {rules.literal(CALLS_END)}"
+
+
+def find(template: str, has_token: HasToken) -> Dialect | None:
+    """The dialect of a template, or of a distilled model's, that shows calls so; or None."""
+    if CALL not in template:
+        return None
+    fenced = FENCE in template
+    thinks = THINK.close in template or has_token(THINK.close)
+    return Dialect(
+        "DeepSeek R1/V3" if fenced else "DeepSeek V3.1",
+        think=THINK if thinks else None,
+        calls=DeepSeekCalls(fenced),
+    )

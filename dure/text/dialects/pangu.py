@@ -1,0 +1,28 @@
+"""openPangu: tokens of its own around thoughts and around a JSON array of calls."""
+
+from __future__ import annotations
+
+from dure.text.dialects.dialect import THINK, Dialect, HasToken, Marks
+from dure.text.dialects.jsoncalls import ArrayCalls
+
+NO_THINK = " /no_think"
+# The older vocabulary has no names for its marks.
+OLD = Dialect(
+    "openPangu",
+    Marks("[unused16]", "[unused17]", "[unused17]"),
+    ArrayCalls("[unused11]", "[unused12]"),
+    no_think=NO_THINK,
+)
+NEW = Dialect(
+    "openPangu V2",
+    THINK,
+    ArrayCalls("<|tool_call_start|>", "<|tool_call_end|>"),
+    no_think=NO_THINK,
+)
+
+
+def find(template: str, has_token: HasToken) -> Dialect | None:
+    """The dialect of openPangu's templates, or None."""
+    if "[unused9]" not in template and "[unused10]" not in template:
+        return None
+    return NEW if has_token("<|tool_call_start|>") else OLD

@@ -1,0 +1,48 @@
+"""Thinking, as each family's chat template is told of it: which variables, with which values."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+_USES_THINKING = re.compile(r"\b(if|not|and|or)\s+(not\s+)?thinking\b")
+"""DeepSeek's switch; the bare word occurs in the prose of many templates."""
+
+# What each family's `reasoning_effort` may be; another value is an error there, or means nothing.
+_HY = {"minimal": "low", "low": "low", "medium": "high"}
+_DEEPSEEK = {"minimal": "low", "low": "low", "medium": "high", "max": "max"}
+_COMMON = {"minimal": "low", "low": "low", "medium": "medium"}
+
+
+def template_variables(template: str, *, on: bool | None, effort: str | None) -> dict[str, Any]:
+    """The variables that turn thinking `on`, off or leave it (None), as hard as `effort` says."""
+    variables: dict[str, Any] = {}
+    if on is not None:
+        if "enable_thinking" in template:
+            variables["enable_thinking"] = on
+        if _USES_THINKING.search(template):
+            variables["thinking"] = on
+        if "thinking_mode" in template:
+            variables["thinking_mode"] = "enabled" if on else "disabled"
+    if "reasoning_effort" in template:
+        value = _effort(template, on=on, effort=effort)
+        if value is not None:
+            variables["reasoning_effort"] = value
+    return variables
+
+
+def has_switch(template: str) -> bool:
+    """Whether some variable of the template turns thinking on and off."""
+    both = [template_variables(template, on=on, effort=None) for on in (True, False)]
+    return both[0] != both[1]
+
+
+def _effort(template: str, *, on: bool | None, effort: str | None) -> str | None:
+    """The effort by the template's own word; None to leave it out."""
+    if "'no_think'" in template:  # Hunyuan 3: it refuses any word but its three
+        if on is False:
+            return "no_think"
+        return _HY.get(effort, "high") if effort else "high" if on else None
+    if on is False or effort is None:
+        return None
+    return (_DEEPSEEK if "DSML" in template else _COMMON).get(effort, "high")
