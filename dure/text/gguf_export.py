@@ -114,7 +114,7 @@ def _pair(merge: Any) -> tuple[str, str]:
 
 def _rule(checkpoint: Checkpoint, vocabulary: Vocabulary, *, ignore_merges: bool) -> str:
     """The name of the rule that cuts words as the folder's tokenizer does."""
-    cutter = vocabulary.full.pre_tokenizer
+    cutter = vocabulary.full.cutter
     wanted = None if cutter is None else cutter.pre_tokenize_str(SAMPLE)
     for name, rule in PRETOKENIZERS.items():
         same = rule.ignore_merges == ignore_merges and name != "default"

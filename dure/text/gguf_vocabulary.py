@@ -13,14 +13,18 @@ from tokenizers import AddedToken, decoders, models, normalizers
 
 from dure.errors import TokenizerError
 from dure.text import pretokenizers
+from dure.text.bpe import Merges, WordEncoder
 from dure.text.vocabulary import (
     END_TOKENS,
     MAX_MERGES,
     MAX_TOKEN_CHARS,
     MAX_TOKENS,
+    Encoder,
     Kind,
+    LibraryEncoder,
     Vocabulary,
     guarded,
+    is_blank,
     takes_whole,
     twin_without_added,
 )
@@ -58,25 +62,20 @@ def _byte_level(metadata: Mapping[str, Any]) -> Vocabulary:
     types = _types(metadata, len(tokens))
     rule = pretokenizers.lookup(_string(metadata, "pre") or "default")
     ids = dict(zip(tokens, range(len(tokens)), strict=True))
-    merges = _merges(metadata)
-
-    def model(vocabulary: Mapping[str, int]) -> models.BPE:
-        return models.BPE(dict(vocabulary), merges, ignore_merges=rule.ignore_merges)
-
-    bpe = guarded(lambda: model(ids), "reading the merges")
-    full = tokenizers.Tokenizer(bpe)
-    full.pre_tokenizer = rule.pre_tokenizer()
-    _add_tokens(full, tokens, types)
-    outside = _of_kind(types, CONTROL, UNKNOWN, USER_DEFINED)
-    if rule.ignore_merges and takes_whole(full, (tokens[i] for i in outside)):
-        ordinary = {token: index for token, index in ids.items() if index not in outside}
-        bpe = guarded(lambda: model(ordinary), "reading the merges")
-    plain = twin_without_added(full, bpe)
+    ranks = _ranks(metadata, ids)
+    cutter = rule.pre_tokenizer()
+    users = [tokens[i] for i in sorted(_of_kind(types, USER_DEFINED))]
+    controls = [tokens[i] for i in sorted(_of_kind(types, CONTROL, UNKNOWN))]
+    merges = ordinary = Merges(ids, ranks, takes_whole=rule.ignore_merges)
+    if rule.ignore_merges and takes_whole(cutter, controls + users):
+        outside = {*controls, *users}
+        kept = {token: index for token, index in ids.items() if token not in outside}
+        ordinary = Merges(kept, _ranks(metadata, kept), takes_whole=True)
     return _finish(
         metadata,
         kind="bytes",
-        full=full,
-        plain=plain,
+        full=WordEncoder(merges, cutter, ids, controls + users),
+        plain=WordEncoder(ordinary, cutter, ids, filter(is_blank, users)),
         tokens=tokens,
         types=types,
         add_bos=rule.add_bos,
@@ -121,8 +120,8 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> Vocabulary:
     return _finish(
         metadata,
         kind="sentencepiece",
-        full=full,
-        plain=plain,
+        full=LibraryEncoder(full),
+        plain=LibraryEncoder(plain),
         tokens=tokens,
         types=types,
         add_bos=True,
@@ -163,8 +162,8 @@ def _finish(
     metadata: Mapping[str, Any],
     *,
     kind: Kind,
-    full: tokenizers.Tokenizer,
-    plain: tokenizers.Tokenizer,
+    full: Encoder,
+    plain: Encoder,
     tokens: Sequence[str],
     types: Types,
     add_bos: bool,
@@ -237,8 +236,9 @@ def _of_kind(types: Types, *kinds: int) -> frozenset[int]:
     return frozenset(np.flatnonzero(np.isin(types, kinds)).tolist())
 
 
-def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The merges, best first."""
+def _ranks(metadata: Mapping[str, Any], ids: Mapping[str, int]) -> dict[str, int]:
+    """The merges, each "left right", best first, and their places in the list. Every union is a
+    token of `ids`."""
     lines = metadata.get(_KEY + "merges")
     if not isinstance(lines, list):
         raise TokenizerError("the tokenizer has no list of merges", hint=_DAMAGED)
@@ -250,13 +250,21 @@ def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not set(map(type, lines)) <= {str}:
         raise TokenizerError("a merge is not a text", hint=_DAMAGED)
     if _are_pairs(lines):  # all at once: a step for each of 150,000 would double the time
-        words = "\n".join(lines).replace(" ", "\n").split("\n")
-        return list(zip(words[::2], words[1::2], strict=True))
-    merges: list[Any] = [tuple(line.split(" ")) for line in lines]
-    for index, merge in enumerate(merges):
-        if len(merge) != 2 or not all(merge):
-            raise TokenizerError(f"merge {index:,} is not two tokens and a space", hint=_DAMAGED)
-    return merges
+        unions = "\n".join(lines).replace(" ", "").split("\n")
+    else:
+        merges = [line.split(" ") for line in lines]
+        for index, merge in enumerate(merges):
+            if len(merge) != 2 or not all(merge):
+                raise TokenizerError(
+                    f"merge {index:,} is not two tokens and a space", hint=_DAMAGED
+                )
+        unions = ["".join(merge) for merge in merges]
+    if not all(map(ids.__contains__, unions)):
+        missing = next(union for union in unions if union not in ids)
+        raise TokenizerError(
+            f"reading the merges, one makes {missing[:40]!r}, which is no token", hint=_DAMAGED
+        )
+    return dict(zip(lines, range(len(lines)), strict=True))
 
 
 def _are_pairs(lines: Sequence[str]) -> bool:

@@ -16,6 +16,7 @@ from dure.text.vocabulary import (
     MAX_FILE_BYTES,
     MAX_TOKENS,
     Kind,
+    LibraryEncoder,
     Vocabulary,
     guarded,
     takes_whole,
@@ -61,8 +62,8 @@ def read_json_vocabulary(
     ends |= _ids(generation_config.get("eos_token_id")) | _ids(config.get("eos_token_id"))
     return Vocabulary(
         kind=kind,
-        full=full,
-        plain=twin_without_added(full, _plain_model(full, data)),
+        full=LibraryEncoder(full),
+        plain=LibraryEncoder(twin_without_added(full, _plain_model(full, data))),
         texts=texts,
         added=frozenset(added),
         special=special,
@@ -99,7 +100,7 @@ def _plain_model(full: tokenizers.Tokenizer, data: bytes) -> tokenizers.models.M
         return model
     hidden = {token.content for token in full.get_added_tokens_decoder().values()}
     known = [text for text in hidden if model.token_to_id(text) is not None]
-    if not takes_whole(full, known):
+    if not takes_whole(full.pre_tokenizer, known):
         return model
     parsed = json.loads(data)["model"]
     vocabulary = {text: i for text, i in parsed["vocab"].items() if text not in hidden}

@@ -84,8 +84,7 @@ class Tokenizer:
 
     def token_id(self, text: str) -> int | None:
         """The id of the token written exactly so in the vocabulary, or None."""
-        found: int | None = self._vocabulary.full.token_to_id(text)
-        return found
+        return self._vocabulary.full.token_to_id(text)
 
     def encode(
         self, text: str, *, add_special: bool = True, parse_special: bool = True
@@ -108,10 +107,8 @@ class Tokenizer:
                 f"the text has half a surrogate pair at character {error.start}",
                 hint="decode the text with errors='replace' before sending it",
             ) from error
-        engine = self._vocabulary.full if parse_special else self._vocabulary.plain
-        ids: list[int] = guarded(
-            lambda: engine.encode(text, add_special_tokens=False).ids, "encoding a text"
-        )
+        encoder = self._vocabulary.full if parse_special else self._vocabulary.plain
+        ids = guarded(lambda: encoder.encode(text), "encoding a text")
         if not add_special:
             return ids
         return [*self._vocabulary.prefix, *ids, *self._vocabulary.suffix]

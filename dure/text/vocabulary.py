@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import tokenizers
 
@@ -44,6 +44,42 @@ Kind = Literal["bytes", "sentencepiece"]
 T = TypeVar("T")
 
 
+class Encoder(Protocol):
+    """What turns texts into ids."""
+
+    @property
+    def cutter(self) -> Any:
+        """The library's pre-tokenizer that cuts text into words, or None."""
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, with nothing put around it."""
+
+    def token_to_id(self, text: str) -> int | None:
+        """The id of the token written exactly so, or None."""
+
+
+class LibraryEncoder:
+    """An Encoder that is the tokenizers library's."""
+
+    def __init__(self, library: tokenizers.Tokenizer) -> None:
+        self.library = library
+
+    @property
+    def cutter(self) -> Any:
+        """The library's pre-tokenizer that cuts text into words, or None."""
+        return self.library.pre_tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, with nothing put around it."""
+        ids: list[int] = self.library.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def token_to_id(self, text: str) -> int | None:
+        """The id of the token written exactly so, or None."""
+        found: int | None = self.library.token_to_id(text)
+        return found
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """Everything a Tokenizer needs to know.
@@ -56,8 +92,8 @@ class Vocabulary:
     """
 
     kind: Kind
-    full: tokenizers.Tokenizer
-    plain: tokenizers.Tokenizer
+    full: Encoder
+    plain: Encoder
     texts: Mapping[int, str]
     added: frozenset[int]
     special: frozenset[int]
@@ -88,14 +124,19 @@ def guarded(call: Callable[[], T], doing: str) -> T:
         ) from error
 
 
-def takes_whole(full: tokenizers.Tokenizer, texts: Iterable[str]) -> bool:
-    """Whether the rules of `full` leave any of `texts` as one word.
+def takes_whole(cutter: Any, texts: Iterable[str]) -> bool:
+    """Whether a pre-tokenizer, if there is one, leaves any of `texts` as one word.
 
     A model with ignore_merges takes a word it finds in its vocabulary whole, a control token's
     name too. Names such as <|im_end|> are no danger: they are cut at their signs.
     """
-    cutter = full.pre_tokenizer
     return cutter is None or any(len(cutter.pre_tokenize_str(text)) == 1 for text in texts if text)
+
+
+def is_blank(text: str) -> bool:
+    """Whether an added token is a run of spaces: no danger in a user's text, and models expect them
+    there."""
+    return not text.strip(" \t\n\r▁")
 
 
 def twin_without_added(
@@ -111,11 +152,10 @@ def twin_without_added(
         plain.normalizer = full.normalizer
     if full.pre_tokenizer is not None:
         plain.pre_tokenizer = full.pre_tokenizer
-    # Runs of spaces that a file lists as added tokens are no danger, and models expect them.
     blank = [
         token
         for token in full.get_added_tokens_decoder().values()
-        if not token.special and not token.content.strip(" \t\n\r▁")
+        if not token.special and is_blank(token.content)
     ]
     if blank:
         plain.add_tokens(blank)
