@@ -13,6 +13,7 @@ The table goes to standard output as Markdown, every figure to standard error an
 from __future__ import annotations
 
 import argparse
+import compileall
 import contextlib
 import importlib.util
 import json
@@ -74,10 +75,8 @@ class Worker:
 
     @staticmethod
     def _variables(engine: str) -> dict[str, str]:
-        if engine == "dure":  # the one that this Python imports, else the one beside this script
-            spec = importlib.util.find_spec("dure")
-            home = ROOT if spec is None or spec.origin is None else Path(spec.origin).parent.parent
-            return {"PYTHONPATH": os.pathsep.join([str(home), os.getenv("PYTHONPATH", "")])}
+        if engine == "dure":
+            return {"PYTHONPATH": os.pathsep.join([str(home()), os.getenv("PYTHONPATH", "")])}
         return {"GGML_NO_BACKTRACE": "1"}  # a debugger's view of each crash takes seconds
 
     def ask(self, what: str, **request: Any) -> dict[str, Any]:
@@ -302,6 +301,13 @@ def machine() -> dict[str, Any]:
     }
 
 
+def home() -> Path:
+    """The folder with the dure that is measured: the one that this Python imports, else the one
+    beside this script."""
+    spec = importlib.util.find_spec("dure")
+    return ROOT if spec is None or spec.origin is None else Path(spec.origin).parent.parent
+
+
 def usable(engine: str, python: str) -> bool:
     """Whether that Python has the peer."""
     look = "import importlib.util as u, sys; sys.exit(u.find_spec(sys.argv[1]) is None)"
@@ -395,6 +401,8 @@ def main() -> None:
     record = Recorder(options.json)
     about = machine()
     record("machine", **about)
+    # pip compiles what it installs, the peers too; a source tree may never have been.
+    compileall.compile_dir(home() / "dure", quiet=2)
     read_limit = limits.memory_read(options.threads)
     report = compare(options, engines, record)
     versions = ", ".join(f"{NAMES[engine]} {word}" for engine, word in report.versions.items())

@@ -13,6 +13,7 @@ from dure import hub, kernels, machine, models
 from dure.batch import BLOCK_SIZE, CacheDtype
 from dure.errors import InvalidRequestError, NotEnoughMemoryError, TokenizerError
 from dure.formats.checkpoint import open_checkpoint
+from dure.formats.texts import Texts
 
 if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
@@ -272,9 +273,9 @@ def _label(resolved: hub.ResolvedModel) -> str:
 
 
 def _without_vocabulary(checkpoint: Checkpoint) -> Checkpoint:
-    """The same without a GGUF's tokens and merges: 30 MB of strings that nobody reads again."""
+    """The same without a GGUF's tokens and merges, which nobody reads again."""
     metadata = checkpoint.metadata
-    kept = {key: metadata[key] for key in metadata if not isinstance(metadata[key], list)}
+    kept = {key: metadata[key] for key in metadata if not isinstance(metadata[key], (list, Texts))}
     return replace(checkpoint, metadata=kept)
 
 

@@ -23,6 +23,7 @@ from dure.formats.blocks import BY_ID
 from dure.formats.sniff import describe
 from dure.formats.source import SourceFile
 from dure.formats.tensors import TensorInfo, shown
+from dure.formats.texts import Texts, decoded, places
 
 MAX_STRING_BYTES = 64 << 20
 MAX_NAME_BYTES = 65_535  # of a key or a tensor; the format's own limit for keys
@@ -60,12 +61,10 @@ _PART_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gg
 _DAMAGED = "the file is damaged or made by a faulty tool: download or convert it again."
 
 
-_Places = tuple[npt.NDArray[np.int64], int]
-
-
 @dataclass(frozen=True, slots=True)
 class GGUFFile:
-    """A parsed GGUF file: its key-values, its tensors by name, and its format version."""
+    """A parsed GGUF file: its key-values, its tensors by name, and its format version. An array of
+    strings is a list, or of a large file Texts."""
 
     metadata: dict[str, Any]
     tensors: dict[str, TensorInfo]
@@ -285,28 +284,28 @@ class _Header:
         self.position += size
         return raw
 
-    def texts(self, count: int, what: str) -> list[str]:
-        """The next `count` strings, decoded a window at a time: a vocabulary has 150,000
-        tokens and as many merges, and a call each would take half a second."""
-        texts: list[str] = []
+    def texts(self, count: int, what: str) -> list[str] | Texts:
+        """The next `count` strings, a window at a time: a vocabulary has 150,000 tokens and as many
+        merges. Those of a large file are decoded when they are first wanted: it has memory to
+        spare, so they are charged the most that they can take, 76 bytes and a pointer each, and 4
+        for every byte."""
+        later = self.source.size_bytes >= _LARGE_FILE
+        texts: list[str] | Texts = Texts() if later else []
         while (done := len(texts)) < count:
             at = self._fill(0, what)
-            batch, stop = _whole_texts(self._window, at, count - done)
+            starts, stop = places(self._window, at, count - done)
+            piece = self._window[at:stop]
             self.position += stop - at
-            self._charge_texts(batch, stop - at)
-            texts += batch
+            if isinstance(texts, Texts):
+                self.charge(84 * len(starts) + 4 * len(piece))
+                texts.add(piece, starts - at)
+            else:
+                batch = decoded(piece, starts - at)
+                self.charge(sum(map(sys.getsizeof, batch)) + 8 * len(batch))
+                texts += batch
             if len(texts) < count:  # the next one crosses the window's end, or the file's
                 texts.append(self.text(what))
         return texts
-
-    def _charge_texts(self, texts: list[str], size: int) -> None:
-        """Nothing; charges texts decoded from `size` bytes. Measuring them is a fifth of the time
-        of reading a file, so a large file, which has memory to spare, is charged the most that
-        they can take: 76 bytes and a pointer each, and 4 for every byte."""
-        if self.source.size_bytes >= _LARGE_FILE:
-            self.charge(84 * len(texts) + 4 * size)
-        else:
-            self.charge(sum(map(sys.getsizeof, texts)) + 8 * len(texts))
 
     def _fill(self, size: int, what: str) -> int:
         """Where in the window the position lies, after making sure that `size` bytes follow it."""
@@ -317,51 +316,6 @@ class _Header:
             self._window = self.source.read(self.position, min(_WINDOW_BYTES, left)).tobytes()
             self._window_start, at = self.position, 0
         return at
-
-
-def _whole_texts(window: bytes, at: int, most: int) -> tuple[list[str], int]:
-    """Up to `most` strings from `at` on that lie wholly in the window, and where they end."""
-    starts, stop = _short_texts(window, at, most) or _any_texts(window, at, most)
-    if not starts.size:
-        return [], at
-    # Each length becomes eight NULs, and the text is decoded and split there, all at once.
-    joined = np.array(np.frombuffer(window, np.uint8, stop - at, at))
-    lengths: npt.NDArray[np.uint64] = np.ndarray((joined.size - 7,), "<u8", joined.data, 0, (1,))
-    lengths[starts - at] = 0
-    if joined.size - np.count_nonzero(joined) == 8 * len(starts):
-        return str(joined.data, "utf-8", "surrogateescape").split("\0" * 8)[1:], stop
-    ends = [*starts[1:].tolist(), stop]  # a string has a NUL of its own
-    pairs = zip(starts.tolist(), ends, strict=True)
-    return [str(window[a + 8 : b], "utf-8", "surrogateescape") for a, b in pairs], stop
-
-
-def _any_texts(window: bytes, at: int, most: int) -> _Places:
-    """Where the lengths of up to `most` strings lie, and where the last of them ends."""
-    starts: list[int] = []
-    add_start, length_at = starts.append, _U64.unpack_from
-    stop, last = at, len(window) - 8
-    for _ in range(most):
-        if stop > last:
-            break
-        add_start(stop)
-        stop += 8 + length_at(window, stop)[0]
-    if stop > len(window):
-        stop = starts.pop()
-    return np.array(starts, dtype=np.int64), stop
-
-
-def _short_texts(window: bytes, at: int, most: int) -> _Places | None:
-    """The same where no string is empty, longer than 255 bytes, or has a NUL, else None: then the
-    only eight bytes below 256 are the lengths, and numpy finds them all at once."""
-    if len(window) - at < 8:
-        return None
-    numbers: npt.NDArray[np.uint64] = np.ndarray((len(window) - at - 7,), "<u8", window, at, (1,))
-    starts = np.flatnonzero(numbers < 256)[: most + 1]
-    ends = starts + 8 + numbers[starts].astype(np.int64)
-    if not starts.size or starts[0] or (starts[1:] != ends[:-1]).any():
-        return None
-    count = min(most, int(np.count_nonzero(ends <= len(window) - at)))
-    return starts[:count] + at, at + int(ends[count - 1]) if count else at
 
 
 def _read_value(header: _Header, key: str) -> Any:

@@ -8,10 +8,10 @@ file's own strings are the tables; the library still cuts text into words.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from tokenizers import pre_tokenizers
@@ -21,15 +21,34 @@ _MOST_REMEMBERED = 1 << 15
 _LONGEST_REMEMBERED = 64  # characters
 
 
+class Ranks(Protocol):
+    """Where merges come in their list."""
+
+    def get(self, merge: str, /) -> int | None:
+        """The place of "left right", or None if it is no merge."""
+
+
+class RanksOfTokens:
+    """The merges of a file whose tokens from `first` on are their unions in the same order, as
+    training leaves them: a merge's place follows from its union's id, without a table."""
+
+    def __init__(self, merges: Sequence[str], ids: Mapping[str, int], first: int) -> None:
+        self._merges, self._ids, self._first = merges, ids, first
+
+    def get(self, merge: str, /) -> int | None:
+        """The place of "left right", or None if it is no merge."""
+        place = self._ids.get(merge.replace(" ", ""), -1) - self._first
+        known = 0 <= place < len(self._merges) and self._merges[place] == merge
+        return place if known else None
+
+
 class Merges:
     """Words to ids: the neighbours that come first in the list of merges are joined first (Sennrich
     et al. 2016, arXiv 1508.07909), of equal ones the leftmost."""
 
-    def __init__(
-        self, ids: Mapping[str, int], ranks: Mapping[str, int], *, takes_whole: bool
-    ) -> None:
-        """ranks: "left right" -> place in the list; every union has an id. takes_whole: a word that
-        is itself a token is one, whatever the merges say."""
+    def __init__(self, ids: Mapping[str, int], ranks: Ranks, *, takes_whole: bool) -> None:
+        """Every union has an id. takes_whole: a word that is itself a token is one, whatever the
+        merges say."""
         self._ids, self._ranks, self._takes_whole = ids, ranks, takes_whole
         self._known: dict[str, list[int]] = {}
 
@@ -64,7 +83,7 @@ class Merges:
             # Neighbours that have changed since wait no more, unless they still make the same.
             if not parts[at] or parts[at] + parts[after[at]] != union:
                 continue
-            if f"{parts[at]} {parts[after[at]]}" not in self._ranks:
+            if self._ranks.get(f"{parts[at]} {parts[after[at]]}") is None:
                 continue
             gone = after[at]
             parts[at], parts[gone] = union, ""

@@ -12,8 +12,9 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers
 
 from dure.errors import TokenizerError
+from dure.formats.texts import Texts
 from dure.text import pretokenizers
-from dure.text.bpe import Merges, WordEncoder
+from dure.text.bpe import Merges, Ranks, RanksOfTokens, WordEncoder
 from dure.text.vocabulary import (
     END_TOKENS,
     MAX_MERGES,
@@ -62,7 +63,7 @@ def _byte_level(metadata: Mapping[str, Any]) -> Vocabulary:
     types = _types(metadata, len(tokens))
     rule = pretokenizers.lookup(_string(metadata, "pre") or "default")
     ids = dict(zip(tokens, range(len(tokens)), strict=True))
-    ranks = _ranks(metadata, ids)
+    ranks = _ranks(metadata, tokens, ids)
     cutter = rule.pre_tokenizer()
     users = [tokens[i] for i in sorted(_of_kind(types, USER_DEFINED))]
     controls = [tokens[i] for i in sorted(_of_kind(types, CONTROL, UNKNOWN))]
@@ -70,7 +71,7 @@ def _byte_level(metadata: Mapping[str, Any]) -> Vocabulary:
     if rule.ignore_merges and takes_whole(cutter, controls + users):
         outside = {*controls, *users}
         kept = {token: index for token, index in ids.items() if token not in outside}
-        ordinary = Merges(kept, _ranks(metadata, kept), takes_whole=True)
+        ordinary = Merges(kept, _ranks(metadata, tokens, kept), takes_whole=True)
     return _finish(
         metadata,
         kind="bytes",
@@ -197,8 +198,8 @@ def _finish(
 
 def _tokens(metadata: Mapping[str, Any]) -> list[str]:
     """The tokens by id, each within its limits."""
-    tokens = metadata.get(_KEY + "tokens")
-    if not isinstance(tokens, list) or not tokens:
+    tokens = _texts(metadata, "tokens")
+    if not tokens:
         raise TokenizerError("the tokenizer has no list of tokens", hint=_DAMAGED)
     if len(tokens) > MAX_TOKENS:
         raise TokenizerError(
@@ -236,11 +237,10 @@ def _of_kind(types: Types, *kinds: int) -> frozenset[int]:
     return frozenset(np.flatnonzero(np.isin(types, kinds)).tolist())
 
 
-def _ranks(metadata: Mapping[str, Any], ids: Mapping[str, int]) -> dict[str, int]:
-    """The merges, each "left right", best first, and their places in the list. Every union is a
-    token of `ids`."""
-    lines = metadata.get(_KEY + "merges")
-    if not isinstance(lines, list):
+def _ranks(metadata: Mapping[str, Any], tokens: list[str], ids: Mapping[str, int]) -> Ranks:
+    """The places of the merges, whose unions are all in `ids`."""
+    lines = _texts(metadata, "merges")
+    if lines is None:
         raise TokenizerError("the tokenizer has no list of merges", hint=_DAMAGED)
     if len(lines) > MAX_MERGES:
         raise TokenizerError(
@@ -259,8 +259,11 @@ def _ranks(metadata: Mapping[str, Any], ids: Mapping[str, int]) -> dict[str, int
                     f"merge {index:,} is not two tokens and a space", hint=_DAMAGED
                 )
         unions = ["".join(merge) for merge in merges]
-    if not all(map(ids.__contains__, unions)):
-        missing = next(union for union in unions if union not in ids)
+    first = ids.get(unions[0], 0) if unions else 0
+    if len(ids) == len(tokens) and tokens[first : first + len(unions)] == unions:
+        return RanksOfTokens(lines, ids, first)
+    missing = next((union for union in unions if union not in ids), None)
+    if missing is not None:
         raise TokenizerError(
             f"reading the merges, one makes {missing[:40]!r}, which is no token", hint=_DAMAGED
         )
@@ -284,6 +287,12 @@ def _add_tokens(full: tokenizers.Tokenizer, tokens: Sequence[str], types: Types)
         names = (tokens[i] for i in sorted(_of_kind(types, *kinds)))
         added = [AddedToken(name, special=special, normalized=False) for name in names if name]
         full.add_special_tokens(added) if special else full.add_tokens(added)
+
+
+def _texts(metadata: Mapping[str, Any], name: str) -> list[Any] | None:
+    """The list under that name, or None if there is none."""
+    values = metadata.get(_KEY + name)
+    return list(values) if isinstance(values, list | Texts) else None
 
 
 def _string(metadata: Mapping[str, Any], name: str) -> str | None:

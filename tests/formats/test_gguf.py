@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import shutil
 import struct
@@ -31,6 +32,7 @@ from model_bytes import gguf as gguf_bytes
 from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.blocks import BLOCKS, BY_ID, SUPPORTED
 from dure.formats.gguf import GGUFFile, read_gguf
+from dure.formats.texts import Texts
 
 
 def _finish(writer: GGUFWriter) -> None:
@@ -140,7 +142,8 @@ def test_arrays_of_numbers_of_every_width_come_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(expected, read_gguf(path).metadata["list"], strict=True)
 
 
-def test_strings_of_any_length_and_bytes_come_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size_bytes", [0, 1 << 27])  # of a large file they are decoded later
+def test_strings_of_any_length_and_bytes_come_back(size_bytes: int, tmp_path: Path) -> None:
     rng = random.Random(5)
     texts: list[bytes] = [
         b"",
@@ -157,8 +160,13 @@ def test_strings_of_any_length_and_bytes_come_back(tmp_path: Path) -> None:
     texts += [rng.randbytes(rng.randrange(400)) for _ in range(2_000)]
     whole = gguf_bytes([KeyValue("texts", ARRAY, Array(STRING, texts))])
     (tmp_path / "texts.gguf").write_bytes(whole.data)
+    if size_bytes:
+        os.truncate(tmp_path / "texts.gguf", size_bytes)
     found = read_gguf(tmp_path / "texts.gguf").metadata["texts"]
-    assert texts == [text.encode("utf-8", "surrogateescape") for text in found]
+    assert isinstance(found, Texts if size_bytes else list)
+    assert len(texts) == len(found)
+    for _ in range(2):
+        assert texts == [text.encode("utf-8", "surrogateescape") for text in found]
 
 
 def test_version_2_is_read_as_version_3_is(tmp_path: Path) -> None:
