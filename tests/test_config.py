@@ -72,6 +72,7 @@ NOT_RUN: tuple[tuple[str, Any], ...] = (
 )
 NOT_RUN_BY: tuple[tuple[str, str, Any], ...] = (
     ("llama", "mlp_bias", True),
+    ("llama", "sliding_window", 64),
     ("pangu_embedded", "mlp_bias", True),
     ("ernie4_5", "use_bias", True),
     ("ernie4_5_moe", "use_bias", True),

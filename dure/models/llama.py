@@ -49,6 +49,11 @@ class LlamaConfig:
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         config.expect("mlp_bias", False)
         head_dim = config.head_dim(hidden // heads)
+        context = config.integer("max_position_embeddings", 2048)
+        if config.flag(
+            "use_sliding_window", True
+        ):  # Llama has none: what says so is of another kind
+            config.expect("sliding_window", context)
         return cls(
             vocab_size=config.integer("vocab_size"),
             hidden=hidden,
@@ -58,7 +63,7 @@ class LlamaConfig:
             kv_heads=kv_heads,
             head_dim=head_dim,
             norm_eps=config.positive("rms_norm_eps", 1e-6),
-            context_length=config.integer("max_position_embeddings", 2048),
+            context_length=context,
             tied=config.flag("tie_word_embeddings", False),
             bias=config.flag("attention_bias", False),
             # GGUF converters permute the rows of q and k, so that neighbours turn together.
