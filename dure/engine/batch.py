@@ -40,7 +40,8 @@ def build_batch(chunks: Sequence[Chunk], cache: tuple[NDArray[Any], ...]) -> Bat
 
 def _logit_rows(chunks: Sequence[Chunk]) -> NDArray[np.int32]:
     """The rows that score prompt tokens, and the last of each chunk that `wants_logits`, int32."""
-    rows, first_row = [], 0
+    rows: list[int] = []
+    first_row = 0
     for chunk in chunks:
         rows += range(first_row, first_row + chunk.scored)
         first_row += chunk.count
