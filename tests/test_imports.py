@@ -26,11 +26,13 @@ LINE = (
     {"describe", "thoughts", "constraints"},
     {"question"},
     {"llm"},
+    {"server"},
     {"cli"},
 )
 PLACE = {name: place for place, group in enumerate(LINE) for name in group}
 HUB_MAY_IMPORT = {"errors", "formats"}
 ONLY_IN_HUB = {"socket", "ssl", "http", "urllib", "requests", "httpx", "huggingface_hub", "ftplib"}
+ONLY_IN_SERVER = {"fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client"}
 NOWHERE = {"torch", "transformers", "pickle", "marshal", "shelve", "dill"}
 
 
@@ -93,8 +95,12 @@ def test_every_part_has_a_place_in_the_line() -> None:
 def test_nothing_is_imported_where_it_must_not_be(path: Path) -> None:
     names = {target[0] for target in imported(path)}
     assert set() == names & NOWHERE
-    if part_of(path) != "hub":
+    if part_of(path) not in ("hub", "server"):
         assert set() == names & ONLY_IN_HUB
+    if part_of(path) == "server":
+        assert names & ONLY_IN_HUB <= {"socket"}, "the server asks nobody: it is asked"
+    else:
+        assert set() == names & ONLY_IN_SERVER
     if not name_of(path).startswith("text/template"):
         assert "jinja2" not in names
 

@@ -1,0 +1,110 @@
+"""The routes: which path is answered by what. Shapes and translations are elsewhere."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from dure import __version__
+from dure.server import completions, errors, openai, shapes, tools
+from dure.server.errors import HTTPError
+from dure.server.openapi import publish
+from dure.server.route import Handler, Route
+from dure.server.stream import ClientGone, json_response
+
+if TYPE_CHECKING:
+    from dure.server.service import Service
+
+log = logging.getLogger("dure.server")
+
+GONE = 499
+"""nginx's status for a client that left before its answer: nobody sees it but the log."""
+
+
+ROUTES = (
+    Route("POST", "/chat/completions", openai.chat, shapes.ChatBody),
+    Route("POST", "/chat/completions/control", openai.control, shapes.ControlBody),
+    Route("POST", "/completions", completions.complete, shapes.CompletionBody),
+    Route("GET", "/models", tools.models),
+    Route("GET", "/models/{name:path}", tools.model),
+    Route("POST", "/tokenize", tools.tokenize, shapes.TokenizeBody),
+    Route("POST", "/detokenize", tools.detokenize, shapes.DetokenizeBody),
+    Route("POST", "/apply-template", tools.apply_template, shapes.ChatBody),
+    Route("GET", "/health", tools.health),
+    Route("GET", "/metrics", tools.metrics),
+    Route("GET", "/props", tools.props),
+)
+
+
+def make_app(
+    service: Service,
+    *,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
+) -> FastAPI:
+    """The application. It checks neither key nor host: Gate does, before it."""
+    app = FastAPI(
+        title="dure",
+        version=__version__,
+        description="Open-weight language models on this machine's CPU.",
+        docs_url=None,  # its page fetches scripts from elsewhere
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    described: list[tuple[str, str, type[BaseModel] | None]] = []
+    for route in ROUTES:
+        answer = _answering(service, route.handler)
+        for path in (f"/v1{route.path}", route.path) if route.versioned else (route.path,):
+            app.add_api_route(
+                path,
+                answer,
+                methods=[route.method],
+                response_model=None,
+                operation_id=f"{route.method.lower()}{path}",
+                description=(route.handler.__doc__ or "").strip(),
+            )
+            described.append((route.method, path, route.shape))
+    publish(app, described)
+    app.add_exception_handler(HTTPException, _unknown)
+    return app
+
+
+def _answering(service: Service, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """The handler as a route; whatever it raises is an answer, too."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await handler(service, request)
+        except ClientGone:
+            return Response(status_code=GONE)
+        except Exception as error:
+            known = errors.of(error)
+            if known.status >= 500:
+                log.exception("%s failed", request.state.request_id)
+            return _error(request, known)
+
+    return answer
+
+
+def _error(request: Request, error: HTTPError) -> Response:
+    answer = json_response(errors.body_for(request.url.path, error), status=error.status)
+    answer.headers.update(error.headers)
+    return answer
+
+
+async def _unknown(request: Request, error: Any) -> Response:
+    """A path or a method that no route has, in our form."""
+    asked = f"{request.method} {request.url.path[:120]}"
+    if error.status_code == 405:
+        known = HTTPError(405, f"{asked} is not to be had.", code="method_not_allowed")
+    else:
+        known = HTTPError(error.status_code, f"There is no {asked} here.", code="not_found")
+    known.headers = error.headers or {}
+    return _error(request, known)

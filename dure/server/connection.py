@@ -1,0 +1,126 @@
+"""A connection that keeps time: uvicorn's HTTP, with an end to slow heads and slow readers.
+
+uvicorn waits for ever for the rest of a request's head, and for a client to read. Both are bounded
+here, by nothing but the public callbacks of an asyncio.Protocol and what the ASGI application says
+through `Connections`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from dure.server import limits
+
+
+class Connections:
+    """The open connections of one server, by the address that ASGI calls `client`."""
+
+    def __init__(self) -> None:
+        self.open: dict[tuple[str, int], KeptConnection] = {}
+        self.most = most_connections()
+
+    def began(self, client: tuple[str, int] | None) -> None:
+        """Nothing; a request's head has come, and the application has it."""
+        if client is not None and client in self.open:
+            self.open[client].head_received()
+
+    def ended(self, client: tuple[str, int] | None) -> None:
+        """Nothing; the application is done with the request."""
+        if client is not None and client in self.open:
+            self.open[client].answered()
+
+    def protocol(self, *arguments: Any, **options: Any) -> KeptConnection:
+        """A new connection, as uvicorn asks for one."""
+        return KeptConnection(self, *arguments, **options)
+
+
+class KeptConnection(H11Protocol):
+    """One connection. It is cut off when a head takes too long, or the client does not read."""
+
+    def __init__(self, connections: Connections, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._connections = connections
+        self._client: tuple[str, int] | None = None
+        self._raw: asyncio.Transport | None = None
+        self._busy = False
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Nothing; a client has come, and its first request's head is awaited."""
+        self._raw = transport
+        if len(self._connections.open) >= self._connections.most:
+            transport.abort()  # files are left for those that are here already
+            return
+        super().connection_made(transport)
+        self._client = self.client
+        if self._client is not None:
+            self._connections.open[self._client] = self
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing; the client is gone."""
+        self._stop_head_timer()
+        self.resumed()
+        if self._client is None:
+            return
+        self._connections.open.pop(self._client, None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Nothing; the client has sent something: of a body, or of the next request's head."""
+        if self._client is None:
+            return
+        if not self._busy and self._head_timer is None:
+            self._await_head()
+        super().data_received(data)
+
+    def pause_writing(self) -> None:
+        """Nothing; what was sent is not being read."""
+        super().pause_writing()
+        if self._stall_timer is None:
+            self._stall_timer = self.loop.call_later(limits.STALLED_SECONDS, self._cut)
+
+    def resume_writing(self) -> None:
+        """Nothing; it was read."""
+        self.resumed()
+        super().resume_writing()
+
+    def resumed(self) -> None:
+        """Nothing; the clock for a client that does not read is stopped."""
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+    def head_received(self) -> None:
+        """Nothing; the clock for the head is stopped."""
+        self._busy = True
+        self._stop_head_timer()
+
+    def answered(self) -> None:
+        """Nothing; the next thing to come is another head."""
+        self._busy = False
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(limits.HEAD_SECONDS, self._cut)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _cut(self) -> None:
+        if self._raw is not None:
+            self._raw.abort()
+
+
+def most_connections() -> int:
+    """How many connections there may be, by our limit and the system's of open files."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return limits.MAX_CONNECTIONS
+    return max(4, min(limits.MAX_CONNECTIONS, soft - limits.SPARE_FILES))

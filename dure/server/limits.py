@@ -1,0 +1,35 @@
+"""Every ceiling of the server, in one place. Sampling's are in engine/params.py."""
+
+from __future__ import annotations
+
+# What a request may be
+MAX_BODY_BYTES = 8 << 20  # an agent's 100,000 tokens of context are half a megabyte
+MAX_HEADER_BYTES = 16 << 10
+MAX_JSON_DEPTH = 64
+MAX_MESSAGES = 4096
+MAX_PARTS = 4096  # of one message's content
+MAX_TOOLS = 128
+MAX_SCHEMA_BYTES = 64 << 10  # of a response_format, or of one tool's parameters
+MAX_PROMPTS = 128  # of one completions request; each makes `n` answers
+MAX_CHOICES = 128  # of one completions request in all
+MAX_PRIORITY = 9  # 0 is a person waiting, 9 is work in the background
+MAX_NAME_CHARACTERS = 512
+
+# How long things may take
+HEAD_SECONDS = 10.0  # from a connection's first byte, or its opening, to the end of the headers
+BODY_SECONDS = 60.0
+IDLE_SECONDS = 15.0  # of a kept connection between two requests
+STALLED_SECONDS = 30.0  # a client that has not read for so long is cut off
+PING_SECONDS = 5.0  # a stream with nothing to say sends a comment as often
+DRAIN_SECONDS = 30.0  # answers that run when the server is told to end
+PREPARE_SECONDS = 30.0  # template, tokens and grammar of one request
+
+# How much at once
+MAX_CONNECTIONS = 1024  # fewer where the system allows fewer open files
+SPARE_FILES = 48  # of the system's limit, left to models, logs and the loop
+MAX_QUEUE = 512  # requests that wait beside those that run; then 429
+MAX_PARALLEL = 512
+PREPARE_THREADS = 2  # the model computes beside them
+MAX_BUFFERED_CHUNKS = 4096  # of one stream that is read slower than it is written
+MAX_RETRY_SECONDS = 60
+SEND_BUFFER_BYTES = 128 << 10  # of one connection, in the system

@@ -1,0 +1,83 @@
+"""Log-probabilities as OpenAI's two APIs write them, and the texts of single tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dure.engine.request import TokenLogprobs
+    from dure.text.tokenizer import Tokenizer
+
+LOWEST = -9999.0
+"""What stands for a probability of 0: JSON has no infinity."""
+
+
+def chat_logprobs(
+    entries: Sequence[TokenLogprobs | None] | None, tokenizer: Tokenizer
+) -> dict[str, Any] | None:
+    """A chat's `logprobs`: for each token its own and the likeliest; None if not asked for."""
+    if entries is None:
+        return None
+    return {
+        "content": [_chat_entry(each, tokenizer) for each in entries if each is not None],
+        "refusal": None,
+    }
+
+
+def completion_logprobs(
+    entries: Sequence[TokenLogprobs | None], ids: Sequence[int], tokenizer: Tokenizer, offset: int
+) -> dict[str, Any]:
+    """A completion's `logprobs`: four lists, a token each; None where nothing came before.
+
+    ids: the tokens, of which `entries` may lack some. offset: characters before the first.
+    """
+    texts = [token_text(tokenizer, token_id) for token_id in ids]
+    offsets = []
+    for token_id in ids:
+        offsets.append(offset)
+        offset += len(tokenizer.token_bytes(token_id).decode("utf-8", "replace"))
+    return {
+        "tokens": texts,
+        "token_logprobs": [None if each is None else finite(each.logprob) for each in entries],
+        "top_logprobs": [None if each is None else _top(each, tokenizer) for each in entries],
+        "text_offset": offsets,
+    }
+
+
+def token_text(tokenizer: Tokenizer, token_id: int) -> str:
+    """A token's text; bytes that are no whole characters are written as OpenAI writes them."""
+    raw = tokenizer.token_bytes(token_id)
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+def finite(logprob: float) -> float:
+    """The log-probability as JSON can hold it."""
+    return logprob if logprob > LOWEST else LOWEST  # not a number is neither
+
+
+def _chat_entry(entry: TokenLogprobs, tokenizer: Tokenizer) -> dict[str, Any]:
+    return {
+        **_token(entry.token_id, entry.logprob, tokenizer),
+        "top_logprobs": [_token(token_id, value, tokenizer) for token_id, value in entry.top],
+    }
+
+
+def _token(token_id: int, logprob: float, tokenizer: Tokenizer) -> dict[str, Any]:
+    raw = tokenizer.token_bytes(token_id)
+    return {
+        "token": token_text(tokenizer, token_id),
+        "logprob": finite(logprob),
+        "bytes": list(raw),
+    }
+
+
+def _top(entry: TokenLogprobs, tokenizer: Tokenizer) -> dict[str, float]:
+    """The likeliest tokens and, as OpenAI has it, the chosen one beside them."""
+    top: dict[str, float] = {}
+    for token_id, value in (*entry.top, (entry.token_id, entry.logprob)):
+        top.setdefault(token_text(tokenizer, token_id), finite(value))
+    return top

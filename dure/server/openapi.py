@@ -1,0 +1,74 @@
+"""The server's description of itself, /openapi.json: every route with the shape of its body."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+_REFERENCE = "#/components/schemas/{model}"
+_ERROR = {
+    "type": "object",
+    "properties": {
+        "error": {
+            "type": "object",
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+            "required": ["message", "type"],
+        }
+    },
+    "required": ["error"],
+}
+
+
+def publish(app: FastAPI, described: Sequence[tuple[str, str, type[BaseModel] | None]]) -> None:
+    """Nothing; the app's /openapi.json has the shapes of bodies, by (method, path, shape)."""
+
+    def describe() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _schema(app, described)
+        return app.openapi_schema
+
+    app.openapi = describe  # type: ignore[method-assign]
+
+
+def _schema(
+    app: FastAPI, described: Sequence[tuple[str, str, type[BaseModel] | None]]
+) -> dict[str, Any]:
+    whole = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes
+    )
+    shapes = {shape for _, _, shape in described if shape is not None}
+    references, definitions = models_json_schema(
+        [(shape, "validation") for shape in sorted(shapes, key=lambda shape: shape.__name__)],
+        ref_template=_REFERENCE,
+    )
+    components = whole.setdefault("components", {})
+    components.setdefault("schemas", {}).update(definitions.get("$defs", {}))
+    components["schemas"]["Error"] = _ERROR
+    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    whole["security"] = [{"key": []}, {}]
+    for method, path, shape in described:
+        operation = whole["paths"][path.replace(":path}", "}")][method.lower()]
+        operation["responses"] = {
+            "200": {"description": "The answer."},
+            "default": {
+                "description": "What was wrong.",
+                "content": {
+                    "application/json": {"schema": {"$ref": _REFERENCE.format(model="Error")}}
+                },
+            },
+        }
+        if shape is not None:
+            schema = references[(shape, "validation")]
+            content = {"application/json": {"schema": schema}}
+            operation["requestBody"] = {"required": True, "content": content}
+    return whole

@@ -1,0 +1,27 @@
+"""Route: a path, what answers it, and the shape of its body."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+if TYPE_CHECKING:
+    from dure.server.service import Service
+
+Handler = Callable[["Service", Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """One path. `shape` is what its body must be; `versioned`: it is found under /v1, too."""
+
+    method: str
+    path: str
+    handler: Handler
+    shape: type[BaseModel] | None = None
+    versioned: bool = True

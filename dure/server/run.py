@@ -1,0 +1,262 @@
+"""A server's life: its socket, its first model, its requests, and its end without a loss."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from starlette.middleware.cors import CORSMiddleware
+
+from dure import hub
+from dure.errors import DureError, InvalidRequestError
+from dure.server import limits
+from dure.server.app import make_app
+from dure.server.auth import Hosts, Keys, is_public
+from dure.server.connection import Connections
+from dure.server.gate import Gate
+from dure.server.metrics import Metrics
+from dure.server.registry import Registry
+from dure.server.service import Service
+
+if TYPE_CHECKING:
+    from dure.llm import LLM
+
+log = logging.getLogger("dure.server")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a server was started with."""
+
+    models: tuple[str, ...] = ()
+    host: str = "127.0.0.1"
+    port: int = 8000
+    keys: tuple[str, ...] = ()
+    insecure: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+    cors: tuple[str, ...] = ()
+    aliases: tuple[tuple[str, str], ...] = ()  # (pattern, name)
+    parallel: int = 32
+    queue: int = limits.MAX_QUEUE
+    max_loaded: int = 1
+    keep_alive: float | None = None
+    metrics_prefix: str = "dure"
+    drain_seconds: float = limits.DRAIN_SECONDS
+
+    def __post_init__(self) -> None:
+        if is_public(self.host) and not self.keys and not self.insecure:
+            raise InvalidRequestError(
+                f"{self.host} can be reached from other machines, and there is no API key.",
+                hint="give one with --api-key, or --insecure if everybody may ask",
+            )
+        if not 1 <= self.parallel <= limits.MAX_PARALLEL:
+            raise InvalidRequestError(f"--parallel is from 1 to {limits.MAX_PARALLEL}.")
+
+
+class Server:
+    """A server, listening from its making on: whoever connects early waits for `serve`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        load: Callable[[str], LLM],
+        *,
+        on_ready: Callable[[LLM | None], Any] | None = None,
+    ) -> None:
+        """`load` makes an LLM of a model's name. `on_ready` is told when requests are answered,
+        with the model that was loaded for it. InvalidRequestError if the address cannot be had."""
+        self.settings = settings
+        self.socket = listen(settings.host, settings.port)
+        self.address: tuple[str, int] = self.socket.getsockname()[:2]
+        self.failure: Exception | None = None  # why the first model did not load
+        self._load = load
+        self._on_ready = on_ready
+        self._signals = 0
+        self._http: _HTTP | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def run(self) -> None:
+        """Nothing, when a signal has ended it and everything that ran is over."""
+        asyncio.run(self.serve())
+        if self.failure is not None:
+            raise self.failure
+
+    async def serve(self) -> None:
+        """The same, on a loop that runs already."""
+        settings = self.settings
+        metrics = Metrics(prefix=settings.metrics_prefix)
+        registry = Registry(
+            self._load,
+            {shown(name): name for name in settings.models},
+            known=is_local,
+            aliases=dict(settings.aliases),
+            max_loaded=settings.max_loaded,
+            keep_alive=settings.keep_alive,
+            on_news=metrics.on_news,
+        )
+        service = Service(
+            registry, metrics=metrics, parallel=settings.parallel, queue=settings.queue
+        )
+        self.service = service
+        connections = Connections()
+        keys, hosts = Keys(settings.keys), Hosts((*settings.allowed_hosts, settings.host))
+        app: Any = Gate(
+            make_app(service),
+            keys=keys,
+            hosts=hosts,
+            connections=connections,
+            on_failure=metrics.on_failure,
+        )
+        if settings.cors:
+            app = CORSMiddleware(
+                app,
+                allow_origins=list(settings.cors),
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=["x-request-id"],
+            )
+        self._http = _HTTP(
+            uvicorn.Config(
+                app,
+                http=connections.protocol,  # type: ignore[arg-type]
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                date_header=True,
+                timeout_keep_alive=int(limits.IDLE_SECONDS),
+                h11_max_incomplete_event_size=limits.MAX_HEADER_BYTES,
+                timeout_graceful_shutdown=5,
+                loop="asyncio",
+            )
+        )
+        loop = asyncio.get_running_loop()
+        with self._watching_signals(loop):
+            self._start(self._first_model(service))
+            self._start(registry.unload_idle())
+            try:
+                await self._http.serve(sockets=[self.socket])
+            finally:
+                for task in self._tasks:
+                    task.cancel()
+                await service.close()
+
+    def stop(self) -> None:
+        """Nothing; as a signal would: what runs may finish; the second time nothing more may."""
+        self._signals += 1
+        http = self._http
+        if http is None:
+            return
+        if self._signals > 1:
+            log.warning("ending at once")
+            http.should_exit = http.force_exit = True
+            for generation in list(self.service.running()):
+                generation.close()
+        else:
+            self._start(self._drain(http))
+
+    async def _drain(self, http: _HTTP) -> None:
+        running = self.service.num_active
+        if running:
+            log.warning("shutting down: %d answers may finish", running)
+        await self.service.drain(self.settings.drain_seconds)
+        http.should_exit = True
+
+    async def _first_model(self, service: Service) -> None:
+        """Nothing; with one model named, it is loaded before anyone asks for it."""
+        llm: LLM | None = None
+        if len(self.settings.models) == 1:
+            service.loading = True
+            try:
+                entry = await service.registry.acquire(None)
+                llm = entry.worker.llm if entry.worker is not None else None
+                service.registry.release(entry)
+            except Exception as error:
+                self.failure = error
+                assert self._http is not None  # we are its task
+                self._http.should_exit = True
+                return
+            finally:
+                service.loading = False
+        if self._on_ready is not None:
+            self._on_ready(llm)
+
+    @contextlib.contextmanager
+    def _watching_signals(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        """In the main thread, SIGTERM and Ctrl-C call `stop`."""
+        watched: list[signal.Signals] = []
+        with contextlib.suppress(ValueError, NotImplementedError, RuntimeError):
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self.stop)
+                watched.append(number)
+        try:
+            yield
+        finally:
+            for number in watched:
+                loop.remove_signal_handler(number)
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class _HTTP(uvicorn.Server):
+    """uvicorn, which leaves signals to us: it would end by one, and not with exit code 0."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there; InvalidRequestError if another does, or nobody may."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit it: what a client does not read would else lie in 4 MB of the kernel's.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.SEND_BUFFER_BYTES)
+        listening.bind((host, port))
+        listening.listen(limits.MAX_CONNECTIONS)
+    except (OSError, OverflowError) as error:
+        listening.close()
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
+            raise InvalidRequestError(
+                f"Another program listens on {host} port {port}.",
+                hint="--port takes another port; 0 any that is free",
+            ) from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InvalidRequestError(f"{host} port {port} cannot be listened on: {reason}.") from error
+    listening.setblocking(False)
+    return listening
+
+
+def shown(name: str) -> str:
+    """What a model goes by here: of a path its last part, as it would be without its kind."""
+    path = hub.parse_name(name).path
+    if path is None:
+        return name
+    path = path.expanduser().absolute()
+    return path.stem if path.suffix.casefold() == ".gguf" else path.name
+
+
+def is_local(name: str) -> bool:
+    """Whether a model on this machine has that name. A path is none: a client names no files."""
+    try:
+        if hub.parse_name(name).kind == "path":
+            return False
+        hub.resolve(name, allow_download=False)
+    except (DureError, OSError):
+        return False
+    return True

@@ -1,0 +1,202 @@
+"""From OpenAI's bodies to SamplingParams, Thinking, Format and ToolChoice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from dure.chat import EFFORTS, Format, Thinking, ToolChoice
+from dure.engine.params import SamplingParams
+from dure.server import limits
+from dure.server.errors import invalid
+from dure.server.shapes import ChatBody, Sampling
+
+BACKGROUND = 5
+"""The priority of what says that it can wait, without a number (`"service_tier": "flex"`)."""
+
+_OTHER_EFFORTS = {"ultra": "max", "highest": "max", "off": "none", "no_think": "none"}
+
+
+def sampling_params(
+    body: Sampling, *, max_tokens: int | None, logprobs: int | None, **more: Any
+) -> SamplingParams:
+    """How the body wants its tokens drawn; what it leaves open is the model's to say."""
+    given: dict[str, Any] = {
+        "max_tokens": None if max_tokens == -1 else max_tokens,
+        "logprobs": logprobs,
+        "temperature": body.temperature,
+        # 0 is OpenAI's for "the likeliest alone"; a share of nothing would be no token at all
+        "top_p": body.top_p if body.top_p != 0 else 1e-6,
+        "top_k": body.top_k,
+        "min_p": body.min_p,
+        "repetition_penalty": body.repetition_penalty or body.repeat_penalty,
+        "presence_penalty": body.presence_penalty,
+        "frequency_penalty": body.frequency_penalty,
+        "logit_bias": _bias(body.logit_bias),
+        "seed": None if body.seed == -1 else body.seed,
+        "stop": body.stop,
+        "stop_token_ids": body.stop_token_ids,
+        "ignore_eos": body.ignore_eos,
+        "n": body.n,
+        **more,
+    }
+    return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+
+
+def priority_of(body: Sampling) -> int:
+    """How long the request can wait: 0 for a person, more for work in the background."""
+    if body.priority is not None:
+        return body.priority
+    return BACKGROUND if body.service_tier in ("flex", "batch", "background") else 0
+
+
+def thinking_of(body: ChatBody) -> Thinking:
+    """Whether and how long to think, by whichever of its many names the body says it."""
+    variables = body.chat_template_kwargs or {}
+    wish = body.thinking if isinstance(body.thinking, Mapping) else {}
+    reasoning = body.reasoning or {}
+    effort = _first(
+        body.reasoning_effort,
+        reasoning.get("effort"),
+        wish.get("effort"),
+        variables.get("reasoning_effort"),
+    )
+    budget = _first(
+        body.thinking_budget,
+        body.thinking_token_budget,
+        body.thinking_budget_tokens,
+        body.reasoning_budget,
+        body.reasoning_budget_tokens,
+        wish.get("budget_tokens"),
+        reasoning.get("max_tokens"),
+    )
+    switch = _first(
+        body.enable_thinking,
+        body.thinking if isinstance(body.thinking, bool) else None,
+        _switch(wish.get("type")),
+        reasoning.get("enabled"),
+        variables.get("enable_thinking"),
+        variables.get("thinking"),
+    )
+    if effort is not None:
+        effort = _effort(effort)
+    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int)):
+        raise invalid("The thinking budget must be a whole number of tokens.", "thinking_budget")
+    if budget is not None and budget < 0:  # llama-server's -1: no limit
+        budget = None
+    if budget == 0:
+        return Thinking("off")
+    mode = "auto" if not isinstance(switch, bool) else "on" if switch else "off"
+    return Thinking(mode, effort=effort, budget=budget)  # type: ignore[arg-type]
+
+
+def tool_choice_of(body: ChatBody) -> ToolChoice:
+    """Whether tools may, must or must not be called."""
+    choice = body.tool_choice
+    if choice is None:
+        return ToolChoice("auto")
+    if isinstance(choice, str):
+        return ToolChoice(choice)
+    function = choice.get("function", choice)
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(name, str):
+        raise invalid(
+            'tool_choice must be "none", "auto", "required", or name a function.', "tool_choice"
+        )
+    return ToolChoice("named", name)
+
+
+def format_of(body: Sampling) -> Format | None:
+    """The form that the answer must have; None for any."""
+    structured = body.structured_outputs or {}
+    schema = _first(structured.get("json"), body.guided_json, body.json_schema)
+    if schema is not None:
+        return _schema(schema)
+    if structured.get("json_object"):
+        return Format("json_object")
+    for kind, value in (
+        ("regex", _first(structured.get("regex"), body.guided_regex)),
+        ("grammar", _first(structured.get("grammar"), body.guided_grammar, body.grammar)),
+        ("choice", _first(structured.get("choice"), body.guided_choice)),
+    ):
+        if value is not None:
+            _check_size(value, kind)
+            return Format(kind, value)  # type: ignore[arg-type]
+    return _response_format(body.response_format)
+
+
+def _response_format(wanted: Mapping[str, Any] | None) -> Format | None:
+    kind = (wanted or {}).get("type")
+    if wanted is None or kind in (None, "text"):
+        return None
+    if kind == "json_object":
+        schema = wanted.get("schema")  # llama-server's
+        return Format("json_object") if schema is None else _schema(schema)
+    if kind == "json_schema":
+        inner = wanted.get("json_schema", wanted)
+        schema = inner.get("schema") if isinstance(inner, Mapping) else None
+        if schema is None:
+            raise invalid("response_format.json_schema.schema is missing.", "response_format")
+        return _schema(schema)
+    if kind in ("regex", "grammar", "lark"):
+        value = _first(wanted.get(kind), wanted.get("value"), wanted.get("grammar"))
+        _check_size(value, "response_format")
+        return Format("regex" if kind == "regex" else "grammar", value)
+    raise invalid(
+        'response_format.type must be "text", "json_object", "json_schema", "regex" or "grammar".',
+        "response_format",
+    )
+
+
+def _schema(schema: Any) -> Format:
+    if isinstance(schema, str):
+        try:
+            schema = json.loads(schema)
+        except (ValueError, RecursionError):
+            raise invalid("The JSON schema is not valid JSON.", "response_format") from None
+    if not isinstance(schema, Mapping | bool):
+        raise invalid("A JSON schema must be an object.", "response_format")
+    _check_size(schema, "response_format")
+    return Format("json_schema", schema)
+
+
+def _check_size(value: Any, param: str) -> None:
+    text = value if isinstance(value, str) else json.dumps(value)
+    if len(text) > limits.MAX_SCHEMA_BYTES:
+        raise invalid(
+            f"The form of the answer takes {len(text):,} characters; "
+            f"at most {limits.MAX_SCHEMA_BYTES:,} are allowed.",
+            param,
+        )
+
+
+def _bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:
+    """OpenAI writes token ids as texts, since JSON knows no other keys."""
+    if not bias:
+        return None
+    for key in bias:
+        if not (key.isascii() and key.isdigit() and len(key) <= 10):
+            raise invalid(
+                f"logit_bias has the key {key[:40]!r}, which is no token id.", "logit_bias"
+            )
+    return {int(key): value for key, value in bias.items()}
+
+
+def _effort(effort: Any) -> str:
+    text = effort.strip().lower() if isinstance(effort, str) else ""
+    text = _OTHER_EFFORTS.get(text, text)
+    if text not in EFFORTS:
+        raise invalid(
+            f"The reasoning effort must be one of {', '.join(EFFORTS)}.", "reasoning_effort"
+        )
+    return text
+
+
+def _switch(kind: Any) -> bool | None:
+    """DeepSeek's and Anthropic's "enabled", "disabled" and "adaptive"."""
+    return {"enabled": True, "disabled": False}.get(kind) if isinstance(kind, str) else None
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)

@@ -1,0 +1,140 @@
+"""Server-sent events: frames as they come, comments in between, and an end when the client goes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from starlette.responses import Response
+
+from dure.server import errors, limits
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+T = TypeVar("T")
+
+DONE = b"data: [DONE]\n\n"
+PING = b": ping\n\n"
+
+
+class ClientGone(Exception):  # noqa: N818 - it is no error of anyone's
+    """The client has closed its connection before the answer was complete."""
+
+
+def data(value: Any) -> bytes:
+    """`value` as the JSON of one event."""
+    return (
+        b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    )
+
+
+def event(name: str, value: Any) -> bytes:
+    """`value` as the JSON of one event that has a name."""
+    return b"event: " + name.encode() + b"\n" + data(value)
+
+
+def json_response(value: Any, *, status: int = 200) -> Response:
+    """`value` as a whole answer."""
+    body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return Response(body, status, media_type="application/json")
+
+
+class FrameStream(Response):
+    """An answer of frames. While there are none it sends `ping`; if the client goes, or when all
+    has been said, `close` is called, whatever happened before."""
+
+    def __init__(
+        self,
+        frames: AsyncIterator[bytes],
+        close: Callable[[], None],
+        *,
+        on_error: Callable[[errors.HTTPError], bytes],
+        ping: bytes = PING,
+        media_type: str = "text/event-stream",
+    ) -> None:
+        """on_error: the frame that tells of an error in midstream."""
+        super().__init__(media_type=media_type, headers={"Cache-Control": "no-cache"})
+        del self.headers["content-length"]
+        self.headers["X-Accel-Buffering"] = "no"
+        self._frames = frames
+        self._close = close
+        self._ping = ping
+        self._on_error = on_error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """Nothing; everything is sent, or the client is gone."""
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            with contextlib.suppress(ClientGone):
+                await unless_gone(receive, self._send_all(send))
+        finally:
+            self._close()
+
+    async def _send_all(self, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        sent = loop.time()
+
+        async def say(frame: bytes) -> None:
+            nonlocal sent
+            sent = loop.time()
+            await send({"type": "http.response.body", "body": frame, "more_body": True})
+
+        async def ping() -> None:
+            while True:
+                await asyncio.sleep(max(0.05, sent + limits.PING_SECONDS - loop.time()))
+                if loop.time() - sent >= limits.PING_SECONDS:
+                    await say(self._ping)
+
+        pinging = loop.create_task(ping()) if self._ping else None
+        try:
+            async for frame in self._frames:
+                await say(frame)
+        except Exception as error:
+            await say(self._on_error(_told(error)))
+        finally:
+            if pinging is not None:
+                pinging.cancel()
+        await send({"type": "http.response.body", "body": b""})
+
+
+def sse_error(error: errors.HTTPError) -> bytes:
+    """An error in the midst of OpenAI's events."""
+    return data(errors.openai_body(error))
+
+
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns; ClientGone, and it is cancelled, if the client goes before.
+
+    The request's body must have been received.
+    """
+    loop = asyncio.get_running_loop()
+    working, watching = loop.create_task(work), loop.create_task(_gone(receive))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        return working.result()
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await working
+
+
+async def _gone(receive: Callable[[], Awaitable[Any]]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _told(error: Exception) -> errors.HTTPError:
+    """What the client hears of an error in midstream; what is not ours to tell is logged."""
+    known = errors.of(error)
+    if known.status >= 500:
+        import logging  # noqa: PLC0415
+
+        logging.getLogger("dure.server").error("a stream failed", exc_info=error)
+    return known
