@@ -198,11 +198,14 @@ class Questions:
         if think is None:
             return reading
         closing = tuple(self.tokenizer.encode(think.closing, add_special=False))
+        marks = len(closing)
+        if not reading.opened:
+            marks += len(self.tokenizer.encode(think.open, add_special=False))
         budget, most = reading.budget, params.max_tokens or 0
         if budget is None and leave_room:
             budget = most
         if budget is not None:
-            budget = max(0, min(budget, most - len(closing) - max(1, min(256, most // 4))))
+            budget = max(0, min(budget, most - marks - max(1, min(256, most // 4))))
         return replace(reading, budget=budget, closing=closing)
 
     def _with_room(self, prompt_tokens: int, params: SamplingParams) -> SamplingParams:

@@ -79,7 +79,7 @@ class Grammar:
 
         limits = llguidance.LLParserLimits(**_LIMITS)
         self._matcher = llguidance.LLMatcher(engine, text, log_level=0, limits=limits)
-        self._eos_ids = np.fromiter(sorted(eos_ids), np.int64)
+        self._eos_ids = np.array(sorted(eos_ids), np.int32)
         self._engine_eos = engine.eos_token
         self._vocab_size = vocab_size
         if self._matcher.is_error():
@@ -103,7 +103,7 @@ class Constraint:
     def __init__(
         self,
         matcher: Any,
-        eos_ids: NDArray[np.int64],
+        eos_ids: NDArray[np.int32],
         engine_eos: int,
         vocab_size: int,
         waits: bool,
@@ -118,13 +118,13 @@ class Constraint:
         """Nothing; from the next token on the grammar holds."""
         self.waits = False
 
-    def forbidden(self) -> NDArray[np.int32] | None:
-        """The ids that must not come next; None while all may.
+    def forbidden(self) -> NDArray[np.int32]:
+        """The ids that must not come next. Before the grammar begins: an end, as it is still owed.
 
         ArithmeticError if the grammar's limits were met on the way.
         """
         if self.waits:
-            return None
+            return self._eos_ids
         words = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         allowed = np.unpackbits(words, bitorder="little")[: self._vocab_size].astype(np.bool_)
         if self._matcher.is_error():

@@ -155,9 +155,8 @@ def adjust(request: Request, logits: NDArray[np.float32]) -> Replaced:
         logits[biased] += np.fromiter(params.logit_bias.values(), dtype=np.float32)
     if request.constraint is not None:
         forbidden = request.constraint.forbidden()
-        if forbidden is not None:
-            replaced.append((forbidden, logits[forbidden]))
-            logits[forbidden] = -np.inf
+        replaced.append((forbidden, logits[forbidden]))
+        logits[forbidden] = -np.inf
     return replaced
 
 

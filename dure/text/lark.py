@@ -49,11 +49,13 @@ class Rules:
         """The name of a new rule for JSON of a schema."""
         return self.add(json_rule(schema, what))
 
-    def until(self, end: str) -> str:
-        """What says any text up to `end`, and `end`."""
+    def until(self, end: str, *, longest: int | None = None) -> str:
+        """What says any text up to `end`, of so many characters at the longest, and `end`."""
         found = self._split.search(end) if self._ids else None
-        before = re.escape(end[: found.start()] if found else end).replace("/", r"\/")
-        expression = f"/(?s:.*){before}/".replace("\n", r"\n")
+        before = re.escape(end[: found.start()] if found else end)
+        before = before.replace("/", r"\/").replace("\\\n", r"\n")
+        count = "*" if longest is None else f"{{0,{longest}}}"
+        expression = f"/(?s:.{count}){before}/"
         if found:  # a token ends the text before it
             return f"{self.add(expression)} {self.literal(end[found.start() :])}"
         name = f"rule_{len(self._lines)}"

@@ -50,6 +50,7 @@ class DeepSeekCalls:
         yield from automaton.space()
         if (yield from automaton.expect(FENCE)):
             yield from automaton.expect("json")
+            yield from automaton.space()
         if not (yield from read_arguments(automaton, name.strip())):
             return False
         yield from automaton.space()

@@ -13,6 +13,7 @@ from dure.text.dialects.jsontext import JsonText
 from dure.text.lark import Rules, one_of, quoted, some_of
 
 ARGUMENTS = ("arguments", "parameters")
+_COMPOSED = {"$ref", "allOf", "anyOf", "oneOf", "patternProperties"}
 
 
 def read_call(automaton: Automaton, *, known: bool = False) -> Parser[bool]:
@@ -161,7 +162,9 @@ def call_rule(tools: Schemas, rules: Rules, *, key: str = "arguments") -> str:
 
 def arguments_rule(name: str, schema: Mapping[str, Any], rules: Rules) -> str:
     """The name of the rule for the arguments of the tool `name`."""
-    typed = {"type": "object", **schema}
+    # A schema that names properties means those: small models invent others where they may.
+    closed = {} if _COMPOSED & schema.keys() else {"additionalProperties": False}
+    typed = {"type": "object", **closed, **schema}
     return rules.json(typed, f"The parameters of the tool {name!r}")
 
 

@@ -80,7 +80,8 @@ def _value_rule(schema: Any, kind: str, after: str, rules: Rules, shared: Mappin
         return f"{rules.json({**schema, **shared}, 'A parameter')} {rules.literal(after)}"
     if isinstance(values, list) and values and all(isinstance(v, str) for v in values):
         return f"{one_of([quoted(value) for value in values])} {rules.literal(after)}"
-    return rules.until(after)
+    longest = schema.get("maxLength") if isinstance(schema, Mapping) else None
+    return rules.until(after, longest=longest if isinstance(longest, int) else None)
 
 
 class Members:
