@@ -18,7 +18,8 @@ constexpr int kPeakChunk = 256;  // logits whose highest sampling looks at first
 
 enum class Type : int {
   F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4,
-  I4G32, I4G64, I4G128,  // ours: what AWQ, GPTQ and compressed-tensors checkpoints come down to (formats/blocks.py)
+  // Ours (formats/blocks.py): what AWQ, GPTQ and compressed-tensors checkpoints come down to, and FP8 ones.
+  I4G32, I4G64, I4G128, F8G32, F8G128,
 };
 
 inline uint16_t load_u16(const uint8_t* p) {
@@ -63,6 +64,10 @@ inline uint16_t float_to_half(float f) {
 }
 
 inline float bfloat_to_float(uint16_t b) { return bits_to_float(static_cast<uint32_t>(b) << 16); }
+
+// An 8-bit float of 4 exponent and 3 fraction bits, divided by 256: a binary16 has the same fields in wider places, so that
+// subnormals come out right, too. What the format calls a NaN is 480 here: files that hold one are refused.
+inline uint16_t fp8_as_half(uint8_t v) { return static_cast<uint16_t>(((v & 0x80) << 8) | ((v & 0x7F) << 7)); }
 
 inline int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 inline size_t round_up(size_t a, size_t b) { return (a + b - 1) / b * b; }

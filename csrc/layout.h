@@ -87,7 +87,9 @@ constexpr const uint8_t* lut_of() {
   return T == Type::MXFP4 ? kFp4Codes : kIq4Codes;
 }
 
-constexpr bool is_float(Type t) { return t == Type::F32 || t == Type::F16 || t == Type::BF16; }
+constexpr bool is_fp8(Type t) { return t == Type::F8G32 || t == Type::F8G128; }
+// Types whose products are of floats: columns of 16 weights, of FP8 with a unit's 16 scales behind the panel's columns.
+constexpr bool is_float(Type t) { return t == Type::F32 || t == Type::F16 || t == Type::BF16 || is_fp8(t); }
 
 // Sizes of a type, at run time.
 struct TypeSizes {
@@ -130,8 +132,8 @@ struct Packed {
                           : static_cast<size_t>(blocks()) * s.code_bytes;
   }
   size_t panel_bytes() const {
-    if (is_float(type)) return round_up(panel_codes_bytes(), 64);
     const TypeSizes& s = sizes_of(type);
+    if (is_float(type)) return round_up(panel_codes_bytes() + static_cast<size_t>(cols / s.source_columns) * s.scale_bytes, 64);
     return round_up(panel_codes_bytes() + static_cast<size_t>(blocks() / s.unit_blocks) * s.scale_bytes, 64);
   }
   size_t bytes() const { return panel_bytes() * panels(); }

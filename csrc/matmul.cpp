@@ -116,7 +116,20 @@ void matmul_int8(const ActTiles& x, const Product* products, int count, int thre
 
 namespace {
 
-// Columns [first, first + count) of a panel as floats, [column][16 rows]; F32 needs no copy.
+// FP8 weights of columns [first, first + count) of a panel as floats, [column][16 rows]; both are multiples of 32.
+void fp8_columns(const Packed& w, const uint8_t* panel, int64_t first, int count, float* buffer) {
+  const int width = sizes_of(w.type).source_columns;
+  const uint8_t* codes = panel + first * kPanel;
+  const float* scales = reinterpret_cast<const float*>(panel + w.panel_codes_bytes()) + first / width * kPanel;
+  for (int c = 0; c < count; c += kBlock) {
+    uint16_t halves[kBlock * kPanel];
+    for (int i = 0; i < kBlock * kPanel; ++i) halves[i] = fp8_as_half(codes[c * kPanel + i]);
+    const f32x16 scale = load(scales + c / width * kPanel) * set1(256.0f);
+    for (int i = 0; i < kBlock; ++i) store(buffer + (c + i) * kPanel, load_half(halves + i * kPanel) * scale);
+  }
+}
+
+// The same of any type; F32 needs no copy.
 const float* float_columns(const Packed& w, const uint8_t* panel, int64_t first, int count, float* buffer) {
   switch (w.type) {
     case Type::F32: return reinterpret_cast<const float*>(panel) + first * kPanel;
@@ -128,6 +141,8 @@ const float* float_columns(const Packed& w, const uint8_t* panel, int64_t first,
       for (int c = 0; c < count; ++c)
         store(buffer + c * kPanel, load_bfloat(reinterpret_cast<const uint16_t*>(panel) + (first + c) * kPanel));
       return buffer;
+    case Type::F8G32:
+    case Type::F8G128: fp8_columns(w, panel, first, count, buffer); return buffer;
     default: break;
   }
   with_quantised_type(w.type, [&](auto type) {

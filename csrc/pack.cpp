@@ -36,6 +36,8 @@ const TypeSizes kSizes[] = {
     packed_sizes<Type::I4G32>("I4G32", 32, 21),
     packed_sizes<Type::I4G64>("I4G64", 64, 37),
     packed_sizes<Type::I4G128>("I4G128", 128, 69),
+    {"F8G32", 32, 36, 16, 64, 1},
+    {"F8G128", 128, 132, 16, 64, 4},
 };
 
 using u8x16 = uint8_t __attribute__((vector_size(16)));
@@ -324,6 +326,40 @@ void pack_float_panel(uint8_t* panel, const Packed& m, const uint8_t* source, in
   }
 }
 
+// Sixteen rows of 16 bytes -> 16 columns.
+void transpose16(const uint8_t* source, size_t stride, uint8_t* out) {
+  u8x16 v[16], w[16];
+  for (size_t i = 0; i < 16; ++i) v[i] = load16(source + i * stride);
+  for (int round = 0; round < 4; ++round) {
+    for (int i = 0; i < 8; ++i) {
+      w[2 * i] = __builtin_shuffle(v[i], v[i + 8], u8x16{0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23});
+      w[2 * i + 1] = __builtin_shuffle(v[i], v[i + 8], u8x16{8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31});
+    }
+    std::memcpy(v, w, sizeof v);
+  }
+  std::memcpy(out, v, sizeof v);
+}
+
+// Rows of units, FP8 codes and then their f32 scale -> columns of 16 codes, then 16 scales a unit.
+void pack_fp8_panel(uint8_t* panel, const Packed& m, const uint8_t* source, int rows, size_t row_bytes) {
+  const TypeSizes& s = sizes_of(m.type);
+  uint8_t* scales = panel + m.panel_codes_bytes();
+  std::memset(scales, 0, m.panel_bytes() - m.panel_codes_bytes());
+  for (int64_t unit = 0; unit < m.cols / s.source_columns; ++unit, scales += s.scale_bytes) {
+    const uint8_t* at = source + static_cast<size_t>(unit) * s.source_bytes;
+    for (int row = 0; row < rows; ++row) std::memcpy(scales + 4 * row, at + row * row_bytes + s.source_columns, 4);
+    for (int c = 0; c < s.source_columns; c += 16, panel += 16 * kPanel) {
+      if (rows == kPanel) {
+        transpose16(at + c, row_bytes, panel);
+        continue;
+      }
+      uint8_t last[kPanel][16] = {};
+      for (int row = 0; row < rows; ++row) std::memcpy(last[row], at + row * row_bytes + c, 16);
+      transpose16(last[0], 16, panel);
+    }
+  }
+}
+
 }  // namespace
 
 const TypeSizes& sizes_of(Type t) { return kSizes[static_cast<int>(t)]; }
@@ -346,6 +382,8 @@ void pack_panels(const Packed& target, int64_t first_row, int64_t count, const u
     const int rows = static_cast<int>(std::min<int64_t>(kPanel, count - done));
     if (target.type == Type::F32) {
       pack_float_panel<uint32_t>(panel, target, source, rows, row_bytes);
+    } else if (is_fp8(target.type)) {
+      pack_fp8_panel(panel, target, source, rows, row_bytes);
     } else if (is_float(target.type)) {
       pack_float_panel<uint16_t>(panel, target, source, rows, row_bytes);
     } else {

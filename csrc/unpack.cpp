@@ -50,6 +50,16 @@ void unpack_row(const Packed& m, int64_t row, float* out) {
     for (int64_t c = 0; c < m.cols; ++c) std::memcpy(out + c, panel + (c * kPanel + r) * 4, 4);
     return;
   }
+  if (is_fp8(m.type)) {
+    const int width = sizes_of(m.type).source_columns;
+    const uint8_t* scales = panel + m.panel_codes_bytes();
+    for (int64_t c = 0; c < m.cols; ++c) {
+      float scale;
+      std::memcpy(&scale, scales + (c / width * kPanel + r) * 4, 4);
+      out[c] = half_to_float(fp8_as_half(panel[c * kPanel + r])) * (scale * 256.0f);
+    }
+    return;
+  }
   if (is_float(m.type)) {
     for (int64_t c = 0; c < m.cols; ++c) {
       const uint16_t v = load_u16(panel + (c * kPanel + r) * 2);

@@ -18,10 +18,10 @@ from dure.formats.card import read_card
 from dure.formats.checkpoint import open_checkpoint
 from dure.formats.gguf_writer import TensorPlan, check_target, write_gguf
 from dure.kernels.dequantize_reference import dequantize
-from dure.quantize import quantize_rows, type_for
+from dure.quantize import part_of, quantize_rows, type_for
 from dure.rope import RopeConfig, rope_frequencies, stretched_theta
 from dure.text.gguf_export import gguf_vocabulary
-from dure.weights import gguf_name, part_of, plain_name
+from dure.weights import from_gguf, gguf_name, plain_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -250,7 +250,7 @@ def _natural(item: tuple[str, Any]) -> list[tuple[int, str]]:
 def _type(name: str, tensor: _Tensor, scheme: Scheme | None, *, sparse: bool) -> str:
     """How the GGUF stores a tensor."""
     stored = tensor.rows[0].tensor.dtype
-    part = part_of(name, len(tensor.shape))
+    part = part_of(from_gguf(name), len(tensor.shape))
     if part in ("vector", "router"):
         return "F32"
     if scheme is None:

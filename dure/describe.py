@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dure import machine, models
 from dure.errors import DureError
+from dure.formats.blocks import FLOATS
+from dure.formats.packed import parameters_or_tensors
 from dure.loading import OVERHEAD_BYTES
-from dure.weights import gguf_name, part_of, plain_name
+from dure.quantize import part_of
+from dure.weights import from_gguf, plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dure.batch import CacheDtype, LayerCache, StateCache
     from dure.formats.checkpoint import Checkpoint
+    from dure.formats.packed import Parameter
+
+# Names of what takes part in decoding; other parameters draft, or are of another modality.
+_DECODER = re.compile(r"model\.(layers\.\d+|embed_tokens|norm)\.|lm_head\.|rope_freqs\.")
 
 _CACHE_TYPE: CacheDtype = "f16"  # what conversations are kept in
 
@@ -96,22 +104,18 @@ def _parts(checkpoint: Checkpoint) -> dict[str, dict[str, int]]:
     except DureError:
         spellings = {}
     counted: dict[str, Counter[str]] = {}
-    for name, tensor in checkpoint.tensors.items():
-        written: str | None = name
-        if checkpoint.kind != "gguf":
-            plain = plain_name(name, spellings)
-            written = None if plain is None else gguf_name(_stacked(plain))
-        part = part_of(written, len(tensor.shape)) if written else "other"
-        if part != "vector" and len(tensor.shape) > 1:
-            kinds = counted.setdefault(part, Counter())
-            kinds[tensor.dtype] += tensor.num_rows * tensor.shape[-1]
+    for name, tensor in parameters_or_tensors(checkpoint).items():
+        of_gguf = checkpoint.kind == "gguf"
+        plain = from_gguf(name) if of_gguf else plain_name(name, spellings)
+        if plain is None or len(tensor.shape) < 2:
+            continue
+        part = part_of(plain, len(tensor.shape)) if _DECODER.match(plain) else "other"
+        kinds = counted.setdefault(part, Counter())
+        kinds[_types(tensor)] += tensor.num_rows * tensor.shape[-1]
     return {part: dict(counts.most_common()) for part, counts in sorted(counted.items())}
 
 
-def _stacked(name: str) -> str:
-    """An expert's tensor by the name of its layer's stack."""
-    before, found, after = name.partition(".experts.")
-    if not found:
-        return name
-    kind = next((part for part in ("gate", "up", "down") if f"{part}_proj" in after), "")
-    return f"{before}.experts.{kind}_proj.weight"
+def _types(tensor: Parameter) -> str:
+    """What the file has, and what memory will have where that is another type of float."""
+    as_floats = tensor.dtype in FLOATS and tensor.stored != tensor.dtype
+    return f"{tensor.stored} as {tensor.dtype}" if as_floats else tensor.stored

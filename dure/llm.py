@@ -46,6 +46,7 @@ class LLM:
         threads: int | None = None,
         context: int | None = None,
         exact: bool = False,
+        quantize: Literal["q8", "q6", "q4"] | None = None,
         cache_bytes: int | None = None,
         cache_dtype: Literal["f16", "q8"] = "f16",
         max_sequences: int = 64,
@@ -56,15 +57,17 @@ class LLM:
 
         threads: None for this process's physical cores. context: tokens of a prompt and its answer;
         None for the model's own, up to 32,768 and to what fits in memory. exact: float32 arithmetic
-        from dequantised weights, for checking. cache_bytes: size of the key-value cache that all
-        sequences share; cache_dtype "q8" keeps it in 8 bits, in about half the memory. Raises the
-        errors of dure.errors.
+        from dequantised weights, for checking. quantize: weights that the files have in floats (FP8
+        is one) become blocks of about so many bits. cache_bytes: size of the key-value cache that
+        all sequences share; cache_dtype "q8" keeps it in 8 bits, in about half the memory. Raises
+        the errors of dure.errors.
         """
         loaded = load(
             model,
             threads=threads,
             context=context,
             exact=exact,
+            quantize=quantize,
             cache_bytes=cache_bytes,
             cache_dtype=cache_dtype,
             download_progress=download_progress,

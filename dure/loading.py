@@ -14,6 +14,7 @@ from dure.batch import BLOCK_SIZE, CacheDtype
 from dure.errors import InvalidRequestError, NotEnoughMemoryError, TokenizerError
 from dure.formats.checkpoint import open_checkpoint
 from dure.formats.texts import Texts
+from dure.quantize import check_scheme
 
 if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
@@ -74,6 +75,7 @@ def load(
     threads: int | None = None,
     context: int | None = None,
     exact: bool = False,
+    quantize: str | None = None,
     cache_bytes: int | None = None,
     cache_tokens: int | None = None,
     cache_dtype: CacheDtype = "f16",
@@ -83,7 +85,8 @@ def load(
 ) -> LoadedModel:
     """The model called `name` (short name, hub id, file or folder; None: the default), in memory.
 
-    Without `context` it is what the model and the memory allow, up to 32,768 tokens. The cache that
+    Without `context` it is what the model and the memory allow, up to 32,768 tokens. `quantize` is
+    q8, q6 or q4, for what the files have in floats (FP8 is one). The cache that
     sequences share is given in bytes, in tokens, or by default; it is f16 or q8, and f32 if exact.
     Raises NotEnoughMemoryError if weights, cache and overhead do not fit, before any matrix is
     read. Without `with_tokenizer` a model that has none loads, too.
@@ -96,7 +99,9 @@ def load(
     tokenizer = _TokenizerMaker(checkpoint if with_tokenizer else None)
     checkpoint = _without_vocabulary(checkpoint)
     dtype = check_cache_dtype(cache_dtype, exact=exact)
-    weight_bytes, available = models.memory_needed(checkpoint), machine.memory_available()
+    scheme = None if quantize is None else check_scheme(quantize)
+    weight_bytes = models.memory_needed(checkpoint, quantize=scheme)
+    available = machine.memory_available()
 
     def planned(model: Model) -> tuple[MemoryPlan, int]:
         """The plan, and how many recurrent states come with it."""
@@ -123,6 +128,7 @@ def load(
         checkpoint,
         threads=threads,
         exact=exact,
+        quantize=scheme,
         progress=tokenizer.watched(load_progress),
         before_packing=before_packing,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Literal, cast
@@ -13,15 +13,22 @@ import numpy as np
 
 from dure import kernels
 from dure.errors import ModelFileError, UnsupportedModelError
-from dure.formats.blocks import BLOCKS
+from dure.formats.blocks import BLOCKS, FLOATS
+from dure.formats.packed import parameters, parameters_or_tensors
+from dure.formats.packed_layouts import PackedMatrix
+from dure.formats.tensors import TensorInfo
+from dure.quantize import TypesInMemory
+from dure.recast import Conversion, recast_all
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dure.formats.checkpoint import Checkpoint
+    from dure.formats.packed import Parameter
     from dure.formats.source import SourceFile
-    from dure.formats.tensors import TensorInfo
-    from dure.quantize import Part as ModelPart
+    from dure.quantize import Scheme
+
+    Ints = NDArray[np.int32]
 
 # What GGUF calls the parameters of a decoder, in config.json's language; {} is the layer.
 GGUF_NAMES: Mapping[str, str] = {
@@ -72,6 +79,7 @@ GGUF_NAMES: Mapping[str, str] = {
 
 _INTO_GGUF: Mapping[str, str] = {ours: theirs for theirs, ours in GGUF_NAMES.items()}
 
+
 # Tables that old checkpoints carry and every model computes for itself.
 _RECOMPUTED = re.compile(r".*\.(rotary_emb\.inv_freq|masked_bias|attn\.bias)")
 
@@ -83,15 +91,14 @@ _REPORT_SECONDS = 0.25
 
 Part = Literal["gate", "up", "down"]
 if TYPE_CHECKING:
-    Reader = Callable[
-        [int], tuple[TensorInfo, int]
-    ]  # expert -> its tensor, and its first row there
+    Reader = Callable[[int], tuple[Parameter, int]]  # expert -> its tensor, and first row there
     Finder = Callable[[str, Part, int, tuple[int, int]], Reader | None]
 
 
 class Weights:
     """The parameters of one checkpoint. Vectors are read at once; matrices and experts are what
-    they say only after `finish`, which packs all of them in the order in which they lie on disk.
+    they say only after `finish`, which packs all of them in the order in which they lie on disk,
+    and then those that are kept otherwise than they lie there.
 
     What is asked for and missing, or of another shape, gets a stand-in, so that `check` can list
     all of it; a model made of stand-ins never runs."""
@@ -103,17 +110,20 @@ class Weights:
         spellings: Mapping[str, str] | None = None,
         threads: int = 1,
         exact: bool = False,
+        quantize: Scheme | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """spellings: parts of names as a family's files may write them -> as it asks for them."""
+        """spellings: parts of names as a family's files may write them -> as it asks for them.
+        quantize: what becomes of matrices of floats."""
         self.threads = threads
         self.exact = exact
         self.is_gguf = checkpoint.kind == "gguf"
         self._path = checkpoint.path
         self._tensors = {
             _asked_for(name, self.is_gguf, spellings or {}): tensor
-            for name, tensor in checkpoint.tensors.items()
+            for name, tensor in parameters(checkpoint).items()
         }
+        self._types = TypesInMemory(self._tensors, quantize)
         self._unused = set(self._tensors)
         self._missing: list[str] = []
         self._misshaped: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
@@ -122,6 +132,7 @@ class Weights:
         self._done_bytes = 0
         self._packers: dict[SourceFile, kernels.FilePacker] = {}
         self._afterwards: list[Callable[[], None]] = []
+        self._jobs: list[Callable[[], Iterator[Conversion]]] = []
 
     def has(self, name: str) -> bool:
         """Whether the checkpoint has a tensor of that name."""
@@ -154,11 +165,11 @@ class Weights:
         tensor = self._take(name, stored if stored in shapes else shapes[0])
         if tensor is None:
             return np.broadcast_to(np.float32(1), shapes[0])  # takes no memory, whatever size
-        values = kernels.Matrix(tensor.dtype, 1, math.prod(stored)) if _is_float(tensor) else None
-        if values is None:
+        if tensor.dtype not in FLOATS:
             raise UnsupportedModelError(
-                f"{self._path}: {name} is stored as {tensor.dtype}; vectors must be floats."
+                f"{self._path}: {name} is stored as {tensor.stored}; vectors must be floats."
             )
+        values = kernels.Matrix(tensor.dtype, 1, math.prod(stored))
         values.fill(0, tensor.read().reshape(1, -1))
         self._advance(tensor.size_bytes)
         entries: NDArray[np.float32] = values.row_values(np.zeros(1, np.int32))
@@ -171,22 +182,31 @@ class Weights:
         tensor = self._take(name, (cols,) if flat else (rows, cols))
         if tensor is None:
             return cast(kernels.Matrix, SimpleNamespace(rows=rows, cols=cols))
-        matrix = kernels.Matrix(self._runnable(tensor), rows, cols)
-        self._packer(tensor).add(matrix, tensor.offset)
-        return matrix
+        return self._matrix(name, tensor, rows, cols)
 
     def stacked(self, name: str, count: int, rows: int, cols: int) -> kernels.Matrix:
         """The tensor `name`, (count, rows, cols), as one matrix (count * rows, cols)."""
         tensor = self._take(name, (count, rows, cols))
         if tensor is None:
             return cast(kernels.Matrix, SimpleNamespace(rows=count * rows, cols=cols))
-        matrix = kernels.Matrix(self._runnable(tensor), count * rows, cols)
-        self._packer(tensor).add(matrix, tensor.offset)
-        return matrix
+        return self._matrix(name, tensor, count * rows, cols)
 
     def afterwards(self, derive: Callable[[], None]) -> None:
         """Has `derive` called by `finish` when everything is packed."""
         self._afterwards.append(derive)
+
+    def _matrix(self, name: str, tensor: Parameter, rows: int, cols: int) -> kernels.Matrix:
+        matrix = kernels.Matrix(self._types.of(name, tensor), rows, cols)
+        if isinstance(tensor, TensorInfo) and matrix.dtype == tensor.dtype:
+            self._packer(tensor).add(matrix, tensor.offset)
+        else:
+            self._jobs.append(partial(self._matrix_job, matrix, tensor))
+        return matrix
+
+    def _matrix_job(self, matrix: kernels.Matrix, tensor: Parameter) -> Iterator[Conversion]:
+        matrix.columns = _columns(tensor, matrix.dtype)
+        put = partial(matrix.fill, threads=self.threads)
+        yield Conversion(tensor, 0, matrix.rows, matrix.dtype, put)
 
     def gated_mlp(self, name: str, hidden: int, intermediate: int) -> kernels.Experts:
         """The gate, up and down matrices under `name`: one expert, to which every row goes."""
@@ -211,18 +231,57 @@ class Weights:
                 readers[part] = reader
         if len(readers) < len(shapes):
             return cast(kernels.Experts, None)
-        experts = kernels.Experts(
-            count,
-            hidden,
-            intermediate,
-            *(self._runnable(reader(0)[0]) for reader in readers.values()),
-        )
+        firsts = {part: reader(0)[0] for part, reader in readers.items()}
+        types = {
+            part: self._types.of(f"{prefix}.{part}_proj.weight", tensor)
+            for part, tensor in firsts.items()
+        }
+        experts = kernels.Experts(count, hidden, intermediate, *types.values())
+        if any(isinstance(t, PackedMatrix) or t.dtype != types[p] for p, t in firsts.items()):
+            self._jobs.append(partial(self._experts_job, prefix, experts, shapes, types, readers))
+            return experts
         for part, reader in readers.items():
             for expert in range(count):
                 tensor, first_row = reader(expert)
-                offset = tensor.offset + first_row * tensor.row_bytes
-                self._packer(tensor).add_part(experts, part, expert, offset)
+                if isinstance(tensor, TensorInfo):  # as all of a part are of one type
+                    offset = tensor.offset + first_row * tensor.row_bytes
+                    self._packer(tensor).add_part(experts, part, expert, offset)
         return experts
+
+    def _experts_job(
+        self,
+        prefix: str,
+        experts: kernels.Experts,
+        shapes: Mapping[Part, tuple[int, int]],
+        types: Mapping[Part, str],
+        readers: Mapping[Part, Reader],
+    ) -> Iterator[Conversion]:
+        for expert in range(experts.count):
+            found = {part: reader(expert) for part, reader in readers.items()}
+            columns = {part: _columns(found[part][0], types[part]) for part in found}
+            if expert == 0:
+                experts.columns = columns["gate"]
+            if any(not _same(experts.columns, columns[part]) for part in ("gate", "up")):
+                raise UnsupportedModelError(
+                    f"{self._path}: each of the experts under {prefix} has its columns in an order "
+                    "of its own (desc_act), which dure does not run as it is.",
+                    hint="quantise it anew: --quantize q4, q6 or q8.",
+                )
+            for part, (tensor, first_row) in found.items():
+                put = partial(self._put_part, experts, part, expert)
+                # What down takes in another order, gate and up give in that order.
+                order = None if part == "down" else columns["down"]
+                yield Conversion(tensor, first_row, shapes[part][0], types[part], put, order)
+
+    def _put_part(
+        self,
+        experts: kernels.Experts,
+        part: Part,
+        expert: int,
+        first_row: int,
+        raw: NDArray[np.uint8],
+    ) -> None:
+        experts.fill(part, expert, raw, first_row=first_row, threads=self.threads)
 
     def _packer(self, tensor: TensorInfo) -> kernels.FilePacker:
         """What packs the tensors of that tensor's file."""
@@ -263,9 +322,10 @@ class Weights:
             )
 
     def finish(self) -> None:
-        """Packs what was asked for. Raises what `check` does, before, and ModelFileError if a file
-        cannot be read or changes meanwhile."""
+        """Packs what was asked for. Raises what `check` does, before, InvalidRequestError if all of
+        it was to be quantised and is, and ModelFileError if a file cannot be read or changes."""
         self.check()
+        self._types.check(self._path)
         for source, packer in self._packers.items():
             with source.reading() as descriptor:
                 packer.run(
@@ -275,6 +335,10 @@ class Weights:
                     report=partial(self._advance_from, self._done_bytes),
                 )
         self._packers.clear()
+        if self._jobs:
+            conversions = (each for job in self._jobs for each in job())
+            recast_all(conversions, threads=self.threads, advance=self._advance)
+            self._jobs.clear()
         for derive in self._afterwards:
             derive()
 
@@ -303,7 +367,7 @@ class Weights:
         each = [tensor for tensor in found if tensor is not None]
         if len(each) < count:
             return None
-        if len({t.dtype for t in each}) > 1:
+        if len({(t.dtype, t.stored) for t in each}) > 1:
             raise UnsupportedModelError(f"{self._path}: the experts under {prefix} differ in type.")
         return lambda expert: (each[expert], 0)
 
@@ -312,7 +376,7 @@ class Weights:
         tensor = self._take(name, shape)
         return None if tensor is None else lambda expert: (tensor, expert * shape[1] + first)
 
-    def _take(self, name: str, shape: tuple[int, ...]) -> TensorInfo | None:
+    def _take(self, name: str, shape: tuple[int, ...]) -> Parameter | None:
         """The tensor, from now on used; None, and it is noted, if there is none of that shape."""
         tensor = self._tensors.get(name)
         self._unused.discard(name)
@@ -326,11 +390,6 @@ class Weights:
             self.check(asked_all=False)
         return None
 
-    def _runnable(self, tensor: TensorInfo) -> str:
-        if not BLOCKS[tensor.dtype].supported:
-            tensor.read_rows(0, 0)  # raises the error that names the types we run
-        return tensor.dtype
-
     def _advance(self, size: int) -> None:
         self._advance_from(self._done_bytes, size)
 
@@ -340,22 +399,37 @@ class Weights:
             self._progress(self._done_bytes, self._total_bytes)
 
 
-def memory_needed(checkpoint: Checkpoint) -> int:
+def memory_needed(
+    checkpoint: Checkpoint,
+    *,
+    quantize: Scheme | None = None,
+    spellings: Mapping[str, str] | None = None,
+) -> int:
     """Bytes that the checkpoint's weights take in memory once packed."""
+    is_gguf = checkpoint.kind == "gguf"
+    tensors = {
+        _asked_for(name, is_gguf, spellings or {}): tensor
+        for name, tensor in parameters_or_tensors(checkpoint).items()
+    }
+    types = TypesInMemory(tensors, quantize)
     total = 0
-    for tensor in checkpoint.tensors.values():
+    for name, tensor in tensors.items():
         if len(tensor.shape) < 2 or not BLOCKS[tensor.dtype].supported:
             total += tensor.size_bytes
             continue
         *stack, rows, cols = tensor.shape
-        total += int(np.prod(stack, dtype=np.int64)) * kernels.packed_bytes(
-            tensor.dtype, rows, cols
-        )
+        dtype = types.of(name, tensor)
+        total += int(np.prod(stack, dtype=np.int64)) * kernels.packed_bytes(dtype, rows, cols)
     return total
 
 
-def _is_float(tensor: TensorInfo) -> bool:
-    return tensor.dtype in ("F32", "F16", "BF16")
+def _columns(tensor: Parameter, dtype: str) -> Ints | None:
+    """The order of a matrix's columns in memory, where it is kept as that type."""
+    return tensor.columns if isinstance(tensor, PackedMatrix) and tensor.dtype == dtype else None
+
+
+def _same(one: Ints | None, other: Ints | None) -> bool:
+    return one is other or (one is not None and other is not None and np.array_equal(one, other))
 
 
 def _some(what: list[str], separator: str = ", ") -> str:
@@ -406,15 +480,6 @@ def gguf_name(name: str) -> str | None:
     return f"{pattern.format(layer)}.{suffix}" if pattern else None
 
 
-def part_of(name: str, dimensions: int) -> ModelPart:
-    """Which part of a model a GGUF tensor belongs to."""
-    kind = name.split(".")[-2]
-    if dimensions < 2:
-        return "vector"
-    if kind in ("token_embd", "output"):
-        return "embedding" if kind == "token_embd" else "head"
-    if kind.startswith("ffn_gate_inp"):
-        return "router"
-    if kind.endswith("_exps"):
-        return "experts"
-    return "attention" if kind.startswith("attn") else "dense"
+def from_gguf(name: str) -> str:
+    """A GGUF tensor's name as a family asks for it."""
+    return _asked_for(name, True, {})

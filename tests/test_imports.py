@@ -16,6 +16,7 @@ LINE = (
     {"hub"},
     {"text", "kernels"},
     {"batch", "config", "quantize", "rope"},
+    {"recast"},
     {"weights"},
     {"layers"},
     {"recurrent"},

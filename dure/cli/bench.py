@@ -27,6 +27,7 @@ def command(
             help="Keep past tokens in 16 bits, or in 8: about half the memory, nearly as good."
         ),
     ] = console.Cache.f16,
+    quantize: console.Quantize = None,
     threads: Annotated[
         int | None, typer.Option(min=1, show_default="the physical cores", help="Threads.")
     ] = None,
@@ -48,6 +49,7 @@ def command(
             context=max(prompt, depth + decode, 1),
             cache_tokens=batch * (depth + decode),
             cache_dtype=cache.value,
+            quantize=quantize,
             with_tokenizer=False,
             **progress,
         )

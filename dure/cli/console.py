@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from dure.cli.progress import REDRAW_S, PullReport
 
@@ -18,6 +20,16 @@ if TYPE_CHECKING:
 
 # A model's text may hold terminal commands (ESC […): only line ends and tabs reach a terminal.
 _CONTROLS = {code: None for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
+
+
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="q8|q6|q4",
+        help="Bits for weights that the files have as floats, FP8 among them. q4 makes a sparse "
+        "model's experts 4 bits and all else 6.",
+    ),
+]
 
 
 class Cache(str, Enum):

@@ -19,6 +19,7 @@ def command(
     text: Annotated[Path, typer.Argument(metavar="TEXT", help="A UTF-8 text file.")],
     *,
     window: Annotated[int, typer.Option(min=2, help="Tokens scored together.")] = 512,
+    quantize: console.Quantize = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="Compute in float32 from dequantised weights: slow.")
     ] = False,
@@ -47,6 +48,7 @@ def command(
             model,
             threads=threads,
             exact=exact,
+            quantize=quantize,
             context=window,
             cache_tokens=window,
             cache_dtype=cache.value,

@@ -85,6 +85,7 @@ def command(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads [default: the physical cores].")
     ] = None,
+    quantize: console.Quantize = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="Compute in float32 from dequantised weights: slow.")
     ] = False,
@@ -116,7 +117,14 @@ def command(
     if question is None:
         check_can_chat(json)
     began = time.perf_counter()
-    llm = load(model, context=context, threads=threads, exact=exact, cache_dtype=cache.value)
+    llm = load(
+        model,
+        context=context,
+        threads=threads,
+        exact=exact,
+        quantize=quantize,
+        cache_dtype=cache.value,
+    )
     load_s = time.perf_counter() - began
     if verbose:
         console.note(f"{describe(llm)}, loaded in {load_s:.2f} s")

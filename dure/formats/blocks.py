@@ -41,6 +41,9 @@ _GGML_SUPPORTED = (
 # a byte and the low half first, then a float32 scale and a zero point of one byte (0 to 16):
 # weight = scale * (code - zero).
 _GROUPED = (("I4G32", 32, 21), ("I4G64", 64, 37), ("I4G128", 128, 69))
+# Ours, too: FP8 (e4m3) codes, a byte each, then their float32 scale: weight = value * scale. What
+# e4m3 calls a NaN would be 480.
+_FP8 = (("F8G32", 32, 36), ("F8G128", 128, 132))
 _GGML_LISTED = (
     ("Q8_1", 9, 32, 40),
     ("Q8_K", 15, 256, 292),
@@ -81,13 +84,17 @@ _SAFETENSORS_LISTED = (
 
 BLOCKS: Mapping[str, BlockType] = MappingProxyType(
     {row[0]: BlockType(*row, supported=True) for row in _GGML_SUPPORTED}
-    | {name: BlockType(name, None, size, count, supported=True) for name, size, count in _GROUPED}
+    | {
+        name: BlockType(name, None, size, count, supported=True)
+        for name, size, count in (*_GROUPED, *_FP8)
+    }
     | {row[0]: BlockType(*row, supported=False) for row in _GGML_LISTED}
     | {
         name: BlockType(name, None, size, num_bytes, supported=False)
         for name, size, num_bytes in _SAFETENSORS_LISTED
     }
 )
+FLOATS = ("F32", "F16", "BF16")
 BY_ID: Mapping[int, BlockType] = MappingProxyType(
     {block.ggml_id: block for block in BLOCKS.values() if block.ggml_id is not None}
 )

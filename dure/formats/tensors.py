@@ -15,17 +15,12 @@ from dure.formats.source import SourceFile
 _IN_FILES = [name for name in SUPPORTED if BLOCKS[name].ggml_id is not None]
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """Where a tensor lies. `shape` is row-major as in numpy: (rows, cols), (experts, rows, cols).
-    The reader that made it has checked that the range is inside the file and fits the shape."""
+class RowShape:
+    """The rows of what has a shape, (…, rows, cols), and a type of `blocks`."""
 
-    name: str
-    dtype: str  # a key of BLOCKS
+    __slots__ = ()
     shape: tuple[int, ...]
-    source: SourceFile
-    offset: int
-    size_bytes: int
+    dtype: str  # a key of BLOCKS
 
     @property
     def num_rows(self) -> int:
@@ -38,6 +33,24 @@ class TensorInfo:
         block = BLOCKS[self.dtype]
         cols = self.shape[-1] if self.shape else 1
         return cols // block.block_size * block.block_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo(RowShape):
+    """Where a tensor lies. `shape` is row-major as in numpy: (rows, cols), (experts, rows, cols).
+    The reader that made it has checked that the range is inside the file and fits the shape."""
+
+    name: str
+    dtype: str  # a key of BLOCKS
+    shape: tuple[int, ...]
+    source: SourceFile
+    offset: int
+    size_bytes: int
+
+    @property
+    def stored(self) -> str:
+        """What the file has, in a word: its type."""
+        return self.dtype
 
     def read_rows(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         """Fresh uint8 (stop - start, row_bytes), rows counted over all leading dimensions

@@ -7,11 +7,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dure.formats.card import read_card
 from dure.formats.checkpoint import Checkpoint, open_checkpoint
-from dure.formats.tensors import TensorInfo
+from dure.formats.packed import parameters_or_tensors
+
+if TYPE_CHECKING:
+    from dure.formats.packed import Parameter
+    from dure.formats.tensors import TensorInfo
 
 _GGUF_KEYS = {
     "layers": "block_count",
@@ -47,7 +51,9 @@ class ModelFacts:
     architecture: str
     parameters: int
     active_parameters: int  # those that work on a token; all of them unless there are experts
-    quantisation: Mapping[str, float]  # block type -> its share of the parameters, largest first
+    quantisation: Mapping[
+        str, float
+    ]  # what is stored -> its share of the parameters, largest first
     weight_bytes: int
     context: int
     vocabulary: int
@@ -77,15 +83,16 @@ def read_facts(path: Path) -> ModelFacts:
     numbers["head_dim"] = numbers["head_dim"] or (hidden // heads if heads else 0)
     numbers["kv_heads"] = numbers["kv_heads"] or heads
     tensors = tuple(checkpoint.tensors.values())
-    total = _elements(tensors)
+    named = parameters_or_tensors(checkpoint)
+    total = _elements(named.values())
     return ModelFacts(
         path=path,
         kind=checkpoint.kind,
         title=_text(checkpoint.metadata.get("general.name")),
         architecture=_architecture(checkpoint),
         parameters=total,
-        active_parameters=total - _idle(tensors, numbers),
-        quantisation=_mix(tensors),
+        active_parameters=total - _idle(named, numbers),
+        quantisation=_mix(named.values()),
         weight_bytes=sum(tensor.size_bytes for tensor in tensors),
         license=_text(checkpoint.metadata.get("general.license")) or _first(card.get("license")),
         lineage=_lineage(checkpoint, card),
@@ -130,23 +137,23 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _elements(tensors: Iterable[TensorInfo]) -> int:
+def _elements(tensors: Iterable[Parameter]) -> int:
     return sum(math.prod(tensor.shape) for tensor in tensors)
 
 
-def _idle(tensors: Iterable[TensorInfo], numbers: Mapping[str, int]) -> int:
+def _idle(tensors: Mapping[str, Parameter], numbers: Mapping[str, int]) -> int:
     """Parameters of the experts that a token does not visit."""
     experts, used = numbers["experts"], numbers["experts_used"]
     if not 0 < used < experts:
         return 0
-    of_experts = _elements(t for t in tensors if "_exps." in t.name or ".experts." in t.name)
+    of_experts = _elements(t for n, t in tensors.items() if "_exps." in n or ".experts." in n)
     return of_experts * (experts - used) // experts
 
 
-def _mix(tensors: Iterable[TensorInfo]) -> dict[str, float]:
+def _mix(tensors: Iterable[Parameter]) -> dict[str, float]:
     counted: Counter[str] = Counter()
     for tensor in tensors:
-        counted[tensor.dtype] += math.prod(tensor.shape)
+        counted[tensor.stored] += math.prod(tensor.shape)
     total = max(1, counted.total())
     return {dtype: count / total for dtype, count in counted.most_common()}
 

@@ -93,7 +93,8 @@ def matmul(
     Quantised weights meet int8 activations in integer dots; `exact` multiplies the dequantised
     weights in float32 instead, as F32, F16 and BF16 weights always are.
     """
-    return _core.matmul(_activations(x), (w.packed,), (bias,), add, exact, threads)[0]
+    rows = _activations(x, w.columns, threads)
+    return _core.matmul(rows, (w.packed,), (bias,), add, exact, threads)[0]
 
 
 def matmuls(
@@ -105,13 +106,19 @@ def matmuls(
     threads: int = 1,
 ) -> list[Floats]:
     """matmul of each of several matrices with the same x, in one go: fewer waits for threads."""
-    packed = [w.packed for w in weights]
-    return _core.matmul(
-        _activations(x), packed, biases or [None] * len(packed), None, exact, threads
-    )
+    each = biases or [None] * len(weights)
+    if any(w.columns is not None for w in weights):
+        pairs = zip(weights, each, strict=True)
+        return [matmul(x, w, bias=bias, exact=exact, threads=threads) for w, bias in pairs]
+    return _core.matmul(_activations(x), [w.packed for w in weights], each, None, exact, threads)
 
 
-def _activations(x: Floats | _core.Activations) -> _core.Activations:
+def _activations(
+    x: Floats | _core.Activations, columns: Ints | None = None, threads: int = 1
+) -> _core.Activations:
+    """x, its columns in another order if one is given, to be quantised once."""
+    if columns is not None:
+        x = np.take(x.floats(threads) if isinstance(x, _core.Activations) else x, columns, axis=1)
     return x if isinstance(x, _core.Activations) else _core.Activations(x)
 
 
@@ -434,7 +441,8 @@ def experts_mlp(
     x: (n, hidden), or the Activations of it; ids and weights: (n, k). Rows are sorted by expert,
     each expert's rows are one product, and a row's experts are added in the order of its ids.
     """
-    return _core.experts_mlp(_activations(x), ids, weights, experts.packed, add, exact, threads)
+    rows = _activations(x, experts.columns, threads)
+    return _core.experts_mlp(rows, ids, weights, experts.packed, add, exact, threads)
 
 
 def gated_mlp(
@@ -446,7 +454,8 @@ def gated_mlp(
     threads: int = 1,
 ) -> Floats:
     """down(silu(gate x) * up x) + add as (n, hidden): a mixture whose one expert takes all rows."""
-    return _core.gated_mlp(_activations(x), expert.packed, add, exact, threads)
+    rows = _activations(x, expert.columns, threads)
+    return _core.gated_mlp(rows, expert.packed, add, exact, threads)
 
 
 def sample(

@@ -3,7 +3,7 @@
 A quantised weight is scale * code - min, with one scale (and min) for a group of 16 or 32 codes.
 The scales of a K block are products of one float16 and a small integer, rounded to float32 once.
 A weight of our own grouped types is scale * (code - zero): rounded once, where their product with
-activations takes scale * zero for the min.
+activations takes scale * zero for the min. One of our FP8 types is value * scale, rounded once.
 """
 
 from __future__ import annotations
@@ -59,11 +59,14 @@ _FIELDS: Mapping[str, list[Any]] = {
     "I4G32": [("low", "u1", 16), ("scale", "<f4"), ("zero", "u1")],
     "I4G64": [("low", "u1", 32), ("scale", "<f4"), ("zero", "u1")],
     "I4G128": [("low", "u1", 64), ("scale", "<f4"), ("zero", "u1")],
+    "F8G32": [("codes", "u1", 32), ("scale", "<f4")],
+    "F8G128": [("codes", "u1", 128), ("scale", "<f4")],
 }
 LAYOUTS: Mapping[str, np.dtype[Any]] = {name: np.dtype(f) for name, f in _FIELDS.items()}
 FLOAT_TYPES = ("F32", "F16", "BF16")
-GROUPED_TYPES = ("I4G32", "I4G64", "I4G128")  # ours; all others are GGUF's
-QUANTIZED_TYPES = tuple(name for name in LAYOUTS if name not in FLOAT_TYPES)
+GROUPED_TYPES = ("I4G32", "I4G64", "I4G128")  # ours, as the next; all others are GGUF's
+FP8_TYPES = ("F8G32", "F8G128")
+QUANTIZED_TYPES = tuple(name for name in LAYOUTS if name not in (*FLOAT_TYPES, *FP8_TYPES))
 
 # IQ4's sixteen levels, spaced more finely near zero.
 _IQ4_LEVELS = np.array(
@@ -71,6 +74,18 @@ _IQ4_LEVELS = np.array(
 )
 # Twice the values of a 4-bit float of 2 exponent bits and 1 fraction bit; the scale is halved.
 _FP4_LEVELS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)
+
+
+def _fp8_values() -> npt.NDArray[np.float32]:
+    """The 256 values of e4m3: 1 sign, 4 exponent (bias 7) and 3 fraction bits, no infinity."""
+    codes = np.arange(256)
+    exponent, fraction = codes >> 3 & 15, codes & 7
+    sizes = np.ldexp(fraction + 8.0 * (exponent > 0), np.maximum(exponent, 1) - 10)
+    values: npt.NDArray[np.float32] = np.where(codes < 128, sizes, -sizes).astype(np.float32)
+    return values
+
+
+_FP8_VALUES = _fp8_values()
 
 
 @dataclass(frozen=True)
@@ -91,8 +106,8 @@ def block_size(dtype: str) -> int:
     """Weights in one block of `dtype`: 1, or 32 to 256."""
     if dtype in FLOAT_TYPES:
         return 1
-    if dtype in GROUPED_TYPES:
-        return int(dtype.removeprefix("I4G"))
+    if dtype in (*GROUPED_TYPES, *FP8_TYPES):
+        return int(dtype.partition("G")[2])
     return 256 if dtype.endswith("_K") or dtype == "IQ4_XS" else 32
 
 
@@ -117,6 +132,10 @@ def dequantize(dtype: str, raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32
         grouped = _blocks(dtype, raw)
         whole = _neighbours(grouped).astype(np.float32) - grouped["zero"][..., None]
         product: Array = _scale(grouped) * whole
+        return product.reshape(len(raw), -1)
+    if dtype in FP8_TYPES:
+        units = _blocks(dtype, raw)
+        product = _FP8_VALUES[units["codes"]] * _scale(units)
         return product.reshape(len(raw), -1)
     blocks = integer_blocks(dtype, raw)
     codes = blocks.codes.reshape(*blocks.scales.shape, blocks.group)

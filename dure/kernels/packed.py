@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from dure.kernels import _core
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
@@ -19,13 +20,18 @@ if TYPE_CHECKING:
 
 
 class Matrix:
-    """Weights (rows, cols), packed without loss from their source blocks into 16-row panels."""
+    """Weights (rows, cols), packed without loss from their source blocks into 16-row panels.
+
+    `columns`, if there are any, say which column each one in memory is: of checkpoints whose blocks
+    are of columns that do not lie side by side. Products take theirs of x in that order.
+    """
 
     def __init__(self, dtype: str, rows: int, cols: int) -> None:
         self.packed = _core.Matrix(dtype, rows, cols)
         self.dtype = dtype
         self.rows = rows
         self.cols = cols
+        self.columns: Ints | None = None
 
     @property
     def nbytes(self) -> int:
@@ -38,11 +44,19 @@ class Matrix:
 
     def row_values(self, rows: Ints, *, threads: int = 1) -> Floats:
         """The named rows as (n, cols), rounded as the source format's own dequantisation rounds."""
-        return self.packed.row_values(rows, threads)
+        values = self.packed.row_values(rows, threads)
+        if self.columns is None:
+            return values
+        ordered: Floats = np.empty_like(values)
+        ordered[:, self.columns] = values
+        return ordered
 
 
 class Experts:
-    """The gate, up and down matrices of `count` experts: one page-aligned record an expert."""
+    """The gate, up and down matrices of `count` experts: one page-aligned record an expert.
+
+    `columns` are those of all gates and ups, as in Matrix.
+    """
 
     def __init__(
         self,
@@ -55,6 +69,7 @@ class Experts:
     ) -> None:
         self.packed = _core.Experts(count, hidden, intermediate, gate_dtype, up_dtype, down_dtype)
         self.count = count
+        self.columns: Ints | None = None
 
     @property
     def nbytes(self) -> int:

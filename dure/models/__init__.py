@@ -10,8 +10,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dure.config import architecture_of, read_config
-from dure.errors import UnsupportedModelError
-from dure.weights import Weights, memory_needed
+from dure.errors import DureError, UnsupportedModelError
+from dure.weights import Weights
+from dure.weights import memory_needed as _memory_needed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from dure.batch import Batch, LayerCache, StateCache
     from dure.formats.checkpoint import Checkpoint
+    from dure.quantize import Scheme
 
 
 __all__ = ["Model", "checked_model", "families", "family_of", "load_model", "memory_needed"]
@@ -75,6 +77,15 @@ def family_of(checkpoint: Checkpoint) -> ModuleType:
     )
 
 
+def memory_needed(checkpoint: Checkpoint, *, quantize: Scheme | None = None) -> int:
+    """Bytes that the checkpoint's weights take in memory once packed."""
+    try:
+        spellings = getattr(family_of(checkpoint), "SPELLINGS", None)
+    except DureError:
+        spellings = None
+    return _memory_needed(checkpoint, quantize=quantize, spellings=spellings)
+
+
 def checked_model(checkpoint: Checkpoint) -> Any:
     """The model of a checkpoint that has what its family asks for and nothing else, with no matrix
     read: it cannot run, but tells its `config` and `layer_caches`. Raises what loading it would."""
@@ -90,12 +101,14 @@ def load_model(
     *,
     threads: int = 1,
     exact: bool = False,
+    quantize: Scheme | None = None,
     progress: Callable[[int, int], None] | None = None,
     before_packing: Callable[[Model], object] = lambda _: None,
 ) -> Model:
     """The checkpoint's model with its weights packed in memory.
 
-    exact: float32 arithmetic on dequantised weights, for parity tests. progress(done, total) bytes.
+    exact: float32 arithmetic on dequantised weights, for parity tests. quantize: matrices of floats
+    become blocks of fewer bits, a piece at a time. progress(done, total) bytes.
     before_packing is called once with the model, which says its sizes but cannot run yet, when what
     is left needs no Python, so that other threads can run.
     Raises UnsupportedModelError or ModelFileError, and nothing half-loaded stays.
@@ -103,7 +116,12 @@ def load_model(
     family = family_of(checkpoint)
     spellings = getattr(family, "SPELLINGS", None)
     weights = Weights(
-        checkpoint, spellings=spellings, threads=threads, exact=exact, progress=progress
+        checkpoint,
+        spellings=spellings,
+        threads=threads,
+        exact=exact,
+        quantize=quantize,
+        progress=progress,
     )
     model: Model = family.Model(read_config(checkpoint), weights)
     weights.check()

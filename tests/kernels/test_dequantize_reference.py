@@ -9,6 +9,7 @@ from kernel_inputs import columns, constant_raw, random_raw
 
 from dure.kernels.dequantize_reference import (
     FLOAT_TYPES,
+    FP8_TYPES,
     GROUPED_TYPES,
     LAYOUTS,
     QUANTIZED_TYPES,
@@ -18,7 +19,7 @@ from dure.kernels.dequantize_reference import (
     row_bytes,
 )
 
-IN_GGUF = tuple(name for name in LAYOUTS if name not in GROUPED_TYPES)
+IN_GGUF = tuple(name for name in LAYOUTS if name not in (*GROUPED_TYPES, *FP8_TYPES))
 
 
 def oracle(dtype: str, raw: np.ndarray) -> np.ndarray:
@@ -112,6 +113,18 @@ def test_a_grouped_weight_is_the_scale_times_code_less_zero_point(dtype: str) ->
     raw = np.frombuffer(b"".join(data), np.uint8)[None]
     expected = scales.repeat(size) * (codes.astype(np.float32) - zero)
     np.testing.assert_array_equal(bits(dequantize(dtype, raw)[0]), bits(expected))
+
+
+@pytest.mark.parametrize("dtype", FP8_TYPES)
+def test_an_fp8_weight_is_the_value_that_torch_reads_times_the_scale(dtype: str) -> None:
+    import torch  # noqa: PLC0415  # seconds
+
+    codes = np.array([code for code in range(256) if code & 127 != 127] * 64, np.uint8)
+    codes = codes.reshape(-1, block_size(dtype))
+    scales = np.random.default_rng(5).normal(0, 1e-3, len(codes)).astype(np.float32)
+    raw = np.concatenate([codes, scales[:, None].view(np.uint8)], axis=1)
+    expected = torch.from_numpy(codes).view(torch.float8_e4m3fn).float().numpy() * scales[:, None]
+    np.testing.assert_array_equal(bits(dequantize(dtype, raw)), bits(expected))
 
 
 def test_rows_that_are_no_whole_number_of_blocks_are_refused() -> None:

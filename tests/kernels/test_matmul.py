@@ -10,7 +10,13 @@ from kernel_inputs import ROWS, bits, columns, constant_raw, packed, random_acti
 
 from dure import kernels
 from dure.kernels import reference
-from dure.kernels.dequantize_reference import FLOAT_TYPES, LAYOUTS, QUANTIZED_TYPES, block_size
+from dure.kernels.dequantize_reference import (
+    FLOAT_TYPES,
+    FP8_TYPES,
+    LAYOUTS,
+    QUANTIZED_TYPES,
+    block_size,
+)
 
 COUNTS = (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33)
 BAD = (TypeError, ValueError)
@@ -68,11 +74,11 @@ def test_exact_products_are_those_of_the_dequantised_weights(dtype: str) -> None
                 assert (np.abs(actual - expected[:n, :rows]) <= bound).all()
 
 
-@pytest.mark.parametrize("dtype", FLOAT_TYPES)
+@pytest.mark.parametrize("dtype", [*FLOAT_TYPES, *FP8_TYPES])
 def test_float_weights_are_exact_with_or_without_asking(dtype: str) -> None:
-    rng = np.random.default_rng(3)
-    x, raw = random_activations(rng, 5, 33), random_raw(rng, dtype, 20, 33)
-    w = packed(dtype, raw, 33)
+    rng, cols = np.random.default_rng(3), columns(dtype)[1]
+    x, raw = random_activations(rng, 5, cols), random_raw(rng, dtype, 20, cols)
+    w = packed(dtype, raw, cols)
     np.testing.assert_array_equal(kernels.matmul(x, w), kernels.matmul(x, w, exact=True))
 
 
@@ -103,6 +109,24 @@ def test_a_weight_row_has_the_same_bits_in_any_matrix(dtype: str, exact: bool) -
     for first, stop in ((0, 1), (16, 32), (37, 92)):
         part = kernels.matmul(x, packed(dtype, raw[first:stop], cols), exact=exact)
         np.testing.assert_array_equal(bits(part), bits(whole[:, first:stop].copy()))
+
+
+@pytest.mark.parametrize("dtype", ["F16", "Q4_K", "I4G32", "F8G32"])
+def test_columns_in_another_order_change_nothing_but_the_order(dtype: str) -> None:
+    rng, cols = np.random.default_rng(11), columns(dtype)[-1]
+    x = random_activations(rng, 9, cols)
+    order = rng.permutation(cols).astype(np.int32)
+    w, plain = (packed(dtype, raw, cols) for raw in [random_raw(rng, dtype, 33, cols)] * 2)
+    w.columns = order
+    shuffled = np.ascontiguousarray(x[:, order])
+    for exact in (False, True):
+        expected = kernels.matmul(shuffled, plain, exact=exact)
+        for given in (x, kernels.Activations(x)):
+            np.testing.assert_array_equal(kernels.matmul(given, w, exact=exact), expected)
+        for actual in kernels.matmuls(x, [w, w], exact=exact):
+            np.testing.assert_array_equal(actual, expected)
+    rows = np.array([32, 0], np.int32)
+    np.testing.assert_array_equal(w.row_values(rows)[:, order], plain.row_values(rows))
 
 
 @pytest.mark.parametrize("dtype", ["F32", "BF16", "Q4_1", "Q4_K", "Q6_K"])

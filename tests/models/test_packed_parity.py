@@ -1,0 +1,210 @@
+"""Quantised checkpoints compute what transformers computes from the weights they stand for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import packings
+import pytest
+from tiny_gguf import config_of, parameters_of, read_folder, write_folder
+from tiny_models import (
+    PagedRun,
+    furthest,
+    loaded,
+    oracle,
+    oracle_logits,
+    prefill_logits,
+    random_sequences,
+    reopened,
+)
+
+from dure.errors import InvalidRequestError, UnsupportedModelError
+from dure.formats.checkpoint import open_checkpoint
+from dure.formats.packed import parameters
+from dure.models import load_model
+
+TOLERANCE = 1e-4
+TOKENS = random_sequences(40, seed=1)[0]
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "fp8": {"quant_method": "fp8", "weight_block_size": [32, 64]},
+    "gptq": {**GPTQ, "desc_act": False},
+    "gptq_v2": {**GPTQ, "desc_act": False, "checkpoint_format": "gptq_v2"},
+    "gptq desc_act": {**GPTQ, "desc_act": True},
+    "awq": {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm"},
+    "compressed": {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {
+            "group_0": {"weights": {"num_bits": 4, "group_size": 32, "symmetric": False}}
+        },
+    },
+    "mxfp4": {
+        "quant_method": "compressed-tensors",
+        "format": "mxfp4-pack-quantized",
+        "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "float"}}},
+    },
+}
+
+
+def order_of(name: str, cols: int) -> np.ndarray:
+    """The order in which GPTQ took the columns: alike in what is fed the same."""
+    fed = {"q_proj": 1, "k_proj": 1, "v_proj": 1, "o_proj": 2, "gate_proj": 3, "up_proj": 3}
+    of_expert = 7 * int(name.split(".")[-3]) if ".experts." in name and "down_proj" in name else 0
+    return np.random.default_rng(fed.get(name.split(".")[-2], 4) + of_expert).permutation(cols)
+
+
+PACK: dict[str, Callable[[str, np.ndarray], packings.Packed]] = {
+    "fp8": lambda _, w: packings.fp8(w, block=(32, 64)),
+    "gptq": lambda _, w: packings.gptq(w),
+    "gptq_v2": lambda _, w: packings.gptq(w, version=2),
+    "gptq desc_act": lambda n, w: packings.gptq(w, order=order_of(n, w.shape[1])),
+    "awq": lambda _, w: packings.awq(w),
+    "compressed": lambda _, w: packings.pack_quantized(w, symmetric=False),
+    "mxfp4": lambda _, w: packings.mxfp4(w, names=("weight_packed", "weight_scale"), split=False),
+}
+
+
+def is_packed(name: str) -> bool:
+    """Whether tools quantise it: the projections of the layers."""
+    return name.endswith("_proj.weight")
+
+
+def quantised(folder: Path, name: str, method: str) -> tuple[Path, Any]:
+    """A tiny model as that method's tools publish it, and transformers' with the same weights."""
+    oracle(name).save_pretrained(folder / "plain")
+    config, arrays = read_folder(folder / "plain")
+    values = packings.write_packed(
+        folder / "packed",
+        config,
+        arrays,
+        SETTINGS[method],
+        lambda n, w: PACK[method](n, w) if is_packed(n) else None,
+    )
+    write_folder(folder / "plain", config, values)
+    return folder / "packed", reopened(folder / "plain")
+
+
+CASES = [
+    *((name, method) for method in SETTINGS for name in ("qwen2", "qwen3_moe")),
+    ("llama", "fp8"),
+    ("llama", "gptq desc_act"),
+    ("qwen2_moe", "awq"),
+    ("qwen3_next", "fp8"),
+    ("minimax_m2", "fp8"),
+]
+
+
+@pytest.mark.parametrize("name, method", CASES)
+def test_logits_are_those_of_the_weights_that_are_stored(
+    tmp_path: Path, name: str, method: str
+) -> None:
+    folder, model = quantised(tmp_path, name, method)
+    kinds = {t.stored for n, t in parameters(open_checkpoint(folder)).items() if is_packed(n)}
+    assert len(kinds) == 1
+    assert kinds.isdisjoint({"F32", "F16", "BF16"})
+    ours = loaded(folder, threads=2)
+    expected = oracle_logits(model, TOKENS)
+    assert furthest(expected, prefill_logits(ours, TOKENS)) < (
+        5e-4 if name == "qwen3_next" else TOLERANCE
+    )
+
+
+@pytest.mark.parametrize("name, method", [("qwen3_moe", "fp8"), ("qwen2", "gptq desc_act")])
+def test_pieces_and_company_change_no_bit(tmp_path: Path, name: str, method: str) -> None:
+    folder, _ = quantised(tmp_path, name, method)
+    sequences = random_sequences(35, 20, 5)
+    models = [loaded(folder, threads=threads, exact=False) for threads in (1, 2)]
+    together = PagedRun(models[0], sequences, seed=1).finish(
+        [(0, 7, 5), (32, 1, 0), (1, 1, 0), (1, 11, 0), (1, 0, 0)]
+    )
+    for tokens, actual in zip(sequences, together, strict=True):
+        for model in models:
+            assert prefill_logits(model, tokens).tobytes() == actual.tobytes()
+
+
+def test_experts_whose_columns_lie_in_orders_of_their_own_need_quantising(tmp_path: Path) -> None:
+    config = config_of("qwen3_moe", hidden_size=256, moe_intermediate_size=256)
+
+    def pack(name: str, weight: np.ndarray) -> packings.Packed | None:
+        if ".experts." not in name:
+            return None
+        order = np.random.default_rng(len(name) + int(name.split(".")[-3])).permutation(256)
+        return packings.gptq(weight, order=order)
+
+    settings = SETTINGS["gptq desc_act"]
+    values = packings.write_packed(
+        tmp_path / "packed", config, parameters_of(config), settings, pack
+    )
+    with pytest.raises(UnsupportedModelError, match="desc_act") as caught:
+        loaded(tmp_path / "packed")
+    assert "--quantize" in caught.value.hint
+    anew = load_model(open_checkpoint(tmp_path / "packed"), quantize="q8", exact=True)
+    plain = load_model(
+        open_checkpoint(write_folder(tmp_path / "plain", config, values)),
+        quantize="q8",
+        exact=True,
+    )
+    assert prefill_logits(anew, TOKENS).tobytes() == prefill_logits(plain, TOKENS).tobytes()
+
+
+def test_fp8_is_quantised_from_the_values_it_stands_for(tmp_path: Path) -> None:
+    config = config_of("qwen3_moe", hidden_size=256, moe_intermediate_size=256)
+    values = packings.write_packed(
+        tmp_path / "packed",
+        config,
+        parameters_of(config),
+        {"quant_method": "fp8", "weight_block_size": [128, 128]},
+        lambda n, w: packings.fp8(w) if is_packed(n) else None,
+    )
+    write_folder(tmp_path / "plain", config, values)
+    both = [
+        load_model(open_checkpoint(tmp_path / name), quantize="q4", exact=True)
+        for name in ("packed", "plain")
+    ]
+    logits = [prefill_logits(model, TOKENS) for model in both]
+    assert logits[0].tobytes() == logits[1].tobytes()
+
+
+def test_what_is_all_quantised_is_not_quantised_again(tmp_path: Path) -> None:
+    config = config_of("qwen2")
+    packings.write_packed(
+        tmp_path,
+        config,
+        parameters_of(config),
+        SETTINGS["gptq"],
+        lambda _, w: packings.gptq(w) if w.ndim == 2 else None,
+    )
+    checkpoint = open_checkpoint(tmp_path)
+    with pytest.raises(InvalidRequestError, match="no matrix of floats"):
+        load_model(checkpoint, quantize="q4")
+
+
+def test_the_description_says_how_each_part_is_stored(tmp_path: Path) -> None:
+    from dure.describe import describe  # noqa: PLC0415
+    from dure.hub.facts import read_facts  # noqa: PLC0415
+
+    folder, _ = quantised(tmp_path, "qwen3_moe", "gptq")
+    found = describe(open_checkpoint(folder))
+    assert found.problem == ""
+    assert {part: list(types) for part, types in found.parts.items()} == {
+        "attention": ["GPTQ-4"],
+        "embedding": ["F32"],
+        "experts": ["GPTQ-4"],
+        "head": ["F32"],
+        "router": ["F32"],
+    }
+    plain, facts = read_facts(tmp_path / "plain"), read_facts(folder)
+    assert (facts.parameters, facts.active_parameters) == (
+        plain.parameters,
+        plain.active_parameters,
+    )
+    assert facts.quantisation["GPTQ-4"] > 0.5
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"]["quant_method"] = "hqq"
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "hqq" in describe(open_checkpoint(folder)).problem

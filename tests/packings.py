@@ -1,0 +1,220 @@
+"""Weights as the tools of quantised checkpoints pack them, written from the tools' definitions.
+
+Each function quantises a matrix (rows, cols) and gives back the tensors of its layout, by what
+follows the module's name, and the values that the definition gives them, float32.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+Tensors = dict[str, torch.Tensor]
+Packed = tuple[Tensors, np.ndarray]
+
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+
+
+def grouped(
+    weight: np.ndarray, group: int, *, symmetric: bool = False, scale_type: Any = np.float16
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes (rows, cols) of 0 to 15, scales and zero points (rows, groups) of the nearest fit."""
+    rows, cols = weight.shape
+    codes = np.zeros((rows, cols), np.int64)
+    count = -(-cols // group)
+    scales, zeros = np.zeros((rows, count), scale_type), np.zeros((rows, count), np.int64)
+    for g in range(count):
+        part = weight[:, g * group : (g + 1) * group]
+        low, high = np.minimum(part.min(axis=1), 0), np.maximum(part.max(axis=1), 0)
+        if symmetric:
+            scale = (np.maximum(-low, high) / 7.5).astype(scale_type)
+            zero = np.full(rows, 8)
+        else:
+            scale = ((high - low) / 15).astype(scale_type)
+            zero = np.clip(np.rint(-low / scale.astype(np.float32)), 1, 15).astype(np.int64)
+        scales[:, g], zeros[:, g] = scale, zero
+        steps = np.rint(part / scale.astype(np.float32)[:, None])
+        codes[:, g * group : (g + 1) * group] = np.clip(steps + zero[:, None], 0, 15)
+    return codes, scales, zeros
+
+
+def values_of(
+    codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray, group_of: np.ndarray
+) -> np.ndarray:
+    """scale * (code - zero), column by column."""
+    out = np.empty(codes.shape, np.float32)
+    for column, group in enumerate(group_of):
+        steps = (codes[:, column] - zeros[:, group]).astype(np.float32)
+        out[:, column] = scales[:, group].astype(np.float32) * steps
+    return out
+
+
+def gptq(
+    weight: np.ndarray,
+    *,
+    group: int = 32,
+    version: int = 1,
+    order: np.ndarray | None = None,
+    with_indices: bool = True,
+    highest_zero: bool = False,
+) -> Packed:
+    """AutoGPTQ's. order: the column that is quantised in whose place (desc_act)."""
+    rows, cols = weight.shape
+    group = cols if group == -1 else group
+    order = np.arange(cols) if order is None else order
+    sorted_codes, scales, zeros = grouped(weight[:, order], group)
+    if highest_zero:
+        zeros[:] = 16
+    codes, group_of = np.empty_like(sorted_codes), np.empty(cols, np.int64)
+    codes[:, order], group_of[order] = sorted_codes, np.arange(cols) // group
+    qweight = np.zeros((cols // 8, rows), np.uint32)
+    for column in range(cols):
+        qweight[column // 8] |= codes[:, column].astype(np.uint32) << np.uint32(4 * (column % 8))
+    stored = zeros.T - (1 if version == 1 else 0)
+    qzeros = np.zeros((stored.shape[0], rows // 8), np.uint32)
+    for row in range(rows):
+        qzeros[:, row // 8] |= stored[:, row].astype(np.uint32) << np.uint32(4 * (row % 8))
+    tensors = {
+        "qweight": torch.from_numpy(qweight.view(np.int32)),
+        "qzeros": torch.from_numpy(qzeros.view(np.int32)),
+        "scales": torch.from_numpy(np.ascontiguousarray(scales.T)),
+    }
+    if with_indices:
+        tensors["g_idx"] = torch.from_numpy(group_of.astype(np.int32))
+    return tensors, values_of(codes, scales, zeros, group_of)
+
+
+def awq(weight: np.ndarray, *, group: int = 32) -> Packed:
+    """AutoAWQ's GEMM: eight output columns a word, in the order 0 2 4 6 1 3 5 7."""
+    rows, cols = weight.shape
+    group = cols if group == -1 else group
+    codes, scales, zeros = grouped(weight, group)
+
+    def packed(lines: np.ndarray) -> torch.Tensor:
+        words = np.zeros((lines.shape[0], rows // 8), np.uint32)
+        for word in range(rows // 8):
+            for place, column in enumerate([0, 2, 4, 6, 1, 3, 5, 7]):
+                bits = lines[:, 8 * word + column].astype(np.uint32)
+                words[:, word] |= bits << np.uint32(4 * place)
+        return torch.from_numpy(words.view(np.int32))
+
+    tensors = {
+        "qweight": packed(codes.T),
+        "qzeros": packed(zeros.T),
+        "scales": torch.from_numpy(np.ascontiguousarray(scales.T)),
+    }
+    return tensors, values_of(codes, scales, zeros, np.arange(cols) // group)
+
+
+def pack_quantized(
+    weight: np.ndarray,
+    *,
+    group: int = 32,
+    symmetric: bool = True,
+    order: np.ndarray | None = None,
+) -> Packed:
+    """compressed-tensors': signed codes stored + 8, zero points packed along the rows."""
+    rows, cols = weight.shape
+    group = cols if group == -1 else group
+    order = np.arange(cols) if order is None else order
+    sorted_codes, scales, zeros = grouped(
+        weight[:, order], group, symmetric=symmetric, scale_type=np.float32
+    )
+    scales = torch.from_numpy(scales).bfloat16().float().numpy()
+    codes, group_of = np.empty_like(sorted_codes), np.empty(cols, np.int64)
+    codes[:, order], group_of[order] = sorted_codes, np.arange(cols) // group
+
+    def along_columns(lines: np.ndarray) -> np.ndarray:
+        words = np.zeros((lines.shape[0], -(-lines.shape[1] // 8)), np.uint32)
+        for column in range(lines.shape[1]):
+            bits = lines[:, column].astype(np.uint32)
+            words[:, column // 8] |= bits << np.uint32(4 * (column % 8))
+        return words.view(np.int32)
+
+    tensors = {
+        "weight_packed": torch.from_numpy(along_columns(codes)),
+        "weight_scale": torch.from_numpy(scales).bfloat16(),
+        "weight_shape": torch.tensor([rows, cols]),
+    }
+    if not symmetric:
+        packed = np.ascontiguousarray(along_columns(zeros.T).T)
+        tensors["weight_zero_point"] = torch.from_numpy(packed)
+    if not np.array_equal(order, np.arange(cols)):
+        tensors["weight_g_idx"] = torch.from_numpy(group_of.astype(np.int32))
+    return tensors, values_of(codes, scales, zeros, group_of)
+
+
+def fp8(
+    weight: np.ndarray,
+    *,
+    block: tuple[int, int] = (128, 128),
+    powers: bool = False,
+    suffix: str = "weight_scale_inv",
+    scale_type: torch.dtype = torch.float32,
+) -> Packed:
+    """e4m3 codes under a scale a block; powers: scales of powers of two. A size of -1 is all."""
+    rows, cols = weight.shape
+    tall, wide = (rows if block[0] == -1 else block[0]), (cols if block[1] == -1 else block[1])
+    codes = torch.empty(rows, cols, dtype=torch.float8_e4m3fn)
+    scales = torch.empty(-(-rows // tall), -(-cols // wide), dtype=scale_type)
+    values = np.empty((rows, cols), np.float32)
+    for i in range(scales.shape[0]):
+        for j in range(scales.shape[1]):
+            at = slice(i * tall, (i + 1) * tall), slice(j * wide, (j + 1) * wide)
+            largest = float(np.abs(weight[at]).max())
+            scale = 2.0 ** np.ceil(np.log2(largest / 448)) if powers else largest / 448
+            scales[i, j] = scale
+            scale = scales[i, j].float()
+            codes[at] = (torch.from_numpy(weight[at]) / scale).to(torch.float8_e4m3fn)
+            values[at] = (codes[at].float() * scale).numpy()
+    return {"weight": codes, suffix: scales}, values
+
+
+def mxfp4(weight: np.ndarray, *, names: tuple[str, str], split: bool) -> Packed:
+    """32 values of e2m1 under a power of two; split: (…, 16) bytes a scale, else one row of all."""
+    rows, cols = weight.shape
+    blocks = weight.reshape(rows, cols // 32, 32)
+    exponents = np.ceil(np.log2(np.abs(blocks).max(axis=-1) / 6)).astype(np.int64)
+    scaled = blocks / 2.0 ** exponents[..., None]
+    codes = np.abs(np.abs(scaled)[..., None] - E2M1).argmin(axis=-1)
+    values = np.where(scaled < 0, -E2M1[codes], E2M1[codes]) * 2.0 ** exponents[..., None]
+    codes = codes + 8 * (scaled < 0)
+    bytes_ = (codes[..., 0::2] | codes[..., 1::2] << 4).astype(np.uint8)
+    tensors = {
+        names[0]: torch.from_numpy(bytes_ if split else bytes_.reshape(rows, cols // 2)),
+        names[1]: torch.from_numpy((exponents + 127).astype(np.uint8)),
+    }
+    return tensors, values.reshape(rows, cols).astype(np.float32)
+
+
+def write_packed(
+    folder: Path,
+    config: Mapping[str, Any],
+    parameters: Mapping[str, np.ndarray],
+    settings: Mapping[str, Any] | None,
+    pack: Callable[[str, np.ndarray], Packed | None],
+) -> dict[str, np.ndarray]:
+    """A folder whose parameters `pack` has packed, where it does not give None, and the values that
+    all of them have now. settings: its quantization_config."""
+    from safetensors.torch import save_file  # noqa: PLC0415
+
+    folder.mkdir(parents=True, exist_ok=True)
+    stored: Tensors = {}
+    values: dict[str, np.ndarray] = {}
+    for name, array in parameters.items():
+        packed = pack(name, array)
+        if packed is None:
+            stored[name], values[name] = torch.from_numpy(array.copy()), array
+            continue
+        base = name.removesuffix("weight")
+        stored |= {base + part: tensor.contiguous() for part, tensor in packed[0].items()}
+        values[name] = packed[1]
+    told = dict(config) if settings is None else {**config, "quantization_config": settings}
+    (folder / "config.json").write_text(json.dumps(told))
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    return values
