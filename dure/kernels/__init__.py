@@ -386,6 +386,8 @@ def head_matmul(
     for more than `outputs` columns if asked for; the others hold anything.
     """
     room = outputs if room is None else room
+    if w.columns is not None:
+        x = np.take(x, w.columns, axis=2)
     return _core.head_matmul(x, w.packed, first, outputs, room, exact, threads)
 
 

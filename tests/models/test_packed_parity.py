@@ -76,7 +76,8 @@ PACK: dict[str, Callable[[str, np.ndarray], packings.Packed]] = {
 
 def is_packed(name: str) -> bool:
     """Whether tools quantise it: the projections of the layers."""
-    return name.endswith(("_proj.weight", ".w1.weight", ".w2.weight", ".w3.weight"))
+    ends = ("_proj", "_with_mqa", ".w1", ".w2", ".w3")
+    return name.endswith(tuple(f"{end}.weight" for end in ends))
 
 
 def quantised(folder: Path, name: str, method: str) -> tuple[Path, Any]:
@@ -104,7 +105,7 @@ FAMILIES = sorted({model_type for model_type, _ in MODELS.values()} - {"qwen2", 
 CASES = [
     *((name, method) for method in SETTINGS for name in ("qwen2", "qwen3_moe")),
     *((name, method) for method in ("fp8", "gptq", "awq") for name in FAMILIES),
-    ("llama", "gptq desc_act"),
+    *((name, "gptq desc_act") for name in ("llama", "deepseek_v2")),
 ]
 
 
