@@ -279,6 +279,8 @@ def gguf_keys(values: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     found |= {
         f"rope.scaling.{ours}": scaling.get(theirs) for ours, theirs in _GGUF_ROPE_KEYS.items()
     }
+    if scaling.get("mscale_all_dim"):
+        found["rope.scaling.yarn_log_multiplier"] = 0.1 * scaling["mscale_all_dim"]
     return {
         f"{architecture}.{key}": float(value) if _GGUF_FLOATS.fullmatch(key) else value
         for key, value in found.items()

@@ -48,10 +48,13 @@ class _Family:
     `pairs`: it turns neighbours (2i, 2i + 1), so that the rows of q and k change places."""
 
     pairs: bool = False
+    architecture: str | None = None  # llama.cpp's name, where the model file says none
     needs: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)  # key -> (default, needed)
 
 
 _WITHOUT_WINDOW = {"use_sliding_window": (False, False)}
+_LITE_LAYERS = (26, 27)
+_LATENT = {"attention_bias": (False, False), "rope_interleave": (True, True)}
 _FAMILIES: Mapping[str, _Family] = {
     "llama": _Family(pairs=True),
     "qwen2": _Family(needs=_WITHOUT_WINDOW),
@@ -76,6 +79,9 @@ _FAMILIES: Mapping[str, _Family] = {
     ),
     "ernie4_5": _Family(),
     "hunyuan_v1_dense": _Family(needs={"attention_bias": (False, False)}),
+    # Groups it knows by the sum of their best two, as V3 has them and V2 does not.
+    "deepseek_v2": _Family(needs={**_LATENT, "topk_method": ("greedy", "greedy")}),
+    "deepseek_v3": _Family(architecture="deepseek2", needs=_LATENT),
 }
 
 
@@ -112,6 +118,7 @@ class _Rows:
     tensor: TensorInfo
     start: int
     stop: int
+    turned: bool = False  # the columns are the GGUF's rows
 
 
 @dataclass
@@ -140,10 +147,10 @@ def convert(
     """
     check_target(out, force=force)
     checkpoint = open_checkpoint(folder)
-    config, pairs = _understood(checkpoint)
+    config, family = _understood(checkpoint)
     sizes: Any = models.checked_model(checkpoint).config
-    architecture = models.family_of(checkpoint).GGUF_ARCHITECTURE
-    tensors = _tensors(checkpoint, sizes, pairs=pairs)
+    architecture = family.architecture or models.family_of(checkpoint).GGUF_ARCHITECTURE
+    tensors = _tensors(checkpoint, sizes, pairs=family.pairs)
     sparse = any("_exps." in name for name in tensors)
     workers = machine.usable_threads() if threads is None else threads
     plans = [
@@ -164,8 +171,8 @@ def convert(
     )
 
 
-def _understood(checkpoint: Checkpoint) -> tuple[Config, bool]:
-    """The config of a model that llama.cpp computes alike, and whether it turns pairs."""
+def _understood(checkpoint: Checkpoint) -> tuple[Config, _Family]:
+    """The config of a model that llama.cpp computes alike, and what it knows of the family."""
     if checkpoint.kind == "gguf":
         raise UnsupportedModelError(
             f"{checkpoint.path} is a GGUF file already.",
@@ -193,19 +200,21 @@ def _understood(checkpoint: Checkpoint) -> tuple[Config, bool]:
                 f"llama.cpp computes {name} only with {needed!r}.",
                 hint="run the folder as it is.",
             )
-    return config, family.pairs
+    return config, family
 
 
 def _tensors(checkpoint: Checkpoint, sizes: Any, *, pairs: bool) -> dict[str, _Tensor]:
     """The tensors of the GGUF by name, in the order in which a model reads them."""
     spellings = getattr(models.family_of(checkpoint), "SPELLINGS", None) or {}
     moving = {"attn_q": sizes.heads, "attn_k": sizes.kv_heads} if pairs else {}
+    extra = range(sizes.layers, sizes.layers + getattr(sizes, "extra_layers", 0))
+    drafts = tuple(f"model.layers.{layer}." for layer in extra)  # which llama.cpp does not run
     found: dict[str, _Tensor] = {}
     for theirs, tensor in sorted(checkpoint.tensors.items(), key=_natural):
         name = plain_name(theirs, spellings)
-        if name is None or (name == "lm_head.weight" and sizes.tied):
+        if name is None or (name == "lm_head.weight" and sizes.tied) or name.startswith(drafts):
             continue
-        for part, shape, rows in _parts(name, tensor):
+        for part, shape, rows in _parts(name, tensor, sizes):
             written = gguf_name(part)
             if written is None:
                 raise UnsupportedModelError(
@@ -222,9 +231,20 @@ def _tensors(checkpoint: Checkpoint, sizes: Any, *, pairs: bool) -> dict[str, _T
     return found
 
 
-def _parts(name: str, tensor: TensorInfo) -> Iterator[tuple[str, tuple[int, ...], _Rows]]:
+def _parts(
+    name: str, tensor: TensorInfo, sizes: Any
+) -> Iterator[tuple[str, tuple[int, ...], _Rows]]:
     """What one tensor of the folder adds to the GGUF: name, shape, rows. An expert is a part of its
-    layer's stack; a fused stack has gate and up in turn."""
+    layer's stack; a fused stack has gate and up in turn; what makes keys and values of latents is
+    two stacks of one matrix a head, of which that of the keys is turned."""
+    if name.endswith(".kv_b_proj.weight"):
+        for head in range(sizes.heads):
+            first = head * (sizes.plain + sizes.value)
+            keys = _Rows(tensor, first, first + sizes.plain, turned=True)
+            values = _Rows(tensor, keys.stop, keys.stop + sizes.value)
+            yield name.replace("kv_b", "k_b"), (sizes.latent, sizes.plain), keys
+            yield name.replace("kv_b", "v_b"), (sizes.value, sizes.latent), values
+        return
     if match := _EXPERT.fullmatch(name):
         yield f"{match[1]}.{match[3]}.weight", tensor.shape, _Rows(tensor, 0, tensor.num_rows)
         return
@@ -262,7 +282,10 @@ def _type(name: str, tensor: _Tensor, scheme: Scheme | None, *, sparse: bool) ->
 def _plan(name: str, tensor: _Tensor, dtype: str, threads: int) -> TensorPlan:
     def pieces() -> Iterator[Bytes]:
         for rows in tensor.rows:
-            yield from _converted(rows, dtype, tensor.heads, threads)
+            if rows.turned:
+                yield _turned(rows, dtype, threads)
+            else:
+                yield from _converted(rows, dtype, tensor.heads, threads)
 
     return TensorPlan(name, dtype, tensor.shape, pieces)
 
@@ -282,6 +305,17 @@ def _converted(rows: _Rows, dtype: str, heads: int, threads: int) -> Iterator[By
         if dtype != source.dtype:
             raw = _encoded(dequantize(source.dtype, raw), dtype, threads)
         yield raw.reshape(-1)
+
+
+def _turned(rows: _Rows, dtype: str, threads: int) -> Bytes:
+    """The bytes of those rows' columns, in turn, in another type."""
+    source = rows.tensor
+    raw = source.read_rows(rows.start, rows.stop)
+    numbers = raw.view(np.uint32 if source.dtype == "F32" else np.uint16)
+    turned = np.ascontiguousarray(numbers.T).view(np.uint8)
+    if dtype != source.dtype:
+        turned = _encoded(dequantize(source.dtype, turned), dtype, threads)
+    return turned.reshape(-1)
 
 
 def _interleaved(lines: Bytes, head_dim: int) -> Bytes:
@@ -310,13 +344,42 @@ def _architecture(config: Config, sizes: Any, architecture: str) -> dict[str, An
         **{theirs: getattr(sizes, ours, None) for ours, theirs in _SIZES.items()},
         "rope_theta": stretched_theta(sizes.rope),
         "rotary_dim": sizes.rope.dim,
+        "value_head_dim": getattr(sizes, "head_dim", None),
         "rope_scaling": _rope_scaling(config, sizes.rope),
         "sliding_window": None,
+        **(_latent_sizes(config, sizes) if hasattr(sizes, "latent") else {}),
     }
+    keys = gguf_keys(values, architecture)
+    return {**keys, f"{architecture}.vocab_size": sizes.vocab_size}
+
+
+def _latent_sizes(config: Config, sizes: Any) -> dict[str, Any]:
+    """What a model over latents calls its sizes, to llama.cpp: one head of keys, its entries."""
+    if sizes.query_latent is None and sizes.layers not in _LITE_LAYERS:
+        raise UnsupportedModelError(
+            f"{config.source} has no q_lora_rank and {sizes.layers} layers, and llama.cpp knows "
+            "DeepSeek-V2-Lite, which has none either, by its 27 layers.",
+            hint="run the folder as it is.",
+        )
+    routing = sizes.routing
+    grouped = routing.groups > 1
     return {
-        **gguf_keys(values, architecture),
-        f"{architecture}.attention.value_length": sizes.head_dim,
-        f"{architecture}.vocab_size": sizes.vocab_size,
+        "num_key_value_heads": 1,
+        "head_dim": sizes.latent + sizes.rotated,
+        "value_head_dim": sizes.latent,
+        "qk_head_dim": sizes.plain + sizes.rotated,
+        "v_head_dim": sizes.value,
+        "q_lora_rank": sizes.query_latent,
+        "kv_lora_rank": sizes.latent,
+        "n_shared_experts": sizes.shared_experts,
+        "first_k_dense_replace": sizes.dense_layers,
+        "num_experts_per_tok": routing.top_k,
+        "norm_topk_prob": routing.normalize,
+        "routed_scaling_factor": routing.scale,
+        "gating_func": ("softmax", "sigmoid").index(routing.score) + 1,
+        "n_group": routing.groups if grouped else None,
+        "topk_group": routing.kept_groups if grouped else None,
+        "num_nextn_predict_layers": None,
     }
 
 
@@ -326,7 +389,10 @@ def _rope_scaling(config: Config, rope: RopeConfig) -> dict[str, Any]:
         return {}
     if rope.type == "linear":
         return {"rope_type": "linear", "factor": rope.factor}
-    plain = rope.attention_factor is None and rope.mscale is None and rope.mscale_all_dim is None
+    # GGUF has one number for both magnitudes, and llama.cpp heeds it where keys are latents.
+    same = rope.mscale == rope.mscale_all_dim if "kv_lora_rank" in config.values else False
+    bare = rope.mscale is None and rope.mscale_all_dim is None
+    plain = rope.attention_factor is None and (bare or same)
     if rope.type != "yarn" or not plain or not rope.truncate:
         raise UnsupportedModelError(
             f"{config.source} scales its rotation in a way that GGUF cannot say ({rope.type}).",
@@ -338,6 +404,7 @@ def _rope_scaling(config: Config, rope: RopeConfig) -> dict[str, Any]:
         "original_max_position_embeddings": rope.original_context,
         "beta_fast": rope.beta_fast,
         "beta_slow": rope.beta_slow,
+        "mscale_all_dim": rope.mscale_all_dim,
     }
 
 

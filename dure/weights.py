@@ -77,7 +77,8 @@ GGUF_NAMES: Mapping[str, str] = {
     "blk.{}.exp_probs_b.bias": "model.layers.{}.mlp.gate.e_score_correction_bias",
 }
 
-_INTO_GGUF: Mapping[str, str] = {ours: theirs for theirs, ours in GGUF_NAMES.items()}
+# Of two names for one thing the first is written, which most architectures have.
+_INTO_GGUF: Mapping[str, str] = {ours: theirs for theirs, ours in reversed([*GGUF_NAMES.items()])}
 
 
 # Tables that old checkpoints carry and every model computes for itself.

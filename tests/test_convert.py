@@ -40,6 +40,8 @@ CONVERTED = [
     "qwen2_moe",
     "ernie4_5",
     "hunyuan_v1_dense",
+    "deepseek_v2-queries",
+    "deepseek_v3",
 ]
 
 
@@ -107,6 +109,7 @@ def test_the_gguf_package_reads_what_was_written(
         "tokenizer.chat_template": TEMPLATE,
     }
     assert {key: keys.get(key) for key in expected} == expected
+    assert {"blk.0.ffn_norm.weight", "blk.0.attn_norm.weight"} <= {t.name for t in reader.tensors}
     assert keys["tokenizer.ggml.token_type"][-1] == gguf.TokenType.CONTROL
     assert written.size_bytes == out.stat().st_size
     assert sum(written.types.values()) == len(reader.tensors)
@@ -132,6 +135,23 @@ def test_a_quantised_file_holds_the_nearest_blocks(
     assert (
         np.corrcoef(logits[0].ravel(), logits[1].ravel())[0, 1] > 0.95
     )  # a router may choose otherwise
+
+
+def test_the_heads_matrices_are_quantised_as_they_are_turned(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    latents = {"kv_lora_rank": 256, "q_lora_rank": 256, "qk_nope_head_dim": 64, "v_head_dim": 64}
+    source, out = folder("deepseek_v3", **WIDE, **latents), tmp_path / "out.gguf"
+    convert(source, out, quantize="q8")
+    stored = open_checkpoint(out).tensors
+    keys, values = (stored[f"blk.1.attn_{which}_b.weight"] for which in "kv")
+    assert (keys.dtype, keys.shape) == ("Q8_0", (4, 256, 64))
+    assert (values.dtype, values.shape) == ("Q8_0", (4, 64, 256))
+    both = open_checkpoint(source).tensors["model.layers.1.self_attn.kv_b_proj.weight"]
+    original = both.read().view(np.float32).reshape(4, 128, 256)
+    for stack, part in ((keys, original[:, :64].swapaxes(1, 2)), (values, original[:, 64:])):
+        got = dequantize("Q8_0", stack.read()).reshape(part.shape)
+        assert np.abs(got - part).max() <= np.abs(part).max() / 254 * 1.01
 
 
 def test_bfloat16_stays_as_it_is_but_in_vectors(
@@ -223,6 +243,9 @@ def test_a_disk_that_is_too_full_is_said_before_a_byte_is_written(
         ("qwen3_moe-unnormalised", {}, "norm_topk_prob"),
         ("qwen3_moe-mixed", {}, "attention_bias"),
         ("qwen2-sliding", {}, "use_sliding_window"),
+        ("deepseek_v2-grouped", {}, "topk_method"),
+        ("deepseek_v2", {}, "q_lora_rank"),
+        ("deepseek_v3", {"rope_interleave": False}, "rope_interleave"),
         ("llama", {"mlp_bias": True}, "mlp_bias"),
     ],
 )

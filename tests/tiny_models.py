@@ -259,6 +259,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "deepseek_v2",
         {**LATENT, "q_lora_rank": None, "n_shared_experts": 2, "rope_parameters": MAGNIFIED},
     ),
+    "deepseek_v2-queries": (
+        "deepseek_v2",
+        {**LATENT, "q_lora_rank": 64, "n_shared_experts": 2, "rope_parameters": MAGNIFIED},
+    ),
     "deepseek_v2-grouped": (
         "deepseek_v2",
         {
