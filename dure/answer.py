@@ -47,6 +47,7 @@ class Completion:
     reasoning: str = ""
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     reasoning_tokens: int = 0
+    stopped: str | None = None  # the stop string that ended it
     unparsed_calls: int = 0  # calls that were begun and could not be read; they are in `content`
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
 
@@ -220,6 +221,7 @@ class Answer:
             reasoning=_joined(self._events, "reasoning"),
             tool_calls=_tool_calls(self._events),
             reasoning_tokens=self._thought,
+            stopped=self._stream.stopped,
             unparsed_calls=self._automaton.unparsed,
             prompt_logprobs=self._prompt_logprobs(),
         )

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dure import __version__
-from dure.server import completions, errors, openai, shapes, tools
+from dure.server import completions, errors, openai, other_apis, shapes, tools
 from dure.server.errors import HTTPError
 from dure.server.openapi import publish
 from dure.server.route import Handler, Route
@@ -59,7 +59,7 @@ def make_app(
         lifespan=lifespan,
     )
     described: list[tuple[str, str, type[BaseModel] | None]] = []
-    for route in ROUTES:
+    for route in (*ROUTES, *other_apis.ROUTES):
         answer = _answering(service, route.handler)
         for path in (f"/v1{route.path}", route.path) if route.versioned else (route.path,):
             app.add_api_route(

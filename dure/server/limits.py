@@ -33,3 +33,5 @@ PREPARE_THREADS = 2  # the model computes beside them
 MAX_BUFFERED_CHUNKS = 4096  # of one stream that is read slower than it is written
 MAX_RETRY_SECONDS = 60
 SEND_BUFFER_BYTES = 128 << 10  # of one connection, in the system
+MAX_KEPT_RESPONSES = 1024  # of /v1/responses, for `previous_response_id`
+MAX_KEPT_BYTES = 64 << 20  # of them all

@@ -16,6 +16,7 @@ from dure.server import errors, limits
 from dure.server.facts import Facts
 from dure.server.generation import Generation
 from dure.server.metrics import Metrics
+from dure.server.responses_store import Store
 
 if TYPE_CHECKING:
     from dure.engine.params import SamplingParams
@@ -43,6 +44,7 @@ class Service:
         self.registry = registry
         self.metrics = metrics or Metrics()
         self.facts = Facts(registry)
+        self.kept = Store()
         self.draining = False
         self.loading = False  # the model that is loaded before anyone asks for it
         self.started = int(time.time())

@@ -1,0 +1,62 @@
+"""Reading request bodies: what they may hold, and a clear no to what we do not do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dure.engine.params import MAX_ID, MAX_STOP_CHARACTERS, MAX_STOP_STRINGS
+from dure.errors import InvalidRequestError
+from dure.server import limits
+
+Name = Annotated[str, Field(max_length=limits.MAX_NAME_CHARACTERS)]
+Tokens = Annotated[int, Field(ge=1, le=MAX_ID)]
+StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+Stops = Annotated[list[StopText], Field(max_length=MAX_STOP_STRINGS)]
+
+
+class Body(BaseModel):
+    """A request body or a part of one. Fields it does not know are kept, for `refuse` to see."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+def refuse(body: Body, unsupported: Mapping[str, str]) -> None:
+    """Nothing, or an error: a field that would change the answer is never silently dropped.
+
+    unsupported: why not, by the field's name. A field that is null, false or empty asks nothing.
+    """
+    for name, value in (body.model_extra or {}).items():
+        if name in unsupported and value not in (None, False, "", [], {}):
+            raise InvalidRequestError(
+                f'"{name}" is not supported: {unsupported[name]}.', hint="leave it out"
+            )
+
+
+def unsupported_type(what: str, kind: object, allowed: str) -> InvalidRequestError:
+    """The error for a block, item or tool of a type that we do not take."""
+    return InvalidRequestError(f"{what} of type {str(kind)[:60]!r} is not supported.", hint=allowed)
+
+
+def missing(what: str, field: str) -> InvalidRequestError:
+    """The error for a block that lacks what its type needs."""
+    return InvalidRequestError(f'{what} has no "{field}".')
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """Those of the values that are not None: a field left out takes the model's default."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def check_schema(schema: dict[str, Any], where: str) -> dict[str, Any]:
+    """The schema itself; InvalidRequestError if it is too large to be compiled."""
+    size = len(json.dumps(schema))
+    if size > limits.MAX_SCHEMA_BYTES:
+        raise InvalidRequestError(
+            f"The schema of {where} takes {size:,} characters; "
+            f"at most {limits.MAX_SCHEMA_BYTES:,} are allowed."
+        )
+    return schema
