@@ -3,8 +3,8 @@
     python bench/serve_load.py http://127.0.0.1:8000 --streams 32 --minutes 10
 
 Any server with OpenAI's chat completions will do: the same load for dure and for others. Each
-stream asks, reads its answer to the end, and asks again, until the time is up. The client is made of
-bare sockets, since it shares the machine's cores with the server.
+stream asks, reads its answer to the end, and asks again, until the time is up. The client is made
+of bare sockets, since it shares the machine's cores with the server.
 """
 
 from __future__ import annotations
@@ -19,10 +19,28 @@ import time
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-WORDS = (
-    "river stone window garden letter morning bridge copper silent market winter harbour "
-    "lantern paper journey mountain orchard thunder village meadow"
-).split()
+WORDS = [
+    "river",
+    "stone",
+    "window",
+    "garden",
+    "letter",
+    "morning",
+    "bridge",
+    "copper",
+    "silent",
+    "market",
+    "winter",
+    "harbour",
+    "lantern",
+    "paper",
+    "journey",
+    "mountain",
+    "orchard",
+    "thunder",
+    "village",
+    "meadow",
+]
 
 
 @dataclass

@@ -86,7 +86,7 @@ def _answering(service: Service, handler: Handler) -> Callable[[Request], Awaita
             return Response(status_code=GONE)
         except Exception as error:
             known = errors.of(error)
-            if known.status >= 500:
+            if not errors.is_ours(error):
                 log.exception("%s failed", request.state.request_id)
             return _error(request, known)
 

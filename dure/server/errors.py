@@ -71,6 +71,11 @@ def of(error: BaseException) -> HTTPError:
     )
 
 
+def is_ours(error: BaseException) -> bool:
+    """Whether the error was raised on purpose, and its message says all there is to know."""
+    return isinstance(error, HTTPError | DureError)
+
+
 def openai_body(error: HTTPError) -> dict[str, Any]:
     """The error as OpenAI's API writes it."""
     return {

@@ -77,7 +77,7 @@ class Gate:
             await self._app(scope, receive, watched)
         except Exception as error:
             known = errors.of(error)
-            if known.status >= 500:
+            if not errors.is_ours(error):
                 log.exception("%s %s failed", request_id, scope["path"])
             if status:  # too late for another: the connection ends in the midst of the answer
                 raise

@@ -108,6 +108,12 @@ class Generation:
 
     close = abort
 
+    def fail(self, error: Exception) -> None:
+        """Nothing; it ends within one step, and whoever reads it is told why."""
+        if not self.is_over:
+            self.error = error
+            self._over()
+
     async def __aenter__(self) -> Generation:
         return self
 

@@ -26,7 +26,8 @@ PREPARE_SECONDS = 30.0  # template, tokens and grammar of one request
 
 # How much at once
 MAX_CONNECTIONS = 1024  # fewer where the system allows fewer open files
-SPARE_FILES = 48  # of the system's limit, left to models, logs and the loop
+ACCEPTED_TOGETHER = 8
+SPARE_FILES = 40  # of the system's limit, left to models, logs and the loop
 MAX_QUEUE = 512  # requests that wait beside those that run; then 429
 MAX_PARALLEL = 512
 PREPARE_THREADS = 2  # the model computes beside them

@@ -138,6 +138,7 @@ class Server:
                 h11_max_incomplete_event_size=limits.MAX_HEADER_BYTES,
                 timeout_graceful_shutdown=5,
                 loop="asyncio",
+                backlog=limits.ACCEPTED_TOGETHER,
             )
         )
         loop = asyncio.get_running_loop()
@@ -160,8 +161,7 @@ class Server:
         if self._signals > 1:
             log.warning("ending at once")
             http.should_exit = http.force_exit = True
-            for generation in list(self.service.running()):
-                generation.close()
+            self.service.fail_all()
         else:
             self._start(self._drain(http))
 
@@ -218,6 +218,13 @@ class _HTTP(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Nothing; it listens. asyncio accepts few at a time, so that we can turn some away before
+        the system's files are used up; the system may hold more of them meanwhile."""
+        await super().startup(sockets)
+        for each in sockets or ():
+            each.listen(limits.MAX_CONNECTIONS)
+
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens there; InvalidRequestError if another does, or nobody may."""
@@ -225,7 +232,7 @@ def listen(host: str, port: int) -> socket.socket:
     listening = socket.socket(family)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Connections inherit it: what a client does not read would else lie in 4 MB of the kernel's.
+        # Connections inherit it: what a client does not read would else fill 4 MB of the kernel's.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.SEND_BUFFER_BYTES)
         listening.bind((host, port))
         listening.listen(limits.MAX_CONNECTIONS)

@@ -169,15 +169,15 @@ class Service:
         while self._admitted and time.monotonic() < end:
             await asyncio.sleep(0.05)
 
-    def running(self) -> list[Generation]:
-        """The generations that are begun and not over."""
-        return list(self._running.values())
+    def fail_all(self) -> None:
+        """Nothing; whatever runs ends now, and its readers are told so."""
+        for generation in list(self._running.values()):
+            generation.fail(errors.unavailable("The server was shut down.", "shutting_down"))
 
     async def close(self) -> None:
         """Nothing; models are unloaded and threads have ended."""
         self.draining = True
-        for generation in list(self._running.values()):
-            generation.close()
+        self.fail_all()
         await self.registry.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +16,7 @@ from dure.server import errors, limits
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
+log = logging.getLogger("dure.server")
 T = TypeVar("T")
 
 DONE = b"data: [DONE]\n\n"
@@ -132,9 +134,6 @@ async def _gone(receive: Callable[[], Awaitable[Any]]) -> None:
 
 def _told(error: Exception) -> errors.HTTPError:
     """What the client hears of an error in midstream; what is not ours to tell is logged."""
-    known = errors.of(error)
-    if known.status >= 500:
-        import logging  # noqa: PLC0415
-
-        logging.getLogger("dure.server").error("a stream failed", exc_info=error)
-    return known
+    if not errors.is_ours(error):
+        log.error("a stream failed", exc_info=error)
+    return errors.of(error)
