@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -68,20 +68,46 @@ def _byte_level(metadata: Mapping[str, Any]) -> Vocabulary:
     users = [tokens[i] for i in sorted(_of_kind(types, USER_DEFINED))]
     controls = [tokens[i] for i in sorted(_of_kind(types, CONTROL, UNKNOWN))]
     merges = ordinary = Merges(ids, ranks, takes_whole=rule.ignore_merges)
+    kept = ids
     if rule.ignore_merges and takes_whole(cutter, controls + users):
         outside = {*controls, *users}
         kept = {token: index for token, index in ids.items() if token not in outside}
         ordinary = Merges(kept, _ranks(metadata, tokens, kept), takes_whole=True)
+    blank = [user for user in users if is_blank(user)]
+
+    def library(known: Mapping[str, int], added: Sequence[str]) -> Callable[[], LibraryEncoder]:
+        return lambda: _library(metadata, known, added, rule)
+
     return _finish(
         metadata,
         kind="bytes",
-        full=WordEncoder(merges, cutter, ids, controls + users),
-        plain=WordEncoder(ordinary, cutter, ids, filter(is_blank, users)),
+        full=WordEncoder(
+            merges, cutter, ids, controls + users, for_long=library(ids, controls + users)
+        ),
+        plain=WordEncoder(ordinary, cutter, ids, blank, for_long=library(kept, blank)),
         tokens=tokens,
         types=types,
         add_bos=rule.add_bos,
         strips_space=False,
     )
+
+
+def _library(
+    metadata: Mapping[str, Any],
+    ids: Mapping[str, int],
+    added: Sequence[str],
+    rule: pretokenizers.PreTokenizer,
+) -> LibraryEncoder:
+    """What encodes as a WordEncoder of these does, by the library's own tables."""
+    merges = [tuple(line.split(" ")) for line in _texts(metadata, "merges") or ()]
+    bpe = guarded(
+        lambda: models.BPE(dict(ids), merges, ignore_merges=rule.ignore_merges),
+        "reading the merges",
+    )
+    full = tokenizers.Tokenizer(bpe)
+    full.pre_tokenizer = rule.pre_tokenizer()
+    full.add_tokens([AddedToken(name, normalized=False) for name in added if name])
+    return LibraryEncoder(full)
 
 
 def _sentencepiece(metadata: Mapping[str, Any]) -> Vocabulary:

@@ -71,7 +71,9 @@ class LibraryEncoder:
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, with nothing put around it."""
-        ids: list[int] = self.library.encode(text, add_special_tokens=False).ids
+        # As a batch of one, because the library lets other threads run during a batch only.
+        [encoding] = self.library.encode_batch_fast([text], add_special_tokens=False)
+        ids: list[int] = encoding.ids
         return ids
 
     def token_to_id(self, text: str) -> int | None:

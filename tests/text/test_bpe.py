@@ -55,3 +55,18 @@ def test_added_tokens_are_found_as_the_library_finds_them() -> None:
     for _ in range(500):
         text = "".join(rng.choices("<a>b ()|", k=rng.randrange(30)))
         assert library.encode(text).ids == ours.encode(text), text
+
+
+def test_long_texts_are_left_to_the_encoder_that_is_made_when_the_first_one_comes() -> None:
+    made: list[str] = []
+
+    class Other:
+        def encode(self, text: str) -> list[int]:
+            made.append(text[:1])
+            return [7]
+
+    ids = {"a": 0}
+    cutter = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    ours = WordEncoder(Merges(ids, {}, takes_whole=False), cutter, ids, (), for_long=Other)
+    assert (ours.encode("a" * 32_000), made) == ([0] * 32_000, [])
+    assert (ours.encode("a" * 32_001), made) == ([7], ["a"])

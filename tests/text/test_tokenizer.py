@@ -123,6 +123,20 @@ def test_a_gguf_gives_the_ids_of_the_tokenizer_it_was_made_from(
         ), text
 
 
+def test_a_long_text_has_the_ids_of_its_paragraphs(trained: tuple[str, HFTokenizer]) -> None:
+    """The long one is the library's, the short ones are ours; marks cut, so ids add up."""
+    pre, original = trained
+    tokenizer = tiny.from_metadata(tiny.gguf_metadata(original, pre))
+    marks = [token.content for token in original.get_added_tokens_decoder().values()]
+    texts = [mark + text for text in TEXTS for mark in marks] * 3
+    whole = "".join(texts)
+    assert len(whole) > 32_000
+    parts = [tokenizer.encode(text, add_special=False) for text in texts]
+    assert tokenizer.encode(whole, add_special=False) == [i for ids in parts for i in ids]
+    plain = [tokenizer.encode(text, add_special=False, parse_special=False) for text in (whole,)]
+    assert tokenizer.decode(plain[0]) == whole
+
+
 def test_every_text_comes_back_from_byte_level_ids(trained: tuple[str, HFTokenizer]) -> None:
     pre, original = trained
     tokenizer = tiny.from_metadata(tiny.gguf_metadata(original, pre))
