@@ -1,9 +1,10 @@
 // What Python sees of attention: the paged cache, of keys and values or of latents, and what reads it. Checks, as in
 // bindings.cpp.
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/vector.h>
 
 #include "attend.h"
-#include "bind_matrix.h"
+#include "bind_rows.h"
 #include "heads.h"
 
 namespace dure {
@@ -11,9 +12,6 @@ namespace dure {
 namespace {
 
 using Cache = nb::ndarray<nb::ndim<3>, nb::c_contig, nb::device::cpu>;
-using Vector = std::optional<In<float, 1>>;
-using Rows = std::optional<In<float, 2>>;
-using Floats = In<float, 2>;
 using Ints = In<int32_t, 1>;
 using Tables = In<int32_t, 2>;
 
@@ -65,35 +63,123 @@ RowsView rows_view(const Ints& positions, const Ints& sequences, const Tables& t
   return view;
 }
 
+// Where the rows of a batch lie, which of them ask if not all do, and their angles.
+struct Places {
+  const Cache& cache;
+  const Ints &positions, &sequences;
+  const Tables& tables;
+  const std::optional<Ints>& chosen;
+  const Rows &cos, &sin;
+};
+
+// What attend() takes of them, checked, for n rows of `columns` columns of keys.
+struct Attended {
+  CacheView cache;
+  RowsView rows;
+  RotationView rotation;
+
+  Attended(const Places& p, size_t n, size_t columns, bool interleaved, int64_t window) {
+    const size_t kv_heads = p.cache.shape(1);
+    require(kv_heads > 0 && columns > 0 && columns % kv_heads == 0, "k must have a whole number of columns a head of the cache");
+    const size_t dim = columns / kv_heads;
+    cache = cache_view(p.cache, static_cast<int>(dim));
+    for (size_t i = 0; p.chosen && i < p.chosen->shape(0); ++i)
+      require(p.chosen->data()[i] >= 0 && static_cast<size_t>(p.chosen->data()[i]) < n, "a row that asks is not there");
+    require(!p.cos == !p.sin && (!p.cos || (p.cos->shape(0) == n && p.sin->shape(0) == n && p.cos->shape(1) == p.sin->shape(1))),
+            "cos and sin must have one row a row of k");
+    require(!p.cos || 2 * p.cos->shape(1) <= dim, "more rotary dimensions than the head has");
+    require(window >= 0, "the window must not be negative");
+    if (p.cos) rotation = {p.cos->data(), p.sin->data(), static_cast<int>(p.cos->shape(1)), interleaved};
+    rows = rows_view(p.positions, p.sequences, p.tables, n, cache, true, window);
+  }
+};
+
+HeadNorms head_norms(const Vector& q, const Vector& k, size_t dim, float eps, bool last) {
+  require((!q || q->shape(0) == dim) && (!k || k->shape(0) == dim), "a head's norm must have one entry a column");
+  return {q ? q->data() : nullptr, k ? k->data() : nullptr, eps, last};
+}
+
 Result<float> attend_rows(InOut<float, 2> q, InOut<float, 2> k, const Floats& v, const Cache& cache, const Ints& positions,
                      const Ints& sequences, const Tables& tables, const std::optional<Ints>& chosen, const Rows& cos,
                      const Rows& sin, bool interleaved, const Vector& q_norm, const Vector& k_norm, float eps, bool norm_last,
                      float scale, int64_t window, int threads) {
   check_threads(threads);
-  const size_t n = k.shape(0), kv_heads = cache.shape(1);
-  require(kv_heads > 0 && k.shape(1) > 0 && k.shape(1) % kv_heads == 0, "k must have a whole number of columns a head of the cache");
-  const size_t dim = k.shape(1) / kv_heads;
-  const CacheView view = cache_view(cache, static_cast<int>(dim));
+  const size_t n = k.shape(0);
+  const Attended to({cache, positions, sequences, tables, chosen, cos, sin}, n, k.shape(1), interleaved, window);
+  const auto dim = static_cast<size_t>(to.cache.head_dim);
   require(v.shape(0) == n && v.shape(1) == k.shape(1), "k and v must have one shape");
   require(q.shape(1) > 0 && q.shape(1) % k.shape(1) == 0, "query heads must be a multiple of the cache's heads");
   require(q.shape(0) == (chosen ? chosen->shape(0) : n), "q must have one row a row that asks");
-  for (size_t i = 0; chosen && i < chosen->shape(0); ++i)
-    require(chosen->data()[i] >= 0 && static_cast<size_t>(chosen->data()[i]) < n, "a row that asks is not there");
-  require(!cos == !sin && (!cos || (cos->shape(0) == n && sin->shape(0) == n && cos->shape(1) == sin->shape(1))),
-          "cos and sin must have one row a row of k");
-  require(!cos || 2 * cos->shape(1) <= dim, "more rotary dimensions than the head has");
-  require((!q_norm || q_norm->shape(0) == dim) && (!k_norm || k_norm->shape(0) == dim), "a head's norm must have one entry a column");
-  require(window >= 0, "the window must not be negative");
-  const RowsView rows = rows_view(positions, sequences, tables, n, view, true, window);
+  const HeadNorms norms = head_norms(q_norm, k_norm, dim, eps, norm_last);
   auto out = fresh<float>({q.shape(0), q.shape(1)});
   nb::gil_scoped_release release;
   attend({q.data(), k.data(), v.data(), static_cast<int>(q.shape(1) / dim), chosen ? chosen->data() : nullptr,
           static_cast<int64_t>(q.shape(0))},
-         {q_norm ? q_norm->data() : nullptr, k_norm ? k_norm->data() : nullptr, eps, norm_last},
-         {cos ? cos->data() : nullptr, sin ? sin->data() : nullptr, cos ? static_cast<int>(cos->shape(1)) : 0, interleaved}, view,
-         rows, scale, window, out.data(), threads);
+         norms, to.rotation, to.cache, to.rows, scale, window, out.data(), threads);
   return out;
 }
+
+// A layer of grouped-query attention, all of it in one call: of a small model's step, calls were a fifth.
+struct SelfAttention {
+  nb::object owners;                   // of the matrices
+  std::vector<const Matrix*> weights;  // q, k, v, o
+  std::vector<Vector> biases;
+  Vector q_norm, k_norm;
+  size_t dim;
+  HeadNorms norms;
+  bool interleaved, exact;
+  float scale;
+  int64_t window;
+  int threads;
+
+  SelfAttention(nb::list projections, std::vector<Vector> their_biases, size_t head_dim, Vector norm_q, Vector norm_k, float eps,
+                bool norm_last, bool neighbours, float score_scale, int64_t keys_seen, bool in_floats, int team)
+      : owners(projections), weights(nb::cast<std::vector<const Matrix*>>(projections)), biases(std::move(their_biases)),
+        q_norm(std::move(norm_q)), k_norm(std::move(norm_k)), dim(head_dim),
+        norms(head_norms(q_norm, k_norm, head_dim, eps, norm_last)), interleaved(neighbours), exact(in_floats),
+        scale(score_scale), window(keys_seen), threads(team) {
+    check_threads(threads);
+    require(weights.size() == 4 && biases.size() == 4, "attention has four projections: q, k, v and o");
+    for (size_t i = 0; i < 4; ++i) check_product(*weights[i], biases[i], i < 3 ? hidden() : wide());
+    require(dim > 0 && keys() % static_cast<int64_t>(dim) == 0 && weights[2]->view.rows == keys(),
+            "k and v must have whole heads, as many of one as of the other");
+    require(wide() % keys() == 0, "query heads must be a multiple of the cache's heads");
+    require(weights[3]->view.rows == hidden(), "o must give what q takes");
+  }
+  int64_t hidden() const { return weights[0]->view.cols; }
+  int64_t wide() const { return weights[0]->view.rows; }
+  int64_t keys() const { return weights[1]->view.rows; }
+  Product part(size_t i, float* out, const float* add = nullptr) const {
+    return {weights[i]->view, biases[i] ? biases[i]->data() : nullptr, add, out};
+  }
+
+  Result<float> run(Activations& x, const Cache& cache, const Ints& positions, const Ints& sequences, const Tables& tables,
+                    const std::optional<Ints>& chosen, const Rows& cos, const Rows& sin, const Rows& add) const {
+    require(x.cols() == hidden(), "x does not have the layer's width");
+    const size_t n = x.x.shape(0), asking = chosen ? chosen->shape(0) : n;
+    const Attended to({cache, positions, sequences, tables, chosen, cos, sin}, n, static_cast<size_t>(keys()), interleaved, window);
+    require(static_cast<size_t>(to.cache.head_dim) == dim, "the cache has heads of another size");
+    auto out = fresh<float>({asking, static_cast<size_t>(hidden())});
+    auto gathered = fresh<float, In<float, 2>>({asking, static_cast<size_t>(wide())});
+    const float* added = addend(add, asking, static_cast<size_t>(hidden()));
+    std::optional<Activations> some;
+    if (chosen) some.emplace(x.take(*chosen));
+    Activations attended(gathered);
+    nb::gil_scoped_release release;
+    Recycled<float> q(gathered.size()), k(n * static_cast<size_t>(keys())), v(n * static_cast<size_t>(keys()));
+    if (some) {
+      multiply(*some, {part(0, q.data())}, exact, threads);
+      multiply(x, {part(1, k.data()), part(2, v.data())}, exact, threads);
+    } else {
+      multiply(x, {part(0, q.data()), part(1, k.data()), part(2, v.data())}, exact, threads);
+    }
+    attend({q.data(), k.data(), v.data(), static_cast<int>(wide()) / to.cache.head_dim, chosen ? chosen->data() : nullptr,
+            static_cast<int64_t>(asking)},
+           norms, to.rotation, to.cache, to.rows, scale, window, const_cast<float*>(gathered.data()), threads);
+    multiply(attended, {part(3, out.data(), added)}, exact, threads);
+    return out;
+  }
+};
 
 Result<float> head_matmul_rows(const In<float, 3>& x, const Matrix& w, int64_t first, int64_t outputs, int64_t room, bool exact,
                                int threads) {
@@ -141,6 +227,13 @@ void bind_attention(nb::module_& m) {
 
   m.def("attend", &attend_rows, strict, strict, strict, strict, strict, strict, strict, maybe, maybe, maybe, any, maybe, maybe, any, any,
         any, any, any);
+
+  nb::class_<SelfAttention>(m, "SelfAttention")
+      .def(nb::init<nb::list, std::vector<Vector>, size_t, Vector, Vector, float, bool, bool, float, int64_t, bool, int>(),
+           nb::arg("weights"), nb::arg("biases"), nb::arg("head_dim"), nb::arg("q_norm").none(), nb::arg("k_norm").none(),
+           nb::arg("eps"), nb::arg("norm_last"), nb::arg("interleaved"), nb::arg("scale"), nb::arg("window"), nb::arg("exact"),
+           nb::arg("threads"))
+      .def("__call__", &SelfAttention::run, any, strict, strict, strict, strict, maybe, maybe, maybe, maybe);
 
   m.def("write_latent", [](const Floats& latent, const Floats& rotated, const Cache& cache, const Ints& positions,
                            const Ints& sequences, const Tables& tables) {

@@ -8,7 +8,7 @@
 #include <malloc.h>
 #endif
 
-#include "bind_matrix.h"
+#include "bind_rows.h"
 #include "filepacker.h"
 #include "ops.h"
 #include "quantize.h"
@@ -19,81 +19,20 @@ using namespace dure;
 
 namespace {
 
-// Rows, or rows that RMSNorm is still to be applied to; as floats, int8 tiles or both, each made when first asked for.
-struct Activations {
-  In<float, 2> x;
-  std::optional<In<float, 1>> weight;  // of the norm, if there is one
-  float eps = 0;
-  Recycled<float> normed;
-  ActTiles tiles;
-  bool has_floats = true, has_tiles = false;
-
-  explicit Activations(In<float, 2> rows) : x(std::move(rows)) {}
-  Activations(In<float, 2> rows, In<float, 1> norm, float norm_eps) : x(std::move(rows)), weight(norm), eps(norm_eps), has_floats(false) {
-    require(norm.shape(0) == x.shape(1), "the weight must have one entry a column");
-  }
-  int64_t rows() const { return static_cast<int64_t>(x.shape(0)); }
-  int64_t cols() const { return static_cast<int64_t>(x.shape(1)); }
-
-  Activations take(const In<int32_t, 1>& chosen) const {
-    auto some = fresh<float, In<float, 2>>({chosen.shape(0), x.shape(1)});
-    auto* to = const_cast<float*>(some.data());  // ours to fill
-    for (size_t i = 0; i < chosen.shape(0); ++i) {
-      const int32_t row = chosen.data()[i];
-      require(row >= 0 && row < rows(), "row " + std::to_string(row) + " is not one of " + std::to_string(rows()));
-      std::memcpy(to + i * x.shape(1), x.data() + row * cols(), x.shape(1) * sizeof(float));
-    }
-    return weight ? Activations(some, *weight, eps) : Activations(some);
-  }
-  const float* as_floats(int threads) {
-    if (!has_floats) {
-      normed = Recycled<float>(x.size());
-      ops().rms_norm(x.data(), rows(), cols(), weight->data(), eps, normed.data(), threads);
-      has_floats = true;
-    }
-    return weight ? normed.data() : x.data();
-  }
-  const ActTiles& as_tiles(int threads) {
-    if (!has_tiles) {
-      if (has_floats) {
-        ops().make_tiles(as_floats(threads), rows(), cols(), cols(), tiles, threads);
-      } else {
-        ops().norm_tiles(x.data(), rows(), cols(), weight->data(), eps, tiles, threads);
-      }
-      has_tiles = true;
-    }
-    return tiles;
-  }
-};
-
-using Vector = std::optional<In<float, 1>>;
-using Rows = std::optional<In<float, 2>>;
-using Floats = In<float, 2>;
-
-const float* addend(const Rows& add, size_t rows, size_t cols) {
-  require(!add || (add->shape(0) == rows && add->shape(1) == cols), "what is added must have the shape of the result");
-  return add ? add->data() : nullptr;
-}
-
-// a times each of the matrices, the quantised ones in one hand-out of work.
 std::vector<Result<float>> matmul(Activations& a, const std::vector<const Matrix*>& weights, const std::vector<Vector>& biases,
                                   const Rows& add, bool exact, int threads) {
   check_threads(threads);
   require(biases.size() == weights.size(), "one bias, or none, a matrix");
   std::vector<Result<float>> results;
-  std::vector<Product> floats, integers;
+  std::vector<Product> products;
   for (size_t i = 0; i < weights.size(); ++i) {
     const Packed& w = weights[i]->view;
-    require(a.cols() == w.cols, "x has " + std::to_string(a.cols()) + " columns, the matrix " + std::to_string(w.cols));
-    require(!biases[i] || static_cast<int64_t>(biases[i]->shape(0)) == w.rows, "the bias must have one entry a row");
+    check_product(*weights[i], biases[i], a.cols());
     results.push_back(fresh<float>({a.x.shape(0), static_cast<size_t>(w.rows)}));
-    (exact || is_float(w.type) ? floats : integers)
-        .push_back({w, biases[i] ? biases[i]->data() : nullptr, addend(add, a.x.shape(0), static_cast<size_t>(w.rows)), results.back().data()});
+    products.push_back({w, biases[i] ? biases[i]->data() : nullptr, addend(add, a.x.shape(0), static_cast<size_t>(w.rows)), results.back().data()});
   }
-  if (a.rows() == 0) return results;
   nb::gil_scoped_release release;
-  for (const Product& product : floats) ops().matmul_float(a.as_floats(threads), a.rows(), a.cols(), product, threads);
-  if (!integers.empty()) ops().matmul_int8(a.as_tiles(threads), integers.data(), static_cast<int>(integers.size()), threads);
+  multiply(a, products, exact, threads);
   return results;
 }
 

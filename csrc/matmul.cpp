@@ -26,9 +26,9 @@ namespace {
 constexpr int kMostAtOnce = 2 * kTasks;
 int panels_at_once(int panels, int threads, int most = kMostAtOnce) { return std::clamp(panels / (threads * 8), 1, most); }
 
-// Waking a thread and meeting it again costs 5 to 50 microseconds: a product below half a million multiplications, about
-// as long, is done alone.
-bool is_small(int64_t multiplications) { return multiplications < (1 << 19); }
+// Meeting a thread that still spins costs 3 microseconds, and waking one that sleeps up to 50: a product below 131,072
+// multiplications, some 5 microseconds of one thread, is done alone.
+bool is_small(int64_t multiplications) { return multiplications < (1 << 17); }
 
 void panel_times(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out) {
   with_quantised_type(w.type, [&](auto type) {

@@ -177,7 +177,7 @@ class Attention:
         )
         self._index, self._interleaved, self._gated = index, interleaved, gated
         self._heads, self._head_dim = heads, head_dim
-        self._scale, self._threads = head_dim**-0.5, weights.threads
+        self._scale, self._exact, self._threads = head_dim**-0.5, weights.exact, weights.threads
 
     @cached_property
     def _gates(self) -> NDArray[np.int32]:
@@ -196,6 +196,50 @@ class Attention:
     ) -> Floats:
         """rows (m,): only theirs come back, (m, hidden), though all rows' keys and values are kept.
         add (n, hidden) is added, row for row."""
+        if self._gated or self.q_norm is not None:
+            return self._in_parts(x, rotation, batch, add, rows)
+        cos, sin = rotation or (None, None)
+        return self._in_one(
+            x,
+            batch.cache[self._index],
+            batch.positions,
+            batch.sequences,
+            batch.block_tables,
+            rows,
+            cos,
+            sin,
+            add if rows is None or add is None else add[rows],
+        )
+
+    @cached_property
+    def _in_one(self) -> kernels.SelfAttention:
+        """The whole layer: what `_in_parts` does where nothing comes between the kernels."""
+        layers = self.q_proj, self.k_proj, self.v_proj, self.o_proj
+        q_norm, k_norm = self._norms or (None, None)
+        return kernels.SelfAttention(
+            weights=[layer.weight.packed for layer in layers],
+            biases=[layer.bias for layer in layers],
+            head_dim=self._head_dim,
+            q_norm=q_norm,
+            k_norm=k_norm,
+            eps=self._eps,
+            norm_last=self._norm_last,
+            interleaved=self._interleaved,
+            scale=self._scale,
+            window=self.cache.window or 0,
+            exact=self._exact,
+            threads=self._threads,
+        )
+
+    def _in_parts(
+        self,
+        x: kernels.Activations,
+        rotation: Rotation | None,
+        batch: Batch,
+        add: Floats | None,
+        rows: NDArray[np.int32] | None,
+    ) -> Floats:
+        """The layer, kernel by kernel: with gates, or norms over all heads together."""
         if rows is None:
             q, k, v = Linear.together(x, self.q_proj, self.k_proj, self.v_proj)
         else:

@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 # `Activations(x, weight, eps)` for the RMSNorm of x, which is computed in the pass that quantises.
 # `floats(threads)` are the rows as floats; `take(rows)` the Activations of some of them.
 Activations = _core.Activations
+# A layer's attention in one call, since calls are a fifth of a small model's step: the projections
+# `weights` (q, k, v, o) with their `biases`, and `attend` between them. It is called with the rows
+# as Activations (n, hidden), then cache, positions, sequences and block_tables as attend is, then
+# chosen, cos, sin, and add (m, hidden), which is added to the m rows that come back.
+SelfAttention = _core.SelfAttention
 Matrix = packed.Matrix
 Experts = packed.Experts
 FilePacker = packed.FilePacker

@@ -62,6 +62,36 @@ def matmul(
     exact: bool,
     threads: int,
 ) -> list[Floats]: ...
+
+class SelfAttention:
+    def __init__(
+        self,
+        weights: list[Matrix],
+        biases: Sequence[Floats | None],
+        head_dim: int,
+        q_norm: Floats | None,
+        k_norm: Floats | None,
+        eps: float,
+        norm_last: bool,
+        interleaved: bool,
+        scale: float,
+        window: int,
+        exact: bool,
+        threads: int,
+    ) -> None: ...
+    def __call__(
+        self,
+        x: Activations,
+        cache: NDArray[Any],
+        positions: Ints,
+        sequences: Ints,
+        tables: Ints,
+        chosen: Ints | None,
+        cos: Floats | None,
+        sin: Floats | None,
+        add: Floats | None,
+    ) -> Floats: ...
+
 def quantize_rows(x: Floats) -> tuple[NDArray[np.int8], Floats]: ...
 def rms_norm(x: Floats, weight: Floats, eps: float, threads: int) -> Floats: ...
 def rope(x: Floats, cos: Floats, sin: Floats, interleaved: bool, threads: int) -> None: ...

@@ -169,6 +169,60 @@ def test_attend_is_norm_rotation_cache_and_attention(
     np.testing.assert_allclose(out, twin, rtol=0, atol=2e-5)
 
 
+LAYERS = [
+    (["Q4_K", "Q4_K", "Q6_K", "F16"], False),
+    (["Q8_0", "F16", "Q8_0", "F32"], False),
+    (["Q8_0", "Q5_0", "Q4_0", "F16"], True),
+]
+
+
+@pytest.mark.parametrize("settings", ATTENDS)
+@pytest.mark.parametrize(("dtypes", "exact"), LAYERS)
+@pytest.mark.parametrize("rows", [None, [0, 39, 40, 74, 76], [76, 3, 3]])
+def test_a_layers_attention_is_its_projections_and_attend(
+    settings: dict[str, Any], dtypes: list[str], exact: bool, rows: list[int] | None
+) -> None:
+    rng = np.random.default_rng(7)
+    chosen = None if rows is None else np.array(rows, np.int32)
+    *_, paged, settings = attend_inputs(settings, chosen)
+    shapes = [(240, COLS), (80, COLS), (80, COLS), (COLS, 240)]
+    weights = [
+        packed(dtype, random_raw(rng, dtype, *shape), shape[1])
+        for dtype, shape in zip(dtypes, shapes, strict=True)
+    ]
+    biases = [rng.normal(0, 1, shape[0]).astype(np.float32) for shape in shapes[:3]]
+    x, norm = rows_and_norm(len(paged.positions))
+    add = rng.normal(0, 9, (len(x) if rows is None else len(rows), COLS)).astype(np.float32)
+    cos, sin = settings.get("rotation") or (None, None)
+    q_norm, k_norm = settings.get("norms") or (None, None)
+    cache = paged.cache.copy()
+    layer = kernels.SelfAttention(
+        weights=[w.packed for w in weights],
+        biases=[*biases, None],
+        head_dim=40,
+        q_norm=q_norm,
+        k_norm=k_norm,
+        eps=EPS,
+        norm_last=settings.get("norm_last", False),
+        interleaved=settings.get("interleaved", False),
+        scale=settings["scale"],
+        window=settings.get("window") or 0,
+        exact=exact,
+        threads=2,
+    )
+    normed = kernels.Activations(x, norm, EPS)
+    asking = normed if chosen is None else normed.take(chosen)
+    (q,) = kernels.matmuls(asking, weights[:1], biases=biases[:1], exact=exact)
+    k, v = kernels.matmuls(normed, weights[1:3], biases=biases[1:], exact=exact)
+    attended = kernels.attend(q, k, v, cache, *paged.arguments[1:], **settings)
+    expected = kernels.matmul(attended, weights[3], add=add, exact=exact)
+
+    out = layer(kernels.Activations(x, norm, EPS), *paged.arguments, chosen, cos, sin, add)
+
+    assert same(out, expected)
+    assert same(paged.cache, cache)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
