@@ -291,7 +291,11 @@ class Weights:
     def check(self, *, asked_all: bool = True) -> None:
         """Raises ModelFileError if tensors were asked for that are missing or of another shape,
         UnsupportedModelError if only some remain that nobody asked for."""
-        left = sorted(n for n in self._unused if asked_all and not _RECOMPUTED.fullmatch(n))
+        left = sorted(
+            n
+            for n in self._unused
+            if asked_all and not (_RECOMPUTED.fullmatch(n) or self._is_idle_bias(n))
+        )
         least = "" if asked_all else "at least "
         if self._missing:
             count = len(self._missing)
@@ -321,6 +325,13 @@ class Weights:
                 f"({_some(left)}), so running it would give wrong answers.",
                 hint="the file may be of a newer variant of the family.",
             )
+
+    def _is_idle_bias(self, name: str) -> bool:
+        """Whether it is a bias of zeros, which tools add to what they quantise."""
+        bias, matrix = self._tensors[name], self._tensors.get(name.removesuffix("bias") + "weight")
+        if not isinstance(matrix, PackedMatrix) or not isinstance(bias, TensorInfo):
+            return False
+        return not bias.source.read(bias.offset, bias.size_bytes).any()
 
     def finish(self) -> None:
         """Packs what was asked for. Raises what `check` does, before, InvalidRequestError if all of

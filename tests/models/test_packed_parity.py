@@ -134,6 +134,31 @@ def test_pieces_and_company_change_no_bit(tmp_path: Path, name: str, method: str
             assert prefill_logits(model, tokens).tobytes() == actual.tobytes()
 
 
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_a_bias_that_the_tool_added_is_left_out_if_it_is_zero(tmp_path: Path, value: float) -> None:
+    config = config_of("qwen2")
+    name = "model.layers.1.mlp.down_proj.bias"
+
+    def folder(where: str, extra: dict[str, np.ndarray]) -> Path:
+        arrays = parameters_of(config) | extra
+        packings.write_packed(
+            tmp_path / where,
+            config,
+            arrays,
+            SETTINGS["gptq"],
+            lambda n, w: packings.gptq(w) if is_packed(n) else None,
+        )
+        return tmp_path / where
+
+    biased = folder("biased", {name: np.full(64, value, np.float32)})
+    if value:
+        with pytest.raises(UnsupportedModelError, match=r"down_proj\.bias"):
+            loaded(biased)
+        return
+    expected = prefill_logits(loaded(folder("plain", {})), TOKENS)
+    assert prefill_logits(loaded(biased), TOKENS).tobytes() == expected.tobytes()
+
+
 def test_experts_whose_columns_lie_in_orders_of_their_own_need_quantising(tmp_path: Path) -> None:
     config = config_of("qwen3_moe", hidden_size=256, moe_intermediate_size=256)
 
