@@ -125,5 +125,7 @@ class Batch:
     @property
     def wanted_rows(self) -> NDArray[np.int32] | None:
         """`logit_rows`, or None if these are all rows in their order."""
+        if len(self.logit_rows) != len(self.tokens):
+            return self.logit_rows
         every = np.arange(len(self.tokens), dtype=np.int32)
-        return None if np.array_equal(self.logit_rows, every) else self.logit_rows
+        return None if (self.logit_rows == every).all() else self.logit_rows

@@ -16,22 +16,24 @@ if TYPE_CHECKING:
 
 def build_batch(chunks: Sequence[Chunk], cache: tuple[NDArray[Any], ...]) -> Batch:
     """One Batch with a sequence a chunk, in order; of each the rows whose logits are wanted."""
-    counts = np.array([chunk.count for chunk in chunks])
-    tables = [chunk.request.block_table for chunk in chunks]
-    block_tables = np.full((len(chunks), max(map(len, tables))), -1, dtype=np.int32)
-    for row, table in zip(block_tables, tables, strict=True):
-        row[: len(table)] = table
-    spans = [(chunk.start, chunk.start + chunk.count) for chunk in chunks]
+    # Lists first: most chunks are one token, and a call of numpy takes as long as fifty of those.
+    tokens: list[int] = []
+    positions: list[int] = []
+    sequences: list[int] = []
+    tables: list[int] = []
+    width = max(len(chunk.request.block_table) for chunk in chunks)
+    for index, chunk in enumerate(chunks):
+        stop = chunk.start + chunk.count
+        tokens += chunk.request.tokens[chunk.start : stop]
+        positions += range(chunk.start, stop)
+        sequences += [index] * chunk.count
+        tables += chunk.request.block_table
+        tables += [-1] * (width - len(chunk.request.block_table))
     return Batch(
-        tokens=np.concatenate(
-            [
-                np.array(chunk.request.tokens[start:stop], dtype=np.int32)
-                for chunk, (start, stop) in zip(chunks, spans, strict=True)
-            ]
-        ),
-        positions=np.concatenate([np.arange(start, stop, dtype=np.int32) for start, stop in spans]),
-        sequences=np.repeat(np.arange(len(chunks), dtype=np.int32), counts),
-        block_tables=block_tables,
+        tokens=np.array(tokens, dtype=np.int32),
+        positions=np.array(positions, dtype=np.int32),
+        sequences=np.array(sequences, dtype=np.int32),
+        block_tables=np.array(tables, dtype=np.int32).reshape(len(chunks), width),
         logit_rows=_logit_rows(chunks),
         cache=cache,
         states=_states(chunks) if chunks[0].request.state_slot >= 0 else None,
