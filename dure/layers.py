@@ -196,7 +196,7 @@ class Attention:
     ) -> Floats:
         """rows (m,): only theirs come back, (m, hidden), though all rows' keys and values are kept.
         add (n, hidden) is added, row for row."""
-        if self._gated or self.q_norm is not None:
+        if self._gated or self.q_norm is not None or self._is_shuffled:
             return self._in_parts(x, rotation, batch, add, rows)
         cos, sin = rotation or (None, None)
         return self._in_one(
@@ -210,6 +210,12 @@ class Attention:
             sin,
             add if rows is None or add is None else add[rows],
         )
+
+    @cached_property
+    def _is_shuffled(self) -> bool:
+        """Whether a projection has its columns in another order, which takes a copy of its rows."""
+        layers = self.q_proj, self.k_proj, self.v_proj, self.o_proj
+        return any(layer.weight.columns is not None for layer in layers)
 
     @cached_property
     def _in_one(self) -> kernels.SelfAttention:
@@ -239,7 +245,8 @@ class Attention:
         add: Floats | None,
         rows: NDArray[np.int32] | None,
     ) -> Floats:
-        """The layer, kernel by kernel: with gates, or norms over all heads together."""
+        """The layer, kernel by kernel: with gates, norms over all heads together, or columns in
+        another order."""
         if rows is None:
             q, k, v = Linear.together(x, self.q_proj, self.k_proj, self.v_proj)
         else:
