@@ -139,6 +139,10 @@ def command(
         console.note(f"dure listens on http://{_authority(*server.address)}/v1")
         if llm is not None:
             console.note(f"{llm.name}: {llm.context:,} tokens of context, {parallel} at once")
+            dialect = llm.dialect
+            thinks = f"thoughts in {dialect.think.open}" if dialect.think else "no thoughts"
+            calls = "tool calls" if dialect.calls else "no tool calls"
+            console.note(f"its template and vocabulary speak {dialect.name}: {thinks}, {calls}")
 
     server = Server(settings, load, on_ready=ready)
     server.run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dure.errors import InvalidRequestError
@@ -23,7 +24,7 @@ from dure.server.stream import (
     sse_error,
     unless_gone,
 )
-from dure.text.infill import infill_prompt
+from dure.text.infill import infill_prompt, infill_stops
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -67,24 +68,28 @@ def completion_params(body: CompletionBody) -> SamplingParams:
     )
 
 
-def with_suffix(body: CompletionBody, prompt: str | list[int], llm: LLM) -> str | list[int]:
-    """The prompt; with a suffix, the tokens that ask for what comes between."""
-    if not body.suffix:
-        return prompt
+def with_suffix(body: CompletionBody, prompt: str | list[int], llm: LLM) -> list[int]:
+    """The tokens that ask for what comes between the prompt and the body's suffix."""
     if not isinstance(prompt, str):
         raise InvalidRequestError("A suffix goes with a prompt that is text, not token ids.")
-    return infill_prompt(llm.tokenizer, prompt, body.suffix)
+    return infill_prompt(llm.tokenizer, prompt, body.suffix or "")
 
 
 async def ask(
     service: Service, body: CompletionBody, *, key: str, priority: int
 ) -> list[Generation]:
     """A generation for each prompt, all of them begun; none if one is refused."""
-    prompts, params = prompts_of(body), completion_params(body)
+    prompts: Sequence[str | list[int]] = prompts_of(body)
+    params = completion_params(body)
     if body.suffix:
-        prompts = await service.with_model(
-            body.model, lambda llm: [with_suffix(body, prompt, llm) for prompt in prompts]
+        prompts, stops = await service.with_model(
+            body.model,
+            lambda llm: (
+                [with_suffix(body, prompt, llm) for prompt in prompts],
+                infill_stops(llm.tokenizer),
+            ),
         )
+        params = replace(params, stop_token_ids=[*params.stop_token_ids, *stops])
     begun: list[Generation] = []
     try:
         for prompt in prompts:

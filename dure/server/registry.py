@@ -128,7 +128,7 @@ class Registry:
     async def unload_idle(self) -> None:
         """Never; unloads what has outlived its keep-alive, looking every second."""
         while True:
-            await asyncio.sleep(1.0 if self.entries else 5.0)
+            await asyncio.sleep(1.0)
             now = time.monotonic()
             for entry in self.loaded():
                 kept = entry.keep_alive

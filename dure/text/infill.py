@@ -32,6 +32,9 @@ FAMILIES = (
 )
 
 
+_AFTERWARDS = ("<|fim_pad|>", "<fim_pad>", "<|file_sep|>", "<|repo_name|>", "<file_sep>")
+
+
 def infill_marks(tokenizer: Tokenizer) -> InfillMarks | None:
     """The marks that the vocabulary has, or None if the model was not taught any."""
     for marks in FAMILIES:
@@ -39,6 +42,15 @@ def infill_marks(tokenizer: Tokenizer) -> InfillMarks | None:
         if all(tokenizer.token_id(text) is not None for text in texts):
             return marks
     return None
+
+
+def infill_stops(tokenizer: Tokenizer) -> list[int]:
+    """The ids that end what was filled in, beside those that end any answer: where another file,
+    or another gap, would begin."""
+    marks = infill_marks(tokenizer)
+    texts = () if marks is None else (marks.before, marks.hole, marks.after, *_AFTERWARDS)
+    ids = [tokenizer.token_id(text) for text in texts]
+    return [each for each in ids if each is not None]
 
 
 def infill_prompt(tokenizer: Tokenizer, prefix: str, suffix: str) -> list[int]:

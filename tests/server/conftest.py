@@ -170,11 +170,15 @@ def _servers(patch: pytest.MonkeyPatch) -> Iterator[Serve]:
         *,
         max_sequences: int = 8,
         model_options: dict[str, Any] | None = None,
+        make: Callable[[str], LLM] | None = None,
         **settings: Any,
     ) -> Running:
         llms: list[LLM] = []
 
         def load(name: str) -> LLM:
+            if make is not None:
+                llms.append(make(name))
+                return llms[-1]
             model = script if isinstance(script, ScriptModel) else ScriptModel(script)
             options = model_options or {}
             patch.setattr(dure.llm, "load", lambda *_, **__: loaded(model, **options))
@@ -188,8 +192,7 @@ def _servers(patch: pytest.MonkeyPatch) -> Iterator[Serve]:
         running.thread = threading.Thread(target=running.run, name="server")
         running.thread.start()
         started.append(running)
-        if len(settings["models"]) == 1:
-            running.wait_until(lambda: running.failed or running.get("/health").status == 200)
+        running.wait_until(lambda: running.failed or running.get("/health").status == 200)
         assert not running.failed
         return running
 

@@ -1,0 +1,168 @@
+"""Many requests, a third of them cut off at any moment, and nonsense: nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import threading
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from fake_model import alphabet
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+
+
+def a_request(rng: random.Random) -> bytes:
+    """One of the requests that people send, streamed or not, short or long."""
+    text = "".join(rng.choice("abcdefgh ") for _ in range(rng.randint(1, 60)))
+    body: dict[str, Any] = {
+        "max_tokens": rng.randint(1, 24),
+        "stream": rng.random() < 0.6,
+        "n": rng.choice([1, 1, 1, 2]),
+        "priority": rng.choice([0, 0, 5]),
+    }
+    if rng.random() < 0.5:
+        path = CHAT
+        body["messages"] = [{"role": "user", "content": text}]
+    else:
+        path = COMPLETIONS
+        body |= {"prompt": text, "echo": rng.random() < 0.2, "logprobs": rng.choice([None, 1])}
+    return as_http(path, json.dumps(body).encode())
+
+
+def as_http(path: str, data: bytes, method: str = "POST", extra: str = "") -> bytes:
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{extra}"
+    return f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
+
+
+async def exchange(port: int, sent: bytes, *, leave_after: float | None = None) -> bytes:
+    """What came back to `sent`; nothing if we leave before."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(sent)
+        return await asyncio.wait_for(reader.read(), leave_after or 30)
+    except asyncio.TimeoutError:
+        if leave_after is None:
+            raise
+        return b""
+    except ConnectionResetError:
+        return b"reset"
+    finally:
+        writer.transport.abort() if leave_after else writer.close()
+
+
+async def storm(port: int, count: int, seed: int) -> list[bytes]:
+    """The whole answers to those of `count` requests that were not cut off."""
+    rng = random.Random(seed)
+    gate = asyncio.Semaphore(24)
+    answers: list[bytes] = []
+
+    async def one() -> None:
+        sent = a_request(rng)
+        leave = rng.random() * 0.05 if rng.random() < 0.3 else None
+        if leave is not None and rng.random() < 0.2:
+            sent = sent[: rng.randrange(len(sent))]
+        async with gate:
+            answer = await exchange(port, sent, leave_after=leave)
+            if leave is None:
+                answers.append(answer)
+
+    await asyncio.gather(*(one() for _ in range(count)))
+    return answers
+
+
+def files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(20_000, marks=pytest.mark.long)])
+def test_after_a_storm_everything_is_back_where_it_was(serve, count) -> None:
+    server = serve(alphabet, model_options={"num_blocks": 64})
+    asyncio.run(storm(server.port, count // 4, 1))  # everything that is made once has been made
+    server.wait_until(server.is_idle)
+    process = psutil.Process(os.getpid())
+    settled = (files(), threading.active_count())
+    middle = 0
+    for part in range(2):
+        answers = asyncio.run(storm(server.port, count // 2, 2 + part))
+        assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in answers)
+        server.wait_until(server.is_idle)
+        if part == 0:
+            middle = process.memory_info().rss
+    server.wait_until(lambda: files() <= settled[0])
+    assert settled[1] >= threading.active_count()
+    server.llm.engine.check_idle()
+    assert not server.server.service._running
+    if count >= 20_000:
+        assert process.memory_info().rss < 1.01 * middle + (8 << 20)
+
+
+def nonsense(rng: random.Random) -> bytes:
+    """A request that is wrong somewhere: in its JSON, its fields, its head, or all of them."""
+    good = json.loads(a_request(rng).partition(b"\r\n\r\n")[2])
+    path = rng.choice([CHAT, COMPLETIONS, "/tokenize", "/detokenize", "/apply-template", CHAT])
+    path = rng.choice([path, path, f"{path}/control", "/v1/models/x", "/v1/" + "%ff" * 9])
+    kind = rng.randrange(5)
+    if kind == 0:
+        data = bytearray(json.dumps(good).encode())
+        for _ in range(rng.randint(1, 6)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        return as_http(path, bytes(data))
+    if kind == 1:
+        return as_http(path, json.dumps(good).encode()[: rng.randrange(60)])
+    if kind == 2:
+        return as_http(path, os.urandom(rng.randrange(200)))
+    if kind == 3:
+        extra = "".join(
+            rng.choice(
+                ["X: \x01\r\n", "Content-Length: 5\r\n", "Transfer-Encoding: x\r\n", ": \r\n"]
+            )
+            for _ in range(rng.randint(1, 3))
+        )
+        return as_http(path, b"{}", rng.choice(["POST", "GET", "PATCH", "\x00"]), extra)
+    fields = [*good, "model", "stop", "seed", "logit_bias", "tools", "tool_choice", "top_logprobs"]
+    fields += ["response_format", "temperature", "tokens", "content", "suffix", "stream_options"]
+    for _ in range(rng.randint(1, 4)):
+        good[rng.choice(fields)] = anything(rng)
+    return as_http(path, json.dumps(good, allow_nan=True).encode())
+
+
+def anything(rng: random.Random, depth: int = 0) -> Any:
+    plain = [None, True, False, 0, -1, 1e308, 2**63, 10**400, float("nan"), "", "x", "\ud800", "\0"]
+    if depth > 3 or rng.random() < 0.6:
+        return rng.choice(plain)
+    if rng.random() < 0.5:
+        return [anything(rng, depth + 1) for _ in range(rng.randrange(4))]
+    names = ["type", "function", "name", "role", "content", "schema", "json_schema", "parameters"]
+    return {rng.choice(names): anything(rng, depth + 1) for _ in range(rng.randrange(4))}
+
+
+@pytest.mark.parametrize("count", [400, pytest.param(20_000, marks=pytest.mark.long)])
+def test_nonsense_is_refused_and_never_the_servers_fault(serve, count) -> None:
+    server = serve(alphabet)
+    rng = random.Random(5)
+    sent = [nonsense(rng) for _ in range(count)]
+
+    async def ask_all() -> list[bytes]:
+        gate = asyncio.Semaphore(16)
+
+        async def one(data: bytes) -> bytes:
+            async with gate:
+                try:
+                    return await asyncio.wait_for(exchange(server.port, data), 20)
+                except asyncio.TimeoutError:
+                    return b"it hung"
+
+        return await asyncio.gather(*map(one, sent))
+
+    for data, answer in zip(sent, asyncio.run(ask_all()), strict=True):
+        status = answer.partition(b" ")[2][:1]
+        assert status in (b"2", b"4"), (data, answer)
+        assert b"Traceback" not in answer
+    assert 200 == server.chat("a", max_tokens=1).status
