@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from dure import __version__
@@ -82,7 +82,7 @@ def _answering(service: Service, handler: Handler) -> Callable[[Request], Awaita
     async def answer(request: Request) -> Response:
         try:
             return await handler(service, request)
-        except ClientGone:
+        except (ClientGone, ClientDisconnect):
             return Response(status_code=GONE)
         except Exception as error:
             known = errors.of(error)

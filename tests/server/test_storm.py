@@ -46,7 +46,7 @@ async def exchange(port: int, sent: bytes, *, leave_after: float | None = None) 
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(sent)
-        return await asyncio.wait_for(reader.read(), leave_after or 30)
+        return await asyncio.wait_for(reader.read(), leave_after or 600)
     except asyncio.TimeoutError:
         if leave_after is None:
             raise
@@ -82,7 +82,7 @@ def files() -> int:
 
 
 @pytest.mark.parametrize("count", [300, pytest.param(20_000, marks=pytest.mark.long)])
-def test_after_a_storm_everything_is_back_where_it_was(serve, count) -> None:
+def test_after_a_storm_everything_is_back_where_it_was(serve, caplog, count) -> None:
     server = serve(alphabet, model_options={"num_blocks": 64})
     asyncio.run(storm(server.port, count // 4, 1))  # everything that is made once has been made
     server.wait_until(server.is_idle)
@@ -99,6 +99,7 @@ def test_after_a_storm_everything_is_back_where_it_was(serve, count) -> None:
     assert settled[1] >= threading.active_count()
     server.llm.engine.check_idle()
     assert not server.server.service._running
+    assert "failed" not in caplog.text
     if count >= 20_000:
         assert process.memory_info().rss < 1.01 * middle + (8 << 20)
 
@@ -155,7 +156,7 @@ def test_nonsense_is_refused_and_never_the_servers_fault(serve, count) -> None:
         async def one(data: bytes) -> bytes:
             async with gate:
                 try:
-                    return await asyncio.wait_for(exchange(server.port, data), 20)
+                    return await asyncio.wait_for(exchange(server.port, data), 600)
                 except asyncio.TimeoutError:
                     return b"it hung"
 
