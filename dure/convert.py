@@ -17,8 +17,12 @@ from dure.formats.blocks import BLOCKS
 from dure.formats.card import read_card
 from dure.formats.checkpoint import open_checkpoint
 from dure.formats.gguf_writer import TensorPlan, check_target, write_gguf
+from dure.formats.packed import is_idle_bias, parameters
+from dure.formats.packed_layouts import PackedMatrix
+from dure.formats.tensors import TensorInfo
 from dure.kernels.dequantize_reference import dequantize
 from dure.quantize import part_of, quantize_rows, type_for
+from dure.recast import Dequantised
 from dure.rope import RopeConfig, rope_frequencies, stretched_theta
 from dure.text.gguf_export import gguf_vocabulary
 from dure.weights import from_gguf, gguf_name, plain_name
@@ -28,9 +32,9 @@ if TYPE_CHECKING:
 
     from dure.config import Config
     from dure.formats.checkpoint import Checkpoint
-    from dure.formats.tensors import TensorInfo
     from dure.quantize import Scheme
 
+    Source = TensorInfo | Dequantised
     Bytes = NDArray[np.uint8]
 
 _CHUNK_WEIGHTS = 1 << 21  # read, converted and written at once
@@ -115,7 +119,7 @@ class Converted:
 class _Rows:
     """Rows of a tensor of the folder, counted over all its leading dimensions."""
 
-    tensor: TensorInfo
+    tensor: Source
     start: int
     stop: int
     turned: bool = False  # the columns are the GGUF's rows
@@ -141,13 +145,14 @@ def convert(
 ) -> Converted:
     """Writes the model in `folder` to the GGUF file `out`, and says what it wrote.
 
-    Without `quantize` every matrix keeps its type; vectors and routers are float32 in any case.
-    progress(done, total) is told bytes of weights. Raises UnsupportedModelError, by name, for what
-    llama.cpp would compute otherwise, and InvalidRequestError if `out` exists and not `force`.
+    Without `quantize` every matrix keeps its type, which a quantised folder's cannot; vectors and
+    routers are float32 in any case. progress(done, total) is told bytes of weights. Raises
+    UnsupportedModelError, by name, for what llama.cpp would compute otherwise, and
+    InvalidRequestError if `out` exists and not `force`.
     """
     check_target(out, force=force)
     checkpoint = open_checkpoint(folder)
-    config, family = _understood(checkpoint)
+    config, family = _understood(checkpoint, quantize)
     sizes: Any = models.checked_model(checkpoint).config
     architecture = family.architecture or models.family_of(checkpoint).GGUF_ARCHITECTURE
     tensors = _tensors(checkpoint, sizes, pairs=family.pairs)
@@ -171,7 +176,7 @@ def convert(
     )
 
 
-def _understood(checkpoint: Checkpoint) -> tuple[Config, _Family]:
+def _understood(checkpoint: Checkpoint, quantize: Scheme | None) -> tuple[Config, _Family]:
     """The config of a model that llama.cpp computes alike, and what it knows of the family."""
     if checkpoint.kind == "gguf":
         raise UnsupportedModelError(
@@ -179,7 +184,14 @@ def _understood(checkpoint: Checkpoint) -> tuple[Config, _Family]:
             hint="give the folder of safetensors that it was made from.",
         )
     name = models.family_of(checkpoint).__name__.rpartition(".")[2]
-    other = next((t for t in checkpoint.tensors.values() if t.dtype not in _FLOATS), None)
+    found = parameters(checkpoint).values()
+    packed = next((t for t in found if isinstance(t, PackedMatrix)), None)
+    if packed is not None and quantize is None:
+        raise UnsupportedModelError(
+            f"{checkpoint.path} has {packed.name} as {packed.stored}, which GGUF cannot say.",
+            hint="quantise it anew: --quantize q8, q6 or q4.",
+        )
+    other = next((t for t in found if isinstance(t, TensorInfo) and t.dtype not in _FLOATS), None)
     if other is not None:
         raise UnsupportedModelError(
             f"{checkpoint.path} has {other.name} as {other.dtype}, and what is converted is "
@@ -210,11 +222,15 @@ def _tensors(checkpoint: Checkpoint, sizes: Any, *, pairs: bool) -> dict[str, _T
     extra = range(sizes.layers, sizes.layers + getattr(sizes, "extra_layers", 0))
     drafts = tuple(f"model.layers.{layer}." for layer in extra)  # which llama.cpp does not run
     found: dict[str, _Tensor] = {}
-    for theirs, tensor in sorted(checkpoint.tensors.items(), key=_natural):
+    stored = parameters(checkpoint)
+    for theirs, tensor in sorted(stored.items(), key=_natural):
         name = plain_name(theirs, spellings)
         if name is None or (name == "lm_head.weight" and sizes.tied) or name.startswith(drafts):
             continue
-        for part, shape, rows in _parts(name, tensor, sizes):
+        if is_idle_bias(theirs, stored):
+            continue
+        source = Dequantised(tensor) if isinstance(tensor, PackedMatrix) else tensor
+        for part, shape, rows in _parts(name, source, sizes):
             written = gguf_name(part)
             if written is None:
                 raise UnsupportedModelError(
@@ -231,9 +247,7 @@ def _tensors(checkpoint: Checkpoint, sizes: Any, *, pairs: bool) -> dict[str, _T
     return found
 
 
-def _parts(
-    name: str, tensor: TensorInfo, sizes: Any
-) -> Iterator[tuple[str, tuple[int, ...], _Rows]]:
+def _parts(name: str, tensor: Source, sizes: Any) -> Iterator[tuple[str, tuple[int, ...], _Rows]]:
     """What one tensor of the folder adds to the GGUF: name, shape, rows. An expert is a part of its
     layer's stack; a fused stack has gate and up in turn; what makes keys and values of latents is
     two stacks of one matrix a head, of which that of the keys is turned."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dure.formats.packed_layouts import PackedMatrix
+from dure.formats.tensors import RowShape
 from dure.kernels.dequantize_reference import dequantize
 from dure.quantize import quantize_rows
 
@@ -51,6 +52,28 @@ class _Piece:
     blocks: Bytes | None
     floats: NDArray[np.float32] | None
     file_bytes: int
+
+
+class Dequantised(RowShape):
+    """A quantised matrix of a folder as rows of float32, its columns in order. Of a layout whose
+    rows lie across the file, what was read stays until the last row has been asked for."""
+
+    dtype = "F32"
+
+    def __init__(self, source: PackedMatrix) -> None:
+        self.name, self.shape, self.stored = source.name, source.shape, source.stored
+        self._source = source
+        self._raw: Bytes | None = None
+
+    def read_rows(self, start: int, stop: int) -> Bytes:
+        """Fresh uint8 (stop - start, row_bytes), rows counted over all leading dimensions."""
+        if not self._source.whole:
+            raw = self._source.read_rows(start, stop)
+        else:
+            whole = self._source.read() if self._raw is None else self._raw
+            self._raw = whole if stop < self.num_rows else None
+            raw = whole[start:stop]
+        return _floats(self._source, raw).view(np.uint8)
 
 
 def recast_all(

@@ -14,7 +14,7 @@ import numpy as np
 from dure import kernels
 from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.blocks import BLOCKS, FLOATS
-from dure.formats.packed import parameters, parameters_or_tensors
+from dure.formats.packed import is_idle_bias, parameters, parameters_or_tensors
 from dure.formats.packed_layouts import PackedMatrix
 from dure.formats.tensors import TensorInfo
 from dure.quantize import TypesInMemory
@@ -294,7 +294,7 @@ class Weights:
         left = sorted(
             n
             for n in self._unused
-            if asked_all and not (_RECOMPUTED.fullmatch(n) or self._is_idle_bias(n))
+            if asked_all and not (_RECOMPUTED.fullmatch(n) or is_idle_bias(n, self._tensors))
         )
         least = "" if asked_all else "at least "
         if self._missing:
@@ -325,13 +325,6 @@ class Weights:
                 f"({_some(left)}), so running it would give wrong answers.",
                 hint="the file may be of a newer variant of the family.",
             )
-
-    def _is_idle_bias(self, name: str) -> bool:
-        """Whether it is a bias of zeros, which tools add to what they quantise."""
-        bias, matrix = self._tensors[name], self._tensors.get(name.removesuffix("bias") + "weight")
-        if not isinstance(matrix, PackedMatrix) or not isinstance(bias, TensorInfo):
-            return False
-        return not bias.source.read(bias.offset, bias.size_bytes).any()
 
     def finish(self) -> None:
         """Packs what was asked for. Raises what `check` does, before, InvalidRequestError if all of

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
+import packings
 import pytest
+from tiny_gguf import read_folder, write_folder
 from tiny_models import VOCAB_SIZE, furthest, loaded, oracle, prefill_logits, random_sequences
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -26,6 +29,11 @@ END = "<|im_end|>"
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 CARD = "---\nlicense: mit\nbase_model:\n- Maker/Base\n---\nA model.\n"
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "moe_intermediate_size": 256}
+PACKED: dict[str, tuple[dict[str, Any], Callable[[np.ndarray], packings.Packed]]] = {
+    "fp8": ({"quant_method": "fp8", "weight_block_size": [128, 128]}, packings.fp8),
+    "gptq": ({"quant_method": "gptq", "bits": 4, "group_size": 32}, packings.gptq),
+    "awq": ({"quant_method": "awq", "bits": 4, "group_size": 32}, packings.awq),
+}
 TOKENS = random_sequences(40, seed=1)[0]
 CONVERTED = [
     "llama",
@@ -279,6 +287,33 @@ def test_weights_that_are_quantised_already_are_refused_by_type(
     save_file(arrays, source / "model.safetensors")
     with pytest.raises(UnsupportedModelError, match=r"lm_head\.weight as I8.*F32, F16, BF16"):
         convert(source, tmp_path / "out.gguf")
+
+
+@pytest.mark.parametrize("method", ["fp8", "gptq", "awq"])
+@pytest.mark.parametrize("name", ["llama", "qwen3_moe", "deepseek_v3"])
+def test_a_quantised_folder_is_quantised_anew_from_what_it_stands_for(
+    folder: Callable[..., Path], tmp_path: Path, name: str, method: str
+) -> None:
+    source = folder(name, **WIDE)
+    config, arrays = read_folder(source)
+    settings, pack = PACKED[method]
+
+    def packed(each: str, values: np.ndarray) -> packings.Packed | None:
+        return pack(values) if each.endswith("_proj.weight") else None
+
+    values = packings.write_packed(tmp_path / "packed", config, arrays, settings, packed)
+    write_folder(source, config, values)
+    for each in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(source / each, tmp_path / "packed")
+    with pytest.raises(UnsupportedModelError, match=r"proj\.weight as ") as caught:
+        convert(tmp_path / "packed", tmp_path / "none.gguf")
+    assert "--quantize" in caught.value.hint
+    convert(tmp_path / "packed", tmp_path / "packed.gguf", quantize="q8")
+    convert(source, tmp_path / "plain.gguf", quantize="q8")
+    ours, plain = (open_checkpoint(tmp_path / f"{n}.gguf").tensors for n in ("packed", "plain"))
+    assert {n: t.dtype for n, t in ours.items()} == {n: t.dtype for n, t in plain.items()}
+    for each, tensor in ours.items():
+        np.testing.assert_array_equal(tensor.read(), plain[each].read(), err_msg=each)
 
 
 def test_a_gguf_and_a_folder_without_tokenizer_are_refused(

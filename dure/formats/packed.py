@@ -11,13 +11,18 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dure.errors import DureError, ModelFileError, UnsupportedModelError
-from dure.formats.packed_layouts import AwqMatrix, Fp8Matrix, GptqMatrix, Mxfp4Matrix, PackedInt4
-from dure.formats.tensors import shown
+from dure.formats.packed_layouts import (
+    AwqMatrix,
+    Fp8Matrix,
+    GptqMatrix,
+    Mxfp4Matrix,
+    PackedInt4,
+    PackedMatrix,
+)
+from dure.formats.tensors import TensorInfo, shown
 
 if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
-    from dure.formats.packed_layouts import PackedMatrix
-    from dure.formats.tensors import TensorInfo
 
     Parameter = TensorInfo | PackedMatrix
 
@@ -75,6 +80,14 @@ def parameters_or_tensors(checkpoint: Checkpoint) -> dict[str, Parameter]:
         return parameters(checkpoint)
     except DureError:
         return dict(checkpoint.tensors)
+
+
+def is_idle_bias(name: str, found: Mapping[str, Parameter]) -> bool:
+    """Whether it is a bias of zeros, which tools add to what they quantise."""
+    bias, matrix = found[name], found.get(name.removesuffix("bias") + "weight")
+    if not isinstance(matrix, PackedMatrix) or not isinstance(bias, TensorInfo):
+        return False
+    return not bias.source.read(bias.offset, bias.size_bytes).any()
 
 
 def _check_plain(checkpoint: Checkpoint) -> None:
