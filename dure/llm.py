@@ -128,23 +128,25 @@ class LLM:
                 hint="give one set for all, or one for each prompt",
             )
         questions = [self._asked(*each) for each in zip(listed, chosen, strict=True)]
-        return self._answer_all(questions)
+        return self.answer(questions)
 
     def chat(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[Message] | ChatRequest,
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         think: bool | int | None = None,
+        format: Format | None = None,  # noqa: A002 - the word that requests use
     ) -> Completion:
-        """The model's reply to `messages`, a list of {"role": …, "content": …}.
+        """The reply to `messages`, a list of {"role": …, "content": …}, or to a ChatRequest.
 
         think: True or False turns a thinking model's thinking on or off, a number caps its tokens.
+        format: what the reply must be, such as Format("json_schema", {…}).
         Calling again with the reply and a new message appended computes only what is new.
         """
-        question = self._asked(messages, params, tools=tools, think=think)
-        return self._answer_all([question])[0]
+        question = self._asked(messages, params, tools=tools, think=think, format=format)
+        return self.answer([question])[0]
 
     def stream(
         self,
@@ -153,6 +155,7 @@ class LLM:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         think: bool | int | None = None,
+        format: Format | None = None,  # noqa: A002
         on_prefill: Callable[[int, int], None] | None = None,
     ) -> Generator[Chunk, None, None]:
         """A Chunk a token, the last with the whole Completion. `prompt` as for generate or chat.
@@ -160,7 +163,7 @@ class LLM:
         on_prefill is called with (tokens done, tokens in all) while the prompt is computed. Errors
         are raised here, not at the first chunk. Closing the iterator aborts the request.
         """
-        question = self._asked(prompt, params, tools=tools, think=think)
+        question = self._asked(prompt, params, tools=tools, think=think, format=format)
         if question.params.n != 1:
             raise InvalidRequestError("A stream has one answer; n is more than 1.")
         return self._stream(question, on_prefill)
@@ -234,6 +237,7 @@ class LLM:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         think: bool | int | None = None,
+        format: Format | None = None,  # noqa: A002
     ) -> Question:
         """The question that a prompt of generate, chat or stream is."""
         if isinstance(prompt, int):
@@ -242,18 +246,18 @@ class LLM:
                 hint="give a list of prompts: [[1, 2, 3]]",
             )
         if isinstance(prompt, ChatRequest):
-            return self.question(prompt, params)
+            return self.question(prompt, params, format=format)
         if not isinstance(prompt, str) and len(prompt) and isinstance(prompt[0], Mapping):
             self.check_think(think)
             messages = cast(Sequence[Message], prompt)
             request = ChatRequest(messages, tools or (), thinking=_thinking(think))
-            return self.question(request, params)
+            return self.question(request, params, format=format)
         if think is not None or tools is not None:
             raise InvalidRequestError(
                 "Tools and thinking belong to a chat, and this prompt is plain text.",
                 hint='give messages: [{"role": "user", "content": "…"}]',
             )
-        return self.question(cast("str | Sequence[int]", prompt), params)
+        return self.question(cast("str | Sequence[int]", prompt), params, format=format)
 
     def begin(self, question: Question) -> list[Answer]:
         """The question's n answers, now waiting in the engine. For a caller that holds `lock`."""
@@ -272,7 +276,8 @@ class LLM:
         self._answers.update((answer.request.id, answer) for answer in answers)
         return answers
 
-    def _answer_all(self, questions: Sequence[Question]) -> list[Completion]:
+    def answer(self, questions: Sequence[Question]) -> list[Completion]:
+        """One Completion a question, in order; all are answered at once."""
         groups: list[list[Answer]] = []
         try:
             with self.lock:

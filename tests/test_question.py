@@ -197,7 +197,7 @@ def test_thoughts_that_a_client_dropped_come_back_by_the_calls_id(make_llm: Make
     words = f"<think>\nOslo, then.\n</think>\n\n{HERMES_CALL}"
     llm = make_llm(words=words)
     first = llm.question(ChatRequest(ASK, TOOLS), cache_salt="a")
-    completion = llm._answer_all([first])[0]
+    completion = llm.answer([first])[0]
     history = [
         *ASK,
         {"role": "assistant", "content": None, "tool_calls": list(completion.tool_calls)},
@@ -207,7 +207,7 @@ def test_thoughts_that_a_client_dropped_come_back_by_the_calls_id(make_llm: Make
     text = ByteTokenizer().decode(later.token_ids)
     assert "<think>\nOslo, then.\n</think>\n\n" + HERMES_CALL in text
     # The whole of what was said comes from the cache again.
-    assert llm._answer_all([later])[0].cached_tokens >= len(first.token_ids) + len(words)
+    assert llm.answer([later])[0].cached_tokens >= len(first.token_ids) + len(words)
     other = llm.question(ChatRequest(history, TOOLS), cache_salt="b")
     assert "Oslo, then." not in ByteTokenizer().decode(other.token_ids)
 

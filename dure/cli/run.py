@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json as json_module
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ from dure.cli import console
 
 if TYPE_CHECKING:
     from dure.answer import Completion
+    from dure.chat import Format
     from dure.engine.params import SamplingParams
     from dure.llm import LLM
 
@@ -69,6 +71,10 @@ def command(
         str | None,
         typer.Option(metavar="on|off|N", help="Thinking on, off, or for at most N tokens."),
     ] = None,
+    json_schema: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Answer in JSON of the schema in this file."),
+    ] = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Complete the text; apply no chat template.")
     ] = False,
@@ -103,6 +109,7 @@ def command(
     from dure.engine.params import SamplingParams
 
     thinking = parse_think(think)
+    form = None if json_schema is None else read_schema(json_schema)
     params = SamplingParams(
         max_tokens=max_tokens,
         temperature=temperature,
@@ -115,7 +122,7 @@ def command(
     model, prompt = split_arguments(model, prompt)
     question = with_piped_input(prompt)
     if question is None:
-        check_can_chat(json)
+        check_can_chat("--json" if json else "--json-schema" if form else None)
     began = time.perf_counter()
     llm = load(
         model,
@@ -138,7 +145,7 @@ def command(
         asked = Conversation(system).messages_with(question)
     elif verbose and not raw:
         console.note(f"{llm.name} has no chat template: it completes the text")
-    completion = answer(llm, asked, params, think=thinking, quiet=json)
+    completion = answer(llm, asked, params, think=thinking, form=form, quiet=json)
     if json:
         console.print_json(as_json(llm, completion, load_s))
     elif completion.finish_reason == "length" and max_tokens is None:
@@ -154,11 +161,12 @@ def answer(
     *,
     think: bool | int | None,
     quiet: bool,
+    form: Format | None = None,
 ) -> Completion:
     """The completion, its text having been written to stdout as it came unless `quiet`."""
     completion = None
     with console.ProgressLine("reading the prompt", delay_s=0.5) as line:
-        stream = llm.stream(question, params, think=think, on_prefill=line.update)
+        stream = llm.stream(question, params, think=think, format=form, on_prefill=line.update)
         with closing(stream):
             for chunk in stream:
                 line.erase()
@@ -199,6 +207,21 @@ def parse_think(text: str | None) -> bool | int | None:
     raise typer.BadParameter(f"{text!r} is not on, off or a number of tokens", param_hint="--think")
 
 
+def read_schema(path: Path) -> Format:
+    """The format that the schema in a file demands; InvalidRequestError if there is none."""
+    from dure.chat import Format
+    from dure.errors import InvalidRequestError
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidRequestError(f"{path} cannot be read: {error.strerror}.") from None
+    try:
+        return Format("json_schema", json_module.loads(data))
+    except (ValueError, RecursionError):
+        raise InvalidRequestError(f"{path} holds no JSON.") from None
+
+
 def split_arguments(model: str | None, prompt: str | None) -> tuple[str | None, str | None]:
     """(model or None for the default, prompt): a lone argument with a space in it is a prompt."""
     if model is None or prompt is not None or not any(c.isspace() for c in model.strip()):
@@ -232,13 +255,15 @@ def with_piped_input(prompt: str | None) -> str | None:
     return "\n\n".join(part for part in (prompt, piped) if part) or None
 
 
-def check_can_chat(json: bool) -> None:
-    """Nothing; InvalidRequestError unless a person sits at the terminal."""
+def check_can_chat(option: str | None) -> None:
+    """Nothing; InvalidRequestError unless a person sits at the terminal, without an `option` that
+    is of one answer."""
     from dure.errors import InvalidRequestError
 
-    if json:
+    if option is not None:
         raise InvalidRequestError(
-            "--json answers one question, and there is none.", hint='dure run MODEL "…" --json'
+            f"{option} answers one question, and there is none.",
+            hint=f'dure run MODEL "…" {option}',
         )
     if sys.stdin is None or not sys.stdin.isatty():
         raise InvalidRequestError(

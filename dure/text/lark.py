@@ -15,7 +15,7 @@ from dure.errors import InvalidRequestError
 MAX_SCHEMA_BYTES = 256 << 10
 MAX_DEPTH = 64
 MAX_CHOICES = 1000
-MAX_CALLS = 16  # in one answer that must have some
+MAX_CALLS = 8  # in one answer that must have some
 # With any space allowed a small model may write spaces for ever.
 _TIGHT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 LINE_ENDS = " /\\n{0,3}/ "

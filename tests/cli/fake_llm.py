@@ -41,6 +41,7 @@ class FakeLLM:
         self.asked: list[Any] = []
         self.params: list[SamplingParams] = []
         self.thinks: list[Any] = []
+        self.formats: list[Any] = []
         FakeLLM.made.append(self)
 
     def check_think(self, think: bool | int) -> None:
@@ -53,6 +54,7 @@ class FakeLLM:
         params: SamplingParams,
         *,
         think: bool | int | None = None,
+        format: Any = None,  # noqa: A002 - as the LLM calls it
         on_prefill: Callable[[int, int], None] | None = None,
     ) -> Generator[Chunk, None, None]:
         if think is not None:
@@ -61,6 +63,7 @@ class FakeLLM:
         self.asked.append(prompt if isinstance(prompt, str) else [dict(m) for m in prompt])
         self.params.append(params)
         self.thinks.append(think)
+        self.formats.append(format)
         text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         if "too long" in text:
             raise ContextLengthError("The prompt has 2,000 tokens, and the context holds 1,000.")

@@ -112,6 +112,19 @@ def test_a_wrong_think_is_wrong_usage(dure_command: Dure, value: str) -> None:
     assert "--think" in done.err
 
 
+def test_a_schema_is_read_from_its_file(dure_command: Dure, tmp_path: Path) -> None:
+    path = tmp_path / "schema.json"
+    path.write_text('{"type": "object"}', encoding="utf-8")
+    [form] = dure_command("run", "fake", "hi", "--json-schema", str(path)).llms[0].formats
+    assert (form.kind, form.value) == ("json_schema", {"type": "object"})
+    path.write_text("{", encoding="utf-8")
+    done = dure_command("run", "fake", "hi", "--json-schema", str(path))
+    assert done.code == 1
+    assert "holds no JSON" in done.err
+    done = dure_command("run", "fake", "hi", "--json-schema", str(tmp_path / "none"))
+    assert "cannot be read" in done.err
+
+
 def test_json_is_one_object_on_stdout(dure_command: Dure) -> None:
     done = dure_command("run", "fake", "hello there", "--json")
     value = json.loads(done.out)

@@ -82,7 +82,7 @@ def make_llm(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeLLM]:
 
 
 def ask(llm: LLM, form: Format, **params: Any) -> Any:
-    return llm._answer_all([llm.question("?", SamplingParams(**params), format=form)])[0]
+    return llm.answer([llm.question("?", SamplingParams(**params), format=form)])[0]
 
 
 def valid(text: str) -> bool:
@@ -115,8 +115,8 @@ def test_the_other_requests_of_a_batch_are_not_touched(make_llm: MakeLLM) -> Non
     params = SamplingParams(temperature=1.0, seed=4, max_tokens=40, logprobs=2, ignore_eos=True)
     free = llm.question("?", params)
     bound = llm.question("?", params, format=Format("json_schema", SCHEMA))
-    alone = [llm._answer_all([each])[0] for each in (free, bound)]
-    together = llm._answer_all([free, bound, free, bound])
+    alone = [llm.answer([each])[0] for each in (free, bound)]
+    together = llm.answer([free, bound, free, bound])
     assert [each.token_ids for each in together] == [each.token_ids for each in alone * 2]
     assert [each.logprobs for each in together] == [each.logprobs for each in alone * 2]
 
@@ -144,7 +144,7 @@ def test_an_answer_that_was_preempted_goes_on_in_its_grammar(make_llm: MakeLLM) 
         llm.question("?" * 60 + str(i), params, format=Format("json_schema", SCHEMA))
         for i in range(6)
     ]
-    assert all(valid(each.text) for each in llm._answer_all(questions))
+    assert all(valid(each.text) for each in llm.answer(questions))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,43 @@
+"""Required calls and JSON of a schema, by a real model: all of them must be what was demanded."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dure import LLM
+
+BENCH = Path(__file__).parent.parent / "bench"
+pytestmark = [pytest.mark.model, pytest.mark.long]
+
+
+@pytest.fixture(scope="module")
+def llm() -> LLM:
+    """Qwen2.5-Coder-0.5B: from $DURE_TEST_MODELS if it is there, else by its name."""
+    default = Path.home() / ".cache" / "dure-test-models"
+    folder = Path(os.environ.get("DURE_TEST_MODELS", default)).expanduser()
+    path = folder / "qwen2.5-coder-0.5b.gguf"
+    return LLM(path if path.exists() else "qwen2.5-coder:0.5b", context=2048)
+
+
+@pytest.fixture
+def structured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """bench/structured.py as a module."""
+    monkeypatch.syspath_prepend(BENCH)
+    yield importlib.import_module("structured")
+    sys.modules.pop("structured", None)
+
+
+@pytest.mark.parametrize("kind", ["required", "schema"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_every_answer_is_what_was_demanded(
+    llm: LLM, structured: Any, kind: str, temperature: float
+) -> None:
+    result = structured.run(llm, 20, kind, temperature=temperature)
+    assert result["valid"] == 20, result["wrong"]
