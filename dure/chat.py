@@ -90,6 +90,10 @@ class ChatRequest:
     continue_final: bool = False  # the last message, the assistant's, is a beginning to go on from
 
     def __post_init__(self) -> None:
+        if not self.messages:
+            raise InvalidRequestError(
+                "There are no messages.", hint='[{"role": "user", "content": "…"}]'
+            )
         _check_tools(self.tools)
         names = tool_schemas(self.tools)
         if self.tool_choice.mode in ("required", "named") and not names:
@@ -102,7 +106,7 @@ class ChatRequest:
                 f"tool_choice names {self.tool_choice.name!r}, and no tool is called so.",
                 hint=f"one of {', '.join(sorted(names)[:20])}",
             )
-        last = self.messages[-1] if self.messages else {}
+        last = self.messages[-1]
         if self.continue_final and last.get("role") != "assistant":
             raise InvalidRequestError("Only an assistant's message can be continued, and be last.")
 

@@ -311,12 +311,13 @@ def test_a_beginning_of_the_answer_is_gone_on_from(make_llm: MakeLLM) -> None:
         {"tools": [{"type": "function", "function": {"name": ""}}]},
         {"tools": [{"type": "function", "function": {"name": "a", "parameters": 7}}]},
         {"tools": ["now"]},
+        {"messages": []},
         {"tools": TOOLS * 300},
     ],
 )
 def test_tools_that_are_none_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequestError):
-        ChatRequest(ASK, **given)
+        ChatRequest(**{"messages": ASK, **given})
 
 
 def test_words_that_are_none_of_the_allowed_are_refused() -> None:

@@ -14,8 +14,10 @@ from fake_model import END, ByteTokenizer, ScriptModel, loaded
 
 import dure.llm
 from dure import LLM, SamplingParams
+from dure.answer import Reading
 from dure.batch import Batch
 from dure.chat import ChatRequest, Format, Thinking, ToolChoice
+from dure.constraints import Constraints
 from dure.engine.grammar import Grammars
 from dure.errors import InvalidRequestError
 from dure.text.dialects import deepseek, dsml, hermes, hunyuan, hy3, llama3, minimax, qwenxml
@@ -305,9 +307,34 @@ def test_a_walk_through_a_grammar_with_marks_as_tokens_is_read_as_calls(
         assert valid(arguments) if call.name == "add_pet" else json.loads(arguments) == {}
 
 
-def test_strict_tools_are_kept_to_where_the_model_may_choose(make_llm: MakeLLM) -> None:
-    strict = [{**tool, "function": {**tool["function"], "strict": True}} for tool in TOOLS]
+STRICT = [{**tool, "function": {**tool["function"], "strict": True}} for tool in TOOLS]  # type: ignore[dict-item]
+
+
+def test_strict_tools_are_kept_to_where_the_model_may_choose() -> None:
+    dialect = DIALECTS[0]
+    tokenizer = MarkTokenizer(dialect.marks)
+    constraints = Constraints(tokenizer, dialect, tokenizer.vocab_size)  # type: ignore[arg-type]
+    schemas = {each["function"]["name"]: each["function"]["parameters"] for each in TOOLS}
+    reading = Reading(dialect, schemas)
+    grammar = constraints.of_chat(ChatRequest(ASK, STRICT), None, "", reading)
+    assert grammar is not None
+    constraint = grammar.start()
+
+    def allowed() -> set[int]:
+        return set(range(tokenizer.vocab_size)) - set(constraint.forbidden().tolist())
+
+    for letter in b"Well, <tool":
+        assert {letter, END, tokenizer.marks["<tool_call>"]} <= allowed()
+        constraint.accept(letter)
+    constraint.accept(tokenizer.marks["<tool_call>"])
+    for letter in b'\n{"name": "':
+        assert allowed() == {letter}
+        constraint.accept(letter)
+    assert allowed() == {ord("a"), ord("n")}
+
+
+def test_strict_tools_are_free_where_a_call_begins_as_a_text_may(make_llm: MakeLLM) -> None:
     llm = make_llm()
     assert llm.question(ChatRequest(ASK, TOOLS)).grammar is None
     # In a vocabulary of bytes the mark is no token: nothing tells a call's begin from a text.
-    assert llm.question(ChatRequest(ASK, strict)).grammar is None
+    assert llm.question(ChatRequest(ASK, STRICT)).grammar is None

@@ -13,9 +13,12 @@ Schema = Mapping[str, Any]
 _ORDER = ("boolean", "integer", "number", "object", "array", "null")
 
 
-def types_of(schema: Any) -> frozenset[str]:
-    """The JSON types that a value of `schema` may have; {"string"} where it does not say."""
-    if not isinstance(schema, Mapping):
+def types_of(schema: Any, *, depth: int = 8) -> frozenset[str]:
+    """The JSON types that a value of `schema` may have; {"string"} where it does not say.
+
+    Choices within choices are followed to `depth`.
+    """
+    if not isinstance(schema, Mapping) or depth == 0:
         return frozenset({"string"})
     given = schema.get("type")
     if isinstance(given, str):
@@ -26,7 +29,7 @@ def types_of(schema: Any) -> frozenset[str]:
     for name in ("anyOf", "oneOf", "allOf"):
         choices = schema.get(name)
         for choice in choices if isinstance(choices, Sequence) else ():
-            found |= types_of(choice) if isinstance(choice, Mapping) else set()
+            found |= types_of(choice, depth=depth - 1)
     values = schema.get("enum", [schema["const"]] if "const" in schema else ())
     if isinstance(values, Sequence) and not isinstance(values, str):
         found |= {_type_of(value) for value in values}
