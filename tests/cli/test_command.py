@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from outcome import ENVIRONMENT, Dure
 
 import dure
 from dure.cli import VERBS
+from dure.errors import InvalidRequestError
 
 FAKE = Path(__file__).with_name("fake_llm.py")
 HEAVY = ("numpy", "rich", "prompt_toolkit", "tokenizers", "jinja2", "psutil", "huggingface_hub")
@@ -102,6 +104,24 @@ def test_an_error_of_the_system_is_one_sentence(dure_command: Dure, tmp_path: Pa
     assert (
         done.err == f"error: {tmp_path / 'none.txt'} cannot be read: No such file or directory.\n"
     )
+
+
+@pytest.mark.parametrize("verb", ["bench", "perplexity"])
+def test_a_scheme_reaches_the_model_that_is_measured(
+    dure_command: Dure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    asked: list[Any] = []
+
+    def load(name: str, **options: Any) -> None:
+        asked.append((name, options["quantize"]))
+        raise InvalidRequestError("enough")
+
+    monkeypatch.setattr("dure.loading.load", load)
+    path = tmp_path / "text.txt"
+    path.write_text("words")
+    texts = [str(path)] if verb == "perplexity" else []
+    assert dure_command(verb, "m", *texts, "--quantize", "q6").err == "error: enough\n"
+    assert asked == [("m", "q6")]
 
 
 def test_a_text_that_is_not_utf_8_is_refused(dure_command: Dure, tmp_path: Path) -> None:

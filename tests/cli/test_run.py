@@ -61,7 +61,7 @@ def test_options_reach_the_model(dure_command: Dure) -> None:
         *("run", "fake", "a b c d", "--max-tokens", "3", "--temperature", "0.3", "--top-k", "5"),
         *("--top-p", "0.9", "--min-p", "0.1", "--seed", "7", "--stop", "x", "--stop", "y"),
         *("--context", "512", "--threads", "1", "--exact", "--system", "Be brief."),
-        *("--cache", "q8"),
+        *("--cache", "q8", "--quantize", "q4"),
     )
     llm = done.llms[0]
     expected = SamplingParams(
@@ -71,8 +71,14 @@ def test_options_reach_the_model(dure_command: Dure) -> None:
     assert done.out == "a b c\n"
     assert done.err == ""  # the limit was the user's own: no remark
     assert llm.asked[0][0] == {"role": "system", "content": "Be brief."}
-    settings = {name: llm.options[name] for name in ("context", "threads", "exact", "cache_dtype")}
-    assert settings == {"context": 512, "threads": 1, "exact": True, "cache_dtype": "q8"}
+    names = ("context", "threads", "exact", "cache_dtype", "quantize")
+    assert {name: llm.options[name] for name in names} == {
+        "context": 512,
+        "threads": 1,
+        "exact": True,
+        "cache_dtype": "q8",
+        "quantize": "q4",
+    }
 
 
 def test_raw_text_meets_no_template(dure_command: Dure) -> None:
