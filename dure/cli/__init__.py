@@ -16,7 +16,7 @@ from dure.errors import DureError
 
 VERBS = {
     "run": "Ask a model one question, or chat with it.",
-    "serve": "Serve models over HTTP, as OpenAI's, Anthropic's and Ollama's APIs.",
+    "serve": "Serve models over HTTP, as OpenAI, Anthropic and Ollama do.",
     "pull": "Download a model.",
     "list": "List the models on this machine and in the catalogue.",
     "show": "Show what a model is: its family, size, context and template.",
