@@ -11,20 +11,16 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from tokenizers import models, pre_tokenizers
+    from tokenizers import pre_tokenizers
 
 # A text has far fewer different words than words; no more of them are remembered than this.
 _MOST_REMEMBERED = 1 << 15
-_LONGEST_REMEMBERED = 64  # letters
-# Longer words, which only hostile texts have, are left to the library: it is ten times as fast, and
-# worth its tables then.
-_LONGEST_OWN = 4096
+_LONGEST_REMEMBERED = 64  # characters
 _LONG = 32_000  # characters, above which a text is the library's: a tenth of a second of ours
 
 
@@ -33,9 +29,6 @@ class Ranks(Protocol):
 
     def get(self, merge: str, /) -> int | None:
         """The place of "left right", or None if it is no merge."""
-
-    def __iter__(self) -> Iterator[str]:
-        """The merges in any order, each of which has a place."""
 
 
 class RanksOfTokens:
@@ -50,9 +43,6 @@ class RanksOfTokens:
         place = self._ids.get(merge.replace(" ", ""), -1) - self._first
         known = 0 <= place < len(self._merges) and self._merges[place] == merge
         return place if known else None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._merges)
 
 
 class Merges:
@@ -72,8 +62,6 @@ class Merges:
             return known
         if self._takes_whole and word in self._ids:
             found = [self._ids[word]]
-        elif len(word) > _LONGEST_OWN:
-            found = [token.id for token in self._library.tokenize(word)]
         else:
             found = [self._ids[part] for part in self._joined([c for c in word if c in self._ids])]
         if len(word) <= _LONGEST_REMEMBERED:
@@ -81,15 +69,6 @@ class Merges:
                 self._known.clear()
             self._known[word] = found
         return found
-
-    @cached_property
-    def _library(self) -> models.BPE:
-        """The library's own, from the same tables."""
-        from tokenizers import models  # noqa: PLC0415 - only texts that nobody writes need it
-
-        in_order = sorted(self._ranks, key=lambda merge: self._ranks.get(merge) or 0)
-        halves = (merge.partition(" ") for merge in in_order)
-        return models.BPE(dict(self._ids), [(left, right) for left, _, right in halves])
 
     def _joined(self, letters: list[str]) -> Iterator[str]:
         """What the letters become."""

@@ -40,22 +40,6 @@ def test_words_get_the_ids_of_the_library_whatever_the_merges(takes_whole: bool)
             assert library.encode(word).ids == ours.ids_of(word) == ours.ids_of(word), word
 
 
-def test_the_longest_words_are_left_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = random.Random(10)
-    for takes_whole in (False, True):
-        ids, merges = _random_tables(rng)
-        tokens = list(ids)
-        ranks = {f"{left} {right}": rank for rank, (left, right) in enumerate(merges)}
-        words = ["".join(rng.choices("abcdx", k=5000)) for _ in range(4)]
-        theirs = Merges(ids, ranks, takes_whole=takes_whole)
-        found = [theirs.ids_of(word) for word in words]
-        with monkeypatch.context() as patch:
-            patch.setattr("dure.text.bpe._LONGEST_OWN", 1 << 20)
-            ours = Merges(ids, ranks, takes_whole=takes_whole)
-            assert found == [ours.ids_of(word) for word in words]
-        assert "".join(tokens[i] for i in found[0]) == words[0].replace("x", "")
-
-
 def test_added_tokens_are_found_as_the_library_finds_them() -> None:
     rng = random.Random(9)
     added = ["<a>", "<a><a>", "<", "a>b", "  ", "(", ")|"]
