@@ -134,6 +134,7 @@ class Engine:
                 max_output=limit,
                 root=root,
                 choice=choice,
+                ending_ids=self._ending_ids(params),
                 priority=priority,
                 constraint=grammar.start(waits=waits) if grammar else None,
             )
@@ -294,6 +295,14 @@ class Engine:
             raise RuntimeError("requests wait, but none can be scheduled")
         self.check_idle()
         return []
+
+    def _ending_ids(self, params: SamplingParams) -> tuple[int, ...]:
+        """The tokens that would end an answer before it has min_tokens."""
+        if params.min_tokens == 0:
+            return ()
+        ends = frozenset() if params.ignore_eos else self.eos_ids
+        known = {each for each in ends if each < self.model.vocab_size}
+        return tuple(sorted(known.union(params.stop_token_ids)))
 
     def _check_ids(self, params: SamplingParams) -> None:
         size = self.model.vocab_size

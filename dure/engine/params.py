@@ -38,6 +38,7 @@ class SamplingParams:
     """
 
     max_tokens: int | None = None  # None: until the context is full
+    min_tokens: int = 0  # no token ends the answer before; a stop string may, and a form's end
     temperature: float | None = None  # 0: always the likeliest token
     top_k: int | None = None  # 0 or -1: off
     top_p: float | None = None
@@ -57,6 +58,7 @@ class SamplingParams:
     def __post_init__(self) -> None:
         if self.max_tokens is not None:
             self._integer("max_tokens", 1, MAX_ID, "leave it out to go on until the context ends")
+        self._integer("min_tokens", 0, MAX_ID, "0 lets the model end when it will")
         self._check_distribution()
         for name in ("presence_penalty", "frequency_penalty"):
             self._number(name, -2.0, 2.0, "0 turns it off")

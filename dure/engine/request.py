@@ -98,6 +98,7 @@ class Request:
     max_output: int  # finish_reason "length" when the output is this long
     root: bytes  # the digest that its cached blocks descend from: tenant salt and model
     choice: int = 0
+    ending_ids: tuple[int, ...] = ()  # the tokens that min_tokens keeps away
     priority: int = 0  # the lowest goes first
     constraint: Constraint | None = None  # where it stands in its grammar
     choices: tuple[Request, ...] = ()  # all n of them, this one too, in order

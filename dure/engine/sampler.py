@@ -132,7 +132,7 @@ def adjust(request: Request, logits: NDArray[np.float32]) -> Replaced:
 
     Repetition first (a positive logit is divided, a negative one multiplied, as CTRL's paper
     has it), then presence and frequency, then the bias, then
-    what a grammar forbids. To undo it, go from the last to the first.
+    what min_tokens and a grammar forbid. To undo it, go from the last to the first.
     """
     params = request.params
     replaced: Replaced = []
@@ -153,6 +153,10 @@ def adjust(request: Request, logits: NDArray[np.float32]) -> Replaced:
         biased = np.fromiter(params.logit_bias.keys(), dtype=np.int32)
         replaced.append((biased, logits[biased]))
         logits[biased] += np.fromiter(params.logit_bias.values(), dtype=np.float32)
+    if len(request.output_ids) < params.min_tokens and request.constraint is None:
+        ending = np.array(request.ending_ids, dtype=np.int32)
+        replaced.append((ending, logits[ending]))
+        logits[ending] = -np.inf
     if request.constraint is not None:
         forbidden = request.constraint.forbidden()
         replaced.append((forbidden, logits[forbidden]))

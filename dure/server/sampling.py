@@ -24,6 +24,7 @@ def sampling_params(
     """How the body wants its tokens drawn; what it leaves open is the model's to say."""
     given: dict[str, Any] = {
         "max_tokens": None if max_tokens == -1 else max_tokens,
+        "min_tokens": body.min_tokens,
         "logprobs": logprobs,
         "temperature": body.temperature,
         # 0 is OpenAI's for "the likeliest alone"; a share of nothing would be no token at all

@@ -52,6 +52,12 @@ def test_prompts_are_texts_or_token_ids_one_or_several(server, prompt, texts) ->
     assert texts == streamed
 
 
+def test_min_tokens_keeps_the_end_away(server) -> None:
+    [choice] = server.post(PATH, {"prompt": "x", "min_tokens": 9, "seed": 1}).json["choices"]
+    assert choice["text"].startswith("yz")
+    assert len(choice["text"].encode()) > 5
+
+
 def test_n_answers_a_prompt_are_numbered_prompt_by_prompt(server) -> None:
     body = server.post(PATH, {"prompt": ["x", "y"], "n": 2}).json
     assert ["yz", "yz", "z", "z"] == [choice["text"] for choice in body["choices"]]
