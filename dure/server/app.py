@@ -37,6 +37,7 @@ ROUTES = (
     Route("GET", "/models/{name:path}", tools.model),
     Route("POST", "/tokenize", tools.tokenize, shapes.TokenizeBody),
     Route("POST", "/detokenize", tools.detokenize, shapes.DetokenizeBody),
+    Route("GET", "/tokenizer_info", tools.tokenizer_info),
     Route("POST", "/apply-template", tools.apply_template, shapes.ChatBody),
     Route("GET", "/health", tools.health),
     Route("GET", "/metrics", tools.metrics),

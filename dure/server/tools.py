@@ -70,6 +70,21 @@ async def detokenize(service: Service, request: Request) -> Response:
     return json_response({"prompt": text, "content": text})
 
 
+async def tokenizer_info(service: Service, request: Request) -> Response:
+    """What a client needs to know of a tokenizer that it asks from afar, as vLLM says it."""
+
+    def told(llm: LLM) -> dict[str, Any]:
+        return {
+            "tokenizer_class": "dure",
+            "bos_token": llm.tokenizer.bos_token or None,
+            "eos_token": llm.tokenizer.eos_token or None,
+            "pad_token": None,
+            "chat_template": llm.template_source,
+        }
+
+    return json_response(await service.with_model(request.query_params.get("model"), told))
+
+
 async def apply_template(service: Service, request: Request) -> Response:
     """The prompt that the model's template makes of a chat."""
     body = await read_as(request, ChatBody)

@@ -106,7 +106,7 @@ def real(smollm2: Path) -> Iterator[Served]:
     thread.start()
     assert ready.wait(30)
     try:
-        yield Served(f"http://127.0.0.1:{server.address[1]}", str(smollm2))
+        yield Served(f"http://127.0.0.1:{server.address[1]}", smollm2.stem)
     finally:
         loops[0].call_soon_threadsafe(server.stop)
         thread.join(60)
