@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import PlainTextResponse
@@ -74,7 +75,8 @@ async def show(service: Service, request: Request) -> Response:
         raise InvalidRequestError("Which model is meant?", hint='give "model": "NAME"')
     name = known_name(service, asked)
     facts = await service.model(name)
-    read = await service.off_loop(lambda: read_facts(_path(name)))
+    source = service.registry.source(name)
+    read = await service.off_loop(lambda: read_facts(_path(source)))
     dialect = _dialect(service, name) or dialect_of(read.chat_template, lambda _: False)
     return json_response(
         {
@@ -90,7 +92,8 @@ async def show(service: Service, request: Request) -> Response:
     )
 
 
-def _path(name: str) -> Any:
+def _path(name: str) -> Path:
+    """Where the model's files are."""
     return hub.resolve(name, allow_download=False).path
 
 
