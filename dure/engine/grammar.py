@@ -7,6 +7,7 @@ variant of Lark; dure.text.lark writes them.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any
@@ -22,15 +23,18 @@ if TYPE_CHECKING:
 
 MAX_GRAMMAR_BYTES = 1 << 20
 MAX_KEPT = 32
-# Steps of the lexer and items of the parser: a hundred times what a schema of a real API takes,
-# and about a second of work at most.
+# Steps of the lexer and items of the parser: many times what a schema of a real API takes.
 _LIMITS: dict[str, Any] = {
-    "initial_lexer_fuel": 2_000_000,
-    "step_lexer_fuel": 500_000,
-    "step_max_items": 100_000,
-    "max_lexer_states": 500_000,
-    "max_grammar_size": 500_000,
+    "initial_lexer_fuel": 200_000,
+    "step_lexer_fuel": 50_000,
+    "step_max_items": 20_000,
+    "max_lexer_states": 50_000,
+    "max_grammar_size": 200_000,
 }
+# Of the processor's time. A step of most grammars takes less than a millisecond, and while it lasts
+# every other answer waits.
+MAX_FIRST_SECONDS = 0.5
+MAX_STEP_SECONDS = 0.02
 
 
 class Grammars:
@@ -82,7 +86,11 @@ class Grammar:
         self._eos_ids = np.array(sorted(eos_ids), np.int32)
         self._engine_eos = engine.eos_token
         self._vocab_size = vocab_size
-        if self._matcher.is_error():
+        # The first step is often the longest: it is made here, where nobody else waits for it.
+        began = time.thread_time()
+        first = self._matcher.deep_copy()
+        first.compute_bitmask()
+        if first.is_error() or time.thread_time() - began > MAX_FIRST_SECONDS:
             # The library's own words quote its grammar's insides; they are for us, not for users.
             raise InvalidRequestError(
                 f"{what} cannot be enforced: it is malformed, uses a keyword that is not "
@@ -113,6 +121,8 @@ class Constraint:
         self._eos_ids = eos_ids
         self._engine_eos = engine_eos
         self._vocab_size = vocab_size
+        self._seconds = 0.0
+        self._steps = 0
 
     def begin(self) -> None:
         """Nothing; from the next token on the grammar holds."""
@@ -121,18 +131,24 @@ class Constraint:
     def forbidden(self) -> NDArray[np.int32]:
         """The ids that must not come next. Before the grammar begins: an end, as it is still owed.
 
-        ArithmeticError if the grammar's limits were met on the way.
+        InvalidRequestError if the grammar's limits were met on the way.
         """
         if self.waits:
             return self._eos_ids
+        began = time.thread_time()
         words = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._seconds += time.thread_time() - began
+        self._steps += 1
         allowed = np.unpackbits(words, bitorder="little")[: self._vocab_size].astype(np.bool_)
-        if self._matcher.is_error():
-            raise ArithmeticError("the grammar became too complex in the midst of the answer")
+        too_slow = self._seconds > MAX_FIRST_SECONDS + self._steps * MAX_STEP_SECONDS
+        if self._matcher.is_error() or too_slow:
+            raise InvalidRequestError(
+                "The grammar became too complex in the midst of the answer.", hint="make it simpler"
+            )
         # The engine knows one end of generation; where that may come, so may the others.
         allowed[self._eos_ids] = allowed[self._engine_eos]
         if not allowed.any():
-            raise ArithmeticError("the grammar allows no token of this vocabulary")
+            raise InvalidRequestError("The grammar allows no token of this vocabulary.")
         return np.flatnonzero(~allowed).astype(np.int32)
 
     def accept(self, token_id: int) -> bool:

@@ -338,3 +338,16 @@ def test_strict_tools_are_free_where_a_call_begins_as_a_text_may(make_llm: MakeL
     assert llm.question(ChatRequest(ASK, TOOLS)).grammar is None
     # In a vocabulary of bytes the mark is no token: nothing tells a call's begin from a text.
     assert llm.question(ChatRequest(ASK, STRICT)).grammar is None
+
+
+def test_a_grammar_that_becomes_too_complex_ends_its_own_answer_only(make_llm: MakeLLM) -> None:
+    llm = make_llm()
+    params = SamplingParams(temperature=0, max_tokens=60, logit_bias={END: -100.0})
+    bomb = llm.question("?", params, format=Format("regex", "(?:(?:(?:a?){100}){100}){100}"))
+    with llm.lock:
+        answers = [llm.begin(llm.question("?", params))[0], llm.begin(bomb)[0]]
+        while not all(answer.is_over for answer in answers):
+            llm.step()
+    assert len(answers[0].result().token_ids) == 60
+    with pytest.raises(InvalidRequestError, match="too complex"):
+        answers[1].result()
