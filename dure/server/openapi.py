@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,8 +57,13 @@ def _schema(
     components["schemas"]["Error"] = _ERROR
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     whole["security"] = [{"key": []}, {}]
-    for method, path, shape in described:
-        operation = whole["paths"][path.replace(":path}", "}")][method.lower()]
+    for method, written, shape in described:
+        path = written.replace(":path}", "}")
+        operation = whole["paths"][path][method.lower()]
+        operation["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in re.findall(r"{(\w+)}", path)
+        ]
         operation["responses"] = {
             "200": {"description": "The answer."},
             "default": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from fake_model import CHATML, reply
@@ -63,6 +64,10 @@ def test_the_description_has_every_route_and_the_shape_of_its_body(server) -> No
     shape = operation["requestBody"]["content"]["application/json"]["schema"]
     name = shape["$ref"].rpartition("/")[2]
     assert "messages" in whole["components"]["schemas"][name]["required"]
+    for path, operations in whole["paths"].items():
+        for each in operations.values():
+            names = [parameter["name"] for parameter in each.get("parameters", [])]
+            assert names == re.findall(r"{(\w+)}", path)
     text = json.dumps(whole)
     for reference in set(text.split('"$ref": "')[1:]):
         part = reference.partition('"')[0].rpartition("/")[2]
