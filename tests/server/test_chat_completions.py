@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from fake_model import ScriptModel, reply
 
 
@@ -93,7 +95,12 @@ def test_max_tokens_and_max_completion_tokens_end_the_reply(serve) -> None:
 
 
 def test_progress_of_the_prompt_is_told_before_the_first_token(serve) -> None:
-    model = ScriptModel(reply("ok"), context_length=4096)
+    class Slow(ScriptModel):
+        def forward(self, batch):
+            time.sleep(0.1)
+            return super().forward(batch)
+
+    model = Slow(reply("ok"), context_length=4096)
     server = serve(model, model_options={"context": 4096, "num_blocks": 128})
     server.chat("x" * 64)
     events = server.chat("x" * 64 + "y" * 1200, stream=True, return_progress=True).events[:-1]
