@@ -104,7 +104,7 @@ def test_an_openai_client_of_1_x(real: Any) -> None:
 
 def test_lm_eval_scores_a_task_of_ours(real: Any, tmp_path: Path) -> None:
     pytest.importorskip("lm_eval")
-    folder = HERE / "lm_eval"
+    folder = HERE / "lm_eval_task"
     settings = ",".join(
         [
             f"model={real.model}",
