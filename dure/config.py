@@ -161,6 +161,20 @@ class Config:
             raise self._wrong(key, value, f"a multiple of {of}")
         return value
 
+    def expert_groups(
+        self, experts: int, chosen: int, *, usual: tuple[int, int] = (1, 1)
+    ) -> tuple[int, int]:
+        """The groups of experts, which divide them, and how many of them a token's `chosen` experts
+        come from (DeepSeek's keys); `usual` where the config is silent."""
+        groups = self.integer("n_group", usual[0], high=experts)
+        kept = self.integer("topk_group", min(usual[1], groups), high=groups)
+        if experts % groups or chosen > kept * (experts // groups):
+            raise ModelFileError(
+                f"{self.source} has n_group = {groups} and topk_group = {kept}: "
+                f"{experts} experts make no such groups that have {chosen} for a token."
+            )
+        return groups, kept
+
     def dense_layers(self, layers: int) -> frozenset[int]:
         """The layers of a mixture of experts whose MLP is an ordinary one (Qwen's keys)."""
         step, named = self.integer("decoder_sparse_step", 1), self.integers("mlp_only_layers")

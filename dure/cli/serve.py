@@ -138,14 +138,19 @@ def command(
     def ready(llm: LLM | None) -> None:
         console.note(f"dure listens on http://{_authority(*server.address)}/v1")
         if llm is not None:
-            console.note(f"{llm.name}: {llm.context:,} tokens of context, {parallel} at once")
-            dialect = llm.dialect
-            thinks = f"thoughts in {dialect.think.open}" if dialect.think else "no thoughts"
-            calls = "tool calls" if dialect.calls else "no tool calls"
-            console.note(f"its template and vocabulary speak {dialect.name}: {thinks}, {calls}")
+            _introduce(llm, parallel)
 
     server = Server(settings, load, on_ready=ready)
     server.run()
+
+
+def _introduce(llm: LLM, parallel: int) -> None:
+    """Print what is served, and the dialect that was found."""
+    console.note(f"{llm.name}: {llm.context:,} tokens of context, {parallel} at once")
+    dialect = llm.dialect
+    thinks = f"thoughts in {dialect.think.open}" if dialect.think else "no thoughts"
+    calls = "tool calls" if dialect.calls else "no tool calls"
+    console.note(f"its template and vocabulary speak {dialect.name}: {thinks}, {calls}")
 
 
 def _keys(given: list[str], file: Path | None) -> tuple[str, ...]:

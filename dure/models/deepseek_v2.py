@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dure.errors import ModelFileError, UnsupportedModelError
+from dure.errors import UnsupportedModelError
 from dure.latent import LatentAttention
 from dure.layers import Embedding, GatedMLP, RMSNorm, Rope, Routing, SparseMLP, head
 from dure.rope import RopeConfig, magnitude_scale
@@ -151,15 +151,8 @@ def _groups(config: Config, experts: int, *, gguf: bool) -> tuple[int, int]:
     """The groups of experts, which divide them, and how many of them a token may choose from."""
     # GGUF files of before September 2025 do not say it of the two models that have groups.
     usual = {160: (8, 3), 256: (8, 4)}.get(experts, (1, 1)) if gguf else (8, 4)
-    groups = config.integer("n_group", usual[0], high=experts)
-    kept = config.integer("topk_group", min(usual[1], groups), high=groups)
     chosen = config.integer("num_experts_per_tok", 8, high=experts)
-    if experts % groups or chosen > kept * (experts // groups):
-        raise ModelFileError(
-            f"{config.source} has n_group = {groups} and topk_group = {kept}: "
-            f"{experts} experts make no such groups that have {chosen} for a token."
-        )
-    return groups, kept
+    return config.expert_groups(experts, chosen, usual=usual)
 
 
 class Block:

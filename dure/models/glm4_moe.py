@@ -6,7 +6,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dure.errors import ModelFileError
 from dure.layers import Attention, Embedding, GatedMLP, RMSNorm, Rope, Routing, SparseMLP, head
 from dure.rope import RopeConfig
 
@@ -96,14 +95,8 @@ def _has(tensor: str, key: str, config: Config, weights: Weights) -> bool:
 
 def _routing(config: Config, experts: int, *, gguf: bool) -> Routing:
     """Sigmoids, corrected for the choice; groups count as much as their best two experts."""
-    groups = config.integer("n_group", 1, high=experts)
-    kept = config.integer("topk_group", 1, high=groups)
     chosen = config.integer("num_experts_per_tok", 8, high=experts)
-    if experts % groups or chosen > kept * (experts // groups):
-        raise ModelFileError(
-            f"{config.source} has n_group = {groups} and topk_group = {kept}: "
-            f"{experts} experts make no such groups that have {chosen} for a token."
-        )
+    groups, kept = config.expert_groups(experts, chosen)
     return Routing(
         top_k=chosen,
         # config.json's default is True; GGUF writes it only where it is true.

@@ -94,6 +94,7 @@ class Metrics:
             self._success.labels(model, completion.finish_reason).inc()
             self._output_sizes.labels(model).observe(len(completion.token_ids))
             self._thinking.labels(model).inc(completion.reasoning_tokens)
+            self._unparsed.labels(model).inc(completion.unparsed_calls)
         if times.started:
             progress = generation.progress
             self._prompt.labels(model).inc(progress.done - progress.cached)

@@ -129,7 +129,7 @@ async def chat_chunks(generation: Generation, body: ChatBody) -> AsyncGenerator[
             continue
         yield _chunk(head, *item, body=body, tokenizer=generation.tokenizer)
     done = finished(generation)
-    if (body.stream_options or _NO_OPTIONS).include_usage:
+    if body.stream_options is not None and body.stream_options.include_usage:
         yield data({**start, "choices": [], "usage": usage(generation, done)})
     yield DONE
 
@@ -275,7 +275,3 @@ def _variables(body: ChatBody) -> dict[str, Any]:
     ours = ("enable_thinking", "thinking", "reasoning_effort")
     given = body.chat_template_kwargs or {}
     return {name: value for name, value in given.items() if name not in ours}
-
-
-class _NO_OPTIONS:  # noqa: N801 - stands for an absent object
-    include_usage = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,6 +16,9 @@ Name = Annotated[str, Field(max_length=limits.MAX_NAME_CHARACTERS)]
 Tokens = Annotated[int, Field(ge=1, le=MAX_ID)]
 StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 Stops = Annotated[list[StopText], Field(max_length=MAX_STOP_STRINGS)]
+
+
+Form = TypeVar("Form")
 
 
 class Body(BaseModel):
@@ -51,9 +54,9 @@ def given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def check_schema(schema: dict[str, Any], where: str) -> dict[str, Any]:
-    """The schema itself; InvalidRequestError if it is too large to be compiled."""
-    size = len(json.dumps(schema))
+def check_schema(schema: Form, where: str) -> Form:
+    """The schema, or a form in words, itself; InvalidRequestError if it is too large to compile."""
+    size = len(schema if isinstance(schema, str) else json.dumps(schema))
     if size > limits.MAX_SCHEMA_BYTES:
         raise InvalidRequestError(
             f"The schema of {where} takes {size:,} characters; "

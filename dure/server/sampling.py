@@ -8,12 +8,32 @@ from typing import Any
 
 from dure.chat import EFFORTS, Format, Thinking, ToolChoice
 from dure.engine.params import SamplingParams
-from dure.server import limits
 from dure.server.errors import invalid
+from dure.server.reading import check_schema, refuse
 from dure.server.shapes import ChatBody, Sampling
 
 BACKGROUND = 5
 """The priority of what says that it can wait, without a number (`"service_tier": "flex"`)."""
+
+UNSUPPORTED = {
+    "functions": "it is the old form of tools; send tools and tool_choice",
+    "function_call": "it is the old form of tool_choice; send tools and tool_choice",
+    "audio": "no model here speaks",
+    "web_search_options": "the server opens no connections; send what you have found",
+    "use_beam_search": "tokens are drawn one after the other; ask for n, and take the best",
+    "truncate_prompt_tokens": "a prompt is never cut; send what fits",
+    "prompt_logprobs": "ask /v1/completions with echo and logprobs",
+    "bad_words": "a logit_bias of -100 all but bans a token",
+    "allowed_token_ids": "guided_choice and guided_regex say what an answer may be",
+    "logits_processors": "nothing from a request is run",
+    "chat_template": "the model's own template is used",
+    "documents": "put them into a message",
+    "lora": "no adapters are loaded",
+    "mirostat": "use top_p or min_p",
+    "dry_multiplier": "use frequency_penalty",
+    "xtc_probability": "use temperature and min_p",
+}
+"""What would change an answer and is not done, by its field in a body, and what to do instead."""
 
 _OTHER_EFFORTS = {"ultra": "max", "highest": "max", "off": "none", "no_think": "none"}
 
@@ -21,7 +41,9 @@ _OTHER_EFFORTS = {"ultra": "max", "highest": "max", "off": "none", "no_think": "
 def sampling_params(
     body: Sampling, *, max_tokens: int | None, logprobs: int | None, **more: Any
 ) -> SamplingParams:
-    """How the body wants its tokens drawn; what it leaves open is the model's to say."""
+    """How the body wants its tokens drawn; what it leaves open is the model's to say. An error for
+    a field that would change the answer and is not supported."""
+    refuse(body, UNSUPPORTED)
     given: dict[str, Any] = {
         "max_tokens": None if max_tokens == -1 else max_tokens,
         "min_tokens": body.min_tokens,
@@ -122,7 +144,7 @@ def format_of(body: Sampling) -> Format | None:
         ("choice", _first(structured.get("choice"), body.guided_choice)),
     ):
         if value is not None:
-            _check_size(value, kind)
+            check_schema(value, kind)
             return Format(kind, value)  # type: ignore[arg-type]
     return _response_format(body.response_format)
 
@@ -142,7 +164,7 @@ def _response_format(wanted: Mapping[str, Any] | None) -> Format | None:
         return _schema(schema)
     if kind in ("regex", "grammar", "lark"):
         value = _first(wanted.get(kind), wanted.get("value"), wanted.get("grammar"))
-        _check_size(value, "response_format")
+        check_schema(value, "response_format")
         return Format("regex" if kind == "regex" else "grammar", value)
     raise invalid(
         'response_format.type must be "text", "json_object", "json_schema", "regex" or "grammar".',
@@ -158,18 +180,8 @@ def _schema(schema: Any) -> Format:
             raise invalid("The JSON schema is not valid JSON.", "response_format") from None
     if not isinstance(schema, Mapping | bool):
         raise invalid("A JSON schema must be an object.", "response_format")
-    _check_size(schema, "response_format")
+    check_schema(schema, "response_format")
     return Format("json_schema", schema)
-
-
-def _check_size(value: Any, param: str) -> None:
-    text = value if isinstance(value, str) else json.dumps(value)
-    if len(text) > limits.MAX_SCHEMA_BYTES:
-        raise invalid(
-            f"The form of the answer takes {len(text):,} characters; "
-            f"at most {limits.MAX_SCHEMA_BYTES:,} are allowed.",
-            param,
-        )
 
 
 def _bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:

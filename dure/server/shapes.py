@@ -12,26 +12,16 @@ from dure.engine.params import (
     MAX_LOGIT_BIAS,
     MAX_LOGIT_BIASES,
     MAX_LOGPROBS,
-    MAX_STOP_CHARACTERS,
-    MAX_STOP_STRINGS,
     MAX_STOP_TOKENS,
     MAX_TEMPERATURE,
 )
 from dure.server import limits
+from dure.server.reading import Body, Name, Stops, StopText
 
 Object = dict[str, Any]
-Name = Annotated[str, Field(max_length=limits.MAX_NAME_CHARACTERS)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_ID)]
-StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
-Stops = Annotated[list[StopText], Field(max_length=MAX_STOP_STRINGS)]
 Tokens = Annotated[int, Field(ge=-1, le=MAX_ID)]  # -1: as many as fit
 Bias = Annotated[float, Field(ge=-MAX_LOGIT_BIAS, le=MAX_LOGIT_BIAS)]
-
-
-class Body(BaseModel):
-    """A body: types are taken as they are written, and what nobody knows is passed over."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
 
 
 class StreamOptions(Body):
@@ -103,7 +93,6 @@ class ChatBody(Sampling):
     tool_choice: Literal["none", "auto", "required"] | Object | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: Object | None = None
-    add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     # Ways to say whether and how long to think: see thinking.py
     reasoning_effort: str | None = Field(None, max_length=32)

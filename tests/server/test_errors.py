@@ -8,6 +8,7 @@ import pytest
 from fake_model import ScriptModel, alphabet, reply
 
 from dure.server import limits
+from dure.server.sampling import UNSUPPORTED
 
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hi"}]
@@ -64,6 +65,16 @@ def assert_error(answer, status, says, *, param=None, code=None):
 )
 def test_a_field_that_is_wrong_is_named(server, body, says) -> None:
     assert_error(server.post(CHAT, body), 400, says)
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
+@pytest.mark.parametrize("field", sorted(UNSUPPORTED))
+def test_a_field_that_would_change_the_answer_and_is_not_supported_is_named(
+    server, path, field
+) -> None:
+    body = {"messages": HELLO, "prompt": "hi", "max_tokens": 2}
+    assert_error(server.post(path, {**body, field: [1]}), 400, f'"{field}" is not supported')
+    assert 200 == server.post(path, {**body, field: None, "metadata": {"a": "b"}}).status
 
 
 @pytest.mark.parametrize(
@@ -124,7 +135,9 @@ def test_a_body_that_is_too_long_is_refused_before_it_is_read(server) -> None:
     with server.connect() as connection:
         head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {2**40}\r\n\r\n"
         connection.sendall(head.encode())
-        answer = connection.recv(4096)
+        answer = b""
+        while part := connection.recv(4096):  # the head and the body may come apart
+            answer += part
     assert b" 413 " in answer
     assert b"the limit is 8,388,608" in answer
 
