@@ -77,6 +77,7 @@ def command(
     threads: Annotated[
         int | None, typer.Option(min=1, show_default="the physical cores", help="Threads.")
     ] = None,
+    quantize: console.Quantize = None,
     max_models: Annotated[
         int, typer.Option(min=1, help="Models in memory at once; the least used one leaves.")
     ] = 1,
@@ -98,8 +99,11 @@ def command(
 
     It listens on this machine alone, until Ctrl-C or SIGTERM; answers that run may finish.
     """
+    from dure.quantize import check_scheme
     from dure.server.run import Server, Settings
 
+    # A word that is none ends the command, and not the first request.
+    scheme = None if quantize is None else check_scheme(quantize)
     served = tuple(models or ())
     if keep_alive is None and len(served) != 1:
         keep_alive = DEFAULT_KEEP_ALIVE
@@ -125,20 +129,21 @@ def command(
         from dure.llm import LLM
 
         with console.loading() as progress:
-            return LLM(
+            llm = LLM(
                 name,
                 threads=threads,
                 context=context,
+                quantize=scheme,
                 cache_dtype=cache.value,
                 cache_bytes=None if cache_gb is None else round(cache_gb * 1e9),
                 max_sequences=parallel,
                 **progress,
             )
+        _introduce(llm, parallel)
+        return llm
 
-    def ready(llm: LLM | None) -> None:
+    def ready(_: LLM | None) -> None:
         console.note(f"dure listens on http://{_authority(*server.address)}/v1")
-        if llm is not None:
-            _introduce(llm, parallel)
 
     server = Server(settings, load, on_ready=ready)
     server.run()

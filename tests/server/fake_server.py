@@ -28,9 +28,11 @@ class Paused(ScriptModel):
         return super().forward(batch)
 
 
-def load(name: str, **_: Any) -> Any:
+def load(name: str, **options: Any) -> Any:
     if name == "too-big":
         raise NotEnoughMemoryError("too-big needs 900 GB of memory, and 24 GB is available.")
+    if options["quantize"] is not None:
+        print(f"quantised to {options['quantize']}", file=sys.stderr)
     words = "x" * int(os.environ.get("FAKE_WORDS", "100"))
     return loaded(Paused(reply(words), context_length=4096), context=4096, num_blocks=256)
 

@@ -196,6 +196,7 @@ def test_two_servers_on_one_port_are_one_too_many(start: Start) -> None:
         (("fake", "--api-key", "short"), "API key has 5 characters"),
         (("fake", "--host", "256.1.1.1"), "256.1.1.1"),
         (("too-big",), "needs 900 GB"),
+        (("fake", "--quantize", "q5"), "q8, q6, q4"),
     ],
 )
 def test_what_cannot_be_served_is_said(start: Start, arguments, says) -> None:
@@ -242,3 +243,23 @@ def test_keys_come_from_a_file_and_the_environment_too(start: Start, tmp_path: P
         connection.sendall(head.encode())
         assert f" {status} ".encode() in connection.recv(4096)
         connection.close()
+
+
+def test_weights_are_quantised_as_asked_and_each_model_says_its_dialect(start: Start) -> None:
+    server = start("one", "two", "--quantize", "q4", "--port", "0").ready()
+    assert "speak" not in server.said
+    connection = server.send(CHAT, {**STREAM, "model": "two"})
+    assert b"[DONE]" in rest_of_stream(connection)
+    server.process.send_signal(signal.SIGTERM)
+    assert 0 == server.ended()
+    assert "quantised to q4" in server.said
+    assert "its template and vocabulary speak plain" in server.said
+
+
+def rest_of_stream(connection: socket.socket) -> bytes:
+    """All of a stream, up to its last event."""
+    received = b""
+    while b"[DONE]" not in received and (part := connection.recv(65536)):
+        received += part
+    connection.close()
+    return received
