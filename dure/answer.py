@@ -154,9 +154,11 @@ class Answer:
             # The last text to be released may complete a stop string, too.
             reason = "stop" if self._stream.stopped is not None else reason
         events = self._read(text, ends=reason is not None)
-        if reason is None and self._reading.single_call and _ends_call(events):
-            self._engine.finish(request.id, reason="stop")
-            reason, events = "stop", _first_call(events)
+        if self._reading.single_call and _ends_call(events):
+            if reason is None:
+                self._engine.finish(request.id, reason="stop")
+                reason = "stop"
+            events = _first_call(events)
         self._text.append(text)
         self._events += events
         if reason is not None:

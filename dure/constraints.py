@@ -49,7 +49,7 @@ class Constraints:
             what = "A call of these tools"
         elif form is not None:
             body, what = self._formatted(request, form, rules, reading), _name(form)
-        elif reading.tools and any(_is_strict(tool) for tool in request.tools):
+        elif reading.tools and any(is_strict(tool) for tool in request.tools):
             calls = self._strict(request, rules)
             if calls is None:
                 return None
@@ -59,9 +59,10 @@ class Constraints:
         return self._grammars.compile(complete(body, before=before), what)
 
     def without_calls(self, params: SamplingParams) -> SamplingParams:
-        """The same with the marks that begin a call forbidden, as far as they are tokens."""
+        """The same with a call's beginning forbidden, as far as tokens of its own are in it."""
         begins = self._dialect.calls.begins if self._dialect.calls else ()
-        banned = {self._marks[mark]: BAN for mark in begins if mark in self._marks}
+        parts = {mark for mark in self._marks for begin in begins if mark in begin}
+        banned = {self._marks[mark]: BAN for mark in parts}
         return replace(params, logit_bias={**params.logit_bias, **banned}) if banned else params
 
     def _calls(self, request: ChatRequest, rules: Rules) -> str:
@@ -106,7 +107,8 @@ class Constraints:
         return f"({rules.literal(think.open)} {rules.until(think.close)})?"
 
 
-def _is_strict(tool: object) -> bool:
+def is_strict(tool: object) -> bool:
+    """Whether a tool's arguments must keep to its schema even where it need not be called."""
     function = tool.get("function") if isinstance(tool, dict) else None
     return isinstance(function, dict) and function.get("strict") is True
 

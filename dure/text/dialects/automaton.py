@@ -14,7 +14,7 @@ from dure.text.dialects.event import Event, EventKind
 from dure.text.dialects.jsontext import JsonText
 
 if TYPE_CHECKING:
-    from dure.text.dialects.dialect import Dialect
+    from dure.text.dialects.dialect import CallReader, Dialect
 
 T = TypeVar("T")
 Parser = Generator[None, None, T]
@@ -53,6 +53,7 @@ class Automaton:
         self.calls = 0
         self._dialect = dialect
         self._syntax = dialect.calls if self.tools else None
+        self._guess = dialect.guess if self.tools else None
         self._make_id = make_id
         self._buffer = ""
         self._ended = False
@@ -61,6 +62,7 @@ class Automaton:
         self._fresh = False  # a mark has just ended: space that follows is dropped
         self._raw: list[str] | None = None  # of a call, what no event has told yet
         self._stray = ""  # a mark that comes too late, and is passed over
+        self._line_begins = True  # what was said ends with a line
         self._open_call = False
         self._parser: Parser[None] = self._parse()
         self._over = False
@@ -92,7 +94,7 @@ class Automaton:
                 self._drop_space()
         if self._syntax and self._dialect.bare_calls and (yield from self.skip_to("{")):
             self.unread("{")
-            yield from self._call("")
+            yield from self._call("", self._syntax)
         yield from self._answer(())
 
     def _think(self) -> Parser[None]:
@@ -100,9 +102,11 @@ class Automaton:
         if think is None:
             return
         if not self.thinking:
-            if not (yield from self.skip_to(think.open)):
+            self.thinking = yield from self.skip_to(think.open)
+            if not self.thinking:
+                # A model that chose not to think may say so by the closing mark alone.
+                self._fresh = yield from self.skip_to(think.close)
                 return
-            self.thinking = True
         self._fresh = True
         begins = self._syntax.begins if self._syntax and self._dialect.call_ends_thinking else ()
         mark = yield from self.until((think.close, *begins), self._reason)
@@ -117,32 +121,36 @@ class Automaton:
     def _answer(self, ends: Sequence[str]) -> Parser[str | None]:
         """The mark of `ends` that ended the answer, or None at the end of the text."""
         begins = self._syntax.begins if self._syntax else ()
+        guesses = self._guess.begins if self._guess else ()
         while True:
             strays = (self._stray,) if self._stray else ()
-            mark = yield from self.until((*ends, *begins, *strays), self._say)
+            marks = (*ends, *begins, *strays, *guesses)
+            mark = yield from self.until(marks, self._say)
             if mark is None or mark in ends:
                 self._release(mark)
                 return mark
             if mark in strays:
                 self._stray = ""
                 self._drop_space()
+            elif mark in begins and self._syntax:
+                yield from self._call(mark, self._syntax)
+            elif self._guess and self._line_begins:
+                yield from self._call(mark, self._guess)
             else:
-                yield from self._call(mark)
+                self._say(mark)
 
-    def _call(self, mark: str) -> Parser[None]:
-        if self._syntax is None:
-            return
+    def _call(self, mark: str, syntax: CallReader) -> Parser[None]:
         space = self._space
         self._space = ""
         self._raw = [mark]
         told = self.calls
-        well = yield from self._syntax.parse(self, mark)
+        well = yield from syntax.parse(self, mark)
         self.end_call()
         raw, self._raw = self._raw, None
         if well:
-            self._fresh = True
+            self._fresh = self._line_begins = True
             return
-        self.unparsed += 1
+        self.unparsed += syntax is self._syntax
         if self.calls == told:  # no call after all: the space before it was content
             self._space = space
         else:
@@ -150,6 +158,7 @@ class Automaton:
         self._say("".join(raw))
 
     def _say(self, text: str) -> None:
+        self._line_begins = text.endswith("\n")
         self._emit("content", text, " \t\r\n" if self._syntax else "\n")
 
     def _reason(self, text: str) -> None:

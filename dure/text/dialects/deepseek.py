@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 from dure.text.dialects.automaton import Automaton, Parser
 from dure.text.dialects.dialect import THINK, Dialect, HasToken, Schemas
-from dure.text.dialects.jsoncalls import arguments_rule, read_arguments
+from dure.text.dialects.jsoncalls import FENCE, arguments_rule, read_fenced
 from dure.text.lark import Rules, one_of, quoted, some_of
 
 CALLS, CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 CALL, CALL_END, SEPARATOR = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"
-FENCE = "```"
 
 
 @dataclass(frozen=True)
@@ -47,15 +46,8 @@ class DeepSeekCalls:
         if self.fenced or name == "function":
             after = yield from automaton.word("\n{`")
             name = after or name
-        yield from automaton.space()
-        if (yield from automaton.expect(FENCE)):
-            yield from automaton.expect("json")
-            yield from automaton.space()
-        if not (yield from read_arguments(automaton, name.strip())):
+        if not (yield from read_fenced(automaton, name.strip())):
             return False
-        yield from automaton.space()
-        yield from automaton.expect(FENCE)
-        yield from automaton.space()
         return (yield from automaton.expect(CALL_END)) or (yield from automaton.peek()) == ""
 
     def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:

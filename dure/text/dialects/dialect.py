@@ -29,21 +29,25 @@ class Marks:
 THINK = Marks("<think>", "</think>", "\n</think>\n\n")
 
 
-class CallSyntax(Protocol):
-    """How calls are written."""
+class CallReader(Protocol):
+    """How calls are read."""
 
     @property
     def begins(self) -> tuple[str, ...]:
         """The marks that a call, or a list of calls, begins with."""
         ...
 
+    def parse(self, automaton: Automaton, mark: str) -> Parser[bool]:
+        """Whether what follows the `mark` was read well as calls, which the automaton was told."""
+        ...
+
+
+class CallSyntax(CallReader, Protocol):
+    """How calls are written."""
+
     @property
     def marks(self) -> tuple[str, ...]:
         """Every mark that may be a special token, and must then be shown."""
-        ...
-
-    def parse(self, automaton: Automaton, mark: str) -> Parser[bool]:
-        """Whether what follows the `mark` was read well as calls, which the automaton was told."""
         ...
 
     def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:
@@ -61,6 +65,7 @@ class Dialect:
     wrapper: tuple[str, str] | None = None  # what stands around the answer after the thoughts
     call_ends_thinking: bool = False  # a call that begins within thoughts is one
     bare_calls: bool = False  # an answer that begins with a brace may be a call
+    guess: CallReader | None = None  # calls without the marks that are their own
     no_think: str = ""  # what a user's last words end in to have no thoughts
 
     @property

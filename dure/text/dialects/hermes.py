@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dure.text.dialects.automaton import Automaton, Parser
 from dure.text.dialects.dialect import THINK, Dialect, HasToken, Schemas
+from dure.text.dialects.fenced import FencedCalls
 from dure.text.dialects.jsoncalls import call_rule, read_call
 from dure.text.lark import Rules, quoted, some_of
 
@@ -41,4 +42,6 @@ def find(template: str, has_token: HasToken) -> Dialect | None:
         return None
     thinks = THINK.close in template or has_token(THINK.close)
     think = THINK if thinks else None
-    return Dialect("Hermes", think=think, calls=HermesCalls(), call_ends_thinking=True)
+    return Dialect(
+        "Hermes", think=think, calls=HermesCalls(), call_ends_thinking=True, guess=FencedCalls()
+    )

@@ -13,6 +13,7 @@ from dure.text.dialects.jsontext import JsonText
 from dure.text.lark import Rules, one_of, quoted, some_of
 
 ARGUMENTS = ("arguments", "parameters")
+FENCE = "```"
 _COMPOSED = {"$ref", "allOf", "anyOf", "oneOf", "patternProperties"}
 
 
@@ -46,6 +47,40 @@ def read_call(automaton: Automaton, *, known: bool = False) -> Parser[bool]:
     return True
 
 
+def read_known_call(automaton: Automaton) -> Parser[tuple[str, str] | None]:
+    """The name and the arguments of a call of a tool there is; None if no object of only those
+    came. Nothing of it is told."""
+    found: dict[str, str] = {}
+    yield from automaton.space()
+    if not (yield from automaton.expect("{")):
+        return None
+    while True:
+        yield from automaton.space()
+        key = yield from read_value(automaton)
+        yield from automaton.space()
+        if not (yield from automaton.expect(":")):
+            return None
+        yield from automaton.space()
+        if key == "name" and key not in found:
+            name = yield from read_value(automaton)
+            if not isinstance(name, str) or name not in automaton.tools:
+                return None
+            found[key] = name
+        elif key in ARGUMENTS and len(found) < 2 and (yield from automaton.peek()) == "{":
+            parts: list[str] = []
+            if not (yield from automaton.json(parts.append)):
+                return None
+            found[ARGUMENTS[0]] = "".join(parts)
+        else:
+            return None
+        yield from automaton.space()
+        if not (yield from automaton.expect(",")):
+            break
+    if len(found) < 2 or not (yield from automaton.expect("}")):
+        return None
+    return found["name"], found[ARGUMENTS[0]]
+
+
 def read_calls(automaton: Automaton) -> Parser[bool]:
     """Whether an array of calls' objects came, or one alone, or several in lines."""
     yield from automaton.space()
@@ -70,6 +105,20 @@ def read_arguments(automaton: Automaton, name: str) -> Parser[bool]:
         return False
     call = _Call(automaton, name=name)
     return (yield from call.read(ARGUMENTS[0])) and call.complete()
+
+
+def read_fenced(automaton: Automaton, name: str) -> Parser[bool]:
+    """Whether the arguments of `name` came, in a block of code or bare; told as they do."""
+    yield from automaton.space()
+    if (yield from automaton.expect(FENCE)):
+        yield from automaton.expect("json")
+        yield from automaton.space()
+    if not (yield from read_arguments(automaton, name)):
+        return False
+    yield from automaton.space()
+    yield from automaton.expect(FENCE)
+    yield from automaton.space()
+    return True
 
 
 def read_value(automaton: Automaton) -> Parser[Any]:

@@ -8,6 +8,7 @@ import pytest
 
 from dure.text.dialects import dialect_of
 from dure.text.dialects.thinking import has_switch, template_variables
+from dure.text.lark import Rules
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 
@@ -34,6 +35,13 @@ def source(name: str) -> str:
         ("hunyuan-3", "Hunyuan 3", True, True),
         ("minimax-m1", "MiniMax M1", True, False),
         ("minimax-m2", "MiniMax M2", True, False),
+        ("minimax-m3", "MiniMax M3", True, True),
+        ("glm-4.6", "GLM", True, True),
+        ("ernie-4.5", "ERNIE 4.5", False, False),
+        ("ernie-4.5-thinking", "ERNIE 4.5 Thinking", True, False),
+        ("hunyuan-a13b", "Hunyuan", True, True),
+        ("hunyuan-7b", "Hunyuan", True, True),
+        ("openpangu-embedded", "openPangu", True, False),
         ("llama-3.1", "Llama 3", False, False),
     ],
 )
@@ -94,3 +102,16 @@ def test_the_switch_is_the_templates_own() -> None:
     assert template_variables("{{ thinking_mode }}", on=True, effort=None) == {
         "thinking_mode": "enabled"
     }
+
+
+def test_hunyuan_is_asked_for_calls_as_its_template_writes_them() -> None:
+    tools = {"now": {"type": "object", "properties": {}}}
+
+    def grammar(name: str) -> str:
+        calls = dialect_of(source(name), lambda _: False).calls
+        assert calls is not None
+        rules = Rules({})
+        return rules.text(calls.grammar(tools, rules, several=False))
+
+    assert '"<tool_calls>["' in grammar("hunyuan-a13b")
+    assert "<tool_call>now\\n```json\\n" in grammar("hunyuan-7b")

@@ -13,6 +13,7 @@ from dure.text.dialects import (
     deepseek,
     dsml,
     ernie,
+    fenced,
     hermes,
     hunyuan,
     hy3,
@@ -79,13 +80,15 @@ def _reasoned(*says: tuple[str, str]) -> tuple[tuple[str, str], ...]:
     return (("reasoning", "Hm, Oslo."), *says)
 
 
-HERMES = Dialect("Hermes", THINK, hermes.HermesCalls(), call_ends_thinking=True)
+HERMES = Dialect(
+    "Hermes", THINK, hermes.HermesCalls(), call_ends_thinking=True, guess=fenced.FencedCalls()
+)
 QWEN = Dialect("Qwen XML", THINK, qwenxml.XmlCalls(), call_ends_thinking=True)
 MIMO = Dialect("MiMo XML", THINK, qwenxml.XmlCalls(escaped=True), call_ends_thinking=True)
 R1 = Dialect("DeepSeek R1/V3", THINK, deepseek.DeepSeekCalls(fenced=True))
 V31 = Dialect("DeepSeek V3.1", THINK, deepseek.DeepSeekCalls(fenced=False))
 V32, V4 = dsml.V32, dsml.V4
-M1, M2 = minimax.M1, minimax.M2
+M1, M2, M3 = minimax.M1, minimax.M2, minimax.M3
 ERNIE = ernie.THINKING
 HUNYUAN = hunyuan.HUNYUAN
 HY3 = hy3.dialect(":opensource")
@@ -137,6 +140,18 @@ ARRAY = '[{"name": "get_weather", "arguments": {"city": "Oslo"}}]'
 ARRAY_OF_2 = '[{"name": "get_weather", "arguments": {"city": "Oslo"}}, {"name": "now"}]'
 NOW = ("now", "{}")
 
+NS = "]<]minimax[>["
+M3_CALL = (
+    f'{NS}<tool_call>\n{NS}<invoke name="get_weather">{NS}<city>Oslo{NS}</city>'
+    f"{NS}<days>3{NS}</days>{NS}</invoke>\n{{}}{NS}</tool_call>"
+)
+M3_NEAR = f"{NS}<near>{NS}<item>Ski{NS}</item>{NS}<item>Oslo{NS}</item>{NS}</near>"
+HY_CALL = "<tool_call>get_weather\n```json\n" + CITY + "\n```</tool_call>"
+HY_NOW = "<tool_call>now\n```json\n{}\n```</tool_call>"
+BLOCK = '```json\n{\n  "name": "get_weather",\n  "arguments": {\n    "city": "Oslo"\n  }\n}\n```'
+BLOCK_SAYS = ("get_weather", '{\n    "city": "Oslo"\n  }')
+BLOCK_NOW = '```json\n{"name": "now", "arguments": {}}\n```'
+
 _THOUGHT = "<think>\nHm, Oslo.\n</think>\n\n"
 
 TRANSCRIPTS = (
@@ -168,6 +183,23 @@ TRANSCRIPTS = (
     Transcript("cut short before the name's end", HERMES, '<tool_call>{"name": "get', (("content", '<tool_call>{"name": "get'),), unparsed=1),
     Transcript("no closing mark", HERMES, '<tool_call>{"name": "now", "arguments": {}}', (NOW,)),
     Transcript("a broken call, then a good one", HERMES, f"<tool_call>?</tool_call>{HERMES_NOW}", (("content", "<tool_call>?</tool_call>"), NOW), unparsed=1),
+    Transcript("a closing mark alone", HERMES, "</think>\n\nCold.", (("content", "Cold."),)),
+    Transcript("a call in a block of code", HERMES, BLOCK, (BLOCK_SAYS,)),
+    Transcript("thoughts, words, a call in a block", HERMES, f"{_THOUGHT}Let me see.\n\n{BLOCK}\n", _reasoned(("content", "Let me see."), BLOCK_SAYS)),
+    Transcript("two calls in blocks", HERMES, f"{BLOCK}\n\n{BLOCK_NOW}", (BLOCK_SAYS, NOW)),
+    Transcript("a block that is not closed", HERMES, BLOCK.removesuffix("\n```"), (BLOCK_SAYS,)),
+    Transcript("a block of no language", HERMES, BLOCK_NOW.replace("json", ""), (NOW,)),
+    Transcript("words after a block", HERMES, f"{BLOCK}\nThat is it.", (("content", f"{BLOCK}\nThat is it."),)),
+    Transcript("a block of no tool there is", HERMES, BLOCK_NOW.replace("now", "later"), (("content", BLOCK_NOW.replace("now", "later")),)),
+    Transcript("a block of more than a call", HERMES, BLOCK_NOW.replace("{}", '{}, "id": 1'), (("content", BLOCK_NOW.replace("{}", '{}, "id": 1')),)),
+    Transcript("a block without arguments", HERMES, '```json\n{"name": "now"}\n```', (("content", '```json\n{"name": "now"}\n```'),)),
+    Transcript("a block whose arguments are a list", HERMES, BLOCK_NOW.replace("{}", "[]"), (("content", BLOCK_NOW.replace("{}", "[]")),)),
+    Transcript("a block in the midst of a line", HERMES, f"Write {BLOCK_NOW}", (("content", f"Write {BLOCK_NOW}"),)),
+    Transcript("a block of a language", HERMES, "so:\n```python\nprint(1)\n```\n", (("content", "so:\n```python\nprint(1)\n```\n"),)),
+    Transcript("a block cut short", HERMES, BLOCK[:40], (("content", BLOCK[:40]),)),
+    Transcript("a block without tools", HERMES, BLOCK, (("content", BLOCK),), tools=False),
+    Transcript("a block in thoughts", HERMES, f"<think>\n{BLOCK_NOW}\n</think>\n\nCold.", (("reasoning", BLOCK_NOW), ("content", "Cold."))),
+    Transcript("a block, then a call between marks", HERMES, f"{BLOCK_NOW}\n{HERMES_NOW}", (("content", BLOCK_NOW), NOW)),
     Transcript("words where the closing mark should be", HERMES, '<tool_call>{"name": "now", "arguments": {}} or not', (NOW, ("content", "or not")), unparsed=1),
     Transcript("the beginning of a mark", HERMES, "1 <tool", (("content", "1 <tool"),)),
     # Qwen3-Coder, Qwen3.5
@@ -220,6 +252,16 @@ TRANSCRIPTS = (
     Transcript("two calls", M2, M2_CALL.format('<invoke name="now">\n</invoke>\n'), (DSML_SAYS, NOW)),
     Transcript("nothing is invoked", M2, "<minimax:tool_call>\n</minimax:tool_call>", (("content", "<minimax:tool_call>\n</minimax:tool_call>"),), unparsed=1),
     Transcript("lines of objects", M1, f'{_THOUGHT}a\n<tool_calls>\n{ARRAY[1:-1]}\n{{"name": "now", "arguments": {{}}}}\n</tool_calls>', _reasoned(("content", "a"), OSLO, NOW)),
+    Transcript("thoughts and answer", M3, "<mm:think>Hm, Oslo.</mm:think>Cold.", _reasoned(("content", "Cold."))),
+    Transcript("no thoughts", M3, "</mm:think>Cold.", (("content", "Cold."),)),
+    Transcript("thoughts, words, two calls", M3, "Hm, Oslo.</mm:think>a" + M3_CALL.format(f'{NS}<invoke name="now">{NS}</invoke>\n'), _reasoned(("content", "a"), DSML_SAYS, NOW), opened=True),
+    Transcript("a list", M3, M3_CALL.format("").replace(f"{NS}<days>3{NS}</days>", M3_NEAR), (("get_weather", '{"city": "Oslo", "near": ["Ski", "Oslo"]}'),)),
+    Transcript("an empty list", M3, M3_CALL.format("").replace(f"{NS}<days>3{NS}</days>", f"{NS}<near>{NS}</near>"), (("get_weather", '{"city": "Oslo", "near": []}'),)),
+    Transcript("objects in a list that no schema knows", M3, M3_CALL.format("").replace("days>3", f"at>{NS}<item>{NS}<x>1{NS}</x>{NS}<y>a{NS}</y>{NS}</item>").replace("/days", "/at"), (("get_weather", '{"city": "Oslo", "at": [{"x": "1", "y": "a"}]}'),)),
+    Transcript("a list as JSON", M3, M3_CALL.format("").replace("days>3", 'near>["Ski"]').replace("/days", "/near"), (("get_weather", '{"city": "Oslo", "near": ["Ski"]}'),)),
+    Transcript("a value cut short", M3, M3_CALL.partition("lo")[0], (("get_weather", '{"city": "Os'),), unparsed=1),
+    Transcript("an element that another ends", M3, M3_CALL.format("").replace("/days", "/city"), (("get_weather", '{"city": "Oslo"'), ("content", f"{NS}<days>3{NS}</city>{NS}</invoke>\n{NS}</tool_call>")), unparsed=1),
+    Transcript("nothing is invoked", M3, f"{NS}<tool_call>\n{NS}</tool_call>", (("content", f"{NS}<tool_call>\n{NS}</tool_call>"),), unparsed=1),
     # ERNIE 4.5
     Transcript("thoughts and response", ERNIE, "Hm, Oslo.\n</think>\n\n\n<response>\nCold.\n</response>\n", _reasoned(("content", "Cold.")), opened=True),
     Transcript("thoughts and two calls", ERNIE, f"Hm, Oslo.\n</think>\n\n\n{HERMES_CALL}\n{HERMES_NOW}\n", _reasoned(OSLO, NOW), opened=True),
@@ -231,6 +273,9 @@ TRANSCRIPTS = (
     Transcript("two calls", HUNYUAN, f"<tool_calls>{ARRAY_OF_2}</tool_calls>", (OSLO, NOW)),
     Transcript("a call within thoughts is a thought", HUNYUAN, f"<think>\nHm, Oslo. <tool_calls>{ARRAY}</tool_calls>\n</think>\n<answer>\nno\n</answer>", (("reasoning", f"Hm, Oslo. <tool_calls>{ARRAY}</tool_calls>"), ("content", "no"))),
     Transcript("no array", HUNYUAN, "<tool_calls>none</tool_calls>", (("content", "<tool_calls>none</tool_calls>"),), unparsed=1),
+    Transcript("a named call", HUNYUAN, f"<tool_calls>{HY_CALL}</tool_calls>", (OSLO,)),
+    Transcript("thoughts, words, two named calls", HUNYUAN, f"<think>\nHm, Oslo.\n</think>\n<answer>\na\n<tool_calls>{HY_CALL}\n{HY_NOW}</tool_calls>\n</answer>", _reasoned(("content", "a"), OSLO, NOW)),
+    Transcript("a named call without JSON", HUNYUAN, "<tool_calls><tool_call>now\nnone</tool_call></tool_calls>", (("content", "<tool_calls><tool_call>now\nnone</tool_call></tool_calls>"),), unparsed=1),
     # Hunyuan 3
     Transcript("thoughts and answer", HY3, "Hm, Oslo.</think:opensource>Cold.", _reasoned(("content", "Cold.")), opened=True),
     Transcript("thoughts and a call", HY3, "Hm, Oslo.</think:opensource>" + HY3_CALLS.format(HY3_CALL), _reasoned(HY3_SAYS), opened=True),
