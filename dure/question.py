@@ -8,13 +8,13 @@ from typing import Any
 
 from dure.answer import Completion, Reading
 from dure.chat import ChatRequest, Format, Thinking, tool_schemas
-from dure.constraints import Constraints
+from dure.constraints import Constraints, is_strict
 from dure.engine.grammar import Grammar
 from dure.engine.params import SamplingParams
 from dure.errors import ContextLengthError, InvalidRequestError, TemplateError
 from dure.text.dialects import PLAIN, Dialect, dialect_of
 from dure.text.dialects.thinking import has_switch, template_variables
-from dure.text.messages import has_calls, prepared
+from dure.text.messages import has_calls, prepared, said_thinking
 from dure.text.template import ChatTemplate
 from dure.text.template_needs import Needs, needs_of
 from dure.text.tokenizer import Tokenizer
@@ -100,6 +100,7 @@ class Questions:
         """The question that `prompt` is. ContextLengthError, InvalidRequestError, TemplateError."""
         params = params or SamplingParams()
         if isinstance(prompt, ChatRequest):
+            prompt = _with_said(prompt)
             text, reading = self._chat(prompt, cache_salt)
             # The template wrote BOS itself where the model wants it.
             ids = self.tokenizer.encode(text, add_special=False)
@@ -127,6 +128,7 @@ class Questions:
             self._template = ChatTemplate(
                 source, bos_token=self.tokenizer.bos_token, eos_token=self.tokenizer.eos_token
             )
+        request = _with_said(request)
         thinking = request.thinking
         on = False if thinking.is_off else True if thinking.is_on else None
         variables = template_variables(source, on=on, effort=thinking.effort)
@@ -163,6 +165,7 @@ class Questions:
             needs,
             recall=lambda call_id: self._thoughts.recall(cache_salt, call_id),
             suffix=self.dialect.no_think if off else "",
+            developer="developer" in (self.template_source or ""),
         )
 
     def _chat(self, request: ChatRequest, cache_salt: str) -> tuple[str, Reading]:
@@ -174,15 +177,19 @@ class Questions:
             text, opened = text + self.dialect.think.closing.lstrip("\n"), False
         choice = request.tool_choice.mode
         tools = tool_schemas(request.tools) if choice != "none" else {}
+        # Whatever the template made of it: thoughts that begin all the same end at once.
+        budget = 0 if thinking.is_off else thinking.budget
 
         def remember(completion: Completion) -> None:
             self._thoughts.remember(cache_salt, completion)
 
+        # What is guessed keeps to no schema.
+        strict = any(is_strict(tool) for tool in request.tools)
         return text, Reading(
-            self.dialect,
+            replace(self.dialect, guess=None) if strict else self.dialect,
             tools,
             opened,
-            thinking.budget,
+            budget,
             single_call=not request.parallel_tool_calls,
             remember=remember if tools else None,
         )
@@ -235,3 +242,14 @@ class Questions:
             if not 0 <= token <= highest:
                 raise InvalidRequestError(f"Token id {token} is outside 0 to {highest}.")
         return ids
+
+
+def _with_said(request: ChatRequest) -> ChatRequest:
+    """The same with what its messages say of thinking, if the request itself leaves it open."""
+    thinking = request.thinking
+    if thinking.mode != "auto" or thinking.effort is not None:
+        return request
+    said = said_thinking(request.messages)
+    if said is None:
+        return request
+    return replace(request, thinking=replace(thinking, mode="on" if said else "off"))

@@ -123,6 +123,30 @@ def test_a_broken_call_is_content_and_counted(make_llm: MakeLLM) -> None:
     assert (completion.tool_calls, completion.unparsed_calls) == ((), 1)
 
 
+BLOCK = '```json\n{"name": "now", "arguments": {}}\n```'
+
+
+def test_a_call_in_a_block_of_code_is_one_unless_its_schema_must_be_kept_to(
+    make_llm: MakeLLM,
+) -> None:
+    llm = make_llm("qwen2.5", words=BLOCK)
+    completion = ask(llm, ChatRequest(ASK, TOOLS))
+    [call] = completion.tool_calls
+    assert (call["function"], completion.content) == ({"name": "now", "arguments": "{}"}, "")
+    for request in (ChatRequest(ASK), ChatRequest(ASK, TOOLS, ToolChoice("none"))):
+        assert ask(llm, request).content == BLOCK
+    function = {"name": "now", "strict": True, "parameters": {"type": "object"}}
+    strict = [{"type": "function", "function": function}]
+    assert make_llm("qwen2.5").question(ChatRequest(ASK, strict)).reading.dialect.guess is None
+
+
+def test_only_one_call_in_blocks_where_no_more_are_wanted(make_llm: MakeLLM) -> None:
+    llm = make_llm("qwen2.5", words=f"{BLOCK}\n{BLOCK}")
+    assert len(ask(llm, ChatRequest(ASK, TOOLS)).tool_calls) == 2
+    one = ask(llm, ChatRequest(ASK, TOOLS, parallel_tool_calls=False))
+    assert (len(one.tool_calls), one.content) == (1, "")
+
+
 # --- thinking ------------------------------------------------------------------------------------
 
 
@@ -148,6 +172,11 @@ def test_a_broken_call_is_content_and_counted(make_llm: MakeLLM) -> None:
             "<｜hy_Assistant:opensource｜><think:opensource></think:opensource>",
         ),
         ("hunyuan-3", Thinking(effort="medium"), "<｜hy_Assistant:opensource｜><think:opensource>"),
+        ("minimax-m3", Thinking(), "]~b]ai\n"),
+        ("minimax-m3", Thinking("on"), "]~b]ai\n<mm:think>"),
+        ("minimax-m3", Thinking("off"), "]~b]ai\n</mm:think>"),
+        ("hunyuan-7b", Thinking("off"), "<|extra_0|><think>\n\n</think>\n"),
+        ("ernie-4.5-thinking", Thinking("off"), "<think>\n</think>\n\n\n"),
         ("qwen2.5", Thinking("on", "high", 50), "assistant\n"),
     ],
 )
@@ -223,6 +252,53 @@ def test_thoughts_are_accepted_under_either_name(make_llm: MakeLLM, name: str) -
     assert "<think>\nWhat time?\n</think>" in prompt(make_llm(), ChatRequest(history, TOOLS))
 
 
+@pytest.mark.parametrize(
+    "content, ending",
+    [
+        ("How? /no_think", "<think>\n\n</think>\n\n"),
+        ("/no_think How?", "<think>\n\n</think>\n\n"),
+        ([{"type": "text", "text": "How? /no_think"}], "<think>\n\n</think>\n\n"),
+        ("How? /think", "assistant\n"),
+        ("What does /no_think do?", "assistant\n"),
+    ],
+)
+def test_a_word_in_a_message_turns_thinking_off(
+    make_llm: MakeLLM, content: Any, ending: str
+) -> None:
+    messages = [{"role": "user", "content": content}]
+    assert prompt(make_llm(), ChatRequest(messages)).endswith(ending)
+
+
+def test_the_newest_word_about_thinking_counts_and_the_requests_own_above_it(
+    make_llm: MakeLLM,
+) -> None:
+    llm = make_llm("deepseek-v3.1")
+    messages = [
+        {"role": "system", "content": "Be brief. /no_think"},
+        {"role": "user", "content": "Hi /think"},
+        {"role": "assistant", "content": "Hi. /no_think"},
+        *ASK,
+    ]
+    assert prompt(llm, ChatRequest(messages)).endswith("<｜Assistant｜><think>")
+    off = ChatRequest(messages, thinking=Thinking("off"))
+    assert prompt(llm, off).endswith("</think>")
+
+
+def test_thoughts_that_were_not_wanted_end_as_they_begin(make_llm: MakeLLM) -> None:
+    # Nothing in openPangu's template stops a model that does not heed its word.
+    words = "[unused16]Hm.[unused17]42"
+    llm = make_llm("openpangu-embedded", words=words)
+    request = ChatRequest(ASK, thinking=Thinking("off"))
+    assert prompt(llm, request).endswith("weather? /no_think[unused10][unused9]助手：")
+    assert llm.question(request).reading.budget == 0
+
+
+def test_a_developer_is_the_system_where_the_template_knows_none(make_llm: MakeLLM) -> None:
+    messages = [{"role": "developer", "content": "Be brief."}, *ASK]
+    assert "<|im_start|>system\nBe brief.<|im_end|>" in prompt(make_llm(), ChatRequest(messages))
+    assert "]~b]developer\nBe brief." in prompt(make_llm("minimax-m3"), ChatRequest(messages))
+
+
 # --- messages ------------------------------------------------------------------------------------
 
 
@@ -236,6 +312,10 @@ def test_thoughts_are_accepted_under_either_name(make_llm: MakeLLM, name: str) -
         ("deepseek-v3.2", 'parameter name="city" string="true">Oslo</'),
         ("minimax-m2", '<parameter name="city">Oslo</parameter>'),
         ("hunyuan-3", "<arg_value:opensource>Oslo</arg_value:opensource>"),
+        ("minimax-m3", "]<]minimax[>[<city>Oslo]<]minimax[>[</city>"),
+        ("glm-4.6", "<arg_key>city</arg_key>\n<arg_value>Oslo</arg_value>"),
+        ("hunyuan-7b", '<tool_call>get_weather\n```json\n{"city": "Oslo"}\n```'),
+        ("hunyuan-a13b", '<tool_calls>[{"name": "get_weather", "arguments": {"city": "Oslo"}}]'),
         ("llama-3.1", '{"name": "get_weather", "parameters": {"city": "Oslo"}}'),
     ],
 )

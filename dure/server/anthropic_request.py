@@ -11,6 +11,7 @@ from dure.engine.params import SamplingParams
 from dure.errors import InvalidRequestError
 from dure.server.anthropic_shapes import Block, Choice, CountBody, Message, MessagesBody, Tool
 from dure.server.reading import check_schema, given, missing, refuse, unsupported_type
+from dure.server.thinking import switch_of, thinking_of, variables_of
 
 BILLING_HEADER = "x-anthropic-billing-header:"
 """Claude Code begins its system prompt with this and a new number each time. It says nothing to the
@@ -55,6 +56,7 @@ def chat_request(body: CountBody) -> ChatRequest:
         ),
         thinking=_thinking(body),
         format=_format(body),
+        template_variables=variables_of(body),
         continue_final=last.get("role") == "assistant",
     )
 
@@ -194,15 +196,12 @@ def _thinking(body: CountBody) -> Thinking:
     """What the body says of thinking; none is asked for unless it says something."""
     effort = body.output_config.effort if body.output_config else None
     config = body.thinking
-    if config is None:
-        return Thinking("off") if effort is None else Thinking(effort=effort)
-    if config.type == "disabled":
-        return Thinking("off")
-    if config.type == "adaptive":
-        return Thinking(effort=effort)
-    if config.type == "enabled":
-        return Thinking("on", effort=effort, budget=config.budget_tokens)
-    raise unsupported_type("thinking", config.type, "enabled, adaptive and disabled are taken")
+    kind = config.type if config else None
+    if kind not in (None, "enabled", "adaptive", "disabled"):
+        raise unsupported_type("thinking", kind, "enabled, adaptive and disabled are taken")
+    budget = config.budget_tokens if config and kind == "enabled" else None
+    said = thinking_of(body, switch=switch_of(kind), effort=effort, budget=budget)
+    return Thinking("off") if config is None and said == Thinking() else said
 
 
 def _format(body: CountBody) -> Format | None:

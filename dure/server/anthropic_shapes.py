@@ -8,6 +8,7 @@ from pydantic import Field
 
 from dure.server import limits
 from dure.server.reading import Body, Name, Stops, Tokens
+from dure.server.thinking import ThinkingFields
 
 
 class Source(Body):
@@ -82,7 +83,7 @@ class OutputConfig(Body):
     format: OutputFormat | None = None
 
 
-class CountBody(Body):
+class CountBody(ThinkingFields):
     """POST /v1/messages/count_tokens"""
 
     model: Name

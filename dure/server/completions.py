@@ -59,6 +59,8 @@ def completion_params(body: CompletionBody) -> SamplingParams:
     longest = 16 if body.max_tokens is None else body.max_tokens
     if longest == 0 and not body.echo:
         raise invalid("max_tokens is 0: that is of use with echo alone.", "max_tokens")
+    if body.stream and body.echo and body.logprobs is not None:
+        raise invalid("A stream does not echo log probabilities: leave stream out.", "stream")
     if body.best_of not in (None, 1, body.n):
         raise invalid("best_of is not supported: ask for n, and take the best.", "best_of")
     more = {"prompt_logprobs": body.logprobs} if body.echo else {}

@@ -11,6 +11,7 @@ from dure.engine.params import SamplingParams
 from dure.errors import InvalidRequestError
 from dure.server.ollama_shapes import Asked, Call, ChatBody, GenerateBody, Message, Options
 from dure.server.reading import check_schema, given, refuse, unsupported_type
+from dure.server.thinking import thinking_of, variables_of
 
 _IMAGES = "this server reads text"
 _UNSUPPORTED = {
@@ -38,6 +39,7 @@ def chat_request(body: ChatBody) -> ChatRequest:
         tools=body.tools or (),
         thinking=thinking(body),
         format=format_of(body),
+        template_variables=variables_of(body),
         continue_final=bool(messages) and _goes_on(messages[-1]),
     )
 
@@ -46,7 +48,12 @@ def prompt_request(body: GenerateBody) -> ChatRequest:
     """The chat that a prompt is, when the model's template is to be used."""
     messages = [{"role": "system", "content": body.system}] if body.system else []
     messages.append({"role": "user", "content": body.prompt or ""})
-    return ChatRequest(messages, thinking=thinking(body), format=format_of(body))
+    return ChatRequest(
+        messages,
+        thinking=thinking(body),
+        format=format_of(body),
+        template_variables=variables_of(body),
+    )
 
 
 def check_generate(body: GenerateBody) -> None:
@@ -59,12 +66,13 @@ def check_generate(body: GenerateBody) -> None:
 
 
 def thinking(body: Asked) -> Thinking:
-    """Whether and how hard to think; None is the model's own way."""
-    if body.think is None:
-        return Thinking()
-    if isinstance(body.think, bool):
-        return Thinking("on" if body.think else "off")
-    return Thinking(effort=body.think)
+    """Whether, how hard and for how long to think; None is the model's own way."""
+    think = body.think
+    if isinstance(think, bool):
+        return thinking_of(body, switch=think)
+    if isinstance(think, int):
+        return thinking_of(body, budget=think)
+    return thinking_of(body, effort=think)
 
 
 def format_of(body: Asked) -> Format | None:

@@ -9,8 +9,10 @@ from pydantic import Field
 from dure.engine.params import MAX_LOGPROBS
 from dure.server import limits
 from dure.server.reading import Body, Name
+from dure.server.thinking import Budget, ThinkingFields
 
-Think = bool | Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+Think = bool | Budget | Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+"""Ollama's own switch and levels, and ours: so many tokens at most."""
 
 
 class Options(Body):
@@ -56,7 +58,7 @@ class Message(Body):
     tool_call_id: str | None = None
 
 
-class Asked(Body):
+class Asked(ThinkingFields):
     """What chat and generate have in common."""
 
     model: Name

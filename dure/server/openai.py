@@ -22,6 +22,7 @@ from dure.server.stream import (
     sse_error,
     unless_gone,
 )
+from dure.server.thinking import chat_thinking, variables_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -38,14 +39,15 @@ FINGERPRINT = f"dure-{__version__}"
 
 def chat_request(body: ChatBody) -> ChatRequest:
     """The chat that a body asks about."""
+    tools, choice = sampling.tools_of(body)
     return ChatRequest(
         messages=[message.model_dump(exclude_none=True) for message in body.messages],
-        tools=body.tools or (),
-        tool_choice=sampling.tool_choice_of(body),
+        tools=tools,
+        tool_choice=choice,
         parallel_tool_calls=body.parallel_tool_calls is not False,
-        thinking=sampling.thinking_of(body),
+        thinking=chat_thinking(body),
         format=sampling.format_of(body),
-        template_variables=_variables(body),
+        template_variables=variables_of(body),
         continue_final=body.continue_final_message is True,
     )
 
@@ -268,10 +270,3 @@ def _message(completion: Completion) -> dict[str, Any]:
     if calls:
         message["tool_calls"] = calls
     return message
-
-
-def _variables(body: ChatBody) -> dict[str, Any]:
-    """The template's own switches, without those that `thinking_of` has understood."""
-    ours = ("enable_thinking", "thinking", "reasoning_effort")
-    given = body.chat_template_kwargs or {}
-    return {name: value for name, value in given.items() if name not in ours}

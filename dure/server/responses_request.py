@@ -16,10 +16,12 @@ from dure.server.responses_shapes import (
     InputBody,
     Item,
     Part,
+    Reasoning,
     ResponsesBody,
     TextFormat,
     Tool,
 )
+from dure.server.thinking import thinking_of, variables_of
 
 Message = dict[str, Any]
 
@@ -59,8 +61,9 @@ def chat_request(body: InputBody, before: Sequence[Message] = ()) -> ChatRequest
         tools=tools,
         tool_choice=choice,
         parallel_tool_calls=body.parallel_tool_calls is not False,
-        thinking=Thinking(effort=body.reasoning.effort if body.reasoning else None),
+        thinking=_thinking(body),
         format=_format(body.text.format if body.text else None),
+        template_variables=variables_of(body),
     )
 
 
@@ -186,6 +189,11 @@ def _choice(
         mode = ToolChoice("required" if choice.mode == "required" else "auto")
         return mode, {tool.name for tool in choice.tools or () if tool.name}
     raise unsupported_type("tool_choice", choice.type, "function and allowed_tools are taken")
+
+
+def _thinking(body: InputBody) -> Thinking:
+    said = body.reasoning or Reasoning()
+    return thinking_of(body, switch=said.enabled, effort=said.effort, budget=said.max_tokens)
 
 
 def _format(wanted: TextFormat | None) -> Format | None:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from dure.server import limits
 from dure.server.reading import Body, Name, Tokens
+from dure.server.thinking import Budget, ThinkingFields
 
 
 class Part(Body):
@@ -55,9 +56,11 @@ class Choice(Body):
 
 
 class Reasoning(Body):
-    """How hard the model may think."""
+    """Whether, how hard and for how many tokens the model may think."""
 
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    enabled: bool | None = None
+    max_tokens: Budget | None = None
 
 
 class TextFormat(Body):
@@ -75,7 +78,7 @@ class Text(Body):
     format: TextFormat | None = None
 
 
-class InputBody(Body):
+class InputBody(ThinkingFields):
     """POST /v1/responses/input_tokens"""
 
     model: Name | None = None

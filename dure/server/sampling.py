@@ -1,4 +1,4 @@
-"""From OpenAI's bodies to SamplingParams, Thinking, Format and ToolChoice."""
+"""From OpenAI's bodies to SamplingParams, Format and ToolChoice."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from dure.chat import EFFORTS, Format, Thinking, ToolChoice
+from dure.chat import Format, ToolChoice
 from dure.engine.params import SamplingParams
 from dure.server.errors import invalid
 from dure.server.reading import check_schema, refuse
 from dure.server.shapes import ChatBody, Sampling
+from dure.server.thinking import first
 
 BACKGROUND = 5
 """The priority of what says that it can wait, without a number (`"service_tier": "flex"`)."""
@@ -34,8 +35,6 @@ UNSUPPORTED = {
     "xtc_probability": "use temperature and min_p",
 }
 """What would change an answer and is not done, by its field in a body, and what to do instead."""
-
-_OTHER_EFFORTS = {"ultra": "max", "highest": "max", "off": "none", "no_think": "none"}
 
 
 def sampling_params(
@@ -74,74 +73,46 @@ def priority_of(body: Sampling) -> int:
     return BACKGROUND if body.service_tier in ("flex", "batch", "background") else 0
 
 
-def thinking_of(body: ChatBody) -> Thinking:
-    """Whether and how long to think, by whichever of its many names the body says it."""
-    variables = body.chat_template_kwargs or {}
-    wish = body.thinking if isinstance(body.thinking, Mapping) else {}
-    reasoning = body.reasoning or {}
-    effort = _first(
-        body.reasoning_effort,
-        reasoning.get("effort"),
-        wish.get("effort"),
-        variables.get("reasoning_effort"),
-    )
-    budget = _first(
-        body.thinking_budget,
-        body.thinking_token_budget,
-        body.thinking_budget_tokens,
-        body.reasoning_budget,
-        body.reasoning_budget_tokens,
-        wish.get("budget_tokens"),
-        reasoning.get("max_tokens"),
-    )
-    switch = _first(
-        body.enable_thinking,
-        body.thinking if isinstance(body.thinking, bool) else None,
-        _switch(wish.get("type")),
-        reasoning.get("enabled"),
-        variables.get("enable_thinking"),
-        variables.get("thinking"),
-    )
-    if effort is not None:
-        effort = _effort(effort)
-    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int)):
-        raise invalid("The thinking budget must be a whole number of tokens.", "thinking_budget")
-    if budget is not None and budget < 0:  # llama-server's -1: no limit
-        budget = None
-    if budget == 0:
-        return Thinking("off")
-    mode = "auto" if not isinstance(switch, bool) else "on" if switch else "off"
-    return Thinking(mode, effort=effort, budget=budget)  # type: ignore[arg-type]
-
-
-def tool_choice_of(body: ChatBody) -> ToolChoice:
-    """Whether tools may, must or must not be called."""
-    choice = body.tool_choice
+def tools_of(body: ChatBody) -> tuple[list[Any], ToolChoice]:
+    """The tools that there are, and whether they may, must or must not be called."""
+    tools, choice = list(body.tools or ()), body.tool_choice
     if choice is None:
-        return ToolChoice("auto")
+        return tools, ToolChoice("auto")
     if isinstance(choice, str):
-        return ToolChoice(choice)
-    function = choice.get("function", choice)
-    name = function.get("name") if isinstance(function, Mapping) else None
-    if not isinstance(name, str):
+        return tools, ToolChoice(choice)
+    allowed = choice.get("allowed_tools")
+    if isinstance(allowed, Mapping):
+        listed = allowed.get("tools")
+        names = {_name(each) for each in listed} if isinstance(listed, list) else set()
+        must = ToolChoice("required" if allowed.get("mode") == "required" else "auto")
+        return [tool for tool in tools if _name(tool) in names], must
+    name = _name(choice)
+    if name is None:
         raise invalid(
             'tool_choice must be "none", "auto", "required", or name a function.', "tool_choice"
         )
-    return ToolChoice("named", name)
+    return tools, ToolChoice("named", name)
+
+
+def _name(tool: Any) -> str | None:
+    """The name of the function that a tool is, or a choice means."""
+    function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    return name if isinstance(name, str) else None
 
 
 def format_of(body: Sampling) -> Format | None:
     """The form that the answer must have; None for any."""
     structured = body.structured_outputs or {}
-    schema = _first(structured.get("json"), body.guided_json, body.json_schema)
+    schema = first(structured.get("json"), body.guided_json, body.json_schema)
     if schema is not None:
         return _schema(schema)
     if structured.get("json_object"):
         return Format("json_object")
     for kind, value in (
-        ("regex", _first(structured.get("regex"), body.guided_regex)),
-        ("grammar", _first(structured.get("grammar"), body.guided_grammar, body.grammar)),
-        ("choice", _first(structured.get("choice"), body.guided_choice)),
+        ("regex", first(structured.get("regex"), body.guided_regex)),
+        ("grammar", first(structured.get("grammar"), body.guided_grammar, body.grammar)),
+        ("choice", first(structured.get("choice"), body.guided_choice)),
     ):
         if value is not None:
             check_schema(value, kind)
@@ -163,7 +134,7 @@ def _response_format(wanted: Mapping[str, Any] | None) -> Format | None:
             raise invalid("response_format.json_schema.schema is missing.", "response_format")
         return _schema(schema)
     if kind in ("regex", "grammar", "lark"):
-        value = _first(wanted.get(kind), wanted.get("value"), wanted.get("grammar"))
+        value = first(wanted.get(kind), wanted.get("value"), wanted.get("grammar"))
         check_schema(value, "response_format")
         return Format("regex" if kind == "regex" else "grammar", value)
     raise invalid(
@@ -194,22 +165,3 @@ def _bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:
                 f"logit_bias has the key {key[:40]!r}, which is no token id.", "logit_bias"
             )
     return {int(key): value for key, value in bias.items()}
-
-
-def _effort(effort: Any) -> str:
-    text = effort.strip().lower() if isinstance(effort, str) else ""
-    text = _OTHER_EFFORTS.get(text, text)
-    if text not in EFFORTS:
-        raise invalid(
-            f"The reasoning effort must be one of {', '.join(EFFORTS)}.", "reasoning_effort"
-        )
-    return text
-
-
-def _switch(kind: Any) -> bool | None:
-    """DeepSeek's and Anthropic's "enabled", "disabled" and "adaptive"."""
-    return {"enabled": True, "disabled": False}.get(kind) if isinstance(kind, str) else None
-
-
-def _first(*values: Any) -> Any:
-    return next((value for value in values if value is not None), None)

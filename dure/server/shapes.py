@@ -17,6 +17,7 @@ from dure.engine.params import (
 )
 from dure.server import limits
 from dure.server.reading import Body, Name, Stops, StopText
+from dure.server.thinking import ThinkingFields
 
 Object = dict[str, Any]
 TokenId = Annotated[int, Field(ge=0, le=MAX_ID)]
@@ -82,7 +83,7 @@ class ChatMessage(BaseModel):
     reasoning: str | None = None
 
 
-class ChatBody(Sampling):
+class ChatBody(Sampling, ThinkingFields):
     """POST /v1/chat/completions"""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=limits.MAX_MESSAGES)
@@ -92,18 +93,10 @@ class ChatBody(Sampling):
     tools: list[Object] | None = Field(None, max_length=limits.MAX_TOOLS)
     tool_choice: Literal["none", "auto", "required"] | Object | None = None
     parallel_tool_calls: bool | None = None
-    chat_template_kwargs: Object | None = None
     continue_final_message: bool | None = None
-    # Ways to say whether and how long to think: see thinking.py
-    reasoning_effort: str | None = Field(None, max_length=32)
+    # Ways to say whether and how long to think, beside those that every API takes
     reasoning: Object | None = None
     thinking: Object | bool | None = None
-    enable_thinking: bool | None = None
-    thinking_budget: Tokens | None = None
-    thinking_token_budget: Tokens | None = None
-    thinking_budget_tokens: Tokens | None = None
-    reasoning_budget: Tokens | None = None
-    reasoning_budget_tokens: Tokens | None = None
 
 
 TokenIds = Annotated[list[TokenId], Field(max_length=1 << 20)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,9 @@ from dure.errors import InvalidRequestError
 from dure.text.template_needs import Needs
 
 _REASONING = ("reasoning_content", "reasoning", "thinking")
+
+_SWITCH = re.compile(r"^\s*/(?P<first>no_)?think(?=\s)|(?:^|\s)/(?P<last>no_)?think\s*$")
+"""Qwen's and Hunyuan's words for thinking or not, where their models expect them."""
 
 Recall = Callable[[str], str | None]
 """The thoughts that came before the call of an id, if they are remembered."""
@@ -21,17 +25,36 @@ def prepared(
     *,
     recall: Recall | None = None,
     suffix: str = "",
+    developer: bool = False,
 ) -> list[dict[str, Any]]:
     """The messages with text as content, calls as the template needs them, and thoughts.
 
     Thoughts that a client dropped come from `recall`; `suffix` is put after the last user's words.
+    developer: the template knows that role; elsewhere it is the system.
     InvalidRequestError for a part that is no text, or a call without a name.
     """
     made = [_prepared(message, needs, recall) for message in messages]
+    for message in made:
+        if message["role"] == "developer" and not developer:
+            message["role"] = "system"
     users = [message for message in made if message.get("role") == "user"]
     if suffix and users and not users[-1]["content"].endswith(suffix):
         users[-1]["content"] += suffix
     return made
+
+
+def said_thinking(messages: Sequence[Mapping[str, Any]]) -> bool | None:
+    """What the newest /think or /no_think in the messages says; None if there is none."""
+    for message in reversed(messages):
+        if not isinstance(message, Mapping) or message.get("role") not in ("user", "system"):
+            continue
+        content = message.get("content")
+        parts = content if isinstance(content, list) else [{"text": content}]
+        texts = [part.get("text") for part in parts if isinstance(part, Mapping)]
+        found = _SWITCH.search("\n".join(text for text in texts if isinstance(text, str)))
+        if found:
+            return not (found["first"] or found["last"])
+    return None
 
 
 def has_calls(messages: Sequence[Mapping[str, Any]]) -> bool:

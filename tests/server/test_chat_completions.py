@@ -147,3 +147,24 @@ def test_every_path_is_there_with_and_without_v1(serve) -> None:
     assert 200 == server.post("/chat/completions", messages).status
     assert 200 == server.get("/models").status == server.get("/v1/models").status
     assert 200 == server.get("/health").status == server.get("/v1/health").status
+
+
+def test_only_tools_that_are_allowed_may_be_called(serve) -> None:
+    words = '```json\n{"name": "now", "arguments": {}}\n```'
+    source = "<tool_call> arguments:{% for m in messages %}{{ m.content }}{% endfor %}"
+
+    def call(text: str) -> str | None:
+        said = text.rpartition(":abc")[2]
+        return words[len(said)] if len(said) < len(words) else None
+
+    server = serve(call, model_options={"template": source})
+    tools = [{"type": "function", "function": {"name": name}} for name in ("now", "later")]
+
+    def called(name: str) -> str:
+        listed = {"mode": "auto", "tools": [{"type": "function", "function": {"name": name}}]}
+        choice = {"type": "allowed_tools", "allowed_tools": listed}
+        answer = server.chat("abc", tools=tools, tool_choice=choice)
+        return answer.json["choices"][0]["finish_reason"]
+
+    assert "tool_calls" == called("now")
+    assert "stop" == called("later")

@@ -161,3 +161,9 @@ def test_a_suffix_is_asked_for_with_the_models_own_marks(serve, monkeypatch) -> 
     assert 200 == answer.status
     prefix, suffix = [*b"def <|fim_suffix|>"], [*b"end"]
     assert [256, *prefix, 257, *suffix, 258] == asked[0]
+
+
+def test_a_stream_cannot_echo_log_probabilities_and_says_so(server) -> None:
+    body = {"prompt": "ab", "echo": True, "logprobs": 1, "stream": True}
+    answer = server.post("/v1/completions", body)
+    assert (400, "stream") == (answer.status, answer.json["error"]["param"])
