@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -209,8 +210,6 @@ def timings(completion: Completion) -> dict[str, Any]:
 
 def progress(at: Progress, began: float) -> dict[str, Any]:
     """How much of a prompt has been read, as llama-server says it."""
-    import time  # noqa: PLC0415
-
     return {
         "total": at.total,
         "cache": at.cached,
@@ -232,15 +231,10 @@ def _chunk(head: str, index: int, chunk: Chunk, *, body: ChatBody, tokenizer: To
         frames.append(_frame(head, index, found[-1], more))
         more = {}
     if chunk.completion is not None:
-        last = data_tail(chunk.completion) if index == 0 else {}
+        last = {"timings": timings(chunk.completion)} if index == 0 else {}
         reason = {**more, "finish_reason": finish_reason(chunk.completion)}
         frames.append(_frame(head, index, {}, reason, last))
     return b"".join(frames)
-
-
-def data_tail(completion: Completion) -> dict[str, Any]:
-    """What the last chunk of the first choice holds beside it."""
-    return {"timings": timings(completion)}
 
 
 def _frame(
