@@ -27,7 +27,7 @@ from typing import Any
 
 WARM_UP = 1000
 CONNECTIONS = 32
-WORDS = "river stone window garden letter morning bridge copper silent market winter paper".split()
+WORDS = ["river", "stone", "window", "garden", "letter", "morning", "bridge", "copper", "silent"]
 
 
 @dataclass(frozen=True)
