@@ -50,6 +50,7 @@ class LLM:
         cache_bytes: int | None = None,
         cache_dtype: Literal["f16", "q8"] = "f16",
         max_sequences: int = 64,
+        conversations: int = 1,
         download_progress: Callable[[hub.Progress], None] | None = None,
         load_progress: Progress | None = None,
     ) -> None:
@@ -59,8 +60,9 @@ class LLM:
         None for the model's own, up to 32,768 and to what fits in memory. exact: float32 arithmetic
         from dequantised weights, for checking. quantize: weights that the files have in floats (FP8
         is one) become blocks of about so many bits. cache_bytes: size of the key-value cache that
-        all sequences share; cache_dtype "q8" keeps it in 8 bits, in about half the memory. Raises
-        the errors of dure.errors.
+        all sequences share, else one of 32,768 tokens, or of 4,096 for each of `conversations` if
+        half of the free memory holds as many; cache_dtype "q8" keeps it in 8 bits, in about half
+        the memory. Raises the errors of dure.errors.
         """
         loaded = load(
             model,
@@ -70,6 +72,7 @@ class LLM:
             quantize=quantize,
             cache_bytes=cache_bytes,
             cache_dtype=cache_dtype,
+            conversations=conversations,
             download_progress=download_progress,
             load_progress=load_progress,
         )

@@ -27,6 +27,9 @@ Progress = Callable[[int, int], None]
 DEFAULT_CONTEXT = 32768
 """Tokens, where model and memory allow: most chats and files fit, and no laptop is filled up."""
 
+CONVERSATION_TOKENS = 4096
+"""What the cache keeps of each of several conversations, if half of the free memory has room."""
+
 OVERHEAD_BYTES = 150 << 20
 """Beside weights and cache: the interpreter, the vocabulary, and the activations of 512 rows."""
 
@@ -79,6 +82,7 @@ def load(
     cache_bytes: int | None = None,
     cache_tokens: int | None = None,
     cache_dtype: CacheDtype = "f16",
+    conversations: int = 1,
     with_tokenizer: bool = True,
     download_progress: Callable[[hub.Progress], None] | None = None,
     load_progress: Progress | None = None,
@@ -87,7 +91,8 @@ def load(
 
     Without `context` it is what the model and the memory allow, up to 32,768 tokens. `quantize` is
     q8, q6 or q4, for what the files have in floats (FP8 is one). The cache that
-    sequences share is given in bytes, in tokens, or by default; it is f16 or q8, and f32 if exact.
+    sequences share is given in bytes, in tokens, or made for so many `conversations`; it is f16 or
+    q8, and f32 if exact.
     Raises NotEnoughMemoryError if weights, cache and overhead do not fit, before any matrix is
     read. Without `with_tokenizer` a model that has none loads, too.
     """
@@ -117,6 +122,7 @@ def load(
             available=available,
             cache_bytes=cache_bytes,
             cache_tokens=cache_tokens,
+            conversations=conversations,
         )
         return plan, states
 
@@ -235,6 +241,7 @@ def plan_memory(
     available: int,
     cache_bytes: int | None = None,
     cache_tokens: int | None = None,
+    conversations: int = 1,
 ) -> MemoryPlan:
     """The context and cache to make, from what is `wanted` (tokens) and `available` (bytes).
 
@@ -249,9 +256,11 @@ def plan_memory(
         )
     fitting = _whole_blocks(available - weight_bytes - OVERHEAD_BYTES, token_bytes)
     least = min(model_context, SMALLEST_CONTEXT) if wanted is None else wanted
-    # Several sequences share the cache, so it is not made smaller than the default context.
-    shared = min(fitting, DEFAULT_CONTEXT) if cache_tokens is None else cache_tokens
-    cache = _round_up(max(least, shared))
+    if cache_tokens is None:
+        # Several sequences share the cache, so it is not made smaller than the default context.
+        many = min(conversations * CONVERSATION_TOKENS, fitting // 2)
+        cache_tokens = max(min(fitting, DEFAULT_CONTEXT), many)
+    cache = _round_up(max(least, cache_tokens))
     if cache_bytes is not None:
         cache = _whole_blocks(cache_bytes, token_bytes)
         if cache < least:

@@ -84,6 +84,24 @@ def test_a_cache_of_so_many_tokens_is_rounded_up_to_blocks() -> None:
 
 
 @pytest.mark.parametrize(
+    ("room", "conversations", "cache"),
+    [
+        (10**6, 1, 32768),
+        (10**6, 32, 32 * 4096),
+        (200_000, 32, 100_000),  # half of what is free
+        (40_000, 32, 32768),  # as for one
+        (10_000, 32, 9984),
+    ],
+)
+def test_a_cache_for_several_has_4096_tokens_of_each_in_half_the_room(
+    room: int, conversations: int, cache: int
+) -> None:
+    assert plan(room_tokens=room, conversations=conversations).cache_tokens == cache
+    given = plan(room_tokens=room, conversations=conversations, cache_bytes=8000 * TOKEN)
+    assert given.cache_tokens == 8000
+
+
+@pytest.mark.parametrize(
     ("sequence_bytes", "room", "slots"),
     [
         (0, 10**10, 0),

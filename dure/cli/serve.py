@@ -72,7 +72,12 @@ def command(
         ),
     ] = console.Cache.f16,
     cache_gb: Annotated[
-        float | None, typer.Option(min=0, help="Memory for past tokens, in GB, for all answers.")
+        float | None,
+        typer.Option(
+            min=0,
+            show_default="for 4,096 of each answer, in half the free memory",
+            help="Memory for past tokens, in GB, for all answers.",
+        ),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, show_default="the physical cores", help="Threads.")
@@ -137,6 +142,8 @@ def command(
                 cache_dtype=cache.value,
                 cache_bytes=None if cache_gb is None else round(cache_gb * 1e9),
                 max_sequences=parallel,
+                # Of several models each would take half of the memory that none has touched yet.
+                conversations=parallel if max_models == 1 else 1,
                 **progress,
             )
         _introduce(llm, parallel)
@@ -150,8 +157,16 @@ def command(
 
 
 def _introduce(llm: LLM, parallel: int) -> None:
-    """Print what is served, and the dialect that was found."""
-    console.note(f"{llm.name}: {llm.context:,} tokens of context, {parallel} at once")
+    """Print what is served, what its cache may come to, and the dialect that was found."""
+    from dure.batch import BLOCK_SIZE
+    from dure.loading import gigabytes
+
+    tokens = llm.engine.pool.num_blocks * BLOCK_SIZE
+    size = gigabytes(sum(layer.nbytes for layer in llm.engine.cache))
+    console.note(
+        f"{llm.name}: {llm.context:,} tokens of context, {parallel} answers at once; "
+        f"past tokens: up to {tokens:,}, {size}"
+    )
     dialect = llm.dialect
     thinks = f"thoughts in {dialect.think.open}" if dialect.think else "no thoughts"
     calls = "tool calls" if dialect.calls else "no tool calls"
