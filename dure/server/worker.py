@@ -30,7 +30,7 @@ class News:
     generation: Generation
     progress: Progress
     chunks: list[tuple[int, Chunk]] = field(default_factory=list)
-    started: bool = False  # its prompt has begun to be computed
+    started: float = 0.0  # when the step began that began its prompt, if this one did
     error: Exception | None = None
 
 
@@ -135,8 +135,9 @@ class Worker:
             if ended:
                 self._fail_all(RuntimeError("the model was unloaded"))
             elif self._running:
+                began = time.perf_counter()
                 self.llm.step()
-                self._collect()
+                self._collect(began)
         except Exception as error:
             log.exception("the engine failed in a step")
             self._fail_all(error)
@@ -165,13 +166,13 @@ class Worker:
             if not answer.is_over:
                 answer.end_thinking()
 
-    def _collect(self) -> None:
-        """Nothing; what the step brought each generation is in the news."""
+    def _collect(self, began: float) -> None:
+        """Nothing; what the step that began then brought each generation is in the news."""
         for generation, run in list(self._running.items()):
             first = run.answers[0]
             news = News(generation, run.progress)
             if not run.started and first.request.state is not RequestState.WAITING:
-                run.started = news.started = True
+                run.started, news.started = True, began
             if not first.started or first.is_over:
                 news.progress = run.progress = _progress(first)
             for choice, answer in enumerate(run.answers):
@@ -211,7 +212,7 @@ class Worker:
         for news in all_news:
             times = news.generation.times
             if news.started:
-                times.started = now
+                times.started = news.started
             if news.chunks and not times.first:
                 times.first = now
         if self._on_news is not None:

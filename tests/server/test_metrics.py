@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from types import SimpleNamespace
 
 from said import chunks, text
@@ -18,3 +20,16 @@ def test_calls_that_could_not_be_read_are_counted() -> None:
         metrics.on_over(generation)
     shown = metrics.text(SimpleNamespace(loaded=list)).decode()
     assert 'dure:parser_fallback_total{model_name="m"} 3.0' in shown
+
+
+def test_the_step_that_reads_a_prompt_is_no_waiting(serve) -> None:
+    def slow(_: str) -> str:
+        time.sleep(0.2)  # as long as the step lasts, at least
+        return "a"
+
+    server = serve(slow)
+    server.chat("hi", max_tokens=1)
+    server.wait_until(server.is_idle)
+    text = server.get("/metrics").body.decode()
+    [prefill] = re.findall(r"^dure:request_prefill_time_seconds_sum\S* (\S+)$", text, re.M)
+    assert float(prefill) >= 0.2
