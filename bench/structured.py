@@ -1,6 +1,6 @@
 """How many answers are what was demanded: required tool calls, and JSON of a schema.
 
-    python bench/structured.py MODEL [--requests 200] [--temperature 1.0]
+    python bench/structured.py MODEL [--requests 200] [--temperature 1.0] [--kind required|schema]
 
 Half of the requests must call a tool (tool_choice "required", one call each), half must answer in
 JSON of a schema; all of one kind are asked at once. An answer counts if it ended by itself, its
@@ -57,6 +57,7 @@ TOOLS = [
     }
     for name, schema in SCHEMAS.items()
 ]
+KINDS = ("required", "schema")
 TYPES = {"string": str, "integer": int, "boolean": bool, "array": list, "object": dict}
 
 
@@ -142,9 +143,10 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--kind", choices=KINDS, help="one half alone")
     options = parser.parse_args()
     llm = LLM(options.model, context=2048)
-    for kind in ("required", "schema"):
+    for kind in KINDS if options.kind is None else (options.kind,):
         result = run(llm, options.requests, kind, temperature=options.temperature)
         print(json.dumps({"model": llm.name, **result}, ensure_ascii=False), flush=True)
 

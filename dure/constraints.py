@@ -32,15 +32,13 @@ class Constraints:
             return None
         return self._grammars.compile(complete(format_grammar(form.kind, form.value)), _name(form))
 
-    def of_chat(
-        self, request: ChatRequest, form: Format | None, prompt: str, reading: Reading
-    ) -> Grammar | None:
+    def of_chat(self, request: ChatRequest, prompt: str, reading: Reading) -> Grammar | None:
         """The grammar of the answer to `prompt`, thoughts before it; None if it is free.
 
         InvalidRequestError if the model has no way to call tools and must, or if what is asked for
         cannot be enforced.
         """
-        form = request.format or form
+        form = request.format
         rules = Rules(self._marks)
         before = self._thoughts(request, prompt, reading, rules)
         mode = request.tool_choice.mode

@@ -101,10 +101,12 @@ class Questions:
         params = params or SamplingParams()
         if isinstance(prompt, ChatRequest):
             prompt = _with_said(prompt)
+            if format is not None:
+                prompt = replace(prompt, format=prompt.format or format)
             text, reading = self._chat(prompt, cache_salt)
             # The template wrote BOS itself where the model wants it.
             ids = self.tokenizer.encode(text, add_special=False)
-            grammar = self.constraints.of_chat(prompt, format, text, reading)
+            grammar = self.constraints.of_chat(prompt, text, reading)
             if prompt.tool_choice.mode == "none":
                 params = self.constraints.without_calls(params)
         else:
@@ -183,10 +185,10 @@ class Questions:
         def remember(completion: Completion) -> None:
             self._thoughts.remember(cache_salt, completion)
 
-        # What is guessed keeps to no schema.
-        strict = any(is_strict(tool) for tool in request.tools)
+        # What is guessed keeps to no schema, and JSON that was asked for is no call.
+        certain = request.format is not None or any(is_strict(tool) for tool in request.tools)
         return text, Reading(
-            replace(self.dialect, guess=None) if strict else self.dialect,
+            replace(self.dialect, guess=None) if certain else self.dialect,
             tools,
             opened,
             budget,

@@ -316,7 +316,7 @@ def test_strict_tools_are_kept_to_where_the_model_may_choose() -> None:
     constraints = Constraints(tokenizer, dialect, tokenizer.vocab_size)  # type: ignore[arg-type]
     schemas = {each["function"]["name"]: each["function"]["parameters"] for each in TOOLS}
     reading = Reading(dialect, schemas)
-    grammar = constraints.of_chat(ChatRequest(ASK, STRICT), None, "", reading)
+    grammar = constraints.of_chat(ChatRequest(ASK, STRICT), "", reading)
     assert grammar is not None
     constraint = grammar.start()
 

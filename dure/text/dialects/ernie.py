@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dure.text.dialects.dialect import Dialect, HasToken, Marks
-from dure.text.dialects.fenced import FencedCalls
+from dure.text.dialects.guessed import GuessedCalls
 from dure.text.dialects.hermes import HermesCalls
 
 THINKING = Dialect(
@@ -13,7 +13,7 @@ THINKING = Dialect(
     wrapper=("<response>", "</response>"),
     call_ends_thinking=True,
 )
-PLAIN = Dialect("ERNIE 4.5", calls=HermesCalls(), guess=FencedCalls())
+PLAIN = Dialect("ERNIE 4.5", calls=HermesCalls(), guess=GuessedCalls())
 
 
 def find(template: str, has_token: HasToken) -> Dialect | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dure.text.dialects.automaton import Automaton, Parser
 from dure.text.dialects.dialect import THINK, Dialect, HasToken, Schemas
-from dure.text.dialects.fenced import FencedCalls
+from dure.text.dialects.guessed import GuessedCalls
 from dure.text.dialects.jsoncalls import call_rule, read_call
 from dure.text.lark import Rules, quoted, some_of
 
@@ -43,5 +43,5 @@ def find(template: str, has_token: HasToken) -> Dialect | None:
     thinks = THINK.close in template or has_token(THINK.close)
     think = THINK if thinks else None
     return Dialect(
-        "Hermes", think=think, calls=HermesCalls(), call_ends_thinking=True, guess=FencedCalls()
+        "Hermes", think=think, calls=HermesCalls(), call_ends_thinking=True, guess=GuessedCalls()
     )

@@ -22,8 +22,7 @@ def read_call(automaton: Automaton, *, known: bool = False) -> Parser[bool]:
 
     known: only the name of a tool there is makes it a call.
     """
-    yield from automaton.space()
-    if not (yield from automaton.expect("{")):
+    if not (yield from _opens(automaton)):
         return False
     call = _Call(automaton, known=known)
     while True:
@@ -40,19 +39,18 @@ def read_call(automaton: Automaton, *, known: bool = False) -> Parser[bool]:
             break
     if not call.complete():
         return False
-    # A last brace that is missing, or one too many, is a fault that does no harm.
-    while (yield from automaton.expect("}")):
-        pass
+    yield from _closes(automaton)
     automaton.told()
     return True
 
 
-def read_known_call(automaton: Automaton) -> Parser[tuple[str, str] | None]:
+def read_known_call(
+    automaton: Automaton, *, opened: bool = False
+) -> Parser[tuple[str, str] | None]:
     """The name and the arguments of a call of a tool there is; None if no object of only those
-    came. Nothing of it is told."""
+    came. Nothing of it is told. opened: its first brace was read."""
     found: dict[str, str] = {}
-    yield from automaton.space()
-    if not (yield from automaton.expect("{")):
+    if not (yield from _opens(automaton, opened=opened)):
         return None
     while True:
         yield from automaton.space()
@@ -76,9 +74,26 @@ def read_known_call(automaton: Automaton) -> Parser[tuple[str, str] | None]:
         yield from automaton.space()
         if not (yield from automaton.expect(",")):
             break
-    if len(found) < 2 or not (yield from automaton.expect("}")):
+    if len(found) < 2:
         return None
+    yield from _closes(automaton)
     return found["name"], found[ARGUMENTS[0]]
+
+
+def _opens(automaton: Automaton, *, opened: bool = False) -> Parser[bool]:
+    """Whether an object begins: with two braces where a template shows its form so."""
+    if not opened:
+        yield from automaton.space()
+        if not (yield from automaton.expect("{")):
+            return False
+    yield from automaton.expect("{")
+    return True
+
+
+def _closes(automaton: Automaton) -> Parser[None]:
+    """Nothing; the last brace is read over: if it is missing, or comes twice, that does no harm."""
+    while (yield from automaton.expect("}")):
+        pass
 
 
 def read_calls(automaton: Automaton) -> Parser[bool]:

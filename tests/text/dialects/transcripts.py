@@ -13,7 +13,7 @@ from dure.text.dialects import (
     deepseek,
     dsml,
     ernie,
-    fenced,
+    guessed,
     hermes,
     hunyuan,
     hy3,
@@ -81,7 +81,7 @@ def _reasoned(*says: tuple[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 HERMES = Dialect(
-    "Hermes", THINK, hermes.HermesCalls(), call_ends_thinking=True, guess=fenced.FencedCalls()
+    "Hermes", THINK, hermes.HermesCalls(), call_ends_thinking=True, guess=guessed.GuessedCalls()
 )
 QWEN = Dialect("Qwen XML", THINK, qwenxml.XmlCalls(), call_ends_thinking=True)
 MIMO = Dialect("MiMo XML", THINK, qwenxml.XmlCalls(escaped=True), call_ends_thinking=True)
@@ -199,6 +199,18 @@ TRANSCRIPTS = (
     Transcript("a block cut short", HERMES, BLOCK[:40], (("content", BLOCK[:40]),)),
     Transcript("a block without tools", HERMES, BLOCK, (("content", BLOCK),), tools=False),
     Transcript("a block in thoughts", HERMES, f"<think>\n{BLOCK_NOW}\n</think>\n\nCold.", (("reasoning", BLOCK_NOW), ("content", "Cold."))),
+    Transcript("a bare call", HERMES, '{"name": "get_weather", "arguments": {"city": "Oslo"}}', (OSLO,)),
+    Transcript("words and a bare call", HERMES, 'a\n{"arguments": {}, "name": "now"}\n', (("content", "a"), NOW)),
+    Transcript("braces as the template shows them", HERMES, '{{"name": "get_weather", "arguments": {"city": "Oslo"}}}}', (OSLO,)),
+    Transcript("such braces between marks", HERMES, HERMES_CALL.replace('{"name"', '{{"name"').replace("}}", "}}}"), (OSLO,)),
+    Transcript("two bare calls, a brace too few", HERMES, '{"name": "now", "arguments": {}}\n{"name": "now", "arguments": {}', (NOW, NOW)),
+    Transcript("calls in another mark", HERMES, '<tools>\n{"name": "now", "arguments": {}}\n</tools>\n<tools>\n{"name": "now", "arguments": {}}\n</tools>', (NOW, NOW)),
+    Transcript("no calls in another mark", HERMES, '<tools>\n<function name="now"/>\n</tools>', (("content", '<tools>\n<function name="now"/>\n</tools>'),)),
+    Transcript("an object that is no call", HERMES, '{"name": "Ada", "age": 36}', (("content", '{"name": "Ada", "age": 36}'),)),
+    Transcript("words after a bare call", HERMES, '{"name": "now", "arguments": {}} ok', (("content", '{"name": "now", "arguments": {}} ok'),)),
+    Transcript("a bare call in the midst of a line", HERMES, 'a {"name": "now", "arguments": {}}', (("content", 'a {"name": "now", "arguments": {}}'),)),
+    Transcript("a bare call in a block of another language", HERMES, '```js\n{"name": "now", "arguments": {}}\n```', (("content", '```js\n{"name": "now", "arguments": {}}\n```'),)),
+    Transcript("a bare call cut short", HERMES, '{"name": "now", "argu', (("content", '{"name": "now", "argu'),)),
     Transcript("a block, then a call between marks", HERMES, f"{BLOCK_NOW}\n{HERMES_NOW}", (("content", BLOCK_NOW), NOW)),
     Transcript("words where the closing mark should be", HERMES, '<tool_call>{"name": "now", "arguments": {}} or not', (NOW, ("content", "or not")), unparsed=1),
     Transcript("the beginning of a mark", HERMES, "1 <tool", (("content", "1 <tool"),)),
