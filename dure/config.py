@@ -295,6 +295,9 @@ def gguf_keys(values: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     }
     if scaling.get("mscale_all_dim"):
         found["rope.scaling.yarn_log_multiplier"] = 0.1 * scaling["mscale_all_dim"]
+    if values.get("layer_types"):
+        kinds = np.array(values["layer_types"])
+        found["attention.recurrent_layers"] = kinds == "linear_attention"
     return {
         f"{architecture}.{key}": float(value) if _GGUF_FLOATS.fullmatch(key) else value
         for key, value in found.items()

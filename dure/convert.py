@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,84 +12,33 @@ import numpy as np
 from dure import machine, models
 from dure.config import gguf_keys, read_config
 from dure.errors import UnsupportedModelError
-from dure.formats.blocks import BLOCKS
 from dure.formats.card import read_card
 from dure.formats.checkpoint import open_checkpoint
 from dure.formats.gguf_writer import TensorPlan, check_target, write_gguf
-from dure.formats.packed import is_idle_bias, parameters
+from dure.formats.packed import parameters
 from dure.formats.packed_layouts import PackedMatrix
 from dure.formats.tensors import TensorInfo
-from dure.kernels.dequantize_reference import dequantize
-from dure.quantize import part_of, quantize_rows, type_for
-from dure.recast import Dequantised
+from dure.gguf_tensors import Layout, gguf_tensors, tensor_plan
+from dure.quantize import part_of, type_for
 from dure.rope import RopeConfig, rope_frequencies, stretched_theta
 from dure.text.gguf_export import gguf_vocabulary
-from dure.weights import from_gguf, gguf_name, plain_name
+from dure.weights import from_gguf
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from dure.config import Config
     from dure.formats.checkpoint import Checkpoint
+    from dure.gguf_tensors import Tensor
+    from dure.layers import Routing
     from dure.quantize import Scheme
 
-    Source = TensorInfo | Dequantised
-    Bytes = NDArray[np.uint8]
-
-_CHUNK_WEIGHTS = 1 << 21  # read, converted and written at once
 _FLOATS = ("F32", "F16", "BF16")
 # general.file_type, which tells a person what most of the file is.
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "Q4_K": 15, "Q6_K": 18, "BF16": 32}
 
-_EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.((?:gate|up|down)_proj)\.weight")
-_FUSED = re.compile(r"(.*\.experts)\.(gate_up_proj|down_proj)")
-
-
-@dataclass(frozen=True)
-class _Family:
-    """What llama.cpp computes of a family whatever the file says; a config that differs is refused.
-    `pairs`: it turns neighbours (2i, 2i + 1), so that the rows of q and k change places."""
-
-    pairs: bool = False
-    architecture: str | None = None  # llama.cpp's name, where the model file says none
-    needs: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)  # key -> (default, needed)
-
-
-_WITHOUT_WINDOW = {"use_sliding_window": (False, False)}
-_LITE_LAYERS = (26, 27)
-_LATENT = {"attention_bias": (False, False), "rope_interleave": (True, True)}
-_FAMILIES: Mapping[str, _Family] = {
-    "llama": _Family(pairs=True),
-    "qwen2": _Family(needs=_WITHOUT_WINDOW),
-    "qwen3": _Family(needs={**_WITHOUT_WINDOW, "attention_bias": (False, False)}),
-    "qwen3_moe": _Family(
-        needs={
-            **_WITHOUT_WINDOW,
-            "attention_bias": (False, False),
-            "norm_topk_prob": (False, True),
-            "decoder_sparse_step": (1, 1),
-            "mlp_only_layers": ([], []),
-        }
-    ),
-    "qwen2_moe": _Family(
-        needs={
-            **_WITHOUT_WINDOW,
-            "qkv_bias": (True, True),
-            "norm_topk_prob": (False, False),
-            "decoder_sparse_step": (1, 1),
-            "mlp_only_layers": ([], []),
-        }
-    ),
-    "ernie4_5": _Family(),
-    "hunyuan_v1_dense": _Family(needs={"attention_bias": (False, False)}),
-    # Groups it knows by the sum of their best two, as V3 has them and V2 does not.
-    "deepseek_v2": _Family(needs={**_LATENT, "topk_method": ("greedy", "greedy")}),
-    "deepseek_v3": _Family(architecture="deepseek2", needs=_LATENT),
-}
-
-
 # What the families' configs call the sizes, in config.json's language.
 _SIZES = {
+    "hidden": "hidden_size",
+    "layers": "num_hidden_layers",
     "heads": "num_attention_heads",
     "kv_heads": "num_key_value_heads",
     "head_dim": "head_dim",
@@ -100,6 +48,7 @@ _SIZES = {
     "experts": "num_experts",
     "experts_per_token": "num_experts_per_tok",
     "expert_intermediate": "moe_intermediate_size",
+    "shared_experts": "n_shared_experts",
     "shared_intermediate": "shared_expert_intermediate_size",
     "normalize": "norm_topk_prob",
 }
@@ -113,25 +62,6 @@ class Converted:
     size_bytes: int
     architecture: str
     types: Mapping[str, int]  # tensor type -> how many tensors
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Rows of a tensor of the folder, counted over all its leading dimensions."""
-
-    tensor: Source
-    start: int
-    stop: int
-    turned: bool = False  # the columns are the GGUF's rows
-
-
-@dataclass
-class _Tensor:
-    """A tensor of the GGUF, and the rows it is made of."""
-
-    shape: tuple[int, ...]
-    rows: list[_Rows]
-    heads: int = 0  # whose rows change places; 0: none
 
 
 def convert(
@@ -154,19 +84,22 @@ def convert(
     checkpoint = open_checkpoint(folder)
     config, family = _understood(checkpoint, quantize)
     sizes: Any = models.checked_model(checkpoint).config
-    architecture = family.architecture or models.family_of(checkpoint).GGUF_ARCHITECTURE
-    tensors = _tensors(checkpoint, sizes, pairs=family.pairs)
+    module = models.family_of(checkpoint)
+    architecture = family.architecture or module.GGUF_ARCHITECTURE
+    keys = _architecture(config, sizes, family, architecture)
+    spellings = getattr(module, "SPELLINGS", None) or {}
+    tensors = gguf_tensors(checkpoint, sizes, family.layout, spellings)
     sparse = any("_exps." in name for name in tensors)
     workers = machine.usable_threads() if threads is None else threads
     plans = [
-        _plan(name, tensor, _type(name, tensor, quantize, sparse=sparse), workers)
+        tensor_plan(name, tensor, _type(name, tensor, quantize, sparse=sparse), workers)
         for name, tensor in tensors.items()
     ]
     if sizes.rope.type == "llama3":
         plans.insert(0, _rope_factors(sizes.rope))
     metadata = {
         **_general(checkpoint, architecture, plans),
-        **_architecture(config, sizes, architecture),
+        **keys,
         **gguf_vocabulary(checkpoint, sizes.vocab_size),
     }
     size = write_gguf(out, metadata, plans, force=force, progress=progress)
@@ -184,6 +117,11 @@ def _understood(checkpoint: Checkpoint, quantize: Scheme | None) -> tuple[Config
             hint="give the folder of safetensors that it was made from.",
         )
     name = models.family_of(checkpoint).__name__.rpartition(".")[2]
+    if name not in _FAMILIES:
+        raise UnsupportedModelError(
+            f"{checkpoint.path} is a {name!r} model, which dure runs but does not convert.",
+            hint=f"it converts {', '.join(_FAMILIES)}.",
+        )
     found = parameters(checkpoint).values()
     packed = next((t for t in found if isinstance(t, PackedMatrix)), None)
     if packed is not None and quantize is None:
@@ -198,90 +136,23 @@ def _understood(checkpoint: Checkpoint, quantize: Scheme | None) -> tuple[Config
             f"{', '.join(_FLOATS)}.",
             hint="convert the folder that it was quantised from, with --quantize.",
         )
-    if name not in _FAMILIES:
-        raise UnsupportedModelError(
-            f"{checkpoint.path} is a {name!r} model, which dure runs but does not convert.",
-            hint=f"it converts {', '.join(_FAMILIES)}.",
-        )
     family, config = _FAMILIES[name], read_config(checkpoint)
     for key, (default, needed) in family.needs.items():
         value = config.values.get(key)
         if (default if value is None else value) != needed:
-            raise UnsupportedModelError(
+            raise _otherwise(
                 f"{config.source} has {key} = {default if value is None else value!r}, and "
-                f"llama.cpp computes {name} only with {needed!r}.",
-                hint="run the folder as it is.",
+                f"llama.cpp computes {name} only with {needed!r}."
             )
     return config, family
 
 
-def _tensors(checkpoint: Checkpoint, sizes: Any, *, pairs: bool) -> dict[str, _Tensor]:
-    """The tensors of the GGUF by name, in the order in which a model reads them."""
-    spellings = getattr(models.family_of(checkpoint), "SPELLINGS", None) or {}
-    moving = {"attn_q": sizes.heads, "attn_k": sizes.kv_heads} if pairs else {}
-    extra = range(sizes.layers, sizes.layers + getattr(sizes, "extra_layers", 0))
-    drafts = tuple(f"model.layers.{layer}." for layer in extra)  # which llama.cpp does not run
-    found: dict[str, _Tensor] = {}
-    stored = parameters(checkpoint)
-    for theirs, tensor in sorted(stored.items(), key=_natural):
-        name = plain_name(theirs, spellings)
-        if name is None or (name == "lm_head.weight" and sizes.tied) or name.startswith(drafts):
-            continue
-        if is_idle_bias(theirs, stored):
-            continue
-        source = Dequantised(tensor) if isinstance(tensor, PackedMatrix) else tensor
-        for part, shape, rows in _parts(name, source, sizes):
-            written = gguf_name(part)
-            if written is None:
-                raise UnsupportedModelError(
-                    f"{checkpoint.path} has the tensor {theirs}, which GGUF has no name for."
-                )
-            if written in found:  # the next expert of a stack
-                found[written].rows.append(rows)
-            else:
-                kind = written.split(".")[-2]
-                found[written] = _Tensor(shape, [rows], moving.get(kind, 0))
-    for each in found.values():
-        if len(each.rows) > 1:
-            each.shape = (len(each.rows), *each.shape)
-    return found
+def _otherwise(what: str) -> UnsupportedModelError:
+    """The error for what llama.cpp would compute otherwise, or not load."""
+    return UnsupportedModelError(what, hint="run the folder as it is.")
 
 
-def _parts(name: str, tensor: Source, sizes: Any) -> Iterator[tuple[str, tuple[int, ...], _Rows]]:
-    """What one tensor of the folder adds to the GGUF: name, shape, rows. An expert is a part of its
-    layer's stack; a fused stack has gate and up in turn; what makes keys and values of latents is
-    two stacks of one matrix a head, of which that of the keys is turned."""
-    if name.endswith(".kv_b_proj.weight"):
-        for head in range(sizes.heads):
-            first = head * (sizes.plain + sizes.value)
-            keys = _Rows(tensor, first, first + sizes.plain, turned=True)
-            values = _Rows(tensor, keys.stop, keys.stop + sizes.value)
-            yield name.replace("kv_b", "k_b"), (sizes.latent, sizes.plain), keys
-            yield name.replace("kv_b", "v_b"), (sizes.value, sizes.latent), values
-        return
-    if match := _EXPERT.fullmatch(name):
-        yield f"{match[1]}.{match[3]}.weight", tensor.shape, _Rows(tensor, 0, tensor.num_rows)
-        return
-    fused = _FUSED.fullmatch(name)
-    if fused is None or len(tensor.shape) != 3:
-        yield name, tensor.shape, _Rows(tensor, 0, tensor.num_rows)
-        return
-    count, height, cols = tensor.shape
-    halves = ("gate_proj", "up_proj") if fused[2] == "gate_up_proj" else ("down_proj",)
-    rows = height // len(halves)
-    for expert in range(count):
-        for index, half in enumerate(halves):
-            first = expert * height + index * rows
-            part = _Rows(tensor, first, first + rows)
-            yield f"{fused[1]}.{half}.weight", (rows, cols), part
-
-
-def _natural(item: tuple[str, Any]) -> list[tuple[int, str]]:
-    """Sorts layer 10 behind layer 9."""
-    return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", item[0])]
-
-
-def _type(name: str, tensor: _Tensor, scheme: Scheme | None, *, sparse: bool) -> str:
+def _type(name: str, tensor: Tensor, scheme: Scheme | None, *, sparse: bool) -> str:
     """How the GGUF stores a tensor."""
     stored = tensor.rows[0].tensor.dtype
     part = part_of(from_gguf(name), len(tensor.shape))
@@ -293,57 +164,6 @@ def _type(name: str, tensor: _Tensor, scheme: Scheme | None, *, sparse: bool) ->
     return stored if wanted in _FLOATS else wanted
 
 
-def _plan(name: str, tensor: _Tensor, dtype: str, threads: int) -> TensorPlan:
-    def pieces() -> Iterator[Bytes]:
-        for rows in tensor.rows:
-            if rows.turned:
-                yield _turned(rows, dtype, threads)
-            else:
-                yield from _converted(rows, dtype, tensor.heads, threads)
-
-    return TensorPlan(name, dtype, tensor.shape, pieces)
-
-
-def _converted(rows: _Rows, dtype: str, heads: int, threads: int) -> Iterator[Bytes]:
-    """The bytes of those rows in another type, a few at a time."""
-    source = rows.tensor
-    is_vector = len(source.shape) == 1  # which lies in its file as one row
-    height = source.shape[0] if is_vector else rows.stop - rows.start
-    head_dim = height // heads if heads else 1  # a head's rows are moved together
-    chunk = head_dim * max(1, _CHUNK_WEIGHTS // (head_dim * source.shape[-1]))
-    for start in range(rows.start, rows.stop, chunk):
-        raw = source.read_rows(start, min(rows.stop, start + chunk))
-        if heads:
-            each = BLOCKS[source.dtype].block_bytes if is_vector else source.row_bytes
-            raw = _interleaved(raw.reshape(-1, each), head_dim).reshape(raw.shape)
-        if dtype != source.dtype:
-            raw = _encoded(dequantize(source.dtype, raw), dtype, threads)
-        yield raw.reshape(-1)
-
-
-def _turned(rows: _Rows, dtype: str, threads: int) -> Bytes:
-    """The bytes of those rows' columns, in turn, in another type."""
-    source = rows.tensor
-    raw = source.read_rows(rows.start, rows.stop)
-    numbers = raw.view(np.uint32 if source.dtype == "F32" else np.uint16)
-    turned = np.ascontiguousarray(numbers.T).view(np.uint8)
-    if dtype != source.dtype:
-        turned = _encoded(dequantize(source.dtype, turned), dtype, threads)
-    return turned.reshape(-1)
-
-
-def _interleaved(lines: Bytes, head_dim: int) -> Bytes:
-    """The lines with each head's two halves in turn: what llama.cpp rotates are neighbours."""
-    halves = lines.reshape(-1, 2, head_dim // 2, lines.shape[-1])
-    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(lines.shape)
-
-
-def _encoded(values: NDArray[np.float32], dtype: str, threads: int) -> Bytes:
-    if dtype == "F32":
-        return values.view(np.uint8)
-    return quantize_rows(np.ascontiguousarray(values), dtype, threads=threads)
-
-
 def _rope_factors(rope: RopeConfig) -> TensorPlan:
     """llama3's scaling as GGUF has it: what each plain frequency is divided by."""
     plain = rope_frequencies(RopeConfig("default", rope.theta, rope.dim))[0]
@@ -351,66 +171,41 @@ def _rope_factors(rope: RopeConfig) -> TensorPlan:
     return TensorPlan("rope_freqs.weight", "F32", factors.shape, lambda: [factors.view(np.uint8)])
 
 
-def _architecture(config: Config, sizes: Any, architecture: str) -> dict[str, Any]:
+def _architecture(config: Config, sizes: Any, family: _Family, architecture: str) -> dict[str, Any]:
     """The keys under the architecture's name, what the config leaves to defaults spelled out."""
-    values = {
-        **config.values,
-        **{theirs: getattr(sizes, ours, None) for ours, theirs in _SIZES.items()},
+    values = {theirs: getattr(sizes, ours, None) for ours, theirs in _SIZES.items()}
+    values |= {
         "rope_theta": stretched_theta(sizes.rope),
         "rotary_dim": sizes.rope.dim,
-        "value_head_dim": getattr(sizes, "head_dim", None),
-        "rope_scaling": _rope_scaling(config, sizes.rope),
-        "sliding_window": None,
-        **(_latent_sizes(config, sizes) if hasattr(sizes, "latent") else {}),
+        "value_head_dim": values["head_dim"],
+        "rope_scaling": _rope_scaling(config, sizes, family),
+        **family.values(config, sizes),
     }
     keys = gguf_keys(values, architecture)
     return {**keys, f"{architecture}.vocab_size": sizes.vocab_size}
 
 
-def _latent_sizes(config: Config, sizes: Any) -> dict[str, Any]:
-    """What a model over latents calls its sizes, to llama.cpp: one head of keys, its entries."""
-    if sizes.query_latent is None and sizes.layers not in _LITE_LAYERS:
-        raise UnsupportedModelError(
-            f"{config.source} has no q_lora_rank and {sizes.layers} layers, and llama.cpp knows "
-            "DeepSeek-V2-Lite, which has none either, by its 27 layers.",
-            hint="run the folder as it is.",
-        )
-    routing = sizes.routing
-    grouped = routing.groups > 1
-    return {
-        "num_key_value_heads": 1,
-        "head_dim": sizes.latent + sizes.rotated,
-        "value_head_dim": sizes.latent,
-        "qk_head_dim": sizes.plain + sizes.rotated,
-        "v_head_dim": sizes.value,
-        "q_lora_rank": sizes.query_latent,
-        "kv_lora_rank": sizes.latent,
-        "n_shared_experts": sizes.shared_experts,
-        "first_k_dense_replace": sizes.dense_layers,
-        "num_experts_per_tok": routing.top_k,
-        "norm_topk_prob": routing.normalize,
-        "routed_scaling_factor": routing.scale,
-        "gating_func": ("softmax", "sigmoid").index(routing.score) + 1,
-        "n_group": routing.groups if grouped else None,
-        "topk_group": routing.kept_groups if grouped else None,
-        "num_nextn_predict_layers": None,
-    }
-
-
-def _rope_scaling(config: Config, rope: RopeConfig) -> dict[str, Any]:
+def _rope_scaling(config: Config, sizes: Any, family: _Family) -> dict[str, Any]:
     """config.json's table of the scaling, as far as GGUF has keys for it; the rest is refused."""
-    if rope.type in ("default", "llama3", "ntk-alpha"):  # a tensor, and a base, say the last two
+    rope: RopeConfig = sizes.rope
+    latent = hasattr(sizes, "latent")
+    if not latent and not family.turns_part and rope.dim != sizes.head_dim:
+        raise _otherwise(
+            f"{config.source} rotates {rope.dim} of the {sizes.head_dim} dimensions of a head "
+            "(partial_rotary_factor), and llama.cpp turns all of them in this architecture."
+        )
+    # A base says ntk-alpha, and a tensor llama3, which llama.cpp reads for llama alone.
+    if rope.type in ("default", "ntk-alpha") or (rope.type == "llama3" and family.layout.pairs):
         return {}
     if rope.type == "linear":
         return {"rope_type": "linear", "factor": rope.factor}
     # GGUF has one number for both magnitudes, and llama.cpp heeds it where keys are latents.
-    same = rope.mscale == rope.mscale_all_dim if "kv_lora_rank" in config.values else False
+    same = latent and rope.mscale == rope.mscale_all_dim
     bare = rope.mscale is None and rope.mscale_all_dim is None
     plain = rope.attention_factor is None and (bare or same)
     if rope.type != "yarn" or not plain or not rope.truncate:
-        raise UnsupportedModelError(
-            f"{config.source} scales its rotation in a way that GGUF cannot say ({rope.type}).",
-            hint="run the folder as it is.",
+        raise _otherwise(
+            f"{config.source} scales its rotation in a way that GGUF cannot say ({rope.type})."
         )
     return {
         "rope_type": "yarn",
@@ -453,3 +248,164 @@ def _general(checkpoint: Checkpoint, architecture: str, plans: list[TensorPlan])
 def _most(weights: Mapping[str, int]) -> str:
     """The type of most weights, of those that a file is named after."""
     return max((each for each in weights if each in _FILE_TYPES), key=lambda each: weights[each])
+
+
+def _routed(routing: Routing) -> dict[str, Any]:
+    """What the keys about a router say."""
+    grouped = routing.groups > 1
+    return {
+        "num_experts_per_tok": routing.top_k,
+        "norm_topk_prob": routing.normalize,
+        "routed_scaling_factor": routing.scale,
+        "gating_func": ("softmax", "sigmoid").index(routing.score) + 1,
+        "n_group": routing.groups if grouped else None,
+        "topk_group": routing.kept_groups if grouped else None,
+    }
+
+
+def _latent_values(config: Config, sizes: Any) -> dict[str, Any]:
+    """What a model over latents calls its sizes, to llama.cpp: one head of keys, its entries."""
+    if sizes.query_latent is None and sizes.layers not in _LITE_LAYERS:
+        raise _otherwise(
+            f"{config.source} has no q_lora_rank and {sizes.layers} layers, and llama.cpp knows "
+            "DeepSeek-V2-Lite, which has none either, by its 27 layers."
+        )
+    return {
+        "num_key_value_heads": 1,
+        "head_dim": sizes.latent + sizes.rotated,
+        "value_head_dim": sizes.latent,
+        "qk_head_dim": sizes.plain + sizes.rotated,
+        "v_head_dim": sizes.value,
+        "q_lora_rank": sizes.query_latent,
+        "kv_lora_rank": sizes.latent,
+        "first_k_dense_replace": sizes.dense_layers,
+        **_routed(sizes.routing),
+    }
+
+
+def _ernie_values(config: Config, sizes: Any) -> dict[str, Any]:
+    """All layers behind the first few are mixtures, to llama.cpp's loader."""
+    dense = sizes.layers - len(sizes.sparse_layers)
+    if sizes.sparse_layers != frozenset(range(dense, sizes.layers)):
+        raise _otherwise(
+            f"{config.source} has dense layers among or behind its mixtures of experts "
+            "(moe_layer_interval, moe_layer_end_index), and llama.cpp has them only in front."
+        )
+    shared = sizes.shared_experts * sizes.expert_intermediate
+    return {
+        "first_k_dense_replace": dense,
+        "moe_layer_interval": 1,
+        "shared_expert_intermediate_size": shared or None,
+    }
+
+
+def _hunyuan_values(_config: Config, sizes: Any) -> dict[str, Any]:
+    """One width is that of each expert and of the one that all tokens go to."""
+    width = sizes.intermediate
+    return {"moe_intermediate_size": width, "shared_expert_intermediate_size": width}
+
+
+def _minimax_values(_config: Config, sizes: Any) -> dict[str, Any]:
+    """llama.cpp reads the experts' width under both names, and which function scores them."""
+    return {"moe_intermediate_size": sizes.intermediate, "gating_func": _SIGMOID}
+
+
+def _glm_values(_config: Config, sizes: Any) -> dict[str, Any]:
+    """DeepSeek's router over ordinary attention."""
+    return {"first_k_dense_replace": sizes.dense_layers, **_routed(sizes.routing)}
+
+
+def _recurrent_values(config: Config, sizes: Any) -> dict[str, Any]:
+    """What a recurrent layer is called in the keys of state-space models, and which layers are."""
+    if sizes.key_dim != sizes.value_dim:
+        raise _otherwise(
+            f"{config.source} has linear_key_head_dim = {sizes.key_dim} and linear_value_head_dim "
+            f"= {sizes.value_dim}, and llama.cpp computes qwen3_next only with one for both."
+        )
+    kinds = ["linear_attention" if each else "full_attention" for each in sizes.recurrent]
+    layers = range(1, sizes.layers + 1)
+    intervals = (n for n in layers if sizes.recurrent == tuple(i % n != 0 for i in layers))
+    interval = next(intervals, None)
+    return {
+        "num_experts_per_tok": sizes.routing.top_k,
+        "norm_topk_prob": sizes.routing.normalize,
+        "linear_conv_kernel_dim": sizes.kernel,
+        "linear_num_key_heads": sizes.key_heads,
+        "linear_num_value_heads": sizes.value_heads,
+        "linear_key_head_dim": sizes.key_dim,
+        "linear_inner_size": sizes.value_heads * sizes.value_dim,
+        "full_attention_interval": interval,
+        "layer_types": kinds if interval is None else None,
+    }
+
+
+@dataclass(frozen=True)
+class _Family:
+    """How llama.cpp has a family, and what it computes of it whatever the file says: a config that
+    differs is refused."""
+
+    layout: Layout = field(default_factory=Layout)
+    architecture: str | None = None  # llama.cpp's name, where the model file says none
+    turns_part: bool = False  # it can rotate some of a head's dimensions, and not the others
+    needs: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)  # key -> (default, needed)
+    # The family's own values, in config.json's language; refuses what no key can say.
+    values: Callable[[Config, Any], Mapping[str, Any]] = lambda _config, _sizes: {}
+
+
+_SIGMOID = 2  # llama.cpp's number for it
+_LITE_LAYERS = (26, 27)
+_WITHOUT_WINDOW = {"use_sliding_window": (False, False)}
+_WITHOUT_BIAS = {"attention_bias": (False, False)}
+_ONLY_MIXTURES = {"decoder_sparse_step": (1, 1), "mlp_only_layers": ([], [])}
+_LATENT = {**_WITHOUT_BIAS, "rope_interleave": (True, True)}
+_SECOND_NORM = {"ffn_norm": "post_attention_norm"}
+_FAMILIES: Mapping[str, _Family] = {
+    "llama": _Family(Layout(pairs=True)),
+    "qwen2": _Family(needs=_WITHOUT_WINDOW),
+    "qwen3": _Family(needs={**_WITHOUT_WINDOW, **_WITHOUT_BIAS}),
+    "qwen3_moe": _Family(
+        needs={
+            **_WITHOUT_WINDOW,
+            **_WITHOUT_BIAS,
+            **_ONLY_MIXTURES,
+            "norm_topk_prob": (False, True),
+        }
+    ),
+    "qwen2_moe": _Family(
+        needs={
+            **_WITHOUT_WINDOW,
+            **_ONLY_MIXTURES,
+            "qkv_bias": (True, True),
+            "norm_topk_prob": (False, False),
+        }
+    ),
+    # The eps of its queries' and keys' lengths is llama.cpp's eps of all norms.
+    "qwen3_next": _Family(
+        Layout(kinds=_SECOND_NORM, drafts="mtp."),
+        turns_part=True,
+        needs={
+            **_WITHOUT_BIAS,
+            **_ONLY_MIXTURES,
+            "norm_topk_prob": (True, True),
+            "rms_norm_eps": (1e-6, 1e-6),
+        },
+        values=_recurrent_values,
+    ),
+    "ernie4_5": _Family(),
+    "ernie4_5_moe": _Family(Layout(drafts="model.mtp_"), values=_ernie_values),
+    "hunyuan_v1_dense": _Family(needs=_WITHOUT_BIAS),
+    "hunyuan_v1_moe": _Family(needs=_WITHOUT_BIAS, values=_hunyuan_values),
+    "minimax_m2": _Family(
+        turns_part=True, needs={"tie_word_embeddings": (False, False)}, values=_minimax_values
+    ),
+    "glm4_moe": _Family(Layout(kinds=_SECOND_NORM), turns_part=True, values=_glm_values),
+    "mimo": _Family(
+        Layout(drafts="model.mtp_layers."), architecture="qwen2", needs=_WITHOUT_WINDOW
+    ),
+    "pangu_embedded": _Family(needs={"bias": (True, True), "attention_bias": (True, True)}),
+    # Groups it knows by the sum of their best two, as V3 has them and V2 does not.
+    "deepseek_v2": _Family(
+        needs={**_LATENT, "topk_method": ("greedy", "greedy")}, values=_latent_values
+    ),
+    "deepseek_v3": _Family(architecture="deepseek2", needs=_LATENT, values=_latent_values),
+}

@@ -72,8 +72,8 @@ def type_for(scheme: Scheme, part: Part, cols: int, *, sparse: bool) -> str:
 
 def part_of(name: str, dimensions: int) -> Part:
     """Which part of a model a parameter belongs to, by the name by which a family asks for it."""
-    if dimensions < 2:
-        return "vector"
+    if dimensions < 2 or name.endswith(".conv1d.weight"):
+        return "vector"  # or as small as one
     if name in ("model.embed_tokens.weight", "lm_head.weight"):
         return "head" if name.startswith("lm_head") else "embedding"
     if ".experts." in name:

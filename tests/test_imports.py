@@ -18,7 +18,7 @@ LINE = (
     {"batch", "config", "quantize", "rope"},
     {"recast"},
     {"weights"},
-    {"layers"},
+    {"layers", "gguf_tensors"},
     {"recurrent"},
     {"latent"},
     {"models"},

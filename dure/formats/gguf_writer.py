@@ -22,7 +22,7 @@ ALIGNMENT = 32  # what readers assume of a file that does not say
 
 _MAGIC, _VERSION = b"GGUF", 3
 _BOOL, _STRING, _ARRAY, _UINT32, _INT32, _FLOAT32, _UINT64 = 7, 8, 9, 4, 5, 6, 10
-_ARRAY_TYPES = {"i4": _INT32, "f4": _FLOAT32, "u4": _UINT32}
+_ARRAY_TYPES = {"b1": _BOOL, "i4": _INT32, "f4": _FLOAT32, "u4": _UINT32}
 _SPARE_BYTES = 64 << 20  # of the disk, left to whoever else writes to it
 
 Progress = Callable[[int, int], None]
@@ -55,8 +55,8 @@ def write_gguf(
 ) -> int:
     """The size of the file now at `path`. progress(done, total) in bytes of weights.
 
-    Values are bool, int, float, str, lists of str, and arrays of int32, uint32 or float32. Raises
-    InvalidRequestError if `path` exists and is not to be replaced, or its disk is too full.
+    Values are bool, int, float, str, lists of str, and arrays of bool, int32, uint32 or float32.
+    Raises InvalidRequestError if `path` exists and is not to be replaced, or its disk is too full.
     """
     header = _header(metadata, tensors)
     total = sum(_padded(tensor.size_bytes) for tensor in tensors)

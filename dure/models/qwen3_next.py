@@ -53,6 +53,11 @@ class Qwen3NextConfig:
     bias: bool  # on the attention projections
     rope: RopeConfig
 
+    @property
+    def layers(self) -> int:
+        """How many layers there are of both kinds."""
+        return len(self.recurrent)
+
     @classmethod
     def read(cls, config: Config, *, gguf: bool) -> Qwen3NextConfig:
         """The sizes in a checkpoint's config; refuses what this file does not compute."""
@@ -183,7 +188,7 @@ class Model:
         self.vocab_size, self.context_length = sizes.vocab_size, sizes.context_length
         self.rope = Rope(sizes.rope)
         self.embed_tokens = Embedding(weights, "model.embed_tokens", sizes.vocab_size, sizes.hidden)
-        self.layers = [Block(sizes, weights, i) for i in range(len(sizes.recurrent))]
+        self.layers = [Block(sizes, weights, i) for i in range(sizes.layers)]
         self.norm = _norm(sizes, weights, "model.norm")
         self.lm_head = head(weights, self.embed_tokens, tied=sizes.tied)
         # What drafts the token after the next is not computed here.
