@@ -8,12 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dure.cli.progress import REDRAW_S, PullReport
+from dure.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from dure.answer import Completion
@@ -53,6 +55,19 @@ def note(text: str) -> None:
 def print_json(value: Any) -> None:
     """Nothing; `value` goes to stdout as one line of JSON."""
     print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def read_text(path: Path) -> str:
+    """The text in the file; InvalidRequestError if there is none, or it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(
+            f"{path} is not UTF-8 text: byte {error.start} is not.",
+            hint="convert it with iconv, or give another file",
+        ) from None
+    except OSError as error:
+        raise InvalidRequestError(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def summary(completion: Completion) -> str:

@@ -42,7 +42,7 @@ def command(
     from dure import measure
     from dure.loading import load
 
-    content = read_text(text)
+    content = console.read_text(text)
     with console.loading() as progress:
         loaded = load(
             model,
@@ -71,18 +71,3 @@ def command(
         )
     else:
         print(f"perplexity {result['perplexity']:.5f}   {result['scored']:,} tokens scored")
-
-
-def read_text(path: Path) -> str:
-    """The text in the file; InvalidRequestError if there is none, or it is not UTF-8."""
-    from dure.errors import InvalidRequestError
-
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidRequestError(
-            f"{path} is not UTF-8 text: byte {error.start} is not.",
-            hint="convert it with iconv, or give another file",
-        ) from None
-    except OSError as error:
-        raise InvalidRequestError(f"{path} cannot be read: {error.strerror}.") from None

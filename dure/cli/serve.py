@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dure.cli import console
+from dure.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from dure.llm import LLM
@@ -105,7 +106,7 @@ def command(
     It listens on this machine alone, until Ctrl-C or SIGTERM; answers that run may finish.
     """
     from dure.quantize import check_scheme
-    from dure.server.run import Server, Settings
+    from dure.server.run import Server, Settings, shown
 
     # A word that is none ends the command, and not the first request.
     scheme = None if quantize is None else check_scheme(quantize)
@@ -146,7 +147,7 @@ def command(
                 conversations=parallel if max_models == 1 else 1,
                 **progress,
             )
-        _introduce(llm, parallel)
+        _introduce(shown(name), llm, parallel)
         return llm
 
     def ready(_: LLM | None) -> None:
@@ -156,15 +157,16 @@ def command(
     server.run()
 
 
-def _introduce(llm: LLM, parallel: int) -> None:
-    """Print what is served, what its cache may come to, and the dialect that was found."""
+def _introduce(name: str, llm: LLM, parallel: int) -> None:
+    """Print what is served, by the name that requests give it, what its cache may come to, and the
+    dialect that was found."""
     from dure.batch import BLOCK_SIZE
     from dure.loading import gigabytes
 
     tokens = llm.engine.pool.num_blocks * BLOCK_SIZE
     size = gigabytes(sum(layer.nbytes for layer in llm.engine.cache))
     console.note(
-        f"{llm.name}: {llm.context:,} tokens of context, {parallel} answers at once; "
+        f"{name}: {llm.context:,} tokens of context, {parallel} answers at once; "
         f"past tokens: up to {tokens:,}, {size}"
     )
     dialect = llm.dialect
@@ -174,11 +176,17 @@ def _introduce(llm: LLM, parallel: int) -> None:
 
 
 def _keys(given: list[str], file: Path | None) -> tuple[str, ...]:
-    """The keys of the command line, the environment and the file."""
+    """The keys of the command line, the environment and the file.
+
+    InvalidRequestError for a file without any: whoever names one does not mean an open server.
+    """
     keys = [*given, *filter(None, [os.environ.get("DURE_API_KEY", "").strip()])]
     if file is not None:
-        lines = file.read_text(encoding="utf-8").splitlines()
-        keys += [line.strip() for line in lines if line.strip() and line.strip()[0] != "#"]
+        lines = [line.strip() for line in console.read_text(file).splitlines()]
+        found = [line for line in lines if line and line[0] != "#"]
+        if not found:
+            raise InvalidRequestError(f"{file} holds no key.", hint="write one a line")
+        keys += found
     return tuple(dict.fromkeys(keys))
 
 

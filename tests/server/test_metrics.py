@@ -1,10 +1,13 @@
-"""What is counted of an answer when it is over."""
+"""What is counted of an answer when it is over, and what a dashboard asks for."""
 
 from __future__ import annotations
 
+import json
 import re
 import time
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from said import chunks, text
 
@@ -33,3 +36,31 @@ def test_the_step_that_reads_a_prompt_is_no_waiting(serve) -> None:
     text = server.get("/metrics").body.decode()
     [prefill] = re.findall(r"^dure:request_prefill_time_seconds_sum\S* (\S+)$", text, re.M)
     assert float(prefill) >= 0.2
+
+
+DASHBOARD = Path(__file__).parents[2] / "docs" / "guides" / "grafana-dashboard.json"
+
+
+def test_the_dashboard_asks_for_what_is_exposed() -> None:
+    shown = Metrics().text(SimpleNamespace(loaded=list)).decode()
+    suffixes = {"gauge": [""], "counter": [""], "histogram": ["_bucket", "_sum", "_count"]}
+    exposed = {
+        name + suffix
+        for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", shown, re.MULTILINE)
+        for suffix in suffixes[kind]
+    }
+    asked = set(
+        re.findall(r"dure:\w+", " ".join(strings(json.loads(DASHBOARD.read_text("utf-8")))))
+    )
+    assert len(asked) > 10
+    assert asked <= exposed
+
+
+def strings(value: Any) -> list[str]:
+    """Every text in a JSON value."""
+    if isinstance(value, str):
+        return [value]
+    children = value.values() if isinstance(value, dict) else value
+    return (
+        [text for each in children for text in strings(each)] if hasattr(value, "__iter__") else []
+    )

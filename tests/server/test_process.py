@@ -232,6 +232,11 @@ def test_with_few_files_it_answers_those_who_got_in_and_others_when_they_left(
     assert server.process.poll() is None
 
 
+def test_it_says_the_name_that_requests_give_the_model(start: Start) -> None:
+    server = start("./folder/tiny.gguf", "--port", "0").ready()
+    assert server.said.startswith("tiny: 4,096 tokens of context")
+
+
 def test_keys_come_from_a_file_and_the_environment_too(start: Start, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("# people\nalices-own-key\n\nbobs-other-key\n")

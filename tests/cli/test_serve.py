@@ -1,0 +1,27 @@
+"""dure serve before it serves: what it refuses to start with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from outcome import Dure
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"# nobody yet\n\n", "keys holds no key."),
+        (b"\xff\xfe\n", "keys is not UTF-8 text: byte 0 is not."),
+        (None, "keys cannot be read: No such file or directory."),
+    ],
+)
+def test_a_file_without_keys_opens_no_server(
+    dure_command: Dure, tmp_path: Path, content: bytes | None, said: str
+) -> None:
+    keys = tmp_path / "keys"
+    if content is not None:
+        keys.write_bytes(content)
+    done = dure_command("serve", "any", "--port", "0", "--api-key-file", str(keys))
+    assert done.code == 1
+    assert said in done.err
