@@ -195,11 +195,6 @@ class LLM:
         """How the model writes thoughts and calls, found from its template and vocabulary."""
         return self.questions.dialect
 
-    @property
-    def knows_think(self) -> bool:
-        """Whether the chat template has a switch for thinking."""
-        return self.questions.has_think_switch
-
     def chat_prompt(
         self,
         messages: Sequence[Message],
