@@ -18,6 +18,7 @@ from dure.text.messages import has_calls, prepared, said_thinking
 from dure.text.template import ChatTemplate
 from dure.text.template_needs import Needs, needs_of
 from dure.text.tokenizer import Tokenizer
+from dure.text.tool_text import with_tools
 from dure.thoughts import Thoughts
 
 Prompt = str | Sequence[int] | ChatRequest
@@ -158,17 +159,20 @@ class Questions:
     ) -> list[dict[str, Any]]:
         """The messages as the template needs them, with the thoughts that the client dropped."""
         needs = Needs()
-        if has_calls(request.messages) and self._template is not None:
+        tools = request.tools if request.tool_choice.mode != "none" else ()
+        if (tools or has_calls(request.messages)) and self._template is not None:
             if self._needs is None:
                 self._needs = needs_of(self._template)
             needs = self._needs
-        return prepared(
+        made = prepared(
             request.messages,
             needs,
             recall=lambda call_id: self._thoughts.recall(cache_salt, call_id),
             suffix=self.dialect.no_think if off else "",
             developer="developer" in (self.template_source or ""),
         )
+        form = self.dialect.form
+        return made if form is None else with_tools(made, tools, needs, form)
 
     def _chat(self, request: ChatRequest, cache_salt: str) -> tuple[str, Reading]:
         text = self.render(request, cache_salt=cache_salt)

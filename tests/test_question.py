@@ -380,6 +380,68 @@ def test_a_beginning_of_the_answer_is_gone_on_from(make_llm: MakeLLM) -> None:
         ChatRequest(ASK, continue_final=True)
 
 
+@pytest.mark.parametrize(
+    "name, form",
+    [
+        ("deepseek-v3.1", "<｜tool▁call▁begin｜>NAME<｜tool▁sep｜>{ARGUMENTS}<｜tool▁call▁end｜>"),
+        ("deepseek-r1-distill", "function<｜tool▁sep｜>NAME\n```json\n{ARGUMENTS}\n```"),
+        ("ernie-4.5", '<tool_call>\n{"name": "NAME", "arguments": {ARGUMENTS}}\n</tool_call>'),
+        ("openpangu-embedded", '[unused11][{"name": "NAME", "arguments": {ARGUMENTS}}][unused12]'),
+        ("smollm2", '<tool_call>\n{"name": "NAME", "arguments": {ARGUMENTS}}\n</tool_call>'),
+    ],
+)
+def test_tools_are_told_in_words_where_the_template_has_no_place_for_them(
+    make_llm: MakeLLM, name: str, form: str
+) -> None:
+    llm = make_llm(name)
+    text = prompt(llm, ChatRequest(ASK, TOOLS))
+    assert form in text
+    assert json.dumps(TOOLS[0]["function"]) in text
+    system = {"role": "system", "content": "Be brief."}
+    assert "Be brief.\n\n# Tools" in prompt(llm, ChatRequest([system, *ASK], TOOLS))
+    none = prompt(llm, ChatRequest(ASK, TOOLS, ToolChoice("none")))
+    assert none == prompt(llm, ChatRequest(ASK))
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen3-coder", "hunyuan-7b", "minimax-m3", "llama-3.1"])
+def test_a_template_with_a_place_for_tools_is_left_alone(make_llm: MakeLLM, name: str) -> None:
+    text = prompt(make_llm(name), ChatRequest(ASK, TOOLS))
+    assert "get_weather" in text
+    assert "ARGUMENTS" not in text
+
+
+@pytest.mark.parametrize(
+    "name, call, result",
+    [
+        (
+            "ernie-4.5",
+            HERMES_CALL,
+            "User: <tool_response>\ncold\n</tool_response>\n<tool_response>",
+        ),
+        ("smollm2", HERMES_CALL, "<|im_start|>tool\ncold<|im_end|>"),
+        (
+            "openpangu-embedded",
+            '[unused11][{"name": "get_weather", "arguments": {"city": "Oslo"}}][unused12]',
+            "[unused9]工具：cold[unused10]",
+        ),
+    ],
+)
+def test_calls_and_results_are_told_in_words_where_the_template_has_no_place_for_them(
+    make_llm: MakeLLM, name: str, call: str, result: str
+) -> None:
+    function = {"name": "get_weather", "arguments": '{"city": "Oslo"}'}
+    calls = [{"id": each, "type": "function", "function": function} for each in ("1", "2")]
+    history = [
+        *ASK,
+        {"role": "assistant", "content": "I look.", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "1", "content": "cold"},
+        {"role": "tool", "tool_call_id": "2", "content": "cold"},
+    ]
+    text = prompt(make_llm(name), ChatRequest(history, TOOLS))
+    assert f"I look.\n{call}\n{call}" in text
+    assert result in text
+
+
 # --- what is asked for ---------------------------------------------------------------------------
 
 

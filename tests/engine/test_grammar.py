@@ -231,9 +231,17 @@ def test_a_call_that_is_required_comes_and_keeps_to_its_schema(
         assert choice.mode == "required" or names == {"add_pet"}
 
 
-def test_a_model_that_cannot_call_is_not_required_to(make_llm: MakeLLM) -> None:
+def test_a_model_whose_form_of_calls_is_unknown_is_not_required_to_call(make_llm: MakeLLM) -> None:
+    llm = make_llm(template="{{ tools }}{% for m in messages %}{{ m.content }}{% endfor %}")
     with pytest.raises(InvalidRequestError, match="no form for tool calls"):
-        make_llm("smollm2").question(ChatRequest(ASK, TOOLS, ToolChoice("required")))
+        llm.question(ChatRequest(ASK, TOOLS, ToolChoice("required")))
+
+
+def test_a_model_whose_template_has_no_place_for_tools_can_be_required_to_call(
+    make_llm: MakeLLM,
+) -> None:
+    question = make_llm("smollm2").question(ChatRequest(ASK, TOOLS, ToolChoice("required")))
+    assert question.grammar is not None
 
 
 class MarkTokenizer(ByteTokenizer):

@@ -151,19 +151,21 @@ def test_every_path_is_there_with_and_without_v1(serve) -> None:
 
 def test_only_tools_that_are_allowed_may_be_called(serve) -> None:
     words = '```json\n{"name": "now", "arguments": {}}\n```'
-    source = "<tool_call> arguments:{% for m in messages %}{{ m.content }}{% endfor %}"
+    source = "<tool_call> arguments{% for m in messages %}:{{ m.content }}{% endfor %}"
 
     def call(text: str) -> str | None:
         said = text.rpartition(":abc")[2]
         return words[len(said)] if len(said) < len(words) else None
 
-    server = serve(call, model_options={"template": source})
+    options = {"template": source, "context": 4096, "num_blocks": 200}
+    server = serve(ScriptModel(call, context_length=4096), model_options=options)
     tools = [{"type": "function", "function": {"name": name}} for name in ("now", "later")]
 
     def called(name: str) -> str:
         listed = {"mode": "auto", "tools": [{"type": "function", "function": {"name": name}}]}
         choice = {"type": "allowed_tools", "allowed_tools": listed}
         answer = server.chat("abc", tools=tools, tool_choice=choice)
+        assert answer.status == 200, answer.json
         return answer.json["choices"][0]["finish_reason"]
 
     assert "tool_calls" == called("now")

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dure.text.dialects.automaton import Automaton, Parser
-from dure.text.dialects.dialect import THINK, Dialect, HasToken, Schemas
+from dure.text.dialects.dialect import THINK, CallForm, Dialect, HasToken, Schemas
 from dure.text.dialects.jsoncalls import FENCE, arguments_rule, read_fenced
 from dure.text.lark import Rules, one_of, quoted, some_of
 
 CALLS, CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 CALL, CALL_END, SEPARATOR = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"
+FORM = CallForm(CALLS + CALL, SEPARATOR, CALL_END + CALLS_END)
+FENCED_FORM = CallForm(
+    f"{CALLS}{CALL}function{SEPARATOR}", f"\n{FENCE}json\n", f"\n{FENCE}{CALL_END}{CALLS_END}"
+)
 
 
 @dataclass(frozen=True)
@@ -73,4 +77,5 @@ def find(template: str, has_token: HasToken) -> Dialect | None:
         "DeepSeek R1/V3" if fenced else "DeepSeek V3.1",
         think=THINK if thinks else None,
         calls=DeepSeekCalls(fenced),
+        form=FENCED_FORM if fenced else FORM,
     )

@@ -29,6 +29,19 @@ class Marks:
 THINK = Marks("<think>", "</think>", "\n</think>\n\n")
 
 
+@dataclass(frozen=True)
+class CallForm:
+    """What is written before a call's name, before its arguments and after them."""
+
+    before: str
+    between: str
+    after: str
+
+    def text(self, name: str, arguments: str) -> str:
+        """A call of `name` with the JSON text of its arguments."""
+        return f"{self.before}{name}{self.between}{arguments}{self.after}"
+
+
 class CallReader(Protocol):
     """How calls are read."""
 
@@ -66,6 +79,7 @@ class Dialect:
     call_ends_thinking: bool = False  # a call that begins within thoughts is one
     bare_calls: bool = False  # an answer that begins with a brace may be a call
     guess: CallReader | None = None  # calls without the marks that are their own
+    form: CallForm | None = None  # how to write one in words, where the template cannot
     no_think: str = ""  # what a user's last words end in to have no thoughts
 
     @property

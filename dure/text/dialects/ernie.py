@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dure.text.dialects.dialect import Dialect, HasToken, Marks
 from dure.text.dialects.guessed import GuessedCalls
-from dure.text.dialects.hermes import HermesCalls
+from dure.text.dialects.hermes import FORM, HermesCalls
 
 THINKING = Dialect(
     "ERNIE 4.5 Thinking",
@@ -12,8 +12,9 @@ THINKING = Dialect(
     HermesCalls(),
     wrapper=("<response>", "</response>"),
     call_ends_thinking=True,
+    form=FORM,
 )
-PLAIN = Dialect("ERNIE 4.5", calls=HermesCalls(), guess=GuessedCalls())
+PLAIN = Dialect("ERNIE 4.5", calls=HermesCalls(), guess=GuessedCalls(), form=FORM)
 
 
 def find(template: str, has_token: HasToken) -> Dialect | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dure.text.dialects.automaton import Automaton, Parser
-from dure.text.dialects.dialect import THINK, Dialect, HasToken, Schemas
+from dure.text.dialects.dialect import THINK, CallForm, Dialect, HasToken, Schemas
 from dure.text.dialects.guessed import GuessedCalls
 from dure.text.dialects.jsoncalls import call_rule, read_call
 from dure.text.lark import Rules, quoted, some_of
 
 OPEN, CLOSE, NEWLINE = "<tool_call>", "</tool_call>", "\n"
+FORM = CallForm(f'{OPEN}\n{{"name": "', '", "arguments": ', f"}}\n{CLOSE}")
 
 
 @dataclass(frozen=True)
@@ -43,5 +44,10 @@ def find(template: str, has_token: HasToken) -> Dialect | None:
     thinks = THINK.close in template or has_token(THINK.close)
     think = THINK if thinks else None
     return Dialect(
-        "Hermes", think=think, calls=HermesCalls(), call_ends_thinking=True, guess=GuessedCalls()
+        "Hermes",
+        think=think,
+        calls=HermesCalls(),
+        call_ends_thinking=True,
+        guess=GuessedCalls(),
+        form=FORM,
     )

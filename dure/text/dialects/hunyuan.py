@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dure.text.dialects.automaton import Automaton, Parser
-from dure.text.dialects.dialect import Dialect, HasToken, Marks, Schemas
+from dure.text.dialects.dialect import CallForm, Dialect, HasToken, Marks, Schemas
 from dure.text.dialects.jsoncalls import FENCE, ArrayCalls, arguments_rule, read_fenced
 from dure.text.lark import Rules, one_of, quoted, some_of
 
@@ -68,7 +68,8 @@ class HunyuanCalls:
 # In their vocabularies these marks are ordinary text of several tokens.
 THINK = Marks("<think>", "</think>", "\n</think>\n")
 WRAPPER = ("<answer>", "</answer>")
-HUNYUAN = Dialect("Hunyuan", THINK, HunyuanCalls(), wrapper=WRAPPER)
+FORM = CallForm(CALLS + CALL, f"\n{FENCE}json\n", f"\n{FENCE}{CALL_END}{CALLS_END}")
+HUNYUAN = Dialect("Hunyuan", THINK, HunyuanCalls(), wrapper=WRAPPER, form=FORM)
 ARRAYS = Dialect("Hunyuan", THINK, HunyuanCalls(arrays=True), wrapper=WRAPPER)
 _TURNS = ("<｜hy_User｜>", "<|hy_User|>", "<|extra_4|>")
 

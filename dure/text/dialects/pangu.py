@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from dure.text.dialects.dialect import THINK, Dialect, HasToken, Marks
+from dure.text.dialects.dialect import THINK, CallForm, Dialect, HasToken, Marks
 from dure.text.dialects.jsoncalls import ArrayCalls
 
 NO_THINK = " /no_think"
+
+
+def _form(begin: str, end: str) -> CallForm:
+    return CallForm(f'{begin}[{{"name": "', '", "arguments": ', f"}}]{end}")
+
+
 # The older vocabulary has no names for its marks.
 OLD = Dialect(
     "openPangu",
     Marks("[unused16]", "[unused17]", "[unused17]"),
     ArrayCalls("[unused11]", "[unused12]"),
     no_think=NO_THINK,
+    form=_form("[unused11]", "[unused12]"),
 )
 NEW = Dialect(
     "openPangu V2",
     THINK,
     ArrayCalls("<|tool_call_start|>", "<|tool_call_end|>"),
     no_think=NO_THINK,
+    form=_form("<|tool_call_start|>", "<|tool_call_end|>"),
 )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dure.text.dialects import dialect_of
+from dure.text.dialects import Automaton, dialect_of
 from dure.text.dialects.thinking import has_switch, template_variables
 from dure.text.lark import Rules
 
@@ -67,6 +67,29 @@ def test_the_dialect_of_a_real_template(
 )
 def test_the_dialect_of_marks_alone(template: str, tokens: tuple[str, ...], dialect: str) -> None:
     assert dialect_of(template, tokens.__contains__).name == dialect
+
+
+FORMS = [
+    "deepseek-v3.1",
+    "deepseek-r1-distill",
+    "ernie-4.5",
+    "ernie-4.5-thinking",
+    "hunyuan-7b",
+    "openpangu-embedded",
+    "qwen3",
+    "smollm2",
+]
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_call_in_the_form_that_a_model_is_told_is_one(name: str) -> None:
+    found = dialect_of(source(name), lambda _: False)
+    assert found.form is not None
+    automaton = Automaton(found, tools={"now": {}}, make_id=lambda: "id")
+    text = found.form.text("now", '{"a": 1}')
+    events = [*automaton.push(f"{text}\n{text}"), *automaton.finish()]
+    said = [event.name or event.text for event in events if event.kind != "call_end"]
+    assert "".join(said) == 2 * 'now{"a": 1}'
 
 
 def test_a_vocabulary_with_the_mark_has_thoughts_that_its_template_does_not_show() -> None:
