@@ -31,9 +31,16 @@ PING = sse("ping", {"type": "ping"})
 class MessageWriter:
     """One answer in Anthropic's form: events as chunks come, and the whole message at the end."""
 
-    def __init__(self, model: str, *, prompt_tokens: int, stops: Sequence[str] = ()) -> None:
-        """stops: the request's own stop sequences."""
-        self.id = new_id("msg")
+    def __init__(
+        self,
+        model: str,
+        *,
+        prompt_tokens: int,
+        stops: Sequence[str] = (),
+        digits: str | None = None,
+    ) -> None:
+        """stops: the request's own stop sequences. digits: of its id, which names the answer."""
+        self.id = new_id("msg", digits)
         self.model = model
         self._prompt_tokens = prompt_tokens
         self._stops = stops
@@ -170,7 +177,9 @@ async def messages(service: Service, request: Request) -> Response:
     asked = chat_up_to(service, body.model, chat, params, key=tenant(request))
     generation = await unless_gone(request.receive, asked)
     total = generation.progress.total
-    writer = MessageWriter(generation.model, prompt_tokens=total, stops=params.stop)
+    writer = MessageWriter(
+        generation.model, prompt_tokens=total, stops=params.stop, digits=generation.id
+    )
     if body.stream:
         return FrameStream(
             _frames(generation, writer), generation.close, on_error=_error_frame, ping=PING

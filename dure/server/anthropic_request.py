@@ -10,7 +10,7 @@ from dure.chat import ChatRequest, Format, Thinking, ToolChoice
 from dure.engine.params import SamplingParams
 from dure.errors import InvalidRequestError
 from dure.server.anthropic_shapes import Block, Choice, CountBody, Message, MessagesBody, Tool
-from dure.server.reading import check_schema, given, missing, refuse, unsupported_type
+from dure.server.reading import CHAT_ONLY, check_schema, given, missing, refuse, unsupported_type
 from dure.server.thinking import switch_of, thinking_of, variables_of
 
 BILLING_HEADER = "x-anthropic-billing-header:"
@@ -18,6 +18,10 @@ BILLING_HEADER = "x-anthropic-billing-header:"
 model, and would make every prompt differ from the last in its first tokens."""
 
 _UNSUPPORTED = {
+    **CHAT_ONLY,
+    "max_completion_tokens": 'it is "max_tokens" here',
+    "response_format": 'it is "output_config.format" here',
+    "stop": 'it is "stop_sequences" here',
     "mcp_servers": "this server calls no tools itself",
     "container": "this server runs no code",
     "fallbacks": "one model answers",

@@ -15,6 +15,8 @@ from dure.server.thinking import thinking_of, variables_of
 
 _IMAGES = "this server reads text"
 _UNSUPPORTED = {
+    "response_format": 'it is "format" here',
+    "tool_choice": "/v1/chat/completions takes it",
     "images": _IMAGES,
     "template": "the model's own template is used (send raw to use none)",
     "context": "/api/chat takes the messages so far, and finds their prefix in the cache",

@@ -94,9 +94,9 @@ class Pieces:
         return Change("more", piece, text)
 
 
-def new_id(prefix: str) -> str:
-    """`prefix` and 24 random hexadecimal digits."""
-    return f"{prefix}_{secrets.token_hex(12)}"
+def new_id(prefix: str, digits: str | None = None) -> str:
+    """`prefix` and 24 hexadecimal digits, drawn at random if they are not given."""
+    return f"{prefix}_{digits or secrets.token_hex(12)}"
 
 
 def arguments_of(text: str) -> dict[str, Any] | None:

@@ -20,6 +20,18 @@ Stops = Annotated[list[StopText], Field(max_length=MAX_STOP_STRINGS)]
 
 Form = TypeVar("Form")
 
+_ELSEWHERE = "/v1/chat/completions takes it"
+CHAT_ONLY = dict.fromkeys(
+    (
+        *("seed", "min_p", "min_tokens", "logit_bias", "stop_token_ids", "ignore_eos"),
+        *("frequency_penalty", "presence_penalty", "repetition_penalty", "repeat_penalty"),
+        *("structured_outputs", "guided_json", "guided_regex", "guided_grammar", "guided_choice"),
+        *("json_schema", "grammar", "logprobs"),
+    ),
+    _ELSEWHERE,
+)
+"""What only OpenAI's chat and completions take, for the APIs that have no word for it."""
+
 
 class Body(BaseModel):
     """A request body or a part of one. Fields it does not know are kept, for `refuse` to see."""

@@ -33,10 +33,11 @@ async def create(service: Service, request: Request) -> Response:
     chat, params = chat_request(body, before), sampling(body)
     asked = service.chat(body.model, chat, params, key=key)
     generation = await unless_gone(request.receive, asked)
-    writer = ResponseWriter(body, generation.model, stored=body.store is not False)
+    stored = body.store is not False
+    writer = ResponseWriter(body, generation.model, stored=stored, digits=generation.id)
     kept = Kept(key, writer.response, _items(body), [*before, *input_messages(body)], generation)
     if body.stream:
-        if body.store is not False:
+        if stored:
             store.keep(kept)
         return FrameStream(
             _frames(generation, writer, store, kept),

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from dure.chat import ChatRequest, Format, Thinking, ToolChoice
 from dure.engine.params import SamplingParams
 from dure.errors import InvalidRequestError
-from dure.server.reading import check_schema, given, missing, refuse, unsupported_type
+from dure.server.reading import CHAT_ONLY, check_schema, given, missing, refuse, unsupported_type
 from dure.server.responses_shapes import (
     Choice,
     InputBody,
@@ -26,6 +26,13 @@ from dure.server.thinking import thinking_of, variables_of
 Message = dict[str, Any]
 
 _UNSUPPORTED = {
+    **CHAT_ONLY,
+    "messages": 'it is "input" here',
+    "max_tokens": 'it is "max_output_tokens" here',
+    "max_completion_tokens": 'it is "max_output_tokens" here',
+    "response_format": 'it is "text.format" here',
+    "stop": "/v1/chat/completions takes it",
+    "top_k": "/v1/chat/completions takes it",
     "background": "an answer is computed while its client waits",
     "conversation": 'chain answers by "previous_response_id"',
     "prompt": "this server keeps no prompt templates",

@@ -21,8 +21,11 @@ _PREFIXES = {"reasoning": "rs", "content": "msg", "call": "fc"}
 class ResponseWriter:
     """The response as chunks come: `response` is its newest state."""
 
-    def __init__(self, body: ResponsesBody, model: str, *, stored: bool) -> None:
-        self.response = _response(body, model, stored=stored)
+    def __init__(
+        self, body: ResponsesBody, model: str, *, stored: bool, digits: str | None = None
+    ) -> None:
+        """digits: of the response's id, which names the answer."""
+        self.response = _response(body, model, new_id("resp", digits), stored=stored)
         self._sealed = "reasoning.encrypted_content" in (body.include or ())
         self._pieces = Pieces()
         self._ids: list[str] = []
@@ -175,12 +178,12 @@ def _usage(completion: Completion) -> Value:
     }
 
 
-def _response(body: ResponsesBody, model: str, *, stored: bool) -> Value:
+def _response(body: ResponsesBody, model: str, name: str, *, stored: bool) -> Value:
     """The response before anything was said: what was asked for, in the API's own form."""
     asked = body.model_dump(by_alias=True, exclude_none=True)
     choice = asked.get("tool_choice", "auto")
     return {
-        "id": new_id("resp"),
+        "id": name,
         "object": "response",
         "created_at": int(time.time()),
         "completed_at": None,

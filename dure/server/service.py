@@ -141,8 +141,11 @@ class Service:
         return await self.off_loop(partial(self.facts.of, self.registry.find(name)))
 
     def end_thinking(self, generation_id: str, *, key: str = "") -> None:
-        """Nothing; that answer's thinking ends. InvalidRequestError unless it runs for this key."""
-        generation = self._running.get(generation_id.rpartition("-")[2])
+        """Nothing; that answer's thinking ends. InvalidRequestError unless it runs for this key.
+
+        The id is that of any API: its last digits name the answer.
+        """
+        generation = self._running.get(generation_id.replace("_", "-").rpartition("-")[2])
         if generation is None or generation.tenant != key:
             raise InvalidRequestError(f"No answer with the id {generation_id[:80]!r} is running.")
         generation.end_thinking()

@@ -150,6 +150,8 @@ def test_sampling_keeps_what_is_given_and_leaves_the_rest_to_the_model() -> None
     [
         ({"mcp_servers": [{"type": "url", "url": "http://x"}]}, "mcp_servers"),
         ({"container": "c"}, "container"),
+        ({"stop": ["x"]}, "stop_sequences"),
+        ({"seed": 7}, "seed"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "web_search_20250305"),
         ({"thinking": {"type": "deep"}}, "deep"),
         ({"tool_choice": {"type": "maybe"}}, "maybe"),

@@ -115,6 +115,7 @@ def test_a_keep_alive_that_is_no_time_is_refused(value: str) -> None:
     ("bad", "named"),
     [
         ({"options": {"mirostat": 2}}, "mirostat"),
+        ({"tool_choice": "required"}, "tool_choice"),
         ({"messages": [{"role": "user", "content": "?", "images": ["aGk="]}]}, "images"),
         ({"messages": [{"role": "robot", "content": "?"}]}, "robot"),
     ],

@@ -164,22 +164,28 @@ def events(answer: Any) -> Iterator[Any]:
             yield json.loads(text)
 
 
-def test_answer_now_closes_the_thoughts_at_the_next_token(serve: Callable[..., Any]) -> None:
-    model = Held()
-    server = serve(model, model_options=options())
+def told_to_answer(server: Any, model: Held, path: str, body: dict[str, Any]) -> list[Any]:
+    """The events of a stream whose model is told to answer while it thinks its eleventh letter."""
     connection = HTTPConnection("127.0.0.1", server.port, timeout=20)
-    body = {"messages": ASK, "stream": True, "stream_options": {"include_usage": True}}
-    connection.request("POST", "/v1/chat/completions", json.dumps(body))
+    connection.request("POST", path, json.dumps({**body, "stream": True}))
     stream = events(connection.getresponse())
-    name = next(stream)["id"]
+    first = next(stream)
+    name = first.get("id") or first.get("message", first.get("response"))["id"]
     assert model.reached.wait(20)
-    # The eleventh letter is being computed: it is the last.
     asked = {"id": name, "action": "reasoning_end"}
     told = server.post("/v1/chat/completions/control", asked)
     model.go_on.set()
     assert (told.status, told.json["success"]) == (200, True)
-    chunks = list(stream)
+    found = list(stream)
     connection.close()
+    return found
+
+
+def test_answer_now_closes_the_thoughts_at_the_next_token(serve: Callable[..., Any]) -> None:
+    model = Held()
+    server = serve(model, model_options=options())
+    body = {"messages": ASK, "stream_options": {"include_usage": True}}
+    chunks = told_to_answer(server, model, "/v1/chat/completions", body)
     deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
     said = {
         field: "".join(delta.get(field) or "" for delta in deltas)
@@ -189,6 +195,22 @@ def test_answer_now_closes_the_thoughts_at_the_next_token(serve: Callable[..., A
     assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
     details = chunks[-1]["usage"]["completion_tokens_details"]
     assert details == {"reasoning_tokens": 11 + CLOSING}
+
+
+def test_answer_now_reaches_an_anthropic_message(serve: Callable[..., Any]) -> None:
+    model = Held()
+    server = serve(model, model_options=options())
+    body = {**MESSAGES[1], "thinking": {"type": "enabled", "budget_tokens": 200}}
+    deltas = [event.get("delta", {}) for event in told_to_answer(server, model, MESSAGES[0], body)]
+    assert "".join(delta.get("thinking", "") for delta in deltas) == 11 * "h"
+    assert "".join(delta.get("text", "") for delta in deltas) == "42"
+
+
+def test_answer_now_reaches_a_response(serve: Callable[..., Any]) -> None:
+    model = Held()
+    server = serve(model, model_options=options())
+    said = told_to_answer(server, model, *RESPONSES[:2])[-1]["response"]
+    assert of_responses(said) == (11 * "h", "42", 11 + CLOSING)
 
 
 def test_a_word_to_an_answer_that_is_over_is_a_400(thinker: Any) -> None:
