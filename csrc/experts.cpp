@@ -61,8 +61,8 @@ void gate_up_float(Job& job, const ExpertSet& e, int panel, std::vector<float>& 
   buffer.assign(static_cast<size_t>(n) * 2 * kPanel, 0.0f);
   float *g = buffer.data(), *u = g + n * kPanel;
   const int columns = static_cast<int>(std::min<int64_t>(kPanel, e.intermediate - static_cast<int64_t>(panel) * kPanel));
-  panel_times_float(gate, gate.panel(panel), job.rows.data(), n, {g, kPanel, columns}, weights);
-  panel_times_float(up, up.panel(panel), job.rows.data(), n, {u, kPanel, columns}, weights);
+  const Task tasks[] = {{gate, panel, {g, kPanel, columns}}, {up, panel, {u, kPanel, columns}}};
+  panels_times_float(tasks, 2, job.rows.data(), n, weights);
   silu_mul_range(g, u, n * kPanel, g);
   for (int64_t i = 0; i < n; ++i)
     std::memcpy(job.wide.data() + i * e.intermediate + static_cast<int64_t>(panel) * kPanel, g + i * kPanel,
@@ -83,7 +83,7 @@ void down_panels(const Job& job, const ExpertSet& e, int first, bool as_float, f
   if (as_float) {
     std::vector<const float*> rows;
     for (int64_t i = 0; i < n; ++i) rows.push_back(job.wide.data() + i * e.intermediate);
-    for (int i = 0; i < count; ++i) panel_times_float(down, down.panel(first + i), rows.data(), n, tasks[i].out, weights);
+    panels_times_float(tasks, count, rows.data(), n, weights);
   } else {
     panels_times(tasks, count, job.h);
   }

@@ -10,6 +10,7 @@ namespace dure::DURE_ISA {
 constexpr int kTileRows = 6;  // query rows of an attention tile: 12 registers of sums, 2 of keys or values, 1 broadcast: fits 16
 constexpr int kTileHalves = 1;   // of 32 keys, scored together
 constexpr int kTileSums = 6;    // sums of 16 outputs that fit in registers
+constexpr int kFloatPanels = 1;  // panels whose products with many rows of floats are summed together: 6 tokens of one
 constexpr int kTile = 4;           // 8 integer accumulators, 2 of weights, 2 of products: fits 16
 constexpr int kTokensKept = 2;  // tokens of a tile whose sums stay in registers
 constexpr int kDirect = 4;      // the widest single tile that reads packed codes without unpacking them first

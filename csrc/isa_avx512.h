@@ -10,6 +10,7 @@ namespace dure::DURE_ISA {
 constexpr int kTileRows = 12;  // query rows of an attention tile: 24 sums, 2 of keys or values, 1 broadcast: fits 32
 constexpr int kTileHalves = 2;   // of 32 keys, scored together
 constexpr int kTileSums = 24;    // sums of 16 outputs that fit in registers
+constexpr int kFloatPanels = 4;  // panels whose products with floats are summed together: 6 tokens of 4, 24 sums
 constexpr int kTile = 8;           // 8 int32 and 8 float32 accumulators; 8 chains hide the 5-cycle dot
 constexpr int kTokensKept = 8;  // tokens of a tile whose sums stay in registers
 constexpr int kDirect = 8;  // the widest single tile that reads packed codes without unpacking them first

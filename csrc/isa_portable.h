@@ -11,6 +11,7 @@ namespace dure::DURE_ISA {
 constexpr int kTileRows = 4;  // query rows of an attention tile: query rows that share one read of the cache
 constexpr int kTileHalves = 1;   // of 32 keys, scored together
 constexpr int kTileSums = 4;    // sums of 16 outputs that fit in registers
+constexpr int kFloatPanels = 1;  // panels whose products with many rows of floats are summed together
 constexpr int kTile = 4;           // tokens that share one unpacked weight
 constexpr int kTokensKept = 0;  // tokens of a tile whose sums stay in registers
 constexpr int kDirect = 0;  // the widest single tile that reads packed codes without unpacking them first

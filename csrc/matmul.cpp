@@ -168,48 +168,86 @@ const float* float_columns(const Packed& w, const uint8_t* panel, int64_t first,
   return buffer;
 }
 
-template <int T>
-void float_tile(const float* weights, int count, const float* const* x, int64_t first, float* sums) {
-  f32x16 acc[T];
+// T tokens times P panels. A column of a token is read once for all panels, a panel's weights once for all tokens; the
+// order of each sum is that of the columns, whatever T and P are.
+template <int T, int P>
+void float_tile(const float* const* weights, int count, const float* const* x, int64_t first, float* sums) {
+  f32x16 acc[T][P];
   const float* row[T];
-  for (int t = 0; t < T; ++t) acc[t] = load(sums + t * kPanel), row[t] = x[t] + first;
+  for (int t = 0; t < T; ++t) row[t] = x[t] + first;
+#pragma GCC unroll 24
+  for (int i = 0; i < T * P; ++i) acc[i / P][i % P] = load(sums + i * kPanel);
   for (int c = 0; c < count; ++c) {
-    const f32x16 w = load(weights + c * kPanel);
-#pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) acc[t] = fma(w, set1(row[t][c]), acc[t]);
+    f32x16 w[P];
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) w[p] = load(weights[p] + c * kPanel);
+#pragma GCC unroll 12
+    for (int t = 0; t < T; ++t) {
+      const f32x16 value = set1(row[t][c]);
+#pragma GCC unroll 4
+      for (int p = 0; p < P; ++p) acc[t][p] = fma(w[p], value, acc[t][p]);
+    }
   }
-  for (int t = 0; t < T; ++t) store(sums + t * kPanel, acc[t]);
+#pragma GCC unroll 24
+  for (int i = 0; i < T * P; ++i) store(sums + i * kPanel, acc[i / P][i % P]);
+}
+
+// P panels, whose sums lie [token][panel][16 rows] behind their weights as floats.
+template <int P>
+void float_panels(const Task* tasks, const float* const* x, int64_t n, std::vector<float>& buffer) {
+  constexpr int kFloats = 512 * kPanel, kColumns = 512 / P;  // 32 KB
+  constexpr int kTokens = std::min(kTileSums / P, 12);
+  buffer.resize(kFloats + static_cast<size_t>(n) * P * kPanel);
+  float* sums = buffer.data() + kFloats;
+  std::fill(sums, sums + n * P * kPanel, 0.0f);
+  const int64_t cols = tasks[0].w.cols;
+  for (int64_t first = 0; first < cols; first += kColumns) {
+    const int count = static_cast<int>(std::min<int64_t>(kColumns, cols - first));
+    const float* weights[P];
+    for (int p = 0; p < P; ++p) {
+      const Packed& w = tasks[p].w;
+      weights[p] = float_columns(w, w.panel(tasks[p].panel), first, count, buffer.data() + p * kColumns * kPanel);
+    }
+    int64_t i = 0;
+    for (; i + kTokens <= n; i += kTokens) float_tile<kTokens, P>(weights, count, x + i, first, sums + i * P * kPanel);
+    for_range<1, kTokens>([&](auto left) {
+      if (n - i == left()) float_tile<left(), P>(weights, count, x + i, first, sums + i * P * kPanel);
+    });
+  }
+  for (int64_t i = 0; i < n; ++i)
+    for (int p = 0; p < P; ++p) tasks[p].out.put(i, load(sums + (i * P + p) * kPanel));
 }
 
 }  // namespace
 
-void panel_times_float(const Packed& w, const uint8_t* panel, const float* const* x, int64_t n, const Output& out,
-                       std::vector<float>& buffer) {
-  constexpr int kColumns = 512;  // 32 KB of floats
-  buffer.resize(static_cast<size_t>(kColumns + n) * kPanel);
-  float* sums = buffer.data() + kColumns * kPanel;
-  std::fill(sums, sums + n * kPanel, 0.0f);
-  for (int64_t first = 0; first < w.cols; first += kColumns) {
-    const int count = static_cast<int>(std::min<int64_t>(kColumns, w.cols - first));
-    const float* weights = float_columns(w, panel, first, count, buffer.data());
-    int64_t i = 0;
-    for (; i + kTile <= n; i += kTile) float_tile<kTile>(weights, count, x + i, first, sums + i * kPanel);
-    for (; i < n; ++i) float_tile<1>(weights, count, x + i, first, sums + i * kPanel);
+void panels_times_float(const Task* tasks, int count, const float* const* x, int64_t n, std::vector<float>& buffer) {
+  const int together = n * kTasks <= kTileSums ? kTasks : n * 2 <= kTileSums ? 2 : 1;
+  const int most = std::max(together, kFloatPanels);
+  while (count > 0) {
+    const int p = count >= 4 && most >= 4 ? 4 : count >= 2 && most >= 2 ? 2 : 1;
+    if (p == 4) float_panels<4>(tasks, x, n, buffer);
+    if (p == 2) float_panels<2>(tasks, x, n, buffer);
+    if (p == 1) float_panels<1>(tasks, x, n, buffer);
+    tasks += p, count -= p;
   }
-  for (int64_t i = 0; i < n; ++i) out.put(i, load(sums + i * kPanel));
 }
 
 void matmul_float(const float* x, int64_t n, int64_t stride, const Product& product, int threads) {
   const Packed& w = product.w;
   if (is_small(w.rows * w.cols * n)) threads = 1;
-  const int panels = w.panels(), chunk = panels_at_once(panels, threads);
+  const int panels = w.panels(), step = threads == 1 ? kTasks : panels_at_once(panels, threads, kTasks);
   std::vector<const float*> rows(static_cast<size_t>(n));
   for (int64_t i = 0; i < n; ++i) rows[static_cast<size_t>(i)] = x + i * stride;
 #pragma omp parallel num_threads(threads)
   {
     std::vector<float> buffer;
-#pragma omp for schedule(dynamic, chunk)
-    for (int p = 0; p < panels; ++p) panel_times_float(w, w.panel(p), rows.data(), n, panel_output(product, p), buffer);
+#pragma omp for schedule(dynamic, 1)
+    for (int first = 0; first < panels; first += step) {
+      Task tasks[kTasks];
+      const int count = std::min(step, panels - first);
+      for (int i = 0; i < count; ++i) tasks[i] = {w, first + i, panel_output(product, first + i)};
+      panels_times_float(tasks, count, rows.data(), n, buffer);
+    }
   }
 }
 

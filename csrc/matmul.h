@@ -72,9 +72,8 @@ inline Output panel_output(const Product& product, int panel) {
           product.bias ? product.bias + first : nullptr, product.add ? product.add + first : nullptr};
 }
 
-// The float32 path: weights of float types, or any type in exact mode. x rows are given by pointer, so that an expert's
-// rows need not be copied together. acc = fma(weight, x, acc) over the columns in order.
-void panel_times_float(const Packed& w, const uint8_t* panel, const float* const* x, int64_t n, const Output& out,
-                       std::vector<float>& weights);
+// The float32 path: weights of float types, or any type in exact mode, of as many columns in all tasks. x rows are given
+// by pointer, so that an expert's rows need not be copied together. acc = fma(weight, x, acc) over the columns in order.
+void panels_times_float(const Task* tasks, int count, const float* const* x, int64_t n, std::vector<float>& buffer);
 
 }  // namespace dure::DURE_ISA
