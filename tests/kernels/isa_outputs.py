@@ -32,6 +32,11 @@ def products(outputs: dict[str, np.ndarray]) -> None:
             for n in (1, 2, 3, 8, 13):
                 outputs[f"matmul {dtype} {cols} {n}"] = kernels.matmul(x[:n], w)
             outputs[f"exact {dtype} {cols}"] = kernels.matmul(x, w, exact=True)
+    for dtype in ("F32", "BF16", "F8G128"):  # seven panels: of floats, some are multiplied together
+        cols = columns(dtype)[-1]
+        w, x = packed(dtype, blocks(rng, dtype, 100, cols), cols), random_activations(rng, 13, cols)
+        for n in (1, 2, 3, 6, 13):
+            outputs[f"panels {dtype} {n}"] = kernels.matmul(x[:n], w)
     for dtype in QUANTIZED_TYPES:
         cols = 2 * block_size(dtype)
         for byte in (0x00, 0xFF, 0x80, 0x7F, 0x88, 0x77):

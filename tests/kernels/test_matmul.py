@@ -87,10 +87,10 @@ def test_float_weights_are_exact_with_or_without_asking(dtype: str) -> None:
 def test_a_row_has_the_same_bits_in_any_batch_and_with_any_threads(dtype: str, exact: bool) -> None:
     rng = np.random.default_rng(4)
     cols = columns(dtype)[-1]
-    w = packed(dtype, random_raw(rng, dtype, 50, cols), cols)
+    w = packed(dtype, random_raw(rng, dtype, 100, cols), cols)
     x = random_activations(rng, 100, cols)
     alone = np.concatenate([kernels.matmul(x[i : i + 1], w, exact=exact) for i in range(100)])
-    for n in (*COUNTS, 64, 100):
+    for n in (*COUNTS, 6, 10, 11, 12, 64, 100):
         for threads in (1, 2, 3) if n in (1, 7, 33, 100) else (1,):
             batch = kernels.matmul(x[:n], w, exact=exact, threads=threads)
             np.testing.assert_array_equal(bits(batch), bits(alone[:n]))
