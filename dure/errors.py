@@ -4,15 +4,21 @@ from __future__ import annotations
 
 
 class DureError(Exception):
-    """Base of all errors raised on purpose. `hint` is what the user can do next, or empty."""
+    """Base of all errors raised on purpose.
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    `hint` is what the user can do next. `detail` is what a library or a model's own code said: for
+    the terminal and the log, and never for the client of a server. Either may be empty.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", detail: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.detail = detail
 
     def __str__(self) -> str:
-        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+        said = f"{self.message}\n{self.detail}" if self.detail else self.message
+        return f"{said}\nhint: {self.hint}" if self.hint else said
 
 
 class ModelFileError(DureError):
@@ -41,6 +47,10 @@ class TokenizerError(DureError):
 
 class TemplateError(DureError):
     """The model's chat template is broken, forbidden, too slow or too long."""
+
+
+class RenderingError(TemplateError):
+    """The process that renders chat templates cannot be started, or dies whatever it is asked."""
 
 
 class ContextLengthError(DureError):

@@ -8,6 +8,7 @@ from pathlib import Path
 CGROUPS = Path("/sys/fs/cgroup")
 CORES = Path("/sys/devices/system/cpu")
 MEMORY = Path("/proc/meminfo")
+MAPPED = Path("/proc/self/statm")
 
 
 def usable_threads(cgroups: Path = CGROUPS, cores: Path = CORES) -> int:
@@ -22,13 +23,27 @@ def usable_threads(cgroups: Path = CGROUPS, cores: Path = CORES) -> int:
 
 
 def memory_available(cgroups: Path = CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> int:
-    """Bytes we may fill before we swap or are killed, by the machine's or the container's limit."""
+    """Bytes we may fill before we swap, are refused more or are killed: by the machine's limit,
+    the container's, or this process's own."""
     available = _in_the_machine()
-    for folder in _memory_folders(cgroups, membership):
-        room = _room_in(folder)
+    for room in (*map(_room_in, _memory_folders(cgroups, membership)), _in_the_process()):
         if room is not None:
             available = min(available, room)
     return max(0, available)
+
+
+def _in_the_process() -> int | None:
+    """Bytes left below `ulimit -v`, or None if it sets no limit. What is mapped counts, used or
+    not, so that there is less room in truth."""
+    try:
+        import resource  # noqa: PLC0415 - Windows has none
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit == resource.RLIM_INFINITY:
+            return None
+        return limit - int(MAPPED.read_text().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError, ValueError):
+        return None
 
 
 def _in_the_machine() -> int:

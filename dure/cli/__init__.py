@@ -98,6 +98,8 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
 def print_error(error: DureError) -> None:
     """Write `error: …` and, where there is one, `hint: …` to stderr."""
     print(f"error: {error.message}", file=sys.stderr)
+    if error.detail:
+        print(error.detail, file=sys.stderr)
     if error.hint:
         print(f"hint: {error.hint}", file=sys.stderr)
 

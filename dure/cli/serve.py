@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -155,6 +156,10 @@ def command(
 
     server = Server(settings, load, on_ready=ready)
     server.run()
+    if server.is_loading:  # a thread that cannot be told to stop, and may be in the kernels
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _introduce(name: str, llm: LLM, parallel: int) -> None:

@@ -110,7 +110,7 @@ class SamplingParams:
         if self.min_p is not None:
             self._number("min_p", 0.0, 1.0, "0 turns it off")
         if self.repetition_penalty is not None:
-            self._number("repetition_penalty", 0.0, 100.0, "1 turns it off", above=True)
+            self._number("repetition_penalty", 0.01, 100.0, "1 turns it off")
 
     def _check_stops(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -14,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from dure import __version__
+from dure.errors import DureError
 from dure.server import completions, errors, openai, other_apis, shapes, tools
 from dure.server.errors import HTTPError
 from dure.server.openapi import publish
@@ -85,10 +87,14 @@ def _answering(service: Service, handler: Handler) -> Callable[[Request], Awaita
             return await handler(service, request)
         except (ClientGone, ClientDisconnect):
             return Response(status_code=GONE)
-        except Exception as error:
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the panic of a library in Rust is no Exception
             known = errors.of(error)
             if not errors.is_ours(error):
                 log.exception("%s failed", request.state.request_id)
+            elif isinstance(error, DureError) and error.detail:
+                log.info("%s: %s", request.state.request_id, error.detail)
             return _error(request, known)
 
     return answer

@@ -8,12 +8,14 @@ through `Connections`.
 from __future__ import annotations
 
 import asyncio
+import json
 import resource
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from dure.server import limits
+from dure.server import errors, limits
 
 
 class Connections:
@@ -78,6 +80,25 @@ class KeptConnection(H11Protocol):
         if not self._busy and self._head_timer is None:
             self._await_head()
         super().data_received(data)
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - it is h11's, and not ours
+        """Nothing; whoever does not speak HTTP is told so in our form, and the connection ends."""
+        sentence = (
+            f"This is no HTTP request, or its head has over {limits.MAX_HEADER_BYTES:,} bytes."
+        )
+        body = json.dumps(errors.openai_body(errors.invalid(sentence))).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+        ]
+        for event in (
+            h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def pause_writing(self) -> None:
         """Nothing; what was sent is not being read."""

@@ -13,6 +13,7 @@ from dure.errors import (
     InvalidRequestError,
     ModelNotFoundError,
     NotEnoughMemoryError,
+    RenderingError,
     TemplateError,
 )
 
@@ -55,6 +56,8 @@ def of(error: BaseException) -> HTTPError:
         return error
     if isinstance(error, ContextLengthError):
         return invalid(_said(error), "messages", "context_length_exceeded")
+    if isinstance(error, RenderingError):
+        return unavailable(_said(error), "template_unavailable")
     if isinstance(error, InvalidRequestError | TemplateError):
         return invalid(_said(error))
     if isinstance(error, ModelNotFoundError):
@@ -63,6 +66,8 @@ def of(error: BaseException) -> HTTPError:
         return unavailable(_said(error), "model_unavailable")
     if isinstance(error, DureError):
         return HTTPError(500, _said(error), "server_error", code="model_unusable")
+    if isinstance(error, MemoryError):
+        return unavailable("There was not enough memory for this request.", "out_of_memory")
     return HTTPError(
         500,
         "The server failed at this request; its log says why, under the request's id.",

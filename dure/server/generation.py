@@ -156,9 +156,11 @@ class Generation:
     def _over(self) -> None:
         """Nothing; whoever made us knows that nothing runs of us any more, and is told once."""
         on_over, self._on_over = self._on_over, None
-        if on_over is not None:
-            on_over(self)
-        self._wake()
+        try:
+            if on_over is not None:
+                on_over(self)
+        finally:
+            self._wake()
 
     def _raise_if_over(self) -> None:
         if self.error is not None:

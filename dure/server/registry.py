@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -67,6 +68,7 @@ class Registry:
         self._changing = asyncio.Lock()  # held while a model comes or goes
         self._coming: dict[str, asyncio.Task[None]] = {}
         self._freed = asyncio.Condition()
+        self._loader: threading.Thread | None = None
         self._closing = False
 
     def find(self, asked: str | None) -> str:
@@ -100,6 +102,11 @@ class Registry:
         """The models in memory, the most recently used first."""
         found = [entry for entry in self.entries.values() if entry.worker is not None]
         return sorted(found, key=lambda entry: (entry.users > 0, entry.used), reverse=True)
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether a model is being read into memory."""
+        return self._loader is not None and self._loader.is_alive()
 
     async def acquire(self, asked: str | None, *, keep_alive: float | None = None) -> Entry:
         """The model, in memory and held there until `release`; loaded first if need be."""
@@ -177,8 +184,7 @@ class Registry:
     async def _loaded(self, name: str) -> None:
         began = time.monotonic()
         log.info("loading %s", name)
-        loop = asyncio.get_running_loop()
-        llm = await loop.run_in_executor(None, self._load, self.source(name))
+        llm = await self._on_a_thread(partial(self._load, self.source(name)))
         on_news = None if self._on_news is None else partial(self._on_news, name)
         entry = Entry(name, Worker(llm, on_news=on_news), keep_alive=self.keep_alive)
         entry.load_seconds = time.monotonic() - began
@@ -209,3 +215,25 @@ class Registry:
     async def _notify(self) -> None:
         async with self._freed:
             self._freed.notify_all()
+
+    def _on_a_thread(self, work: Callable[[], LLM]) -> asyncio.Future[LLM]:
+        """What `work` returns. Unlike an executor's, nobody waits for the thread at the end: it may
+        have 100 GB to read yet, and cannot be told to stop."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[LLM] = loop.create_future()
+
+        def finish(set_it: Callable[[], None]) -> None:
+            if not future.done():  # it is cancelled at the server's end
+                set_it()
+
+        def run() -> None:
+            try:
+                set_it = partial(future.set_result, work())
+            except BaseException as error:
+                set_it = partial(future.set_exception, error)
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
+                loop.call_soon_threadsafe(finish, set_it)
+
+        self._loader = threading.Thread(target=run, name="dure load", daemon=True)
+        self._loader.start()
+        return future

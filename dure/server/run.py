@@ -80,6 +80,7 @@ class Server:
         self._load = load
         self._on_ready = on_ready
         self._signals = 0
+        self._registry: Registry | None = None
         self._http: _HTTP | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -89,11 +90,16 @@ class Server:
         if self.failure is not None:
             raise self.failure
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether a model is being read into memory, on a thread that does not end before it is."""
+        return self._registry is not None and self._registry.is_loading
+
     async def serve(self) -> None:
         """The same, on a loop that runs already."""
         settings = self.settings
         metrics = Metrics(prefix=settings.metrics_prefix)
-        registry = Registry(
+        registry = self._registry = Registry(
             self._load,
             {shown(name): name for name in settings.models},
             known=is_local,
@@ -106,7 +112,7 @@ class Server:
             registry, metrics=metrics, parallel=settings.parallel, queue=settings.queue
         )
         self.service = service
-        connections = Connections()
+        connections = self.connections = Connections()
         keys, hosts = Keys(settings.keys), Hosts((*settings.allowed_hosts, settings.host))
         app: Any = Gate(
             make_app(service),

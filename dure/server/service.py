@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +54,7 @@ class Service:
         self._admitted = 0  # answers asked for and not over
         self._typical_seconds = 5.0  # of a request, a moving average
         self._running: dict[str, Generation] = {}
-        self._pool = ThreadPoolExecutor(limits.PREPARE_THREADS, "dure prepare")
+        self._pool = _started(ThreadPoolExecutor(limits.PREPARE_THREADS, "dure prepare"))
 
     async def chat(
         self,
@@ -254,7 +255,7 @@ class Service:
             raise errors.unavailable("The server is shutting down.", "shutting_down")
 
     async def _prepare(self, work: Callable[[], T]) -> T:
-        running = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        running = asyncio.get_running_loop().run_in_executor(self._pool, partial(_contained, work))
         try:
             return await asyncio.wait_for(running, limits.PREPARE_SECONDS)
         except (asyncio.TimeoutError, TimeoutError):
@@ -263,8 +264,15 @@ class Service:
             ) from None
 
     def _over(self, generation: Generation) -> None:
-        """Nothing; a generation that is over is counted, and logged without its words."""
+        """Nothing; a generation is over, and no mistake in counting it is its client's."""
         self._running.pop(generation.id, None)
+        try:
+            self._count(generation)
+        except Exception:
+            log.exception("%s could not be counted", generation.id)
+
+    def _count(self, generation: Generation) -> None:
+        """Nothing; a generation that is over is counted, and logged without its words."""
         self.metrics.on_over(generation)
         times, progress = generation.times, generation.progress
         seconds = time.perf_counter() - times.asked
@@ -287,3 +295,24 @@ def _llm(entry: Entry) -> LLM:
     if entry.worker is None:
         raise RuntimeError("a model was unloaded while it was used")
     return entry.worker.llm
+
+
+def _started(pool: ThreadPoolExecutor) -> ThreadPoolExecutor:
+    """The pool, with all its threads. Python waits for ever for one that finds no memory to begin
+    with, and it would be the event loop that waits."""
+    all_are_here = threading.Barrier(limits.PREPARE_THREADS + 1)
+    for _ in range(limits.PREPARE_THREADS):
+        pool.submit(all_are_here.wait)
+    all_are_here.wait()
+    return pool
+
+
+def _contained(work: Callable[[], T]) -> T:
+    """What `work` returns. The panic of a library written in Rust is no Exception, and would pass
+    by all who answer for errors: here it becomes one."""
+    try:
+        return work()
+    except Exception:
+        raise
+    except BaseException as error:
+        raise RuntimeError("a library panicked") from error

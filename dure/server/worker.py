@@ -115,32 +115,35 @@ class Worker:
             self._wake.notify()
 
     def _run(self) -> None:
-        while True:
+        ended = False
+        while not ended:
             with self._wake:
                 while not (self._inbox or self._running or self._ended):
                     self._wake.wait()
                 actions, self._inbox = self._inbox, deque()
                 ended = self._ended
             with self.llm.lock:
-                self._turn(actions, ended=ended)
+                for action in actions:
+                    self._survive(action)
+                if ended:
+                    self._fail_all(RuntimeError("the model was unloaded"))
+                elif self._running:
+                    self._survive(self._step)
             self._tell()
-            if ended:
-                return
 
-    def _turn(self, actions: deque[Callable[[], None]], *, ended: bool) -> None:
-        """Nothing; what was asked is done, and one step is made. This thread outlives any error."""
+    def _survive(self, action: Callable[[], None]) -> None:
+        """Nothing; it was done, or what runs has failed. This thread outlives any error, and no
+        error of one action keeps the next from being done: somebody waits for each."""
         try:
-            for action in actions:
-                action()
-            if ended:
-                self._fail_all(RuntimeError("the model was unloaded"))
-            elif self._running:
-                began = time.perf_counter()
-                self.llm.step()
-                self._collect(began)
-        except Exception as error:
-            log.exception("the engine failed in a step")
-            self._fail_all(error)
+            action()
+        except BaseException as error:  # the panic of a library in Rust is no Exception
+            log.exception("the engine failed")
+            self._fail_all(error if isinstance(error, Exception) else RuntimeError("a panic"))
+
+    def _step(self) -> None:
+        began = time.perf_counter()
+        self.llm.step()
+        self._collect(began)
 
     def _begin(self, generation: Generation) -> None:
         if generation.closed:
@@ -216,11 +219,18 @@ class Worker:
             if news.chunks and not times.first:
                 times.first = now
         if self._on_news is not None:
-            self._on_news(now, all_news)
+            try:
+                self._on_news(now, all_news)
+            except Exception:  # a count that is wrong is better than an answer that never comes
+                log.exception("a step could not be counted")
         for news in all_news:
             if news.chunks:
                 news.generation.times.last = now
-            news.generation.deliver(news.chunks, news.progress, news.error)
+            try:
+                news.generation.deliver(news.chunks, news.progress, news.error)
+            except Exception as error:
+                log.exception("an answer could not be handed on")
+                news.generation.fail(error)
 
 
 def _progress(answer: Answer) -> Progress:

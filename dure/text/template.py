@@ -12,16 +12,18 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dure.errors import InvalidRequestError, TemplateError
+from dure.errors import InvalidRequestError, RenderingError, TemplateError
 
 if TYPE_CHECKING:
     from dure.text.tokenizer import Tokenizer
@@ -109,6 +111,12 @@ class ChatTemplate:
             self._discard()
 
     def _ask(self, request: bytes, limit: int) -> tuple[str, str]:
+        """The worker's answer. One that died in the midst of it (the system may be short of memory,
+        and it is easily spared) is replaced once, since that was hardly this request's fault."""
+        what, text = self._asked_once(request, limit)
+        return self._asked_once(request, limit) if what == "died" else (what, text)
+
+    def _asked_once(self, request: bytes, limit: int) -> tuple[str, str]:
         """The worker's answer; a worker that died, or may be confused, is replaced."""
         if self._worker is not None and not self._worker.usable():
             self._discard()
@@ -149,10 +157,12 @@ class _Worker:
                 start_new_session=True,  # Ctrl-C in the terminal is not for the worker
             )
         except (OSError, ValueError) as error:
-            raise TemplateError(
-                f"cannot start the process that renders chat templates: {error}",
-                hint=f"it is run by {sys.executable or 'no Python interpreter'}",
+            raise RenderingError(
+                "the process that renders chat templates cannot be started",
+                detail=f"{sys.executable or 'no Python interpreter'}: {error}",
             ) from error
+        assert self._process.stdin is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
         self._owner = os.getpid()
         self._finalizer = weakref.finalize(self, _end, self._process, self._owner)
 
@@ -162,36 +172,53 @@ class _Worker:
 
     def ask(self, request: bytes, limit: int) -> tuple[str, str]:
         """What went well or wrong, and the text or the reason."""
-        stdin, stdout = self._process.stdin, self._process.stdout
-        if stdin is None or stdout is None:
-            return "died", ""
-        late = threading.Event()
-        clock = threading.Timer(MAX_WALL_SECONDS, _kill_late, (self._process, late))
-        clock.daemon = True
-        clock.start()
+        deadline = time.monotonic() + MAX_WALL_SECONDS
+        got = bytearray()
         try:
-            stdin.write(request)
-            stdin.flush()
-            what, _, size = stdout.readline(64).decode("ascii", "replace").partition(" ")
+            self._send(request, deadline)
+            self._receive(got, lambda: b"\n" in got[:64] or len(got) > 64, deadline)
+            head = got[:64].partition(b"\n")[0]
+            what, _, size = head.decode("ascii", "replace").partition(" ")
             # UTF-8 takes at most 4 bytes a character; more than that would be no worker of ours.
-            count = int(size) if size.strip().isdigit() else -1
+            count = int(size) if size.isdigit() else -1
             if 0 <= count <= 4 * limit:
-                payload = stdout.read(count)
-                if len(payload) == count:
-                    return what, payload.decode("utf-8", "surrogatepass")
+                whole = len(head) + 1 + count
+                self._receive(got, lambda: len(got) >= whole, deadline)
+                if len(got) == whole:
+                    return what, got[len(head) + 1 :].decode("utf-8", "surrogatepass")
+        except TimeoutError:
+            return self._cause(late=True), ""
         except OSError:
             pass  # the pipe broke: the process is gone
-        finally:
-            clock.cancel()
-        return self._cause(late), ""
+        return self._cause(late=False), ""
 
-    def _cause(self, late: threading.Event) -> str:
+    # The pipes are waited for with a deadline. A thread to watch the clock would be one a rendering
+    # and, where there is no memory to begin it with, Python waits for it for ever.
+    def _send(self, data: bytes, deadline: float) -> None:
+        """Nothing; all of it is in the worker's pipe. TimeoutError, OSError."""
+        assert self._process.stdin is not None
+        pipe = self._process.stdin.fileno()
+        rest = memoryview(data)
+        while rest:
+            _await(pipe, select.POLLOUT, deadline)
+            rest = rest[os.write(pipe, rest) :]
+
+    def _receive(self, got: bytearray, is_enough: Callable[[], bool], deadline: float) -> None:
+        """Nothing; `got` has more from the worker's pipe, enough of it. TimeoutError, OSError."""
+        assert self._process.stdout is not None
+        pipe = self._process.stdout.fileno()
+        while not is_enough():
+            _await(pipe, select.POLLIN, deadline)
+            part = os.read(pipe, 1 << 16)
+            if not part:
+                raise BrokenPipeError
+            got += part
+
+    def _cause(self, *, late: bool) -> str:
         """Why there was no answer."""
         self._process.kill()
         code = self._process.wait()
-        if late.is_set() or code == -getattr(signal, "SIGPROF", 0):
-            return "time"
-        return "died"
+        return "time" if late or code == -getattr(signal, "SIGPROF", 0) else "died"
 
     def close(self) -> None:
         """Nothing; the process is gone afterwards and has been waited for."""
@@ -211,9 +238,12 @@ def _end(process: subprocess.Popen[bytes], owner: int) -> None:
     process.wait()
 
 
-def _kill_late(process: subprocess.Popen[bytes], late: threading.Event) -> None:
-    late.set()
-    process.kill()
+def _await(pipe: int, event: int, deadline: float) -> None:
+    """Nothing; the pipe can be read or written. TimeoutError when the deadline is past."""
+    poll = select.poll()
+    poll.register(pipe, event)
+    if not poll.poll(1000 * max(0.0, deadline - time.monotonic())):
+        raise TimeoutError
 
 
 def _folder_of(module: str) -> str:
@@ -261,19 +291,20 @@ def _plain(value: object) -> Any:
 
 def _error(what: str, reason: str, limit: int) -> TemplateError:
     """The exception for an answer that is not a text."""
-    own = "give a template of your own, or one from a newer version of the model"
     if what == "refused":
         return TemplateError(
             f"the model's chat template refuses these messages: {reason}",
             hint="order the roles, and give the parts, as the template asks",
         )
     reasons = {
-        "syntax": f"the model's chat template is broken: {reason}",
-        "failed": f"the model's chat template fails on these messages: {reason}",
-        "security": f"the model's chat template was stopped: {reason}",
+        "syntax": "the model's chat template is broken",
+        "failed": "the model's chat template fails on these messages",
+        "security": "the model's chat template was stopped, since it does what it must not",
         "long": f"the model's chat template writes more than {limit:,} characters",
         "memory": "the model's chat template needs more than 512 MiB of memory",
         "time": f"the model's chat template takes more than {MAX_CPU_SECONDS:g} s of CPU time",
     }
-    died = "the process that renders the model's chat template died"
-    return TemplateError(reasons.get(what, died), hint=own)
+    if what not in reasons:
+        return RenderingError("the process that renders the model's chat template died, twice")
+    own = "give a template of your own, or one from a newer version of the model"
+    return TemplateError(reasons[what], hint=own, detail=reason)

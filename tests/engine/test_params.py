@@ -36,7 +36,7 @@ BAD: dict[str, list[Any]] = {
     "top_k": [-2, 1.0, True, HUGE],
     "top_p": [0, -0.1, 1.1, NAN, False],
     "min_p": [-0.1, 1.1, NAN, True],
-    "repetition_penalty": [0, -1, NAN, INF, True],
+    "repetition_penalty": [0, 5e-324, 0.009, -1, NAN, INF, True],
     "presence_penalty": [-2.1, 2.1, NAN, True, None],
     "frequency_penalty": [-2.1, 2.1, NAN, True, None],
     "logit_bias": [

@@ -1,6 +1,8 @@
 """`python fake_server.py ARGUMENTS` is the `dure` command over a model that repeats one letter.
 
-FAKE_PAUSE is the seconds of a step, FAKE_WORDS the letters of an answer.
+FAKE_PAUSE is the seconds of a step, FAKE_WORDS the letters of an answer. FAKE_GATE is a path: an
+answer has no more than ten letters until there is a file. FAKE_LOAD are the seconds of a loading.
+At a prompt with "!" a step wants FAKE_HUNGER bytes. A name that ends in .gguf is a real model's.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from fake_model import ScriptModel, loaded, reply
@@ -19,16 +23,30 @@ import dure.llm
 from dure.cli import main
 from dure.errors import NotEnoughMemoryError
 
+PAUSE = float(os.environ.get("FAKE_PAUSE", "0"))
+GATE = os.environ.get("FAKE_GATE")
+HUNGER = int(os.environ.get("FAKE_HUNGER", "0"))
+
 
 class Paused(ScriptModel):
-    """Takes FAKE_PAUSE seconds a step."""
+    """Takes its time for a step, and its memory."""
 
     def forward(self, batch: Any) -> Any:
-        time.sleep(float(os.environ.get("FAKE_PAUSE", "0")))
+        time.sleep(PAUSE)
+        while GATE is not None and len(self.batches) > 10 and not Path(GATE).exists():
+            time.sleep(0.01)
+        if ord("!") in batch.tokens:
+            np.ones(HUNGER, np.uint8)
         return super().forward(batch)
 
 
+real = dure.llm.load
+
+
 def load(name: str, **options: Any) -> Any:
+    time.sleep(float(os.environ.get("FAKE_LOAD", "0")))
+    if name.endswith(".gguf"):
+        return real(name, **options)
     if name == "too-big":
         raise NotEnoughMemoryError("too-big needs 900 GB of memory, and 24 GB is available.")
     if options["quantize"] is not None:

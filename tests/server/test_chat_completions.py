@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import time
+import json
 
-from fake_model import ScriptModel, reply
+from fake_model import reply
+from stepped import ROOMY, Stepped
 
 
 def test_a_chat_has_a_reply_in_openais_form(serve) -> None:
@@ -95,20 +96,31 @@ def test_max_tokens_and_max_completion_tokens_end_the_reply(serve) -> None:
 
 
 def test_progress_of_the_prompt_is_told_before_the_first_token(serve) -> None:
-    class Slow(ScriptModel):
-        def forward(self, batch):
-            time.sleep(0.1)
-            return super().forward(batch)
-
-    model = Slow(reply("ok"), context_length=4096)
-    server = serve(model, model_options={"context": 4096, "num_blocks": 128})
+    model = Stepped(reply("ok"))
+    server = serve(model, model_options=ROOMY)
+    model.let(3)  # the tokens of the reply, and its end
     server.chat("x" * 64)
-    events = server.chat("x" * 64 + "y" * 1200, stream=True, return_progress=True).events[:-1]
-    told = [event["prompt_progress"] for event in events if "prompt_progress" in event]
-    assert told
-    assert [entry["processed"] for entry in told] == sorted(entry["processed"] for entry in told)
-    assert {1200 < entry["total"] < 1400 for entry in told} == {True}
-    assert told[-1]["cache"] >= 64
+    asked = {"messages": [{"role": "user", "content": "x" * 64 + "y" * 1200}]}
+    received = b""
+    with server.send(
+        "/v1/chat/completions", {**asked, "stream": True, "return_progress": True}
+    ) as connection:
+        for told in range(1, 4):
+            while received.count(b'"prompt_progress"') < told:
+                received += connection.recv(65536)
+            model.let(1)
+        model.let()
+        while b"[DONE]" not in received:
+            received += connection.recv(65536)
+    entries = [
+        json.loads(line.removeprefix("data: "))["prompt_progress"]
+        for line in received.decode().splitlines()
+        if "prompt_progress" in line
+    ]
+    processed = [entry["processed"] for entry in entries]
+    assert [0, *(entries[-1]["cache"] + 512 * steps for steps in (1, 2))] == processed
+    assert {1200 < entry["total"] < 1400 for entry in entries} == {True}
+    assert entries[-1]["cache"] >= 64
 
 
 def test_a_second_turn_says_what_was_found_in_the_cache(serve) -> None:

@@ -1,4 +1,4 @@
-"""Clients that leave, stall, or send by drops: the work stops, and nobody else is held up."""
+"""Clients that stall, send by drops, or are too many: nobody else is held up."""
 
 from __future__ import annotations
 
@@ -7,33 +7,21 @@ import socket
 import time
 
 import pytest
-from fake_model import ScriptModel, alphabet, reply
+from fake_model import ScriptModel, reply
+from stepped import ROOMY, Stepped, endless
 
 from dure.server import limits
 
 CHAT = "/v1/chat/completions"
-LONG = reply("a very long answer " * 40)
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def body(text: str = "hi", **more) -> dict:
     return {"messages": [{"role": "user", "content": text}], **more}
 
 
-class Slow(ScriptModel):
-    """Takes a while for each step."""
-
-    seconds = 0.02
-
-    def forward(self, batch):
-        time.sleep(self.seconds)
-        return super().forward(batch)
-
-
-def slow(script=LONG, **options) -> Slow:
-    return Slow(script, context_length=4096)
-
-
-ROOMY = {"context": 4096, "num_blocks": 256}
+def head(length: int) -> bytes:
+    return f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
 def read_until(connection: socket.socket, text: bytes) -> bytes:
@@ -45,198 +33,8 @@ def read_until(connection: socket.socket, text: bytes) -> bytes:
     return received
 
 
-@pytest.mark.parametrize("streamed", [True, False])
-def test_a_client_that_leaves_in_the_midst_of_an_answer_ends_it(serve, streamed) -> None:
-    server = serve(slow(), model_options=ROOMY)
-    connection = server.send(CHAT, body(stream=streamed))
-    server.wait_until(lambda: len(server.llm.model.batches) > 3)
-    connection.close()
-    server.wait_until(server.is_idle, 2)
-    steps = len(server.llm.model.batches)
-    time.sleep(0.2)
-    assert steps == len(server.llm.model.batches)
-    assert steps < 100
-
-
-def test_a_client_that_leaves_while_its_prompt_is_read_ends_it(serve) -> None:
-    server = serve(slow(), model_options=ROOMY)
-    connection = server.send(CHAT, body("x" * 3000, stream=True))
-    server.wait_until(lambda: len(server.llm.model.batches) > 1)
-    connection.close()
-    server.wait_until(server.is_idle, 2)
-    assert len(server.llm.model.batches) < 6
-
-
-def test_a_client_that_leaves_while_it_waits_for_its_turn_never_gets_one(serve) -> None:
-    server = serve(slow(), model_options=ROOMY, max_sequences=1)
-    first = server.send(CHAT, body("first", stream=True))
-    server.wait_until(lambda: server.llms and len(server.llm.model.batches) > 2)
-    waiting = server.send(CHAT, body("second " * 20, stream=True, n=3))
-    server.wait_until(lambda: len(server.llm.engine.scheduler.waiting) == 3)
-    waiting.close()
-    server.wait_until(lambda: not server.llm.engine.scheduler.waiting, 2)
-    first.close()
-
-
-def test_one_of_many_answers_of_one_request_leaves_with_the_others(serve) -> None:
-    server = serve(slow(), model_options=ROOMY)
-    connection = server.send(CHAT, body(stream=True, n=4))
-    server.wait_until(lambda: len(server.llm.engine.scheduler.running) == 4)
-    connection.close()
-    server.wait_until(server.is_idle, 2)
-
-
-def test_several_prompts_of_one_request_leave_together(serve) -> None:
-    server = serve(slow(alphabet), model_options=ROOMY)
-    sent = {"prompt": ["a", "b", "c"], "max_tokens": 500, "stream": True, "ignore_eos": True}
-    connection = server.send("/v1/completions", sent)
-    server.wait_until(lambda: len(server.llm.engine.scheduler.running) == 3)
-    connection.close()
-    server.wait_until(server.is_idle, 2)
-
-
-@pytest.mark.parametrize("sent", [0, 20, 200])
-def test_a_client_that_leaves_before_its_request_is_whole_costs_nothing(serve, sent) -> None:
-    server = serve(reply("ok"))
-    data = json.dumps(body("x" * 100)).encode()
-    head = (
-        f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode()
-    )
-    connection = server.connect()
-    connection.sendall((head + data)[:sent])
-    connection.close()
-    assert 200 == server.get("/health").status
-    assert server.is_idle()
-
-
-def test_a_head_that_comes_by_drops_is_cut_off(serve, monkeypatch) -> None:
-    monkeypatch.setattr(limits, "HEAD_SECONDS", 0.3)
-    server = serve(reply("ok"))
-    with server.connect() as connection:
-        began = time.monotonic()
-        with pytest.raises(OSError):
-            while time.monotonic() - began < 5:
-                connection.sendall(b"G")
-                time.sleep(0.05)
-        assert time.monotonic() - began < 4
-    with server.connect() as silent:
-        assert b"" == _rest(silent)
-
-
-def test_the_head_of_a_second_request_has_as_much_time(serve, monkeypatch) -> None:
-    monkeypatch.setattr(limits, "HEAD_SECONDS", 0.5)
-    server = serve(reply("ok"))
-    with server.connect() as connection:
-        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        read_until(connection, b'"ok"')
-        connection.sendall(b"GET /hea")
-        began = time.monotonic()
-        assert b"" == _rest(connection)
-        assert time.monotonic() - began < 4
-
-
-def test_a_body_that_comes_by_drops_is_a_408(serve, monkeypatch) -> None:
-    monkeypatch.setattr(limits, "BODY_SECONDS", 0.3)
-    server = serve(reply("ok"))
-    with server.connect() as connection:
-        connection.sendall(
-            f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{{".encode()
-        )
-        assert b" 408 " in _rest(connection)
-
-
-def test_an_answer_may_take_longer_than_a_head_may(serve, monkeypatch) -> None:
-    monkeypatch.setattr(limits, "HEAD_SECONDS", 0.3)
-    server = serve(slow(reply("x" * 40)), model_options=ROOMY)
-    assert 200 == server.post(CHAT, body()).status
-
-
-def test_a_client_that_does_not_read_is_cut_off_and_its_answer_ends(serve, monkeypatch) -> None:
-    monkeypatch.setattr(limits, "STALLED_SECONDS", 0.3)
-    model = ScriptModel(lambda text: "y", context_length=1 << 16)
-    server = serve(model, model_options={"context": 1 << 16, "num_blocks": 2100})
-    connection = server.connect()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    data = json.dumps(body(stream=True, n=8, logprobs=True, top_logprobs=20)).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
-    connection.sendall(head.encode() + data)
-    server.wait_until(lambda: server.server.service.num_active == 8)
-    server.wait_until(server.is_idle, 30)
-    assert 200 == server.get("/health").status
-    connection.close()
-
-
-def test_a_stream_with_nothing_to_say_sends_comments(serve, monkeypatch) -> None:
-    monkeypatch.setattr(limits, "PING_SECONDS", 0.1)
-    model = slow(reply("ok"))
-    model.seconds = 0.5
-    server = serve(model, model_options=ROOMY)
-    answer = server.chat("hi", stream=True)
-    assert answer.body.count(b": ping\n\n") >= 3
-    assert "[DONE]" == answer.events[-1]
-
-
-def test_a_full_queue_answers_429_and_says_when_to_come_again(serve) -> None:
-    server = serve(slow(), model_options=ROOMY, max_sequences=1, parallel=1, queue=1)
-    held = [server.send(CHAT, body(stream=True)) for _ in range(2)]
-    server.wait_until(lambda: server.server.service.num_active == 2)
-    answer = server.chat("one too many")
-    assert (429, "queue_full") == (answer.status, answer.json["error"]["code"])
-    assert 1 <= int(answer.headers["retry-after"]) <= limits.MAX_RETRY_SECONDS
-    for connection in held:
-        connection.close()
-    server.wait_until(server.is_idle)
-    assert 200 == server.chat("hi", max_tokens=1).status
-
-
-def test_health_answers_while_the_model_works(serve) -> None:
-    model = slow()
-    model.seconds = 1.0
-    server = serve(model, model_options=ROOMY)
-    connection = server.send(CHAT, body(stream=True))
-    server.wait_until(lambda: len(model.batches) > 0)
-    began = time.monotonic()
-    assert 200 == server.get("/health").status
-    assert time.monotonic() - began < 0.9
-    connection.close()
-
-
-def test_background_work_waits_for_a_person(serve) -> None:
-    server = serve(slow(reply("x" * 30)), model_options=ROOMY, max_sequences=1)
-    first = server.send(CHAT, body("first", stream=True))
-    server.wait_until(lambda: len(server.llm.engine.scheduler.running) == 1)
-    background = server.send(CHAT, body("later", stream=True, service_tier="flex"))
-    server.wait_until(lambda: len(server.llm.engine.scheduler.waiting) == 1)
-    person = server.send(CHAT, body("now", stream=True))
-    read_until(person, b"[DONE]")
-    background.settimeout(0.01)
-    with pytest.raises(TimeoutError):
-        read_until(background, b"[DONE]")
-    background.settimeout(20)
-    read_until(background, b"[DONE]")
-    for connection in (first, background, person):
-        connection.close()
-
-
-def test_more_connections_than_there_may_be_are_turned_away_and_those_here_stay(
-    serve, monkeypatch
-) -> None:
-    monkeypatch.setattr(limits, "MAX_CONNECTIONS", 5)
-    server = serve(reply("ok"))
-    kept = [server.connect() for _ in range(4)]
-    time.sleep(0.1)
-    extra = [server.connect() for _ in range(6)]
-    assert b"" == _rest(extra[-1])
-    for connection in kept:
-        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        read_until(connection, b'"ok"')
-    for connection in (*kept, *extra):
-        connection.close()
-
-
-def _rest(connection: socket.socket) -> bytes:
+def rest(connection: socket.socket) -> bytes:
     """What comes until the server closes the connection, or resets it."""
-    connection.settimeout(5)
     received = b""
     try:
         while part := connection.recv(65536):
@@ -244,3 +42,159 @@ def _rest(connection: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return received
+
+
+def drip(connection: socket.socket, data: bytes, tries: int = 400) -> None:
+    """Nothing; `data` is sent over and over, by drops, until the server will have no more."""
+    for _ in range(tries):
+        try:
+            connection.sendall(data)
+        except OSError:
+            return
+        time.sleep(0.05)
+    raise AssertionError("it would have been taken for ever")
+
+
+def test_a_head_that_comes_by_drops_is_cut_off(serve, monkeypatch) -> None:
+    server = serve(reply("ok"))
+    monkeypatch.setattr(limits, "HEAD_SECONDS", 0.3)
+    with server.connect() as connection:
+        drip(connection, b"G")
+    with server.connect() as silent:
+        assert b"" == rest(silent)
+
+
+def test_the_head_of_a_second_request_has_as_much_time(serve, monkeypatch) -> None:
+    server = serve(reply("ok"))
+    with server.connect() as connection:
+        connection.sendall(HEALTH)
+        read_until(connection, b'"ok"')
+        monkeypatch.setattr(limits, "HEAD_SECONDS", 0.3)
+        connection.sendall(b"GET /hea")
+        assert b"" == rest(connection)
+
+
+def test_a_body_that_stops_coming_is_a_408(serve, monkeypatch) -> None:
+    monkeypatch.setattr(limits, "BODY_SECONDS", 0.3)
+    server = serve(reply("ok"))
+    with server.connect() as connection:
+        connection.sendall(head(1000) + b"{")
+        assert b" 408 " in rest(connection)
+
+
+def test_a_body_that_comes_by_drops_has_no_more_time(serve, monkeypatch) -> None:
+    monkeypatch.setattr(limits, "BODY_SECONDS", 0.3)
+    server = serve(reply("ok"))
+    with server.connect() as connection:
+        connection.sendall(head(100_000))
+        drip(connection, b" ")
+    assert 200 == server.chat("hi").status
+
+
+def test_an_answer_may_take_longer_than_a_head_may(serve, monkeypatch) -> None:
+    model = Stepped(reply("x" * 40))
+    server = serve(model, model_options=ROOMY)
+    monkeypatch.setattr(limits, "HEAD_SECONDS", 1.0)
+    connection = server.send(CHAT, body())
+    server.wait_until(lambda: model.begun)
+    time.sleep(1.2)
+    model.let()
+    with connection:
+        assert b" 200 " in connection.recv(65536)
+
+
+@pytest.mark.parametrize("read", [0, 1])
+def test_a_client_that_does_not_read_or_by_drops_is_cut_off_and_its_answer_ends(
+    serve, monkeypatch, read
+) -> None:
+    monkeypatch.setattr(limits, "STALLED_SECONDS", 0.3)
+    model = ScriptModel(endless, context_length=1 << 16)
+    server = serve(model, model_options={"context": 1 << 16, "num_blocks": 2100})
+    connection = server.connect()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    data = json.dumps(body(stream=True, n=8, logprobs=True, top_logprobs=20)).encode()
+    connection.sendall(head(len(data)) + data)
+    server.wait_until(lambda: server.server.service.num_active == 8)
+
+    def ended() -> bool:
+        if read and not server.is_idle():
+            connection.recv(1)
+        return server.is_idle()
+
+    server.wait_until(ended, 60)
+    assert 200 == server.get("/health").status
+    connection.close()
+
+
+def test_a_stream_with_nothing_to_say_sends_comments(serve, monkeypatch) -> None:
+    monkeypatch.setattr(limits, "PING_SECONDS", 0.1)
+    model = Stepped(reply("ok"))
+    server = serve(model, model_options=ROOMY)
+    with server.send(CHAT, body(stream=True)) as connection:
+        for _ in range(3):
+            read_until(connection, b": ping\n\n")
+        model.let()
+        read_until(connection, b"[DONE]")
+
+
+def test_a_full_queue_answers_429_and_says_when_to_come_again(serve) -> None:
+    model = Stepped(reply("ok"))
+    server = serve(model, model_options=ROOMY, max_sequences=1, parallel=1, queue=1)
+    held = [server.send(CHAT, body(stream=True)) for _ in range(2)]
+    server.wait_until(lambda: server.server.service.num_active == 2)
+    answer = server.chat("one too many")
+    assert (429, "queue_full") == (answer.status, answer.json["error"]["code"])
+    assert 1 <= int(answer.headers["retry-after"]) <= limits.MAX_RETRY_SECONDS
+    model.let()
+    for connection in held:
+        connection.close()
+    server.wait_until(server.is_idle)
+    assert 200 == server.chat("hi", max_tokens=1).status
+
+
+def test_health_answers_while_the_model_works(serve) -> None:
+    model = Stepped(reply("ok"))
+    server = serve(model, model_options=ROOMY)
+    with server.send(CHAT, body(stream=True)):
+        server.wait_until(lambda: model.begun)
+        assert 200 == server.get("/health").status
+        assert 1 == model.begun
+        model.let()
+
+
+def test_background_work_waits_for_a_person(serve) -> None:
+    model = Stepped(reply("x" * 400))
+    server = serve(model, model_options=ROOMY, max_sequences=1)
+    first = server.send(CHAT, body("first", stream=True))
+    waiting = server.llm.engine.scheduler.waiting
+    background = server.send(CHAT, body("later", stream=True, service_tier="flex"))
+    model.let_until(lambda: len(waiting) == 1)
+    person = server.send(CHAT, body("now", stream=True))
+    model.let_until(lambda: len(waiting) == 2)
+    model.let()
+    for connection in (first, background, person):
+        read_until(connection, b"[DONE]")
+        connection.close()
+    read = [bytes(each for each in batch.tokens.tolist() if each < 256) for batch in model.batches]
+    began = [next(i for i, text in enumerate(read) if word in text) for word in (b"now", b"later")]
+    assert began == sorted(began)
+
+
+def test_more_connections_than_there_may_be_are_turned_away_and_those_here_stay(
+    serve, monkeypatch
+) -> None:
+    monkeypatch.setattr(limits, "MAX_CONNECTIONS", 5)
+    server = serve(reply("ok"))
+    server.wait_until(lambda: not server.server.connections.open)
+    kept = [server.connect() for _ in range(5)]
+    server.wait_until(lambda: len(server.server.connections.open) == 5)
+    extra = [server.connect() for _ in range(6)]
+    for connection in extra:
+        assert b"" == rest(connection)
+    for connection in kept:
+        connection.sendall(HEALTH)
+        read_until(connection, b'"ok"')
+    for connection in (*kept, *extra):
+        connection.close()
+    server.wait_until(lambda: not server.server.connections.open)
+    assert 200 == server.get("/health").status

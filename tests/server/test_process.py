@@ -1,4 +1,4 @@
-"""A server as a process: how it starts, refuses to, is told to end, and is killed."""
+"""A server as a process: how it starts or refuses to, is told to end, runs short, is killed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 SCRIPT = Path(__file__).with_name("fake_server.py")
 CHAT = "/v1/chat/completions"
 STREAM = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
+GIB = 1 << 30
+PATIENCE_S = 60.0
 
 Start = Callable[..., "Process"]
 
@@ -26,10 +29,18 @@ Start = Callable[..., "Process"]
 class Process:
     """A server in a process of its own."""
 
-    def __init__(self, *arguments: str, files: int | None = None, **environment: str) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        files: int | None = None,
+        memory: int | None = None,
+        **environment: str,
+    ) -> None:
         def limited() -> None:
             if files is not None:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+            if memory is not None:
+                resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 
         self.process = subprocess.Popen(
             [sys.executable, str(SCRIPT), "serve", *arguments],
@@ -40,24 +51,31 @@ class Process:
             preexec_fn=limited,  # noqa: PLW1509 - no threads that matter before exec
         )
         self.said = ""
+        self.port = 0
         self.connections: list[socket.socket] = []
 
-    def ready(self) -> Process:
-        """The same, when it answers."""
+    def hear(self, form: str) -> re.Match[str]:
+        """What it says that has this form, once it says so."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.said += line
-            found = re.search(r"http://127\.0\.0\.1:(\d+)/v1", line)
+            found = re.search(form, line)
             if found:
-                self.port = int(found[1])
-                return self
-        raise AssertionError(f"the server did not start: {self.said}")
+                return found
+        raise AssertionError(f"the server never said {form}: {self.said}")
+
+    def ready(self) -> Process:
+        """The same, when it answers."""
+        self.port = int(self.hear(r"http://127\.0\.0\.1:(\d+)/v1")[1])
+        return self
 
     def connect(self) -> socket.socket:
-        self.connections.append(socket.create_connection(("127.0.0.1", self.port), timeout=20))
+        address = ("127.0.0.1", self.port)
+        self.connections.append(socket.create_connection(address, timeout=PATIENCE_S))
         return self.connections[-1]
 
     def send(self, path: str, body: dict | None = None) -> socket.socket:
+        """A connection on which a request was sent, and nothing read."""
         data = b"" if body is None else json.dumps(body).encode()
         method = "GET" if body is None else "POST"
         head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
@@ -65,9 +83,19 @@ class Process:
         connection.sendall(head.encode() + data)
         return connection
 
-    def ended(self, seconds: float = 20) -> int:
+    def status(self, path: str, body: dict | None = None) -> str:
+        """How a request is answered: "200", "503", or "" if it is turned away."""
+        connection = self.send(path, body)
+        try:
+            return connection.recv(65536)[9:12].decode()
+        except ConnectionResetError:
+            return ""
+        finally:
+            connection.close()
+
+    def ended(self) -> int:
         """Its exit code."""
-        code = self.process.wait(seconds)
+        code = self.process.wait(PATIENCE_S)
         assert self.process.stderr is not None
         self.said += self.process.stderr.read()
         return code
@@ -103,44 +131,51 @@ def rest(connection: socket.socket) -> bytes:
     return received
 
 
-def first_token(connection: socket.socket) -> bytes:
+def read_until(connection: socket.socket, text: bytes) -> bytes:
     received = b""
-    while b'"content":"x' not in received:
+    while text not in received:
         part = connection.recv(65536)
-        assert part
+        assert part, "the server closed the connection"
         received += part
     return received
 
 
-def test_sigterm_at_idle_ends_it_with_0(start: Start) -> None:
-    server = start("fake", "--port", "0").ready()
-    server.process.send_signal(signal.SIGTERM)
-    assert 0 == server.ended()
-    assert "Traceback" not in server.said
+def first_token(connection: socket.socket) -> bytes:
+    return read_until(connection, b'"content":"x')
 
 
-def test_ctrl_c_does_the_same(start: Start) -> None:
+def wait_until(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not what():
+        assert time.monotonic() < end, "it did not become so in time"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_and_ctrl_c_at_idle_end_it_with_0(start: Start, number: signal.Signals) -> None:
     server = start("fake", "--port", "0").ready()
-    server.process.send_signal(signal.SIGINT)
+    server.process.send_signal(number)
     assert 0 == server.ended()
     assert "Traceback" not in server.said
 
 
 def test_at_sigterm_what_runs_is_finished_and_what_comes_is_told_to_come_later(
-    start: Start,
+    start: Start, tmp_path: Path
 ) -> None:
-    server = start("fake", "--port", "0", FAKE_PAUSE="0.02").ready()
+    gate = tmp_path / "gate"
+    server = start("fake", "--port", "0", FAKE_GATE=str(gate)).ready()
     stream = server.send(CHAT, STREAM)
     kept = server.send("/health")
     kept.recv(65536)
     received = first_token(stream)
     server.process.send_signal(signal.SIGTERM)
-    time.sleep(0.2)
+    server.hear("shutting down: 1 answers may finish")
     late = server.send(CHAT, STREAM)
     answer = late.recv(65536)
     assert b" 503 " in answer
     assert b"retry-after" in answer.lower()
     late.close()
+    gate.touch()
     received += rest(stream)
     assert b"[DONE]" in received
     assert 100 == received.count(b'"content":"x')
@@ -150,32 +185,56 @@ def test_at_sigterm_what_runs_is_finished_and_what_comes_is_told_to_come_later(
 
 
 def test_a_second_sigterm_ends_it_at_once(start: Start) -> None:
-    server = start("fake", "--port", "0", FAKE_PAUSE="0.2", FAKE_WORDS="1000").ready()
+    server = start("fake", "--port", "0", FAKE_PAUSE="0.2", FAKE_WORDS="3000").ready()
     stream = server.send(CHAT, STREAM)
     first_token(stream)
     server.process.send_signal(signal.SIGTERM)
-    time.sleep(0.3)
-    server.process.send_signal(signal.SIGTERM)
+    server.hear("shutting down: 1 answers may finish")
     began = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    server.hear("ending at once")
     assert 0 == server.ended()
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 20  # what runs would be given 30 s, and takes 600
     assert b"[DONE]" not in rest(stream)
     assert "Traceback" not in server.said
 
 
-def test_killed_it_breaks_streams_off_and_starts_again_on_the_same_port(start: Start) -> None:
-    server = start("fake", "--port", "0", FAKE_PAUSE="0.02").ready()
+@pytest.mark.parametrize("times", [1, 2])
+def test_sigterm_while_the_model_is_loaded_ends_it_at_once(start: Start, times: int) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = start("fake", "--port", str(port), FAKE_LOAD="300")
+    server.port = port
+
+    def loads() -> bool:
+        try:
+            return server.status("/health") == "503"
+        except ConnectionRefusedError:
+            return False
+
+    wait_until(loads)
+    for _ in range(times):
+        server.process.send_signal(signal.SIGTERM)
+    assert 0 == server.ended()
+    assert "Traceback" not in server.said
+
+
+def test_killed_it_breaks_streams_off_and_starts_again_on_the_same_port(
+    start: Start, tmp_path: Path
+) -> None:
+    server = start("fake", "--port", "0", FAKE_GATE=str(tmp_path / "gate")).ready()
     stream = server.send(CHAT, STREAM)
     first_token(stream)
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    assert children  # the worker that renders templates
     server.process.kill()
     assert b"[DONE]" not in rest(stream)
     server.ended()
+    _, left = psutil.wait_procs(children, PATIENCE_S)
+    assert not left
     again = start("fake", "--port", str(server.port)).ready()
-    connection = again.send(CHAT, STREAM)
-    received = b""
-    while b"[DONE]" not in received:
-        received += connection.recv(65536)
-    connection.close()
+    assert b"[DONE]" in rest(again.send(CHAT, {**STREAM, "max_tokens": 3}))
 
 
 def test_two_servers_on_one_port_are_one_too_many(start: Start) -> None:
@@ -184,9 +243,7 @@ def test_two_servers_on_one_port_are_one_too_many(start: Start) -> None:
     assert 1 == second.ended()
     assert f"Another program listens on 127.0.0.1 port {first.port}" in second.said
     assert "hint: --port" in second.said
-    connection = first.send("/health")
-    assert b" 200 " in connection.recv(4096)
-    connection.close()
+    assert "200" == first.status("/health")
 
 
 @pytest.mark.parametrize(
@@ -207,28 +264,76 @@ def test_what_cannot_be_served_is_said(start: Start, arguments, says) -> None:
     assert "Traceback" not in server.said
 
 
+@pytest.mark.model
+def test_a_cache_larger_than_the_memory_it_may_take_is_said_with_both_numbers(
+    start: Start, smollm2: Path
+) -> None:
+    server = start(str(smollm2), "--port", "0", "--cache-gb", "50", memory=8 * GIB)
+    assert 1 == server.ended()
+    assert re.search(r"error: .* needs 50\.\d\d GB of memory, and [78]\.\d\d GB is", server.said)
+    assert "Traceback" not in server.said
+
+
+@pytest.mark.model
+def test_with_little_memory_it_serves_what_fits(start: Start, smollm2: Path) -> None:
+    server = start(str(smollm2), "--port", "0", memory=2 * GIB).ready()
+    assert "200" == server.status(CHAT, {**STREAM, "max_tokens": 2})
+
+
+def test_a_step_for_which_there_is_no_memory_ends_its_own_request(start: Start) -> None:
+    server = start("fake", "--port", "0", memory=8 * GIB, FAKE_HUNGER=str(20 * GIB)).ready()
+    hungry = {"messages": [{"role": "user", "content": "!"}]}
+    for _ in range(3):
+        assert "503" == server.status(CHAT, hungry)
+        assert "200" == server.status(CHAT, {**STREAM, "max_tokens": 2})
+
+
+def test_bodies_for_which_there_is_no_memory_end_nobody_else(start: Start) -> None:
+    server = start("fake", "--port", "0").ready()
+    assert "200" == server.status(CHAT, {**STREAM, "max_tokens": 2})
+    used = psutil.Process(server.process.pid).memory_info().vms
+    large = json.dumps({"messages": [{"role": "user", "content": "x" * (7 << 20)}]}).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(large)}\r\n\r\n"
+    for room in (0, 2 << 20, 20 << 20):
+        limit = (used + room, resource.RLIM_INFINITY)
+        resource.prlimit(server.process.pid, resource.RLIMIT_AS, limit)
+        for _ in range(2):
+            connection = server.connect()
+            try:
+                connection.sendall(head.encode() + large)
+                assert re.match(rb"HTTP/1.1 (503|500|400) ", connection.recv(65536))
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # there was not even memory to read it
+            connection.close()
+        assert "200" == server.status("/health")
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    resource.prlimit(server.process.pid, resource.RLIMIT_AS, unlimited)
+    assert "200" == server.status(CHAT, {**STREAM, "max_tokens": 2})
+
+
 def test_with_few_files_it_answers_those_who_got_in_and_others_when_they_left(
     start: Start,
 ) -> None:
     server = start("fake", "--port", "0", files=64).ready()
-    idle = []
-    for _ in range(100):
+    inside: list[socket.socket] = []
+    outside = 0
+    for _ in range(60):
+        connection = server.send("/health")
         try:
-            idle.append(server.connect())
-        except OSError:
-            break
-    for connection in idle:
+            read_until(connection, b'"ok"')
+            inside.append(connection)
+        except (ConnectionResetError, AssertionError):
+            outside += 1
+    assert outside
+    assert len(inside) >= 10
+    data = json.dumps({**STREAM, "stream": False, "max_tokens": 3}).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
+    for connection in inside:
+        connection.sendall(head.encode() + data)
+        read_until(connection, b"chat.completion")
+    for connection in inside:
         connection.close()
-    end = time.monotonic() + 10
-    answer = b""
-    while b" 200 " not in answer and time.monotonic() < end:
-        connection = server.send(CHAT, {**STREAM, "stream": False, "max_tokens": 3})
-        try:
-            answer = connection.recv(65536)
-        except ConnectionResetError:
-            time.sleep(0.1)
-        connection.close()
-    assert b" 200 " in answer
+    wait_until(lambda: server.status("/health") == "200")
     assert server.process.poll() is None
 
 

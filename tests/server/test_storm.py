@@ -7,32 +7,33 @@ import json
 import os
 import random
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from apis import APIS
 from fake_model import alphabet
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 
 
-def a_request(rng: random.Random) -> bytes:
-    """One of the requests that people send, streamed or not, short or long."""
+def a_request(rng: random.Random) -> tuple[str, dict[str, Any]]:
+    """A path and a body that people send, of any API, streamed or not, short or long."""
     text = "".join(rng.choice("abcdefgh ") for _ in range(rng.randint(1, 60)))
-    body: dict[str, Any] = {
-        "max_tokens": rng.randint(1, 24),
-        "stream": rng.random() < 0.6,
-        "n": rng.choice([1, 1, 1, 2]),
-        "priority": rng.choice([0, 0, 5]),
-    }
-    if rng.random() < 0.5:
-        path = CHAT
-        body["messages"] = [{"role": "user", "content": text}]
-    else:
-        path = COMPLETIONS
-        body |= {"prompt": text, "echo": rng.random() < 0.2, "logprobs": rng.choice([None, 1])}
+    path = rng.choice([CHAT, CHAT, COMPLETIONS, COMPLETIONS, *APIS])
+    body = APIS[path](text, stream=rng.random() < 0.6)
+    if path in (CHAT, COMPLETIONS):
+        body["max_tokens"] = rng.randint(1, 24)
+        body |= {"n": rng.choice([1, 1, 1, 2]), "priority": rng.choice([0, 0, 5])}
+    if path == COMPLETIONS:
+        body |= {"echo": rng.random() < 0.2, "logprobs": rng.choice([None, 1])}
+    return path, body
+
+
+def as_json(path: str, body: Any) -> bytes:
     return as_http(path, json.dumps(body).encode())
 
 
@@ -64,7 +65,7 @@ async def storm(port: int, count: int, seed: int) -> list[bytes]:
     answers: list[bytes] = []
 
     async def one() -> None:
-        sent = a_request(rng)
+        sent = as_json(*a_request(rng))
         leave = rng.random() * 0.05 if rng.random() < 0.3 else None
         if leave is not None and rng.random() < 0.2:
             sent = sent[: rng.randrange(len(sent))]
@@ -106,11 +107,21 @@ def test_after_a_storm_everything_is_back_where_it_was(serve, caplog, count) -> 
         assert used[-1] < 1.01 * used[parts // 2] + (8 << 20), used
 
 
+FIELDS = (
+    *("model", "stop", "seed", "logit_bias", "tools", "tool_choice", "top_logprobs", "options"),
+    *("response_format", "temperature", "tokens", "content", "suffix", "stream_options", "input"),
+    *("messages", "prompt", "system", "keep_alive", "think", "thinking", "format", "text", "raw"),
+    *("instructions", "previous_response_id", "include", "max_output_tokens", "stop_sequences"),
+    *("reasoning", "output_config", "metadata", "chat_template_kwargs", "guided_json", "grammar"),
+)
+ELSEWHERE = ("/tokenize", "/detokenize", "/apply-template", "/v1/messages/count_tokens")
+NOWHERE = ("/v1/models/x", "/v1/" + "%ff" * 9, CHAT + "/control", "/v1/responses/x/cancel")
+
+
 def nonsense(rng: random.Random) -> bytes:
     """A request that is wrong somewhere: in its JSON, its fields, its head, or all of them."""
-    good = json.loads(a_request(rng).partition(b"\r\n\r\n")[2])
-    path = rng.choice([CHAT, COMPLETIONS, "/tokenize", "/detokenize", "/apply-template", CHAT])
-    path = rng.choice([path, path, f"{path}/control", "/v1/models/x", "/v1/" + "%ff" * 9])
+    path, good = a_request(rng)
+    path = rng.choice([path] * 6 + [rng.choice(ELSEWHERE), rng.choice(NOWHERE)])
     kind = rng.randrange(5)
     if kind == 0:
         data = bytearray(json.dumps(good).encode())
@@ -120,7 +131,7 @@ def nonsense(rng: random.Random) -> bytes:
     if kind == 1:
         return as_http(path, json.dumps(good).encode()[: rng.randrange(60)])
     if kind == 2:
-        return as_http(path, os.urandom(rng.randrange(200)))
+        return as_http(path, rng.randbytes(rng.randrange(200)))
     if kind == 3:
         extra = "".join(
             rng.choice(
@@ -129,10 +140,8 @@ def nonsense(rng: random.Random) -> bytes:
             for _ in range(rng.randint(1, 3))
         )
         return as_http(path, b"{}", rng.choice(["POST", "GET", "PATCH", "\x00"]), extra)
-    fields = [*good, "model", "stop", "seed", "logit_bias", "tools", "tool_choice", "top_logprobs"]
-    fields += ["response_format", "temperature", "tokens", "content", "suffix", "stream_options"]
     for _ in range(rng.randint(1, 4)):
-        good[rng.choice(fields)] = anything(rng)
+        good[rng.choice([*good, *FIELDS])] = anything(rng)
     return as_http(path, json.dumps(good, allow_nan=True).encode())
 
 
@@ -146,26 +155,37 @@ def anything(rng: random.Random, depth: int = 0) -> Any:
     return {rng.choice(names): anything(rng, depth + 1) for _ in range(rng.randrange(4))}
 
 
-@pytest.mark.parametrize("count", [400, pytest.param(20_000, marks=pytest.mark.long)])
-def test_nonsense_is_refused_and_never_the_servers_fault(serve, count) -> None:
+async def timed(port: int, data: bytes) -> tuple[bytes, float]:
+    """The answer, and the seconds it took."""
+    began = time.monotonic()
+    try:
+        answer = await asyncio.wait_for(exchange(port, data), 600)
+    except asyncio.TimeoutError:
+        answer = b"it hung"
+    return answer, time.monotonic() - began
+
+
+@pytest.mark.parametrize("count", [600, pytest.param(20_000, marks=pytest.mark.long)])
+def test_nonsense_is_refused_at_once_and_never_the_servers_fault(serve, count) -> None:
     server = serve(alphabet)
     rng = random.Random(5)
     sent = [nonsense(rng) for _ in range(count)]
 
-    async def ask_all() -> list[bytes]:
+    async def ask_all() -> list[tuple[bytes, float]]:
         gate = asyncio.Semaphore(16)
 
-        async def one(data: bytes) -> bytes:
+        async def one(data: bytes) -> tuple[bytes, float]:
             async with gate:
-                try:
-                    return await asyncio.wait_for(exchange(server.port, data), 600)
-                except asyncio.TimeoutError:
-                    return b"it hung"
+                return await timed(server.port, data)
 
         return await asyncio.gather(*map(one, sent))
 
-    for data, answer in zip(sent, asyncio.run(ask_all()), strict=True):
+    for data, (answer, took) in zip(sent, asyncio.run(ask_all()), strict=True):
         status = answer.partition(b" ")[2][:1]
         assert status in (b"2", b"4"), (data, answer)
         assert b"Traceback" not in answer
+        tries = [took]  # again and alone: others were in its way, and the machine may be busy
+        while min(tries) > 2 and len(tries) < 5:
+            tries.append(asyncio.run(timed(server.port, data))[1])
+        assert min(tries) <= 2, data
     assert 200 == server.chat("a", max_tokens=1).status
