@@ -45,6 +45,7 @@ _SENTENCES: Mapping[str, str] = {
 }
 
 
+_LARGE = 1 << 20
 _TYPES = ("str", "int", "float", "bool", "dict", "list", "none")
 
 
@@ -76,6 +77,8 @@ async def read_as(request: Request, shape: type[M]) -> M:
 
 def parse_object(body: bytes) -> dict[str, Any]:
     """The JSON object that `body` is; a 400 for what is none, or is nested too deeply."""
+    if len(body) > _LARGE:
+        np.empty(8 * len(body), np.uint8)  # a MemoryError here: in Rust it would end the process
     if depth(body) > limits.MAX_JSON_DEPTH:
         raise invalid(f"The JSON is nested more than {limits.MAX_JSON_DEPTH} deep.")
     try:

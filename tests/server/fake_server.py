@@ -2,7 +2,7 @@
 
 FAKE_PAUSE is the seconds of a step, FAKE_WORDS the letters of an answer. FAKE_GATE is a path: an
 answer has no more than ten letters until there is a file. FAKE_LOAD are the seconds of a loading.
-At a prompt with "!" a step wants FAKE_HUNGER bytes. A name that ends in .gguf is a real model's.
+At a prompt with "!" a step wants FAKE_HUNGER bytes. The path of a file is a real model's.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ real = dure.llm.load
 
 def load(name: str, **options: Any) -> Any:
     time.sleep(float(os.environ.get("FAKE_LOAD", "0")))
-    if name.endswith(".gguf"):
+    if Path(name).is_file():
         return real(name, **options)
     if name == "too-big":
         raise NotEnoughMemoryError("too-big needs 900 GB of memory, and 24 GB is available.")
