@@ -61,6 +61,7 @@ class Chunk:
     completion: Completion | None = None  # the whole answer, with its last chunk
     events: tuple[Event, ...] = ()
     logprobs: TokenLogprobs | None = None
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None  # with the first chunk
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ class Answer:
         if token_id is None:
             self.error = request.error or RuntimeError("the engine gave up a request")
             return
+        prompt = self._prompt_logprobs() if self._first is None else None
         if self._first is None:
             self._first = time.perf_counter()
             self._cached_tokens = request.num_cached_tokens
@@ -165,7 +167,9 @@ class Answer:
             self.completion = self._complete(reason)
             if self._reading.remember is not None:
                 self._reading.remember(self.completion)
-        self.chunks.append(Chunk(text, token_id, self.completion, tuple(events), output.logprobs))
+        self.chunks.append(
+            Chunk(text, token_id, self.completion, tuple(events), output.logprobs, prompt)
+        )
 
     def end_thinking(self) -> None:
         """Nothing; the model closes its thoughts at the next token, and answers.

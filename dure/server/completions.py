@@ -59,8 +59,6 @@ def completion_params(body: CompletionBody) -> SamplingParams:
     longest = 16 if body.max_tokens is None else body.max_tokens
     if longest == 0 and not body.echo:
         raise invalid("max_tokens is 0: that is of use with echo alone.", "max_tokens")
-    if body.stream and body.echo and body.logprobs is not None:
-        raise invalid("A stream does not echo log probabilities: leave stream out.", "stream")
     if body.best_of not in (None, 1, body.n):
         raise invalid("best_of is not supported: ask for n, and take the best.", "best_of")
     more = {"prompt_logprobs": body.logprobs} if body.echo else {}
@@ -157,7 +155,7 @@ async def completion_chunks(
     start = _start(first)
     head = json.dumps(start, ensure_ascii=False, separators=(",", ":"))[:-1]
     width = body.n or 1
-    if body.echo:
+    if body.echo and body.logprobs is None:
         for number, generation in enumerate(generations):
             text = tokenizer.decode(generation.question.token_ids)
             for choice in range(width):
@@ -169,6 +167,9 @@ async def completion_chunks(
                 yield data({**start, "choices": [], "prompt_progress": at})
             continue
         choice, chunk = item
+        if chunk.prompt_logprobs is not None:
+            echoed = _echoed(generations[number], chunk.prompt_logprobs)
+            yield _frame(head, {"index": number * width + choice, **echoed})
         entry: dict[str, Any] = {"index": number * width + choice, "text": chunk.text}
         if chunk.logprobs is not None:
             entry["logprobs"] = completion_logprobs(
@@ -258,6 +259,13 @@ def _choice(
         choice["token_ids"] = list(done.token_ids) if shown else []
         choice["prompt_token_ids"] = list(generation.question.token_ids)
     return choice
+
+
+def _echoed(generation: Generation, logprobs: Sequence[TokenLogprobs | None]) -> dict[str, Any]:
+    """The prompt as a part of a stream, its tokens scored."""
+    ids, tokenizer = generation.question.token_ids, generation.tokenizer
+    scored = completion_logprobs(list(logprobs), list(ids), tokenizer, 0)
+    return {"text": tokenizer.decode(ids), "logprobs": scored}
 
 
 def _usage(generations: Sequence[Generation], *, shown: bool = True) -> dict[str, Any]:

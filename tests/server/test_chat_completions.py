@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from fake_model import reply
+from fake_model import ScriptModel, reply
 from stepped import ROOMY, Stepped
 
 

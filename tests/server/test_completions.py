@@ -163,7 +163,13 @@ def test_a_suffix_is_asked_for_with_the_models_own_marks(serve, monkeypatch) -> 
     assert [256, *prefix, 257, *suffix, 258] == asked[0]
 
 
-def test_a_stream_cannot_echo_log_probabilities_and_says_so(server) -> None:
-    body = {"prompt": "ab", "echo": True, "logprobs": 1, "stream": True}
-    answer = server.post("/v1/completions", body)
-    assert (400, "stream") == (answer.status, answer.json["error"]["param"])
+def test_a_stream_echoes_the_prompts_log_probabilities_as_an_answer_does(server) -> None:
+    body = {"prompt": "abc", "echo": True, "logprobs": 1, "max_tokens": 2}
+    [whole] = server.post("/v1/completions", body).json["choices"]
+    *events, done = server.post("/v1/completions", {**body, "stream": True}).events
+    parts = [event["choices"][0] for event in events]
+    assert done == "[DONE]"
+    assert "".join(part["text"] for part in parts) == whole["text"]
+    scored = [part["logprobs"] for part in parts if part["logprobs"]]
+    for field in ("tokens", "token_logprobs"):
+        assert [each for part in scored for each in part[field]] == whole["logprobs"][field]
