@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     # Not list(…): once the verb `list` has been imported, that name is its module here.
     argv = [*(sys.argv[1:] if arguments is None else arguments)]
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(
@@ -44,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         build(argv)(args=argv, prog_name="dure")
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:  # of no verb: the help could not be written
+        print_error(DureError(f"{error.strerror or error}"))
+        sys.exit(1)
     sys.exit(0)
 
 
@@ -102,6 +107,15 @@ def print_error(error: DureError) -> None:
         print(error.detail, file=sys.stderr)
     if error.hint:
         print(f"hint: {error.hint}", file=sys.stderr)
+
+
+def _open_closed_streams() -> None:
+    """Nothing; a standard stream that our parent closed (`>&-`) leads nowhere, and no file that is
+    opened later takes its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - until the end
+            setattr(sys, name, stream)
 
 
 def _version(asked: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from dure.cli import console
+from dure.errors import InvalidRequestError
 
 
 def command(
@@ -41,6 +42,8 @@ def command(
     from dure import measure
     from dure.loading import load
 
+    if not prompt and not decode:
+        raise InvalidRequestError("There is nothing to measure: --prompt and --decode are both 0.")
     sizes = {"prompt": prompt, "decode": decode, "depth": depth, "batch": batch}
     with console.loading() as progress:
         loaded = load(

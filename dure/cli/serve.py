@@ -25,7 +25,7 @@ def command(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODEL]…",
+            metavar="MODEL",
             help="What to serve: short names, hub ids, files, folders. One is loaded at once, "
             "several when first asked for; none: whatever of this machine's models is asked for.",
         ),

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from dure.llm import LLM
 
 log = logging.getLogger("dure.server")
+
+_METRIC = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,18 @@ class Settings:
             )
         if not 1 <= self.parallel <= limits.MAX_PARALLEL:
             raise InvalidRequestError(f"--parallel is from 1 to {limits.MAX_PARALLEL}.")
+        if not _METRIC.fullmatch(self.metrics_prefix):
+            raise InvalidRequestError(
+                f"Prometheus takes no metrics that begin with {self.metrics_prefix!r}.",
+                hint="letters, digits and _, the first of them no digit",
+            )
+        served = [shown(name) for name in self.models]
+        for pattern, name in self.aliases:
+            if not pattern or (name and served and name not in served):
+                raise InvalidRequestError(
+                    f"The alias {f'{pattern}={name}'!r} names no model that is served.",
+                    hint=f"served: {', '.join(served)}" if served else "NAME=MODEL",
+                )
 
 
 class Server:

@@ -106,6 +106,14 @@ def test_an_error_of_the_system_is_one_sentence(dure_command: Dure, tmp_path: Pa
     )
 
 
+def test_a_measurement_of_nothing_is_refused(dure_command: Dure) -> None:
+    done = dure_command("bench", "m", "--prompt", "0", "--decode", "0")
+    assert (done.code, done.err) == (
+        1,
+        "error: There is nothing to measure: --prompt and --decode are both 0.\n",
+    )
+
+
 @pytest.mark.parametrize("verb", ["bench", "perplexity"])
 def test_a_scheme_reaches_the_model_that_is_measured(
     dure_command: Dure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
@@ -161,6 +169,34 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     process.stdout.close()
     assert (process.wait(60), process.stderr.read()) == (0, b"")
     process.stderr.close()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_the_parent_closed_is_no_error(closed: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" "$1" run fake one {closed}', sys.executable, str(FAKE)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        env=ENVIRONMENT,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert bool(done.stdout) == (">&-" not in closed.replace("2>&-", ""))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["run", "fake", "one"]])
+def test_a_full_disk_is_one_sentence(arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, str(FAKE), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=ENVIRONMENT,
+        )
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
 
 
 def test_ctrl_c_ends_a_question_with_130_and_no_traceback() -> None:

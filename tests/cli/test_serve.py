@@ -25,3 +25,19 @@ def test_a_file_without_keys_opens_no_server(
     done = dure_command("serve", "any", "--port", "0", "--api-key-file", str(keys))
     assert done.code == 1
     assert said in done.err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--alias", "gpt-4=nobody"], "The alias 'gpt-4=nobody' names no model that is served."),
+        (["--alias", "=any"], "The alias '=any' names no model that is served."),
+        (["--metrics-prefix", "a b"], "Prometheus takes no metrics that begin with 'a b'."),
+    ],
+)
+def test_what_could_never_work_is_said_at_the_start(
+    dure_command: Dure, options: list[str], said: str
+) -> None:
+    done = dure_command("serve", "any", "--port", "0", *options)
+    assert done.code == 1
+    assert f"error: {said}" in done.err
