@@ -164,6 +164,7 @@ def test_an_answer_that_was_preempted_goes_on_in_its_grammar(make_llm: MakeLLM) 
         Format("choice", ["x"] * 5000),
         Format("json_schema", {"enum": ["x" * 300_000]}),
         Format("json_schema", {"const": float("nan")}),
+        Format("json_schema", {"properties": {f"p{i}": {"type": "string"} for i in range(600)}}),
     ],
 )
 def test_a_format_that_cannot_be_kept_to_is_refused_in_our_words(
