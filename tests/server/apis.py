@@ -16,7 +16,11 @@ APIS: dict[str, Asked] = {
     "/v1/chat/completions": lambda text, **more: {**_said(text), **more},
     "/v1/completions": lambda text, **more: {"prompt": text, "max_tokens": 900, **more},
     "/v1/messages": lambda text, **more: {**_said(text), "max_tokens": 900, **more},
-    "/v1/responses": lambda text, **more: {"input": text, **more},
+    "/v1/responses": lambda text, max_tokens=None, **more: {
+        "input": text,
+        "max_output_tokens": max_tokens,
+        **more,
+    },
     "/api/chat": lambda text, **more: {**_said(text), **more},
     "/api/generate": lambda text, **more: {"model": "fake", "prompt": text, **more},
 }
