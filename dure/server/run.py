@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
 import re
 import signal
 import socket
@@ -62,6 +63,8 @@ class Settings:
             )
         if not 1 <= self.parallel <= limits.MAX_PARALLEL:
             raise InvalidRequestError(f"--parallel is from 1 to {limits.MAX_PARALLEL}.")
+        if self.keep_alive is not None and math.isnan(self.keep_alive):
+            raise InvalidRequestError("--keep-alive is a number of seconds; -1 is for ever.")
         if not _METRIC.fullmatch(self.metrics_prefix):
             raise InvalidRequestError(
                 f"Prometheus takes no metrics that begin with {self.metrics_prefix!r}.",

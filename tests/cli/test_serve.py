@@ -32,6 +32,7 @@ def test_a_file_without_keys_opens_no_server(
     [
         (["--alias", "gpt-4=nobody"], "The alias 'gpt-4=nobody' names no model that is served."),
         (["--alias", "=any"], "The alias '=any' names no model that is served."),
+        (["--keep-alive", "nan"], "--keep-alive is a number of seconds; -1 is for ever."),
         (["--metrics-prefix", "a b"], "Prometheus takes no metrics that begin with 'a b'."),
     ],
 )
