@@ -116,10 +116,19 @@ def _theirs(source: str, options: dict[str, Any]) -> str | None:
     # A filter that llama.cpp has and transformers has not; no argument here is a text.
     source = source.replace("| from_json", "")
     try:
-        messages = given.pop("messages")
+        messages = [_named(message) for message in given.pop("messages")]
         return str(render_jinja_template([messages], chat_template=source, **given)[0][0])
     except Exception:
         return None
+
+
+def _named(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with its reasoning under the names that transformers gives it since 5.21; the
+    last one for Python 3.10 is older."""
+    reasoning = message.get("reasoning")
+    if reasoning is None:
+        return message
+    return {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
 @pytest.mark.parametrize("name", CONVERSATIONS)
