@@ -18,6 +18,7 @@ from stepped import Stepped
 
 import dure.llm
 from dure import LLM
+from dure.server import limits
 from dure.server.run import Server, Settings
 
 WAIT_S = 60.0
@@ -147,6 +148,15 @@ class Running:
 
 
 Serve = Callable[..., Running]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patience() -> Iterator[None]:
+    """A machine that stands still for a while fails no test; those of a limit set it again."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HEAD", "BODY", "STALLED", "PREPARE"):
+            patch.setattr(limits, f"{name}_SECONDS", WAIT_S)
+        yield
 
 
 @pytest.fixture
