@@ -253,7 +253,9 @@ class _HTTP(uvicorn.Server):
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens there; InvalidRequestError if another does, or nobody may."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family)
+    # Named, TCP is what asyncio sends small pieces at once on; else each waits for the last one's
+    # receipt, for up to 40 ms.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Connections inherit it: what a client does not read would else fill 4 MB of the kernel's.

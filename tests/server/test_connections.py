@@ -126,6 +126,15 @@ def test_a_client_that_does_not_read_or_by_drops_is_cut_off_and_its_answer_ends(
     connection.close()
 
 
+def test_what_is_sent_waits_for_no_receipt_of_what_was_sent_before(serve) -> None:
+    server = serve(reply("ok"))
+    with server.connect():
+        server.wait_until(lambda: bool(server.server.connections.open))
+        [connection] = server.server.connections.open.values()
+        raw = connection.transport.get_extra_info("socket")
+        assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+
 def test_a_stream_with_nothing_to_say_sends_comments(serve, monkeypatch) -> None:
     monkeypatch.setattr(limits, "PING_SECONDS", 0.1)
     model = Stepped(reply("ok"))
