@@ -28,7 +28,7 @@ class Terse(ScriptModel):
     ("options", "least"),
     [
         (("--phases=fuzzing", "--max-examples=3"), 100),
-        pytest.param(("--phases=fuzzing", "--max-examples=25"), 600, marks=pytest.mark.long),
+        pytest.param(("--phases=fuzzing", "--max-examples=10"), 250, marks=pytest.mark.long),
         # Every keyword of every shape, kept to and broken; once, not with and without /v1.
         pytest.param(
             ("--phases=coverage", "--exclude-path-regex=^/v1/"), 4000, marks=pytest.mark.long
