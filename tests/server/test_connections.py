@@ -9,6 +9,7 @@ import time
 import pytest
 from fake_model import ScriptModel, reply
 from stepped import ROOMY, Stepped, endless
+from wire import read_until, rest
 
 from dure.server import limits
 
@@ -22,26 +23,6 @@ def body(text: str = "hi", **more) -> dict:
 
 def head(length: int) -> bytes:
     return f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n".encode()
-
-
-def read_until(connection: socket.socket, text: bytes) -> bytes:
-    received = b""
-    while text not in received:
-        part = connection.recv(65536)
-        assert part, "the server closed the connection"
-        received += part
-    return received
-
-
-def rest(connection: socket.socket) -> bytes:
-    """What comes until the server closes the connection, or resets it."""
-    received = b""
-    try:
-        while part := connection.recv(65536):
-            received += part
-    except ConnectionResetError:
-        pass
-    return received
 
 
 def drip(connection: socket.socket, data: bytes, tries: int = 400) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from wire import read_until, rest
 
 SCRIPT = Path(__file__).with_name("fake_server.py")
 CHAT = "/v1/chat/completions"
@@ -118,26 +119,6 @@ def start() -> Iterator[Start]:
             connection.close()
         if each.process.stderr is not None:
             each.process.stderr.close()
-
-
-def rest(connection: socket.socket) -> bytes:
-    received = b""
-    try:
-        while part := connection.recv(65536):
-            received += part
-    except ConnectionResetError:
-        pass
-    connection.close()
-    return received
-
-
-def read_until(connection: socket.socket, text: bytes) -> bytes:
-    received = b""
-    while text not in received:
-        part = connection.recv(65536)
-        assert part, "the server closed the connection"
-        received += part
-    return received
 
 
 def first_token(connection: socket.socket) -> bytes:

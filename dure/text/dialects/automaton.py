@@ -242,6 +242,21 @@ class Automaton:
                 return None
             yield
 
+    def listed(
+        self, mark: str, begin: str, read: Callable[[Automaton], Parser[bool]]
+    ) -> Parser[int | None]:
+        """How many calls that `begin` so were read one after the other, the first's beginning being
+        `mark` if that was seen already; None if one of them could not be read."""
+        count = 0
+        while True:
+            yield from self.space()
+            if mark != begin and not (yield from self.expect(begin)):
+                return count
+            mark = ""
+            if not (yield from read(self)):
+                return None
+            count += 1
+
     def expect(self, text: str) -> Parser[bool]:
         """Whether `text` comes next; it is read over if it does."""
         while len(self._buffer) < len(text) and text.startswith(self._buffer) and not self._ended:

@@ -30,17 +30,10 @@ class DeepSeekCalls:
 
     def parse(self, automaton: Automaton, mark: str) -> Parser[bool]:
         """Whether calls came; the marks after the last may be missing."""
-        count = 0
-        while True:
-            yield from automaton.space()
-            if mark == CALL or (yield from automaton.expect(CALL)):
-                mark = ""
-                if not (yield from self._call(automaton)):
-                    return False
-                count += 1
-                continue
+        count = yield from automaton.listed(mark, CALL, self._call)
+        if count is not None:
             yield from automaton.expect(CALLS_END)
-            return count > 0
+        return bool(count)
 
     def _call(self, automaton: Automaton) -> Parser[bool]:
         name = yield from automaton.word("<\n{")

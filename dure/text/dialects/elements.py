@@ -42,20 +42,13 @@ class ElementCalls:
 
     def parse(self, automaton: Automaton, mark: str) -> Parser[bool]:
         """Whether calls came; the mark after the last may be missing."""
-        count = 0
         invoke = f"{self.prefix}<{INVOKE}"
-        while True:
-            yield from automaton.space()
-            if mark == invoke or (yield from automaton.expect(invoke)):
-                mark = ""
-                if not (yield from self._invoke(automaton)):
-                    return False
-                count += 1
-                continue
-            ended = (yield from automaton.expect(self.mark(f"/{BLOCK}"))) or not (
-                yield from automaton.peek()
-            )
-            return count > 0 and ended
+        count = yield from automaton.listed(mark, invoke, self._invoke)
+        if not count:
+            return False
+        return (yield from automaton.expect(self.mark(f"/{BLOCK}"))) or not (
+            yield from automaton.peek()
+        )
 
     def _invoke(self, automaton: Automaton) -> Parser[bool]:
         yield from automaton.space()

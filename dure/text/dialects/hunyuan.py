@@ -34,17 +34,10 @@ class HunyuanCalls:
         yield from automaton.space()
         if mark == CALLS and (yield from automaton.peek()) != "<":
             return (yield from ARRAY.parse(automaton, mark))
-        count = 0
-        while True:
-            yield from automaton.space()
-            if mark == CALL or (yield from automaton.expect(CALL)):
-                mark = ""
-                if not (yield from self._call(automaton)):
-                    return False
-                count += 1
-                continue
+        count = yield from automaton.listed(mark, CALL, self._call)
+        if count is not None:
             yield from automaton.expect(CALLS_END)
-            return count > 0
+        return bool(count)
 
     def _call(self, automaton: Automaton) -> Parser[bool]:
         name = yield from automaton.word("\n{`<")

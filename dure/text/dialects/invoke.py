@@ -36,20 +36,13 @@ class InvokeCalls:
 
     def parse(self, automaton: Automaton, mark: str) -> Parser[bool]:
         """Whether calls came; the mark after the last may be missing."""
-        count = 0
         invoke = self._mark("invoke")
-        while True:
-            yield from automaton.space()
-            if mark == invoke or (yield from automaton.expect(invoke)):
-                mark = ""
-                if not (yield from self._invoke(automaton)):
-                    return False
-                count += 1
-                continue
-            ended = (yield from automaton.expect(f"</{self.block}>")) or not (
-                yield from automaton.peek()
-            )
-            return count > 0 and ended
+        count = yield from automaton.listed(mark, invoke, self._invoke)
+        if not count:
+            return False
+        return (yield from automaton.expect(f"</{self.block}>")) or not (
+            yield from automaton.peek()
+        )
 
     def _mark(self, name: str, *, end: bool = False) -> str:
         return f"</{self.prefix}{name}>" if end else f"<{self.prefix}{name}"
