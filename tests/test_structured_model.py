@@ -17,12 +17,14 @@ BENCH = Path(__file__).parent.parent / "bench"
 pytestmark = [pytest.mark.model, pytest.mark.long]
 
 
-@pytest.fixture(scope="module")
-def llm() -> LLM:
-    """Qwen2.5-Coder-0.5B from $DURE_TEST_MODELS; its 491 MB are not fetched for a test."""
+@pytest.fixture(scope="module", params=["smollm2-135m", "qwen2.5-coder-0.5b"])
+def llm(request: pytest.FixtureRequest) -> LLM:
+    """SmolLM2; and, if $DURE_TEST_MODELS has it, Qwen2.5-Coder: 491 MB are not fetched for it."""
+    if request.param == "smollm2-135m":
+        return LLM(request.getfixturevalue("smollm2"), context=2048)
     default = Path.home() / ".cache" / "dure-test-models"
     folder = Path(os.environ.get("DURE_TEST_MODELS", default)).expanduser()
-    path = folder / "qwen2.5-coder-0.5b.gguf"
+    path = folder / f"{request.param}.gguf"
     if not path.exists():
         pytest.skip(f"{path} is not there")
     return LLM(path, context=2048)
