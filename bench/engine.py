@@ -58,8 +58,8 @@ class Dure:
     def __init__(self, model: str, *, threads: int, repack: bool) -> None:
         del repack  # its weights always are
         # Imported here because starting up is a part of what is timed.
-        self.measure = importlib.import_module("dure.measure")
-        loading = importlib.import_module("dure.loading")
+        self.measure = importlib.import_module("dure.benchmark")
+        loading = importlib.import_module("dure.loading.load")
         self.loaded = loading.load(model, threads=threads, context=4096, cache_tokens=4096)
         self.vocab_size = self.loaded.model.vocab_size
         self.version = importlib.import_module("dure").__version__

@@ -24,7 +24,7 @@ import numpy as np
 
 from dure import kernels
 from dure.formats.blocks import BLOCKS, SUPPORTED
-from dure.kernels.dequantize_reference import FP8_TYPES, GROUPED_TYPES, LAYOUTS
+from dure.kernels.dequantize import FP8_TYPES, GROUPED_TYPES, LAYOUTS
 
 # The largest matrix of Qwen2.5-1.5B, and the experts of Qwen3-30B-A3B.
 ROWS, COLS = 8960, 1536

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 from dure.batch import BLOCK_SIZE
-from dure.engine.cache import blocks_for
-from dure.loading import load
-from dure.measure import FixedRun
+from dure.benchmark import FixedRun
+from dure.engine.block_pool import blocks_for
+from dure.loading.load import load
 
 
 def peak_bytes() -> int:

@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dure import LLM, SamplingParams
-from dure.answer import Completion
-from dure.chat import ChatRequest, Format, ToolChoice
+from dure.chat.output import Completion
+from dure.chat.request import ChatRequest, Format, ToolChoice
 
 PLACES = ("Oslo", "Seoul", "Lima", "Cairo", "Quito", "Hanoi", "Accra", "Riga", "Perth", "Izmir")
 QUESTIONS = (

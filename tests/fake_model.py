@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from dure.batch import BLOCK_SIZE, Batch, LayerCache
+from dure.chat.template import CHATML
 from dure.formats.checkpoint import Checkpoint
-from dure.loading import LoadedModel
-from dure.text.template import CHATML
+from dure.loading.load import LoadedModel
 
 START, END, UNKNOWN = 256, 257, 258
 SPECIAL = {"<|im_start|>": START, "<|im_end|>": END}
@@ -118,7 +118,7 @@ def loaded(
     template: str | None = CHATML,
     sampling: dict[str, Any] | None = None,
 ) -> LoadedModel:
-    """What `dure.loading.load` would have given for the model."""
+    """What `dure.loading.load.load` would have given for the model."""
     path = Path("fake.gguf")
     checkpoint = Checkpoint(path, "gguf", {}, chat_template=template)
     return LoadedModel(

@@ -7,7 +7,7 @@ import pytest
 
 from dure.batch import CacheDtype, LayerCache
 from dure.errors import InvalidRequestError
-from dure.loading import check_cache_dtype
+from dure.loading.memory import check_cache_dtype
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ from fake_model import ByteTokenizer, ScriptModel, alphabet, loaded, reply
 
 import dure.llm
 from dure import LLM, SamplingParams
+from dure.chat.template import CHATML
 from dure.errors import (
     ContextLengthError,
     InvalidRequestError,
     NotEnoughMemoryError,
     TemplateError,
 )
-from dure.text.template import CHATML
 
 THINKING_TEMPLATE = CHATML + (
     "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"

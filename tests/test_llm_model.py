@@ -143,7 +143,9 @@ def test_perplexity_of_a_repeated_text_is_low(smollm2: Path, tmp_path: Path) -> 
 def test_a_model_without_room_is_refused_before_it_is_packed(
     smollm2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dure.weights.Weights.finish", lambda *_: pytest.fail("it was packed"))
+    monkeypatch.setattr(
+        "dure.weights.loader.Weights.finish", lambda *_: pytest.fail("it was packed")
+    )
     monkeypatch.setattr("dure.machine.memory_available", lambda: 300 << 20)
     with pytest.raises(dure.NotEnoughMemoryError) as caught:
         LLM(smollm2, context=8192)

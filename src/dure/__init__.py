@@ -19,7 +19,7 @@ from dure.errors import (
 )
 
 if TYPE_CHECKING:
-    from dure.answer import Completion
+    from dure.chat.output import Completion
     from dure.engine.params import SamplingParams
     from dure.llm import LLM
 
@@ -43,7 +43,11 @@ __all__ = [
 ]
 
 # numpy, tokenizers and the kernels take longer to import than `dure --help` may last.
-_HOMES = {"LLM": "dure.llm", "Completion": "dure.answer", "SamplingParams": "dure.engine.params"}
+_HOMES = {
+    "LLM": "dure.llm",
+    "Completion": "dure.chat.output",
+    "SamplingParams": "dure.engine.params",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -14,22 +14,23 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from dure import machine
-from dure.answer import Answer, Chunk, Completion
-from dure.chat import ChatRequest, Format, Thinking
+from dure.benchmark import FixedRun
+from dure.chat.dialects import Dialect
+from dure.chat.output import Answer, Chunk, Completion
+from dure.chat.prompt import Question, Questions
+from dure.chat.request import ChatRequest, Format, Thinking
+from dure.chat.template import default_template
 from dure.engine.engine import Engine
 from dure.engine.params import SamplingParams
 from dure.errors import InvalidRequestError, NotEnoughMemoryError
-from dure.loading import gigabytes, load
-from dure.measure import FixedRun
-from dure.question import Question, Questions
-from dure.text.dialects import Dialect
-from dure.text.template import default_template
+from dure.loading.load import load
+from dure.loading.memory import gigabytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dure import hub
-    from dure.loading import Progress
+    from dure.loading.load import Progress
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | Sequence[Message] | ChatRequest

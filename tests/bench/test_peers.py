@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from dure import measure
-from dure.loading import load
+from dure import benchmark
+from dure.loading.load import load
 
 BENCH = Path(__file__).parent.parent.parent / "bench"
 MODULES = ("peers", "table", "work", "limits", "engine")
@@ -152,7 +152,7 @@ def test_the_process_of_dure_scores_as_dure_perplexity_and_keeps_its_context(
         worker = fleet.worker(peers.Setting("dure"))
         tokens = worker.ask("tokenize", text="The quick brown fox. " * 20)["tokens"][:96]
         model = load(smollm2, threads=1, with_tokenizer=False).model
-        expected = measure.perplexity(model, tokens, window=96)["perplexity"]
+        expected = benchmark.perplexity(model, tokens, window=96)["perplexity"]
         actual = fleet.perplexity(peers.Setting("dure"), tokens)
         assert actual == pytest.approx(expected, rel=1e-9)
         cache = {"sequences": 2, "length": 64, "flash": False}

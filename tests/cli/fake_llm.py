@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from dure.answer import Chunk, Completion, Timings
+from dure.chat.output import Chunk, Completion, Timings
 from dure.cli import main
 from dure.engine.params import SamplingParams
 from dure.errors import ContextLengthError, ModelNotFoundError, TemplateError

@@ -124,7 +124,7 @@ def test_a_scheme_reaches_the_model_that_is_measured(
         asked.append((name, options["quantize"]))
         raise InvalidRequestError("enough")
 
-    monkeypatch.setattr("dure.loading.load", load)
+    monkeypatch.setattr("dure.loading.load.load", load)
     path = tmp_path / "text.txt"
     path.write_text("words")
     texts = [str(path)] if verb == "perplexity" else []

@@ -14,16 +14,16 @@ from fake_model import END, ByteTokenizer, ScriptModel, loaded
 
 import dure.llm
 from dure import LLM, SamplingParams
-from dure.answer import Reading
 from dure.batch import Batch
-from dure.chat import ChatRequest, Format, Thinking, ToolChoice
-from dure.constraints import Constraints
+from dure.chat.dialects import deepseek, dsml, hermes, hunyuan, hy3, llama3, minimax, qwenxml
+from dure.chat.dialects.automaton import Automaton
+from dure.chat.dialects.dialect import Dialect
+from dure.chat.grammar_rules import Rules, complete
+from dure.chat.output import Reading
+from dure.chat.request import ChatRequest, Format, Thinking, ToolChoice
+from dure.chat.structured_output import Constraints
 from dure.engine.grammar import Grammars
 from dure.errors import InvalidRequestError
-from dure.text.dialects import deepseek, dsml, hermes, hunyuan, hy3, llama3, minimax, qwenxml
-from dure.text.dialects.automaton import Automaton
-from dure.text.dialects.dialect import Dialect
-from dure.text.lark import Rules, complete
 
 TEMPLATES = Path(__file__).parent.parent / "text" / "templates"
 ASK = ({"role": "user", "content": "?"},)

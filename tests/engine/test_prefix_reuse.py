@@ -7,7 +7,7 @@ import pytest
 from prefix_model import answer, make_engine, random_prompt, run
 
 from dure.batch import BLOCK_SIZE
-from dure.engine.cache import BlockPool, block_digest, root_digest
+from dure.engine.block_pool import BlockPool, block_digest, root_digest
 from dure.engine.request import SamplingParams
 
 RNG = np.random.default_rng(7)

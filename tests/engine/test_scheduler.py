@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from prefix_model import PrefixModel, make_engine, random_prompt, run
 
 from dure.batch import BLOCK_SIZE
-from dure.engine.cache import blocks_for
+from dure.engine.block_pool import blocks_for
 from dure.engine.engine import Engine
 from dure.engine.request import Request, RequestState, SamplingParams
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from prefix_model import StateModel, make_engine, random_prompt, run
 
-from dure.engine.cache import root_digest
+from dure.engine.block_pool import root_digest
 from dure.engine.engine import Engine
 from dure.engine.request import Request, SamplingParams
 from dure.engine.states import StatePool

@@ -32,7 +32,7 @@ from model_bytes import gguf as gguf_bytes
 from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.blocks import BLOCKS, BY_ID, SUPPORTED
 from dure.formats.gguf import GGUFFile, read_gguf
-from dure.formats.texts import Texts
+from dure.formats.string_array import Texts
 
 
 def _finish(writer: GGUFWriter) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from dure.errors import DownloadError, ModelNotFoundError, UnsupportedModelError
 from dure.hub.repository import RemoteFile, check_paths, choose_files, quant_of
-from dure.hub.terms import Check
+from dure.hub.types import Check
 
 
 def chosen(*paths: str, quant: str = "") -> list[str]:

@@ -16,7 +16,7 @@ from kernel_inputs import (
 from kernel_inputs import random_raw as blocks
 
 from dure import kernels
-from dure.kernels.dequantize_reference import LAYOUTS, QUANTIZED_TYPES, block_size
+from dure.kernels.dequantize import LAYOUTS, QUANTIZED_TYPES, block_size
 from dure.kernels.quantize_reference import TYPES as QUANTIZER_TYPES
 
 

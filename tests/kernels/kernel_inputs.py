@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 
 from dure import kernels
 from dure.kernels import reference
-from dure.kernels.dequantize_reference import GROUPED_TYPES, LAYOUTS, block_size, row_bytes
+from dure.kernels.dequantize import GROUPED_TYPES, LAYOUTS, block_size, row_bytes
 
 # Column counts that end inside, on and past the tiles a kernel may use.
 COLS = {

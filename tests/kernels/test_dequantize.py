@@ -8,7 +8,7 @@ from kernel_inputs import ROWS, bits, columns, constant_raw, packed, random_raw
 
 from dure import kernels
 from dure.kernels import reference
-from dure.kernels.dequantize_reference import LAYOUTS, QUANTIZED_TYPES, block_size, row_bytes
+from dure.kernels.dequantize import LAYOUTS, QUANTIZED_TYPES, block_size, row_bytes
 
 BAD = (TypeError, ValueError)
 

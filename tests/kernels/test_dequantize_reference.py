@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from kernel_inputs import columns, constant_raw, random_raw
 
-from dure.kernels.dequantize_reference import (
+from dure.kernels.dequantize import (
     FLOAT_TYPES,
     FP8_TYPES,
     GROUPED_TYPES,

@@ -8,7 +8,7 @@ from kernel_inputs import bits, columns, packed, random_raw
 
 from dure import kernels
 from dure.kernels import reference
-from dure.kernels.dequantize_reference import LAYOUTS
+from dure.kernels.dequantize import LAYOUTS
 
 
 @pytest.mark.parametrize("dtype", LAYOUTS)

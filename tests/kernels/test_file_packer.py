@@ -11,7 +11,7 @@ from kernel_inputs import bits, columns, random_raw
 
 from dure import kernels
 from dure.kernels import reference
-from dure.kernels.dequantize_reference import LAYOUTS
+from dure.kernels.dequantize import LAYOUTS
 
 
 def written(path: Path, *parts: np.ndarray) -> tuple[int, list[int]]:

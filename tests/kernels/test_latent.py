@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 
 from dure import kernels
 from dure.kernels import latent_reference, reference
-from dure.kernels.dequantize_reference import LAYOUTS
+from dure.kernels.dequantize import LAYOUTS
 
 SPANS = [(0, 70), (100, 1), (40, 5), (600, 9), (0, 1)]
 

@@ -10,13 +10,7 @@ from kernel_inputs import ROWS, bits, columns, constant_raw, packed, random_acti
 
 from dure import kernels
 from dure.kernels import reference
-from dure.kernels.dequantize_reference import (
-    FLOAT_TYPES,
-    FP8_TYPES,
-    LAYOUTS,
-    QUANTIZED_TYPES,
-    block_size,
-)
+from dure.kernels.dequantize import FLOAT_TYPES, FP8_TYPES, LAYOUTS, QUANTIZED_TYPES, block_size
 
 COUNTS = (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33)
 BAD = (TypeError, ValueError)

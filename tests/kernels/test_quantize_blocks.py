@@ -8,7 +8,7 @@ import pytest
 
 from dure import kernels
 from dure.kernels import quantize_reference
-from dure.kernels.dequantize_reference import block_size, dequantize
+from dure.kernels.dequantize import block_size, dequantize
 
 TYPES = quantize_reference.TYPES
 

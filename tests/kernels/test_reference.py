@@ -11,7 +11,7 @@ from kernel_inputs import paged_sequences, random_activations, random_raw
 from torch.nn import functional
 
 from dure.kernels import reference
-from dure.kernels.dequantize_reference import QUANTIZED_TYPES, block_size
+from dure.kernels.dequantize import QUANTIZED_TYPES, block_size
 
 
 def as_torch(array: np.ndarray) -> torch.Tensor:

@@ -13,8 +13,8 @@ import pytest
 from tiny_gguf import config_of, read_folder, write_folder, write_gguf
 from tiny_models import furthest, loaded, prefill_logits
 
-from dure.config import Config
 from dure.errors import DureError, ModelFileError, UnsupportedModelError
+from dure.models.config import Config
 from dure.models.deepseek_v2 import DeepseekConfig
 
 

@@ -28,7 +28,7 @@ from tiny_models import (
 
 from dure.errors import InvalidRequestError, UnsupportedModelError
 from dure.formats.checkpoint import open_checkpoint
-from dure.formats.packed import parameters
+from dure.formats.quantized_checkpoint import parameters
 from dure.models import load_model
 
 TOLERANCE = 1e-4
@@ -217,8 +217,8 @@ def test_what_is_all_quantised_is_not_quantised_again(tmp_path: Path) -> None:
 
 
 def test_the_description_says_how_each_part_is_stored(tmp_path: Path) -> None:
-    from dure.describe import describe  # noqa: PLC0415
     from dure.hub.facts import read_facts  # noqa: PLC0415
+    from dure.loading.describe import describe  # noqa: PLC0415
 
     folder, _ = quantised(tmp_path, "qwen3_moe", "gptq")
     found = describe(open_checkpoint(folder))

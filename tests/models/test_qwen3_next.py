@@ -12,12 +12,12 @@ from tiny_gguf import read_folder, write_folder, write_gguf
 from tiny_models import loaded, prefill_logits
 
 from dure.batch import LayerCache, StateCache
+from dure.benchmark import FixedRun, perplexity
 from dure.cli import main
-from dure.describe import Caches, describe
 from dure.engine.engine import Engine
 from dure.errors import ModelFileError
 from dure.formats.checkpoint import open_checkpoint
-from dure.measure import FixedRun, perplexity
+from dure.loading.describe import Caches, describe
 
 NAME = "qwen3_next"
 

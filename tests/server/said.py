@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from dure.answer import Chunk, Completion, Timings
-from dure.text.dialects import Event
+from dure.chat.dialects import Event
+from dure.chat.output import Chunk, Completion, Timings
 
 ASKED, CACHED = 30, 20
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from said import ASKED, CACHED, call, chunks, text, thought
 
-from dure.chat import Format, Thinking, ToolChoice
+from dure.chat.request import Format, Thinking, ToolChoice
 from dure.errors import InvalidRequestError
-from dure.server.anthropic import MessageWriter
-from dure.server.anthropic_request import chat_request, sampling
-from dure.server.anthropic_shapes import MessagesBody
+from dure.server.anthropic.messages import MessageWriter
+from dure.server.anthropic.request import chat_request, sampling
+from dure.server.anthropic.schemas import MessagesBody
 
 WEATHER = {"name": "weather", "description": "Now.", "input_schema": {"type": "object"}}
 

@@ -11,7 +11,7 @@ from fake_model import reply
 
 from dure.errors import InvalidRequestError
 from dure.server.app import make_app
-from dure.server.auth import PUBLIC, Keys
+from dure.server.http.auth import PUBLIC, Keys
 from dure.server.run import Settings
 
 ALICE, BOB = "alices-own-key", "bobs-other-key"

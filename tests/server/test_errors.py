@@ -8,7 +8,7 @@ import pytest
 from fake_model import ScriptModel, alphabet, reply
 
 from dure.server import limits
-from dure.server.sampling import UNSUPPORTED
+from dure.server.openai.sampling import UNSUPPORTED
 
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hi"}]

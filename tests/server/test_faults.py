@@ -14,10 +14,10 @@ from stepped import ROOMY, Stepped
 
 from dure import LLM
 from dure.engine.engine import Engine
-from dure.server import body
 from dure.server.app import ROUTES
-from dure.server.metrics import Metrics
-from dure.server.other_apis import ROUTES as OTHERS
+from dure.server.routes import ROUTES as OTHERS
+from dure.server.serving.metrics import Metrics
+from dure.server.wire import body
 
 CHAT = "/v1/chat/completions"
 BODIES = sorted({route.path for route in (*ROUTES, *OTHERS) if route.shape is not None})
@@ -180,7 +180,7 @@ def test_a_template_worker_that_is_killed_at_work_is_replaced_and_its_work_done(
 
 def test_a_template_that_kills_its_worker_each_time_is_an_error(serve, monkeypatch) -> None:
     server = serve(reply("fine"))
-    monkeypatch.setattr("dure.text.template._START", "raise SystemExit(9)")
+    monkeypatch.setattr("dure.chat.template._START", "raise SystemExit(9)")
     answer = server.chat("hi")
     assert 503 == answer.status
     assert "process that renders" in answer.json["error"]["message"]

@@ -11,8 +11,8 @@ from typing import Any
 
 from said import chunks, text
 
-from dure.server.generation import Times
-from dure.server.metrics import Metrics
+from dure.server.serving.generation import Times
+from dure.server.serving.metrics import Metrics
 
 
 def test_calls_that_could_not_be_read_are_counted() -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from said import ASKED, call, chunks, text, thought
 
-from dure.chat import Format, Thinking
+from dure.chat.request import Format, Thinking
 from dure.errors import InvalidRequestError
-from dure.server import ollama_request as reading
-from dure.server.ollama import LineWriter
-from dure.server.ollama_shapes import ChatBody, GenerateBody
+from dure.server.ollama import request as reading
+from dure.server.ollama.chat import LineWriter
+from dure.server.ollama.schemas import ChatBody, GenerateBody
 
 
 def body(*messages: dict[str, Any], **more: Any) -> ChatBody:

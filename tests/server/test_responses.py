@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from said import ASKED, CACHED, call, chunks, text, thought
 
-from dure.chat import Format, Thinking, ToolChoice
+from dure.chat.request import Format, Thinking, ToolChoice
 from dure.errors import InvalidRequestError
 from dure.server.errors import HTTPError
-from dure.server.responses_request import chat_request, sampling, seal
-from dure.server.responses_shapes import ResponsesBody
-from dure.server.responses_store import Kept, Store
-from dure.server.responses_writer import ResponseWriter
+from dure.server.openai.responses_request import chat_request, sampling, seal
+from dure.server.openai.responses_schemas import ResponsesBody
+from dure.server.openai.responses_writer import ResponseWriter
+from dure.server.serving.response_store import Kept, Store
 
 WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": True}
 TIME = {"type": "function", "name": "time", "parameters": {"type": "object"}}

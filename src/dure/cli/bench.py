@@ -39,8 +39,8 @@ def command(
     Tokens are fixed, nothing is sampled. Each figure is the median of --repeat rounds after one
     warm-up; decoding is counted over all --batch sequences.
     """
-    from dure import measure
-    from dure.loading import load
+    from dure import benchmark
+    from dure.loading.load import load
 
     if not prompt and not decode:
         raise InvalidRequestError("There is nothing to measure: --prompt and --decode are both 0.")
@@ -57,7 +57,7 @@ def command(
             **progress,
         )
     with console.ProgressLine("measuring") as line:
-        speeds = measure.speed(
+        speeds = benchmark.speed(
             loaded.model,
             **sizes,
             repeat=repeat,

@@ -18,7 +18,7 @@ from dure.cli.progress import REDRAW_S, PullReport
 from dure.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from dure.answer import Completion
+    from dure.chat.output import Completion
 
 # A model's text may hold terminal commands (ESC […): only line ends and tabs reach a terminal.
 _CONTROLS = {code: None for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}

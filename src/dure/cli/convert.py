@@ -36,8 +36,8 @@ def command(
     Without --quantize every matrix keeps its type. The file appears when it is whole.
     """
     from dure import hub
-    from dure.convert import convert
-    from dure.quantize import check_scheme
+    from dure.convert.gguf import convert
+    from dure.weights.quantize import check_scheme
 
     scheme = None if quantize is None else check_scheme(quantize)
     folder = hub.resolve(model, allow_download=False).path

@@ -39,8 +39,8 @@ def command(
     The text is cut into windows; the second half of each full one is scored, the first being its
     context. No special tokens are added.
     """
-    from dure import measure
-    from dure.loading import load
+    from dure import benchmark
+    from dure.loading.load import load
 
     content = console.read_text(text)
     with console.loading() as progress:
@@ -57,7 +57,7 @@ def command(
     tokenizer = loaded.tokenizer
     tokens = tokenizer.encode(content, add_special=False, parse_special=False)
     with console.ProgressLine("scoring") as line:
-        result = measure.perplexity(
+        result = benchmark.perplexity(
             loaded.model,
             tokens,
             window=window,

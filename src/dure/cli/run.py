@@ -18,8 +18,8 @@ import typer
 from dure.cli import console
 
 if TYPE_CHECKING:
-    from dure.answer import Completion
-    from dure.chat import Format
+    from dure.chat.output import Completion
+    from dure.chat.request import Format
     from dure.engine.params import SamplingParams
     from dure.llm import LLM
 
@@ -209,7 +209,7 @@ def parse_think(text: str | None) -> bool | int | None:
 
 def read_schema(path: Path) -> Format:
     """The format that the schema in a file demands; InvalidRequestError if there is none."""
-    from dure.chat import Format
+    from dure.chat.request import Format
     from dure.errors import InvalidRequestError
 
     try:

@@ -106,8 +106,8 @@ def command(
 
     It listens on this machine alone, until Ctrl-C or SIGTERM; answers that run may finish.
     """
-    from dure.quantize import check_scheme
     from dure.server.run import Server, Settings, shown
+    from dure.weights.quantize import check_scheme
 
     # A word that is none ends the command, and not the first request.
     scheme = None if quantize is None else check_scheme(quantize)
@@ -166,7 +166,7 @@ def _introduce(name: str, llm: LLM, parallel: int) -> None:
     """Print what is served, by the name that requests give it, what its cache may come to, and the
     dialect that was found."""
     from dure.batch import BLOCK_SIZE
-    from dure.loading import gigabytes
+    from dure.loading.memory import gigabytes
 
     tokens = llm.engine.pool.num_blocks * BLOCK_SIZE
     size = gigabytes(sum(layer.nbytes for layer in llm.engine.cache))

@@ -76,10 +76,10 @@ def _catalogued(entry: CatalogueEntry) -> dict[str, Any]:
 
 
 def _described(found: ResolvedModel, facts: ModelFacts) -> dict[str, Any]:
-    from dure.describe import describe
+    from dure.chat.dialects import dialect_of
+    from dure.chat.dialects.thinking import has_switch
     from dure.formats.checkpoint import open_checkpoint
-    from dure.text.dialects import dialect_of
-    from dure.text.dialects.thinking import has_switch
+    from dure.loading.describe import describe
 
     entry = found.entry
     tokens = min(facts.context, CACHE_TOKENS)

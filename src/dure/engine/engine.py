@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from dure.batch import BLOCK_SIZE, CacheDtype, StateCache
 from dure.engine.batch import build_batch
-from dure.engine.cache import BlockPool, allocate_storage, root_digest
+from dure.engine.block_pool import BlockPool, root_digest
+from dure.engine.kv_storage import allocate_storage
 from dure.engine.request import (
     FinishReason,
     Request,

@@ -1,7 +1,7 @@
 """Grammars: which tokens may come next, so that an answer is what was asked for.
 
 The parsing is llguidance's, imported when the first grammar comes. Every grammar is one text in its
-variant of Lark; dure.text.lark writes them.
+variant of Lark; dure.chat.grammar_rules writes them.
 """
 
 from __future__ import annotations

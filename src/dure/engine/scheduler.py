@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from dure.batch import BLOCK_SIZE
-from dure.engine.cache import BlockPool, block_digest, blocks_for
+from dure.engine.block_pool import BlockPool, block_digest, blocks_for
 from dure.engine.request import Request, RequestState
 from dure.engine.states import StatePool
 

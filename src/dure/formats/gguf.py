@@ -22,8 +22,8 @@ from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.blocks import BY_ID
 from dure.formats.sniff import describe
 from dure.formats.source import SourceFile
+from dure.formats.string_array import Texts, decoded, places
 from dure.formats.tensors import TensorInfo, shown
-from dure.formats.texts import Texts, decoded, places
 
 MAX_STRING_BYTES = 64 << 20
 MAX_NAME_BYTES = 65_535  # of a key or a tensor; the format's own limit for keys

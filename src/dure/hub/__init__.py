@@ -27,7 +27,7 @@ from dure.hub.catalogue import (
 )
 from dure.hub.names import ModelName, parse_name
 from dure.hub.store import LocalModel
-from dure.hub.terms import Patience, Progress, human_bytes
+from dure.hub.types import Patience, Progress, human_bytes
 
 __all__ = [
     "Catalogue",

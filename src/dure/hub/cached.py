@@ -9,7 +9,7 @@ from pathlib import Path
 from dure.errors import DureError
 from dure.hub.names import ModelName
 from dure.hub.repository import RemoteFile, choose_files
-from dure.hub.terms import Check
+from dure.hub.types import Check
 
 
 def find_in_huggingface_cache(wanted: ModelName) -> Path | None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from dure.formats.card import read_card
 from dure.formats.checkpoint import Checkpoint, open_checkpoint
-from dure.formats.packed import parameters_or_tensors
+from dure.formats.quantized_checkpoint import parameters_or_tensors
 
 if TYPE_CHECKING:
-    from dure.formats.packed import Parameter
+    from dure.formats.quantized_checkpoint import Parameter
     from dure.formats.tensors import TensorInfo
 
 _GGUF_KEYS = {

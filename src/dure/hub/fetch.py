@@ -12,10 +12,10 @@ from typing import Any
 from dure.errors import DownloadError, DureError, ModelNotFoundError, UnsupportedModelError
 from dure.hub import pypi, store
 from dure.hub.catalogue import CatalogueEntry, CatalogueFile, Source
+from dure.hub.http import RefusedError, UnreachableError
 from dure.hub.names import ModelName
 from dure.hub.remote import Listing, list_huggingface, list_modelscope
 from dure.hub.repository import RemoteFile, check_paths, choose_files
-from dure.hub.terms import Check, Patience, Progress
 from dure.hub.transfer import (
     DiskFullError,
     Transfer,
@@ -25,7 +25,7 @@ from dure.hub.transfer import (
     feed,
     require_space,
 )
-from dure.hub.wire import RefusedError, UnreachableError
+from dure.hub.types import Check, Patience, Progress
 
 _JOURNAL = ".journal.json"
 WHEEL_SLACK = 16 * 2**20  # a wheel's other files, and data that does not compress

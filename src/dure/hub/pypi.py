@@ -22,9 +22,9 @@ from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
 from dure.errors import DownloadError
-from dure.hub.terms import Check, Patience, human_bytes
+from dure.hub.http import RefusedError, host_of, open_url, read_document
 from dure.hub.transfer import CHUNK_BYTES, Transfer, WrongBytesError, download
-from dure.hub.wire import RefusedError, host_of, open_url, read_document
+from dure.hub.types import Check, Patience, human_bytes
 
 DEFAULT_INDEX = "https://pypi.org/simple"
 _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.2, */*;q=0.1"

@@ -16,9 +16,9 @@ from urllib.parse import urlencode
 
 from dure.errors import DownloadError, ModelNotFoundError
 from dure.hub.cached import huggingface_home
+from dure.hub.http import RefusedError, host_of, join_path, read_json
 from dure.hub.repository import MAX_FILES, RemoteFile
-from dure.hub.terms import Check, Patience
-from dure.hub.wire import RefusedError, host_of, join_path, read_json
+from dure.hub.types import Check, Patience
 
 _HEX_40 = re.compile(r"[0-9a-f]{40}")
 _HEX_64 = re.compile(r"[0-9a-fA-F]{64}")

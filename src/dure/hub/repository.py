@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dure.errors import DownloadError, ModelNotFoundError, UnsupportedModelError
-from dure.hub.terms import Check
+from dure.hub.types import Check
 
 MAX_FILES = 4096
 # What is taken where the user names no quantisation: the best answers for the bytes come first.

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dure.errors import DownloadError
-from dure.hub.terms import Check, Patience, human_bytes
-from dure.hub.wire import RefusedError, UnreachableError, open_url, unreachable
+from dure.hub.http import RefusedError, UnreachableError, open_url, unreachable
+from dure.hub.types import Check, Patience, human_bytes
 
 CHUNK_BYTES = 2**20
 SPARE_BYTES = 32 * 2**20  # left free beyond the files: journals, logs, and other people's

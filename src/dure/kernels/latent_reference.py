@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dure.kernels.dequantize_reference import dequantize
+from dure.kernels.dequantize import dequantize
 from dure.kernels.reference import (
     ACTIVATION_BLOCK,
     CACHE_BLOCK,

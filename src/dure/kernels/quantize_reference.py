@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dure.kernels.dequantize_reference import LAYOUTS
+from dure.kernels.dequantize import LAYOUTS
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]

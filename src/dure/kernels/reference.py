@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dure.kernels.dequantize_reference import dequantize, integer_blocks
+from dure.kernels.dequantize import dequantize, integer_blocks
 from dure.kernels.recurrent_reference import delta_rule, gated_norm, short_conv, sigmoid_mul
 from dure.kernels.sampling_reference import logprob, sample, sample_rows, top_logprobs, uniform
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dure.config import architecture_of, read_config
 from dure.errors import DureError, UnsupportedModelError
-from dure.weights import Weights
-from dure.weights import memory_needed as _memory_needed
+from dure.models.config import architecture_of, read_config
+from dure.weights.loader import Weights
+from dure.weights.loader import memory_needed as _memory_needed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,10 +20,14 @@ if TYPE_CHECKING:
 
     from dure.batch import Batch, LayerCache, StateCache
     from dure.formats.checkpoint import Checkpoint
-    from dure.quantize import Scheme
+    from dure.weights.quantize import Scheme
 
 
 __all__ = ["Model", "checked_model", "families", "family_of", "load_model", "memory_needed"]
+
+
+_SHARED = {"config"}
+"""Files of this folder that are no family."""
 
 
 class Model(Protocol):
@@ -53,17 +57,21 @@ def families() -> dict[str, ModuleType]:
     """Every model file under the names it answers to: its own, those that its makers' configs
     write for it (MODEL_TYPES), and its GGUF architecture, if it has one."""
     found: dict[str, ModuleType] = {}
-    for info in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{info.name}")
-        names = (info.name, *getattr(module, "MODEL_TYPES", ()), module.GGUF_ARCHITECTURE)
+    for family in sorted(_files()):
+        module = importlib.import_module(f"{__name__}.{family}")
+        names = (family, *getattr(module, "MODEL_TYPES", ()), module.GGUF_ARCHITECTURE)
         found |= {name: module for name in names if name is not None}
     return found
+
+
+def _files() -> set[str]:
+    return {info.name for info in pkgutil.iter_modules(__path__)} - _SHARED
 
 
 def family_of(checkpoint: Checkpoint) -> ModuleType:
     """The model file of a checkpoint; UnsupportedModelError names the nearest known ones."""
     name = architecture_of(checkpoint)
-    if name in {info.name for info in pkgutil.iter_modules(__path__)}:
+    if name in _files():
         return importlib.import_module(f"{__name__}.{name}")  # the others take 5 ms each
     known = families()
     if name in known:

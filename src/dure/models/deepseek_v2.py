@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dure.errors import UnsupportedModelError
-from dure.latent import LatentAttention
-from dure.layers import Embedding, GatedMLP, RMSNorm, Rope, Routing, SparseMLP, head
-from dure.rope import RopeConfig, magnitude_scale
+from dure.layers.basic import Embedding, GatedMLP, RMSNorm, head
+from dure.layers.latent_attention import LatentAttention
+from dure.layers.moe import Routing, SparseMLP
+from dure.layers.rope import Rope, RopeConfig, magnitude_scale
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from dure.batch import Batch, LayerCache
-    from dure.config import Config
-    from dure.layers import Rotation
-    from dure.weights import Weights
+    from dure.layers.basic import Rotation
+    from dure.models.config import Config
+    from dure.weights.loader import Weights
 
     Floats = NDArray[np.float32]
     Ints = NDArray[np.int32]

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dure.errors import UnsupportedModelError
-from dure.layers import Attention, Embedding, GatedMLP, Linear, RMSNorm, Rope, head
-from dure.rope import RopeConfig
+from dure.layers.attention import Attention
+from dure.layers.basic import Embedding, GatedMLP, Linear, RMSNorm, head
+from dure.layers.rope import Rope, RopeConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dure.batch import Batch, LayerCache
-    from dure.config import Config
     from dure.kernels import Activations
-    from dure.layers import Rotation
-    from dure.weights import Weights
+    from dure.layers.basic import Rotation
+    from dure.models.config import Config
+    from dure.weights.loader import Weights
 
     Floats = NDArray[np.float32]
     Ints = NDArray[np.int32]

@@ -6,17 +6,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dure.layers import Attention, Embedding, RMSNorm, Rope, Routing, SparseMLP, head
-from dure.rope import RopeConfig
+from dure.layers.attention import Attention
+from dure.layers.basic import Embedding, RMSNorm, head
+from dure.layers.moe import Routing, SparseMLP
+from dure.layers.rope import Rope, RopeConfig
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from dure.batch import Batch, LayerCache
-    from dure.config import Config
-    from dure.layers import Rotation
-    from dure.weights import Weights
+    from dure.layers.basic import Rotation
+    from dure.models.config import Config
+    from dure.weights.loader import Weights
 
     Floats = NDArray[np.float32]
     Ints = NDArray[np.int32]

@@ -1,4 +1,4 @@
-"""The routes: which path is answered by what. Shapes and translations are elsewhere."""
+"""The application: every route, and whatever a handler raises as an answer."""
 
 from __future__ import annotations
 
@@ -16,35 +16,20 @@ from starlette.responses import Response
 
 from dure import __version__
 from dure.errors import DureError
-from dure.server import completions, errors, openai, other_apis, shapes, tools
+from dure.server import errors
 from dure.server.errors import HTTPError
+from dure.server.http.sse import ClientGone, json_response
 from dure.server.openapi import publish
-from dure.server.route import Handler, Route
-from dure.server.stream import ClientGone, json_response
+from dure.server.route import Handler
+from dure.server.routes import ROUTES
 
 if TYPE_CHECKING:
-    from dure.server.service import Service
+    from dure.server.serving.service import Service
 
 log = logging.getLogger("dure.server")
 
 GONE = 499
 """nginx's status for a client that left before its answer: nobody sees it but the log."""
-
-
-ROUTES = (
-    Route("POST", "/chat/completions", openai.chat, shapes.ChatBody),
-    Route("POST", "/chat/completions/control", openai.control, shapes.ControlBody),
-    Route("POST", "/completions", completions.complete, shapes.CompletionBody),
-    Route("GET", "/models", tools.models),
-    Route("GET", "/models/{name:path}", tools.model),
-    Route("POST", "/tokenize", tools.tokenize, shapes.TokenizeBody),
-    Route("POST", "/detokenize", tools.detokenize, shapes.DetokenizeBody),
-    Route("GET", "/tokenizer_info", tools.tokenizer_info),
-    Route("POST", "/apply-template", tools.apply_template, shapes.ChatBody),
-    Route("GET", "/health", tools.health),
-    Route("GET", "/metrics", tools.metrics),
-    Route("GET", "/props", tools.props),
-)
 
 
 def make_app(
@@ -62,7 +47,7 @@ def make_app(
         lifespan=lifespan,
     )
     described: list[tuple[str, str, type[BaseModel] | None]] = []
-    for route in (*ROUTES, *other_apis.ROUTES):
+    for route in ROUTES:
         answer = _answering(service, route.handler)
         for path in (f"/v1{route.path}", route.path) if route.versioned else (route.path,):
             app.add_api_route(

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 if TYPE_CHECKING:
-    from dure.server.service import Service
+    from dure.server.serving.service import Service
 
 Handler = Callable[["Service", Request], Awaitable[Response]]
 

@@ -21,12 +21,12 @@ from dure import hub
 from dure.errors import DureError, InvalidRequestError
 from dure.server import limits
 from dure.server.app import make_app
-from dure.server.auth import Hosts, Keys, is_public
-from dure.server.connection import Connections
-from dure.server.gate import Gate
-from dure.server.metrics import Metrics
-from dure.server.registry import Registry
-from dure.server.service import Service
+from dure.server.http.auth import Hosts, Keys, is_public
+from dure.server.http.connection import Connections
+from dure.server.http.middleware import Gate
+from dure.server.serving.metrics import Metrics
+from dure.server.serving.model_pool import Registry
+from dure.server.serving.service import Service
 
 if TYPE_CHECKING:
     from dure.llm import LLM

@@ -12,7 +12,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers
 
 from dure.errors import TokenizerError
-from dure.formats.texts import Texts
+from dure.formats.string_array import Texts
 from dure.text import pretokenizers
 from dure.text.bpe import Merges, Ranks, RanksOfTokens, WordEncoder
 from dure.text.vocabulary import (

@@ -1,0 +1,177 @@
+"""Speed and perplexity of a model, driven with fixed tokens: no scheduler, no sampler."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dure.batch import Batch, CacheDtype, States
+from dure.engine.block_pool import blocks_for
+from dure.engine.kv_storage import allocate_storage
+from dure.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dure.models import Model
+
+CHUNK = 512
+"""Prompt tokens in one forward pass."""
+
+LOGIT_ROWS = 128
+"""Most rows of logits in one forward pass: 128 of a 150k vocabulary are 77 MB."""
+
+
+class FixedRun:
+    """A cache of `sequences` sequences of up to `tokens` tokens, to be filled with given tokens."""
+
+    def __init__(
+        self, model: Model, *, tokens: int, sequences: int = 1, cache_dtype: CacheDtype = "f16"
+    ):
+        self.model = model
+        blocks = blocks_for(tokens)
+        self.block_tables = np.arange(sequences * blocks, dtype=np.int32).reshape(sequences, blocks)
+        self.cache = allocate_storage(
+            model.layer_caches, sequences * blocks, cache_dtype, num_states=sequences
+        )
+        self.states = States(np.arange(sequences, dtype=np.int32), np.empty((0, 2), np.int32))
+
+    def forward(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        sequences: Sequence[int],
+        logit_rows: Sequence[int],
+    ) -> NDArray[np.float32]:
+        """Logits (len(logit_rows), vocab_size) of these rows, which are also put in the cache."""
+        batch = Batch(
+            tokens=np.asarray(tokens, np.int32),
+            positions=np.asarray(positions, np.int32),
+            sequences=np.asarray(sequences, np.int32),
+            block_tables=self.block_tables,
+            logit_rows=np.asarray(logit_rows, np.int32),
+            cache=self.cache,
+            states=self.states,
+        )
+        return self.model.forward(batch)
+
+    def fill(self, tokens: Sequence[int], sequence: int = 0) -> None:
+        """Nothing; `tokens` are put in the cache from position 0 on, and their logits dropped."""
+        for start in range(0, len(tokens), CHUNK):
+            part = tokens[start : start + CHUNK]
+            positions = range(start, start + len(part))
+            # As in a real prompt the last row's logits are wanted, and are part of what is timed.
+            self.forward(part, positions, [sequence] * len(part), [len(part) - 1])
+
+    def logits(self, tokens: Sequence[int]) -> Iterator[NDArray[np.float32]]:
+        """Logits (≤ 128, vocab_size) at a time, of every one of `tokens` from position 0 on."""
+        for start in range(0, len(tokens), LOGIT_ROWS):
+            part = tokens[start : start + LOGIT_ROWS]
+            positions = range(start, start + len(part))
+            yield self.forward(part, positions, [0] * len(part), range(len(part)))
+
+
+def speed(
+    model: Model,
+    *,
+    prompt: int = 512,
+    decode: int = 64,
+    depth: int = 0,
+    batch: int = 1,
+    repeat: int = 3,
+    cache_dtype: CacheDtype = "f16",
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, float | None]:
+    """Tokens per second as {"prefill_tps", "decode_tps"}: the median of `repeat` after a warm-up.
+
+    Prefill: `prompt` random tokens in one empty sequence. Decode: `decode` steps of one token in
+    each of `batch` sequences that hold `depth` tokens, counted over all of them. None if 0 tokens.
+    """
+    draw = random.Random(1)
+    highest = min(30000, model.vocab_size)
+    lowest = min(100, highest - 1)
+    prompt_ids = [draw.randrange(lowest, highest) for _ in range(prompt)]
+    context_ids = [draw.randrange(lowest, highest) for _ in range(depth)]
+    run = FixedRun(
+        model, tokens=max(prompt, depth + decode, 1), sequences=batch, cache_dtype=cache_dtype
+    )
+    prefill_tps, decode_tps = [], []
+    for finished in range(repeat + 1):
+        if progress is not None:
+            progress(finished, repeat + 1)
+        if prompt:
+            start = time.perf_counter()
+            run.fill(prompt_ids)
+            prefill_tps.append(prompt / (time.perf_counter() - start))
+        if decode:
+            for sequence in range(batch):
+                run.fill(context_ids, sequence)
+            start = time.perf_counter()
+            _decode(run, decode, depth, batch)
+            decode_tps.append(decode * batch / (time.perf_counter() - start))
+    if progress is not None:
+        progress(repeat + 1, repeat + 1)
+    return {"prefill_tps": _median(prefill_tps), "decode_tps": _median(decode_tps)}
+
+
+def perplexity(
+    model: Model,
+    tokens: Sequence[int],
+    *,
+    window: int = 512,
+    cache_dtype: CacheDtype = "f16",
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, float]:
+    """{"tokens", "scored", "perplexity"}: exp of the mean negative log-likelihood.
+
+    Scored is the second half of each full window, each window starting from an empty cache.
+    Raises InvalidRequestError if there is no full window.
+    """
+    windows = len(tokens) // window
+    if not windows:
+        raise InvalidRequestError(
+            f"The text has {len(tokens)} tokens, less than one window of {window}.",
+            hint=f"use a longer text, or --window {max(2, len(tokens))} or less",
+        )
+    run = FixedRun(model, tokens=window, cache_dtype=cache_dtype)
+    loss, scored = 0.0, 0
+    for index in range(windows):
+        if progress is not None:
+            progress(index, windows)
+        part = tokens[index * window : (index + 1) * window]
+        first = window // 2 - 1  # this row predicts the first token that is scored
+        if first > 0:
+            run.fill(part[:first])
+        for start in range(first, window - 1, LOGIT_ROWS):
+            rows = range(start, min(start + LOGIT_ROWS, window - 1))
+            logits = run.forward([part[i] for i in rows], rows, [0] * len(rows), range(len(rows)))
+            loss += sum(_loss(row, part[i + 1]) for i, row in zip(rows, logits, strict=True))
+            scored += len(rows)
+    if progress is not None:
+        progress(windows, windows)
+    return {"tokens": len(tokens), "scored": scored, "perplexity": math.exp(loss / scored)}
+
+
+def _decode(run: FixedRun, steps: int, depth: int, batch: int) -> None:
+    sequences = range(batch)
+    for step in range(steps):
+        tokens = [(100 + step + sequence) % run.model.vocab_size for sequence in sequences]
+        run.forward(tokens, [depth + step] * batch, sequences, sequences)
+
+
+def _median(speeds: list[float]) -> float | None:
+    """The median without the first, which warmed the machine up; None if nothing was measured."""
+    return round(statistics.median(speeds[1:]), 2) if speeds[1:] else None
+
+
+def _loss(logits: NDArray[np.float32], token: int) -> float:
+    """Negative log of the softmax probability of `token`, in float64."""
+    wide = logits.astype(np.float64)
+    wide -= wide.max()
+    return math.log(float(np.exp(wide).sum())) - float(wide[token])

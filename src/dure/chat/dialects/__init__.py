@@ -1,0 +1,48 @@
+"""Dialects: how each family of models writes thoughts and tool calls, and how that is read.
+
+`dialect_of` finds a model's dialect, `Automaton` reads its text, `Event` is what that says.
+"""
+
+from __future__ import annotations
+
+from dure.chat.dialects import (
+    deepseek,
+    dsml,
+    ernie,
+    glm,
+    hermes,
+    hunyuan,
+    hy3,
+    llama3,
+    minimax,
+    pangu,
+    plain,
+    qwenxml,
+)
+from dure.chat.dialects.automaton import Automaton
+from dure.chat.dialects.dialect import Dialect, HasToken, Marks
+from dure.chat.dialects.event import Event
+from dure.chat.dialects.plain import PLAIN
+
+__all__ = ["PLAIN", "Automaton", "Dialect", "Event", "HasToken", "Marks", "dialect_of"]
+
+_FAMILIES = (
+    dsml.find,
+    deepseek.find,
+    minimax.find,
+    hy3.find,
+    glm.find,
+    hunyuan.find,
+    pangu.find,
+    ernie.find,
+    qwenxml.find,
+    hermes.find,
+    llama3.find,
+    plain.find,
+)
+"""The first to know a template decides: marks that only one family has come first."""
+
+
+def dialect_of(template: str, has_token: HasToken) -> Dialect:
+    """The dialect of a model, from its chat template's source and its vocabulary."""
+    return next(found for find in _FAMILIES if (found := find(template, has_token)))

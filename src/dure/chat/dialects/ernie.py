@@ -1,0 +1,24 @@
+"""ERNIE 4.5: calls as Hermes writes them; after thoughts the answer stands between marks."""
+
+from __future__ import annotations
+
+from dure.chat.dialects.dialect import Dialect, HasToken, Marks
+from dure.chat.dialects.guessed import GuessedCalls
+from dure.chat.dialects.hermes import FORM, HermesCalls
+
+THINKING = Dialect(
+    "ERNIE 4.5 Thinking",
+    Marks("<think>", "</think>", "\n</think>\n\n\n"),
+    HermesCalls(),
+    wrapper=("<response>", "</response>"),
+    call_ends_thinking=True,
+    form=FORM,
+)
+PLAIN = Dialect("ERNIE 4.5", calls=HermesCalls(), guess=GuessedCalls(), form=FORM)
+
+
+def find(template: str, has_token: HasToken) -> Dialect | None:
+    """The dialect of ERNIE's templates, or None."""
+    if "think_mode" not in template and "<|begin_of_sentence|>" not in template:
+        return None
+    return THINKING if "think_mode" in template or "<think>" in template else PLAIN

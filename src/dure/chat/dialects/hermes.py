@@ -1,0 +1,53 @@
+"""Hermes: <tool_call> around a JSON object, one a call. Qwen2.5, QwQ, Qwen3, MiMo, ERNIE 4.5."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dure.chat.dialects.automaton import Automaton, Parser
+from dure.chat.dialects.dialect import THINK, CallForm, Dialect, HasToken, Schemas
+from dure.chat.dialects.guessed import GuessedCalls
+from dure.chat.dialects.jsoncalls import call_rule, read_call
+from dure.chat.grammar_rules import Rules, quoted, some_of
+
+OPEN, CLOSE, NEWLINE = "<tool_call>", "</tool_call>", "\n"
+FORM = CallForm(f'{OPEN}\n{{"name": "', '", "arguments": ', f"}}\n{CLOSE}")
+
+
+@dataclass(frozen=True)
+class HermesCalls:
+    """<tool_call>⏎{"name": …, "arguments": {…}}⏎</tool_call>."""
+
+    begins: tuple[str, ...] = (OPEN,)
+    marks: tuple[str, ...] = (OPEN, CLOSE)
+
+    def parse(self, automaton: Automaton, mark: str) -> Parser[bool]:
+        """Whether one call followed; the closing mark may be missing at the end of the text."""
+        if not (yield from read_call(automaton)):
+            return False
+        yield from automaton.space()
+        return (yield from automaton.expect(CLOSE)) or (yield from automaton.peek()) == ""
+
+    def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:
+        """What says calls, each between its marks."""
+        call = call_rule(tools, rules)
+        between = rules.add(
+            f"{rules.literal(OPEN + NEWLINE)} {call} {rules.literal(NEWLINE + CLOSE)}"
+        )
+        return some_of(between, quoted(NEWLINE), several=several)
+
+
+def find(template: str, has_token: HasToken) -> Dialect | None:
+    """The dialect of a template that shows calls so, or None."""
+    if OPEN not in template or "arguments" not in template:
+        return None
+    thinks = THINK.close in template or has_token(THINK.close)
+    think = THINK if thinks else None
+    return Dialect(
+        "Hermes",
+        think=think,
+        calls=HermesCalls(),
+        call_ends_thinking=True,
+        guess=GuessedCalls(),
+        form=FORM,
+    )

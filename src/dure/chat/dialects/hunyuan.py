@@ -1,0 +1,74 @@
+"""Hunyuan A13B and the small dense ones: calls in a list; the answer stands between marks.
+
+Their published templates ask for a name and its arguments in a code block, as R1 does; the one for
+A13B that vLLM ships, written by its makers, for a JSON array. Either is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dure.chat.dialects.automaton import Automaton, Parser
+from dure.chat.dialects.dialect import CallForm, Dialect, HasToken, Marks, Schemas
+from dure.chat.dialects.jsoncalls import FENCE, ArrayCalls, arguments_rule, read_fenced
+from dure.chat.grammar_rules import Rules, one_of, quoted, some_of
+
+CALLS, CALLS_END = "<tool_calls>", "</tool_calls>"
+CALL, CALL_END = "<tool_call>", "</tool_call>"
+ARRAY = ArrayCalls(CALLS, CALLS_END)
+
+
+@dataclass(frozen=True)
+class HunyuanCalls:
+    """<tool_calls><tool_call>f⏎```json⏎{…}⏎```</tool_call>⏎…</tool_calls>, or an array.
+
+    arrays: it is an array that the template asks for.
+    """
+
+    arrays: bool = False
+    begins: tuple[str, ...] = (CALLS, CALL)
+    marks: tuple[str, ...] = (CALLS, CALLS_END, CALL, CALL_END)
+
+    def parse(self, automaton: Automaton, mark: str) -> Parser[bool]:
+        """Whether calls came; the marks after the last may be missing."""
+        yield from automaton.space()
+        if mark == CALLS and (yield from automaton.peek()) != "<":
+            return (yield from ARRAY.parse(automaton, mark))
+        count = yield from automaton.listed(mark, CALL, self._call)
+        if count is not None:
+            yield from automaton.expect(CALLS_END)
+        return bool(count)
+
+    def _call(self, automaton: Automaton) -> Parser[bool]:
+        name = yield from automaton.word("\n{`<")
+        if not (yield from read_fenced(automaton, name.strip())):
+            return False
+        return (yield from automaton.expect(CALL_END)) or (yield from automaton.peek()) == ""
+
+    def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:
+        """What says calls, and the marks around all of them."""
+        if self.arrays:
+            return ARRAY.grammar(tools, rules, several=several)
+        calls = []
+        for name, schema in tools.items():
+            head = rules.literal(f"{CALL}{name}\n{FENCE}json\n")
+            tail = rules.literal(f"\n{FENCE}{CALL_END}")
+            calls.append(f"{head} {arguments_rule(name, schema, rules)} {tail}")
+        listed = some_of(rules.add(one_of(calls)), quoted("\n"), several=several)
+        return f"{rules.literal(CALLS)} {listed} {rules.literal(CALLS_END)}"
+
+
+# In their vocabularies these marks are ordinary text of several tokens.
+THINK = Marks("<think>", "</think>", "\n</think>\n")
+WRAPPER = ("<answer>", "</answer>")
+FORM = CallForm(CALLS + CALL, f"\n{FENCE}json\n", f"\n{FENCE}{CALL_END}{CALLS_END}")
+HUNYUAN = Dialect("Hunyuan", THINK, HunyuanCalls(), wrapper=WRAPPER, form=FORM)
+ARRAYS = Dialect("Hunyuan", THINK, HunyuanCalls(arrays=True), wrapper=WRAPPER)
+_TURNS = ("<｜hy_User｜>", "<|hy_User|>", "<|extra_4|>")
+
+
+def find(template: str, has_token: HasToken) -> Dialect | None:
+    """The dialect of a template with Hunyuan's turns, or None."""
+    if not any(mark in template for mark in _TURNS):
+        return None
+    return ARRAYS if f"{CALLS}[" in template else HUNYUAN

@@ -1,0 +1,25 @@
+"""Hunyuan 3: keys and values between marks, all of which carry a suffix that the file names."""
+
+from __future__ import annotations
+
+import re
+
+from dure.chat.dialects.dialect import Dialect, HasToken, Marks
+from dure.chat.dialects.keyvalue import KeyCalls
+
+_SUFFIX = re.compile(r"set HYTK = '([^'{}<>\s]*)'")
+
+
+def dialect(suffix: str) -> Dialect:
+    """The dialect whose marks carry `suffix`."""
+    close = f"</think{suffix}>"
+    think = Marks(f"<think{suffix}>", close, close)
+    return Dialect("Hunyuan 3", think, KeyCalls(suffix, listed=True), call_ends_thinking=True)
+
+
+def find(template: str, has_token: HasToken) -> Dialect | None:
+    """The dialect of Hunyuan 3's template, or None."""
+    if "arg_key" not in template or "tool_sep" not in template:
+        return None
+    found = _SUFFIX.search(template)
+    return dialect(found.group(1) if found else "")

@@ -1,0 +1,118 @@
+"""Invoked functions as XML: <invoke name="f"><parameter name="p">value</parameter></invoke>."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dure.chat.dialects.automaton import Automaton, Parser
+from dure.chat.dialects.dialect import Schemas
+from dure.chat.dialects.values import Members, members_rule, property_schema, types_of
+from dure.chat.grammar_rules import Rules, one_of, some_of
+
+
+@dataclass(frozen=True)
+class InvokeCalls:
+    """<block>⏎<invoke name="f">⏎<parameter name="p">value</parameter>⏎</invoke>⏎</block>.
+
+    prefix: what stands before the names of the inner marks. typed: each parameter says whether
+    it is a string (string="true") or JSON.
+    """
+
+    block: str
+    prefix: str = ""
+    typed: bool = False
+
+    @property
+    def begins(self) -> tuple[str, ...]:
+        """The mark around all calls; the mark of a single one where it cannot be mere text."""
+        return (f"<{self.block}>", self._mark("invoke")) if self.prefix else (f"<{self.block}>",)
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The block's marks, and the prefix, which is a token by itself."""
+        inner = (self.prefix,) if self.prefix else ()
+        return (f"<{self.block}>", f"</{self.block}>", *inner)
+
+    def parse(self, automaton: Automaton, mark: str) -> Parser[bool]:
+        """Whether calls came; the mark after the last may be missing."""
+        invoke = self._mark("invoke")
+        count = yield from automaton.listed(mark, invoke, self._invoke)
+        if not count:
+            return False
+        return (yield from automaton.expect(f"</{self.block}>")) or not (
+            yield from automaton.peek()
+        )
+
+    def _mark(self, name: str, *, end: bool = False) -> str:
+        return f"</{self.prefix}{name}>" if end else f"<{self.prefix}{name}"
+
+    def _invoke(self, automaton: Automaton) -> Parser[bool]:
+        name = yield from _attribute(automaton, "name")
+        if not name or not (yield from automaton.expect(">")):
+            return False
+        automaton.begin_call(name)
+        members = Members(automaton, automaton.tools.get(name, {}))
+        while True:
+            yield from automaton.space()
+            if (yield from automaton.expect(self._mark("invoke", end=True))):
+                break
+            if not (yield from self._parameter(automaton, members, name)):
+                return False
+        members.close()
+        automaton.end_call()
+        return True
+
+    def _parameter(self, automaton: Automaton, members: Members, tool: str) -> Parser[bool]:
+        if not (yield from automaton.expect(self._mark("parameter"))):
+            return False
+        name = yield from _attribute(automaton, "name")
+        kind = (yield from _attribute(automaton, "string")) if self.typed else None
+        if not name or not (yield from automaton.expect(">")):
+            return False
+        ends = (self._mark("parameter", end=True),)
+        if kind != "false":
+            string = kind == "true"
+            return (yield from members.read(name, ends, string=string)) is not None
+        return (yield from _json_member(automaton, members, name, ends, tool))
+
+    def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:
+        """What says invocations within the block."""
+
+        def around(name: str, kind: str) -> tuple[str, str]:
+            typed = f' string="{str(kind == "string").lower()}"' if self.typed else ""
+            before = f'{self._mark("parameter")} name="{name}"{typed}>'
+            return before, self._mark("parameter", end=True) + "\n"
+
+        invocations = []
+        for name, schema in tools.items():
+            head = rules.literal(f'{self._mark("invoke")} name="{name}">\n')
+            tail = rules.literal(self._mark("invoke", end=True) + "\n")
+            invocations.append(f"{head} {members_rule(schema, rules, around)} {tail}")
+        listed = some_of(rules.add(one_of(invocations)), "", several=several)
+        block = rules.literal(f"<{self.block}>\n"), rules.literal(f"</{self.block}>")
+        return f"{block[0]} {listed} {block[1]}"
+
+
+def _json_member(
+    automaton: Automaton, members: Members, name: str, ends: Sequence[str], tool: str
+) -> Parser[bool]:
+    """Whether a value that is said to be JSON ended."""
+    parts: list[str] = []
+    if (yield from automaton.until(ends, parts.append)) is None:
+        return False
+    schema = property_schema(automaton.tools.get(tool, {}), name)
+    if schema is None or types_of(schema) == {"string"}:
+        members.add_json(name, "".join(parts))
+    else:
+        members.add(name, "".join(parts))
+    return True
+
+
+def _attribute(automaton: Automaton, name: str) -> Parser[str | None]:
+    """The value of ` name="…"`, or None if that does not come next."""
+    yield from automaton.space()
+    if not (yield from automaton.expect(f'{name}="')):
+        return None
+    value = yield from automaton.word('"\n')
+    return value if (yield from automaton.expect('"')) else None

@@ -1,0 +1,104 @@
+"""Keys and values between marks: the calls of Hunyuan 3 and of GLM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dure.chat.dialects.automaton import Automaton, Parser
+from dure.chat.dialects.dialect import Schemas
+from dure.chat.dialects.values import Members, members_rule
+from dure.chat.grammar_rules import Rules, one_of, quoted, some_of
+
+
+@dataclass(frozen=True)
+class KeyCalls:
+    """<tool_call>f⏎<arg_key>k</arg_key>⏎<arg_value>v</arg_value>⏎</tool_call>…
+
+    listed: with <tool_calls>⏎ around all, and <tool_sep> after each name. Each mark's name ends in
+    the suffix.
+    """
+
+    suffix: str = ""
+    listed: bool = False
+
+    @property
+    def begins(self) -> tuple[str, ...]:
+        """The mark around all calls, if there is one, and that of a single call."""
+        single = self.mark("tool_call")
+        return (self.mark("tool_calls"), single) if self.listed else (single,)
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Every mark."""
+        paired = ("tool_call", "arg_key", "arg_value", *(("tool_calls",) if self.listed else ()))
+        both = [mark for name in paired for mark in (self.mark(name), self.mark(f"/{name}"))]
+        return (*both, self.mark("tool_sep")) if self.listed else tuple(both)
+
+    def mark(self, name: str) -> str:
+        """The mark called `name`."""
+        return f"<{name}{self.suffix}>"
+
+    def parse(self, automaton: Automaton, mark: str) -> Parser[bool]:
+        """Whether calls came; the mark after the last may be missing."""
+        single = self.mark("tool_call")
+        if not self.listed:
+            return (yield from self._call(automaton))
+        count = 0
+        while True:
+            yield from automaton.space()
+            if mark == single or (yield from automaton.expect(single)):
+                mark = ""
+                if not (yield from self._call(automaton)):
+                    return False
+                count += 1
+                continue
+            yield from automaton.expect(self.mark("/tool_calls"))
+            return count > 0
+
+    def _call(self, automaton: Automaton) -> Parser[bool]:
+        name = (yield from automaton.word("<\n")).strip()
+        if not name:
+            return False
+        yield from automaton.space()
+        if self.listed and not (yield from automaton.expect(self.mark("tool_sep"))):
+            return False
+        automaton.begin_call(name)
+        members = Members(automaton, automaton.tools.get(name, {}))
+        while True:
+            yield from automaton.space()
+            if (yield from automaton.expect(self.mark("/tool_call"))):
+                break
+            if not (yield from automaton.expect(self.mark("arg_key"))):
+                return False
+            key: list[str] = []
+            if (yield from automaton.until((self.mark("/arg_key"),), key.append)) is None:
+                return False
+            yield from automaton.space()
+            if not (yield from automaton.expect(self.mark("arg_value"))):
+                return False
+            ends = (self.mark("/arg_value"),)
+            if (yield from members.read("".join(key).strip(), ends)) is None:
+                return False
+        members.close()
+        automaton.end_call()
+        return True
+
+    def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:
+        """What says calls, within the mark around all if there is one."""
+
+        def around(name: str, _kind: str) -> tuple[str, str]:
+            key = f"{self.mark('arg_key')}{name}{self.mark('/arg_key')}\n"
+            return key + self.mark("arg_value"), self.mark("/arg_value") + "\n"
+
+        calls = []
+        for name, schema in tools.items():
+            separator = self.mark("tool_sep") if self.listed else ""
+            head = rules.literal(f"{self.mark('tool_call')}{name}{separator}\n")
+            tail = rules.literal(self.mark("/tool_call") + ("\n" if self.listed else ""))
+            calls.append(f"{head} {members_rule(schema, rules, around)} {tail}")
+        call = rules.add(one_of(calls))
+        if not self.listed:
+            return some_of(call, quoted("\n"), several=several)
+        listed = some_of(call, "", several=several)
+        begin, end = self.mark("tool_calls") + "\n", self.mark("/tool_calls")
+        return f"{rules.literal(begin)} {listed} {rules.literal(end)}"

@@ -1,0 +1,36 @@
+"""openPangu: tokens of its own around thoughts and around a JSON array of calls."""
+
+from __future__ import annotations
+
+from dure.chat.dialects.dialect import THINK, CallForm, Dialect, HasToken, Marks
+from dure.chat.dialects.jsoncalls import ArrayCalls
+
+NO_THINK = " /no_think"
+
+
+def _form(begin: str, end: str) -> CallForm:
+    return CallForm(f'{begin}[{{"name": "', '", "arguments": ', f"}}]{end}")
+
+
+# The older vocabulary has no names for its marks.
+OLD = Dialect(
+    "openPangu",
+    Marks("[unused16]", "[unused17]", "[unused17]"),
+    ArrayCalls("[unused11]", "[unused12]"),
+    no_think=NO_THINK,
+    form=_form("[unused11]", "[unused12]"),
+)
+NEW = Dialect(
+    "openPangu V2",
+    THINK,
+    ArrayCalls("<|tool_call_start|>", "<|tool_call_end|>"),
+    no_think=NO_THINK,
+    form=_form("<|tool_call_start|>", "<|tool_call_end|>"),
+)
+
+
+def find(template: str, has_token: HasToken) -> Dialect | None:
+    """The dialect of openPangu's templates, or None."""
+    if "[unused9]" not in template and "[unused10]" not in template:
+        return None
+    return NEW if has_token("<|tool_call_start|>") else OLD

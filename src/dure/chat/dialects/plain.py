@@ -1,0 +1,23 @@
+"""Plain: a template that no family is known by; thoughts if it or the vocabulary knows them.
+
+Where it has no place for tools, calls are asked for as Hermes writes them. One that has shows a
+form of its own, which we cannot read.
+"""
+
+from __future__ import annotations
+
+from dure.chat.dialects.dialect import THINK, Dialect, HasToken
+from dure.chat.dialects.guessed import GuessedCalls
+from dure.chat.dialects.hermes import FORM, HermesCalls
+
+PLAIN = Dialect("plain")
+"""Text that is all content: a completion without a template."""
+
+
+def find(template: str, has_token: HasToken) -> Dialect | None:
+    """Always a dialect."""
+    thinks = THINK.close in template or has_token(THINK.close)
+    think = THINK if thinks else None
+    if "tools" in template:
+        return Dialect("plain", think=think)
+    return Dialect("plain", think=think, calls=HermesCalls(), guess=GuessedCalls(), form=FORM)

@@ -1,0 +1,96 @@
+"""Functions as XML, as Qwen3-Coder, Qwen3.5 and MiMo-V2 write them. Values are bare text."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+
+from dure.chat.dialects.automaton import Automaton, Parser
+from dure.chat.dialects.dialect import THINK, Dialect, HasToken, Schemas
+from dure.chat.dialects.values import Members, members_rule
+from dure.chat.grammar_rules import Rules, one_of, quoted, some_of
+
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+FUNCTION, PARAMETER = "<function=", "<parameter="
+
+
+@dataclass(frozen=True)
+class XmlCalls:
+    """<tool_call>⏎<function=f>⏎<parameter=p>⏎value⏎</parameter>⏎</function>⏎</tool_call>.
+
+    The opening mark is sometimes left out. escaped: values are HTML-escaped, without line ends
+    around them (MiMo-V2).
+    """
+
+    begins: tuple[str, ...] = (OPEN, FUNCTION)
+    marks: tuple[str, ...] = (OPEN, CLOSE)
+    escaped: bool = False
+
+    def parse(self, automaton: Automaton, mark: str) -> Parser[bool]:
+        """Whether a function and its parameters came; the last mark may be missing at the end."""
+        if mark == OPEN:
+            yield from automaton.space()
+            if not (yield from automaton.expect(FUNCTION)):
+                return False
+        name = yield from automaton.word(">\n")
+        if not name or not (yield from automaton.expect(">")):
+            return False
+        automaton.begin_call(name)
+        members = Members(automaton, automaton.tools.get(name, {}))
+        while True:
+            yield from automaton.space()
+            if (yield from automaton.expect("</function>")):
+                break
+            if not (yield from self._parameter(automaton, members)):
+                return False
+        members.close()
+        automaton.end_call()
+        yield from automaton.space()
+        # A mark that is missing after a whole function is no loss.
+        yield from automaton.expect(CLOSE)
+        return True
+
+    def _parameter(self, automaton: Automaton, members: Members) -> Parser[bool]:
+        if not (yield from automaton.expect(PARAMETER)):
+            return False
+        name = yield from automaton.word(">\n")
+        if not name or not (yield from automaton.expect(">")):
+            return False
+        if not self.escaped:
+            # Without its closing mark a value ends where the next begins.
+            ends = ("</parameter>", f"\n{PARAMETER}", "\n</function>")
+            end = yield from members.read(name, ends, padded=True)
+            if end not in (None, ends[0]):
+                automaton.unread(end.removeprefix("\n"))
+            return end is not None
+        parts: list[str] = []
+        end = yield from automaton.until(("</parameter>",), parts.append)
+        if end is not None:
+            members.add(name, html.unescape("".join(parts)))
+        return end is not None
+
+    def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:
+        """What says functions, each between the marks."""
+        pad = "" if self.escaped else "\n"
+
+        def around(name: str, _kind: str) -> tuple[str, str]:
+            return f"{PARAMETER}{name}>{pad}", f"{pad}</parameter>{pad}"
+
+        functions = []
+        for name, schema in tools.items():
+            head = rules.literal(f"{OPEN}\n{FUNCTION}{name}>{pad}")
+            tail = rules.literal(f"</function>\n{CLOSE}")
+            functions.append(f"{head} {members_rule(schema, rules, around)} {tail}")
+        return some_of(rules.add(one_of(functions)), quoted("\n"), several=several)
+
+
+def find(template: str, has_token: HasToken) -> Dialect | None:
+    """The dialect of a template that shows functions so, or None."""
+    if FUNCTION not in template:
+        return None
+    inline = f"{PARAMETER}' + " in template.replace('"', "'") and "</parameter>\\n" not in template
+    thinks = THINK.close in template or has_token(THINK.close)
+    name = "MiMo XML" if inline and "MiMo" in template else "Qwen XML"
+    calls = XmlCalls(escaped=name == "MiMo XML")
+    think = THINK if thinks else None
+    return Dialect(name, think=think, calls=calls, call_ends_thinking=True)

@@ -1,0 +1,130 @@
+"""Messages as every client may send them, in the one form that a chat template reads."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dure.chat.template_probe import Needs
+from dure.errors import InvalidRequestError
+
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+
+_SWITCH = re.compile(r"^\s*/(?P<first>no_)?think(?=\s)|(?:^|\s)/(?P<last>no_)?think\s*$")
+"""Qwen's and Hunyuan's words for thinking or not, where their models expect them."""
+
+Recall = Callable[[str], str | None]
+"""The thoughts that came before the call of an id, if they are remembered."""
+
+
+def prepared(
+    messages: Sequence[Mapping[str, Any]],
+    needs: Needs,
+    *,
+    recall: Recall | None = None,
+    suffix: str = "",
+    developer: bool = False,
+) -> list[dict[str, Any]]:
+    """The messages with text as content, calls as the template needs them, and thoughts.
+
+    Thoughts that a client dropped come from `recall`; `suffix` is put after the last user's words.
+    developer: the template knows that role; elsewhere it is the system.
+    InvalidRequestError for a part that is no text, or a call without a name.
+    """
+    made = [_prepared(message, needs, recall) for message in messages]
+    for message in made:
+        if message["role"] == "developer" and not developer:
+            message["role"] = "system"
+    users = [message for message in made if message.get("role") == "user"]
+    if suffix and users and not users[-1]["content"].endswith(suffix):
+        users[-1]["content"] += suffix
+    return made
+
+
+def said_thinking(messages: Sequence[Mapping[str, Any]]) -> bool | None:
+    """What the newest /think or /no_think in the messages says; None if there is none."""
+    for message in reversed(messages):
+        if not isinstance(message, Mapping) or message.get("role") not in ("user", "system"):
+            continue
+        content = message.get("content")
+        parts = content if isinstance(content, list) else [{"text": content}]
+        texts = [part.get("text") for part in parts if isinstance(part, Mapping)]
+        found = _SWITCH.search("\n".join(text for text in texts if isinstance(text, str)))
+        if found:
+            return not (found["first"] or found["last"])
+    return None
+
+
+def has_calls(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether any message carries calls."""
+    return any(message.get("tool_calls") for message in messages)
+
+
+def _prepared(message: Mapping[str, Any], needs: Needs, recall: Recall | None) -> dict[str, Any]:
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise InvalidRequestError("A message has no role.", hint='{"role": "user", "content": "…"}')
+    made = {key: value for key, value in message.items() if value is not None}
+    made["content"] = _text(message.get("content"))
+    reasoning = next((made[name] for name in _REASONING if isinstance(made.get(name), str)), None)
+    calls = message.get("tool_calls")
+    if calls:
+        if not isinstance(calls, Sequence) or isinstance(calls, str):
+            raise InvalidRequestError("A message's tool_calls are no list.")
+        made["tool_calls"] = [_call(call, as_text=needs.arguments_as_text) for call in calls]
+        ids = [call["id"] for call in made["tool_calls"] if isinstance(call.get("id"), str)]
+        if reasoning is None and recall is not None:
+            reasoning = next((found for each in ids if (found := recall(each))), None)
+        if needs.no_content and not made["content"]:
+            made["content"] = None
+    else:
+        made.pop("tool_calls", None)  # templates ask whether it is there, not whether it is empty
+    if reasoning is not None:
+        made["reasoning_content"] = reasoning
+    return made
+
+
+def _text(content: Any) -> str:
+    """The text of a content; parts are joined by line ends."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    texts = []
+    for part in content if isinstance(content, Sequence) else [content]:
+        text = part.get("text") if isinstance(part, Mapping) else part
+        if not isinstance(text, str):
+            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+            raise InvalidRequestError(
+                f"A message's content has a part of type {str(kind)[:40]!r}; only text is read.",
+                hint='{"type": "text", "text": …}',
+            )
+        texts.append(text)
+    return "\n".join(texts)
+
+
+def _call(call: Any, *, as_text: bool) -> dict[str, Any]:
+    """The call with its arguments as an object, or as JSON text."""
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise InvalidRequestError(
+            "A tool call in a message has no function's name.",
+            hint='{"id": …, "type": "function", "function": {"name": …, "arguments": "{…}"}}',
+        )
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):
+        arguments = _loads(arguments)
+    if not isinstance(arguments, Mapping):
+        # A model's own broken call, sent back: the template still has to show something.
+        arguments = {"arguments": arguments}
+    if as_text:
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return {"type": "function", **call, "function": {**function, "arguments": arguments}}
+
+
+def _loads(text: str) -> Any:
+    try:
+        return json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return text

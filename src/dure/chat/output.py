@@ -1,0 +1,268 @@
+"""One answer as it grows: tokens from the engine become text, events, a reason to end, timings."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dure.chat.dialects import PLAIN, Automaton, Dialect, Event
+from dure.text.detokenizer import TextStream
+
+if TYPE_CHECKING:
+    from dure.engine.engine import Engine, StepOutput
+    from dure.engine.request import Request, TokenLogprobs
+    from dure.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Timings:
+    """How long an answer took. Prefill ends with the first token, and includes any queueing."""
+
+    prefill_s: float
+    decode_s: float
+    prefill_tps: float  # prompt tokens computed (not those found in the cache) per second
+    decode_tps: float  # tokens after the first per second; 0 if there is none
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A finished answer. With n > 1 this is the first, and `choices` holds all n of them.
+
+    `text` is all that the model wrote, the marks of its dialect too; `reasoning`, `content` and
+    `tool_calls` (in OpenAI's form) are what that says.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs | None, ...] | None  # None for a token that we put in ourselves
+    finish_reason: str  # "stop", "length" or "abort"
+    prompt_tokens: int
+    cached_tokens: int
+    timings: Timings
+    choices: tuple[Completion, ...] = ()
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    reasoning_tokens: int = 0
+    stopped: str | None = None  # the stop string that ended it
+    unparsed_calls: int = 0  # calls that were begun and could not be read; they are in `content`
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one token adds to a stream. `text` is empty while a character or stop word is open."""
+
+    text: str
+    token_id: int
+    completion: Completion | None = None  # the whole answer, with its last chunk
+    events: tuple[Event, ...] = ()
+    logprobs: TokenLogprobs | None = None
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None  # with the first chunk
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How an answer is to be read, and how long its thoughts may be."""
+
+    dialect: Dialect = PLAIN
+    tools: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # schemas, by name
+    opened: bool = False  # the prompt ends within thoughts
+    budget: int | None = None  # tokens of thoughts
+    closing: tuple[int, ...] = ()  # the tokens that end them
+    single_call: bool = False  # the answer ends with its first call
+    remember: Callable[[Completion], None] | None = None  # is told the whole answer
+
+
+class Answer:
+    """One request as it is answered. `take` each of its outputs; `chunks` can then be read."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        request: Request,
+        reading: Reading | None = None,
+    ) -> None:
+        reading = reading or Reading()
+        self.request = request
+        self.chunks: deque[Chunk] = deque()
+        self.completion: Completion | None = None
+        self.error: Exception | None = None
+        self._engine = engine
+        self._params = request.params
+        self._budget = reading.budget
+        self._closing = reading.closing
+        self._reading = reading
+        self._thought = 0
+        self._automaton = Automaton(reading.dialect, tools=reading.tools, opened=reading.opened)
+        shown = {tokenizer.token_id(mark) for mark in reading.dialect.marks}
+        self._stream = TextStream(
+            tokenizer, stop=request.params.stop, shown={i for i in shown if i is not None}
+        )
+        self._text: list[str] = []
+        self._events: list[Event] = []
+        self._token_ids: list[int] = []
+        self._logprobs: list[TokenLogprobs | None] = []
+        self._cached_tokens = 0
+        self._began = time.perf_counter()
+        self._first: float | None = None
+
+    @property
+    def prefilled(self) -> tuple[int, int]:
+        """(prompt tokens already in the cache, prompt tokens in all)."""
+        total = len(self.request.prompt_ids)
+        return min(self.request.num_computed_tokens, total), total
+
+    @property
+    def started(self) -> bool:
+        """Whether the first token has come."""
+        return self._first is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no more chunks will come."""
+        return self.completion is not None or self.error is not None
+
+    def result(self) -> Completion:
+        """The completion of an answer that is over; raises what went wrong if it failed."""
+        if self.completion is None:
+            raise self.error or RuntimeError("an answer was asked for before it was over")
+        return self.completion
+
+    def take(self, output: StepOutput) -> None:
+        """Nothing; our request's newest token, or its failure, becomes a chunk or the end."""
+        request, token_id = self.request, output.token_id
+        if token_id is None:
+            self.error = request.error or RuntimeError("the engine gave up a request")
+            return
+        prompt = self._prompt_logprobs() if self._first is None else None
+        if self._first is None:
+            self._first = time.perf_counter()
+            self._cached_tokens = request.num_cached_tokens
+        self._token_ids.append(token_id)
+        self._logprobs.append(output.logprobs)
+        reason: str | None = output.finish_reason
+        # The token that ends an answer (EOS, a stop token) is not part of its text.
+        text = "" if request.stop_token_id is not None else self._stream.push(token_id)
+        if reason is None and self._stream.stopped is not None:
+            self._engine.finish(request.id, reason="stop")
+            reason = "stop"
+        if reason is not None:
+            text += self._stream.finish()
+            # The last text to be released may complete a stop string, too.
+            reason = "stop" if self._stream.stopped is not None else reason
+        events = self._read(text, ends=reason is not None)
+        if self._reading.single_call and _ends_call(events):
+            if reason is None:
+                self._engine.finish(request.id, reason="stop")
+                reason = "stop"
+            events = _first_call(events)
+        self._text.append(text)
+        self._events += events
+        if reason is not None:
+            self.completion = self._complete(reason)
+            if self._reading.remember is not None:
+                self._reading.remember(self.completion)
+        self.chunks.append(
+            Chunk(text, token_id, self.completion, tuple(events), output.logprobs, prompt)
+        )
+
+    def end_thinking(self) -> None:
+        """Nothing; the model closes its thoughts at the next token, and answers.
+
+        If it has none open it goes on, and closes such as it opens later. Needs the engine's lock.
+        """
+        self._budget = 0
+        self._keep_to_budget()
+
+    def abort(self) -> None:
+        """Nothing; the engine forgets our request, if it is not done with it already."""
+        self._engine.finish(self.request.id, reason="abort")
+
+    def _read(self, text: str, *, ends: bool) -> list[Event]:
+        """The events that `text` brings; the thoughts are counted, and ended when too long."""
+        was_thinking = self._automaton.thinking
+        events = self._automaton.push(text)
+        if was_thinking and self._automaton.thinking:
+            self._thought += 1
+        if ends:
+            return events + self._automaton.finish()
+        self._keep_to_budget()
+        constraint = self.request.constraint
+        if constraint is not None and constraint.waits and not self._automaton.thinking:
+            constraint.begin()
+        return events
+
+    def _keep_to_budget(self) -> None:
+        """Nothing; thoughts as long as they may be are closed by the next tokens."""
+        if self._budget is None or not self._automaton.thinking or self._thought < self._budget:
+            return
+        if not self.request.forced:
+            self._engine.force(self.request.id, self._closing)
+
+    def _complete(self, reason: str) -> Completion:
+        first = self._began if self._first is None else self._first
+        prefill_s, decode_s = first - self._began, time.perf_counter() - first
+        prompt_tokens = len(self.request.prompt_ids)
+        computed = prompt_tokens - self._cached_tokens
+        later = len(self._token_ids) - 1
+        return Completion(
+            text="".join(self._text),
+            token_ids=tuple(self._token_ids),
+            logprobs=None if self._params.logprobs is None else tuple(self._logprobs),
+            finish_reason=reason,
+            prompt_tokens=prompt_tokens,
+            cached_tokens=self._cached_tokens,
+            timings=Timings(
+                prefill_s=prefill_s,
+                decode_s=decode_s,
+                prefill_tps=computed / prefill_s if prefill_s else 0.0,
+                decode_tps=later / decode_s if decode_s else 0.0,
+            ),
+            content=_joined(self._events, "content"),
+            reasoning=_joined(self._events, "reasoning"),
+            tool_calls=_tool_calls(self._events),
+            reasoning_tokens=self._thought,
+            stopped=self._stream.stopped,
+            unparsed_calls=self._automaton.unparsed,
+            prompt_logprobs=self._prompt_logprobs(),
+        )
+
+    def _prompt_logprobs(self) -> tuple[TokenLogprobs | None, ...] | None:
+        asked = self._params.prompt_logprobs is not None
+        return tuple(self.request.prompt_logprobs) if asked else None
+
+
+def _ends_call(events: list[Event]) -> bool:
+    return any(event.kind == "call_end" for event in events)
+
+
+def _first_call(events: list[Event]) -> list[Event]:
+    """The events up to the end of the first call."""
+    ends = [event.kind == "call_end" for event in events]
+    return events[: ends.index(True) + 1]
+
+
+def _joined(events: list[Event], kind: str) -> str:
+    return "".join(event.text for event in events if event.kind == kind)
+
+
+def _tool_calls(events: list[Event]) -> tuple[dict[str, Any], ...]:
+    """The calls in OpenAI's form, their arguments as JSON text."""
+    arguments: dict[int, list[str]] = {}
+    for event in events:
+        if event.kind == "arguments":
+            arguments.setdefault(event.index, []).append(event.text)
+    return tuple(
+        {
+            "id": event.id,
+            "type": "function",
+            "function": {"name": event.name, "arguments": "".join(arguments.get(event.index, ()))},
+        }
+        for event in events
+        if event.kind == "call"
+    )

@@ -1,0 +1,261 @@
+"""Question: a prompt that is ready for the engine, and how its answer is to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from dure.chat.dialects import PLAIN, Dialect, dialect_of
+from dure.chat.dialects.thinking import has_switch, template_variables
+from dure.chat.messages import has_calls, prepared, said_thinking
+from dure.chat.output import Completion, Reading
+from dure.chat.reasoning_cache import Thoughts
+from dure.chat.request import ChatRequest, Format, Thinking, tool_schemas
+from dure.chat.structured_output import Constraints, is_strict
+from dure.chat.template import ChatTemplate
+from dure.chat.template_probe import Needs, needs_of
+from dure.chat.tool_prompt import with_tools
+from dure.engine.grammar import Grammar
+from dure.engine.params import SamplingParams
+from dure.errors import ContextLengthError, InvalidRequestError, TemplateError
+from dure.text.tokenizer import Tokenizer
+
+Prompt = str | Sequence[int] | ChatRequest
+"""Text, token ids, or a chat."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A checked prompt: its tokens, parameters that leave nothing open, and how to read the answer.
+
+    Only questions of one `cache_salt` find each other's prefixes.
+    """
+
+    token_ids: list[int]
+    params: SamplingParams
+    reading: Reading = field(default_factory=Reading)
+    grammar: Grammar | None = None
+    cache_salt: str = ""
+    priority: int = 0
+
+
+class Questions:
+    """Makes a model's Questions: template, tokens, limits. Threads may share it."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        template: str | None,
+        name: str,
+        context: int,
+        longest: int,
+        vocab_size: int,
+        sampling_defaults: Mapping[str, Any],
+    ) -> None:
+        """template: its source, if there is one. context: tokens of a prompt and its answer;
+        longest: what the model itself would allow. vocab_size: of the logits."""
+        self.tokenizer = tokenizer
+        self.template_source = template
+        self.name = name
+        self.context = context
+        self._longest = longest
+        self._vocab_size = vocab_size
+        self._sampling_defaults = sampling_defaults
+        self._template: ChatTemplate | None = None
+        self._needs: Needs | None = None
+        self._thoughts = Thoughts()
+        self.dialect: Dialect = PLAIN
+        if template is not None:
+            self.dialect = dialect_of(template, lambda text: tokenizer.token_id(text) is not None)
+        self.constraints = Constraints(tokenizer, self.dialect, vocab_size)
+
+    @property
+    def has_think_switch(self) -> bool:
+        """Whether the chat template can turn thinking on and off."""
+        return self.template_source is not None and has_switch(self.template_source)
+
+    def check_thinking(self, thinking: Thinking) -> None:
+        """Nothing; TemplateError if the model cannot do as `thinking` wishes."""
+        if self.has_think_switch or not (thinking.is_on or thinking.is_off):
+            return
+        source = self.template_source or ""
+        always = self.dialect.think is not None and self.dialect.think.open in source
+        if always and not thinking.is_off:
+            return
+        raise TemplateError(
+            f"{self.name} has no switch for thinking in its chat template.",
+            hint="a number of tokens caps its thinking" if always else "leave thinking unset",
+        )
+
+    def make(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        format: Format | None = None,  # noqa: A002 - the word that requests use
+        cache_salt: str = "",
+        priority: int = 0,
+    ) -> Question:
+        """The question that `prompt` is. ContextLengthError, InvalidRequestError, TemplateError."""
+        params = params or SamplingParams()
+        if isinstance(prompt, ChatRequest):
+            prompt = _with_said(prompt)
+            if format is not None:
+                prompt = replace(prompt, format=prompt.format or format)
+            text, reading = self._chat(prompt, cache_salt)
+            # The template wrote BOS itself where the model wants it.
+            ids = self.tokenizer.encode(text, add_special=False)
+            grammar = self.constraints.of_chat(prompt, text, reading)
+            if prompt.tool_choice.mode == "none":
+                params = self.constraints.without_calls(params)
+        else:
+            reading = Reading()
+            ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+            grammar = self.constraints.of_format(format)
+        ids = self.checked_ids(ids)
+        resolved = self._with_room(len(ids), params)
+        reading = self._with_budget(reading, resolved, leave_room=grammar is not None)
+        return Question(ids, resolved, reading, grammar, cache_salt, priority)
+
+    def render(self, request: ChatRequest, *, cache_salt: str = "") -> str:
+        """The text that the model's template makes of a chat, up to where the reply begins."""
+        source = self.template_source
+        if source is None:
+            raise TemplateError(
+                f"{self.name} has no chat template: it completes text and was not taught to chat.",
+                hint="generate from plain text instead (`dure run --raw`)",
+            )
+        if self._template is None:
+            self._template = ChatTemplate(
+                source, bos_token=self.tokenizer.bos_token, eos_token=self.tokenizer.eos_token
+            )
+        request = _with_said(request)
+        thinking = request.thinking
+        on = False if thinking.is_off else True if thinking.is_on else None
+        variables = template_variables(source, on=on, effort=thinking.effort)
+        messages = self._messages(request, cache_salt, off=on is False)
+        text: str = self._template.render(
+            messages[:-1] if request.continue_final else messages,
+            tools=list(request.tools) or None,
+            add_generation_prompt=True,
+            **{**variables, **request.template_variables},
+        )
+        return text + self._begun(text, messages[-1]) if request.continue_final else text
+
+    def _begun(self, prompt: str, message: Mapping[str, Any]) -> str:
+        """The beginning of an answer: the thoughts of `message`, if it has any, and its content."""
+        think, reasoning = self.dialect.think, message.get("reasoning_content", "")
+        opened = self.dialect.opens_thinking(prompt)
+        content = str(message["content"])
+        if think is None or not (opened or reasoning):
+            return content
+        begun = ("" if opened else think.open + "\n") + str(reasoning)
+        return begun + think.closing + content if content else begun
+
+    def _messages(
+        self, request: ChatRequest, cache_salt: str, *, off: bool
+    ) -> list[dict[str, Any]]:
+        """The messages as the template needs them, with the thoughts that the client dropped."""
+        needs = Needs()
+        tools = request.tools if request.tool_choice.mode != "none" else ()
+        if (tools or has_calls(request.messages)) and self._template is not None:
+            if self._needs is None:
+                self._needs = needs_of(self._template)
+            needs = self._needs
+        made = prepared(
+            request.messages,
+            needs,
+            recall=lambda call_id: self._thoughts.recall(cache_salt, call_id),
+            suffix=self.dialect.no_think if off else "",
+            developer="developer" in (self.template_source or ""),
+        )
+        form = self.dialect.form
+        return made if form is None else with_tools(made, tools, needs, form)
+
+    def _chat(self, request: ChatRequest, cache_salt: str) -> tuple[str, Reading]:
+        text = self.render(request, cache_salt=cache_salt)
+        opened = self.dialect.opens_thinking(text)
+        thinking = request.thinking
+        if opened and self.dialect.think and (thinking.is_off or thinking.budget == 0):
+            # The template has no switch, or none that it heeds: the thoughts end before they begin.
+            text, opened = text + self.dialect.think.closing.lstrip("\n"), False
+        choice = request.tool_choice.mode
+        tools = tool_schemas(request.tools) if choice != "none" else {}
+        # Whatever the template made of it: thoughts that begin all the same end at once.
+        budget = 0 if thinking.is_off else thinking.budget
+
+        def remember(completion: Completion) -> None:
+            self._thoughts.remember(cache_salt, completion)
+
+        # What is guessed keeps to no schema, and JSON that was asked for is no call.
+        certain = request.format is not None or any(is_strict(tool) for tool in request.tools)
+        return text, Reading(
+            replace(self.dialect, guess=None) if certain else self.dialect,
+            tools,
+            opened,
+            budget,
+            single_call=not request.parallel_tool_calls,
+            remember=remember if tools else None,
+        )
+
+    def _with_budget(
+        self, reading: Reading, params: SamplingParams, *, leave_room: bool
+    ) -> Reading:
+        """The same with a cap on thinking that leaves tokens for the answer.
+
+        leave_room: even if no cap was asked for, since half an answer would be none.
+        """
+        think = reading.dialect.think
+        if think is None:
+            return reading
+        closing = tuple(self.tokenizer.encode(think.closing, add_special=False))
+        marks = len(closing)
+        if not reading.opened:
+            marks += len(self.tokenizer.encode(think.open, add_special=False))
+        budget, most = reading.budget, params.max_tokens or 0
+        if budget is None and leave_room:
+            budget = most
+        if budget is not None:
+            budget = max(0, min(budget, most - marks - max(1, min(256, most // 4))))
+        return replace(reading, budget=budget, closing=closing)
+
+    def _with_room(self, prompt_tokens: int, params: SamplingParams) -> SamplingParams:
+        """The parameters with nothing left open; ContextLengthError if they ask for too much."""
+        resolved = params.resolve(self._sampling_defaults)
+        room = self.context - prompt_tokens
+        if room < 1 or (resolved.max_tokens or 0) > room:
+            raise self._too_long(prompt_tokens, resolved.max_tokens)
+        return resolved if resolved.max_tokens is not None else replace(resolved, max_tokens=room)
+
+    def _too_long(self, prompt_tokens: int, max_tokens: int | None) -> ContextLengthError:
+        asked = f" and {max_tokens:,} are asked for" if max_tokens else ""
+        more = f"load the model with a larger context (it allows {self._longest:,})"
+        return ContextLengthError(
+            f"The prompt has {prompt_tokens:,} tokens{asked}, and the context holds "
+            f"{self.context:,} for both the prompt and its answer.",
+            hint=f"shorten it, or {more}" if self._longest > self.context else "shorten it",
+        )
+
+    def checked_ids(self, token_ids: Sequence[int]) -> list[int]:
+        """The ids as a list; InvalidRequestError if there are none, or one is out of range."""
+        ids = [int(token) for token in token_ids]
+        if not ids:
+            raise InvalidRequestError("The prompt is empty: it has no tokens at all.")
+        highest = self._vocab_size - 1
+        for token in (min(ids), max(ids)):
+            if not 0 <= token <= highest:
+                raise InvalidRequestError(f"Token id {token} is outside 0 to {highest}.")
+        return ids
+
+
+def _with_said(request: ChatRequest) -> ChatRequest:
+    """The same with what its messages say of thinking, if the request itself leaves it open."""
+    thinking = request.thinking
+    if thinking.mode != "auto" or thinking.effort is not None:
+        return request
+    said = said_thinking(request.messages)
+    if said is None:
+        return request
+    return replace(request, thinking=replace(thinking, mode="on" if said else "off"))

@@ -1,0 +1,116 @@
+"""Constraints: from what a chat demands of its answer to the grammar that enforces it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dure.chat.dialects import Dialect
+from dure.chat.grammar_rules import Rules, complete, format_grammar
+from dure.chat.output import Reading
+from dure.chat.request import ChatRequest, Format, tool_schemas
+from dure.engine.grammar import Grammar, Grammars
+from dure.engine.params import SamplingParams
+from dure.errors import InvalidRequestError
+from dure.text.tokenizer import Tokenizer
+
+BAN = -100.0
+
+
+class Constraints:
+    """Makes the grammars of one model's requests. Threads may share it."""
+
+    def __init__(self, tokenizer: Tokenizer, dialect: Dialect, vocab_size: int) -> None:
+        self._grammars = Grammars(tokenizer, vocab_size)
+        self._dialect = dialect
+        ids = {mark: tokenizer.token_id(mark) for mark in dialect.marks}
+        single = tokenizer.added_ids | tokenizer.special_ids
+        self._marks = {mark: token for mark, token in ids.items() if token in single}
+
+    def of_format(self, form: Format | None) -> Grammar | None:
+        """The grammar of a completion; None if it is free."""
+        if form is None:
+            return None
+        return self._grammars.compile(complete(format_grammar(form.kind, form.value)), _name(form))
+
+    def of_chat(self, request: ChatRequest, prompt: str, reading: Reading) -> Grammar | None:
+        """The grammar of the answer to `prompt`, thoughts before it; None if it is free.
+
+        InvalidRequestError if the model has no way to call tools and must, or if what is asked for
+        cannot be enforced.
+        """
+        form = request.format
+        rules = Rules(self._marks)
+        before = self._thoughts(request, prompt, reading, rules)
+        mode = request.tool_choice.mode
+        if mode in ("required", "named"):
+            body = rules.text(self._calls(request, rules))
+            what = "A call of these tools"
+        elif form is not None:
+            body, what = self._formatted(request, form, rules, reading), _name(form)
+        elif reading.tools and any(is_strict(tool) for tool in request.tools):
+            calls = self._strict(request, rules)
+            if calls is None:
+                return None
+            body, what = rules.text(calls), "A call of these tools"
+        else:
+            return None
+        return self._grammars.compile(complete(body, before=before), what)
+
+    def without_calls(self, params: SamplingParams) -> SamplingParams:
+        """The same with a call's beginning forbidden, as far as tokens of its own are in it."""
+        begins = self._dialect.calls.begins if self._dialect.calls else ()
+        parts = {mark for mark in self._marks for begin in begins if mark in begin}
+        banned = {self._marks[mark]: BAN for mark in parts}
+        return replace(params, logit_bias={**params.logit_bias, **banned}) if banned else params
+
+    def _calls(self, request: ChatRequest, rules: Rules) -> str:
+        if self._dialect.calls is None:
+            raise InvalidRequestError(
+                "This model's chat template has no form for tool calls that we know.",
+                hint="leave tool_choice out, or ask for JSON with response_format",
+            )
+        schemas = tool_schemas(request.tools)
+        choice = request.tool_choice
+        if choice.mode == "named":
+            schemas = {choice.name: schemas[choice.name]}
+        several = request.parallel_tool_calls and choice.mode != "named"
+        return self._dialect.calls.grammar(schemas, rules, several=several)
+
+    def _formatted(self, request: ChatRequest, form: Format, rules: Rules, reading: Reading) -> str:
+        """The format, or with tools to choose from, calls in its place."""
+        answer = "formatted"
+        if reading.tools and self._dialect.calls is not None:
+            answer += f" | {rules.add(self._calls(request, rules))}"
+        return f"{rules.text(answer)}\n{format_grammar(form.kind, form.value, name='formatted')}"
+
+    def _strict(self, request: ChatRequest, rules: Rules) -> str | None:
+        """Any text, or calls that keep to their schemas; None if a call begins as a text may."""
+        calls = self._dialect.calls
+        if calls is None or not all(mark in self._marks for mark in calls.begins[:1]):
+            return None
+        text = rules.add("/(?s:.+)/")
+        return f"{text}? {rules.add(self._calls(request, rules))}? | {text}"
+
+    def _thoughts(
+        self, request: ChatRequest, prompt: str, reading: Reading, rules: Rules
+    ) -> str | None:
+        """What says the thoughts that may stand before the answer; None if there are none."""
+        think = self._dialect.think
+        if think is None or prompt.rstrip().endswith(think.close):
+            return None
+        if reading.opened:
+            return ""  # the grammar begins after them
+        if request.thinking.is_off:
+            return None
+        return f"({rules.literal(think.open)} {rules.until(think.close)})?"
+
+
+def is_strict(tool: object) -> bool:
+    """Whether a tool's arguments must keep to its schema even where it need not be called."""
+    function = tool.get("function") if isinstance(tool, dict) else None
+    return isinstance(function, dict) and function.get("strict") is True
+
+
+def _name(form: Format) -> str:
+    names = {"json_schema": "The JSON schema", "regex": "The regular expression"}
+    return names.get(form.kind, "The grammar")

@@ -1,0 +1,83 @@
+"""Tools, calls and results in words, for chat templates that leave them out.
+
+Those of DeepSeek V3.1, ERNIE 4.5, openPangu and SmolLM2 have no place for a tool: a model under
+them would never hear of those it was given. They are told to it in the system's message, in the
+form that its dialect has for calls.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dure.chat.dialects.dialect import CallForm
+from dure.chat.template_probe import Needs
+
+Message = dict[str, Any]
+
+_INTRODUCTION = """# Tools
+
+You may call functions to answer the user. Each line within <tools></tools> describes one:
+<tools>
+{tools}
+</tools>
+
+To call a function write its name, and its arguments as a JSON object, in exactly this form; write \
+the form again for each further call:
+{form}
+
+The results come in <tool_response></tool_response>. Where no function is of use, just answer."""
+
+
+def with_tools(
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]],
+    needs: Needs,
+    form: CallForm,
+) -> list[Message]:
+    """The messages with what the template leaves out said in their texts."""
+    made: list[Message] = []
+    for message in messages:
+        if message.get("tool_calls") and not needs.calls:
+            made.append(_called(message, form))
+        elif message["role"] == "tool" and not needs.results:
+            _add_result(made, message)
+        else:
+            made.append(dict(message))
+    if tools and not needs.tools:
+        _introduce(made, tools, form)
+    return made
+
+
+def _called(message: Message, form: CallForm) -> Message:
+    """An assistant's message whose calls are part of its text."""
+    calls = [
+        form.text(call["function"]["name"], _json(call["function"]["arguments"]))
+        for call in message["tool_calls"]
+    ]
+    said = [message["content"]] if message["content"] else []
+    rest = {name: value for name, value in message.items() if name != "tool_calls"}
+    return {**rest, "content": "\n".join([*said, *calls])}
+
+
+def _add_result(made: list[Message], message: Message) -> None:
+    """Nothing; results are the user's words, those that follow each other one turn of them."""
+    text = f"<tool_response>\n{message['content']}\n</tool_response>"
+    if made and made[-1]["role"] == "user" and made[-1]["content"].endswith("</tool_response>"):
+        made[-1]["content"] += f"\n{text}"
+    else:
+        made.append({"role": "user", "content": text})
+
+
+def _introduce(made: list[Message], tools: Sequence[Mapping[str, Any]], form: CallForm) -> None:
+    listed = "\n".join(_json(tool.get("function", tool)) for tool in tools)
+    text = _INTRODUCTION.format(tools=listed, form=form.text("NAME", "{ARGUMENTS}"))
+    if made and made[0]["role"] == "system":
+        made[0]["content"] = f"{made[0]['content']}\n\n{text}".lstrip()
+    else:
+        made.insert(0, {"role": "system", "content": text})
+
+
+def _json(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

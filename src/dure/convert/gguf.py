@@ -1,0 +1,411 @@
+"""A Hugging Face folder as a GGUF file that llama.cpp computes alike, quantised if asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dure import machine, models
+from dure.convert.tensors import Layout, gguf_tensors, tensor_plan
+from dure.errors import UnsupportedModelError
+from dure.formats.card import read_card
+from dure.formats.checkpoint import open_checkpoint
+from dure.formats.gguf_writer import TensorPlan, check_target, write_gguf
+from dure.formats.quantized_checkpoint import parameters
+from dure.formats.quantized_layouts import PackedMatrix
+from dure.formats.tensors import TensorInfo
+from dure.layers.rope import RopeConfig, rope_frequencies, stretched_theta
+from dure.models.config import gguf_keys, read_config
+from dure.text.gguf_export import gguf_vocabulary
+from dure.weights.names import from_gguf
+from dure.weights.quantize import part_of, type_for
+
+if TYPE_CHECKING:
+    from dure.convert.tensors import Tensor
+    from dure.formats.checkpoint import Checkpoint
+    from dure.layers.moe import Routing
+    from dure.models.config import Config
+    from dure.weights.quantize import Scheme
+
+_FLOATS = ("F32", "F16", "BF16")
+# general.file_type, which tells a person what most of the file is.
+_FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "Q4_K": 15, "Q6_K": 18, "BF16": 32}
+
+# What the families' configs call the sizes, in config.json's language.
+_SIZES = {
+    "hidden": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "norm_eps": "rms_norm_eps",
+    "context_length": "max_position_embeddings",
+    "intermediate": "intermediate_size",
+    "experts": "num_experts",
+    "experts_per_token": "num_experts_per_tok",
+    "expert_intermediate": "moe_intermediate_size",
+    "shared_experts": "n_shared_experts",
+    "shared_intermediate": "shared_expert_intermediate_size",
+    "normalize": "norm_topk_prob",
+}
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written."""
+
+    path: Path
+    size_bytes: int
+    architecture: str
+    types: Mapping[str, int]  # tensor type -> how many tensors
+
+
+def convert(
+    folder: Path,
+    out: Path,
+    *,
+    quantize: Scheme | None = None,
+    threads: int | None = None,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Converted:
+    """Writes the model in `folder` to the GGUF file `out`, and says what it wrote.
+
+    Without `quantize` every matrix keeps its type, which a quantised folder's cannot; vectors and
+    routers are float32 in any case. progress(done, total) is told bytes of weights. Raises
+    UnsupportedModelError, by name, for what llama.cpp would compute otherwise, and
+    InvalidRequestError if `out` exists and not `force`.
+    """
+    check_target(out, force=force)
+    checkpoint = open_checkpoint(folder)
+    config, family = _understood(checkpoint, quantize)
+    sizes: Any = models.checked_model(checkpoint).config
+    module = models.family_of(checkpoint)
+    architecture = family.architecture or module.GGUF_ARCHITECTURE
+    keys = _architecture(config, sizes, family, architecture)
+    spellings = getattr(module, "SPELLINGS", None) or {}
+    tensors = gguf_tensors(checkpoint, sizes, family.layout, spellings)
+    sparse = any("_exps." in name for name in tensors)
+    workers = machine.usable_threads() if threads is None else threads
+    plans = [
+        tensor_plan(name, tensor, _type(name, tensor, quantize, sparse=sparse), workers)
+        for name, tensor in tensors.items()
+    ]
+    if sizes.rope.type == "llama3":
+        plans.insert(0, _rope_factors(sizes.rope))
+    metadata = {
+        **_general(checkpoint, architecture, plans),
+        **keys,
+        **gguf_vocabulary(checkpoint, sizes.vocab_size),
+    }
+    size = write_gguf(out, metadata, plans, force=force, progress=progress)
+    types = [plan.dtype for plan in plans]
+    return Converted(
+        out, size, architecture, {each: types.count(each) for each in sorted({*types})}
+    )
+
+
+def _understood(checkpoint: Checkpoint, quantize: Scheme | None) -> tuple[Config, _Family]:
+    """The config of a model that llama.cpp computes alike, and what it knows of the family."""
+    if checkpoint.kind == "gguf":
+        raise UnsupportedModelError(
+            f"{checkpoint.path} is a GGUF file already.",
+            hint="give the folder of safetensors that it was made from.",
+        )
+    name = models.family_of(checkpoint).__name__.rpartition(".")[2]
+    if name not in _FAMILIES:
+        raise UnsupportedModelError(
+            f"{checkpoint.path} is a {name!r} model, which dure runs but does not convert.",
+            hint=f"it converts {', '.join(_FAMILIES)}.",
+        )
+    found = parameters(checkpoint).values()
+    packed = next((t for t in found if isinstance(t, PackedMatrix)), None)
+    if packed is not None and quantize is None:
+        raise UnsupportedModelError(
+            f"{checkpoint.path} has {packed.name} as {packed.stored}, which GGUF cannot say.",
+            hint="quantise it anew: --quantize q8, q6 or q4.",
+        )
+    other = next((t for t in found if isinstance(t, TensorInfo) and t.dtype not in _FLOATS), None)
+    if other is not None:
+        raise UnsupportedModelError(
+            f"{checkpoint.path} has {other.name} as {other.dtype}, and what is converted is "
+            f"{', '.join(_FLOATS)}.",
+            hint="convert the folder that it was quantised from, with --quantize.",
+        )
+    family, config = _FAMILIES[name], read_config(checkpoint)
+    for key, (default, needed) in family.needs.items():
+        value = config.values.get(key)
+        if (default if value is None else value) != needed:
+            raise _otherwise(
+                f"{config.source} has {key} = {default if value is None else value!r}, and "
+                f"llama.cpp computes {name} only with {needed!r}."
+            )
+    return config, family
+
+
+def _otherwise(what: str) -> UnsupportedModelError:
+    """The error for what llama.cpp would compute otherwise, or not load."""
+    return UnsupportedModelError(what, hint="run the folder as it is.")
+
+
+def _type(name: str, tensor: Tensor, scheme: Scheme | None, *, sparse: bool) -> str:
+    """How the GGUF stores a tensor."""
+    stored = tensor.rows[0].tensor.dtype
+    part = part_of(from_gguf(name), len(tensor.shape))
+    if part in ("vector", "router"):
+        return "F32"
+    if scheme is None:
+        return stored
+    wanted = type_for(scheme, part, tensor.shape[-1], sparse=sparse)
+    return stored if wanted in _FLOATS else wanted
+
+
+def _rope_factors(rope: RopeConfig) -> TensorPlan:
+    """llama3's scaling as GGUF has it: what each plain frequency is divided by."""
+    plain = rope_frequencies(RopeConfig("default", rope.theta, rope.dim))[0]
+    factors = (plain / rope_frequencies(rope)[0]).astype(np.float32)
+    return TensorPlan("rope_freqs.weight", "F32", factors.shape, lambda: [factors.view(np.uint8)])
+
+
+def _architecture(config: Config, sizes: Any, family: _Family, architecture: str) -> dict[str, Any]:
+    """The keys under the architecture's name, what the config leaves to defaults spelled out."""
+    values = {theirs: getattr(sizes, ours, None) for ours, theirs in _SIZES.items()}
+    values |= {
+        "rope_theta": stretched_theta(sizes.rope),
+        "rotary_dim": sizes.rope.dim,
+        "value_head_dim": values["head_dim"],
+        "rope_scaling": _rope_scaling(config, sizes, family),
+        **family.values(config, sizes),
+    }
+    keys = gguf_keys(values, architecture)
+    return {**keys, f"{architecture}.vocab_size": sizes.vocab_size}
+
+
+def _rope_scaling(config: Config, sizes: Any, family: _Family) -> dict[str, Any]:
+    """config.json's table of the scaling, as far as GGUF has keys for it; the rest is refused."""
+    rope: RopeConfig = sizes.rope
+    latent = hasattr(sizes, "latent")
+    if not latent and not family.turns_part and rope.dim != sizes.head_dim:
+        raise _otherwise(
+            f"{config.source} rotates {rope.dim} of the {sizes.head_dim} dimensions of a head "
+            "(partial_rotary_factor), and llama.cpp turns all of them in this architecture."
+        )
+    # A base says ntk-alpha, and a tensor llama3, which llama.cpp reads for llama alone.
+    if rope.type in ("default", "ntk-alpha") or (rope.type == "llama3" and family.layout.pairs):
+        return {}
+    if rope.type == "linear":
+        return {"rope_type": "linear", "factor": rope.factor}
+    # GGUF has one number for both magnitudes, and llama.cpp heeds it where keys are latents.
+    same = latent and rope.mscale == rope.mscale_all_dim
+    bare = rope.mscale is None and rope.mscale_all_dim is None
+    plain = rope.attention_factor is None and (bare or same)
+    if rope.type != "yarn" or not plain or not rope.truncate:
+        raise _otherwise(
+            f"{config.source} scales its rotation in a way that GGUF cannot say ({rope.type})."
+        )
+    return {
+        "rope_type": "yarn",
+        "factor": rope.factor,
+        "original_max_position_embeddings": rope.original_context,
+        "beta_fast": rope.beta_fast,
+        "beta_slow": rope.beta_slow,
+        "mscale_all_dim": rope.mscale_all_dim,
+    }
+
+
+def _general(checkpoint: Checkpoint, architecture: str, plans: list[TensorPlan]) -> dict[str, Any]:
+    """The keys that tell a person what the file is."""
+    weights: dict[str, int] = {}
+    for plan in plans:
+        weights[plan.dtype] = weights.get(plan.dtype, 0) + int(np.prod(plan.shape, dtype=np.int64))
+    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    card = read_card(folder)
+    found: dict[str, Any] = {
+        "general.architecture": architecture,
+        "general.type": "model",
+        "general.name": folder.absolute().name,
+        "general.file_type": _FILE_TYPES[_most(weights)],
+        "general.quantization_version": 2,
+    }
+    if card.get("license"):
+        found["general.license"] = card["license"][0]
+    bases = card.get("base_model", [])
+    if bases:
+        found["general.base_model.count"] = len(bases)
+    for index, base in enumerate(bases):
+        maker, _, name = base.rpartition("/")
+        found[f"general.base_model.{index}.name"] = name
+        found[f"general.base_model.{index}.repo_url"] = f"https://huggingface.co/{base}"
+        if maker:
+            found[f"general.base_model.{index}.organization"] = maker
+    return found
+
+
+def _most(weights: Mapping[str, int]) -> str:
+    """The type of most weights, of those that a file is named after."""
+    return max((each for each in weights if each in _FILE_TYPES), key=lambda each: weights[each])
+
+
+def _routed(routing: Routing) -> dict[str, Any]:
+    """What the keys about a router say."""
+    grouped = routing.groups > 1
+    return {
+        "num_experts_per_tok": routing.top_k,
+        "norm_topk_prob": routing.normalize,
+        "routed_scaling_factor": routing.scale,
+        "gating_func": ("softmax", "sigmoid").index(routing.score) + 1,
+        "n_group": routing.groups if grouped else None,
+        "topk_group": routing.kept_groups if grouped else None,
+    }
+
+
+def _latent_values(config: Config, sizes: Any) -> dict[str, Any]:
+    """What a model over latents calls its sizes, to llama.cpp: one head of keys, its entries."""
+    if sizes.query_latent is None and sizes.layers not in _LITE_LAYERS:
+        raise _otherwise(
+            f"{config.source} has no q_lora_rank and {sizes.layers} layers, and llama.cpp knows "
+            "DeepSeek-V2-Lite, which has none either, by its 27 layers."
+        )
+    return {
+        "num_key_value_heads": 1,
+        "head_dim": sizes.latent + sizes.rotated,
+        "value_head_dim": sizes.latent,
+        "qk_head_dim": sizes.plain + sizes.rotated,
+        "v_head_dim": sizes.value,
+        "q_lora_rank": sizes.query_latent,
+        "kv_lora_rank": sizes.latent,
+        "first_k_dense_replace": sizes.dense_layers,
+        **_routed(sizes.routing),
+    }
+
+
+def _ernie_values(config: Config, sizes: Any) -> dict[str, Any]:
+    """All layers behind the first few are mixtures, to llama.cpp's loader."""
+    dense = sizes.layers - len(sizes.sparse_layers)
+    if sizes.sparse_layers != frozenset(range(dense, sizes.layers)):
+        raise _otherwise(
+            f"{config.source} has dense layers among or behind its mixtures of experts "
+            "(moe_layer_interval, moe_layer_end_index), and llama.cpp has them only in front."
+        )
+    shared = sizes.shared_experts * sizes.expert_intermediate
+    return {
+        "first_k_dense_replace": dense,
+        "moe_layer_interval": 1,
+        "shared_expert_intermediate_size": shared or None,
+    }
+
+
+def _hunyuan_values(_config: Config, sizes: Any) -> dict[str, Any]:
+    """One width is that of each expert and of the one that all tokens go to."""
+    width = sizes.intermediate
+    return {"moe_intermediate_size": width, "shared_expert_intermediate_size": width}
+
+
+def _minimax_values(_config: Config, sizes: Any) -> dict[str, Any]:
+    """llama.cpp reads the experts' width under both names, and which function scores them."""
+    return {"moe_intermediate_size": sizes.intermediate, "gating_func": _SIGMOID}
+
+
+def _glm_values(_config: Config, sizes: Any) -> dict[str, Any]:
+    """DeepSeek's router over ordinary attention."""
+    return {"first_k_dense_replace": sizes.dense_layers, **_routed(sizes.routing)}
+
+
+def _recurrent_values(config: Config, sizes: Any) -> dict[str, Any]:
+    """What a recurrent layer is called in the keys of state-space models, and which layers are."""
+    if sizes.key_dim != sizes.value_dim:
+        raise _otherwise(
+            f"{config.source} has linear_key_head_dim = {sizes.key_dim} and linear_value_head_dim "
+            f"= {sizes.value_dim}, and llama.cpp computes qwen3_next only with one for both."
+        )
+    kinds = ["linear_attention" if each else "full_attention" for each in sizes.recurrent]
+    layers = range(1, sizes.layers + 1)
+    intervals = (n for n in layers if sizes.recurrent == tuple(i % n != 0 for i in layers))
+    interval = next(intervals, None)
+    return {
+        "num_experts_per_tok": sizes.routing.top_k,
+        "norm_topk_prob": sizes.routing.normalize,
+        "linear_conv_kernel_dim": sizes.kernel,
+        "linear_num_key_heads": sizes.key_heads,
+        "linear_num_value_heads": sizes.value_heads,
+        "linear_key_head_dim": sizes.key_dim,
+        "linear_inner_size": sizes.value_heads * sizes.value_dim,
+        "full_attention_interval": interval,
+        "layer_types": kinds if interval is None else None,
+    }
+
+
+@dataclass(frozen=True)
+class _Family:
+    """How llama.cpp has a family, and what it computes of it whatever the file says: a config that
+    differs is refused."""
+
+    layout: Layout = field(default_factory=Layout)
+    architecture: str | None = None  # llama.cpp's name, where the model file says none
+    turns_part: bool = False  # it can rotate some of a head's dimensions, and not the others
+    needs: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)  # key -> (default, needed)
+    # The family's own values, in config.json's language; refuses what no key can say.
+    values: Callable[[Config, Any], Mapping[str, Any]] = lambda _config, _sizes: {}
+
+
+_SIGMOID = 2  # llama.cpp's number for it
+_LITE_LAYERS = (26, 27)
+_WITHOUT_WINDOW = {"use_sliding_window": (False, False)}
+_WITHOUT_BIAS = {"attention_bias": (False, False)}
+_ONLY_MIXTURES = {"decoder_sparse_step": (1, 1), "mlp_only_layers": ([], [])}
+_LATENT = {**_WITHOUT_BIAS, "rope_interleave": (True, True)}
+_SECOND_NORM = {"ffn_norm": "post_attention_norm"}
+_FAMILIES: Mapping[str, _Family] = {
+    "llama": _Family(Layout(pairs=True)),
+    "qwen2": _Family(needs=_WITHOUT_WINDOW),
+    "qwen3": _Family(needs={**_WITHOUT_WINDOW, **_WITHOUT_BIAS}),
+    "qwen3_moe": _Family(
+        needs={
+            **_WITHOUT_WINDOW,
+            **_WITHOUT_BIAS,
+            **_ONLY_MIXTURES,
+            "norm_topk_prob": (False, True),
+        }
+    ),
+    "qwen2_moe": _Family(
+        needs={
+            **_WITHOUT_WINDOW,
+            **_ONLY_MIXTURES,
+            "qkv_bias": (True, True),
+            "norm_topk_prob": (False, False),
+        }
+    ),
+    # The eps of its queries' and keys' lengths is llama.cpp's eps of all norms.
+    "qwen3_next": _Family(
+        Layout(kinds=_SECOND_NORM, drafts="mtp."),
+        turns_part=True,
+        needs={
+            **_WITHOUT_BIAS,
+            **_ONLY_MIXTURES,
+            "norm_topk_prob": (True, True),
+            "rms_norm_eps": (1e-6, 1e-6),
+        },
+        values=_recurrent_values,
+    ),
+    "ernie4_5": _Family(),
+    "ernie4_5_moe": _Family(Layout(drafts="model.mtp_"), values=_ernie_values),
+    "hunyuan_v1_dense": _Family(needs=_WITHOUT_BIAS),
+    "hunyuan_v1_moe": _Family(needs=_WITHOUT_BIAS, values=_hunyuan_values),
+    "minimax_m2": _Family(
+        turns_part=True, needs={"tie_word_embeddings": (False, False)}, values=_minimax_values
+    ),
+    "glm4_moe": _Family(Layout(kinds=_SECOND_NORM), turns_part=True, values=_glm_values),
+    "mimo": _Family(
+        Layout(drafts="model.mtp_layers."), architecture="qwen2", needs=_WITHOUT_WINDOW
+    ),
+    "pangu_embedded": _Family(needs={"bias": (True, True), "attention_bias": (True, True)}),
+    # Groups it knows by the sum of their best two, as V3 has them and V2 does not.
+    "deepseek_v2": _Family(
+        needs={**_LATENT, "topk_method": ("greedy", "greedy")}, values=_latent_values
+    ),
+    "deepseek_v3": _Family(architecture="deepseek2", needs=_LATENT, values=_latent_values),
+}

@@ -1,0 +1,257 @@
+"""The tensors of a GGUF file, in llama.cpp's order of rows, made of the rows of a folder's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dure.errors import UnsupportedModelError
+from dure.formats.blocks import BLOCKS
+from dure.formats.gguf_writer import TensorPlan
+from dure.formats.quantized_checkpoint import is_idle_bias, parameters
+from dure.formats.quantized_layouts import PackedMatrix
+from dure.formats.tensors import TensorInfo
+from dure.kernels.dequantize import dequantize
+from dure.weights.names import gguf_name, plain_name
+from dure.weights.quantize import quantize_rows
+from dure.weights.repack import Dequantised
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dure.formats.checkpoint import Checkpoint
+
+    Source = TensorInfo | Dequantised
+    Bytes = NDArray[np.uint8]
+    Floats = NDArray[np.float32]
+
+_CHUNK_WEIGHTS = 1 << 21  # read, converted and written at once
+
+_LAYER = re.compile(r"model\.layers\.(\d+)\..+")
+_EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.((?:gate|up|down)_proj)\.weight")
+_FUSED = re.compile(r"(.*\.experts)\.(gate_up_proj|down_proj)")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a family's GGUF files differ from its folders, beyond what all of them do."""
+
+    pairs: bool = False
+    """Neighbours (2i, 2i + 1) turn together, so that the rows of q and k change places."""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """What it calls a kind of tensor -> instead of what most architectures call it."""
+    drafts: str | None = None
+    """What the names begin with of a layer that only drafts: it is left out."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a tensor of the folder, counted over all its leading dimensions."""
+
+    tensor: Source
+    start: int
+    stop: int
+    turned: bool = False  # the columns are the GGUF's rows
+    change: Callable[[Floats], Floats] | None = None  # of values that the GGUF has in float32
+
+
+@dataclass
+class Tensor:
+    """A tensor of the GGUF, and the rows it is made of."""
+
+    shape: tuple[int, ...]
+    rows: list[Rows]
+    heads: int = 0  # whose rows change places; 0: none
+
+
+def gguf_tensors(
+    checkpoint: Checkpoint, sizes: Any, layout: Layout, spellings: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """The tensors of the GGUF by name, in the order in which a model reads them. `sizes` are those
+    of the family's config; UnsupportedModelError for a tensor that GGUF has no name for."""
+    moving = {"attn_q": sizes.heads, "attn_k": sizes.kv_heads} if layout.pairs else {}
+    found: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+    stored = parameters(checkpoint)
+    for theirs, tensor in sorted(stored.items(), key=_natural):
+        name = plain_name(theirs, spellings)
+        if name is None or (name == "lm_head.weight" and sizes.tied):
+            continue
+        if _only_drafts(name, sizes.layers, layout) or is_idle_bias(theirs, stored):
+            continue
+        source = Dequantised(tensor) if isinstance(tensor, PackedMatrix) else tensor
+        for part, shape, rows in _parts(name, source, sizes):
+            written = _written(part, layout)
+            if written is None:
+                raise UnsupportedModelError(
+                    f"{checkpoint.path} has the tensor {theirs}, which GGUF has no name for."
+                )
+            counts[written] = counts.get(written, 0) + 1
+            if written in found:  # the next expert of a stack
+                found[written].rows.extend(rows)
+            else:
+                heads = moving.get(written.split(".")[-2], 0)
+                found[written] = Tensor(shape, rows, heads)
+    for written, each in found.items():
+        if counts[written] > 1:
+            each.shape = (counts[written], *each.shape)
+    return found
+
+
+def tensor_plan(name: str, tensor: Tensor, dtype: str, threads: int) -> TensorPlan:
+    """How the writer gets that tensor as `dtype`, a few rows at a time."""
+
+    def pieces() -> Iterator[Bytes]:
+        for rows in tensor.rows:
+            if rows.turned:
+                yield _turned(rows, dtype, threads)
+            else:
+                yield from _converted(rows, dtype, tensor.heads, threads)
+
+    return TensorPlan(name, dtype, tensor.shape, pieces)
+
+
+def _only_drafts(name: str, layers: int, layout: Layout) -> bool:
+    """Whether it is of what predicts further tokens, which llama.cpp does not need."""
+    if layout.drafts is not None and name.startswith(layout.drafts):
+        return True
+    match = _LAYER.fullmatch(name)
+    return match is not None and int(match[1]) >= layers
+
+
+def _written(name: str, layout: Layout) -> str | None:
+    """The name in the GGUF."""
+    written = gguf_name(name)
+    if written is None or not layout.kinds:
+        return written
+    return ".".join(layout.kinds.get(part, part) for part in written.split("."))
+
+
+def _parts(
+    name: str, tensor: Source, sizes: Any
+) -> Iterator[tuple[str, tuple[int, ...], list[Rows]]]:
+    """What one tensor of the folder adds to the GGUF: names, shapes, rows. Those of one name are a
+    stack: the experts of a layer, whether each is a tensor, or fused with gate and up in turn."""
+    if name.endswith(".kv_b_proj.weight"):
+        yield from _latent_parts(name, tensor, sizes)
+        return
+    if name.endswith(".in_proj_qkvz.weight"):
+        yield from _recurrent_parts(name, tensor, sizes)
+        return
+    fused = _FUSED.fullmatch(name)
+    if fused is None or len(tensor.shape) != 3:
+        match = _EXPERT.fullmatch(name)
+        stack = name if match is None else f"{match[1]}.{match[3]}.weight"
+        rows = Rows(tensor, 0, tensor.num_rows, change=_change(name, sizes))
+        yield stack.replace(".A_log", ".A"), _shape(name, tensor), [rows]
+        return
+    count, height, cols = tensor.shape
+    halves = ("gate_proj", "up_proj") if fused[2] == "gate_up_proj" else ("down_proj",)
+    each = height // len(halves)
+    for expert in range(count):
+        for index, half in enumerate(halves):
+            first = expert * height + index * each
+            part = [Rows(tensor, first, first + each)]
+            yield f"{fused[1]}.{half}.weight", (each, cols), part
+
+
+def _latent_parts(
+    name: str, tensor: Source, sizes: Any
+) -> Iterator[tuple[str, tuple[int, ...], list[Rows]]]:
+    """What makes keys and values of latents is two stacks of one matrix a head, of which that of
+    the keys is turned."""
+    for head in range(sizes.heads):
+        first = head * (sizes.plain + sizes.value)
+        keys = Rows(tensor, first, first + sizes.plain, turned=True)
+        values = Rows(tensor, keys.stop, keys.stop + sizes.value)
+        yield name.replace("kv_b", "k_b"), (sizes.latent, sizes.plain), [keys]
+        yield name.replace("kv_b", "v_b"), (sizes.value, sizes.latent), [values]
+
+
+def _recurrent_parts(
+    name: str, tensor: Source, sizes: Any
+) -> Iterator[tuple[str, tuple[int, ...], list[Rows]]]:
+    """Of q, k, v and z, which the folder has key head by key head, q k v are one matrix with all
+    heads of each in turn, and z is another."""
+    heads, key = sizes.key_heads, sizes.key_dim
+    value = sizes.value_heads // heads * sizes.value_dim
+    height = 2 * (key + value)
+
+    def part(start: int, size: int) -> list[Rows]:
+        firsts = (head * height + start for head in range(heads))
+        return [Rows(tensor, first, first + size) for first in firsts]
+
+    qkv = [*part(0, key), *part(key, key), *part(2 * key, value)]
+    cols = tensor.shape[1]
+    yield name.replace("qkvz", "qkv"), (heads * (2 * key + value), cols), qkv
+    yield name.replace("qkvz", "z"), (heads * value, cols), part(2 * key + value, value)
+
+
+def _shape(name: str, tensor: Source) -> tuple[int, ...]:
+    """The tensor's shape, less a dimension of 1 that only folders have."""
+    if name.endswith(".conv1d.weight"):  # (channels, 1, tokens)
+        return tensor.shape[0], tensor.shape[-1]
+    if name.endswith("bias"):  # ERNIE's of its experts is (1, experts)
+        return tensor.shape[-1:]
+    return tensor.shape
+
+
+def _change(name: str, sizes: Any) -> Callable[[Floats], Floats] | None:
+    """What becomes of the values: folders may keep a norm less 1, and a decay as a logarithm."""
+    if name.endswith(".A_log"):
+        return lambda log: (-np.exp(log.astype(np.float64))).astype(np.float32)
+    offset = np.float32(getattr(sizes, "norm_offset", 0.0))
+    if offset and name.endswith("norm.weight") and not name.endswith(".linear_attn.norm.weight"):
+        return lambda norm: norm + offset
+    return None
+
+
+def _natural(item: tuple[str, Any]) -> list[tuple[int, str]]:
+    """Sorts layer 10 behind layer 9."""
+    return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", item[0])]
+
+
+def _converted(rows: Rows, dtype: str, heads: int, threads: int) -> Iterator[Bytes]:
+    """The bytes of those rows in another type, a few at a time."""
+    source = rows.tensor
+    is_vector = len(source.shape) == 1  # which lies in its file as one row
+    height = source.shape[0] if is_vector else rows.stop - rows.start
+    head_dim = height // heads if heads else 1  # a head's rows are moved together
+    chunk = head_dim * max(1, _CHUNK_WEIGHTS // (head_dim * source.shape[-1]))
+    for start in range(rows.start, rows.stop, chunk):
+        raw = source.read_rows(start, min(rows.stop, start + chunk))
+        if heads:
+            each = BLOCKS[source.dtype].block_bytes if is_vector else source.row_bytes
+            raw = _interleaved(raw.reshape(-1, each), head_dim).reshape(raw.shape)
+        if rows.change is not None:
+            raw = _encoded(rows.change(dequantize(source.dtype, raw)), dtype, threads)
+        elif dtype != source.dtype:
+            raw = _encoded(dequantize(source.dtype, raw), dtype, threads)
+        yield raw.reshape(-1)
+
+
+def _turned(rows: Rows, dtype: str, threads: int) -> Bytes:
+    """The bytes of those rows' columns, in turn, in another type."""
+    source = rows.tensor
+    raw = source.read_rows(rows.start, rows.stop)
+    numbers = raw.view(np.uint32 if source.dtype == "F32" else np.uint16)
+    turned = np.ascontiguousarray(numbers.T).view(np.uint8)
+    if dtype != source.dtype:
+        turned = _encoded(dequantize(source.dtype, turned), dtype, threads)
+    return turned.reshape(-1)
+
+
+def _interleaved(lines: Bytes, head_dim: int) -> Bytes:
+    """The lines with each head's two halves in turn: what llama.cpp rotates are neighbours."""
+    halves = lines.reshape(-1, 2, head_dim // 2, lines.shape[-1])
+    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(lines.shape)
+
+
+def _encoded(values: Floats, dtype: str, threads: int) -> Bytes:
+    if dtype == "F32":
+        return values.view(np.uint8)
+    return quantize_rows(np.ascontiguousarray(values), dtype, threads=threads)

@@ -1,0 +1,182 @@
+"""The paged cache: which block holds what, who uses it, and how an equal prefix is found again."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from dure.batch import BLOCK_SIZE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Blocks that continue one prefix and are compared token by token when a request is admitted, the
+# newest first: 32 comparisons of at most 31 tokens take about 50 us.
+MAX_CANDIDATES = 32
+
+
+def root_digest(cache_salt: str, model_id: str) -> bytes:
+    """32 bytes that all blocks of one tenant and one model descend from."""
+    salt, model = (text.encode("utf-8", "surrogatepass") for text in (cache_salt, model_id))
+    # The length first: salt "a" of model "bc" must not be salt "ab" of model "c".
+    return hashlib.blake2b(len(salt).to_bytes(8, "little") + salt + model, digest_size=32).digest()
+
+
+def block_digest(parent: bytes, tokens: Sequence[int]) -> bytes:
+    """32 bytes that name these tokens after everything that `parent` names."""
+    return hashlib.blake2b(parent + array("i", tokens).tobytes(), digest_size=32).digest()
+
+
+def blocks_for(num_tokens: int) -> int:
+    """Blocks that hold so many tokens."""
+    return -(-num_tokens // BLOCK_SIZE)
+
+
+class BlockPool:
+    """Counted references to blocks, and an index of what the blocks hold.
+
+    A block is *held* by one or more block tables, or *free*. A free block keeps its contents and
+    stays findable until it is allocated again, the least recently freed first. A block's contents
+    are tokens after a parent digest: full ones are found by their own digest, full and partly
+    filled ones by a common beginning (`find_tail`), whose tokens are then copied.
+    """
+
+    def __init__(self, num_blocks: int, storage: tuple[NDArray[Any], ...] = ()) -> None:
+        self.num_blocks = num_blocks
+        self._storage = storage
+        self._references = [0] * num_blocks
+        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
+        self._by_digest: dict[bytes, int] = {}
+        self._children: dict[bytes, dict[int, tuple[int, ...]]] = {}
+        self._contents: dict[int, tuple[bytes, bytes | None]] = {}  # block -> (parent, digest)
+
+    @property
+    def num_free(self) -> int:
+        """Blocks that no block table holds."""
+        return len(self._free)
+
+    def find(self, digests: Iterable[bytes]) -> list[int]:
+        """Blocks of the longest known run of full blocks from the first digest; takes none."""
+        blocks = []
+        for digest in digests:
+            block = self._by_digest.get(digest)
+            if block is None:
+                break
+            blocks.append(block)
+        return blocks
+
+    def find_tail(self, parent: bytes, tokens: Sequence[int]) -> tuple[int, int]:
+        """(block, count): the block after `parent` that begins with most of `tokens`, or (-1, 0).
+
+        Its first `count` positions may be copied: whoever holds it only ever adds behind them.
+        """
+        best, longest = -1, 0
+        children = self._children.get(parent, {})
+        for block in islice(reversed(children), MAX_CANDIDATES):
+            common = _common_prefix(children[block], tokens)
+            if common > longest:
+                best, longest = block, common
+        return best, longest
+
+    def count_free(self, blocks: Iterable[int]) -> int:
+        """How many of the blocks are free: holding them would use up that many."""
+        return sum(self._references[block] == 0 for block in blocks)
+
+    def hold(self, block: int) -> None:
+        """Nothing; one more block table holds the block."""
+        self._references[block] += 1
+        self._free.pop(block, None)
+
+    def allocate(self) -> int:
+        """A block for new contents, held once: of the free ones the least recently freed."""
+        block, _ = self._free.popitem(last=False)
+        self._forget(block)
+        self._references[block] = 1
+        return block
+
+    def copy(self, source: int, target: int) -> None:
+        """Nothing; target takes source's keys and values, in every layer."""
+        for layer in self._storage:
+            layer[target] = layer[source]
+        if source in self._free:
+            self._free.move_to_end(source)
+
+    def publish(self, block: int, parent: bytes, tokens: Sequence[int]) -> int:
+        """The block to hold for these tokens: `block`, or the one that already has them all.
+
+        Makes the tokens, computed into `block` by a held request, findable. When an equal full
+        block exists, that one is held instead and `block` is given back.
+        """
+        self._forget(block)
+        digest = None
+        if len(tokens) == BLOCK_SIZE:
+            digest = block_digest(parent, tokens)
+            existing = self._by_digest.get(digest)
+            if existing is not None:
+                self.hold(existing)
+                self.release([block])
+                return existing
+            self._by_digest[digest] = block
+        self._children.setdefault(parent, {})[block] = tuple(tokens)
+        self._contents[block] = (parent, digest)
+        return block
+
+    def release(self, blocks: Sequence[int], *, forget: bool = False) -> None:
+        """Nothing; one block table lets go of its blocks, in its order.
+
+        `forget`: their contents may be wrong; nobody finds them again, and a not-a-number in them
+        is wiped, because zero times it is not zero for the block's next user.
+        """
+        for block in reversed(blocks):  # the end of a prefix is worth less than its beginning
+            self._references[block] -= 1
+            if forget:
+                self._forget(block)
+            if self._references[block] > 0:
+                continue
+            if forget:
+                for layer in self._storage:
+                    layer[block] = 0
+            self._free[block] = None
+            if block not in self._contents:  # nothing to find in it: the first to be reused
+                self._free.move_to_end(block, last=False)
+
+    def check(self, block_tables: Iterable[Sequence[int]]) -> None:
+        """Nothing; RuntimeError unless exactly these block tables hold exactly the held blocks."""
+        held = self.num_blocks - self.num_free
+        tables = list(block_tables)
+        if tables:
+            expected = [0] * self.num_blocks
+            for table in tables:
+                for block in table:
+                    expected[block] += 1
+            if expected != self._references:
+                raise RuntimeError("cache blocks leaked: references and block tables differ")
+            held -= sum(count > 0 for count in expected)
+        if held:
+            raise RuntimeError(f"{held} cache blocks leaked: held, but in no block table")
+
+    def _forget(self, block: int) -> None:
+        """Nothing; the block's contents cannot be found any more."""
+        contents = self._contents.pop(block, None)
+        if contents is None:
+            return
+        parent, digest = contents
+        if digest is not None:
+            del self._by_digest[digest]
+        siblings = self._children[parent]
+        del siblings[block]
+        if not siblings:
+            del self._children[parent]
+
+
+def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    count = 0
+    for one, other in zip(left, right, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count

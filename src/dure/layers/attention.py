@@ -1,0 +1,179 @@
+"""Grouped-query attention over the paged KV cache."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dure import kernels
+from dure.batch import LayerCache
+from dure.layers.basic import Linear, RMSNorm
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dure.batch import Batch
+    from dure.weights.loader import Weights
+
+    Floats = NDArray[np.float32]
+    Rotation = tuple[Floats, Floats]
+    Rows = Floats | kernels.Activations  # (n, width), what a layer takes
+
+
+WIDE_KEY_BIAS = 32.0
+"""A layer whose key bias goes beyond this keeps its keys and values in f16 in a q8 cache, too."""
+
+
+class Attention:
+    """Grouped-query attention: projections, per-head norms if any, rotation, cache, output."""
+
+    def __init__(
+        self,
+        weights: Weights,
+        name: str,
+        *,
+        index: int,
+        hidden: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        bias: bool = False,
+        output_bias: bool = False,
+        norm_eps: float | None = None,
+        norm_last: bool = False,
+        norm_whole: bool = False,
+        norm_offset: float = 0.0,
+        gated: bool = False,
+        interleaved: bool = False,
+        window: int | None = None,
+    ) -> None:
+        """index: this layer's place in the cache. norm_eps: q and k norms if given, of each head,
+        before the rotation unless norm_last, or of all heads together if norm_whole; norm_offset as
+        RMSNorm's offset. gated: q_proj gives each head its query and then as many gates, whose
+        sigmoids the output is multiplied with."""
+        width = heads * head_dim
+        self.q_proj = Linear(weights, f"{name}.q_proj", (1 + gated) * width, hidden, bias=bias)
+        self.k_proj = Linear(weights, f"{name}.k_proj", kv_heads * head_dim, hidden, bias=bias)
+        self.v_proj = Linear(weights, f"{name}.v_proj", kv_heads * head_dim, hidden, bias=bias)
+        self.o_proj = Linear(weights, f"{name}.o_proj", hidden, width, bias=output_bias)
+        self._norms, self._eps, self._norm_last = None, norm_eps or 0.0, norm_last
+        self.q_norm = self.k_norm = None
+        if norm_eps is not None and norm_whole:
+            self.q_norm = RMSNorm(weights, f"{name}.q_norm", heads * head_dim, norm_eps)
+            self.k_norm = RMSNorm(weights, f"{name}.k_norm", kv_heads * head_dim, norm_eps)
+        elif norm_eps is not None:
+            names = f"{name}.q_norm.weight", f"{name}.k_norm.weight"
+            q_norm, k_norm = (weights.vector(n, head_dim, offset=norm_offset) for n in names)
+            self._norms = q_norm, k_norm
+        # A key bias (Qwen2.5 has some of 350) makes a few columns so large that 8 bits for a row
+        # lose the others: these layers alone cost a q8 cache 2 % of perplexity.
+        largest = 0.0 if self.k_proj.bias is None else float(np.abs(self.k_proj.bias).max())
+        self.cache = LayerCache(
+            "window" if window else "gqa", kv_heads, head_dim, window, wide=largest > WIDE_KEY_BIAS
+        )
+        self._index, self._interleaved, self._gated = index, interleaved, gated
+        self._heads, self._head_dim = heads, head_dim
+        self._scale, self._exact, self._threads = head_dim**-0.5, weights.exact, weights.threads
+
+    @cached_property
+    def _gates(self) -> NDArray[np.int32]:
+        """The columns of q_proj's rows that are gates, head by head."""
+        columns = np.arange(2 * self._heads * self._head_dim, dtype=np.int32)
+        return columns.reshape(self._heads, 2, self._head_dim)[:, 1].ravel()
+
+    def __call__(
+        self,
+        x: kernels.Activations,
+        rotation: Rotation | None,
+        batch: Batch,
+        *,
+        add: Floats | None = None,
+        rows: NDArray[np.int32] | None = None,
+    ) -> Floats:
+        """rows (m,): only theirs come back, (m, hidden), though all rows' keys and values are kept.
+        add (n, hidden) is added, row for row."""
+        if self._gated or self.q_norm is not None or self._is_shuffled:
+            return self._in_parts(x, rotation, batch, add, rows)
+        cos, sin = rotation or (None, None)
+        return self._in_one(
+            x,
+            batch.cache[self._index],
+            batch.positions,
+            batch.sequences,
+            batch.block_tables,
+            rows,
+            cos,
+            sin,
+            add if rows is None or add is None else add[rows],
+        )
+
+    @cached_property
+    def _is_shuffled(self) -> bool:
+        """Whether a projection has its columns in another order, which takes a copy of its rows."""
+        layers = self.q_proj, self.k_proj, self.v_proj, self.o_proj
+        return any(layer.weight.columns is not None for layer in layers)
+
+    @cached_property
+    def _in_one(self) -> kernels.SelfAttention:
+        """The whole layer: what `_in_parts` does where nothing comes between the kernels."""
+        layers = self.q_proj, self.k_proj, self.v_proj, self.o_proj
+        q_norm, k_norm = self._norms or (None, None)
+        return kernels.SelfAttention(
+            weights=[layer.weight.packed for layer in layers],
+            biases=[layer.bias for layer in layers],
+            head_dim=self._head_dim,
+            q_norm=q_norm,
+            k_norm=k_norm,
+            eps=self._eps,
+            norm_last=self._norm_last,
+            interleaved=self._interleaved,
+            scale=self._scale,
+            window=self.cache.window or 0,
+            exact=self._exact,
+            threads=self._threads,
+        )
+
+    def _in_parts(
+        self,
+        x: kernels.Activations,
+        rotation: Rotation | None,
+        batch: Batch,
+        add: Floats | None,
+        rows: NDArray[np.int32] | None,
+    ) -> Floats:
+        """The layer, kernel by kernel: with gates, norms over all heads together, or columns in
+        another order."""
+        if rows is None:
+            q, k, v = Linear.together(x, self.q_proj, self.k_proj, self.v_proj)
+        else:
+            q, (k, v) = self.q_proj(x.take(rows)), Linear.together(x, self.k_proj, self.v_proj)
+            add = None if add is None else add[rows]
+        gate = q
+        if self._gated:
+            heads, size = self._heads, self._head_dim
+            q = q.reshape(len(q), heads, 2, size)[:, :, 0].reshape(len(q), heads * size)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm.floats(q), self.k_norm.floats(k)
+        out = kernels.attend(
+            q,
+            k,
+            v,
+            batch.cache[self._index],
+            batch.positions,
+            batch.sequences,
+            batch.block_tables,
+            chosen=rows,
+            rotation=rotation,
+            interleaved=self._interleaved,
+            norms=self._norms,
+            eps=self._eps,
+            norm_last=self._norm_last,
+            scale=self._scale,
+            window=self.cache.window,
+            threads=self._threads,
+        )
+        if self._gated:
+            out = kernels.sigmoid_mul(out, gate, columns=self._gates, threads=self._threads)
+        return self.o_proj(out, add=add)

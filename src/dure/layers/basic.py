@@ -1,0 +1,104 @@
+"""The layers that models are made of: small, each a parameter or two on the kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dure import kernels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dure.weights.loader import Weights
+
+    Floats = NDArray[np.float32]
+    Rotation = tuple[Floats, Floats]
+    Rows = Floats | kernels.Activations  # (n, width), what a layer takes
+
+
+class Linear:
+    """y = x Wᵀ (+ b): (n, inputs) -> (n, outputs)."""
+
+    def __init__(
+        self, weights: Weights, name: str, outputs: int, inputs: int, *, bias: bool = False
+    ) -> None:
+        self.weight = weights.matrix(f"{name}.weight", outputs, inputs)
+        self.bias = weights.vector(f"{name}.bias", outputs) if bias else None
+        self._exact, self._threads = weights.exact, weights.threads
+
+    def __call__(self, x: Rows, *, add: Floats | None = None) -> Floats:
+        """add (n, outputs) is added last."""
+        return kernels.matmul(
+            x, self.weight, bias=self.bias, add=add, exact=self._exact, threads=self._threads
+        )
+
+    @staticmethod
+    def together(x: Rows, *layers: Linear) -> list[Floats]:
+        """What each of the layers makes of the same x, in one call."""
+        return kernels.matmuls(
+            x,
+            [layer.weight for layer in layers],
+            biases=[layer.bias for layer in layers],
+            exact=layers[0]._exact,
+            threads=layers[0]._threads,
+        )
+
+
+class Embedding:
+    """A row a token: (n,) -> (n, width). `as_head` multiplies by the same matrix."""
+
+    def __init__(self, weights: Weights, name: str, vocab_size: int, width: int) -> None:
+        self.weight = weights.matrix(f"{name}.weight", vocab_size, width)
+        self._exact, self._threads = weights.exact, weights.threads
+
+    def __call__(self, tokens: NDArray[np.int32]) -> Floats:
+        return kernels.embed(tokens, self.weight, threads=self._threads)
+
+    def as_head(self, x: Rows) -> Floats:
+        """x (n, width) -> logits (n, vocabulary): the tied head."""
+        return kernels.matmul(x, self.weight, exact=self._exact, threads=self._threads)
+
+
+def head(weights: Weights, embedding: Embedding, *, tied: bool) -> Callable[[Rows], Floats]:
+    """The output head, (n, hidden) -> (n, vocabulary): its own matrix, or the embedding's."""
+    if tied:
+        weights.skip("lm_head.weight")  # some checkpoints repeat the embedding under this name
+        return embedding.as_head
+    return Linear(weights, "lm_head", embedding.weight.rows, embedding.weight.cols)
+
+
+class RMSNorm:
+    """x / sqrt(mean(x²) + eps) * (w + offset) over the last axis of x (n, width).
+
+    It comes back as the rows that the next layer takes: normed and quantised in one pass, in the
+    layer that asks. `floats` gives plain numbers.
+    """
+
+    def __init__(
+        self, weights: Weights, name: str, width: int, eps: float, *, offset: float = 0.0
+    ) -> None:
+        """offset: 1 where the checkpoint stores how far a norm is from 1."""
+        self.weight = weights.vector(f"{name}.weight", width, offset=offset)
+        self._eps, self._threads = eps, weights.threads
+
+    def __call__(self, x: Floats) -> kernels.Activations:
+        return kernels.Activations(x, self.weight, self._eps)
+
+    def floats(self, x: Floats) -> Floats:
+        """The normed x (…, width) as floats, for whoever is not a layer of this file."""
+        return kernels.rms_norm(x, self.weight, self._eps, threads=self._threads)
+
+
+class GatedMLP:
+    """down(silu(gate x) * up x), fused: a mixture of one expert."""
+
+    def __init__(self, weights: Weights, name: str, hidden: int, intermediate: int) -> None:
+        self.weight = weights.gated_mlp(name, hidden, intermediate)
+        self._exact, self._threads = weights.exact, weights.threads
+
+    def __call__(self, x: Rows, *, add: Floats | None = None) -> Floats:
+        """add (n, hidden) is added last."""
+        return kernels.gated_mlp(x, self.weight, add=add, exact=self._exact, threads=self._threads)

@@ -1,0 +1,182 @@
+"""Multi-head latent attention (DeepSeek-AI 2024, arXiv 2405.04434): the cache keeps one latent a
+token, which every head's key and value are made of, and the part of a key that is rotated.
+
+It is computed in absorbed form throughout: a head's query is multiplied into the latent's space and
+meets the latents themselves, and what it gathers there is made its value. Keys and values of past
+tokens are never expanded, and a token's result is the same bits in prompts and in decoding.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dure import kernels
+from dure.batch import LayerCache
+from dure.layers.basic import Linear, RMSNorm
+from dure.weights.quantize import quantize_rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dure.batch import Batch
+    from dure.layers.basic import Floats, Rotation
+    from dure.weights.loader import Weights
+
+NORM_EPS = 1e-6  # of the latents' own norms, whatever the model's is
+
+
+class LatentAttention:
+    """Attention of `heads` heads over latents: (n, hidden) -> (n, hidden)."""
+
+    def __init__(
+        self,
+        weights: Weights,
+        name: str,
+        *,
+        index: int,
+        hidden: int,
+        heads: int,
+        latent: int,
+        plain: int,
+        rotated: int,
+        value: int,
+        query_latent: int | None,
+        scale: float,
+        bias: bool = False,
+        interleaved: bool = True,
+    ) -> None:
+        """index: this layer's place in the cache. A key has `plain` dimensions out of the latent
+        and `rotated` that all heads share; latent, plain and value are multiples of 16.
+        query_latent: the width that queries pass through, if they do."""
+        self.q_a_proj = self.q_a_norm = None
+        query_name, query_width = f"{name}.q_proj", hidden
+        if query_latent is not None:
+            self.q_a_proj = Linear(weights, f"{name}.q_a_proj", query_latent, hidden, bias=bias)
+            self.q_a_norm = RMSNorm(weights, f"{name}.q_a_layernorm", query_latent, NORM_EPS)
+            query_name, query_width = f"{name}.q_b_proj", query_latent
+        self.q_proj = Linear(weights, query_name, heads * (plain + rotated), query_width)
+        self.kv_a_proj = Linear(
+            weights, f"{name}.kv_a_proj_with_mqa", latent + rotated, hidden, bias=bias
+        )
+        self.kv_a_norm = RMSNorm(weights, f"{name}.kv_a_layernorm", latent, NORM_EPS)
+        self.o_proj = Linear(weights, f"{name}.o_proj", hidden, heads * value, bias=bias)
+        self.cache = LayerCache("latent", 1, latent + rotated)
+        self._index, self._heads, self._scale, self._interleaved = index, heads, scale, interleaved
+        self._latent, self._plain, self._rotated, self._value = latent, plain, rotated, value
+        self._exact, self._threads = weights.exact, weights.threads
+        self._take_halves(weights, name)
+
+    def _take_halves(self, weights: Weights, name: str) -> None:
+        """Sets `absorb`, each head's (latent, plain), and `expand`, its (value, latent), which
+        begins at row `first` of a head."""
+        heads, latent, plain, value = self._heads, self._latent, self._plain, self._value
+        if weights.has(f"{name}.k_b_proj.weight"):  # GGUF: in halves, the first turned already
+            self.absorb = weights.stacked(f"{name}.k_b_proj.weight", heads, latent, plain)
+            self.expand = weights.stacked(f"{name}.v_b_proj.weight", heads, value, latent)
+            self._first = 0
+            return
+        self.expand = weights.matrix(f"{name}.kv_b_proj.weight", heads * (plain + value), latent)
+        self._first = plain
+        self.absorb = self.expand  # until its weights are there
+        weights.afterwards(self._turn)
+
+    def _turn(self) -> None:
+        """Makes `absorb` of the rows that give the plain parts of keys."""
+        kv_b, heads, plain = self.expand, self._heads, self._plain
+        whole = self._exact or plain % 32 != 0  # so that no weight is rounded a second time
+        dtype = kv_b.dtype
+        if dtype not in ("F32", "F16", "BF16"):
+            dtype = "F32" if whole else "Q8_0"
+        self.absorb = kernels.Matrix(dtype, heads * self._latent, plain)
+        for head in range(heads):
+            first = head * (plain + self._value)
+            rows = kv_b.row_values(np.arange(first, first + plain, dtype=np.int32))
+            self.absorb.fill(
+                head * self._latent, _stored(np.ascontiguousarray(rows.T), dtype, self._threads)
+            )
+
+    def __call__(
+        self,
+        x: kernels.Activations,
+        rotation: Rotation,
+        batch: Batch,
+        *,
+        add: Floats | None = None,
+        rows: NDArray[np.int32] | None = None,
+    ) -> Floats:
+        """rows (m,): only theirs come back, (m, hidden), though all rows' latents are kept.
+        add (n, hidden) is added, row for row."""
+        queries = self.q_a_proj or self.q_proj
+        positions, sequences = batch.positions, batch.sequences
+        if rows is None:
+            q, entries = Linear.together(x, queries, self.kv_a_proj)
+            turning = rotation
+        else:
+            q, entries = queries(x.take(rows)), self.kv_a_proj(x)
+            positions, sequences = positions[rows], sequences[rows]
+            turning = rotation[0][rows], rotation[1][rows]
+            add = None if add is None else add[rows]
+        if self.q_a_norm is not None:
+            q = self.q_proj(self.q_a_norm(q))
+        cache = batch.cache[self._index]
+        self._write(entries, rotation, batch, cache)
+        gathered = kernels.latent_attention(
+            self._absorbed(q, turning),
+            cache,
+            positions,
+            sequences,
+            batch.block_tables,
+            latent=self._latent,
+            scale=self._scale,
+            threads=self._threads,
+        )
+        values = kernels.head_matmul(
+            gathered,
+            self.expand,
+            first=self._first,
+            outputs=self._value,
+            exact=self._exact,
+            threads=self._threads,
+        )
+        return self.o_proj(values.reshape(len(q), self._heads * self._value), add=add)
+
+    def _write(
+        self, entries: Floats, rotation: Rotation, batch: Batch, cache: NDArray[Any]
+    ) -> None:
+        """Nothing; entries (n, latent + rotated), normed and rotated, are in the cache."""
+        latent = self.kv_a_norm.floats(np.ascontiguousarray(entries[:, : self._latent]))
+        rest = self._turned(entries[:, None, self._latent :], rotation)
+        kernels.write_latent(
+            latent, rest[:, 0], cache, batch.positions, batch.sequences, batch.block_tables
+        )
+
+    def _absorbed(self, q: Floats, rotation: Rotation) -> Floats:
+        """Queries (n, heads * (plain + rotated)) as they meet the cache's entries."""
+        queries = q.reshape(len(q), self._heads, self._plain + self._rotated)
+        out = kernels.head_matmul(
+            queries,
+            self.absorb,
+            outputs=self._latent,
+            room=self._latent + self._rotated,
+            exact=self._exact,
+            threads=self._threads,
+        )
+        out[:, :, self._latent :] = self._turned(queries[:, :, self._plain :], rotation)
+        return out
+
+    def _turned(self, x: Floats, rotation: Rotation) -> Floats:
+        """A copy of x (n, heads, rotated), rotated."""
+        x = np.array(x, order="C")
+        kernels.rope(x, *rotation, interleaved=self._interleaved, threads=self._threads)
+        return x
+
+
+def _stored(values: Floats, dtype: str, threads: int) -> NDArray[np.uint8]:
+    """values (n, cols) as the bytes of a type; floats that came out of the type lose nothing."""
+    if dtype == "Q8_0":
+        return quantize_rows(values, dtype, threads=threads)
+    if dtype == "BF16":
+        return (values.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+    return values.astype(np.float16 if dtype == "F16" else np.float32).view(np.uint8)

@@ -1,0 +1,100 @@
+"""Mixtures of experts: a router, its experts, and a shared expert beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from dure import kernels
+from dure.layers.basic import GatedMLP, Linear
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dure.weights.loader import Weights
+
+    Floats = NDArray[np.float32]
+    Rotation = tuple[Floats, Floats]
+    Rows = Floats | kernels.Activations  # (n, width), what a layer takes
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How a router chooses a row's experts, and weighs them; see kernels.route."""
+
+    top_k: int
+    normalize: bool
+    score: Literal["softmax", "sigmoid"] = "softmax"
+    group_rule: kernels.GroupRule = "none"
+    groups: int = 1
+    kept_groups: int = 1
+    scale: float = 1.0
+
+
+class SparseMLP:
+    """A mixture of experts: the router names a row's experts, their weighted sum comes back, with
+    what an expert that every row goes to has to add."""
+
+    def __init__(
+        self,
+        weights: Weights,
+        name: str,
+        *,
+        hidden: int,
+        intermediate: int,
+        experts: int,
+        routing: Routing,
+        gate: str = "gate",
+        bias: str | None = None,
+        scales: str | None = None,
+        shared: str | None = None,
+        shared_intermediate: int = 0,
+        shared_gate: str | None = None,
+    ) -> None:
+        """gate, bias (for the choice), scales (of experts' weights), shared (an MLP of width
+        shared_intermediate) and shared_gate (times its sigmoid): what they are called below
+        `name`, bias and scales in full."""
+        self.gate = Linear(weights, f"{name}.{gate}", experts, hidden)
+        self.experts = weights.experts(f"{name}.experts", experts, hidden, intermediate)
+        self.bias = weights.vector(f"{name}.{bias}", experts, as_row=True) if bias else None
+        self.scales = weights.vector(f"{name}.{scales}", experts, as_row=True) if scales else None
+        self.shared = self.shared_gate = None
+        if shared is not None:
+            self.shared = GatedMLP(weights, f"{name}.{shared}", hidden, shared_intermediate)
+        if shared_gate is not None:
+            self.shared_gate = Linear(weights, f"{name}.{shared_gate}", 1, hidden)
+        self._routing = routing
+        self._exact, self._threads = weights.exact, weights.threads
+
+    def __call__(self, x: Rows, *, add: Floats | None = None) -> Floats:
+        """add (n, hidden) is added last."""
+        routing = self._routing
+        ids, shares = kernels.route(
+            self.gate(x),
+            top_k=routing.top_k,
+            normalize=routing.normalize,
+            score=routing.score,
+            bias=self.bias,
+            group_rule=routing.group_rule,
+            groups=routing.groups,
+            kept_groups=routing.kept_groups,
+            scale=routing.scale,
+            scales=self.scales,
+        )
+        if self.shared is not None:
+            add = self._shared(x, add, self.shared)
+        return kernels.experts_mlp(
+            x, ids, shares, self.experts, add=add, exact=self._exact, threads=self._threads
+        )
+
+    def _shared(self, x: Rows, add: Floats | None, shared: GatedMLP) -> Floats:
+        """The shared expert's result, weighed by its gate if it has one, + add."""
+        if self.shared_gate is None:
+            return shared(x, add=add)
+        # A mixture of one expert, whose router knows no other.
+        ids, shares = kernels.route(self.shared_gate(x), top_k=1, normalize=False, score="sigmoid")
+        return kernels.experts_mlp(
+            x, ids, shares, shared.weight, add=add, exact=self._exact, threads=self._threads
+        )

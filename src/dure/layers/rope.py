@@ -1,0 +1,316 @@
+"""Rotary position embedding: the frequencies of every scaling rule we run, from any config form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dure.errors import ModelFileError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+    Rotation = tuple[Floats, Floats]
+
+Float32Array = npt.NDArray[np.float32]
+
+ROPE_TYPES = ("default", "linear", "yarn", "ntk-alpha", "llama3")
+
+# Types that other software writes for one of ours. "mrope" gives image patches three positions;
+# text has the same number in all three, which is ordinary rotation.
+_SYNONYMS: Mapping[str, str] = {"none": "default", "mrope": "default", "ntk_alpha": "ntk-alpha"}
+
+# What a config may say beside its table of rope parameters.
+_SHARED_KEYS = (
+    "rope_theta",
+    "partial_rotary_factor",
+    "rotary_dim",
+    "max_position_embeddings",
+    "original_max_position_embeddings",
+)
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    """What fixes the rotation of a layer: `dim` rotary dims of a head, base `theta`, and scaling.
+
+    `original_context` (tokens) is what the model was first trained on; yarn and llama3 need it.
+    """
+
+    type: str
+    theta: float
+    dim: int
+    factor: float = 1.0
+    original_context: int = 0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    alpha: float | None = None
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    truncate: bool = True
+
+    @classmethod
+    def from_hf(
+        cls,
+        config: Mapping[str, Any],
+        head_dim: int,
+        *,
+        layer_type: str | None = None,
+        default_theta: float = 10000.0,
+    ) -> RopeConfig:
+        """RopeConfig of a config.json, in its old form (`rope_theta`, `rope_scaling`) or the new
+        (`rope_parameters`, which may hold one table a `layer_type`).
+
+        Raises UnsupportedModelError for an unknown type, ModelFileError for a value that is no
+        number in range.
+        """
+        shared = {key: config[key] for key in _SHARED_KEYS if key in config}
+        table = _Table({**shared, **_parameters(config, layer_type)})
+        kind = _rope_type(table)
+        longest = table.number("max_position_embeddings")
+        original = table.number("original_max_position_embeddings")
+        original = longest if original is None else original
+        factor = table.number("factor")
+        if factor is None and kind == "yarn" and original and longest:
+            factor = longest / original  # DeepSeek writes no factor where the two lengths say it
+        if kind in ("linear", "llama3", "yarn") and factor is None:
+            raise ModelFileError(f"RoPE scaling {kind!r} in the config has no `factor`.")
+        theta = table.number("rope_theta")
+        return cls(
+            type=kind,
+            theta=default_theta if theta is None else theta,
+            dim=_rotary_dim(table, head_dim),
+            factor=1.0 if factor is None else factor,
+            original_context=int(original or 0),
+            beta_fast=table.number("beta_fast") or 32.0,
+            beta_slow=table.number("beta_slow") or 1.0,
+            attention_factor=table.number("attention_factor"),
+            mscale=table.number("mscale"),
+            mscale_all_dim=table.number("mscale_all_dim"),
+            alpha=table.number("alpha"),
+            low_freq_factor=table.number("low_freq_factor") or 1.0,
+            high_freq_factor=table.number("high_freq_factor") or 4.0,
+            truncate=table.values.get("truncate") is not False,
+        )
+
+
+def rope_frequencies(config: RopeConfig) -> tuple[Float32Array, float]:
+    """Inverse frequencies (float32 (dim / 2,), radians a token) and the multiplier of cos and sin.
+
+    Raises UnsupportedModelError for an unknown type, ModelFileError for numbers that make no
+    rotation.
+    """
+    _check(config)
+    if config.type == "linear":
+        return _plain(config.theta, config.dim) / np.float32(config.factor), 1.0
+    if config.type == "ntk-alpha":
+        return _plain(stretched_theta(config), config.dim), 1.0
+    if config.type == "yarn":
+        return _yarn(config), _yarn_multiplier(config)
+    if config.type == "llama3":
+        return _llama3(config), 1.0
+    return _plain(config.theta, config.dim), 1.0
+
+
+def stretched_theta(config: RopeConfig) -> float:
+    """The base, which ntk-alpha stretches once and for all: unlike dynamic NTK's it does not depend
+    on the length."""
+    if config.type != "ntk-alpha" or config.alpha is None:
+        return config.theta
+    return float(config.theta * config.alpha ** (config.dim / (config.dim - 2)))
+
+
+def magnitude_scale(factor: float, weight: float = 1.0) -> float:
+    """YaRN's m(s, c): 1 for s <= 1, else 0.1 c ln s + 1. DeepSeek squares it into its scores."""
+    return 1.0 if factor <= 1.0 else 0.1 * weight * math.log(factor) + 1.0
+
+
+def _plain(theta: float, dim: int) -> Float32Array:
+    return np.float32(1.0) / _periods(theta, dim)
+
+
+def _periods(theta: float, dim: int) -> Float32Array:
+    """theta^(2i/dim), rounded where float32 training code rounds.
+
+    Models are trained with float32 frequencies; a different last bit turns a head by 0.006 radians
+    at position 100,000, so the exponent and the power are each rounded to float32.
+    """
+    exponents = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
+    return np.power(theta, exponents.astype(np.float64)).astype(np.float32)
+
+
+def _yarn(config: RopeConfig) -> Float32Array:
+    periods = _periods(config.theta, config.dim)
+    kept = np.float32(1.0) / periods
+    stretched = np.float32(1.0) / (np.float32(config.factor) * periods)
+    low = _turning_dim(config, config.beta_fast)
+    high = _turning_dim(config, config.beta_slow)
+    if config.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, config.dim - 1)
+    if low == high:
+        high += 0.001  # the ramp between them would divide by zero
+    index = np.arange(config.dim // 2, dtype=np.float32)
+    ramp = np.clip((index - np.float32(low)) / np.float32(high - low), 0, 1)
+    keep = np.float32(1.0) - ramp
+    blended: Float32Array = stretched * (np.float32(1.0) - keep) + kept * keep
+    return blended
+
+
+def _turning_dim(config: RopeConfig, turns: float) -> float:
+    """The dimension whose rotation makes `turns` full turns over the original context."""
+    period = config.original_context / (turns * 2 * math.pi)
+    return config.dim * math.log(period) / (2 * math.log(config.theta))
+
+
+def _yarn_multiplier(config: RopeConfig) -> float:
+    if config.attention_factor is not None:
+        return config.attention_factor
+    if config.mscale and config.mscale_all_dim:
+        return magnitude_scale(config.factor, config.mscale) / magnitude_scale(
+            config.factor, config.mscale_all_dim
+        )
+    return magnitude_scale(config.factor)
+
+
+def _llama3(config: RopeConfig) -> Float32Array:
+    plain = _plain(config.theta, config.dim)
+    wavelength = np.float32(2 * math.pi) / plain  # tokens a turn
+    low, high = config.low_freq_factor, config.high_freq_factor
+    smooth = (np.float32(config.original_context) / wavelength - np.float32(low)) / np.float32(
+        high - low
+    )
+    factor = np.float32(config.factor)
+    blended = (np.float32(1.0) - smooth) * plain / factor + smooth * plain
+    slow = wavelength > config.original_context / low
+    fast = wavelength < config.original_context / high
+    return np.where(slow, plain / factor, np.where(fast, plain, blended)).astype(np.float32)
+
+
+def _check(config: RopeConfig) -> None:
+    if config.type not in ROPE_TYPES:
+        raise _unknown(config.type)
+    if config.dim < 2 or config.dim % 2:
+        raise ModelFileError(f"RoPE needs an even number of rotary dims, not {config.dim}.")
+    if not (math.isfinite(config.theta) and config.theta > 1.0):
+        raise ModelFileError(f"RoPE needs a base (theta) above 1, not {config.theta}.")
+    if not (math.isfinite(config.factor) and config.factor > 0.0):
+        raise ModelFileError(f"RoPE needs a scaling factor above 0, not {config.factor}.")
+    if config.type in ("yarn", "llama3") and config.original_context <= 0:
+        raise ModelFileError(f"RoPE type {config.type!r} needs the original context length.")
+    if config.type == "yarn" and not (config.beta_fast > 0.0 and config.beta_slow > 0.0):
+        raise ModelFileError("YaRN needs beta_fast and beta_slow above 0.")
+    if config.type == "llama3" and not 0.0 < config.low_freq_factor < config.high_freq_factor:
+        raise ModelFileError("llama3 RoPE needs 0 < low_freq_factor < high_freq_factor.")
+    if config.type == "ntk-alpha" and not (config.alpha and config.alpha > 0.0 and config.dim > 2):
+        raise ModelFileError("NTK-alpha RoPE needs an alpha above 0 and more than 2 rotary dims.")
+
+
+def _parameters(config: Mapping[str, Any], layer_type: str | None) -> dict[str, Any]:
+    for key in ("rope_parameters", "rope_scaling"):
+        parameters = config.get(key)
+        if parameters is None:
+            continue
+        if not isinstance(parameters, Mapping):
+            raise ModelFileError(f"`{key}` in the config is {parameters!r}, not an object.")
+        kinds = {name: value for name, value in parameters.items() if isinstance(value, Mapping)}
+        if not kinds:
+            return dict(parameters)
+        if layer_type not in kinds:
+            raise UnsupportedModelError(
+                f"`{key}` in the config has no table for layers of kind {layer_type!r}.",
+                hint=f"It has: {', '.join(sorted(kinds))}.",
+            )
+        return dict(kinds[layer_type])
+    return {}
+
+
+def _rope_type(table: _Table) -> str:
+    written = table.text("rope_type") or table.text("type") or "default"
+    if written == "dynamic":
+        # With alpha it is HunYuan's fixed stretch. Without, it changes nothing until a sequence
+        # outgrows max_position_embeddings, which is where our context ends.
+        return "ntk-alpha" if table.number("alpha") else "default"
+    kind = _SYNONYMS.get(written, written)
+    if kind not in ROPE_TYPES:
+        raise _unknown(written)
+    return kind
+
+
+def _rotary_dim(table: _Table, head_dim: int) -> int:
+    fraction, rotary_dim = table.number("partial_rotary_factor"), table.number("rotary_dim")
+    if fraction is not None:
+        rotary_dim = head_dim * fraction
+    dim = head_dim if rotary_dim is None else int(rotary_dim)
+    if not 0 < dim <= head_dim:
+        raise ModelFileError(f"The config rotates {dim} of {head_dim} dims of a head.")
+    return dim
+
+
+def _unknown(written: str) -> UnsupportedModelError:
+    known = ", ".join((*ROPE_TYPES, "dynamic"))
+    return UnsupportedModelError(f"RoPE type {written!r} is not known.", hint=f"Known: {known}.")
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Values of a config, each read as what it must be."""
+
+    values: Mapping[str, Any]
+
+    def number(self, key: str) -> float | None:
+        value = self.values.get(key)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ModelFileError(f"`{key}` in the config is {value!r}, not a number.")
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise ModelFileError(f"`{key}` in the config is not a finite number.")
+        return number
+
+    def text(self, key: str) -> str | None:
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, str):
+            raise ModelFileError(f"`{key}` in the config is {value!r}, not a string.")
+        return value
+
+
+_ROPE_STEP = 1024  # positions whose angles are computed at a time
+
+
+class Rope:
+    """The rotary angles of positions, computed once a model in fixed stretches, so that those of a
+    position are the same bits in every batch."""
+
+    def __init__(self, config: RopeConfig, *, factors: Floats | None = None) -> None:
+        """`factors` (r/2,) divide the frequencies: how GGUF files carry llama3's scaling."""
+        frequencies, self._multiplier = rope_frequencies(config)
+        if factors is not None and not (np.isfinite(factors) & (factors > 0)).all():
+            raise ModelFileError("The model's rope_freqs holds factors that are not above 0.")
+        self._frequencies = frequencies if factors is None else frequencies / factors
+        self._cos: Floats = np.empty((0, len(frequencies)), np.float32)
+        self._sin = self._cos
+
+    def __call__(self, positions: NDArray[np.int32]) -> Rotation:
+        """cos and sin, each (n, r/2), of positions (n,)."""
+        while len(self._cos) <= positions.max(initial=0):
+            start = len(self._cos)
+            steps = np.arange(start, start + _ROPE_STEP, dtype=np.float32)
+            angles = steps[:, None] * self._frequencies
+            scale = np.float32(self._multiplier)
+            self._cos = np.concatenate([self._cos, np.cos(angles) * scale])
+            self._sin = np.concatenate([self._sin, np.sin(angles) * scale])
+        return self._cos[positions], self._sin[positions]

@@ -1,0 +1,121 @@
+"""What a model is by its own family's reading of it: caches, parts, memory. No weight is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dure import machine, models
+from dure.errors import DureError
+from dure.formats.blocks import FLOATS
+from dure.formats.quantized_checkpoint import parameters_or_tensors
+from dure.loading.memory import OVERHEAD_BYTES
+from dure.weights.names import from_gguf, plain_name
+from dure.weights.quantize import part_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dure.batch import CacheDtype, LayerCache, StateCache
+    from dure.formats.checkpoint import Checkpoint
+    from dure.formats.quantized_checkpoint import Parameter
+
+# Names of what takes part in decoding; other parameters draft, or are of another modality.
+_DECODER = re.compile(r"model\.(layers\.\d+|embed_tokens|norm)\.|lm_head\.|rope_freqs\.")
+
+_CACHE_TYPE: CacheDtype = "f16"  # what conversations are kept in
+
+
+@dataclass(frozen=True)
+class Caches:
+    """What the layers of one kind keep of a token, and of a sequence however long it is."""
+
+    kind: str
+    layers: int
+    token_bytes: int  # of all of them, as the next
+    sequence_bytes: int
+    window: int | None  # tokens that each looks back
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the files leave to the family to say. `problem` is why it does not run, or empty; caches
+    are known only of what runs."""
+
+    family: str
+    problem: str
+    parts: Mapping[str, Mapping[str, int]]  # part -> tensor type -> parameters
+    caches: tuple[Caches, ...]
+    memory_bytes: int  # weights as they lie in memory, and what else a run takes but the cache
+    available_bytes: int
+
+    @property
+    def token_bytes(self) -> int:
+        """What one token takes in all caches."""
+        return sum(each.token_bytes for each in self.caches)
+
+    @property
+    def sequence_bytes(self) -> int:
+        """What one sequence takes beside its tokens."""
+        return sum(each.sequence_bytes for each in self.caches)
+
+
+def describe(checkpoint: Checkpoint) -> Description:
+    """The description of a checkpoint, whether it runs or not."""
+    family = problem = ""
+    layers: tuple[LayerCache | StateCache, ...] = ()
+    try:
+        family = models.family_of(checkpoint).__name__.rpartition(".")[2]
+        layers = models.checked_model(checkpoint).layer_caches
+    except DureError as error:
+        problem = error.message
+    return Description(
+        family=family,
+        problem=problem,
+        parts=_parts(checkpoint),
+        caches=_caches(layers),
+        memory_bytes=models.memory_needed(checkpoint) + OVERHEAD_BYTES,
+        available_bytes=machine.memory_available(),
+    )
+
+
+def _caches(layers: tuple[LayerCache | StateCache, ...]) -> tuple[Caches, ...]:
+    groups: dict[tuple[str, int | None], list[LayerCache | StateCache]] = {}
+    for layer in layers:
+        groups.setdefault((layer.kind, layer.window), []).append(layer)
+    return tuple(
+        Caches(
+            kind,
+            len(same),
+            sum(each.bytes_per_token(_CACHE_TYPE) for each in same),
+            sum(each.bytes_per_sequence for each in same),
+            window,
+        )
+        for (kind, window), same in groups.items()
+    )
+
+
+def _parts(checkpoint: Checkpoint) -> dict[str, dict[str, int]]:
+    """The parameters of each part by tensor type; norms and biases are left out."""
+    try:
+        spellings = getattr(models.family_of(checkpoint), "SPELLINGS", None) or {}
+    except DureError:
+        spellings = {}
+    counted: dict[str, Counter[str]] = {}
+    for name, tensor in parameters_or_tensors(checkpoint).items():
+        of_gguf = checkpoint.kind == "gguf"
+        plain = from_gguf(name) if of_gguf else plain_name(name, spellings)
+        if plain is None or len(tensor.shape) < 2:
+            continue
+        part = part_of(plain, len(tensor.shape)) if _DECODER.match(plain) else "other"
+        kinds = counted.setdefault(part, Counter())
+        kinds[_types(tensor)] += tensor.num_rows * tensor.shape[-1]
+    return {part: dict(counts.most_common()) for part, counts in sorted(counted.items())}
+
+
+def _types(tensor: Parameter) -> str:
+    """What the file has, and what memory will have where that is another type of float."""
+    as_floats = tensor.dtype in FLOATS and tensor.stored != tensor.dtype
+    return f"{tensor.stored} as {tensor.dtype}" if as_floats else tensor.stored

@@ -1,0 +1,203 @@
+"""From a model's name to the model in memory, with a context that fits beside it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dure import hub, kernels, machine, models
+from dure.batch import BLOCK_SIZE, CacheDtype
+from dure.errors import TokenizerError
+from dure.formats.checkpoint import open_checkpoint
+from dure.formats.string_array import Texts
+from dure.loading.memory import (
+    OVERHEAD_BYTES,
+    MemoryPlan,
+    check_cache_dtype,
+    check_threads,
+    plan_memory,
+    state_slots,
+)
+from dure.weights.quantize import check_scheme
+
+if TYPE_CHECKING:
+    from dure.formats.checkpoint import Checkpoint
+    from dure.models import Model
+    from dure.text.tokenizer import Tokenizer
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all)."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to run, and what was decided about it."""
+
+    name: str
+    path: Path
+    checkpoint: Checkpoint  # without the vocabulary that the tokenizer was made from
+    model: Model
+    text: Tokenizer | None
+    threads: int
+    context: int  # tokens of the longest sequence
+    num_blocks: int  # of the cache that all sequences share
+    cache_dtype: CacheDtype
+    sampling: Mapping[str, Any]  # the defaults that the model's makers recommend
+    num_states: int = 0  # recurrent states that all sequences share; 0 of a model without
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer; TokenizerError if it was loaded without."""
+        if self.text is None:
+            raise TokenizerError(f"{self.name} was loaded without its tokenizer.")
+        return self.text
+
+
+def load(
+    name: str | os.PathLike[str] | None,
+    *,
+    threads: int | None = None,
+    context: int | None = None,
+    exact: bool = False,
+    quantize: str | None = None,
+    cache_bytes: int | None = None,
+    cache_tokens: int | None = None,
+    cache_dtype: CacheDtype = "f16",
+    conversations: int = 1,
+    with_tokenizer: bool = True,
+    download_progress: Callable[[hub.Progress], None] | None = None,
+    load_progress: Progress | None = None,
+) -> LoadedModel:
+    """The model called `name` (short name, hub id, file or folder; None: the default), in memory.
+
+    Without `context` it is what the model and the memory allow, up to 32,768 tokens. `quantize` is
+    q8, q6 or q4, for what the files have in floats (FP8 is one). The cache that
+    sequences share is given in bytes, in tokens, or made for so many `conversations`; it is f16 or
+    q8, and f32 if exact.
+    Raises NotEnoughMemoryError if weights, cache and overhead do not fit, before any matrix is
+    read. Without `with_tokenizer` a model that has none loads, too.
+    """
+    resolved = hub.resolve(None if name is None else os.fspath(name), progress=download_progress)
+    name = _label(resolved)
+    threads = check_threads(threads)
+    checkpoint = open_checkpoint(resolved.path)
+    models.family_of(checkpoint)  # an architecture we do not run is said before anything else
+    tokenizer = _TokenizerMaker(checkpoint if with_tokenizer else None)
+    checkpoint = _without_vocabulary(checkpoint)
+    dtype = check_cache_dtype(cache_dtype, exact=exact)
+    scheme = None if quantize is None else check_scheme(quantize)
+    weight_bytes = models.memory_needed(checkpoint, quantize=scheme)
+    available = machine.memory_available()
+
+    def planned(model: Model) -> tuple[MemoryPlan, int]:
+        """The plan, and how many recurrent states come with it."""
+        sequence_bytes = sum(layer.bytes_per_sequence for layer in model.layer_caches)
+        states = state_slots(sequence_bytes, available - weight_bytes - OVERHEAD_BYTES)
+        token_bytes = sum(layer.bytes_per_token(dtype) for layer in model.layer_caches)
+        plan = plan_memory(
+            name,
+            wanted=context,
+            model_context=model.context_length,
+            token_bytes=token_bytes,
+            weight_bytes=weight_bytes + states * sequence_bytes,
+            available=available,
+            cache_bytes=cache_bytes,
+            cache_tokens=cache_tokens,
+            conversations=conversations,
+        )
+        return plan, states
+
+    def before_packing(model: Model) -> None:
+        planned(model)  # what does not fit is refused before minutes of packing
+        tokenizer.start()
+
+    model = models.load_model(
+        checkpoint,
+        threads=threads,
+        exact=exact,
+        quantize=scheme,
+        progress=tokenizer.watched(load_progress),
+        before_packing=before_packing,
+    )
+    text = tokenizer.result()
+    kernels.release_free_memory()
+    final, num_states = planned(model)
+    recommended = resolved.entry.sampling if resolved.entry is not None else {}
+    return LoadedModel(
+        name=name,
+        path=resolved.path,
+        checkpoint=checkpoint,
+        model=model,
+        text=text,
+        threads=threads,
+        context=final.context,
+        num_blocks=final.cache_tokens // BLOCK_SIZE,
+        cache_dtype=dtype,
+        sampling={**recommended, **checkpoint.generation_config},
+        num_states=num_states,
+    )
+
+
+class _TokenizerMaker:
+    """Makes a checkpoint's tokenizer on a thread of its own, while the weights are packed."""
+
+    def __init__(self, checkpoint: Checkpoint | None) -> None:
+        self._checkpoint = checkpoint
+        self._result: Tokenizer | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._make)
+
+    def start(self) -> None:
+        """Nothing; it is being made from now on."""
+        self._thread.start()
+
+    def watched(self, progress: Progress | None) -> Progress:
+        """The same callback, which raises what the tokenizer failed with: nobody should wait for
+        100 GB to hear that the vocabulary is damaged."""
+
+        def report(done: int, total: int) -> None:
+            if self._error is not None:
+                raise self._error
+            if progress is not None:
+                progress(done, total)
+
+        return report
+
+    def result(self) -> Tokenizer | None:
+        """The tokenizer, waited for; None without a checkpoint. Raises what it failed with."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def _make(self) -> None:
+        checkpoint, self._checkpoint = self._checkpoint, None
+        if checkpoint is None:
+            return
+        try:
+            # Importing it takes 30 ms, which are a part of what is hidden behind the weights.
+            from dure.text.tokenizer import Tokenizer  # noqa: PLC0415
+
+            self._result = Tokenizer.from_checkpoint(checkpoint)
+        except BaseException as error:
+            self._error = error
+        del checkpoint
+        # 450,000 short strings lay between what stays: memory that the weights would come beside.
+        kernels.release_free_memory()
+
+
+def _label(resolved: hub.ResolvedModel) -> str:
+    """What the model is called from here on: of a path its last part."""
+    is_path = Path(resolved.name).expanduser() == resolved.path
+    return resolved.path.absolute().name if is_path else resolved.name
+
+
+def _without_vocabulary(checkpoint: Checkpoint) -> Checkpoint:
+    """The same without a GGUF's tokens and merges, which nobody reads again."""
+    metadata = checkpoint.metadata
+    kept = {key: metadata[key] for key in metadata if not isinstance(metadata[key], (list, Texts))}
+    return replace(checkpoint, metadata=kept)

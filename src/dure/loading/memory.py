@@ -1,0 +1,158 @@
+"""How much memory a model may take: threads, cache type, context and cache that fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from dure import hub, machine
+from dure.batch import BLOCK_SIZE, CacheDtype
+from dure.errors import InvalidRequestError, NotEnoughMemoryError
+
+if TYPE_CHECKING:
+    pass
+
+
+DEFAULT_CONTEXT = 32768
+"""Tokens, where model and memory allow: most chats and files fit, and no laptop is filled up."""
+
+
+CONVERSATION_TOKENS = 4096
+"""What the cache keeps of each of several conversations, if half of the free memory has room."""
+
+
+OVERHEAD_BYTES = 150 << 20
+"""Beside weights and cache: the interpreter, the vocabulary, and the activations of 512 rows."""
+
+
+STATE_BYTES = 1 << 30
+"""What the recurrent states of all sequences may take even where little memory is left."""
+
+
+SMALLEST_CONTEXT = 512
+"""Tokens; a model that fits only with less than this is said not to fit."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """The context and the shared cache that fit, in tokens."""
+
+    context: int
+    cache_tokens: int
+
+
+def check_threads(threads: int | None) -> int:
+    """`threads`, or as many as this process has physical cores; InvalidRequestError below 1."""
+    if threads is None:
+        return machine.usable_threads()
+    if not 1 <= threads <= 1024:
+        raise InvalidRequestError(
+            f"{threads} threads are outside 1 to 1024.",
+            hint=f"leave it out to use this machine's {machine.usable_threads()}",
+        )
+    return threads
+
+
+def check_cache_dtype(dtype: str, *, exact: bool) -> CacheDtype:
+    """How the cache is kept; InvalidRequestError for what it cannot be."""
+    if dtype not in ("f16", "q8"):
+        raise InvalidRequestError(
+            f"A cache of {dtype!r} is not known.", hint="it is f16, or q8 to take half the memory"
+        )
+    if exact and dtype == "q8":
+        raise InvalidRequestError(
+            "An exact model keeps its cache in float32, not in 8 bits.",
+            hint="leave one of them out",
+        )
+    return "f32" if exact else cast(CacheDtype, dtype)
+
+
+def plan_memory(
+    name: str,
+    *,
+    wanted: int | None,
+    model_context: int,
+    token_bytes: int,
+    weight_bytes: int,
+    available: int,
+    cache_bytes: int | None = None,
+    cache_tokens: int | None = None,
+    conversations: int = 1,
+) -> MemoryPlan:
+    """The context and cache to make, from what is `wanted` (tokens) and `available` (bytes).
+
+    `token_bytes` is what one token takes in the cache of all layers. Raises InvalidRequestError for
+    a context beyond the model's or a cache below one context, NotEnoughMemoryError for what does
+    not fit.
+    """
+    if wanted is not None and not 1 <= wanted <= model_context:
+        raise InvalidRequestError(
+            f"A context of {wanted:,} tokens is outside 1 to {model_context:,}, "
+            f"the most that {name} was made for."
+        )
+    fitting = _whole_blocks(available - weight_bytes - OVERHEAD_BYTES, token_bytes)
+    least = min(model_context, SMALLEST_CONTEXT) if wanted is None else wanted
+    if cache_tokens is None:
+        # Several sequences share the cache, so it is not made smaller than the default context.
+        many = min(conversations * CONVERSATION_TOKENS, fitting // 2)
+        cache_tokens = max(min(fitting, DEFAULT_CONTEXT), many)
+    cache = _round_up(max(least, cache_tokens))
+    if cache_bytes is not None:
+        cache = _whole_blocks(cache_bytes, token_bytes)
+        if cache < least:
+            raise InvalidRequestError(
+                f"A cache of {cache_bytes:,} bytes holds {cache:,} tokens of {name}, "
+                f"less than the {least:,} of one context.",
+                hint=f"give it {_round_up(least) * token_bytes:,} or more",
+            )
+    if cache > fitting:
+        needed = weight_bytes + OVERHEAD_BYTES + cache * token_bytes
+        raise NotEnoughMemoryError(
+            f"{name} with a cache of {cache:,} tokens needs {gigabytes(needed)} of memory, "
+            f"and {gigabytes(available)} is available.",
+            hint=_what_fits(fitting, available),
+        )
+    return MemoryPlan(
+        min(model_context, DEFAULT_CONTEXT, cache) if wanted is None else wanted, cache
+    )
+
+
+def state_slots(sequence_bytes: int, room: int) -> int:
+    """How many recurrent states to have room for: of running sequences, and snapshots of prefixes.
+
+    They get an eighth of the `room` beside the weights, or 1 GiB if that is more (13 states of
+    Qwen3-Next 80B, at 79 MB), at most 128 and at least 2; 0 of a model without (0 bytes).
+    """
+    if sequence_bytes == 0:
+        return 0
+    return max(2, min(128, max(room // 8, STATE_BYTES) // sequence_bytes))
+
+
+def _what_fits(context: int, available: int) -> str:
+    """What to do instead: a context of so many tokens, or a model of the catalogue that fits."""
+    if context >= SMALLEST_CONTEXT:
+        return f"a context of {context:,} tokens fits"
+    # Packed weights take about what the file does; a tenth more leaves room for a short context.
+    fitting = [
+        entry
+        for entry in hub.load_catalogue().entries
+        if entry.size_bytes * 11 // 10 + OVERHEAD_BYTES <= available
+    ]
+    if not fitting:
+        return "close other programs, or use a machine with more memory"
+    largest = sorted(fitting, key=lambda entry: entry.size_bytes)[-3:]
+    return "of the catalogue these fit: " + ", ".join(entry.name for entry in reversed(largest))
+
+
+def gigabytes(size_bytes: int) -> str:
+    """`size_bytes` as "1.24 GB": two that differ enough to matter do not look the same."""
+    return f"{size_bytes / 1e9:.2f} GB"
+
+
+def _whole_blocks(size_bytes: int, token_bytes: int) -> int:
+    """Tokens of the cache blocks that `size_bytes` hold."""
+    return max(0, size_bytes // (token_bytes * BLOCK_SIZE)) * BLOCK_SIZE
+
+
+def _round_up(tokens: int) -> int:
+    return -(-tokens // BLOCK_SIZE) * BLOCK_SIZE

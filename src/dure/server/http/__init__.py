@@ -1,0 +1,1 @@
+"""HTTP itself: connections, keys and hosts, one line in the log a request, server-sent events."""

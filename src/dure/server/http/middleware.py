@@ -1,0 +1,110 @@
+"""The gate before every route: host, key, a request's id, its line in the log, and its errors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from dure.server import errors
+from dure.server.http.auth import PUBLIC, Hosts, Keys
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from dure.server.http.connection import Connections
+
+log = logging.getLogger("dure.server")
+access = logging.getLogger("dure.server.access")
+
+
+class Gate:
+    """ASGI middleware. What passes has `tenant` and `request_id` in its state."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        keys: Keys,
+        hosts: Hosts,
+        connections: Connections | None = None,
+        on_failure: Callable[[int], None] | None = None,
+    ) -> None:
+        self._app = app
+        self._keys = keys
+        self._hosts = hosts
+        self._connections = connections
+        self._on_failure = on_failure
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Nothing; the request is answered."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        if self._connections is not None:
+            self._connections.began(scope["client"])
+        try:
+            await self._answer(scope, receive, send)
+        finally:
+            if self._connections is not None:
+                self._connections.ended(scope["client"])
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        request_id = "req-" + secrets.token_hex(8)
+        status = 0
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", request_id.encode()),
+                ]
+            await send(message)
+
+        scope.setdefault("state", {})["request_id"] = request_id
+        try:
+            headers = dict(scope["headers"])
+            self._hosts.check(headers)
+            if scope["path"] not in PUBLIC:
+                scope["state"]["tenant"] = self._keys.tenant(headers)
+            await self._app(scope, receive, watched)
+        except Exception as error:
+            known = errors.of(error)
+            if not errors.is_ours(error):
+                log.exception("%s %s failed", request_id, scope["path"])
+            if status:  # too late for another: the connection ends in the midst of the answer
+                raise
+            await send_error(scope["path"], known, watched)
+        finally:
+            if status >= 400 and self._on_failure is not None:
+                self._on_failure(status)
+            milliseconds = 1000 * (time.perf_counter() - began)
+            access.info(
+                "%s %s %s %d %.0f ms",
+                request_id,
+                scope["method"],
+                _printable(scope["path"]),
+                status,
+                milliseconds,
+            )
+
+
+async def send_error(path: str, error: errors.HTTPError, send: Callable[[Any], Any]) -> None:
+    """Nothing; the whole answer is the error, in the form of the API that `path` belongs to."""
+    body = json.dumps(errors.body_for(path, error)).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    headers += [(name.lower().encode(), text.encode()) for name, text in error.headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _printable(path: str) -> str:
+    """A path that cannot forge a line of the log."""
+    return "".join(c if c.isprintable() else "?" for c in path[:200])

@@ -1,0 +1,123 @@
+"""The routes beside generation: models, tokens, templates, health, counts and settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import Response
+
+from dure import __version__
+from dure.chat.request import ChatRequest
+from dure.server.errors import invalid
+from dure.server.http.sse import json_response
+from dure.server.openai import chat
+from dure.server.openai.schemas import ChatBody, DetokenizeBody, TokenizeBody
+from dure.server.wire.body import read_as
+from dure.server.wire.logprobs import token_text
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from dure.llm import LLM
+    from dure.server.serving.service import Service
+
+
+async def models(service: Service, request: Request) -> Response:  # noqa: ARG001 - a route takes one
+    """The models that are served: ids, aliases, lineage, context, quantisation."""
+    return json_response({"object": "list", "data": await service.models()})
+
+
+async def model(service: Service, request: Request) -> Response:
+    """One model that is served."""
+    return json_response(await service.model(request.path_params["name"]))
+
+
+async def tokenize(service: Service, request: Request) -> Response:
+    """The tokens of a text or of a chat."""
+    body = await read_as(request, TokenizeBody)
+    text = body.content if body.prompt is None else body.prompt
+    if (text is None) == (body.messages is None):
+        raise invalid("Give either prompt (a text) or messages (a chat).", "prompt")
+    add_special = next(
+        (each for each in (body.add_special_tokens, body.add_special) if each is not None), True
+    )
+
+    def tokens(llm: LLM) -> dict[str, Any]:
+        if body.messages is not None:
+            messages = [message.model_dump(exclude_none=True) for message in body.messages]
+            ids = llm.question(ChatRequest(messages, body.tools or ())).token_ids
+        else:
+            ids = llm.tokenizer.encode(
+                text or "", add_special=add_special, parse_special=body.parse_special is not False
+            )
+        found: dict[str, Any] = {"tokens": ids, "count": len(ids), "max_model_len": llm.context}
+        if body.with_pieces or body.return_token_strs:
+            pieces = [token_text(llm.tokenizer, each) for each in ids]
+            if body.return_token_strs:
+                found["token_strs"] = pieces
+            else:
+                pairs = zip(ids, pieces, strict=True)
+                found["tokens"] = [{"id": each, "piece": piece} for each, piece in pairs]
+        return found
+
+    return json_response(await service.with_model(body.model, tokens))
+
+
+async def detokenize(service: Service, request: Request) -> Response:
+    """The text of tokens."""
+    body = await read_as(request, DetokenizeBody)
+    text = await service.with_model(body.model, lambda llm: llm.tokenizer.decode(body.tokens))
+    return json_response({"prompt": text, "content": text})
+
+
+async def tokenizer_info(service: Service, request: Request) -> Response:
+    """What a client needs to know of a tokenizer that it asks from afar, as vLLM says it."""
+
+    def told(llm: LLM) -> dict[str, Any]:
+        return {
+            "tokenizer_class": "dure",
+            "bos_token": llm.tokenizer.bos_token or None,
+            "eos_token": llm.tokenizer.eos_token or None,
+            "pad_token": None,
+            "chat_template": llm.template_source,
+        }
+
+    return json_response(await service.with_model(request.query_params.get("model"), told))
+
+
+async def apply_template(service: Service, request: Request) -> Response:
+    """The prompt that the model's template makes of a chat."""
+    body = await read_as(request, ChatBody)
+    asked = chat.chat_request(body)
+    return json_response({"prompt": await service.render(body.model, asked)})
+
+
+async def health(service: Service, request: Request) -> Response:  # noqa: ARG001 - as above
+    """Whether the server can answer: 200, or 503 while it loads a model or shuts down."""
+    status = service.health()
+    return json_response({"status": status}, status=200 if status == "ok" else 503)
+
+
+async def metrics(service: Service, request: Request) -> Response:  # noqa: ARG001 - as above
+    """The server's counts, for Prometheus."""
+    text = service.metrics.text(service.registry)
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def props(service: Service, request: Request) -> Response:
+    """What a model is set to, in the form of llama-server's."""
+    asked = request.query_params.get("model")
+
+    def settings(llm: LLM) -> dict[str, Any]:
+        return {
+            "model_alias": llm.name,
+            "total_slots": service.parallel,
+            "default_generation_settings": {"n_ctx": llm.context, "params": llm.sampling_defaults},
+            "chat_template": llm.template_source or "",
+            "bos_token": llm.tokenizer.bos_token,
+            "eos_token": llm.tokenizer.eos_token,
+            "modalities": {"vision": False, "audio": False},
+            "build_info": f"dure {__version__}",
+        }
+
+    return json_response(await service.with_model(asked, settings))

@@ -1,0 +1,243 @@
+"""Ollama's API: chat and generate, a line of JSON for each piece of an answer."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from dure.errors import ModelNotFoundError
+from dure.server.errors import ollama_body
+from dure.server.http.sse import FrameStream, json_response, unless_gone
+from dure.server.ollama import request as reading
+from dure.server.ollama.schemas import Asked, ChatBody, GenerateBody
+from dure.server.wire.blocks import Change, Pieces, arguments_of
+from dure.server.wire.body import read_as
+from dure.server.wire.logprobs import chat_logprobs
+from dure.server.wire.single_choice import chat_up_to, read_all
+from dure.server.wire.tenant import tenant
+from dure.text.fim import infill_prompt
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from dure.chat.output import Chunk, Completion
+    from dure.server.serving.generation import Generation
+    from dure.server.serving.service import Service
+    from dure.text.tokenizer import Tokenizer
+
+NDJSON = "application/x-ndjson"
+LATEST = ":latest"
+
+
+class LineWriter:
+    """One answer in Ollama's form: a line for what each chunk adds, and the whole at the end."""
+
+    def __init__(
+        self, model: str, *, chat: bool, began: float, tokenizer: Tokenizer | None
+    ) -> None:
+        """began: when the request came, by time.perf_counter. tokenizer: for log-probabilities."""
+        self._model = model
+        self._chat = chat
+        self._began = began
+        self._loaded = time.perf_counter()
+        self._tokenizer = tokenizer
+        self._pieces = Pieces()
+        self._said = ""
+        self._thought = ""
+        self._calls: list[dict[str, Any]] = []
+        self._logprobs: list[dict[str, Any]] = []
+        self._last: dict[str, Any] = {}
+
+    def push(self, chunk: Chunk) -> list[dict[str, Any]]:
+        """The lines of one chunk."""
+        said, thought, calls = "", "", []
+        changes = [change for event in chunk.events for change in self._pieces.push(event)]
+        if chunk.completion is not None:
+            changes += self._pieces.finish()
+        for change in changes:
+            if change.piece.kind == "call":
+                call, text = self._called(change)
+                calls += call
+                said += text
+            elif change.piece.kind == "content":
+                said += change.text
+            else:
+                thought += change.text
+        shown = self._shown(chunk)
+        lines = []
+        if said or thought or calls or (shown and chunk.completion is None):
+            lines.append({**self._line(said, thought, calls), "done": False, **shown})
+            shown = {}
+        self._said += said
+        self._thought += thought
+        self._calls += calls
+        if chunk.completion is not None:
+            self._last = self._end(chunk.completion)
+            lines.append({**self._line("", "", []), **self._last, **shown})
+        return lines
+
+    def whole(self) -> dict[str, Any]:
+        """The whole answer as one object, when its last chunk was pushed."""
+        line = self._line(self._said, self._thought, self._calls)
+        logprobs = {"logprobs": self._logprobs} if self._logprobs else {}
+        return {**line, **self._last, **logprobs}
+
+    def _called(self, change: Change) -> tuple[list[dict[str, Any]], str]:
+        """A call that is whole, or the text of one that was cut short."""
+        if change.what != "close":
+            return [], ""
+        arguments = arguments_of(change.piece.text)
+        if arguments is None:
+            return [], f"{change.piece.name}({change.piece.text}"
+        function = {
+            "index": len(self._calls),
+            "name": change.piece.name,
+            "arguments": arguments,
+        }
+        return [{"id": change.piece.id, "function": function}], ""
+
+    def _shown(self, chunk: Chunk) -> dict[str, Any]:
+        if self._tokenizer is None or chunk.logprobs is None:
+            return {}
+        found = (chat_logprobs([chunk.logprobs], self._tokenizer) or {})["content"]
+        self._logprobs += found
+        return {"logprobs": found}
+
+    def _line(self, said: str, thought: str, calls: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        now = datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
+        line: dict[str, Any] = {"model": self._model, "created_at": now}
+        thinking = {"thinking": thought} if thought else {}
+        if not self._chat:
+            return {**line, "response": said, **thinking}
+        message: dict[str, Any] = {"role": "assistant", "content": said, **thinking}
+        if calls:
+            message["tool_calls"] = list(calls)
+        return {**line, "message": message}
+
+    def _end(self, completion: Completion) -> dict[str, Any]:
+        took = completion.timings
+        return {
+            "done": True,
+            "done_reason": completion.finish_reason,
+            "total_duration": _nanoseconds(time.perf_counter() - self._began),
+            "load_duration": _nanoseconds(self._loaded - self._began),
+            "prompt_eval_count": completion.prompt_tokens,
+            "prompt_eval_duration": _nanoseconds(took.prefill_s),
+            "eval_count": len(completion.token_ids),
+            "eval_duration": _nanoseconds(took.decode_s),
+        }
+
+
+async def chat(service: Service, request: Request) -> Response:
+    """POST /api/chat: the reply, as lines unless `stream` is false."""
+    began = time.perf_counter()
+    body = await read_as(request, ChatBody)
+    body.model = known_name(service, body.model)
+    if not body.messages:
+        return await _load(service, body, {"message": {"role": "assistant", "content": ""}})
+    asked, params = reading.chat_request(body), reading.sampling(body)
+
+    async def begin() -> Generation:
+        await _check_context(service, body)
+        return await chat_up_to(
+            service,
+            body.model,
+            asked,
+            params,
+            key=tenant(request),
+            keep_alive=reading.keep_alive(body.keep_alive),
+        )
+
+    generation = await unless_gone(request.receive, begin())
+    return await _answer(request, body, generation, began)
+
+
+async def generate(service: Service, request: Request) -> Response:
+    """POST /api/generate: what follows a prompt, as lines unless `stream` is false."""
+    began = time.perf_counter()
+    body = await read_as(request, GenerateBody)
+    body.model = known_name(service, body.model)
+    reading.check_generate(body)
+    if not body.prompt and not body.suffix:
+        return await _load(service, body, {"response": ""})
+    generation = await unless_gone(request.receive, _generated(service, body, tenant(request)))
+    return await _answer(request, body, generation, began)
+
+
+def known_name(service: Service, asked: str) -> str:
+    """The model's name; ":latest", which Ollama's clients add, is nobody's."""
+    try:
+        return service.registry.find(asked)
+    except ModelNotFoundError:
+        if not asked.endswith(LATEST):
+            raise
+    return service.registry.find(asked.removesuffix(LATEST))
+
+
+async def _generated(service: Service, body: GenerateBody, key: str) -> Generation:
+    await _check_context(service, body)
+    params, kept = reading.sampling(body), reading.keep_alive(body.keep_alive)
+    prompt: str | list[int] = body.prompt or ""
+    suffix = body.suffix
+    if not body.raw and not suffix:
+        chat = reading.prompt_request(body)
+        return await chat_up_to(service, body.model, chat, params, key=key, keep_alive=kept)
+    if suffix:
+        text = body.prompt or ""
+        prompt = await service.with_model(
+            body.model, lambda llm: infill_prompt(llm.tokenizer, text, suffix)
+        )
+    return await service.complete(
+        body.model, prompt, params, key=key, keep_alive=kept, format=reading.format_of(body)
+    )
+
+
+async def _check_context(service: Service, body: Asked) -> None:
+    if body.options is not None and body.options.num_ctx is not None:
+        context = await service.with_model(body.model, lambda llm: llm.context)
+        reading.check_context(body, context)
+
+
+async def _answer(request: Request, body: Asked, generation: Generation, began: float) -> Response:
+    tokenizer = generation.tokenizer if body.logprobs else None
+    is_chat = isinstance(body, ChatBody)
+    writer = LineWriter(generation.model, chat=is_chat, began=began, tokenizer=tokenizer)
+    if body.stream is False:
+        await read_all(request, generation, writer.push)
+        return json_response(writer.whole())
+    return FrameStream(
+        _frames(generation, writer),
+        generation.close,
+        on_error=lambda error: _frame(ollama_body(error)),
+        ping=b"",  # its clients parse every line, an empty one too
+        media_type=NDJSON,
+    )
+
+
+async def _frames(generation: Generation, writer: LineWriter) -> AsyncIterator[bytes]:
+    async for _, chunk in generation:
+        for line in writer.push(chunk):
+            yield _frame(line)
+
+
+async def _load(service: Service, body: Asked, empty: dict[str, Any]) -> Response:
+    """The answer to a request that asks nothing: the model is in memory, or leaves it."""
+    kept = reading.keep_alive(body.keep_alive)
+    entry = await service.registry.acquire(body.model, keep_alive=kept)
+    service.registry.release(entry)
+    now = datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
+    reason = "unload" if kept == 0 else "load"
+    line = {"model": body.model, "created_at": now, **empty, "done": True, "done_reason": reason}
+    return json_response(line)
+
+
+def _frame(line: dict[str, Any]) -> bytes:
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * 1e9)

@@ -1,0 +1,168 @@
+"""What Ollama's API says of models: which there are, what each is, and which are in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import PlainTextResponse
+
+from dure import __version__, hub
+from dure.chat.dialects import dialect_of
+from dure.errors import InvalidRequestError
+from dure.hub.facts import ModelFacts, read_facts
+from dure.server.http.sse import json_response
+from dure.server.ollama.chat import known_name
+from dure.server.ollama.schemas import ShowBody
+from dure.server.wire.body import read_as
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from dure.chat.dialects import Dialect
+    from dure.server.serving.model_pool import Entry
+    from dure.server.serving.service import Service
+
+SPOKEN = "0.13.0"
+"""The version of Ollama's API that we speak: clients ask for at least so much."""
+
+_FOR_EVER = timedelta(days=365 * 100)
+
+
+async def root(_: Service, __: Request) -> Response:
+    """GET and HEAD /: what Ollama's clients look for before anything else."""
+    return PlainTextResponse("Ollama is running")
+
+
+async def version(_: Service, __: Request) -> Response:
+    """GET /api/version"""
+    return json_response({"version": SPOKEN, "dure": __version__})
+
+
+async def tags(service: Service, _: Request) -> Response:
+    """GET /api/tags: the models served."""
+    models = [_listed(facts) for facts in await service.models()]
+    return json_response({"models": models})
+
+
+async def ps(service: Service, _: Request) -> Response:
+    """GET /api/ps: the models in memory, and until when."""
+    models = []
+    for entry in service.registry.loaded():
+        facts = await service.model(entry.name)
+        listed = _listed(facts)
+        listed.pop("modified_at")
+        models.append(
+            {
+                **listed,
+                "size_vram": 0,  # there is none
+                "expires_at": _expires(entry),
+                "context_length": facts.get("context_length", 0),
+            }
+        )
+    return json_response({"models": models})
+
+
+async def show(service: Service, request: Request) -> Response:
+    """POST /api/show: one model, without loading it."""
+    body = await read_as(request, ShowBody)
+    asked = body.model or body.name
+    if not asked:
+        raise InvalidRequestError("Which model is meant?", hint='give "model": "NAME"')
+    name = known_name(service, asked)
+    facts = await service.model(name)
+    source = service.registry.source(name)
+    read = await service.off_loop(lambda: read_facts(_path(source)))
+    dialect = _dialect(service, name) or dialect_of(read.chat_template, lambda _: False)
+    return json_response(
+        {
+            "license": read.license,
+            "modelfile": f"FROM {name}\n",
+            "parameters": "",
+            "template": read.chat_template,
+            "details": _details(facts),
+            "model_info": _model_info(facts, read),
+            "capabilities": _capabilities(dialect),
+            "modified_at": _listed(facts)["modified_at"],
+        }
+    )
+
+
+def _path(name: str) -> Path:
+    """Where the model's files are."""
+    return hub.resolve(name, allow_download=False).path
+
+
+def _listed(facts: dict[str, Any]) -> dict[str, Any]:
+    made = datetime.fromtimestamp(facts.get("created", 0), timezone.utc)
+    digest = hashlib.sha256(str(facts["id"]).encode()).hexdigest()
+    return {
+        "name": facts["id"],
+        "model": facts["id"],
+        "modified_at": made.isoformat().replace("+00:00", "Z"),
+        "size": facts.get("size_bytes", 0),
+        "digest": digest,
+        "details": _details(facts),
+    }
+
+
+def _details(facts: dict[str, Any]) -> dict[str, Any]:
+    family = facts.get("architecture", "")
+    return {
+        "parent_model": "",
+        "format": "gguf" if str(facts.get("root", "")).endswith(".gguf") else "safetensors",
+        "family": family,
+        "families": [family],
+        "parameter_size": _billions(facts.get("parameters", 0)),
+        "quantization_level": facts.get("quantization", ""),
+    }
+
+
+def _model_info(facts: dict[str, Any], read: ModelFacts) -> dict[str, Any]:
+    """Ollama's names for sizes. The context is the one served, where the model is in memory."""
+    family = read.architecture
+    return {
+        "general.architecture": family,
+        "general.parameter_count": read.parameters,
+        f"{family}.context_length": facts.get("context_length") or read.context,
+        f"{family}.embedding_length": read.hidden,
+        f"{family}.block_count": read.layers,
+        f"{family}.attention.head_count": read.heads,
+        f"{family}.attention.head_count_kv": read.kv_heads,
+        "dure.lineage": read.lineage,
+    }
+
+
+def _dialect(service: Service, name: str) -> Dialect | None:
+    """How a model in memory writes thoughts and calls; None for one that is not."""
+    entry = service.registry.entries.get(name)
+    return entry.worker.llm.dialect if entry is not None and entry.worker is not None else None
+
+
+def _capabilities(dialect: Dialect) -> list[str]:
+    """What the model can do, in Ollama's words."""
+    found = ["completion"]
+    if dialect.calls is not None:
+        found.append("tools")
+    if dialect.think is not None:
+        found.append("thinking")
+    return found
+
+
+def _expires(entry: Entry) -> str:
+    kept = _FOR_EVER
+    if entry.keep_alive is not None and entry.keep_alive >= 0:
+        used = time.monotonic() if entry.users else entry.used
+        left = used + entry.keep_alive - time.monotonic()
+        kept = timedelta(seconds=min(left, _FOR_EVER.total_seconds()))
+    return (datetime.now(timezone.utc) + kept).isoformat().replace("+00:00", "Z")
+
+
+def _billions(parameters: int) -> str:
+    if parameters >= 1e9:
+        return f"{parameters / 1e9:.1f}B"
+    return f"{parameters / 1e6:.0f}M"

@@ -1,0 +1,95 @@
+"""The bodies that Ollama's API takes, as far as this server acts on them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from dure.engine.params import MAX_LOGPROBS
+from dure.server import limits
+from dure.server.wire.thinking import Budget, ThinkingFields
+from dure.server.wire.validation import Body, Name
+
+Think = bool | Budget | Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+"""Ollama's own switch and levels, and ours: so many tokens at most."""
+
+
+class Options(Body):
+    """How tokens are drawn, and how large the context must be."""
+
+    num_ctx: int | None = None
+    num_predict: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    repeat_penalty: float | None = None
+    repeat_last_n: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+
+
+class Function(Body):
+    """The function of a call."""
+
+    name: str
+    arguments: dict[str, Any] | None = None
+
+
+class Call(Body):
+    """A call that the model made."""
+
+    id: str | None = None
+    function: Function
+
+
+class Message(Body):
+    """One message."""
+
+    role: str
+    content: str | None = None
+    thinking: str | None = None
+    images: list[Any] | None = None
+    tool_calls: Annotated[list[Call], Field(max_length=limits.MAX_TOOLS)] | None = None
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+
+
+class Asked(ThinkingFields):
+    """What chat and generate have in common."""
+
+    model: Name
+    stream: bool | None = None
+    format: str | dict[str, Any] | None = None
+    options: Options | None = None
+    keep_alive: str | float | None = None
+    think: Think | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+
+
+class ChatBody(Asked):
+    """POST /api/chat"""
+
+    messages: Annotated[list[Message], Field(max_length=limits.MAX_MESSAGES)] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=limits.MAX_TOOLS)] | None = None
+
+
+class GenerateBody(Asked):
+    """POST /api/generate"""
+
+    prompt: str | None = None
+    suffix: str | None = None
+    system: str | None = None
+    raw: bool | None = None
+
+
+class ShowBody(Body):
+    """POST /api/show"""
+
+    model: Name | None = None
+    name: Name | None = None  # the word that older clients use
+    verbose: bool | None = None

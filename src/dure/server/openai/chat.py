@@ -1,0 +1,259 @@
+"""OpenAI's chat completions: a body to a question, and its answers to one object or a stream."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dure import __version__
+from dure.chat.request import ChatRequest
+from dure.server.http.sse import DONE, FrameStream, data, json_response, sse_error, unless_gone
+from dure.server.openai import sampling
+from dure.server.openai.schemas import ChatBody, ControlBody
+from dure.server.serving.generation import Generation, Progress
+from dure.server.wire.body import read_as
+from dure.server.wire.logprobs import chat_logprobs
+from dure.server.wire.tenant import tenant
+from dure.server.wire.thinking import variables_of
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from dure.chat.dialects import Event
+    from dure.chat.output import Chunk, Completion
+    from dure.engine.params import SamplingParams
+    from dure.server.serving.service import Service
+    from dure.text.tokenizer import Tokenizer
+
+FINGERPRINT = f"dure-{__version__}"
+
+
+def chat_request(body: ChatBody) -> ChatRequest:
+    """The chat that a body asks about."""
+    tools, choice = sampling.tools_of(body)
+    return ChatRequest(
+        messages=[message.model_dump(exclude_none=True) for message in body.messages],
+        tools=tools,
+        tool_choice=choice,
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        thinking=sampling.chat_thinking(body),
+        format=sampling.format_of(body),
+        template_variables=variables_of(body),
+        continue_final=body.continue_final_message is True,
+    )
+
+
+def chat_params(body: ChatBody) -> SamplingParams:
+    """How the body wants the reply drawn."""
+    longest = body.max_completion_tokens if body.max_tokens is None else body.max_tokens
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    return sampling.sampling_params(body, max_tokens=longest, logprobs=logprobs)
+
+
+async def chat(service: Service, request: Request) -> Response:
+    """A model's reply to a chat, whole or as a stream of server-sent events."""
+    body = await read_as(request, ChatBody)
+    begun = service.chat(
+        body.model,
+        chat_request(body),
+        chat_params(body),
+        key=tenant(request),
+        priority=sampling.priority_of(body),
+    )
+    generation = await unless_gone(request.receive, begun)
+    if body.stream:
+        frames = chat_chunks(generation, body)
+        return FrameStream(frames, generation.close, on_error=sse_error)
+    try:
+        return json_response(await unless_gone(request.receive, chat_completion(generation)))
+    finally:
+        generation.close()
+
+
+async def control(service: Service, request: Request) -> Response:
+    """A word to an answer that is being written: `reasoning_end` is "answer now"."""
+    body = await read_as(request, ControlBody)
+    service.end_thinking(body.id, key=tenant(request))
+    return json_response({"id": body.id, "action": body.action, "success": True})
+
+
+async def chat_completion(generation: Generation) -> dict[str, Any]:
+    """The whole reply, once it is written."""
+    async for _ in generation:
+        pass
+    done = finished(generation)
+    return {
+        "id": f"chatcmpl-{generation.id}",
+        "object": "chat.completion",
+        "created": generation.created,
+        "model": generation.model,
+        "system_fingerprint": FINGERPRINT,
+        "choices": [
+            {
+                "index": index,
+                "message": _message(completion),
+                "logprobs": chat_logprobs(completion.logprobs, generation.tokenizer),
+                "finish_reason": finish_reason(completion),
+            }
+            for index, completion in enumerate(done)
+        ],
+        "usage": usage(generation, done),
+        "timings": timings(done[0]),
+    }
+
+
+async def chat_chunks(generation: Generation, body: ChatBody) -> AsyncGenerator[bytes, None]:
+    """The reply as server-sent events, while it is written."""
+    start = {
+        "id": f"chatcmpl-{generation.id}",
+        "object": "chat.completion.chunk",
+        "created": generation.created,
+        "model": generation.model,
+        "system_fingerprint": FINGERPRINT,
+    }
+    head = json.dumps(start, ensure_ascii=False, separators=(",", ":"))[:-1]
+    for index in range(len(generation.completions)):
+        yield _frame(head, index, {"role": "assistant", "content": ""})
+    began = generation.times.asked
+    async for item in generation.updates():
+        if isinstance(item, Progress):
+            if body.return_progress:
+                yield data({**start, "choices": [], "prompt_progress": progress(item, began)})
+            continue
+        yield _chunk(head, *item, body=body, tokenizer=generation.tokenizer)
+    done = finished(generation)
+    if body.stream_options is not None and body.stream_options.include_usage:
+        yield data({**start, "choices": [], "usage": usage(generation, done)})
+    yield DONE
+
+
+def deltas(events: Iterable[Event]) -> list[dict[str, Any]]:
+    """What a step's events add to OpenAI's message: one delta for each run of a kind."""
+    found: list[dict[str, Any]] = []
+    for event in events:
+        if event.kind == "content":
+            delta: dict[str, Any] = {"content": event.text}
+        elif event.kind == "reasoning":
+            delta = {"reasoning_content": event.text, "reasoning": event.text}
+        elif event.kind == "call":
+            function = {"name": event.name, "arguments": event.text}
+            call = {"index": event.index, "id": event.id, "type": "function", "function": function}
+            delta = {"tool_calls": [call]}
+        elif event.kind == "arguments":
+            call = {"index": event.index, "function": {"arguments": event.text}}
+            delta = {"tool_calls": [call]}
+        else:
+            continue
+        if found and found[-1].keys() == delta.keys() and "tool_calls" not in delta:
+            for name, text in delta.items():
+                found[-1][name] += text
+        else:
+            found.append(delta)
+    return found
+
+
+def finished(generation: Generation) -> list[Completion]:
+    """The completions of a generation that is over."""
+    return [each for each in generation.completions if each is not None]
+
+
+def finish_reason(completion: Completion) -> str:
+    """Why the answer ended, in OpenAI's words."""
+    if completion.tool_calls and completion.finish_reason == "stop":
+        return "tool_calls"
+    return completion.finish_reason
+
+
+def usage(generation: Generation, done: Sequence[Completion]) -> dict[str, Any]:
+    """The tokens that a request took."""
+    prompt = len(generation.question.token_ids)
+    written = sum(len(completion.token_ids) for completion in done)
+    cached = done[0].cached_tokens if done else 0
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": written,
+        "total_tokens": prompt + written,
+        "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens_details": {
+            "reasoning_tokens": sum(completion.reasoning_tokens for completion in done)
+        },
+    }
+
+
+def timings(completion: Completion) -> dict[str, Any]:
+    """How long an answer took, as llama-server says it."""
+    took = completion.timings
+    read = completion.prompt_tokens - completion.cached_tokens
+    written = len(completion.token_ids)
+    return {
+        "cache_n": completion.cached_tokens,
+        "prompt_n": read,
+        "prompt_ms": round(1000 * took.prefill_s, 3),
+        "prompt_per_token_ms": round(1000 * took.prefill_s / max(1, read), 3),
+        "prompt_per_second": round(took.prefill_tps, 3),
+        "predicted_n": written,
+        "predicted_ms": round(1000 * took.decode_s, 3),
+        "predicted_per_token_ms": round(1000 * took.decode_s / max(1, written), 3),
+        "predicted_per_second": round(took.decode_tps, 3),
+    }
+
+
+def progress(at: Progress, began: float) -> dict[str, Any]:
+    """How much of a prompt has been read, as llama-server says it."""
+    return {
+        "total": at.total,
+        "cache": at.cached,
+        "processed": at.done,
+        "time_ms": round(1000 * (time.perf_counter() - began)),
+    }
+
+
+def _chunk(head: str, index: int, chunk: Chunk, *, body: ChatBody, tokenizer: Tokenizer) -> bytes:
+    """The frames of one token."""
+    more: dict[str, Any] = {}
+    if chunk.logprobs is not None:
+        more["logprobs"] = chat_logprobs([chunk.logprobs], tokenizer)
+    if body.return_token_ids:
+        more["token_ids"] = [chunk.token_id]
+    found = deltas(chunk.events) or ([{}] if more and chunk.completion is None else [])
+    frames = [_frame(head, index, delta) for delta in found[:-1]]
+    if found:
+        frames.append(_frame(head, index, found[-1], more))
+        more = {}
+    if chunk.completion is not None:
+        last = {"timings": timings(chunk.completion)} if index == 0 else {}
+        reason = {**more, "finish_reason": finish_reason(chunk.completion)}
+        frames.append(_frame(head, index, {}, reason, last))
+    return b"".join(frames)
+
+
+def _frame(
+    head: str,
+    index: int,
+    delta: Mapping[str, Any],
+    more: Mapping[str, Any] | None = None,
+    beside: Mapping[str, Any] | None = None,
+) -> bytes:
+    """One event. `head` is the JSON that all of a stream begin with, written once."""
+    choice: dict[str, Any] = {"index": index, "delta": delta, "finish_reason": None}
+    if more:
+        choice.update(more)
+    tail = {"choices": [choice], **(beside or {})}
+    text = json.dumps(tail, ensure_ascii=False, separators=(",", ":"))
+    return f"data: {head},{text[1:]}\n\n".encode()
+
+
+def _message(completion: Completion) -> dict[str, Any]:
+    calls = list(completion.tool_calls)
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": completion.content or (None if calls else ""),
+    }
+    if completion.reasoning:
+        message["reasoning_content"] = message["reasoning"] = completion.reasoning
+    if calls:
+        message["tool_calls"] = calls
+    return message

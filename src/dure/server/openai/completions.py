@@ -1,0 +1,284 @@
+"""OpenAI's completions: texts and token ids, several at once, with echo and with a suffix."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from dure.errors import InvalidRequestError
+from dure.server import limits
+from dure.server.errors import invalid
+from dure.server.http.sse import DONE, FrameStream, data, json_response, sse_error, unless_gone
+from dure.server.openai import chat, sampling
+from dure.server.openai.schemas import CompletionBody
+from dure.server.serving.generation import Generation, Progress
+from dure.server.wire.body import read_as
+from dure.server.wire.logprobs import completion_logprobs
+from dure.server.wire.tenant import tenant
+from dure.text.fim import infill_prompt, infill_stops
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from dure.chat.output import Completion
+    from dure.engine.params import SamplingParams
+    from dure.engine.request import TokenLogprobs
+    from dure.llm import LLM
+    from dure.server.serving.service import Service
+
+
+def prompts_of(body: CompletionBody) -> list[str | list[int]]:
+    """The prompts, one or several; InvalidRequestError for none, or too many answers in all."""
+    prompt = body.prompt
+    if prompt is None:
+        raise invalid("prompt is missing.", "prompt")
+    listed: list[Any] = [prompt]
+    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+        listed = list(prompt)
+    if len(listed) * (body.n or 1) > limits.MAX_CHOICES:
+        raise invalid(
+            f"{len(listed)} prompts of {body.n or 1} answers each are more than "
+            f"{limits.MAX_CHOICES} answers.",
+            "prompt",
+        )
+    return listed
+
+
+def completion_params(body: CompletionBody) -> SamplingParams:
+    """How the body wants its texts continued. OpenAI's own default is 16 tokens."""
+    longest = 16 if body.max_tokens is None else body.max_tokens
+    if longest == 0 and not body.echo:
+        raise invalid("max_tokens is 0: that is of use with echo alone.", "max_tokens")
+    if body.best_of not in (None, 1, body.n):
+        raise invalid("best_of is not supported: ask for n, and take the best.", "best_of")
+    more = {"prompt_logprobs": body.logprobs} if body.echo else {}
+    # An answer of 0 tokens is one of 1 that is not shown: the prompt is computed all the same.
+    return sampling.sampling_params(
+        body, max_tokens=max(longest, 1) if longest != -1 else -1, logprobs=body.logprobs, **more
+    )
+
+
+def with_suffix(body: CompletionBody, prompt: str | list[int], llm: LLM) -> list[int]:
+    """The tokens that ask for what comes between the prompt and the body's suffix."""
+    if not isinstance(prompt, str):
+        raise InvalidRequestError("A suffix goes with a prompt that is text, not token ids.")
+    return infill_prompt(llm.tokenizer, prompt, body.suffix or "")
+
+
+async def ask(
+    service: Service, body: CompletionBody, *, key: str, priority: int
+) -> list[Generation]:
+    """A generation for each prompt, all of them begun; none if one is refused."""
+    prompts: Sequence[str | list[int]] = prompts_of(body)
+    params = completion_params(body)
+    if body.suffix:
+        prompts, stops = await service.with_model(
+            body.model,
+            lambda llm: (
+                [with_suffix(body, prompt, llm) for prompt in prompts],
+                infill_stops(llm.tokenizer),
+            ),
+        )
+        params = replace(params, stop_token_ids=[*params.stop_token_ids, *stops])
+    begun: list[Generation] = []
+    try:
+        for prompt in prompts:
+            begun.append(
+                await service.complete(
+                    body.model,
+                    prompt,
+                    params,
+                    key=key,
+                    priority=priority,
+                    format=sampling.format_of(body),
+                )
+            )
+    except BaseException:
+        for generation in begun:
+            generation.close()
+        raise
+    return begun
+
+
+async def complete(service: Service, request: Request) -> Response:
+    """The continuations of texts or token ids, whole or as a stream of server-sent events."""
+    body = await read_as(request, CompletionBody)
+    asked = ask(service, body, key=tenant(request), priority=sampling.priority_of(body))
+    generations = await unless_gone(request.receive, asked)
+
+    def close() -> None:
+        for generation in generations:
+            generation.close()
+
+    if body.stream:
+        return FrameStream(completion_chunks(generations, body), close, on_error=sse_error)
+    try:
+        return json_response(await unless_gone(request.receive, completion(generations, body)))
+    finally:
+        close()
+
+
+async def completion(generations: Sequence[Generation], body: CompletionBody) -> dict[str, Any]:
+    """The whole answer, once all of it is written."""
+    for generation in generations:
+        async for _ in generation:
+            pass
+    choices: list[dict[str, Any]] = []
+    for generation in generations:
+        for done in chat.finished(generation):
+            choices.append(_choice(len(choices), generation, done, body))
+    first = generations[0]
+    return {
+        **_start(first),
+        "choices": choices,
+        "usage": _usage(generations, shown=body.max_tokens != 0),
+        "timings": chat.timings(chat.finished(first)[0]),
+    }
+
+
+async def completion_chunks(
+    generations: Sequence[Generation], body: CompletionBody
+) -> AsyncGenerator[bytes, None]:
+    """The answer as server-sent events, while it is written."""
+    first = generations[0]
+    tokenizer = first.tokenizer
+    start = _start(first)
+    head = json.dumps(start, ensure_ascii=False, separators=(",", ":"))[:-1]
+    width = body.n or 1
+    if body.echo and body.logprobs is None:
+        for number, generation in enumerate(generations):
+            text = tokenizer.decode(generation.question.token_ids)
+            for choice in range(width):
+                yield _frame(head, {"index": number * width + choice, "text": text})
+    async for number, item in _merged(generations):
+        if isinstance(item, Progress):
+            if body.return_progress:
+                at = chat.progress(item, generations[number].times.asked)
+                yield data({**start, "choices": [], "prompt_progress": at})
+            continue
+        choice, chunk = item
+        if chunk.prompt_logprobs is not None:
+            echoed = _echoed(generations[number], chunk.prompt_logprobs)
+            yield _frame(head, {"index": number * width + choice, **echoed})
+        entry: dict[str, Any] = {"index": number * width + choice, "text": chunk.text}
+        if chunk.logprobs is not None:
+            entry["logprobs"] = completion_logprobs(
+                [chunk.logprobs], [chunk.token_id], tokenizer, 0
+            )
+        if body.return_token_ids:
+            entry["token_ids"] = [chunk.token_id]
+        if chunk.completion is not None:
+            entry["finish_reason"] = chunk.completion.finish_reason
+            if entry["index"] == 0:
+                yield _frame(head, entry, {"timings": chat.timings(chunk.completion)})
+                continue
+        yield _frame(head, entry)
+    if body.stream_options is not None and body.stream_options.include_usage:
+        yield data({**start, "choices": [], "usage": _usage(generations)})
+    yield DONE
+
+
+async def _merged(
+    generations: Sequence[Generation],
+) -> AsyncGenerator[tuple[int, Any], None]:
+    """What each generation brings, with its number, in the order in which it comes."""
+    if len(generations) == 1:
+        async for item in generations[0].updates():
+            yield 0, item
+        return
+    queue: asyncio.Queue[tuple[int, Any]] = asyncio.Queue(limits.MAX_BUFFERED_CHUNKS)
+
+    async def pump(number: int, generation: Generation) -> None:
+        try:
+            async for item in generation.updates():
+                await queue.put((number, item))
+            await queue.put((number, None))
+        except Exception as error:
+            await queue.put((number, error))
+
+    tasks = [asyncio.ensure_future(pump(*each)) for each in enumerate(generations)]
+    try:
+        open_ones = len(tasks)
+        while open_ones:
+            number, item = await queue.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                open_ones -= 1
+            else:
+                yield number, item
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _start(generation: Generation) -> dict[str, Any]:
+    return {
+        "id": f"cmpl-{generation.id}",
+        "object": "text_completion",
+        "created": generation.created,
+        "model": generation.model,
+        "system_fingerprint": chat.FINGERPRINT,
+    }
+
+
+def _choice(
+    index: int,
+    generation: Generation,
+    done: Completion,
+    body: CompletionBody,
+) -> dict[str, Any]:
+    tokenizer = generation.tokenizer
+    shown = body.max_tokens != 0
+    prompt_ids = generation.question.token_ids if body.echo else []
+    before = tokenizer.decode(prompt_ids) if body.echo else ""
+    choice: dict[str, Any] = {
+        "index": index,
+        "text": before + (done.text if shown else ""),
+        "logprobs": None,
+        "finish_reason": done.finish_reason if shown else "length",
+    }
+    if body.logprobs is not None:
+        entries: list[TokenLogprobs | None] = list(done.prompt_logprobs or ()) if body.echo else []
+        ids = list(prompt_ids)
+        if shown:
+            entries += done.logprobs or ()
+            ids += done.token_ids
+        choice["logprobs"] = completion_logprobs(entries, ids, tokenizer, 0)
+    if body.return_token_ids:
+        choice["token_ids"] = list(done.token_ids) if shown else []
+        choice["prompt_token_ids"] = list(generation.question.token_ids)
+    return choice
+
+
+def _echoed(generation: Generation, logprobs: Sequence[TokenLogprobs | None]) -> dict[str, Any]:
+    """The prompt as a part of a stream, its tokens scored."""
+    ids, tokenizer = generation.question.token_ids, generation.tokenizer
+    scored = completion_logprobs(list(logprobs), list(ids), tokenizer, 0)
+    return {"text": tokenizer.decode(ids), "logprobs": scored}
+
+
+def _usage(generations: Sequence[Generation], *, shown: bool = True) -> dict[str, Any]:
+    each = [chat.usage(one, chat.finished(one) if shown else []) for one in generations]
+    prompt = sum(one["prompt_tokens"] for one in each)
+    written = sum(one["completion_tokens"] for one in each)
+    cached = sum(done.cached_tokens for one in generations for done in chat.finished(one)[:1])
+    return {
+        **each[0],
+        "prompt_tokens": prompt,
+        "completion_tokens": written,
+        "total_tokens": prompt + written,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+
+
+def _frame(head: str, choice: dict[str, Any], beside: dict[str, Any] | None = None) -> bytes:
+    whole = {"logprobs": None, "finish_reason": None, **choice}
+    text = json.dumps(
+        {"choices": [whole], **(beside or {})}, ensure_ascii=False, separators=(",", ":")
+    )
+    return f"data: {head},{text[1:]}\n\n".encode()

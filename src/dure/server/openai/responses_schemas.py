@@ -1,0 +1,106 @@
+"""The bodies that OpenAI's Responses API takes, as far as this server acts on them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from dure.server import limits
+from dure.server.wire.thinking import Budget, ThinkingFields
+from dure.server.wire.validation import Body, Name, Tokens
+
+
+class Part(Body):
+    """A part of a message, of a tool's output, or of thoughts; only text is read."""
+
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+
+Parts = Annotated[list[Part], Field(max_length=limits.MAX_PARTS)]
+
+
+class Item(Body):
+    """One item of the input: a message, a call, its output, or what the model thought."""
+
+    type: str | None = None  # none: a message
+    role: str | None = None
+    content: str | Parts | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: str | Parts | None = None
+    summary: Parts | None = None
+    encrypted_content: str | None = None
+
+
+class Tool(Body):
+    """A function that the client runs."""
+
+    type: str
+    name: Name | None = None
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Choice(Body):
+    """The one function to be called, or the tools that are allowed."""
+
+    type: str
+    name: str | None = None
+    mode: str | None = None
+    tools: Annotated[list[Tool], Field(max_length=limits.MAX_TOOLS)] | None = None
+
+
+class Reasoning(Body):
+    """Whether, how hard and for how many tokens the model may think."""
+
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    enabled: bool | None = None
+    max_tokens: Budget | None = None
+
+
+class TextFormat(Body):
+    """What the text must be: text, json_object or json_schema."""
+
+    type: str
+    name: str | None = None
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    strict: bool | None = None
+
+
+class Text(Body):
+    """The text's format."""
+
+    format: TextFormat | None = None
+
+
+class InputBody(ThinkingFields):
+    """POST /v1/responses/input_tokens"""
+
+    model: Name | None = None
+    input: str | Annotated[list[Item], Field(max_length=limits.MAX_MESSAGES)] | None = None
+    instructions: str | None = None
+    previous_response_id: Name | None = None
+    tools: list[Tool] | None = Field(None, max_length=limits.MAX_TOOLS)
+    tool_choice: Literal["none", "auto", "required"] | Choice | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning: Reasoning | None = None
+    text: Text | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+
+
+class ResponsesBody(InputBody):
+    """POST /v1/responses"""
+
+    stream: bool | None = None
+    store: bool | None = None
+    max_output_tokens: Tokens | None = None
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, ge=0, le=1)
+    metadata: dict[str, str] | None = Field(None, max_length=16)
+    include: list[str] | None = Field(None, max_length=16)
+    user: str | None = None

@@ -1,0 +1,183 @@
+"""From OpenAI's bodies to SamplingParams, Format and ToolChoice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from dure.chat.request import Format, Thinking, ToolChoice
+from dure.engine.params import SamplingParams
+from dure.server.errors import invalid
+from dure.server.openai.schemas import ChatBody, Sampling
+from dure.server.wire.thinking import first, switch_of, thinking_of
+from dure.server.wire.validation import check_schema, refuse
+
+BACKGROUND = 5
+"""The priority of what says that it can wait, without a number (`"service_tier": "flex"`)."""
+
+UNSUPPORTED = {
+    "functions": "it is the old form of tools; send tools and tool_choice",
+    "function_call": "it is the old form of tool_choice; send tools and tool_choice",
+    "audio": "no model here speaks",
+    "web_search_options": "the server opens no connections; send what you have found",
+    "use_beam_search": "tokens are drawn one after the other; ask for n, and take the best",
+    "truncate_prompt_tokens": "a prompt is never cut; send what fits",
+    "prompt_logprobs": "ask /v1/completions with echo and logprobs",
+    "bad_words": "a logit_bias of -100 all but bans a token",
+    "allowed_token_ids": "guided_choice and guided_regex say what an answer may be",
+    "logits_processors": "nothing from a request is run",
+    "chat_template": "the model's own template is used",
+    "documents": "put them into a message",
+    "lora": "no adapters are loaded",
+    "mirostat": "use top_p or min_p",
+    "dry_multiplier": "use frequency_penalty",
+    "xtc_probability": "use temperature and min_p",
+}
+"""What would change an answer and is not done, by its field in a body, and what to do instead."""
+
+
+def sampling_params(
+    body: Sampling, *, max_tokens: int | None, logprobs: int | None, **more: Any
+) -> SamplingParams:
+    """How the body wants its tokens drawn; what it leaves open is the model's to say. An error for
+    a field that would change the answer and is not supported."""
+    refuse(body, UNSUPPORTED)
+    given: dict[str, Any] = {
+        "max_tokens": None if max_tokens == -1 else max_tokens,
+        "min_tokens": body.min_tokens,
+        "logprobs": logprobs,
+        "temperature": body.temperature,
+        # 0 is OpenAI's for "the likeliest alone"; a share of nothing would be no token at all
+        "top_p": body.top_p if body.top_p != 0 else 1e-6,
+        "top_k": body.top_k,
+        "min_p": body.min_p,
+        "repetition_penalty": body.repetition_penalty or body.repeat_penalty,
+        "presence_penalty": body.presence_penalty,
+        "frequency_penalty": body.frequency_penalty,
+        "logit_bias": _bias(body.logit_bias),
+        "seed": None if body.seed == -1 else body.seed,
+        "stop": body.stop,
+        "stop_token_ids": body.stop_token_ids,
+        "ignore_eos": body.ignore_eos,
+        "n": body.n,
+        **more,
+    }
+    return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+
+
+def priority_of(body: Sampling) -> int:
+    """How long the request can wait: 0 for a person, more for work in the background."""
+    if body.priority is not None:
+        return body.priority
+    return BACKGROUND if body.service_tier in ("flex", "batch", "background") else 0
+
+
+def tools_of(body: ChatBody) -> tuple[list[Any], ToolChoice]:
+    """The tools that there are, and whether they may, must or must not be called."""
+    tools, choice = list(body.tools or ()), body.tool_choice
+    if choice is None:
+        return tools, ToolChoice("auto")
+    if isinstance(choice, str):
+        return tools, ToolChoice(choice)
+    allowed = choice.get("allowed_tools")
+    if isinstance(allowed, Mapping):
+        listed = allowed.get("tools")
+        names = {_name(each) for each in listed} if isinstance(listed, list) else set()
+        must = ToolChoice("required" if allowed.get("mode") == "required" else "auto")
+        return [tool for tool in tools if _name(tool) in names], must
+    name = _name(choice)
+    if name is None:
+        raise invalid(
+            'tool_choice must be "none", "auto", "required", or name a function.', "tool_choice"
+        )
+    return tools, ToolChoice("named", name)
+
+
+def _name(tool: Any) -> str | None:
+    """The name of the function that a tool is, or a choice means."""
+    function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    return name if isinstance(name, str) else None
+
+
+def format_of(body: Sampling) -> Format | None:
+    """The form that the answer must have; None for any."""
+    structured = body.structured_outputs or {}
+    schema = first(structured.get("json"), body.guided_json, body.json_schema)
+    if schema is not None:
+        return _schema(schema)
+    if structured.get("json_object"):
+        return Format("json_object")
+    for kind, value in (
+        ("regex", first(structured.get("regex"), body.guided_regex)),
+        ("grammar", first(structured.get("grammar"), body.guided_grammar, body.grammar)),
+        ("choice", first(structured.get("choice"), body.guided_choice)),
+    ):
+        if value is not None:
+            check_schema(value, kind)
+            return Format(kind, value)  # type: ignore[arg-type]
+    return _response_format(body.response_format)
+
+
+def _response_format(wanted: Mapping[str, Any] | None) -> Format | None:
+    kind = (wanted or {}).get("type")
+    if wanted is None or kind in (None, "text"):
+        return None
+    if kind == "json_object":
+        schema = wanted.get("schema")  # llama-server's
+        return Format("json_object") if schema is None else _schema(schema)
+    if kind == "json_schema":
+        inner = wanted.get("json_schema", wanted)
+        schema = inner.get("schema") if isinstance(inner, Mapping) else None
+        if schema is None:
+            raise invalid("response_format.json_schema.schema is missing.", "response_format")
+        return _schema(schema)
+    if kind in ("regex", "grammar", "lark"):
+        value = first(wanted.get(kind), wanted.get("value"), wanted.get("grammar"))
+        check_schema(value, "response_format")
+        return Format("regex" if kind == "regex" else "grammar", value)
+    raise invalid(
+        'response_format.type must be "text", "json_object", "json_schema", "regex" or "grammar".',
+        "response_format",
+    )
+
+
+def _schema(schema: Any) -> Format:
+    if isinstance(schema, str):
+        try:
+            schema = json.loads(schema)
+        except (ValueError, RecursionError):
+            raise invalid("The JSON schema is not valid JSON.", "response_format") from None
+    if not isinstance(schema, Mapping | bool):
+        raise invalid("A JSON schema must be an object.", "response_format")
+    check_schema(schema, "response_format")
+    return Format("json_schema", schema)
+
+
+def _bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:
+    """OpenAI writes token ids as texts, since JSON knows no other keys."""
+    if not bias:
+        return None
+    for key in bias:
+        if not (key.isascii() and key.isdigit() and len(key) <= 10):
+            raise invalid(
+                f"logit_bias has the key {key[:40]!r}, which is no token id.", "logit_bias"
+            )
+    return {int(key): value for key, value in bias.items()}
+
+
+def chat_thinking(body: ChatBody) -> Thinking:
+    """The same for OpenAI's chat, with DeepSeek's `thinking` and OpenRouter's `reasoning`."""
+    wish = body.thinking if isinstance(body.thinking, Mapping) else {}
+    reasoning = body.reasoning or {}
+    return thinking_of(
+        body,
+        switch=first(
+            body.thinking if isinstance(body.thinking, bool) else None,
+            switch_of(wish.get("type")),
+            reasoning.get("enabled"),
+        ),
+        effort=first(reasoning.get("effort"), wish.get("effort")),
+        budget=first(wish.get("budget_tokens"), reasoning.get("max_tokens")),
+    )

@@ -1,0 +1,45 @@
+"""The routes: which path is answered by what, with the shape of its body."""
+
+from __future__ import annotations
+
+from dure.server import model_routes
+from dure.server.anthropic import messages
+from dure.server.anthropic.schemas import CountBody, MessagesBody
+from dure.server.ollama import chat as ollama_chat
+from dure.server.ollama import models as ollama_models
+from dure.server.ollama.schemas import ChatBody, GenerateBody, ShowBody
+from dure.server.openai import chat as openai_chat
+from dure.server.openai import completions, responses, schemas
+from dure.server.openai.responses_schemas import InputBody, ResponsesBody
+from dure.server.route import Route
+
+ROUTES = (
+    Route("POST", "/chat/completions", openai_chat.chat, schemas.ChatBody),
+    Route("POST", "/chat/completions/control", openai_chat.control, schemas.ControlBody),
+    Route("POST", "/completions", completions.complete, schemas.CompletionBody),
+    Route("GET", "/models", model_routes.models),
+    Route("GET", "/models/{name:path}", model_routes.model),
+    Route("POST", "/tokenize", model_routes.tokenize, schemas.TokenizeBody),
+    Route("POST", "/detokenize", model_routes.detokenize, schemas.DetokenizeBody),
+    Route("GET", "/tokenizer_info", model_routes.tokenizer_info),
+    Route("POST", "/apply-template", model_routes.apply_template, schemas.ChatBody),
+    Route("GET", "/health", model_routes.health),
+    Route("GET", "/metrics", model_routes.metrics),
+    Route("GET", "/props", model_routes.props),
+    Route("POST", "/messages", messages.messages, MessagesBody),
+    Route("POST", "/messages/count_tokens", messages.count_tokens, CountBody),
+    Route("POST", "/responses", responses.create, ResponsesBody),
+    Route("POST", "/responses/input_tokens", responses.input_tokens, InputBody),
+    Route("GET", "/responses/{response_id}", responses.get),
+    Route("DELETE", "/responses/{response_id}", responses.delete),
+    Route("GET", "/responses/{response_id}/input_items", responses.input_items),
+    Route("POST", "/responses/{response_id}/cancel", responses.cancel),
+    Route("GET", "/", ollama_models.root, versioned=False),
+    Route("HEAD", "/", ollama_models.root, versioned=False),
+    Route("GET", "/api/version", ollama_models.version, versioned=False),
+    Route("GET", "/api/tags", ollama_models.tags, versioned=False),
+    Route("GET", "/api/ps", ollama_models.ps, versioned=False),
+    Route("POST", "/api/show", ollama_models.show, ShowBody, versioned=False),
+    Route("POST", "/api/chat", ollama_chat.chat, ChatBody, versioned=False),
+    Route("POST", "/api/generate", ollama_chat.generate, GenerateBody, versioned=False),
+)

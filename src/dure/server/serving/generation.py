@@ -1,0 +1,180 @@
+"""One question as the event loop sees it: chunks to be read, progress, and the way to end it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dure.server import errors, limits
+
+if TYPE_CHECKING:
+    from dure.chat.output import Chunk, Completion
+    from dure.chat.prompt import Question
+    from dure.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How much of a prompt was read: `done` tokens of `total`, `cached` of them for nothing."""
+
+    done: int
+    cached: int
+    total: int
+
+
+@dataclass
+class Times:
+    """When things happened to a generation, by time.perf_counter; 0 for not yet."""
+
+    asked: float = field(default_factory=time.perf_counter)
+    started: float = 0.0  # its prompt began to be computed
+    first: float = 0.0  # its first token came
+    last: float = 0.0  # its newest token came
+
+
+class Generation:
+    """The answers to one question as they grow: an async iterator of (choice, Chunk).
+
+    Used as `async with`, or closed by hand: closing it ends what still runs within one step. To be
+    used on the event loop that made it.
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        *,
+        model: str,
+        tenant: str,
+        tokenizer: Tokenizer,
+        on_over: Callable[[Generation], None],
+        on_end_thinking: Callable[[Generation], None],
+    ) -> None:
+        self.id = secrets.token_hex(12)
+        self.created = int(time.time())
+        self.question = question
+        self.model = model
+        self.tenant = tenant
+        self.tokenizer = tokenizer
+        self.times = Times()
+        self.progress = Progress(0, 0, len(question.token_ids))
+        self.completions: list[Completion | None] = [None] * question.params.n
+        self.error: Exception | None = None
+        self.closed = False
+        self.begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ready: deque[tuple[int, Chunk]] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._on_over: Callable[[Generation], None] | None = on_over
+        self._on_end_thinking = on_end_thinking
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will come any more beside what can be read at once."""
+        return self.closed or self.error is not None or None not in self.completions
+
+    def __aiter__(self) -> Generation:
+        return self
+
+    async def __anext__(self) -> tuple[int, Chunk]:
+        while not self._ready:
+            self._raise_if_over()
+            await self._news()
+        return self._ready.popleft()
+
+    async def updates(self) -> AsyncIterator[Progress | tuple[int, Chunk]]:
+        """The same, and before the first chunk a Progress whenever more of the prompt was read."""
+        seen: Progress | None = None
+        while True:
+            if self._ready:
+                yield self._ready.popleft()
+            elif seen != self.progress and not self.times.first and not self.is_over:
+                seen = self.progress
+                yield seen
+            elif self.error is None and self.is_over:
+                return
+            else:
+                self._raise_if_over()
+                await self._news()
+
+    def abort(self) -> None:
+        """Nothing; what runs of it ends within one step, and nothing more is read of it."""
+        self.closed = True
+        self._ready.clear()
+        self._over()
+
+    close = abort
+
+    def fail(self, error: Exception) -> None:
+        """Nothing; it ends within one step, and whoever reads it is told why."""
+        if not self.is_over:
+            self.error = error
+            self._over()
+
+    async def __aenter__(self) -> Generation:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def end_thinking(self) -> None:
+        """Nothing; "answer now": the model closes its thoughts at the next token."""
+        if not self.is_over:
+            self._on_end_thinking(self)
+
+    def deliver(
+        self, chunks: list[tuple[int, Chunk]], progress: Progress, error: Exception | None
+    ) -> None:
+        """Nothing; what one step brought can be read. Called by the worker, on the event loop."""
+        if self.closed or self.error is not None:
+            return
+        if not self.begun.done():
+            if error is None:
+                self.begun.set_result(None)
+            else:
+                self.begun.set_exception(error)
+        self.progress = progress
+        for choice, chunk in chunks:
+            if chunk.completion is not None:
+                self.completions[choice] = chunk.completion
+        self._ready.extend(chunks)
+        self.error = error
+        if len(self._ready) > limits.MAX_BUFFERED_CHUNKS * len(self.completions):
+            self.error = errors.HTTPError(
+                408,
+                f"The stream was not read: {len(self._ready):,} tokens wait for the client.",
+                code="slow_reader",
+            )
+            self._ready.clear()
+        if self.is_over:
+            self._over()
+        self._wake()
+
+    def _over(self) -> None:
+        """Nothing; whoever made us knows that nothing runs of us any more, and is told once."""
+        on_over, self._on_over = self._on_over, None
+        try:
+            if on_over is not None:
+                on_over(self)
+        finally:
+            self._wake()
+
+    def _raise_if_over(self) -> None:
+        if self.error is not None:
+            raise self.error
+        if self.is_over:
+            raise StopAsyncIteration
+
+    async def _news(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,129 @@
+"""What the server counts, in the names and shapes that vLLM's dashboards know."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+if TYPE_CHECKING:
+    from dure.server.serving.generation import Generation
+    from dure.server.serving.model_pool import Registry
+    from dure.server.serving.worker import News
+
+_SECONDS = (
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0),
+    *(320.0, 640.0, 1280.0),
+)
+_TOKEN_SECONDS = (
+    *(0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5, 5.0),
+    *(10.0, 30.0, 60.0),
+)
+_TOKENS = tuple(float(2**power) for power in range(18))
+
+
+class Metrics:
+    """The counts of one server. Everything here is called on the event loop."""
+
+    def __init__(self, *, prefix: str = "dure") -> None:
+        self._registry = CollectorRegistry()
+        label = ["model_name"]
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"{prefix}:{name}", text, label, registry=self._registry)
+
+        def counter(name: str, text: str, *more: str) -> Counter:
+            return Counter(f"{prefix}:{name}", text, [*label, *more], registry=self._registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            full = f"{prefix}:{name}"
+            return Histogram(full, text, label, buckets=buckets, registry=self._registry)
+
+        self._running = gauge("num_requests_running", "Answers that are being computed")
+        self._waiting = gauge("num_requests_waiting", "Answers that wait for their turn")
+        self._cache = gauge("kv_cache_usage_perc", "Share of the cache's blocks in use, 0 to 1")
+        self._loaded = gauge("model_load_seconds", "How long the model took to load")
+        self._preemptions = counter(
+            "num_preemptions", "Answers that gave up their place for a while"
+        )
+        self._queries = counter("prefix_cache_queries", "Prompt tokens looked up in the cache")
+        self._hits = counter("prefix_cache_hits", "Prompt tokens found in the cache")
+        self._prompt = counter("prompt_tokens", "Prompt tokens read")
+        self._output = counter("generation_tokens", "Tokens written")
+        self._thinking = counter("thinking_tokens", "Of them, tokens of thoughts")
+        self._unparsed = counter(
+            "parser_fallback", "Tool calls that could not be read: sent as text"
+        )
+        self._success = counter("request_success", "Answers that ended", "finished_reason")
+        self._failed = counter("request_failure", "Requests that were refused or failed", "status")
+        self._prompt_sizes = histogram("request_prompt_tokens", "Tokens a prompt", _TOKENS)
+        self._output_sizes = histogram("request_generation_tokens", "Tokens an answer", _TOKENS)
+        self._first = histogram("time_to_first_token_seconds", "Asked to first token", _SECONDS)
+        self._between = histogram(
+            "inter_token_latency_seconds", "From a token to the next", _TOKEN_SECONDS
+        )
+        self._whole = histogram("e2e_request_latency_seconds", "Asked to answered", _SECONDS)
+        self._queue = histogram("request_queue_time_seconds", "Asked to begun", _SECONDS)
+        self._prefill = histogram("request_prefill_time_seconds", "Begun to first token", _SECONDS)
+        self._decode = histogram("request_decode_time_seconds", "First token to last", _SECONDS)
+        self._seen_preemptions: dict[str, int] = {}
+
+    def on_news(self, model: str, now: float, all_news: list[News]) -> None:
+        """Nothing; the tokens of one step are counted. Before their generations take them."""
+        tokens = 0
+        between = self._between.labels(model)
+        for news in all_news:
+            if news.chunks:
+                tokens += len(news.chunks)
+                times = news.generation.times
+                if times.last:
+                    between.observe(now - times.last)
+                else:
+                    self._first.labels(model).observe(now - times.asked)
+        if tokens:
+            self._output.labels(model).inc(tokens)
+
+    def on_over(self, generation: Generation) -> None:
+        """Nothing; a generation that is over is counted."""
+        model, times = generation.model, generation.times
+        for completion in generation.completions:
+            if completion is None:
+                failed = generation.error is not None
+                self._success.labels(model, "error" if failed else "abort").inc()
+                continue
+            self._success.labels(model, completion.finish_reason).inc()
+            self._output_sizes.labels(model).observe(len(completion.token_ids))
+            self._thinking.labels(model).inc(completion.reasoning_tokens)
+            self._unparsed.labels(model).inc(completion.unparsed_calls)
+        if times.started:
+            progress = generation.progress
+            self._prompt.labels(model).inc(progress.done - progress.cached)
+            self._queries.labels(model).inc(progress.total)
+            self._hits.labels(model).inc(progress.cached)
+            self._prompt_sizes.labels(model).observe(progress.total)
+            self._queue.labels(model).observe(times.started - times.asked)
+        if times.first:
+            self._prefill.labels(model).observe(times.first - times.started)
+            self._decode.labels(model).observe(times.last - times.first)
+            self._whole.labels(model).observe(times.last - times.asked)
+
+    def on_failure(self, status: int, model: str = "") -> None:
+        """Nothing; a request that was refused or failed is counted by its status."""
+        self._failed.labels(model, str(status)).inc()
+
+    def text(self, registry: Registry) -> bytes:
+        """All of it, as Prometheus reads it."""
+        for entry in registry.loaded():
+            worker = entry.worker
+            if worker is None:
+                continue
+            scheduler, pool = worker.llm.engine.scheduler, worker.llm.engine.pool
+            self._running.labels(entry.name).set(len(scheduler.running))
+            self._waiting.labels(entry.name).set(len(scheduler.waiting))
+            self._cache.labels(entry.name).set(1 - pool.num_free / pool.num_blocks)
+            self._loaded.labels(entry.name).set(entry.load_seconds)
+            preempted = worker.llm.engine.stats.preemptions
+            seen = self._seen_preemptions.get(entry.name, 0)
+            self._preemptions.labels(entry.name).inc(max(0, preempted - seen))
+            self._seen_preemptions[entry.name] = preempted
+        return bytes(generate_latest(self._registry))

@@ -1,0 +1,102 @@
+"""What the server says of its models: names, lineage, context, quantisation."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from dure import hub
+from dure.errors import DureError
+from dure.hub.facts import read_facts
+
+if TYPE_CHECKING:
+    from dure.hub import ResolvedModel
+    from dure.llm import LLM
+    from dure.server.serving.model_pool import Registry
+
+log = logging.getLogger("dure.server")
+
+
+class Facts:
+    """The facts of served models. Threads may share it: files are read, but once each."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._created = int(time.time())
+        self._known: dict[str, dict[str, Any]] = {}
+        self._lock = threading.Lock()
+
+    def all(self) -> list[dict[str, Any]]:
+        """Every model served: those named at the start, or else all on this machine."""
+        names = list(self._registry.served) or [model.name for model in hub.local_models()]
+        loaded = [entry.name for entry in self._registry.loaded()]
+        return [self.of(name) for name in dict.fromkeys([*loaded, *names])]
+
+    def of(self, name: str) -> dict[str, Any]:
+        """One model in the form of OpenAI's list, with what else is known of it."""
+        entry = self._registry.entries.get(name)
+        worker = None if entry is None else entry.worker
+        with self._lock:
+            if name not in self._known:
+                self._known[name] = _read(self._registry.source(name))
+            read = self._known[name]
+        value = {
+            "id": name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "dure",
+            "aliases": [
+                alias for alias, target in self._registry.aliases.items() if target in (name, "")
+            ],
+            **read,
+            "loaded": worker is not None,
+        }
+        if worker is not None:
+            context = _in_memory(worker.llm)
+            value["meta"] = {**read.get("meta", {}), **context}
+            value["max_model_len"] = value["context_length"] = worker.llm.context
+        return value
+
+
+def _in_memory(llm: LLM) -> dict[str, Any]:
+    return {
+        "n_ctx": llm.context,
+        "n_ctx_train": llm.model.context_length,
+        "n_vocab": llm.tokenizer.vocab_size,
+    }
+
+
+def _read(name: str) -> dict[str, Any]:
+    """What the model's files say; nothing if they cannot be read."""
+    try:
+        found = hub.resolve(name, allow_download=False)
+        return _described(found)
+    except (DureError, OSError):
+        log.debug("no facts of %s", name, exc_info=True)
+        return {}
+
+
+def _described(found: ResolvedModel) -> dict[str, Any]:
+    facts, entry = read_facts(found.path), found.entry
+    lineage = f"{entry.publisher}: {entry.lineage}" if entry else facts.lineage
+    return {
+        "root": found.path.name,
+        "title": (entry.title if entry else "") or facts.title,
+        "architecture": facts.architecture,
+        "lineage": lineage,
+        "license": (entry.license if entry else "") or facts.license,
+        "quantization": next(iter(facts.quantisation), ""),
+        "parameters": facts.parameters,
+        "active_parameters": facts.active_parameters,
+        "size_bytes": facts.weight_bytes,
+        "max_model_len": facts.context,
+        "context_length": facts.context,
+        "meta": {
+            "n_ctx_train": facts.context,
+            "n_embd": facts.hidden,
+            "n_params": facts.parameters,
+            "size": facts.weight_bytes,
+        },
+    }

@@ -1,0 +1,239 @@
+"""Which models are served, which of them are in memory, and when they leave it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import TYPE_CHECKING
+
+from dure import kernels
+from dure.errors import InvalidRequestError, ModelNotFoundError, NotEnoughMemoryError
+from dure.server import errors, limits
+from dure.server.serving.worker import News, Worker
+
+if TYPE_CHECKING:
+    from dure.llm import LLM
+
+log = logging.getLogger("dure.server")
+
+
+@dataclass(eq=False)
+class Entry:
+    """A model that was asked for: in memory if it has a worker."""
+
+    name: str
+    worker: Worker | None = None
+    users: int = 0  # requests that hold it in memory
+    used: float = field(default_factory=time.monotonic)  # when the last of them left
+    keep_alive: float | None = None  # seconds after the last use; None: for ever
+    load_seconds: float = 0.0
+
+
+class Registry:
+    """Models by name, loaded when first used, at most `max_loaded` at a time.
+
+    `served` are the models, by the names they go by here, and `load` is given what they are called
+    elsewhere: a path, or the name itself. Without any, every name that `known` says yes to is one.
+    The least recently used leaves for another, and each leaves `keep_alive` seconds after its last
+    request. A model that answers is never unloaded: whoever wants its place waits.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[str], LLM],
+        served: Mapping[str, str] | None = None,
+        *,
+        known: Callable[[str], bool] = lambda _: False,
+        aliases: Mapping[str, str] | None = None,
+        max_loaded: int = 1,
+        keep_alive: float | None = None,
+        on_news: Callable[[str, float, list[News]], None] | None = None,
+    ) -> None:
+        self.served = dict(served or {})
+        self.aliases = dict(aliases or {})
+        self.entries: dict[str, Entry] = {}
+        self.max_loaded = max_loaded
+        self.keep_alive = keep_alive
+        self._load = load
+        self._known = known
+        self._on_news = on_news
+        self._changing = asyncio.Lock()  # held while a model comes or goes
+        self._coming: dict[str, asyncio.Task[None]] = {}
+        self._freed = asyncio.Condition()
+        self._loader: threading.Thread | None = None
+        self._closing = False
+
+    def find(self, asked: str | None) -> str:
+        """The name of the model meant; ModelNotFoundError if none goes by it."""
+        if not asked:
+            loaded = [entry.name for entry in self.loaded()]
+            candidates = list(self.served) or loaded
+            if not candidates:
+                raise InvalidRequestError("Which model is meant?", hint='give "model": "NAME"')
+            return candidates[0]
+        if len(asked) > limits.MAX_NAME_CHARACTERS:
+            raise InvalidRequestError(f"The model's name has {len(asked):,} characters.")
+        if asked in self.served or asked in self.entries:
+            return asked
+        for pattern, name in self.aliases.items():
+            if fnmatchcase(asked, pattern):
+                return name or self.find(None)
+        if not self.served and self._known(asked):
+            return asked
+        served = list(self.served) or ["`GET /v1/models` lists them"]
+        raise ModelNotFoundError(
+            f"No model called {asked[:80]!r} is served here.",
+            hint=f"served: {', '.join(served[:20])}",
+        )
+
+    def source(self, name: str) -> str:
+        """What the model is called elsewhere than here: the name itself, or a path."""
+        return self.served.get(name, name)
+
+    def loaded(self) -> list[Entry]:
+        """The models in memory, the most recently used first."""
+        found = [entry for entry in self.entries.values() if entry.worker is not None]
+        return sorted(found, key=lambda entry: (entry.users > 0, entry.used), reverse=True)
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether a model is being read into memory."""
+        return self._loader is not None and self._loader.is_alive()
+
+    async def acquire(self, asked: str | None, *, keep_alive: float | None = None) -> Entry:
+        """The model, in memory and held there until `release`; loaded first if need be."""
+        name = self.find(asked)
+        while True:
+            if self._closing:
+                raise errors.unavailable("The server is shutting down.", "shutting_down")
+            if self._coming and name not in self._coming:  # it may be waiting for this one's place
+                await asyncio.wait(list(self._coming.values()))
+            entry = self.entries.get(name)
+            if entry is not None and entry.worker is not None:
+                break
+            # Shielded: a client that leaves while 10 GB are read leaves others waiting for them.
+            await asyncio.shield(self._coming.get(name) or self._begin_to_bring(name))
+        entry.users += 1
+        entry.keep_alive = self.keep_alive if keep_alive is None else keep_alive
+        return entry
+
+    def release(self, entry: Entry) -> None:
+        """Nothing; one request less holds the model."""
+        entry.users -= 1
+        entry.used = time.monotonic()
+        if entry.users == 0:
+            asyncio.get_running_loop().create_task(self._notify())
+
+    async def unload_idle(self) -> None:
+        """Never; unloads what has outlived its keep-alive, looking every second."""
+        while True:
+            await asyncio.sleep(1.0)
+            now = time.monotonic()
+            for entry in self.loaded():
+                kept = entry.keep_alive
+                if entry.users or kept is None or kept < 0 or now - entry.used < kept:
+                    continue
+                async with self._changing:
+                    if entry.users == 0 and entry.worker is not None:
+                        await self._unload(entry)
+
+    async def close(self) -> None:
+        """Nothing; every model has left, and what still ran has failed."""
+        self._closing = True
+        for entry in self.loaded():
+            await self._unload(entry)
+
+    def _begin_to_bring(self, name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(self._bring(name))
+        self._coming[name] = task
+
+        def arrived(task: asyncio.Task[None]) -> None:
+            self._coming.pop(name, None)
+            if not task.cancelled():
+                task.exception()  # whoever still waits has it, too
+
+        task.add_done_callback(arrived)
+        return task
+
+    async def _bring(self, name: str) -> None:
+        """Nothing; the model is in memory, and others that had to have left it."""
+        async with self._changing:
+            while len(self.loaded()) >= self.max_loaded:
+                await self._unload(await self._idle())
+            while not await self._fits(name):
+                await self._unload(await self._idle())
+
+    async def _fits(self, name: str) -> bool:
+        """Whether the model was loaded; not if there was no memory beside others."""
+        try:
+            await self._loaded(name)
+        except NotEnoughMemoryError:
+            if not self.loaded():
+                raise
+            return False
+        return True
+
+    async def _loaded(self, name: str) -> None:
+        began = time.monotonic()
+        log.info("loading %s", name)
+        llm = await self._on_a_thread(partial(self._load, self.source(name)))
+        on_news = None if self._on_news is None else partial(self._on_news, name)
+        entry = Entry(name, Worker(llm, on_news=on_news), keep_alive=self.keep_alive)
+        entry.load_seconds = time.monotonic() - began
+        self.entries[name] = entry
+        log.info("loaded %s in %.1f s", name, entry.load_seconds)
+
+    async def _idle(self) -> Entry:
+        """The least recently used model that nobody uses; waits for one."""
+        while True:
+            for entry in reversed(self.loaded()):
+                if entry.users == 0:
+                    return entry
+            async with self._freed:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._freed.wait(), 1.0)
+
+    async def _unload(self, entry: Entry) -> None:
+        worker, entry.worker = entry.worker, None
+        self.entries.pop(entry.name, None)
+        if worker is None:
+            return
+        log.info("unloading %s", entry.name)
+        await asyncio.get_running_loop().run_in_executor(None, worker.close)
+        del worker
+        gc.collect()
+        kernels.release_free_memory()
+
+    async def _notify(self) -> None:
+        async with self._freed:
+            self._freed.notify_all()
+
+    def _on_a_thread(self, work: Callable[[], LLM]) -> asyncio.Future[LLM]:
+        """What `work` returns. Unlike an executor's, nobody waits for the thread at the end: it may
+        have 100 GB to read yet, and cannot be told to stop."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[LLM] = loop.create_future()
+
+        def finish(set_it: Callable[[], None]) -> None:
+            if not future.done():  # it is cancelled at the server's end
+                set_it()
+
+        def run() -> None:
+            try:
+                set_it = partial(future.set_result, work())
+            except BaseException as error:
+                set_it = partial(future.set_exception, error)
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
+                loop.call_soon_threadsafe(finish, set_it)
+
+        self._loader = threading.Thread(target=run, name="dure load", daemon=True)
+        self._loader.start()
+        return future

@@ -1,0 +1,82 @@
+"""Answers that a client may come back to by their ids, kept in memory within limits."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dure.server import limits
+from dure.server.errors import HTTPError
+
+if TYPE_CHECKING:
+    from dure.server.serving.generation import Generation
+
+
+@dataclass
+class Kept:
+    """One response: as it was answered, and the chat that the next one goes on from."""
+
+    tenant: str
+    response: dict[str, Any]
+    items: list[dict[str, Any]] = field(default_factory=list)  # its own input
+    messages: list[dict[str, Any]] = field(default_factory=list)  # all so far, but no instructions
+    generation: Generation | None = None  # while it runs
+    size: int = 0
+
+    @property
+    def id(self) -> str:
+        """The response's id."""
+        return str(self.response["id"])
+
+
+class Store:
+    """The newest responses of every tenant; the one used longest ago is forgotten first."""
+
+    def __init__(
+        self,
+        *,
+        most: int = limits.MAX_KEPT_RESPONSES,
+        most_bytes: int = limits.MAX_KEPT_BYTES,
+    ) -> None:
+        self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._most = most
+        self._most_bytes = most_bytes
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def keep(self, kept: Kept) -> None:
+        """Nothing; it can be found by its id, until others need its place."""
+        self._forget(kept.id)
+        kept.size = len(json.dumps([kept.response, kept.items, kept.messages]))
+        self._kept[kept.id] = kept
+        self._bytes += kept.size
+        while len(self._kept) > self._most or self._bytes > self._most_bytes:
+            self._forget(next(iter(self._kept)))
+
+    def find(self, identity: str, tenant: str) -> Kept:
+        """The response; a 404 if it was never this tenant's, or is forgotten."""
+        kept = self._kept.get(identity)
+        if kept is None or kept.tenant != tenant:
+            raise HTTPError(
+                404,
+                f"No response with the id {identity[:80]!r} is kept here. The newest "
+                f"{self._most:,} are, until the server ends.",
+                param="previous_response_id",
+                code="response_not_found",
+            )
+        self._kept.move_to_end(identity)
+        return kept
+
+    def drop(self, kept: Kept) -> None:
+        """Nothing; this one is not kept any more, if it ever was."""
+        if self._kept.get(kept.id) is kept:
+            self._forget(kept.id)
+
+    def _forget(self, identity: str) -> None:
+        kept = self._kept.pop(identity, None)
+        if kept is not None:
+            self._bytes -= kept.size

@@ -1,0 +1,318 @@
+"""What every wire format asks for: answers, counts and facts, whatever they are written in."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dure.chat.request import ChatRequest
+from dure.errors import InvalidRequestError
+from dure.server import errors, limits
+from dure.server.serving.generation import Generation
+from dure.server.serving.metrics import Metrics
+from dure.server.serving.model_info import Facts
+from dure.server.serving.response_store import Store
+
+if TYPE_CHECKING:
+    from dure.engine.params import SamplingParams
+    from dure.llm import LLM
+    from dure.server.serving.model_pool import Entry, Registry
+
+log = logging.getLogger("dure.server")
+T = TypeVar("T")
+Prompt = str | Sequence[int] | ChatRequest
+
+
+class Service:
+    """Everything the routes call. To be used on one event loop; errors are those of dure.errors
+    and server.errors."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        metrics: Metrics | None = None,
+        parallel: int = 32,
+        queue: int = limits.MAX_QUEUE,
+    ) -> None:
+        """parallel: answers computed at once; queue: those that may wait beside them."""
+        self.registry = registry
+        self.metrics = metrics or Metrics()
+        self.facts = Facts(registry)
+        self.kept = Store()
+        self.draining = False
+        self.loading = False  # the model that is loaded before anyone asks for it
+        self.started = int(time.time())
+        self.parallel = parallel
+        self._room = parallel + queue
+        self._admitted = 0  # answers asked for and not over
+        self._typical_seconds = 5.0  # of a request, a moving average
+        self._running: dict[str, Generation] = {}
+        self._pool = _started(ThreadPoolExecutor(limits.PREPARE_THREADS, "dure prepare"))
+
+    async def chat(
+        self,
+        model_name: str | None,
+        request: ChatRequest,
+        params: SamplingParams,
+        *,
+        key: str = "",
+        priority: int = 0,
+        keep_alive: float | None = None,
+    ) -> Generation:
+        """The answers to a chat as they grow. `key` is the tenant: prefixes are shared within it.
+
+        The lowest `priority` goes first. keep_alive: seconds for which the model stays in memory
+        afterwards, if not the server's own.
+        """
+        return await self._generate(
+            model_name, request, params, key=key, priority=priority, keep_alive=keep_alive
+        )
+
+    async def complete(
+        self,
+        model_name: str | None,
+        prompt: str | Sequence[int],
+        params: SamplingParams,
+        *,
+        key: str = "",
+        priority: int = 0,
+        keep_alive: float | None = None,
+        format: Any = None,  # noqa: A002 - the word that requests use
+    ) -> Generation:
+        """The continuations of a text or of token ids as they grow; else as `chat`."""
+        return await self._generate(
+            model_name,
+            prompt,
+            params,
+            key=key,
+            priority=priority,
+            keep_alive=keep_alive,
+            format=format,
+        )
+
+    async def with_model(self, model_name: str | None, use: Callable[[LLM], T]) -> T:
+        """What `use` makes of the loaded model, off the event loop: tokenising, templates."""
+        self._check_draining()
+        entry = await self.registry.acquire(model_name)
+        try:
+            return await self._prepare(partial(use, _llm(entry)))
+        finally:
+            self.registry.release(entry)
+
+    async def count(self, model_name: str | None, request: ChatRequest) -> int:
+        """How many tokens the chat's prompt has."""
+        return len(await self.with_model(model_name, lambda llm: llm.question(request).token_ids))
+
+    async def render(self, model_name: str | None, request: ChatRequest) -> str:
+        """The prompt that the model's template makes of the chat."""
+        return await self.with_model(model_name, lambda llm: llm.questions.render(request))
+
+    async def tokenize(
+        self,
+        model_name: str | None,
+        text: str,
+        *,
+        add_special: bool = True,
+        parse_special: bool = True,
+    ) -> list[int]:
+        """The token ids of a text."""
+
+        def ids(llm: LLM) -> list[int]:
+            return llm.tokenizer.encode(text, add_special=add_special, parse_special=parse_special)
+
+        return await self.with_model(model_name, ids)
+
+    async def detokenize(self, model_name: str | None, token_ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        return await self.with_model(model_name, lambda llm: llm.tokenizer.decode(token_ids))
+
+    async def models(self) -> list[dict[str, Any]]:
+        """The facts of every model served, as /v1/models lists them."""
+        return await self.off_loop(self.facts.all)
+
+    async def model(self, name: str) -> dict[str, Any]:
+        """The facts of one model; ModelNotFoundError if it is not served."""
+        return await self.off_loop(partial(self.facts.of, self.registry.find(name)))
+
+    def end_thinking(self, generation_id: str, *, key: str = "") -> None:
+        """Nothing; that answer's thinking ends. InvalidRequestError unless it runs for this key.
+
+        The id is that of any API: its last digits name the answer.
+        """
+        generation = self._running.get(generation_id.replace("_", "-").rpartition("-")[2])
+        if generation is None or generation.tenant != key:
+            raise InvalidRequestError(f"No answer with the id {generation_id[:80]!r} is running.")
+        generation.end_thinking()
+
+    @property
+    def num_active(self) -> int:
+        """Answers asked for and not over."""
+        return self._admitted
+
+    async def off_loop(self, work: Callable[[], T]) -> T:
+        """What `work` returns, computed on a thread of the pool."""
+        return await self._prepare(work)
+
+    def health(self) -> str:
+        """ "ok", or why requests must wait: "loading model" or "shutting down"."""
+        if self.draining:
+            return "shutting down"
+        return "loading model" if self.loading else "ok"
+
+    async def drain(self, seconds: float) -> None:
+        """Nothing; new requests are refused, and what runs is over or `seconds` have passed."""
+        self.draining = True
+        end = time.monotonic() + seconds
+        while self._admitted and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+
+    def fail_all(self) -> None:
+        """Nothing; whatever runs ends now, and its readers are told so."""
+        for generation in list(self._running.values()):
+            generation.fail(errors.unavailable("The server was shut down.", "shutting_down"))
+
+    async def close(self) -> None:
+        """Nothing; models are unloaded and threads have ended."""
+        self.draining = True
+        self.fail_all()
+        await self.registry.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _generate(
+        self,
+        model_name: str | None,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        key: str,
+        priority: int,
+        keep_alive: float | None,
+        format: Any = None,  # noqa: A002 - the word that requests use
+    ) -> Generation:
+        leave = self._admit(params.n)
+        try:
+            entry = await self.registry.acquire(model_name, keep_alive=keep_alive)
+        except BaseException:
+            leave()
+            raise
+        generation: Generation | None = None
+
+        def over() -> None:
+            leave()
+            self.registry.release(entry)
+            if generation is not None:
+                self._over(generation)
+
+        try:
+            question = await self._prepare(
+                partial(
+                    _llm(entry).question,
+                    prompt,
+                    params,
+                    format=format,
+                    cache_salt=key,
+                    priority=priority,
+                )
+            )
+        except BaseException:
+            over()
+            raise
+        worker = entry.worker
+        assert worker is not None  # we hold it in memory
+        generation = await worker.submit(question, model=entry.name, tenant=key, on_over=over)
+        if generation.is_over:  # before we could know its name
+            self._over(generation)
+        else:
+            self._running[generation.id] = generation
+        return generation
+
+    def _admit(self, answers: int) -> Callable[[], None]:
+        """What to call when these answers are over; a 429 if the queue is full."""
+        self._check_draining()
+        if self._admitted + answers > self._room:
+            rounds = self._room / max(1, self.parallel)
+            wait = min(limits.MAX_RETRY_SECONDS, max(1, round(self._typical_seconds * rounds / 2)))
+            raise errors.busy(
+                f"{self._admitted:,} answers run or wait, and the limit is {self._room:,}.",
+                wait,
+            )
+        self._admitted += answers
+
+        def leave() -> None:
+            self._admitted -= answers
+
+        return leave
+
+    def _check_draining(self) -> None:
+        if self.draining:
+            raise errors.unavailable("The server is shutting down.", "shutting_down")
+
+    async def _prepare(self, work: Callable[[], T]) -> T:
+        running = asyncio.get_running_loop().run_in_executor(self._pool, partial(_contained, work))
+        try:
+            return await asyncio.wait_for(running, limits.PREPARE_SECONDS)
+        except (asyncio.TimeoutError, TimeoutError):
+            raise errors.unavailable(
+                f"Preparing the request took more than {limits.PREPARE_SECONDS:g} s.", "too_slow"
+            ) from None
+
+    def _over(self, generation: Generation) -> None:
+        """Nothing; a generation is over, and no mistake in counting it is its client's."""
+        self._running.pop(generation.id, None)
+        try:
+            self._count(generation)
+        except Exception:
+            log.exception("%s could not be counted", generation.id)
+
+    def _count(self, generation: Generation) -> None:
+        """Nothing; a generation that is over is counted, and logged without its words."""
+        self.metrics.on_over(generation)
+        times, progress = generation.times, generation.progress
+        seconds = time.perf_counter() - times.asked
+        self._typical_seconds += 0.05 * (seconds - self._typical_seconds)
+        done = [completion for completion in generation.completions if completion is not None]
+        log.info(
+            "%s %s: prompt %d tokens (%d cached), answer %d, %s, first in %.2f s, all in %.2f s",
+            generation.id,
+            generation.model,
+            progress.total,
+            progress.cached,
+            sum(len(completion.token_ids) for completion in done),
+            ", ".join(completion.finish_reason for completion in done) or "cut off",
+            max(0.0, times.first - times.asked),
+            seconds,
+        )
+
+
+def _llm(entry: Entry) -> LLM:
+    if entry.worker is None:
+        raise RuntimeError("a model was unloaded while it was used")
+    return entry.worker.llm
+
+
+def _started(pool: ThreadPoolExecutor) -> ThreadPoolExecutor:
+    """The pool, with all its threads. Python waits for ever for one that finds no memory to begin
+    with, and it would be the event loop that waits."""
+    all_are_here = threading.Barrier(limits.PREPARE_THREADS + 1)
+    for _ in range(limits.PREPARE_THREADS):
+        pool.submit(all_are_here.wait)
+    all_are_here.wait()
+    return pool
+
+
+def _contained(work: Callable[[], T]) -> T:
+    """What `work` returns. The panic of a library written in Rust is no Exception, and would pass
+    by all who answer for errors: here it becomes one."""
+    try:
+        return work()
+    except Exception:
+        raise
+    except BaseException as error:
+        raise RuntimeError("a library panicked") from error

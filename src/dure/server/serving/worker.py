@@ -1,0 +1,238 @@
+"""The thread that steps one model's engine, and hands what comes out to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from dure.engine.request import RequestState
+from dure.server.serving.generation import Generation, Progress
+
+if TYPE_CHECKING:
+    from dure.chat.output import Answer, Chunk
+    from dure.chat.prompt import Question
+    from dure.llm import LLM
+
+log = logging.getLogger("dure.server")
+
+
+@dataclass
+class News:
+    """What one step did for one generation."""
+
+    generation: Generation
+    progress: Progress
+    chunks: list[tuple[int, Chunk]] = field(default_factory=list)
+    started: float = 0.0  # when the step began that began its prompt, if this one did
+    error: Exception | None = None
+
+
+@dataclass
+class _Run:
+    """A generation as the engine's thread sees it."""
+
+    answers: list[Answer]
+    progress: Progress
+    started: bool = False
+
+
+class Worker:
+    """One model's engine on a thread of its own. To be made and asked on the event loop.
+
+    The engine is touched by that thread alone, between two steps; one call a step takes what came
+    out to the event loop, where `on_news` sees it, too, with the time of the step's end.
+    """
+
+    def __init__(
+        self, llm: LLM, *, on_news: Callable[[float, list[News]], None] | None = None
+    ) -> None:
+        self.llm = llm
+        self.active: set[Generation] = set()  # of the event loop: asked, and not over
+        self._on_news = on_news
+        self._loop = asyncio.get_running_loop()
+        self._wake = threading.Condition()
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._ended = False
+        self._running: dict[Generation, _Run] = {}  # this and the next are the thread's own
+        self._news: list[News] = []
+        self._thread = threading.Thread(target=self._run, name="dure engine", daemon=True)
+        self._thread.start()
+
+    async def submit(
+        self,
+        question: Question,
+        *,
+        model: str,
+        tenant: str = "",
+        on_over: Callable[[], None] | None = None,
+    ) -> Generation:
+        """The generation, once the engine has accepted it; raises what the engine refused it with.
+
+        `on_over` is called on the event loop, once, when it is over or closed.
+        """
+
+        def over(generation: Generation) -> None:
+            self.active.discard(generation)
+            if None in generation.completions:
+                self._post(partial(self._abandon, generation))
+            if on_over is not None:
+                on_over()
+
+        generation = Generation(
+            question,
+            model=model,
+            tenant=tenant,
+            tokenizer=self.llm.tokenizer,
+            on_over=over,
+            on_end_thinking=lambda each: self._post(partial(self._end_thinking, each)),
+        )
+        self.active.add(generation)
+        self._post(partial(self._begin, generation))
+        try:
+            await generation.begun
+        except BaseException:
+            generation.close()
+            raise
+        return generation
+
+    def close(self) -> None:
+        """Nothing; the thread has ended, within one step. What still ran has an error."""
+        with self._wake:
+            self._ended = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _post(self, action: Callable[[], None]) -> None:
+        with self._wake:
+            self._inbox.append(action)
+            self._wake.notify()
+
+    def _run(self) -> None:
+        ended = False
+        while not ended:
+            with self._wake:
+                while not (self._inbox or self._running or self._ended):
+                    self._wake.wait()
+                actions, self._inbox = self._inbox, deque()
+                ended = self._ended
+            with self.llm.lock:
+                for action in actions:
+                    self._survive(action)
+                if ended:
+                    self._fail_all(RuntimeError("the model was unloaded"))
+                elif self._running:
+                    self._survive(self._step)
+            self._tell()
+
+    def _survive(self, action: Callable[[], None]) -> None:
+        """Nothing; it was done, or what runs has failed. This thread outlives any error, and no
+        error of one action keeps the next from being done: somebody waits for each."""
+        try:
+            action()
+        except BaseException as error:  # the panic of a library in Rust is no Exception
+            log.exception("the engine failed")
+            self._fail_all(error if isinstance(error, Exception) else RuntimeError("a panic"))
+
+    def _step(self) -> None:
+        began = time.perf_counter()
+        self.llm.step()
+        self._collect(began)
+
+    def _begin(self, generation: Generation) -> None:
+        if generation.closed:
+            return
+        news = News(generation, generation.progress)
+        try:
+            answers = self.llm.begin(generation.question)
+        except Exception as error:
+            news.error = error
+        else:
+            self._running[generation] = _Run(answers, generation.progress)
+        self._news.append(news)
+        self._tell()  # it is accepted now, and not only when this step is over
+
+    def _abandon(self, generation: Generation) -> None:
+        run = self._running.pop(generation, None)
+        if run is not None:
+            self.llm.abandon(run.answers)
+
+    def _end_thinking(self, generation: Generation) -> None:
+        run = self._running.get(generation)
+        for answer in () if run is None else run.answers:
+            if not answer.is_over:
+                answer.end_thinking()
+
+    def _collect(self, began: float) -> None:
+        """Nothing; what the step that began then brought each generation is in the news."""
+        for generation, run in list(self._running.items()):
+            first = run.answers[0]
+            news = News(generation, run.progress)
+            if not run.started and first.request.state is not RequestState.WAITING:
+                run.started, news.started = True, began
+            if not first.started or first.is_over:
+                news.progress = run.progress = _progress(first)
+            for choice, answer in enumerate(run.answers):
+                while answer.chunks:
+                    news.chunks.append((choice, answer.chunks.popleft()))
+                news.error = news.error or answer.error
+            if news.chunks or news.started or news.error or not first.started:
+                self._news.append(news)
+            if news.error is not None:
+                log.error("a request failed", exc_info=news.error)
+                self._abandon(generation)
+            elif all(answer.is_over for answer in run.answers):
+                del self._running[generation]
+        if self._running and not self.llm.engine.has_work:
+            raise RuntimeError("answers wait, but the engine has nothing to do")
+
+    def _fail_all(self, error: Exception) -> None:
+        for generation, run in self._running.items():
+            try:
+                self.llm.abandon(run.answers)
+            except Exception:
+                log.exception("an answer could not be abandoned")
+            self._news.append(News(generation, run.progress, error=error))
+        self._running.clear()
+
+    def _tell(self) -> None:
+        """Nothing; all news go to the event loop in one call."""
+        if self._news:
+            news, self._news = self._news, []
+            try:
+                self._loop.call_soon_threadsafe(self._deliver, time.perf_counter(), news)
+            except RuntimeError:
+                log.debug("the event loop has ended before the engine")
+
+    def _deliver(self, now: float, all_news: list[News]) -> None:
+        """Nothing; on the event loop, everyone gets theirs."""
+        for news in all_news:
+            times = news.generation.times
+            if news.started:
+                times.started = news.started
+            if news.chunks and not times.first:
+                times.first = now
+        if self._on_news is not None:
+            try:
+                self._on_news(now, all_news)
+            except Exception:  # a count that is wrong is better than an answer that never comes
+                log.exception("a step could not be counted")
+        for news in all_news:
+            if news.chunks:
+                news.generation.times.last = now
+            try:
+                news.generation.deliver(news.chunks, news.progress, news.error)
+            except Exception as error:
+                log.exception("an answer could not be handed on")
+                news.generation.fail(error)
+
+
+def _progress(answer: Answer) -> Progress:
+    done, total = answer.prefilled
+    return Progress(done, min(answer.request.num_cached_tokens, done), total)

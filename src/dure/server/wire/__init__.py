@@ -1,0 +1,1 @@
+"""What several wire formats share: bodies, thinking, content blocks, log-probabilities."""

@@ -1,0 +1,1 @@
+"""Parameters: named, found in a checkpoint, converted where needed, and packed."""

@@ -1,0 +1,389 @@
+"""Names in files -> a model's parameters: found, checked against the shape wanted, and packed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Literal, cast
+
+import numpy as np
+
+from dure import kernels
+from dure.errors import ModelFileError, UnsupportedModelError
+from dure.formats.blocks import BLOCKS, FLOATS
+from dure.formats.quantized_checkpoint import is_idle_bias, parameters, parameters_or_tensors
+from dure.formats.quantized_layouts import PackedMatrix
+from dure.formats.tensors import TensorInfo
+from dure.weights.names import canonical_name, is_recomputed
+from dure.weights.quantize import TypesInMemory
+from dure.weights.repack import Conversion, recast_all
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dure.formats.checkpoint import Checkpoint
+    from dure.formats.quantized_checkpoint import Parameter
+    from dure.formats.source import SourceFile
+    from dure.weights.quantize import Scheme
+
+    Ints = NDArray[np.int32]
+
+
+# Problems that an error names; the rest it counts, and stops to count where nobody is served by it.
+_NAMED, _COUNTED = 5, 100_000
+
+# How often packing tells `progress` how far it is, and hears Ctrl-C.
+_REPORT_SECONDS = 0.25
+
+Part = Literal["gate", "up", "down"]
+if TYPE_CHECKING:
+    Reader = Callable[[int], tuple[Parameter, int]]  # expert -> its tensor, and first row there
+    Finder = Callable[[str, Part, int, tuple[int, int]], Reader | None]
+
+
+class Weights:
+    """The parameters of one checkpoint. Vectors are read at once; matrices and experts are what
+    they say only after `finish`, which packs all of them in the order in which they lie on disk,
+    and then those that are kept otherwise than they lie there.
+
+    What is asked for and missing, or of another shape, gets a stand-in, so that `check` can list
+    all of it; a model made of stand-ins never runs."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        spellings: Mapping[str, str] | None = None,
+        threads: int = 1,
+        exact: bool = False,
+        quantize: Scheme | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """spellings: parts of names as a family's files may write them -> as it asks for them.
+        quantize: what becomes of matrices of floats."""
+        self.threads = threads
+        self.exact = exact
+        self.is_gguf = checkpoint.kind == "gguf"
+        self._path = checkpoint.path
+        self._tensors = {
+            canonical_name(name, self.is_gguf, spellings or {}): tensor
+            for name, tensor in parameters(checkpoint).items()
+        }
+        self._types = TypesInMemory(self._tensors, quantize)
+        self._unused = set(self._tensors)
+        self._missing: list[str] = []
+        self._misshaped: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
+        self._progress = progress
+        self._total_bytes = sum(t.size_bytes for t in self._tensors.values())
+        self._done_bytes = 0
+        self._packers: dict[SourceFile, kernels.FilePacker] = {}
+        self._afterwards: list[Callable[[], None]] = []
+        self._jobs: list[Callable[[], Iterator[Conversion]]] = []
+
+    def has(self, name: str) -> bool:
+        """Whether the checkpoint has a tensor of that name."""
+        return name in self._tensors
+
+    def skip(self, name: str) -> None:
+        """Leaves a tensor unread that the model knows and does not need."""
+        if name in self._unused:
+            self._unused.discard(name)
+            self._advance(self._tensors[name].size_bytes)
+
+    def skip_all(self, prefix: str) -> None:
+        """Leaves unread all tensors whose names begin so."""
+        for name in [name for name in self._unused if name.startswith(prefix)]:
+            self.skip(name)
+
+    def vector(
+        self, name: str, size: int, *, as_row: bool = False, offset: float = 0.0
+    ) -> NDArray[np.float32]:
+        """The float tensor `name` of `size` entries, + offset, as float32 (size,); as_row:
+        (1, size) will do, too."""
+        return self.floats(name, (size,), *([(1, size)] if as_row else []), offset=offset)
+
+    def floats(
+        self, name: str, *shapes: tuple[int, ...], offset: float = 0.0
+    ) -> NDArray[np.float32]:
+        """The small float tensor `name`, + offset, as float32 of the first of `shapes`, in
+        whichever of them it is stored."""
+        stored = self._tensors[name].shape if self.has(name) else ()
+        tensor = self._take(name, stored if stored in shapes else shapes[0])
+        if tensor is None:
+            return np.broadcast_to(np.float32(1), shapes[0])  # takes no memory, whatever size
+        if tensor.dtype not in FLOATS:
+            raise UnsupportedModelError(
+                f"{self._path}: {name} is stored as {tensor.stored}; vectors must be floats."
+            )
+        values = kernels.Matrix(tensor.dtype, 1, math.prod(stored))
+        values.fill(0, tensor.read().reshape(1, -1))
+        self._advance(tensor.size_bytes)
+        entries: NDArray[np.float32] = values.row_values(np.zeros(1, np.int32))
+        return entries.reshape(shapes[0]) + np.float32(offset)
+
+    def matrix(self, name: str, rows: int, cols: int) -> kernels.Matrix:
+        """The tensor `name`, (rows, cols), packed for the kernels by `finish`."""
+        # Files that llama.cpp quantised have lost the dimension of a single row.
+        flat = rows == 1 and self.has(name) and self._tensors[name].shape == (cols,)
+        tensor = self._take(name, (cols,) if flat else (rows, cols))
+        if tensor is None:
+            return cast(kernels.Matrix, SimpleNamespace(rows=rows, cols=cols))
+        return self._matrix(name, tensor, rows, cols)
+
+    def stacked(self, name: str, count: int, rows: int, cols: int) -> kernels.Matrix:
+        """The tensor `name`, (count, rows, cols), as one matrix (count * rows, cols)."""
+        tensor = self._take(name, (count, rows, cols))
+        if tensor is None:
+            return cast(kernels.Matrix, SimpleNamespace(rows=count * rows, cols=cols))
+        return self._matrix(name, tensor, count * rows, cols)
+
+    def afterwards(self, derive: Callable[[], None]) -> None:
+        """Has `derive` called by `finish` when everything is packed."""
+        self._afterwards.append(derive)
+
+    def _matrix(self, name: str, tensor: Parameter, rows: int, cols: int) -> kernels.Matrix:
+        matrix = kernels.Matrix(self._types.of(name, tensor), rows, cols)
+        if isinstance(tensor, TensorInfo) and matrix.dtype == tensor.dtype:
+            self._packer(tensor).add(matrix, tensor.offset)
+        else:
+            self._jobs.append(partial(self._matrix_job, matrix, tensor))
+        return matrix
+
+    def _matrix_job(self, matrix: kernels.Matrix, tensor: Parameter) -> Iterator[Conversion]:
+        matrix.columns = _columns(tensor, matrix.dtype)
+        put = partial(matrix.fill, threads=self.threads)
+        yield Conversion(tensor, 0, matrix.rows, matrix.dtype, put)
+
+    def gated_mlp(self, name: str, hidden: int, intermediate: int) -> kernels.Experts:
+        """The gate, up and down matrices under `name`: one expert, to which every row goes."""
+        return self._records(name, 1, hidden, intermediate, self._dense_rows)
+
+    def experts(self, prefix: str, count: int, hidden: int, intermediate: int) -> kernels.Experts:
+        """The experts under `prefix`, stacked (GGUF, fused) or one tensor each (hub style)."""
+        return self._records(prefix, count, hidden, intermediate, self._expert_rows)
+
+    def _records(
+        self, prefix: str, count: int, hidden: int, intermediate: int, rows_of: Finder
+    ) -> kernels.Experts:
+        shapes: dict[Part, tuple[int, int]] = {
+            "gate": (intermediate, hidden),
+            "up": (intermediate, hidden),
+            "down": (hidden, intermediate),
+        }
+        readers: dict[Part, Reader] = {}
+        for part, shape in shapes.items():
+            reader = rows_of(prefix, part, count, shape)
+            if reader is not None:
+                readers[part] = reader
+        if len(readers) < len(shapes):
+            return cast(kernels.Experts, None)
+        firsts = {part: reader(0)[0] for part, reader in readers.items()}
+        types = {
+            part: self._types.of(f"{prefix}.{part}_proj.weight", tensor)
+            for part, tensor in firsts.items()
+        }
+        experts = kernels.Experts(count, hidden, intermediate, *types.values())
+        if any(isinstance(t, PackedMatrix) or t.dtype != types[p] for p, t in firsts.items()):
+            self._jobs.append(partial(self._experts_job, prefix, experts, shapes, types, readers))
+            return experts
+        for part, reader in readers.items():
+            for expert in range(count):
+                tensor, first_row = reader(expert)
+                if isinstance(tensor, TensorInfo):  # as all of a part are of one type
+                    offset = tensor.offset + first_row * tensor.row_bytes
+                    self._packer(tensor).add_part(experts, part, expert, offset)
+        return experts
+
+    def _experts_job(
+        self,
+        prefix: str,
+        experts: kernels.Experts,
+        shapes: Mapping[Part, tuple[int, int]],
+        types: Mapping[Part, str],
+        readers: Mapping[Part, Reader],
+    ) -> Iterator[Conversion]:
+        for expert in range(experts.count):
+            found = {part: reader(expert) for part, reader in readers.items()}
+            columns = {part: _columns(found[part][0], types[part]) for part in found}
+            if expert == 0:
+                experts.columns = columns["gate"]
+            if any(not _same(experts.columns, columns[part]) for part in ("gate", "up")):
+                raise UnsupportedModelError(
+                    f"{self._path}: each of the experts under {prefix} has its columns in an order "
+                    "of its own (desc_act), which dure does not run as it is.",
+                    hint="quantise it anew: --quantize q4, q6 or q8.",
+                )
+            for part, (tensor, first_row) in found.items():
+                put = partial(self._put_part, experts, part, expert)
+                # What down takes in another order, gate and up give in that order.
+                order = None if part == "down" else columns["down"]
+                yield Conversion(tensor, first_row, shapes[part][0], types[part], put, order)
+
+    def _put_part(
+        self,
+        experts: kernels.Experts,
+        part: Part,
+        expert: int,
+        first_row: int,
+        raw: NDArray[np.uint8],
+    ) -> None:
+        experts.fill(part, expert, raw, first_row=first_row, threads=self.threads)
+
+    def _packer(self, tensor: TensorInfo) -> kernels.FilePacker:
+        """What packs the tensors of that tensor's file."""
+        return self._packers.setdefault(tensor.source, kernels.FilePacker())
+
+    def check(self, *, asked_all: bool = True) -> None:
+        """Raises ModelFileError if tensors were asked for that are missing or of another shape,
+        UnsupportedModelError if only some remain that nobody asked for."""
+        left = sorted(
+            n
+            for n in self._unused
+            if asked_all and not (is_recomputed(n) or is_idle_bias(n, self._tensors))
+        )
+        least = "" if asked_all else "at least "
+        if self._missing:
+            count = len(self._missing)
+            what = (
+                f"has no tensor {self._missing[0]}"
+                if count == 1
+                else f"lacks {least}{count:,} tensors that the model needs: {_some(self._missing)}"
+            )
+            also = f" It has {len(left):,} that the model does not: {_some(left)}." if left else ""
+            raise ModelFileError(
+                f"{self._path} {what}.{also}", hint="the file is incomplete, or not this model."
+            )
+        if len(self._misshaped) == 1:
+            name, has, wanted = self._misshaped[0]
+            raise ModelFileError(
+                f"{self._path}: {name} has shape {has}, but the config says {wanted}."
+            )
+        if self._misshaped:
+            each = [f"{name} {has}, not {wanted}" for name, has, wanted in self._misshaped]
+            raise ModelFileError(
+                f"{self._path}: {least}{len(each):,} tensors have other shapes than the config "
+                f"says: {_some(each, '; ')}."
+            )
+        if left:
+            raise UnsupportedModelError(
+                f"{self._path} has {len(left):,} tensors that this architecture does not have "
+                f"({_some(left)}), so running it would give wrong answers.",
+                hint="the file may be of a newer variant of the family.",
+            )
+
+    def finish(self) -> None:
+        """Packs what was asked for. Raises what `check` does, before, InvalidRequestError if all of
+        it was to be quantised and is, and ModelFileError if a file cannot be read or changes."""
+        self.check()
+        self._types.check(self._path)
+        for source, packer in self._packers.items():
+            with source.reading() as descriptor:
+                packer.run(
+                    descriptor,
+                    threads=self.threads,
+                    seconds=_REPORT_SECONDS,
+                    report=partial(self._advance_from, self._done_bytes),
+                )
+        self._packers.clear()
+        if self._jobs:
+            conversions = (each for job in self._jobs for each in job())
+            recast_all(conversions, threads=self.threads, advance=self._advance)
+            self._jobs.clear()
+        for derive in self._afterwards:
+            derive()
+
+    def _dense_rows(
+        self, prefix: str, part: Part, _count: int, shape: tuple[int, int]
+    ) -> Reader | None:
+        """A dense MLP's matrix: all of one tensor."""
+        tensor = self._take(f"{prefix}.{part}_proj.weight", shape)
+        return None if tensor is None else lambda _expert: (tensor, 0)
+
+    def _expert_rows(
+        self, prefix: str, part: Part, count: int, shape: tuple[int, int]
+    ) -> Reader | None:
+        """A function from expert to the tensor that holds its rows and the first of them."""
+        rows, cols = shape
+        stacked = f"{prefix}.{part}_proj.weight"  # GGUF: (experts, rows, cols)
+        fused = f"{prefix}.gate_up_proj"  # gate's rows, then up's
+        if self.has(stacked):
+            return self._part_of_each(stacked, (count, rows, cols), 0)
+        if self.has(fused) and part == "down":
+            return self._part_of_each(f"{prefix}.down_proj", (count, rows, cols), 0)
+        if self.has(fused):
+            return self._part_of_each(fused, (count, 2 * rows, cols), rows if part == "up" else 0)
+        names = (f"{prefix}.{expert}.{part}_proj.weight" for expert in range(count))
+        found = [self._take(name, shape) for name in names]
+        each = [tensor for tensor in found if tensor is not None]
+        if len(each) < count:
+            return None
+        if len({(t.dtype, t.stored) for t in each}) > 1:
+            raise UnsupportedModelError(f"{self._path}: the experts under {prefix} differ in type.")
+        return lambda expert: (each[expert], 0)
+
+    def _part_of_each(self, name: str, shape: tuple[int, int, int], first: int) -> Reader | None:
+        """The rows from `first` on of each expert, in one tensor (experts, rows, cols)."""
+        tensor = self._take(name, shape)
+        return None if tensor is None else lambda expert: (tensor, expert * shape[1] + first)
+
+    def _take(self, name: str, shape: tuple[int, ...]) -> Parameter | None:
+        """The tensor, from now on used; None, and it is noted, if there is none of that shape."""
+        tensor = self._tensors.get(name)
+        self._unused.discard(name)
+        if tensor is not None and tensor.shape == shape:
+            return tensor
+        if tensor is None:
+            self._missing.append(name)
+        else:
+            self._misshaped.append((name, tensor.shape, shape))
+        if len(self._missing) + len(self._misshaped) >= _COUNTED:
+            self.check(asked_all=False)
+        return None
+
+    def _advance(self, size: int) -> None:
+        self._advance_from(self._done_bytes, size)
+
+    def _advance_from(self, before: int, size: int) -> None:
+        self._done_bytes = before + size
+        if self._progress is not None:
+            self._progress(self._done_bytes, self._total_bytes)
+
+
+def memory_needed(
+    checkpoint: Checkpoint,
+    *,
+    quantize: Scheme | None = None,
+    spellings: Mapping[str, str] | None = None,
+) -> int:
+    """Bytes that the checkpoint's weights take in memory once packed."""
+    is_gguf = checkpoint.kind == "gguf"
+    tensors = {
+        canonical_name(name, is_gguf, spellings or {}): tensor
+        for name, tensor in parameters_or_tensors(checkpoint).items()
+    }
+    types = TypesInMemory(tensors, quantize)
+    total = 0
+    for name, tensor in tensors.items():
+        if len(tensor.shape) < 2 or not BLOCKS[tensor.dtype].supported:
+            total += tensor.size_bytes
+            continue
+        *stack, rows, cols = tensor.shape
+        dtype = types.of(name, tensor)
+        total += int(np.prod(stack, dtype=np.int64)) * kernels.packed_bytes(dtype, rows, cols)
+    return total
+
+
+def _columns(tensor: Parameter, dtype: str) -> Ints | None:
+    """The order of a matrix's columns in memory, where it is kept as that type."""
+    return tensor.columns if isinstance(tensor, PackedMatrix) and tensor.dtype == dtype else None
+
+
+def _same(one: Ints | None, other: Ints | None) -> bool:
+    return one is other or (one is not None and other is not None and np.array_equal(one, other))
+
+
+def _some(what: list[str], separator: str = ", ") -> str:
+    """The first few of a list, and a sign if there are more."""
+    return separator.join([*what[:_NAMED], *(["…"] if len(what) > _NAMED else [])])

@@ -1,0 +1,114 @@
+"""The names of parameters: GGUF's, a folder's, and those that families ask for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+# What GGUF calls the parameters of a decoder, in config.json's language; {} is the layer.
+GGUF_NAMES: Mapping[str, str] = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+    "rope_freqs.weight": "rope_freqs.weight",
+    "blk.{}.attn_norm": "model.layers.{}.input_layernorm",
+    "blk.{}.attn_q": "model.layers.{}.self_attn.q_proj",
+    "blk.{}.attn_k": "model.layers.{}.self_attn.k_proj",
+    "blk.{}.attn_v": "model.layers.{}.self_attn.v_proj",
+    "blk.{}.attn_output": "model.layers.{}.self_attn.o_proj",
+    "blk.{}.attn_q_norm": "model.layers.{}.self_attn.q_norm",
+    "blk.{}.attn_q_a": "model.layers.{}.self_attn.q_a_proj",
+    "blk.{}.attn_q_a_norm": "model.layers.{}.self_attn.q_a_layernorm",
+    "blk.{}.attn_q_b": "model.layers.{}.self_attn.q_b_proj",
+    "blk.{}.attn_kv_a_mqa": "model.layers.{}.self_attn.kv_a_proj_with_mqa",
+    "blk.{}.attn_kv_a_norm": "model.layers.{}.self_attn.kv_a_layernorm",
+    "blk.{}.attn_kv_b": "model.layers.{}.self_attn.kv_b_proj",
+    "blk.{}.attn_k_b": "model.layers.{}.self_attn.k_b_proj",
+    "blk.{}.attn_v_b": "model.layers.{}.self_attn.v_b_proj",
+    "blk.{}.attn_k_norm": "model.layers.{}.self_attn.k_norm",
+    "blk.{}.attn_qkv": "model.layers.{}.linear_attn.in_proj_qkv",
+    "blk.{}.attn_gate": "model.layers.{}.linear_attn.in_proj_z",
+    "blk.{}.ssm_in": "model.layers.{}.linear_attn.in_proj_qkvz",
+    "blk.{}.ssm_ba": "model.layers.{}.linear_attn.in_proj_ba",
+    "blk.{}.ssm_conv1d": "model.layers.{}.linear_attn.conv1d",
+    "blk.{}.ssm_a": "model.layers.{}.linear_attn.A",
+    "blk.{}.ssm_dt.bias": "model.layers.{}.linear_attn.dt_bias",
+    "blk.{}.ssm_norm": "model.layers.{}.linear_attn.norm",
+    "blk.{}.ssm_out": "model.layers.{}.linear_attn.out_proj",
+    "blk.{}.ffn_norm": "model.layers.{}.post_attention_layernorm",
+    "blk.{}.post_attention_norm": "model.layers.{}.post_attention_layernorm",
+    "blk.{}.ffn_gate": "model.layers.{}.mlp.gate_proj",
+    "blk.{}.ffn_up": "model.layers.{}.mlp.up_proj",
+    "blk.{}.ffn_down": "model.layers.{}.mlp.down_proj",
+    "blk.{}.ffn_gate_inp": "model.layers.{}.mlp.gate",
+    "blk.{}.ffn_gate_exps": "model.layers.{}.mlp.experts.gate_proj",
+    "blk.{}.ffn_up_exps": "model.layers.{}.mlp.experts.up_proj",
+    "blk.{}.ffn_down_exps": "model.layers.{}.mlp.experts.down_proj",
+    "blk.{}.ffn_gate_shexp": "model.layers.{}.mlp.shared_experts.gate_proj",
+    "blk.{}.ffn_up_shexp": "model.layers.{}.mlp.shared_experts.up_proj",
+    "blk.{}.ffn_down_shexp": "model.layers.{}.mlp.shared_experts.down_proj",
+    "blk.{}.ffn_gate_inp_shexp": "model.layers.{}.mlp.shared_expert_gate",
+    # Of the choice, not of a product: it has no matrix beside it.
+    "blk.{}.exp_probs_b.bias": "model.layers.{}.mlp.gate.e_score_correction_bias",
+}
+
+
+# Of two names for one thing the first is written, which most architectures have.
+_INTO_GGUF: Mapping[str, str] = {ours: theirs for theirs, ours in reversed([*GGUF_NAMES.items()])}
+
+
+# Tables that old checkpoints carry and every model computes for itself.
+_RECOMPUTED = re.compile(r".*\.(rotary_emb\.inv_freq|masked_bias|attn\.bias)")
+
+
+def canonical_name(name: str, is_gguf: bool, spellings: Mapping[str, str]) -> str:
+    """The name by which a model file asks for the tensor that a file calls `name`."""
+    if is_gguf:
+        name = _from_gguf(name)
+    for theirs, ours in spellings.items():
+        name = name.replace(theirs, ours)
+    return name
+
+
+def _from_gguf(name: str) -> str:
+    """A GGUF tensor's name in config.json's language; others stay, for `check` to report."""
+    if name in GGUF_NAMES:
+        return GGUF_NAMES[name]
+    match = re.fullmatch(r"blk\.(\d+)\.((\w+)(?:\.(weight|bias))?)", name)
+    if match is None:
+        return name
+    layer, whole, kind, suffix = match.groups()
+    if f"blk.{{}}.{whole}" in GGUF_NAMES:
+        return GGUF_NAMES[f"blk.{{}}.{whole}"].format(layer)
+    pattern = GGUF_NAMES.get(f"blk.{{}}.{kind}")
+    return f"{pattern.format(layer)}.{suffix}" if pattern else name
+
+
+def plain_name(name: str, spellings: Mapping[str, str]) -> str | None:
+    """A folder's tensor as its family asks for it; None for a table that models compute."""
+    return None if is_recomputed(name) else canonical_name(name, False, spellings)
+
+
+def gguf_name(name: str) -> str | None:
+    """What GGUF calls the parameter that a family asks for as `name`; None if it has no word."""
+    if name in _INTO_GGUF:
+        return _INTO_GGUF[name]
+    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", name)
+    if match is None:
+        return None
+    layer, whole = match.groups()
+    if f"model.layers.{{}}.{whole}" in _INTO_GGUF:
+        return _INTO_GGUF[f"model.layers.{{}}.{whole}"].format(layer)
+    kind, _, suffix = whole.rpartition(".")
+    pattern = _INTO_GGUF.get(f"model.layers.{{}}.{kind}")
+    return f"{pattern.format(layer)}.{suffix}" if pattern else None
+
+
+def from_gguf(name: str) -> str:
+    """A GGUF tensor's name as a family asks for it."""
+    return canonical_name(name, True, {})
+
+
+def is_recomputed(name: str) -> bool:
+    """Whether the tensor is a table that old checkpoints carry and every model computes itself."""
+    return _RECOMPUTED.fullmatch(name) is not None

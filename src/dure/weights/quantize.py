@@ -1,0 +1,122 @@
+"""Floats -> quantised rows, and which part of a model gets which type."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, get_args
+
+from dure import kernels
+from dure.errors import InvalidRequestError, ModelFileError
+from dure.formats.blocks import BLOCKS, FLOATS
+from dure.formats.quantized_layouts import PackedMatrix
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dure.formats.quantized_checkpoint import Parameter
+
+_ROUTER = re.compile(r".*\.(gate|shared_expert_gate)\.weight")
+
+Scheme = Literal["q8", "q6", "q4"]
+Part = Literal["embedding", "head", "attention", "dense", "experts", "router", "vector"]
+
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
+
+# What takes the place of a type whose blocks do not divide a row: more bits, in smaller blocks.
+_SMALLER_BLOCKS: Mapping[str, str] = {"Q4_K": "Q5_0", "Q6_K": "Q8_0", "Q8_0": "F16", "Q5_0": "F16"}
+
+
+def quantize_rows(
+    values: NDArray[np.float32], dtype: str, *, threads: int = 1
+) -> NDArray[np.uint8]:
+    """values (n, cols) as blocks of Q8_0, Q6_K, Q4_K, Q5_0 or Q4_0, uint8 (n, row bytes).
+
+    Blocks are chosen for the least squared error, weighted by rms + |value| of their group. The
+    same bits with any threads and instruction set. ModelFileError for a NaN, an infinity, or a
+    weight too large for a block.
+    """
+    try:
+        return kernels.quantize_blocks(dtype, values, threads=threads)
+    except ValueError as error:
+        raise ModelFileError(f"weights cannot be quantised: {error}.") from None
+
+
+def check_scheme(name: str) -> Scheme:
+    """`name` if it is a scheme we have; InvalidRequestError names those that are."""
+    for scheme in SCHEMES:
+        if scheme == name:
+            return scheme
+    raise InvalidRequestError(
+        f"{name[:40]!r} is not a quantisation that dure makes.", hint=f"give {', '.join(SCHEMES)}"
+    )
+
+
+def type_for(scheme: Scheme, part: Part, cols: int, *, sparse: bool) -> str:
+    """The type that rows of `cols` weights of that part of a model get.
+
+    q8: Q8_0 throughout. q6: Q6_K. q4: Q4_K, and where the model is sparse only its experts: what
+    works on every token (attention, dense and shared MLPs) is Q6_K. Routers and vectors stay F32:
+    they are small, and a wrong expert costs more than a few bits.
+    """
+    if part in ("router", "vector"):
+        return "F32"
+    whole = {"q8": "Q8_0", "q6": "Q6_K", "q4": "Q4_K"}[scheme]
+    if scheme == "q4" and part != "experts" and (sparse or part in ("embedding", "head")):
+        whole = "Q6_K"
+    while cols % BLOCKS[whole].block_size:
+        whole = _SMALLER_BLOCKS[whole]
+    return whole
+
+
+def part_of(name: str, dimensions: int) -> Part:
+    """Which part of a model a parameter belongs to, by the name by which a family asks for it."""
+    if dimensions < 2 or name.endswith(".conv1d.weight"):
+        return "vector"  # or as small as one
+    if name in ("model.embed_tokens.weight", "lm_head.weight"):
+        return "head" if name.startswith("lm_head") else "embedding"
+    if ".experts." in name:
+        return "experts"
+    if _ROUTER.fullmatch(name):
+        return "router"
+    return "attention" if ".self_attn." in name or ".linear_attn." in name else "dense"
+
+
+class TypesInMemory:
+    """The type in which memory holds each matrix: its own, or what a scheme makes of floats."""
+
+    def __init__(self, tensors: Mapping[str, Parameter], quantize: Scheme | None) -> None:
+        """tensors: all of a checkpoint, under the names by which a family asks for them."""
+        self._scheme = quantize
+        self._sparse = any(".experts." in name for name in tensors)
+        self._changed = 0
+
+    def of(self, name: str, tensor: Parameter) -> str:
+        """The type of that matrix. UnsupportedModelError for one that we do not run."""
+        if not BLOCKS[tensor.dtype].supported:
+            tensor.read_rows(0, 0)  # raises the error that names the types we run
+        part = part_of(name, len(tensor.shape))
+        if self._scheme is None or not (_is_float(tensor.dtype) or _is_shuffled(part, tensor)):
+            return tensor.dtype
+        wanted = type_for(self._scheme, part, tensor.shape[-1], sparse=self._sparse)
+        self._changed += not _is_float(wanted)
+        return tensor.dtype if _is_float(wanted) else wanted
+
+    def check(self, path: object) -> None:
+        """InvalidRequestError if a scheme was asked for, and no matrix was left to quantise."""
+        if self._scheme is not None and not self._changed:
+            raise InvalidRequestError(
+                f"{path} has no matrix of floats that {self._scheme} could quantise.",
+                hint="leave --quantize out: it is quantised already",
+            )
+
+
+def _is_shuffled(part: Part, tensor: Parameter) -> bool:
+    """Whether it is an expert's whose columns lie in an order of its own, which is not run as it
+    is: all experts take the same rows."""
+    return part == "experts" and isinstance(tensor, PackedMatrix) and tensor.columns is not None
+
+
+def _is_float(dtype: str) -> bool:
+    return dtype in FLOATS or dtype.startswith("F8")

@@ -1,0 +1,306 @@
+"""What models of every family write, and what it says."""
+
+# ruff: noqa: E501 - a transcript a line is what can be read
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dure.chat.dialects import (
+    Dialect,
+    Event,
+    deepseek,
+    dsml,
+    ernie,
+    guessed,
+    hermes,
+    hunyuan,
+    hy3,
+    llama3,
+    minimax,
+    pangu,
+    plain,
+    qwenxml,
+)
+from dure.chat.dialects.dialect import THINK
+
+TOOLS: dict[str, dict[str, Any]] = {
+    "get_weather": {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string"},
+            "days": {"type": "integer"},
+            "units": {"enum": ["C", "F"]},
+            "wind": {"type": ["boolean", "null"]},
+            "near": {"type": "array", "items": {"type": "string"}},
+            "any": {"anyOf": [{"type": "integer"}, {"type": "string"}]},
+        },
+    },
+    "now": {"type": "object", "properties": {}},
+}
+CITY = '{"city": "Oslo"}'
+OSLO = ("get_weather", CITY)
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """`text` as a model wrote it, and the thoughts, content and calls it is made of, in order.
+
+    says: ("reasoning" or "content", text), or (name, arguments) for a call; a call that was cut
+    short has no end. unparsed: calls that could not be read.
+    """
+
+    name: str
+    dialect: Dialect
+    text: str
+    says: tuple[tuple[str, str], ...]
+    opened: bool = False
+    unparsed: int = 0
+    tools: bool = True
+
+    @property
+    def events(self) -> list[Event]:
+        """What it says as merged events."""
+        made: list[Event] = []
+        index = 0
+        for kind, text in self.says:
+            if kind in ("reasoning", "content"):
+                made.append(Event(kind, text))  # type: ignore[arg-type]
+                continue
+            made.append(Event("call", index=index, id="id", name=kind))
+            if text:
+                made.append(Event("arguments", text, index=index))
+            made.append(Event("call_end", index=index))
+            index += 1
+        return made
+
+
+def _reasoned(*says: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+    return (("reasoning", "Hm, Oslo."), *says)
+
+
+HERMES = Dialect(
+    "Hermes", THINK, hermes.HermesCalls(), call_ends_thinking=True, guess=guessed.GuessedCalls()
+)
+QWEN = Dialect("Qwen XML", THINK, qwenxml.XmlCalls(), call_ends_thinking=True)
+MIMO = Dialect("MiMo XML", THINK, qwenxml.XmlCalls(escaped=True), call_ends_thinking=True)
+R1 = Dialect("DeepSeek R1/V3", THINK, deepseek.DeepSeekCalls(fenced=True))
+V31 = Dialect("DeepSeek V3.1", THINK, deepseek.DeepSeekCalls(fenced=False))
+V32, V4 = dsml.V32, dsml.V4
+M1, M2, M3 = minimax.M1, minimax.M2, minimax.M3
+ERNIE = ernie.THINKING
+HUNYUAN = hunyuan.HUNYUAN
+HY3 = hy3.dialect(":opensource")
+PANGU = pangu.OLD
+LLAMA = llama3.LLAMA3
+
+HERMES_CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
+HERMES_NOW = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+QWEN_CALL = (
+    "<tool_call>\n<function=get_weather>\n<parameter=city>\nOslo\n</parameter>\n"
+    "</function>\n</tool_call>"
+)
+QWEN_NOW = "<tool_call>\n<function=now>\n</function>\n</tool_call>"
+V31_CALL = "<｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>" + CITY + "<｜tool▁call▁end｜>"
+V31_NOW = "<｜tool▁call▁begin｜>now<｜tool▁sep｜>{}<｜tool▁call▁end｜>"
+CALLS = "<｜tool▁calls▁begin｜>{}<｜tool▁calls▁end｜>"
+
+
+def _r1(name: str, arguments: str) -> str:
+    return f"<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n{arguments}\n```<｜tool▁call▁end｜>"
+
+
+def _dsml(block: str, *calls: str) -> str:
+    return f"<｜DSML｜{block}>\n" + "\n".join(calls) + f"\n</｜DSML｜{block}>"
+
+
+DSML_CALL = (
+    '<｜DSML｜invoke name="get_weather">\n'
+    '<｜DSML｜parameter name="city" string="true">Oslo</｜DSML｜parameter>\n'
+    '<｜DSML｜parameter name="days" string="false">3</｜DSML｜parameter>\n'
+    "</｜DSML｜invoke>"
+)
+DSML_NOW = '<｜DSML｜invoke name="now">\n\n</｜DSML｜invoke>'
+DSML_SAYS = ("get_weather", '{"city": "Oslo", "days": 3}')
+M2_CALL = (
+    '<minimax:tool_call>\n<invoke name="get_weather">\n<parameter name="city">Oslo</parameter>\n'
+    '<parameter name="days">3</parameter>\n</invoke>\n{}</minimax:tool_call>'
+)
+HY3_CALL = (
+    "<tool_call:opensource>get_weather<tool_sep:opensource>\n"
+    "<arg_key:opensource>city</arg_key:opensource>\n"
+    "<arg_value:opensource>Oslo</arg_value:opensource>\n"
+    "<arg_key:opensource>wind</arg_key:opensource>\n"
+    "<arg_value:opensource>True</arg_value:opensource>\n</tool_call:opensource>\n"
+)
+HY3_CALLS = "<tool_calls:opensource>\n{}</tool_calls:opensource>"
+HY3_SAYS = ("get_weather", '{"city": "Oslo", "wind": true}')
+ARRAY = '[{"name": "get_weather", "arguments": {"city": "Oslo"}}]'
+ARRAY_OF_2 = '[{"name": "get_weather", "arguments": {"city": "Oslo"}}, {"name": "now"}]'
+NOW = ("now", "{}")
+
+NS = "]<]minimax[>["
+M3_CALL = (
+    f'{NS}<tool_call>\n{NS}<invoke name="get_weather">{NS}<city>Oslo{NS}</city>'
+    f"{NS}<days>3{NS}</days>{NS}</invoke>\n{{}}{NS}</tool_call>"
+)
+M3_NEAR = f"{NS}<near>{NS}<item>Ski{NS}</item>{NS}<item>Oslo{NS}</item>{NS}</near>"
+HY_CALL = "<tool_call>get_weather\n```json\n" + CITY + "\n```</tool_call>"
+HY_NOW = "<tool_call>now\n```json\n{}\n```</tool_call>"
+BLOCK = '```json\n{\n  "name": "get_weather",\n  "arguments": {\n    "city": "Oslo"\n  }\n}\n```'
+BLOCK_SAYS = ("get_weather", '{\n    "city": "Oslo"\n  }')
+BLOCK_NOW = '```json\n{"name": "now", "arguments": {}}\n```'
+
+_THOUGHT = "<think>\nHm, Oslo.\n</think>\n\n"
+
+TRANSCRIPTS = (
+    Transcript("plain text", plain.PLAIN, "a\n<think>b</think> ", (("content", "a\n<think>b</think> "),)),
+    # Hermes: Qwen2.5, QwQ, Qwen3, MiMo-7B
+    Transcript("answer", HERMES, "Cold.\n", (("content", "Cold.\n"),)),
+    Transcript("thoughts and answer", HERMES, _THOUGHT + "Cold.", _reasoned(("content", "Cold."))),
+    Transcript("thoughts opened in the prompt", HERMES, "Hm, Oslo.\n</think>\n\nCold.", _reasoned(("content", "Cold.")), opened=True),
+    Transcript("empty thoughts", HERMES, "<think>\n\n</think>\n\nCold.", (("content", "Cold."),)),
+    Transcript("thoughts never closed", HERMES, "<think>\nHm, Oslo.\n", _reasoned()),
+    Transcript("a mark in the midst is content", HERMES, "Write <think> or </think>.", (("content", "Write <think> or </think>."),)),
+    Transcript("one call", HERMES, HERMES_CALL, (OSLO,)),
+    Transcript("thoughts, words, a call", HERMES, f"{_THOUGHT}Let me see.\n{HERMES_CALL}", _reasoned(("content", "Let me see."), OSLO)),
+    Transcript("two calls", HERMES, f"{HERMES_CALL}\n{HERMES_NOW}\n", (OSLO, NOW)),
+    Transcript("words after a call", HERMES, f"a\n\n{HERMES_CALL}\n\nb \n", (("content", "a"), OSLO, ("content", "b"))),
+    Transcript("a call within thoughts", HERMES, f"<think>\nHm, Oslo.\n{HERMES_CALL}\n</think>\n\nb", _reasoned(OSLO, ("content", "b"))),
+    Transcript("arguments first", HERMES, '<tool_call>{"arguments": {"city": "Oslo"}, "name": "get_weather"}</tool_call>', (OSLO,)),
+    Transcript("arguments within a string", HERMES, '<tool_call>{"name": "get_weather", "arguments": "{\\"city\\": \\"Oslo\\"}"}</tool_call>', (OSLO,)),
+    Transcript("no arguments", HERMES, '<tool_call>{"id": 7, "name": "now"}</tool_call>', (NOW,)),
+    Transcript("a brace too few", HERMES, '<tool_call>\n{"name": "now", "arguments": {}\n</tool_call>', (NOW,)),
+    Transcript("a brace too many", HERMES, '<tool_call>\n{"name": "now", "arguments": {}}}\n</tool_call>', (NOW,)),
+    Transcript("a raw line end in a string", HERMES, '<tool_call>{"name": "get_weather", "arguments": {"city": "O\ns\\do"}}</tool_call>', (("get_weather", '{"city": "O\\ns\\\\do"}'),)),
+    Transcript("a mark within a string", HERMES, '<tool_call>{"name": "get_weather", "arguments": {"city": "</tool_call>"}}</tool_call>', (("get_weather", '{"city": "</tool_call>"}'),)),
+    Transcript("no tools", HERMES, HERMES_CALL, (("content", HERMES_CALL),), tools=False),
+    Transcript("not JSON", HERMES, "so: <tool_call>\nget_weather('Oslo')\n</tool_call> ok", (("content", "so: <tool_call>\nget_weather('Oslo')\n</tool_call> ok"),), unparsed=1),
+    Transcript("Python's quotes", HERMES, "<tool_call>{\"name\": \"now\", \"arguments\": {'a': 1}}</tool_call>", (("content", "<tool_call>{\"name\": \"now\", \"arguments\": {'a': 1}}</tool_call>"),), unparsed=1),
+    Transcript("arguments that are a list", HERMES, '<tool_call>{"name": "now", "arguments": [1]}</tool_call>', (("content", '<tool_call>{"name": "now", "arguments": [1]}</tool_call>'),), unparsed=1),
+    Transcript("cut short in a call", HERMES, '<tool_call>{"name": "get_weather", "arguments": {"city": "Os', (("get_weather", '{"city": "Os'),), unparsed=1),
+    Transcript("cut short before the name's end", HERMES, '<tool_call>{"name": "get', (("content", '<tool_call>{"name": "get'),), unparsed=1),
+    Transcript("no closing mark", HERMES, '<tool_call>{"name": "now", "arguments": {}}', (NOW,)),
+    Transcript("a broken call, then a good one", HERMES, f"<tool_call>?</tool_call>{HERMES_NOW}", (("content", "<tool_call>?</tool_call>"), NOW), unparsed=1),
+    Transcript("a closing mark alone", HERMES, "</think>\n\nCold.", (("content", "Cold."),)),
+    Transcript("a call in a block of code", HERMES, BLOCK, (BLOCK_SAYS,)),
+    Transcript("thoughts, words, a call in a block", HERMES, f"{_THOUGHT}Let me see.\n\n{BLOCK}\n", _reasoned(("content", "Let me see."), BLOCK_SAYS)),
+    Transcript("two calls in blocks", HERMES, f"{BLOCK}\n\n{BLOCK_NOW}", (BLOCK_SAYS, NOW)),
+    Transcript("a block that is not closed", HERMES, BLOCK.removesuffix("\n```"), (BLOCK_SAYS,)),
+    Transcript("a block of no language", HERMES, BLOCK_NOW.replace("json", ""), (NOW,)),
+    Transcript("words after a block", HERMES, f"{BLOCK}\nThat is it.", (("content", f"{BLOCK}\nThat is it."),)),
+    Transcript("a block of no tool there is", HERMES, BLOCK_NOW.replace("now", "later"), (("content", BLOCK_NOW.replace("now", "later")),)),
+    Transcript("a block of more than a call", HERMES, BLOCK_NOW.replace("{}", '{}, "id": 1'), (("content", BLOCK_NOW.replace("{}", '{}, "id": 1')),)),
+    Transcript("a block without arguments", HERMES, '```json\n{"name": "now"}\n```', (("content", '```json\n{"name": "now"}\n```'),)),
+    Transcript("a block whose arguments are a list", HERMES, BLOCK_NOW.replace("{}", "[]"), (("content", BLOCK_NOW.replace("{}", "[]")),)),
+    Transcript("a block in the midst of a line", HERMES, f"Write {BLOCK_NOW}", (("content", f"Write {BLOCK_NOW}"),)),
+    Transcript("a block of a language", HERMES, "so:\n```python\nprint(1)\n```\n", (("content", "so:\n```python\nprint(1)\n```\n"),)),
+    Transcript("a block cut short", HERMES, BLOCK[:40], (("content", BLOCK[:40]),)),
+    Transcript("a block without tools", HERMES, BLOCK, (("content", BLOCK),), tools=False),
+    Transcript("a block in thoughts", HERMES, f"<think>\n{BLOCK_NOW}\n</think>\n\nCold.", (("reasoning", BLOCK_NOW), ("content", "Cold."))),
+    Transcript("a bare call", HERMES, '{"name": "get_weather", "arguments": {"city": "Oslo"}}', (OSLO,)),
+    Transcript("words and a bare call", HERMES, 'a\n{"arguments": {}, "name": "now"}\n', (("content", "a"), NOW)),
+    Transcript("braces as the template shows them", HERMES, '{{"name": "get_weather", "arguments": {"city": "Oslo"}}}}', (OSLO,)),
+    Transcript("such braces between marks", HERMES, HERMES_CALL.replace('{"name"', '{{"name"').replace("}}", "}}}"), (OSLO,)),
+    Transcript("two bare calls, a brace too few", HERMES, '{"name": "now", "arguments": {}}\n{"name": "now", "arguments": {}', (NOW, NOW)),
+    Transcript("calls in another mark", HERMES, '<tools>\n{"name": "now", "arguments": {}}\n</tools>\n<tools>\n{"name": "now", "arguments": {}}\n</tools>', (NOW, NOW)),
+    Transcript("no calls in another mark", HERMES, '<tools>\n<function name="now"/>\n</tools>', (("content", '<tools>\n<function name="now"/>\n</tools>'),)),
+    Transcript("an object that is no call", HERMES, '{"name": "Ada", "age": 36}', (("content", '{"name": "Ada", "age": 36}'),)),
+    Transcript("words after a bare call", HERMES, '{"name": "now", "arguments": {}} ok', (("content", '{"name": "now", "arguments": {}} ok'),)),
+    Transcript("a bare call in the midst of a line", HERMES, 'a {"name": "now", "arguments": {}}', (("content", 'a {"name": "now", "arguments": {}}'),)),
+    Transcript("a bare call in a block of another language", HERMES, '```js\n{"name": "now", "arguments": {}}\n```', (("content", '```js\n{"name": "now", "arguments": {}}\n```'),)),
+    Transcript("a bare call cut short", HERMES, '{"name": "now", "argu', (("content", '{"name": "now", "argu'),)),
+    Transcript("a block, then a call between marks", HERMES, f"{BLOCK_NOW}\n{HERMES_NOW}", (("content", BLOCK_NOW), NOW)),
+    Transcript("words where the closing mark should be", HERMES, '<tool_call>{"name": "now", "arguments": {}} or not', (NOW, ("content", "or not")), unparsed=1),
+    Transcript("the beginning of a mark", HERMES, "1 <tool", (("content", "1 <tool"),)),
+    # Qwen3-Coder, Qwen3.5
+    Transcript("one call", QWEN, QWEN_CALL, (OSLO,)),
+    Transcript("thoughts, words, two calls", QWEN, f"Hm, Oslo.\n</think>\n\na\n\n{QWEN_CALL}\n{QWEN_NOW}", _reasoned(("content", "a"), OSLO, NOW), opened=True),
+    Transcript("no opening mark", QWEN, QWEN_CALL.removeprefix("<tool_call>\n"), (OSLO,)),
+    Transcript("a call within thoughts", QWEN, f"Hm, Oslo.\n\n{QWEN_CALL}", _reasoned(OSLO), opened=True),
+    Transcript(
+        "values of all types",
+        QWEN,
+        "<tool_call>\n<function=get_weather>\n<parameter=city>\n  \"O\\\n\nslo\n\n</parameter>\n<parameter=days>\n3\n</parameter>\n"
+        '<parameter=near>\n["a",  "b"]\n</parameter>\n<parameter=wind>\nFalse\n</parameter>\n<parameter=any>\n12\n</parameter>\n'
+        "<parameter=units>\nC\n</parameter>\n<parameter=unknown>\n12\n</parameter>\n</function>\n</tool_call>",
+        (
+            (
+                "get_weather",
+                '{"city": "  \\"O\\\\\\n\\nslo\\n", "days": 3, "near": ["a", "b"], "wind": false, "any": 12, "units": "C", "unknown": "12"}',
+            ),
+        ),
+    ),
+    Transcript("values of the wrong type", QWEN, "<tool_call>\n<function=get_weather>\n<parameter=days>\na few\n</parameter>\n<parameter=wind>\nNone\n</parameter>\n</function>\n</tool_call>", (("get_weather", '{"days": "a few", "wind": null}'),)),
+    Transcript("a parameter that does not end", QWEN, "<function=get_weather>\n<parameter=city>\nOslo\n<parameter=days>\n3\n</function>\n</tool_call>", (("get_weather", '{"city": "Oslo", "days": 3}'),)),
+    Transcript("not a function", QWEN, "<tool_call>\n<fun>", (("content", "<tool_call>\n<fun>"),), unparsed=1),
+    Transcript("words within a function", QWEN, "<tool_call><function=now>\nwell", (("now", ""), ("content", "well")), unparsed=1),
+    Transcript("cut short", QWEN, QWEN_CALL[:56], (("get_weather", '{"city": "Oslo'),), unparsed=1),
+    # MiMo-V2
+    Transcript("escaped values", MIMO, "<tool_call>\n<function=get_weather><parameter=city>a &amp;&amp; b</parameter><parameter=days>2</parameter></function>\n</tool_call>", (("get_weather", '{"city": "a && b", "days": 2}'),)),
+    # DeepSeek R1 and V3
+    Transcript("thoughts opened in the prompt", R1, "Hm, Oslo.\n</think>\n\nCold.", _reasoned(("content", "Cold.")), opened=True),
+    Transcript("one call", R1, CALLS.format(_r1(*OSLO)), (OSLO,)),
+    Transcript("words, two calls", R1, "a\n" + CALLS.format(_r1(*OSLO) + "\n" + _r1(*NOW)), (("content", "a"), OSLO, NOW)),
+    Transcript("as V3.1 writes", R1, CALLS.format(V31_CALL), (OSLO,)),
+    Transcript("no JSON", R1, CALLS.format(_r1("now", "none")), (("content", CALLS.format(_r1("now", "none"))),), unparsed=1),
+    # DeepSeek V3.1
+    Transcript("one call", V31, CALLS.format(V31_CALL), (OSLO,)),
+    Transcript("thoughts, words, two calls", V31, "Hm, Oslo.</think>a" + CALLS.format(V31_CALL + V31_NOW), _reasoned(("content", "a"), OSLO, NOW), opened=True),
+    Transcript("as R1 writes", V31, CALLS.format(_r1(*OSLO)), (OSLO,)),
+    Transcript("no marks at the end", V31, CALLS.format(V31_CALL).removesuffix("<｜tool▁call▁end｜><｜tool▁calls▁end｜>"), (OSLO,)),
+    Transcript("cut short", V31, CALLS.format(V31_CALL)[:73], (("get_weather", '{"city": "O'),), unparsed=1),
+    # DeepSeek V3.2 and V4
+    Transcript("one call", V32, _dsml("function_calls", DSML_CALL), (DSML_SAYS,)),
+    Transcript("thoughts, words, two calls", V4, "Hm, Oslo.</think>a\n\n" + _dsml("tool_calls", DSML_CALL, DSML_NOW), _reasoned(("content", "a"), DSML_SAYS, NOW), opened=True),
+    Transcript("a string that looks like a number", V4, _dsml("tool_calls", DSML_CALL.replace('string="false"', 'string="true"')), (("get_weather", '{"city": "Oslo", "days": "3"}'),)),
+    Transcript("JSON that is none", V4, _dsml("tool_calls", DSML_CALL.replace(">3<", ">a few<")), (("get_weather", '{"city": "Oslo", "days": "a few"}'),)),
+    Transcript("an invocation cut short", V4, _dsml("tool_calls", DSML_CALL)[:80], (("get_weather", ""), ("content", _dsml("tool_calls", DSML_CALL)[53:80])), unparsed=1),
+    Transcript("the other block's mark", V4, "<｜DSML｜function_calls>", (("content", "<｜DSML｜function_calls>"),)),
+    # MiniMax
+    Transcript("thoughts and answer", M2, "Hm, Oslo.\n</think>\n\nCold.", _reasoned(("content", "Cold.")), opened=True),
+    Transcript("words and a call", M2, f"Hm, Oslo.\n</think>\n\na\n{M2_CALL.format('')}", _reasoned(("content", "a"), DSML_SAYS), opened=True),
+    Transcript("two calls", M2, M2_CALL.format('<invoke name="now">\n</invoke>\n'), (DSML_SAYS, NOW)),
+    Transcript("nothing is invoked", M2, "<minimax:tool_call>\n</minimax:tool_call>", (("content", "<minimax:tool_call>\n</minimax:tool_call>"),), unparsed=1),
+    Transcript("lines of objects", M1, f'{_THOUGHT}a\n<tool_calls>\n{ARRAY[1:-1]}\n{{"name": "now", "arguments": {{}}}}\n</tool_calls>', _reasoned(("content", "a"), OSLO, NOW)),
+    Transcript("thoughts and answer", M3, "<mm:think>Hm, Oslo.</mm:think>Cold.", _reasoned(("content", "Cold."))),
+    Transcript("no thoughts", M3, "</mm:think>Cold.", (("content", "Cold."),)),
+    Transcript("thoughts, words, two calls", M3, "Hm, Oslo.</mm:think>a" + M3_CALL.format(f'{NS}<invoke name="now">{NS}</invoke>\n'), _reasoned(("content", "a"), DSML_SAYS, NOW), opened=True),
+    Transcript("a list", M3, M3_CALL.format("").replace(f"{NS}<days>3{NS}</days>", M3_NEAR), (("get_weather", '{"city": "Oslo", "near": ["Ski", "Oslo"]}'),)),
+    Transcript("an empty list", M3, M3_CALL.format("").replace(f"{NS}<days>3{NS}</days>", f"{NS}<near>{NS}</near>"), (("get_weather", '{"city": "Oslo", "near": []}'),)),
+    Transcript("objects in a list that no schema knows", M3, M3_CALL.format("").replace("days>3", f"at>{NS}<item>{NS}<x>1{NS}</x>{NS}<y>a{NS}</y>{NS}</item>").replace("/days", "/at"), (("get_weather", '{"city": "Oslo", "at": [{"x": "1", "y": "a"}]}'),)),
+    Transcript("a list as JSON", M3, M3_CALL.format("").replace("days>3", 'near>["Ski"]').replace("/days", "/near"), (("get_weather", '{"city": "Oslo", "near": ["Ski"]}'),)),
+    Transcript("a value cut short", M3, M3_CALL.partition("lo")[0], (("get_weather", '{"city": "Os'),), unparsed=1),
+    Transcript("an element that another ends", M3, M3_CALL.format("").replace("/days", "/city"), (("get_weather", '{"city": "Oslo"'), ("content", f"{NS}<days>3{NS}</city>{NS}</invoke>\n{NS}</tool_call>")), unparsed=1),
+    Transcript("nothing is invoked", M3, f"{NS}<tool_call>\n{NS}</tool_call>", (("content", f"{NS}<tool_call>\n{NS}</tool_call>"),), unparsed=1),
+    # ERNIE 4.5
+    Transcript("thoughts and response", ERNIE, "Hm, Oslo.\n</think>\n\n\n<response>\nCold.\n</response>\n", _reasoned(("content", "Cold.")), opened=True),
+    Transcript("thoughts and two calls", ERNIE, f"Hm, Oslo.\n</think>\n\n\n{HERMES_CALL}\n{HERMES_NOW}\n", _reasoned(OSLO, NOW), opened=True),
+    Transcript("a response cut short", ERNIE, "Hm, Oslo.\n</think>\n\n\n<response>\nCold.\n</resp", _reasoned(("content", "Cold.\n</resp")), opened=True),
+    # Hunyuan
+    Transcript("thoughts and answer", HUNYUAN, "<think>\nHm, Oslo.\n</think>\n<answer>\nCold.\n</answer>", _reasoned(("content", "Cold."))),
+    Transcript("answer without marks", HUNYUAN, "Cold.", (("content", "Cold."),)),
+    Transcript("thoughts and a call", HUNYUAN, f"<think>\nHm, Oslo.\n</think>\n<answer>\n<tool_calls>{ARRAY}</tool_calls>\n</answer>", _reasoned(OSLO)),
+    Transcript("two calls", HUNYUAN, f"<tool_calls>{ARRAY_OF_2}</tool_calls>", (OSLO, NOW)),
+    Transcript("a call within thoughts is a thought", HUNYUAN, f"<think>\nHm, Oslo. <tool_calls>{ARRAY}</tool_calls>\n</think>\n<answer>\nno\n</answer>", (("reasoning", f"Hm, Oslo. <tool_calls>{ARRAY}</tool_calls>"), ("content", "no"))),
+    Transcript("no array", HUNYUAN, "<tool_calls>none</tool_calls>", (("content", "<tool_calls>none</tool_calls>"),), unparsed=1),
+    Transcript("a named call", HUNYUAN, f"<tool_calls>{HY_CALL}</tool_calls>", (OSLO,)),
+    Transcript("thoughts, words, two named calls", HUNYUAN, f"<think>\nHm, Oslo.\n</think>\n<answer>\na\n<tool_calls>{HY_CALL}\n{HY_NOW}</tool_calls>\n</answer>", _reasoned(("content", "a"), OSLO, NOW)),
+    Transcript("a named call without JSON", HUNYUAN, "<tool_calls><tool_call>now\nnone</tool_call></tool_calls>", (("content", "<tool_calls><tool_call>now\nnone</tool_call></tool_calls>"),), unparsed=1),
+    # Hunyuan 3
+    Transcript("thoughts and answer", HY3, "Hm, Oslo.</think:opensource>Cold.", _reasoned(("content", "Cold.")), opened=True),
+    Transcript("thoughts and a call", HY3, "Hm, Oslo.</think:opensource>" + HY3_CALLS.format(HY3_CALL), _reasoned(HY3_SAYS), opened=True),
+    Transcript("two calls", HY3, "a" + HY3_CALLS.format(HY3_CALL + HY3_CALL), (("content", "a"), HY3_SAYS, HY3_SAYS)),
+    Transcript("a key without a value", HY3, HY3_CALLS.format(HY3_CALL)[:130], (("get_weather", ""), ("content", HY3_CALLS.format(HY3_CALL)[79:130])), unparsed=1),
+    # openPangu
+    Transcript("thoughts and answer", PANGU, "[unused16]Hm, Oslo.[unused17]Cold.", _reasoned(("content", "Cold."))),
+    Transcript("two calls", PANGU, f"a[unused11]{ARRAY_OF_2}[unused12]", (("content", "a"), OSLO, NOW)),
+    Transcript("parameters", PANGU, f"[unused11]{ARRAY.replace('arguments', 'parameters')}[unused12]", (OSLO,)),
+    # Llama 3
+    Transcript("answer", LLAMA, "Cold.", (("content", "Cold."),)),
+    Transcript("a call", LLAMA, '{"name": "get_weather", "parameters": {"city": "Oslo"}}', (OSLO,)),
+    Transcript("a call after its mark", LLAMA, '<|python_tag|>{"name": "get_weather", "parameters": {"city": "Oslo"}}', (OSLO,)),
+    Transcript("two calls", LLAMA, '{"name": "get_weather", "parameters": {"city": "Oslo"}}; {"name": "now", "parameters": {}}', (OSLO, NOW)),
+    Transcript("JSON that is no call", LLAMA, '{"name": "Ada", "parameters": {}}', (("content", '{"name": "Ada", "parameters": {}}'),), unparsed=1),
+)  # fmt: skip

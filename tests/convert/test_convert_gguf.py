@@ -1,0 +1,500 @@
+"""A folder becomes a GGUF that computes the same, here and in llama.cpp; or it is refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import packings
+import pytest
+from tiny_gguf import read_folder, write_folder, write_gguf
+from tiny_models import (
+    LLAMA3,
+    VOCAB_SIZE,
+    furthest,
+    loaded,
+    oracle,
+    prefill_logits,
+    random_sequences,
+    saved,
+)
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from dure.convert.gguf import convert
+from dure.errors import InvalidRequestError, ModelFileError, TokenizerError, UnsupportedModelError
+from dure.formats import gguf_writer
+from dure.formats.checkpoint import open_checkpoint
+from dure.kernels.dequantize import dequantize
+from dure.text import tokenizer as ours
+
+# llama.cpp wants an end of text, and no more of a vocabulary than the model's.
+END = "<|im_end|>"
+TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
+CARD = "---\nlicense: mit\nbase_model:\n- Maker/Base\n---\nA model.\n"
+WIDE = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "moe_intermediate_size": 256}
+PACKED: dict[str, tuple[dict[str, Any], Callable[[np.ndarray], packings.Packed]]] = {
+    "fp8": ({"quant_method": "fp8", "weight_block_size": [128, 128]}, packings.fp8),
+    "gptq": ({"quant_method": "gptq", "bits": 4, "group_size": 32}, packings.gptq),
+    "awq": ({"quant_method": "awq", "bits": 4, "group_size": 32}, packings.awq),
+}
+HALF = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+TOKENS = random_sequences(40, seed=1)[0]
+CONVERTED = [
+    "llama",
+    "llama-tied",
+    "llama-bias-llama3",
+    "llama-linear",
+    "qwen2",
+    "qwen2-tied",
+    "qwen2-yarn",
+    "qwen3",
+    "qwen3_moe",
+    "qwen2_moe",
+    "ernie4_5",
+    "hunyuan_v1_dense",
+    "deepseek_v2-queries",
+    "deepseek_v3",
+    "ernie4_5_moe",
+    "ernie4_5_moe-unshared",
+    "hunyuan_v1_moe",
+    "minimax_m2",
+    "pangu_embedded",
+    "qwen3_next",
+    "qwen3_next-mixed",
+    "glm4_moe",
+    "glm4_moe-air",
+    "mimo",
+]
+# What llama.cpp does not compute of these, as it computes it.
+AS_IN_LLAMA_CPP: dict[str, dict[str, Any]] = {
+    "ernie4_5_moe": {"moe_layer_interval": 1, "num_hidden_layers": 3},
+    "ernie4_5_moe-unshared": {"moe_layer_end_index": -1},
+    "qwen3_next-mixed": {"linear_value_head_dim": 20},
+}
+# Where WIDE makes no model of the family, or no heads that llama.cpp takes.
+WIDER: dict[str, dict[str, Any]] = {
+    "hunyuan_v1_moe": {"moe_intermediate_size": None},
+    "minimax_m2": {"head_dim": 48},
+    "qwen3_next": {"linear_key_head_dim": 64, "linear_value_head_dim": 64},
+    "qwen3_next-mixed": {"linear_key_head_dim": 32, "linear_value_head_dim": 32},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a folder as the hub has it: weights, config, tokenizer, template and README."""
+
+    def make(name: str, **changes: Any) -> Path:
+        path = tmp_path / "model"
+        path.mkdir()
+        saved(name, oracle(name, **AS_IN_LLAMA_CPP.get(name, {}) | changes), path)
+        write_tokenizer(path)
+        (path / "README.md").write_text(CARD)
+        return path
+
+    return make
+
+
+def write_tokenizer(path: Path, cutter: pre_tokenizers.PreTokenizer | None = None) -> None:
+    """255 letters of the byte alphabet, one merge, and an end of text: 257 less U+0000's."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[: VOCAB_SIZE - 2]
+    vocabulary = {text: index for index, text in enumerate([*alphabet, "he", END])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [("h", "e")]))
+    tokenizer.pre_tokenizer = cutter or pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([END])
+    tokenizer.save(str(path / "tokenizer.json"))
+    config = {"eos_token": END, "add_bos_token": False, "chat_template": TEMPLATE}
+    (path / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_a_converted_model_has_the_logits_of_its_folder(
+    folder: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    source, out = folder(name), tmp_path / "out.gguf"
+    convert(source, out)
+    expected = prefill_logits(loaded(source), TOKENS)
+    assert furthest(expected, prefill_logits(loaded(out), TOKENS)) <= 1e-5
+
+
+@pytest.mark.parametrize("name", [name for name in CONVERTED if name != "mimo"])
+def test_the_tensors_are_those_that_llama_cpps_converter_writes(
+    folder: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    source, out = folder(name), tmp_path / "out.gguf"
+    convert(source, out)
+    write_gguf(tmp_path / "theirs.gguf", *read_folder(source))
+    ours, theirs = (
+        gguf.GGUFReader(tmp_path / f"{each}.gguf").tensors for each in ("out", "theirs")
+    )
+    values = {tensor.name: tensor.data for tensor in ours}
+    assert values.keys() == {tensor.name for tensor in theirs}
+    for tensor in theirs:
+        assert np.allclose(
+            values[tensor.name].squeeze(), tensor.data.squeeze(), atol=1e-6, rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3_moe"])
+def test_the_gguf_package_reads_what_was_written(
+    folder: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / "out.gguf"
+    written = convert(folder(name), out)
+    reader = gguf.GGUFReader(out)
+    keys = {key: field.contents() for key, field in reader.fields.items()}
+    architecture = {"llama": "llama", "qwen3_moe": "qwen3moe"}[name]
+    expected = {
+        "general.architecture": architecture,
+        "general.file_type": 0,
+        "general.license": "mit",
+        "general.base_model.0.name": "Base",
+        "general.base_model.0.organization": "Maker",
+        f"{architecture}.block_count": 2,
+        f"{architecture}.attention.head_count_kv": 2,
+        f"{architecture}.rope.freq_base": 10000.0,
+        f"{architecture}.vocab_size": VOCAB_SIZE,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.merges": ["h e"],
+        "tokenizer.ggml.eos_token_id": VOCAB_SIZE - 1,
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.chat_template": TEMPLATE,
+    }
+    assert {key: keys.get(key) for key in expected} == expected
+    assert {"blk.0.ffn_norm.weight", "blk.0.attn_norm.weight"} <= {t.name for t in reader.tensors}
+    assert keys["tokenizer.ggml.token_type"][-1] == gguf.TokenType.CONTROL
+    assert written.size_bytes == out.stat().st_size
+    assert sum(written.types.values()) == len(reader.tensors)
+
+
+def test_a_quantised_file_holds_the_nearest_blocks(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    source, out = folder("qwen3_moe", **WIDE), tmp_path / "out.gguf"
+    convert(source, out, quantize="q4", threads=2)
+    weights = open_checkpoint(source).tensors
+    stored = open_checkpoint(out).tensors
+    types = {name.split(".")[-2]: tensor.dtype for name, tensor in stored.items()}
+    assert types["ffn_down_exps"] == "Q4_K"
+    assert types["attn_q"] == types["token_embd"] == "Q6_K"
+    assert types["ffn_gate_inp"] == types["attn_norm"] == "F32"
+    expert = stored["blk.1.ffn_up_exps.weight"]
+    assert expert.shape == (8, 256, 256)
+    values = dequantize("Q4_K", expert.read_rows(3 * 256, 4 * 256))
+    original = weights["model.layers.1.mlp.experts.3.up_proj.weight"].read().view(np.float32)
+    assert np.square(values - original).mean() < 6e-3 * original.var()
+    logits = [prefill_logits(loaded(path), TOKENS) for path in (source, out)]
+    assert (
+        np.corrcoef(logits[0].ravel(), logits[1].ravel())[0, 1] > 0.95
+    )  # a router may choose otherwise
+
+
+def test_the_heads_matrices_are_quantised_as_they_are_turned(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    latents = {"kv_lora_rank": 256, "q_lora_rank": 256, "qk_nope_head_dim": 64, "v_head_dim": 64}
+    source, out = folder("deepseek_v3", **WIDE, **latents), tmp_path / "out.gguf"
+    convert(source, out, quantize="q8")
+    stored = open_checkpoint(out).tensors
+    keys, values = (stored[f"blk.1.attn_{which}_b.weight"] for which in "kv")
+    assert (keys.dtype, keys.shape) == ("Q8_0", (4, 256, 64))
+    assert (values.dtype, values.shape) == ("Q8_0", (4, 64, 256))
+    both = open_checkpoint(source).tensors["model.layers.1.self_attn.kv_b_proj.weight"]
+    original = both.read().view(np.float32).reshape(4, 128, 256)
+    for stack, part in ((keys, original[:, :64].swapaxes(1, 2)), (values, original[:, 64:])):
+        got = dequantize("Q8_0", stack.read()).reshape(part.shape)
+        assert np.abs(got - part).max() <= np.abs(part).max() / 254 * 1.01
+
+
+def test_bfloat16_stays_as_it_is_but_in_vectors(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    import ml_dtypes  # noqa: PLC0415  # safetensors' own way to bfloat16
+    from safetensors.numpy import load_file, save_file  # noqa: PLC0415
+
+    source, out = folder("llama"), tmp_path / "out.gguf"
+    arrays = load_file(source / "model.safetensors")
+    save_file(
+        {name: array.astype(ml_dtypes.bfloat16) for name, array in arrays.items()},
+        source / "model.safetensors",
+    )
+    convert(source, out)
+    before, after = open_checkpoint(source).tensors, open_checkpoint(out).tensors
+    assert after["output.weight"].dtype == "BF16"
+    np.testing.assert_array_equal(after["output.weight"].read(), before["lm_head.weight"].read())
+    assert after["output_norm.weight"].dtype == "F32"
+
+
+def test_experts_that_are_fused_become_the_same_stacks(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    from safetensors.numpy import load_file, save_file  # noqa: PLC0415
+
+    source = folder("qwen3_moe")
+    convert(source, tmp_path / "hub.gguf")
+    arrays = load_file(source / "model.safetensors")
+    for layer in range(2):
+        prefix = f"model.layers.{layer}.mlp.experts"
+        parts = {
+            part: np.stack([arrays.pop(f"{prefix}.{i}.{part}_proj.weight") for i in range(8)])
+            for part in ("gate", "up", "down")
+        }
+        arrays[f"{prefix}.gate_up_proj"] = np.concatenate([parts["gate"], parts["up"]], axis=1)
+        arrays[f"{prefix}.down_proj"] = parts["down"]
+    save_file(arrays, source / "model.safetensors")
+    convert(source, tmp_path / "fused.gguf")
+    hub, fused = (open_checkpoint(tmp_path / f"{name}.gguf").tensors for name in ("hub", "fused"))
+    assert hub.keys() == fused.keys()
+    for name, tensor in hub.items():
+        assert tensor.shape == fused[name].shape
+        np.testing.assert_array_equal(tensor.read(), fused[name].read())
+
+
+def test_an_existing_file_is_replaced_only_by_force(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    source, out = folder("llama"), tmp_path / "out.gguf"
+    out.write_text("precious")
+    with pytest.raises(InvalidRequestError, match="exists"):
+        convert(source, out)
+    assert out.read_text() == "precious"
+    convert(source, out, force=True)
+    assert out.read_bytes()[:4] == b"GGUF"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "no space")])
+def test_what_ends_early_leaves_nothing_behind(
+    folder: Callable[..., Path], tmp_path: Path, error: BaseException
+) -> None:
+    source, target = folder("llama"), tmp_path / "target"
+    target.mkdir()
+
+    def fail(done: int, total: int) -> None:
+        if done > total // 2:
+            raise error
+
+    with pytest.raises(type(error)):
+        convert(source, target / "out.gguf", progress=fail)
+    assert list(target.iterdir()) == []
+
+
+def test_a_disk_that_is_too_full_is_said_before_a_byte_is_written(
+    folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder("llama")
+    usage = type("usage", (), {"free": 1000})
+    monkeypatch.setattr(gguf_writer.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(InvalidRequestError, match=r"0\.00 GB of that disk is free"):
+        convert(source, tmp_path / "out.gguf")
+    assert not list(tmp_path.glob("*.gguf*")) + list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "name, changes, named",
+    [
+        ("qwen3_moe-unnormalised", {}, "norm_topk_prob"),
+        ("qwen3_moe-mixed", {}, "attention_bias"),
+        ("qwen2-sliding", {}, "use_sliding_window"),
+        ("deepseek_v2-grouped", {}, "topk_method"),
+        ("deepseek_v2", {}, "q_lora_rank"),
+        ("deepseek_v3", {"rope_interleave": False}, "rope_interleave"),
+        ("llama", {"mlp_bias": True}, "mlp_bias"),
+        ("qwen2", {"rope_parameters": LLAMA3}, "llama3"),
+        ("llama", {"rope_parameters": HALF}, "partial_rotary_factor"),
+        ("ernie4_5_moe", {"moe_layer_interval": 2, "num_hidden_layers": 5}, "moe_layer_interval"),
+        ("ernie4_5_moe-unshared", {"moe_layer_end_index": 1}, "moe_layer_end_index"),
+        ("hunyuan_v1_moe", {"attention_bias": True}, "attention_bias"),
+        ("minimax_m2", {"tie_word_embeddings": True}, "tie_word_embeddings"),
+        ("qwen3_next-mixed", {"linear_value_head_dim": 40}, "linear_value_head_dim"),
+        ("qwen3_next", {"mlp_only_layers": [1]}, "mlp_only_layers"),
+        ("qwen3_next", {"rms_norm_eps": 1e-5}, "rms_norm_eps"),
+        ("pangu_pro_moe", {}, "pangu_pro_moe"),
+    ],
+)
+def test_what_llama_cpp_would_compute_otherwise_is_refused_by_name(
+    folder: Callable[..., Path], tmp_path: Path, name: str, changes: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(UnsupportedModelError, match=named):
+        convert(folder(name, **changes), tmp_path / "out.gguf")
+    assert not (tmp_path / "out.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    "name, drafting",
+    [
+        ("qwen3_next", "mtp.norm.weight"),
+        ("ernie4_5_moe", "model.mtp_emb_norm.0.weight"),
+        ("glm4_moe", "model.layers.2.input_layernorm.weight"),
+        ("deepseek_v3", "model.layers.3.input_layernorm.weight"),
+    ],
+)
+def test_a_layer_that_only_drafts_is_left_out(
+    folder: Callable[..., Path], tmp_path: Path, name: str, drafting: str
+) -> None:
+    source = folder(name, num_nextn_predict_layers=1)
+    convert(source, tmp_path / "without.gguf")
+    config, arrays = read_folder(source)
+    write_folder(source, config, {**arrays, drafting: np.ones(64, np.float32)})
+    convert(source, tmp_path / "with.gguf")
+    assert (tmp_path / "with.gguf").read_bytes() == (tmp_path / "without.gguf").read_bytes()
+    keys = open_checkpoint(tmp_path / "with.gguf").metadata
+    assert not [key for key in keys if "nextn" in key]
+
+
+def test_what_a_recurrent_layer_keeps_small_stays_float32(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    import ml_dtypes  # noqa: PLC0415  # safetensors' own way to bfloat16
+    from safetensors.numpy import save_file  # noqa: PLC0415
+
+    source, out = folder("qwen3_next", **WIDE), tmp_path / "out.gguf"
+    _, arrays = read_folder(source)
+    halved = {name: array.astype(ml_dtypes.bfloat16) for name, array in arrays.items()}
+    save_file(halved, source / "model.safetensors")
+    for scheme, matrices in ((None, "BF16"), ("q6", "Q6_K")):
+        convert(source, out, quantize=scheme, force=True)  # type: ignore[arg-type]
+        types = {name: tensor.dtype for name, tensor in open_checkpoint(out).tensors.items()}
+        small = (
+            "ssm_conv1d.weight",
+            "ssm_a",
+            "ssm_dt.bias",
+            "ssm_norm.weight",
+            "ffn_gate_inp.weight",
+        )
+        assert {types[f"blk.0.{name}"] for name in small} == {"F32"}
+        assert {types[f"blk.0.{name}.weight"] for name in ("attn_qkv", "ssm_ba")} == {matrices}
+
+
+def test_keys_that_a_config_has_for_other_models_are_not_passed_on(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = folder("hunyuan_v1_moe")
+    config, arrays = read_folder(source)
+    others = {"n_group": False, "topk_group": False, "kv_lora_rank": None, "q_lora_rank": 1536}
+    lists = {"num_experts": [6, 6], "moe_topk": [2, 2], "moe_intermediate_size": [48, 48]}
+    write_folder(source, {**config, **others, **lists}, arrays)
+    convert(source, tmp_path / "out.gguf")
+    keys = open_checkpoint(tmp_path / "out.gguf").metadata
+    assert not [key for key in keys if "group" in key or "lora" in key]
+    assert keys["hunyuan-moe.expert_count"] == 6
+    assert keys["hunyuan-moe.expert_feed_forward_length"] == 48
+
+
+def test_an_openpangu_without_biases_is_refused(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = folder("pangu_embedded")
+    config, arrays = read_folder(source)
+    plain = {name: array for name, array in arrays.items() if not name.endswith(".bias")}
+    write_folder(source, {**config, "bias": False}, plain)
+    loaded(source)
+    with pytest.raises(UnsupportedModelError, match="bias = False"):
+        convert(source, tmp_path / "out.gguf")
+
+
+def test_a_missing_tensor_is_named(folder: Callable[..., Path], tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file  # noqa: PLC0415
+
+    source = folder("llama")
+    arrays = load_file(source / "model.safetensors")
+    del arrays["model.layers.1.self_attn.k_proj.weight"]
+    save_file(arrays, source / "model.safetensors")
+    with pytest.raises(ModelFileError, match=r"layers\.1\.self_attn\.k_proj"):
+        convert(source, tmp_path / "out.gguf")
+
+
+def test_weights_that_are_quantised_already_are_refused_by_type(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    from safetensors.numpy import load_file, save_file  # noqa: PLC0415
+
+    source = folder("llama")
+    arrays = load_file(source / "model.safetensors")
+    arrays["lm_head.weight"] = arrays["lm_head.weight"].astype(np.int8)
+    save_file(arrays, source / "model.safetensors")
+    with pytest.raises(UnsupportedModelError, match=r"lm_head\.weight as I8.*F32, F16, BF16"):
+        convert(source, tmp_path / "out.gguf")
+
+
+@pytest.mark.parametrize("method", ["fp8", "gptq", "awq"])
+@pytest.mark.parametrize("name", ["llama", "qwen3_moe", "deepseek_v3", "qwen3_next"])
+def test_a_quantised_folder_is_quantised_anew_from_what_it_stands_for(
+    folder: Callable[..., Path], tmp_path: Path, name: str, method: str
+) -> None:
+    source = folder(name, **WIDE)
+    config, arrays = read_folder(source)
+    settings, pack = PACKED[method]
+
+    def packed(each: str, values: np.ndarray) -> packings.Packed | None:
+        return pack(values) if each.endswith(("_proj.weight", "qkvz.weight")) else None
+
+    values = packings.write_packed(tmp_path / "packed", config, arrays, settings, packed)
+    write_folder(source, config, values)
+    for each in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(source / each, tmp_path / "packed")
+    with pytest.raises(UnsupportedModelError, match=r"\.weight as ") as caught:
+        convert(tmp_path / "packed", tmp_path / "none.gguf")
+    assert "--quantize" in caught.value.hint
+    convert(tmp_path / "packed", tmp_path / "packed.gguf", quantize="q8")
+    convert(source, tmp_path / "plain.gguf", quantize="q8")
+    ours, plain = (open_checkpoint(tmp_path / f"{n}.gguf").tensors for n in ("packed", "plain"))
+    assert {n: t.dtype for n, t in ours.items()} == {n: t.dtype for n, t in plain.items()}
+    for each, tensor in ours.items():
+        np.testing.assert_array_equal(tensor.read(), plain[each].read(), err_msg=each)
+
+
+def test_a_gguf_and_a_folder_without_tokenizer_are_refused(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    source, out = folder("llama"), tmp_path / "out.gguf"
+    convert(source, out)
+    with pytest.raises(UnsupportedModelError, match="GGUF file already"):
+        convert(out, tmp_path / "again.gguf")
+    (source / "tokenizer.json").unlink()
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
+        convert(source, tmp_path / "again.gguf")
+
+
+def test_words_that_no_rule_of_gguf_cuts_are_refused(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = folder("llama")
+    cutter = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split("e", "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    write_tokenizer(source, cutter)
+    with pytest.raises(TokenizerError, match="rule"):
+        convert(source, tmp_path / "out.gguf")
+
+
+def test_the_tokenizer_gives_the_same_ids(folder: Callable[..., Path], tmp_path: Path) -> None:
+    source, out = folder("llama", vocab_size=VOCAB_SIZE + 8), tmp_path / "out.gguf"
+    convert(source, out)
+    text = f"she said: héllo, the end{END}"
+    both = [ours.Tokenizer.from_checkpoint(open_checkpoint(path)) for path in (source, out)]
+    assert both[0].encode(text) == both[1].encode(text)
+    assert both[0].eos_id == both[1].eos_id == VOCAB_SIZE - 1
+    assert both[1].vocab_size == VOCAB_SIZE + 8
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_llama_cpp_computes_what_we_do(
+    folder: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp")
+    out = tmp_path / "out.gguf"
+    convert(folder(name, **WIDE | WIDER.get(name, {})), out)
+    floats = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
+    peer = llama_cpp.Llama(str(out), logits_all=True, n_ctx=64, verbose=False, **floats)
+    peer.eval(TOKENS)
+    expected = np.array(peer.scores[: len(TOKENS)])
+    actual = prefill_logits(loaded(out), TOKENS)
+    assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max()

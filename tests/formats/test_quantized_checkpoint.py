@@ -1,0 +1,427 @@
+"""Quantised layouts of Hugging Face folders stand for what their tools' packing defines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import packings
+import pytest
+import torch
+
+from dure.errors import DureError, ModelFileError, UnsupportedModelError
+from dure.formats.checkpoint import Checkpoint, open_checkpoint
+from dure.formats.quantized_checkpoint import parameters, parameters_or_tensors
+from dure.formats.quantized_layouts import PackedMatrix
+from dure.kernels.dequantize import dequantize
+
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False}
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "zero_point": True}
+FP8 = {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}
+MXFP4 = {"quant_method": "mxfp4"}
+NAME = "model.layers.0.mlp.up_proj.weight"
+
+
+def compressed(**weights: Any) -> dict[str, Any]:
+    """The config of compressed-tensors with these arguments of weights."""
+    known = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32, **weights}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": known}},
+    }
+
+
+FP8_CHANNEL = compressed(num_bits=8, type="float", strategy="channel", group_size=None)
+
+
+def weights(rows: int, cols: int, seed: int = 0) -> np.ndarray:
+    """Rows of mixed size, with a few zeros."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.normal(0, 0.05, (rows, cols)) * np.exp(rng.normal(0, 1, (rows, 1)))
+    drawn[rng.random((rows, cols)) < 0.01] = 0
+    return drawn.astype(np.float32)
+
+
+def folder_with(
+    path: Path, settings: Any, packed: packings.Packed, name: str = NAME, **extra: torch.Tensor
+) -> Checkpoint:
+    """A folder with one packed matrix, and what else it is given."""
+    packings.write_packed(path, {}, {name: np.zeros(1)}, settings, lambda _n, _w: packed)
+    if extra:
+        from safetensors.torch import load_file, save_file  # noqa: PLC0415
+
+        tensors = load_file(path / "model.safetensors")
+        save_file({**tensors, **extra}, path / "model.safetensors")
+    return open_checkpoint(path)
+
+
+def read_values(matrix: Any, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """What a matrix stands for, its columns in order."""
+    assert isinstance(matrix, PackedMatrix)
+    values = dequantize(
+        matrix.dtype, matrix.read_rows(start, matrix.num_rows if stop is None else stop)
+    )
+    if matrix.columns is not None:
+        ordered = np.empty_like(values)
+        ordered[:, matrix.columns] = values
+        return ordered
+    return values
+
+
+CASES: dict[str, tuple[Any, Callable[[np.ndarray], packings.Packed], tuple[int, int], str]] = {
+    "gptq": (GPTQ, packings.gptq, (40, 96), "I4G32"),
+    "gptq 64": (
+        {**GPTQ, "group_size": 64},
+        lambda w: packings.gptq(w, group=64),
+        (24, 192),
+        "I4G64",
+    ),
+    "gptq 128": (
+        {**GPTQ, "group_size": 128},
+        lambda w: packings.gptq(w, group=128),
+        (16, 384),
+        "I4G128",
+    ),
+    "gptq, a last group that is cut": (
+        {**GPTQ, "group_size": 128},
+        lambda w: packings.gptq(w, group=128),
+        (16, 320),
+        "I4G64",
+    ),
+    "gptq, a group a row": (
+        {**GPTQ, "group_size": -1},
+        lambda w: packings.gptq(w, group=-1),
+        (8, 160),
+        "I4G32",
+    ),
+    "gptq, groups of 256": (
+        {**GPTQ, "group_size": 256},
+        lambda w: packings.gptq(w, group=256),
+        (8, 512),
+        "I4G128",
+    ),
+    "gptq, groups of 24": (
+        {**GPTQ, "group_size": 24},
+        lambda w: packings.gptq(w, group=24),
+        (8, 48),
+        "F32",
+    ),
+    "gptq without g_idx": (GPTQ, lambda w: packings.gptq(w, with_indices=False), (8, 64), "I4G32"),
+    "gptq, zero points of 16": (
+        GPTQ,
+        lambda w: packings.gptq(w, highest_zero=True),
+        (16, 64),
+        "I4G32",
+    ),
+    "gptq version 2": (
+        {**GPTQ, "checkpoint_format": "gptq_v2"},
+        lambda w: packings.gptq(w, version=2),
+        (16, 64),
+        "I4G32",
+    ),
+    "gptq desc_act": (
+        {**GPTQ, "desc_act": True},
+        lambda w: packings.gptq(w, order=np.random.default_rng(3).permutation(w.shape[1])),
+        (40, 160),
+        "I4G32",
+    ),
+    "awq": (AWQ, packings.awq, (40, 96), "I4G32"),
+    "awq 128": (
+        {**AWQ, "group_size": 128},
+        lambda w: packings.awq(w, group=128),
+        (16, 384),
+        "I4G128",
+    ),
+    "compressed": (compressed(), packings.pack_quantized, (21, 96), "I4G32"),
+    "compressed with zero points": (
+        compressed(symmetric=False, group_size=64),
+        lambda w: packings.pack_quantized(w, group=64, symmetric=False),
+        (21, 192),
+        "I4G64",
+    ),
+    "compressed, a scale a row": (
+        compressed(strategy="channel", group_size=None),
+        lambda w: packings.pack_quantized(w, group=-1),
+        (5, 288),
+        "I4G32",
+    ),
+    "compressed, rows that end in a word": (
+        compressed(strategy="channel", group_size=None),
+        lambda w: packings.pack_quantized(w, group=-1, symmetric=False),
+        (5, 43),
+        "F32",
+    ),
+    "compressed, groups that lie apart": (
+        compressed(actorder="group"),
+        lambda w: packings.pack_quantized(
+            w, order=np.random.default_rng(4).permutation(w.shape[1])
+        ),
+        (21, 96),
+        "I4G32",
+    ),
+    "fp8": (FP8, packings.fp8, (256, 256), "F8G128"),
+    "fp8, a block of rows that is cut": (FP8, packings.fp8, (194, 384), "F8G128"),
+    "fp8, a block of columns that is cut": (FP8, packings.fp8, (130, 320), "F8G32"),
+    "fp8, columns that fit no type": (FP8, packings.fp8, (20, 200), "F32"),
+    "fp8 smaller than a block": (FP8, packings.fp8, (32, 96), "F8G32"),
+    "fp8 of powers of two": (
+        {**FP8, "scale_fmt": "ue8m0"},
+        lambda w: packings.fp8(w, powers=True),
+        (130, 256),
+        "F8G128",
+    ),
+    "fp8 of powers of two by their exponents": (
+        {**FP8, "scale_fmt": "ue8m0"},
+        lambda w: packings.fp8(w, powers=True, scale_type=torch.float8_e8m0fnu),
+        (130, 256),
+        "F8G128",
+    ),
+    "fp8, a scale a row": (
+        FP8_CHANNEL,
+        lambda w: packings.fp8(w, block=(1, -1), suffix="weight_scale", scale_type=torch.bfloat16),
+        (33, 256),
+        "F8G128",
+    ),
+    "fp8, a scale a matrix": (
+        compressed(num_bits=8, type="float", strategy="tensor", group_size=None),
+        lambda w: scalar(packings.fp8(w, block=(-1, -1), suffix="weight_scale")),
+        (33, 128),
+        "F8G128",
+    ),
+    "fp8 in blocks by compressed-tensors": (
+        compressed(num_bits=8, type="float", strategy="block", block_structure=[128, 128]),
+        lambda w: packings.fp8(w, suffix="weight_scale"),
+        (194, 256),
+        "F8G128",
+    ),
+    "mxfp4": (
+        MXFP4,
+        lambda w: packings.mxfp4(w, names=("weight_blocks", "weight_scales"), split=True),
+        (21, 96),
+        "MXFP4",
+    ),
+    "mxfp4 by compressed-tensors": (
+        compressed(num_bits=4, type="float"),
+        lambda w: packings.mxfp4(w, names=("weight_packed", "weight_scale"), split=False),
+        (21, 96),
+        "MXFP4",
+    ),
+}
+
+
+def scalar(packed: packings.Packed) -> packings.Packed:
+    """Its one scale without dimensions."""
+    tensors, values = packed
+    return {**tensors, "weight_scale": tensors["weight_scale"].reshape(())}, values
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_value_is_that_of_the_packing(tmp_path: Path, case: str) -> None:
+    settings, pack, shape, dtype = CASES[case]
+    packed = pack(weights(*shape))
+    found = parameters(folder_with(tmp_path, settings, packed))
+    matrix = found.pop(NAME)
+    assert found == {}
+    assert (matrix.shape, matrix.dtype) == (shape, dtype)
+    actual = read_values(matrix)
+    np.testing.assert_array_equal(actual, packed[1])
+    part = read_values(matrix, shape[0] // 3, shape[0] // 2)
+    np.testing.assert_array_equal(part, actual[shape[0] // 3 : shape[0] // 2])
+
+
+def test_every_code_of_fp8_is_the_float_that_torch_reads(tmp_path: Path) -> None:
+    codes = torch.arange(256, dtype=torch.uint8)
+    codes[codes & 127 == 127] = 0  # which are no numbers
+    scale = torch.tensor([[0.37]])
+    expected = codes.view(torch.float8_e4m3fn).float().numpy() * np.float32(0.37)
+    packed = {"weight": codes.view(torch.float8_e4m3fn)[None], "weight_scale_inv": scale}, expected
+    settings = {**FP8, "weight_block_size": None}
+    matrix = parameters(folder_with(tmp_path, settings, packed))[NAME]
+    np.testing.assert_array_equal(read_values(matrix)[0], expected)
+
+
+def test_fused_experts_in_fp8_have_each_their_own_blocks(tmp_path: Path) -> None:
+    each = [packings.fp8(weights(130, 256, seed)) for seed in range(3)]
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    stacks = {
+        part: torch.stack([tensors[key] for tensors, _ in each])
+        for part, key in (("", "weight"), ("_scale_inv", "weight_scale_inv"))
+    }
+    packings.write_packed(
+        tmp_path,
+        {},
+        {name: np.zeros(1)},
+        FP8,
+        lambda n, _w: ({n + k: t for k, t in stacks.items()}, _w),
+    )
+    checkpoint = open_checkpoint(tmp_path)
+    checkpoint = Checkpoint(
+        checkpoint.path,
+        "safetensors",
+        {n.replace(name + name, name): t for n, t in checkpoint.tensors.items()},
+        config=checkpoint.config,
+    )
+    matrix = parameters(checkpoint)[name]
+    assert matrix.shape == (3, 130, 256)
+    expected = np.concatenate([values for _, values in each])
+    np.testing.assert_array_equal(read_values(matrix), expected)
+    np.testing.assert_array_equal(read_values(matrix, 129, 262), expected[129:262])
+
+
+def test_what_runtimes_store_beside_weights_is_left_out(tmp_path: Path) -> None:
+    packed = packings.fp8(weights(32, 64), block=(1, -1), suffix="weight_scale")
+    extra = {
+        NAME.replace("weight", "input_scale"): torch.ones(1),
+        "model.layers.0.self_attn.k_scale": torch.ones(1),
+        "model.norm.weight": torch.ones(64),
+    }
+    found = parameters(folder_with(tmp_path, FP8_CHANNEL, packed, **extra))
+    assert sorted(found) == [NAME, "model.norm.weight"]
+
+
+@pytest.mark.parametrize(
+    "settings, named",
+    [
+        ({"quant_method": "bitsandbytes"}, "bitsandbytes"),
+        ({"quant_method": None}, "None"),
+        ({**GPTQ, "bits": 8}, "bits = 8"),
+        ({**GPTQ, "checkpoint_format": "marlin"}, "marlin"),
+        ({**AWQ, "version": "gemv"}, "gemv"),
+        ({**FP8, "fmt": "e5m2"}, "e5m2"),
+        (compressed(num_bits=8), "('int', 8)"),
+    ],
+)
+def test_what_is_not_read_is_refused_by_name_with_what_is(
+    tmp_path: Path, settings: Any, named: str
+) -> None:
+    checkpoint = folder_with(tmp_path, settings, packings.gptq(weights(8, 64)))
+    with pytest.raises(UnsupportedModelError) as caught:
+        parameters(checkpoint)
+    assert named in caught.value.message
+    known = caught.value.message + caught.value.hint
+    assert any(word in known for word in ("gptq", "4", "gemm", "e4m3"))
+    assert parameters_or_tensors(checkpoint) == checkpoint.tensors
+
+
+def replaced(packed: packings.Packed, **parts: Any) -> packings.Packed:
+    """The same with other tensors; None takes one away."""
+    tensors = {**packed[0], **parts}
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}, packed[1]
+
+
+GOOD = packings.gptq(weights(16, 64))
+WRONG: dict[str, tuple[Any, packings.Packed, str]] = {
+    "no config": (None, GOOD, "no quantization_config"),
+    "a config that is no table": ("gptq", GOOD, "not a table"),
+    "another group size": ({**GPTQ, "group_size": 16}, GOOD, "scales"),
+    "no group size": ({**GPTQ, "group_size": 0}, GOOD, "groups of 0"),
+    "a size that is no number": ({**GPTQ, "group_size": "32"}, GOOD, "group_size"),
+    "scales that are missing": (GPTQ, replaced(GOOD, scales=None), "no .*up_proj.scales"),
+    "zero points of another shape": (
+        GPTQ,
+        replaced(GOOD, qzeros=torch.zeros(2, 3, dtype=torch.int32)),
+        "qzeros",
+    ),
+    "codes of another type": (
+        GPTQ,
+        replaced(GOOD, qweight=torch.zeros(8, 16, dtype=torch.int64)),
+        "qweight",
+    ),
+    "weights beside their codes": (GPTQ, replaced(GOOD, weight=torch.zeros(16, 64)), "twice"),
+    "nothing that is quantised": (GPTQ, ({"weight": torch.zeros(16, 64)}, GOOD[1]), "no tensor is"),
+    "another method's tensors": (AWQ, GOOD, "scales"),
+    "blocks of another size": (
+        {**FP8, "weight_block_size": [64, 64]},
+        packings.fp8(weights(256, 256)),
+        "blocks of",
+    ),
+    "blocks that are none": (
+        {**FP8, "weight_block_size": [0, 64]},
+        packings.fp8(weights(256, 256)),
+        "two sizes",
+    ),
+    "fp8 without scales": (
+        FP8,
+        replaced(packings.fp8(weights(16, 64)), weight_scale_inv=None),
+        "no .*weight_scale",
+    ),
+    "groups that the config does not know": (
+        compressed(group_size=128),
+        packings.pack_quantized(weights(8, 256)),
+        "no groups of 128",
+    ),
+    "a shape that is not that of the codes": (
+        compressed(),
+        replaced(packings.pack_quantized(weights(8, 64)), weight_shape=torch.tensor([8, 96])),
+        "weight_packed",
+    ),
+    "a shape below zero": (
+        compressed(),
+        replaced(packings.pack_quantized(weights(8, 64)), weight_shape=torch.tensor([-8, 64])),
+        "-8 rows",
+    ),
+    "no groups": ({"quant_method": "compressed-tensors"}, GOOD, "config_groups"),
+    "scales of other blocks": (
+        MXFP4,
+        ({"weight_blocks": torch.zeros(4, 2, 16), "weight_scales": torch.zeros(4, 3)}, GOOD[1]),
+        "no MXFP4 matrix",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_config_that_contradicts_its_tensors_is_refused(tmp_path: Path, case: str) -> None:
+    settings, packed, named = WRONG[case]
+    checkpoint = folder_with(tmp_path, settings, packed)
+    with pytest.raises(ModelFileError, match=named):
+        parameters(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "settings, packed",
+    [
+        (
+            {**GPTQ, "desc_act": True},
+            replaced(GOOD, g_idx=torch.zeros(64, dtype=torch.int32)),
+        ),
+        (
+            {**GPTQ, "desc_act": True},
+            replaced(GOOD, g_idx=torch.full((64,), -1, dtype=torch.int32)),
+        ),
+        (
+            FP8,
+            (
+                {
+                    "weight": torch.full((2, 64), np.nan).to(torch.float8_e4m3fn),
+                    "weight_scale_inv": torch.ones(1, 1),
+                },
+                GOOD[1],
+            ),
+        ),
+        (
+            MXFP4,
+            (
+                {
+                    "weight_blocks": torch.zeros(4, 2, 16, dtype=torch.uint8),
+                    "weight_scales": torch.full((4, 2), 255, dtype=torch.uint8),
+                },
+                GOOD[1],
+            ),
+        ),
+    ],
+    ids=[
+        "all columns in one group",
+        "groups below zero",
+        "codes that are no numbers",
+        "scales that are no numbers",
+    ],
+)
+def test_contents_that_make_no_sense_are_refused(
+    tmp_path: Path, settings: Any, packed: packings.Packed
+) -> None:
+    matrix = parameters(folder_with(tmp_path, settings, packed))[NAME]
+    with pytest.raises(DureError, match="up_proj"):
+        matrix.read()

@@ -1,0 +1,97 @@
+"""Speed and perplexity: that the workload and the convention are the ones stated."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+from fake_model import ScriptModel, alphabet
+
+from dure.batch import Batch
+from dure.benchmark import FixedRun, perplexity, speed
+from dure.errors import InvalidRequestError
+
+
+class Recorder(ScriptModel):
+    """A model of 50,000 tokens that finds each as likely, and remembers what it was given."""
+
+    vocab_size = 50_000
+
+    def forward(self, batch: Batch) -> np.ndarray:
+        self.batches.append(batch)
+        return np.zeros((len(batch.logit_rows), self.vocab_size), np.float32)
+
+
+def test_prefill_is_random_tokens_of_seed_1_in_chunks_of_512() -> None:
+    model = Recorder()
+    result = speed(model, prompt=600, decode=0, repeat=2)
+    draw = random.Random(1)
+    expected = [draw.randrange(100, 30_000) for _ in range(600)]
+    assert [len(batch.tokens) for batch in model.batches] == [512, 88] * 3
+    assert np.concatenate([batch.tokens for batch in model.batches[:2]]).tolist() == expected
+    assert np.concatenate([b.positions for b in model.batches[:2]]).tolist() == list(range(600))
+    assert [len(batch.logit_rows) for batch in model.batches] == [1] * 6
+    assert result["decode_tps"] is None
+    assert result["prefill_tps"] is not None
+
+
+def test_decoding_feeds_fixed_tokens_to_all_sequences_after_the_depth() -> None:
+    model = Recorder()
+    result = speed(model, prompt=0, decode=3, depth=40, batch=2, repeat=1)
+    first_round = model.batches[: len(model.batches) // 2]
+    fills, steps = first_round[:2], first_round[2:]
+    assert [batch.sequences[0] for batch in fills] == [0, 1]
+    assert fills[0].tokens.tolist() == fills[1].tokens.tolist()
+    assert [b.tokens.tolist() for b in steps] == [[100, 101], [101, 102], [102, 103]]
+    assert [b.positions.tolist() for b in steps] == [[40, 40], [41, 41], [42, 42]]
+    assert [b.logit_rows.tolist() for b in steps] == [[0, 1]] * 3
+    tables = steps[0].block_tables
+    assert len(set(tables.ravel().tolist())) == tables.size == 4
+    assert result["prefill_tps"] is None
+
+
+def test_the_speed_of_sequences_counts_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([0.0, 2.0, 10.0, 14.0])  # the warm-up, then a round of 4 seconds
+    monkeypatch.setattr("time.perf_counter", lambda: next(ticks))
+    result = speed(Recorder(), prompt=0, decode=8, batch=5, repeat=1)
+    assert result["decode_tps"] == 8 * 5 / 4
+
+
+def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary() -> None:
+    result = perplexity(Recorder(), list(range(1000)), window=100)
+    assert result["tokens"] == 1000
+    assert result["scored"] == 10 * 50
+    assert result["perplexity"] == pytest.approx(50_000)
+
+
+def test_perplexity_scores_the_second_half_of_full_windows_from_an_empty_cache() -> None:
+    letters = b"abcdefghijklmnopqrstuvwxyz"
+    # In each window the first half is noise to the model, the second is as it expects.
+    window = b"zxzxzxzxzxzxzx" + letters[:14]
+    result = perplexity(ScriptModel(alphabet), list(window * 3 + b"qqq"), window=28)
+    assert (result["tokens"], result["scored"]) == (87, 42)
+    # 13 of 14 are certain; the first of the half follows "x" and is not the "y" expected.
+    surprise = 30 + math.log(1 + 258 * math.exp(-30))
+    assert result["perplexity"] == pytest.approx(math.exp(surprise / 14), rel=1e-6)
+
+
+def test_a_window_of_odd_or_smallest_size_is_scored_without_its_first_half() -> None:
+    assert perplexity(Recorder(), [1] * 9, window=2)["scored"] == 4
+    assert perplexity(Recorder(), [1] * 9, window=5)["scored"] == 3
+
+
+def test_a_text_below_one_window_is_refused_with_both_numbers() -> None:
+    with pytest.raises(InvalidRequestError, match="99 tokens, less than one window of 100"):
+        perplexity(Recorder(), [1] * 99, window=100)
+
+
+def test_logits_do_not_depend_on_how_they_are_chunked() -> None:
+    model = ScriptModel(alphabet)
+    ids = list(b"hello there" * 30)
+    parts = list(FixedRun(model, tokens=len(ids)).logits(ids))
+    assert [len(part) for part in parts] == [128, 128, 74]
+    run = FixedRun(model, tokens=len(ids))
+    whole = run.forward(ids, range(len(ids)), [0] * len(ids), range(len(ids)))
+    assert np.concatenate(parts).tolist() == whole.tolist()
