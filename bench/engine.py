@@ -85,7 +85,7 @@ class Dure:
         self.run: Any = None  # the old cache goes before the new one comes
         self.sequences = sequences
         model = self.loaded.model
-        self.run = self.measure.FixedRun(model, tokens=length, sequences=sequences)
+        self.run = self.measure.DirectRunner(model, tokens=length, sequences=sequences)
 
     def clear(self) -> None:
         """Nothing to do: attention never looks behind the position it is given."""

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from dure.batch import BLOCK_SIZE
-from dure.benchmark import FixedRun
+from dure.benchmark import DirectRunner
 from dure.engine.block_pool import blocks_for
 from dure.loading.load import load
 
@@ -42,9 +42,9 @@ def main() -> None:
     )
     load_s = time.perf_counter() - start
     after_load = peak_bytes()
-    FixedRun(loaded.model, tokens=options.prompt).fill([100] * options.prompt)
+    DirectRunner(loaded.model, tokens=options.prompt).fill([100] * options.prompt)
     file_bytes = sum(tensor.size_bytes for tensor in loaded.checkpoint.tensors.values())
-    token_bytes = sum(layer.bytes_per_token("f16") for layer in loaded.model.layer_caches)
+    token_bytes = sum(layer.bytes_per_token("f16") for layer in loaded.model.kv_cache_specs)
     cache_bytes = blocks_for(options.prompt) * BLOCK_SIZE * token_bytes
     peak = peak_bytes()
     figures = {

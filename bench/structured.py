@@ -106,8 +106,8 @@ def requests(count: int, kind: str) -> list[ChatRequest]:
     made = []
     for index in range(count):
         words = QUESTIONS[index % len(QUESTIONS)]
-        question = words.format(PLACES[index // len(QUESTIONS) % len(PLACES)], index % 9 + 1)
-        messages = [{"role": "user", "content": question}]
+        prepared = words.format(PLACES[index // len(QUESTIONS) % len(PLACES)], index % 9 + 1)
+        messages = [{"role": "user", "content": prepared}]
         if kind == "required":
             choice = ToolChoice("required")
             made.append(ChatRequest(messages, TOOLS, choice, parallel_tool_calls=False))
@@ -119,11 +119,11 @@ def requests(count: int, kind: str) -> list[ChatRequest]:
 def run(llm: LLM, count: int, kind: str, *, temperature: float) -> dict[str, Any]:
     """How many of `count` answers are valid, one that is not, and how fast they came."""
     began = time.perf_counter()
-    questions = [
-        llm.question(request, SamplingParams(temperature=temperature, seed=i, max_tokens=400))
+    prepared = [
+        llm.prepare(request, SamplingParams(temperature=temperature, seed=i, max_tokens=400))
         for i, request in enumerate(requests(count, kind))
     ]
-    completions = llm.answer(questions)
+    completions = llm.answer(prepared)
     seconds = time.perf_counter() - began
     judge = called if kind == "required" else answered
     wrong = [each.text for each in completions if not judge(each)]

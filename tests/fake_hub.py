@@ -20,10 +20,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from dure.hub import Patience
+from dure.hub import Timeouts
 
 # Tests wait for no one, but a machine busy with other work may take seconds to answer itself.
-QUICK = Patience(answer_s=10, read_s=10, attempts=3, backoff_s=0.01)
+QUICK = Timeouts(answer_s=10, read_s=10, attempts=3, backoff_s=0.01)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PAGE = 3  # entries a page of a listing; the real hub has 1,000
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dure.batch import BLOCK_SIZE, Batch, LayerCache
+from dure.batch import BLOCK_SIZE, Batch, KVCacheSpec
 from dure.chat.template import CHATML
 from dure.formats.checkpoint import Checkpoint
 from dure.loading.load import LoadedModel
@@ -81,7 +81,7 @@ class ScriptModel:
     """Keeps every token in the cache's blocks, and reads back from there what was said so far."""
 
     vocab_size = VOCAB_SIZE
-    layer_caches = (LayerCache("gqa", num_kv_heads=1, head_dim=1),)
+    kv_cache_specs = (KVCacheSpec("gqa", num_kv_heads=1, head_dim=1),)
 
     def __init__(self, script: Script = alphabet, *, context_length: int = 1024) -> None:
         self.script = script

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dure.batch import CacheDtype, LayerCache
+from dure.batch import CacheDtype, KVCacheSpec
 from dure.errors import InvalidRequestError
 from dure.loading.memory import check_cache_dtype
 
@@ -23,7 +23,7 @@ from dure.loading.memory import check_cache_dtype
 def test_the_bytes_of_a_token_are_those_that_storage_takes(
     dtype: CacheDtype, d: int, bytes_per_token: int
 ) -> None:
-    layer = LayerCache("gqa", num_kv_heads=2, head_dim=d)
+    layer = KVCacheSpec("gqa", num_kv_heads=2, head_dim=d)
     assert layer.bytes_per_token(dtype) == bytes_per_token
     storage = layer.storage(5, dtype)
     assert storage.nbytes == 5 * 32 * bytes_per_token
@@ -35,7 +35,7 @@ def test_the_bytes_of_a_token_are_those_that_storage_takes(
 
 
 def test_a_wide_layer_stays_in_16_bits() -> None:
-    wide, plain = (LayerCache("gqa", 2, 64, wide=wide) for wide in (True, False))
+    wide, plain = (KVCacheSpec("gqa", 2, 64, wide=wide) for wide in (True, False))
     assert wide.storage(1, "q8").dtype == np.float16
     assert wide.bytes_per_token("q8") == plain.bytes_per_token("f16")
     assert wide.bytes_per_token("f32") == plain.bytes_per_token("f32")

@@ -10,7 +10,7 @@ import pytest
 from fake_model import ScriptModel, alphabet
 
 from dure.batch import Batch
-from dure.benchmark import FixedRun, perplexity, speed
+from dure.benchmark import DirectRunner, perplexity, speed
 from dure.errors import InvalidRequestError
 
 
@@ -90,8 +90,8 @@ def test_a_text_below_one_window_is_refused_with_both_numbers() -> None:
 def test_logits_do_not_depend_on_how_they_are_chunked() -> None:
     model = ScriptModel(alphabet)
     ids = list(b"hello there" * 30)
-    parts = list(FixedRun(model, tokens=len(ids)).logits(ids))
+    parts = list(DirectRunner(model, tokens=len(ids)).logits(ids))
     assert [len(part) for part in parts] == [128, 128, 74]
-    run = FixedRun(model, tokens=len(ids))
+    run = DirectRunner(model, tokens=len(ids))
     whole = run.forward(ids, range(len(ids)), [0] * len(ids), range(len(ids)))
     assert np.concatenate(parts).tolist() == whole.tolist()

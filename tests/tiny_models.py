@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 from numpy_oracle import PanguProMoE
 
-from dure.batch import BLOCK_SIZE, Batch, StateCache, States
+from dure.batch import BLOCK_SIZE, Batch, States, StateSpec
 from dure.formats.checkpoint import open_checkpoint
 from dure.models import Model, load_model
 
@@ -421,9 +421,9 @@ class PagedRun:
         self.slots = slots[: len(sequences)]
         self.cache = tuple(
             np.full((num_slots, layer.size), np.nan, np.float32)
-            if isinstance(layer, StateCache)
+            if isinstance(layer, StateSpec)
             else np.full((num_blocks, *layer.block_shape()), np.nan, dtype)
-            for layer in model.layer_caches
+            for layer in model.kv_cache_specs
         )
 
     def step(self, counts: Sequence[int]) -> None:

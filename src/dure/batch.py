@@ -23,7 +23,7 @@ _SCALE_GROUP = 32  # numbers of one token, head and of K or V that share a q8 sc
 
 
 @dataclass(frozen=True)
-class LayerCache:
+class KVCacheSpec:
     """What one layer keeps of every past token, as the model says it."""
 
     kind: Literal["gqa", "window", "latent"]
@@ -70,7 +70,7 @@ class LayerCache:
 
 
 @dataclass(frozen=True)
-class StateCache:
+class StateSpec:
     """What one recurrent layer keeps of a sequence, however long it is: `size` float32 numbers.
 
     A state is what all tokens up to one position have left behind: it can be copied and gone on

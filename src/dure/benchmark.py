@@ -28,7 +28,7 @@ LOGIT_ROWS = 128
 """Most rows of logits in one forward pass: 128 of a 150k vocabulary are 77 MB."""
 
 
-class FixedRun:
+class DirectRunner:
     """A cache of `sequences` sequences of up to `tokens` tokens, to be filled with given tokens."""
 
     def __init__(
@@ -38,7 +38,7 @@ class FixedRun:
         blocks = blocks_for(tokens)
         self.block_tables = np.arange(sequences * blocks, dtype=np.int32).reshape(sequences, blocks)
         self.cache = allocate_storage(
-            model.layer_caches, sequences * blocks, cache_dtype, num_states=sequences
+            model.kv_cache_specs, sequences * blocks, cache_dtype, num_states=sequences
         )
         self.states = States(np.arange(sequences, dtype=np.int32), np.empty((0, 2), np.int32))
 
@@ -98,7 +98,7 @@ def speed(
     lowest = min(100, highest - 1)
     prompt_ids = [draw.randrange(lowest, highest) for _ in range(prompt)]
     context_ids = [draw.randrange(lowest, highest) for _ in range(depth)]
-    run = FixedRun(
+    run = DirectRunner(
         model, tokens=max(prompt, depth + decode, 1), sequences=batch, cache_dtype=cache_dtype
     )
     prefill_tps, decode_tps = [], []
@@ -139,7 +139,7 @@ def perplexity(
             f"The text has {len(tokens)} tokens, less than one window of {window}.",
             hint=f"use a longer text, or --window {max(2, len(tokens))} or less",
         )
-    run = FixedRun(model, tokens=window, cache_dtype=cache_dtype)
+    run = DirectRunner(model, tokens=window, cache_dtype=cache_dtype)
     loss, scored = 0.0, 0
     for index in range(windows):
         if progress is not None:
@@ -158,7 +158,7 @@ def perplexity(
     return {"tokens": len(tokens), "scored": scored, "perplexity": math.exp(loss / scored)}
 
 
-def _decode(run: FixedRun, steps: int, depth: int, batch: int) -> None:
+def _decode(run: DirectRunner, steps: int, depth: int, batch: int) -> None:
     sequences = range(batch)
     for step in range(steps):
         tokens = [(100 + step + sequence) % run.model.vocab_size for sequence in sequences]

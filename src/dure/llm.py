@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from dure import machine
-from dure.benchmark import FixedRun
+from dure.benchmark import DirectRunner
 from dure.chat.dialects import Dialect
-from dure.chat.output import Answer, Chunk, Completion
-from dure.chat.prompt import Question, Questions
+from dure.chat.output import Chunk, Completion, OutputProcessor
+from dure.chat.prompt import PreparedRequest, RequestBuilder
 from dure.chat.request import ChatRequest, Format, Thinking
 from dure.chat.template import default_template
 from dure.engine.engine import Engine
@@ -89,7 +89,7 @@ class LLM:
         self.tokenizer = loaded.tokenizer
         self.template_source = checkpoint.chat_template or default_template(self.tokenizer)
         self.sampling_defaults: dict[str, Any] = dict(loaded.sampling)
-        self.questions = Questions(
+        self.request_builder = RequestBuilder(
             self.tokenizer,
             template=self.template_source,
             name=loaded.name,
@@ -98,7 +98,7 @@ class LLM:
             vocab_size=loaded.model.vocab_size,
             sampling_defaults=self.sampling_defaults,
         )
-        self._answers: dict[str, Answer] = {}
+        self._answers: dict[str, OutputProcessor] = {}
         self.lock = threading.RLock()
         self.engine = Engine(
             loaded.model,
@@ -131,8 +131,8 @@ class LLM:
                 f"There are {len(listed)} prompts and {len(chosen)} sets of sampling parameters.",
                 hint="give one set for all, or one for each prompt",
             )
-        questions = [self._asked(*each) for each in zip(listed, chosen, strict=True)]
-        return self.answer(questions)
+        prepared = [self._asked(*each) for each in zip(listed, chosen, strict=True)]
+        return self.answer(prepared)
 
     def chat(
         self,
@@ -149,8 +149,8 @@ class LLM:
         format: what the reply must be, such as Format("json_schema", {…}).
         Calling again with the reply and a new message appended computes only what is new.
         """
-        question = self._asked(messages, params, tools=tools, think=think, format=format)
-        return self.answer([question])[0]
+        prepared = self._asked(messages, params, tools=tools, think=think, format=format)
+        return self.answer([prepared])[0]
 
     def stream(
         self,
@@ -167,14 +167,14 @@ class LLM:
         on_prefill is called with (tokens done, tokens in all) while the prompt is computed. Errors
         are raised here, not at the first chunk. Closing the iterator aborts the request.
         """
-        question = self._asked(prompt, params, tools=tools, think=think, format=format)
-        if question.params.n != 1:
+        prepared = self._asked(prompt, params, tools=tools, think=think, format=format)
+        if prepared.params.n != 1:
             raise InvalidRequestError("A stream has one answer; n is more than 1.")
-        return self._stream(question, on_prefill)
+        return self._stream(prepared, on_prefill)
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Raw logits (tokens, vocab_size) after each of `token_ids`, from an empty cache."""
-        ids = self.questions.checked_ids(token_ids)
+        ids = self.request_builder.checked_ids(token_ids)
         vocab_size = self.model.vocab_size
         needed, available = len(ids) * vocab_size * 4, machine.memory_available()
         if needed > available:
@@ -185,7 +185,7 @@ class LLM:
             )
         result = np.empty((len(ids), vocab_size), np.float32)
         done = 0
-        run = FixedRun(self.model, tokens=len(ids), cache_dtype=self.cache_dtype)
+        run = DirectRunner(self.model, tokens=len(ids), cache_dtype=self.cache_dtype)
         for part in run.logits(ids):
             result[done : done + len(part)] = part
             done += len(part)
@@ -194,7 +194,7 @@ class LLM:
     @property
     def dialect(self) -> Dialect:
         """How the model writes thoughts and calls, found from its template and vocabulary."""
-        return self.questions.dialect
+        return self.request_builder.dialect
 
     def chat_prompt(
         self,
@@ -205,13 +205,15 @@ class LLM:
     ) -> str:
         """The text that the model's template makes of `messages`, up to where the reply begins."""
         self.check_think(think)
-        return self.questions.render(ChatRequest(messages, tools or (), thinking=_thinking(think)))
+        return self.request_builder.render(
+            ChatRequest(messages, tools or (), thinking=_thinking(think))
+        )
 
     def check_think(self, think: bool | int | None) -> None:
         """Nothing, or an error: a wish about thinking is never silently dropped."""
-        self.questions.check_thinking(_thinking(think))
+        self.request_builder.check_thinking(_thinking(think))
 
-    def question(
+    def prepare(
         self,
         prompt: str | Sequence[int] | ChatRequest,
         params: SamplingParams | None = None,
@@ -219,13 +221,13 @@ class LLM:
         format: Format | None = None,  # noqa: A002 - the word that requests use
         cache_salt: str = "",
         priority: int = 0,
-    ) -> Question:
+    ) -> PreparedRequest:
         """`prompt`, rendered, tokenised and checked: what an answer needs before it can begin.
 
         The slow part of asking. Safe from any thread, without the lock. Raises the errors of
         dure.errors that are the asker's.
         """
-        return self.questions.make(
+        return self.request_builder.make(
             prompt, params, format=format, cache_salt=cache_salt, priority=priority
         )
 
@@ -237,7 +239,7 @@ class LLM:
         tools: Sequence[Mapping[str, Any]] | None = None,
         think: bool | int | None = None,
         format: Format | None = None,  # noqa: A002
-    ) -> Question:
+    ) -> PreparedRequest:
         """The question that a prompt of generate, chat or stream is."""
         if isinstance(prompt, int):
             raise InvalidRequestError(
@@ -245,43 +247,43 @@ class LLM:
                 hint="give a list of prompts: [[1, 2, 3]]",
             )
         if isinstance(prompt, ChatRequest):
-            return self.question(prompt, params, format=format)
+            return self.prepare(prompt, params, format=format)
         if not isinstance(prompt, str) and len(prompt) and isinstance(prompt[0], Mapping):
             self.check_think(think)
             messages = cast(Sequence[Message], prompt)
             request = ChatRequest(messages, tools or (), thinking=_thinking(think))
-            return self.question(request, params, format=format)
+            return self.prepare(request, params, format=format)
         if think is not None or tools is not None:
             raise InvalidRequestError(
                 "Tools and thinking belong to a chat, and this prompt is plain text.",
                 hint='give messages: [{"role": "user", "content": "…"}]',
             )
-        return self.question(cast("str | Sequence[int]", prompt), params, format=format)
+        return self.prepare(cast("str | Sequence[int]", prompt), params, format=format)
 
-    def begin(self, question: Question) -> list[Answer]:
+    def begin(self, prepared: PreparedRequest) -> list[OutputProcessor]:
         """The question's n answers, now waiting in the engine. For a caller that holds `lock`."""
         first = self.engine.add(
-            question.token_ids,
-            question.params,
-            cache_salt=question.cache_salt,
-            priority=question.priority,
-            grammar=question.grammar,
-            waits=question.reading.opened,
+            prepared.token_ids,
+            prepared.params,
+            cache_salt=prepared.cache_salt,
+            priority=prepared.priority,
+            grammar=prepared.grammar,
+            deferred=prepared.reading.starts_in_reasoning,
         )
         answers = [
-            Answer(self.engine, self.tokenizer, request, question.reading)
+            OutputProcessor(self.engine, self.tokenizer, request, prepared.reading)
             for request in first.choices or (first,)
         ]
         self._answers.update((answer.request.id, answer) for answer in answers)
         return answers
 
-    def answer(self, questions: Sequence[Question]) -> list[Completion]:
+    def answer(self, requests: Sequence[PreparedRequest]) -> list[Completion]:
         """One Completion a question, in order; all are answered at once."""
-        groups: list[list[Answer]] = []
+        groups: list[list[OutputProcessor]] = []
         try:
             with self.lock:
-                for question in questions:
-                    groups.append(self.begin(question))
+                for prepared in requests:
+                    groups.append(self.begin(prepared))
             for answer in [answer for group in groups for answer in group]:
                 while not answer.is_over:
                     with self.lock:
@@ -292,10 +294,10 @@ class LLM:
             self.abandon(answer for group in groups for answer in group)
 
     def _stream(
-        self, question: Question, on_prefill: Callable[[int, int], None] | None
+        self, prepared: PreparedRequest, on_prefill: Callable[[int, int], None] | None
     ) -> Generator[Chunk, None, None]:
         with self.lock:
-            answer = self.begin(question)[0]
+            answer = self.begin(prepared)[0]
         try:
             while answer.chunks or not answer.is_over:
                 if answer.chunks:
@@ -328,7 +330,7 @@ class LLM:
                 if not answer.is_over:
                     self._answers[answer.request.id] = answer
 
-    def abandon(self, answers: Iterable[Answer]) -> None:
+    def abandon(self, answers: Iterable[OutputProcessor]) -> None:
         """Nothing; the engine forgets the answers that are not over, and their blocks are back."""
         with self.lock:
             for answer in answers:
@@ -345,7 +347,7 @@ def _thinking(think: bool | int | None) -> Thinking:
     return Thinking("on", budget=think)
 
 
-def _joined(group: Sequence[Answer]) -> Completion:
+def _joined(group: Sequence[OutputProcessor]) -> Completion:
     """The group's first completion, which carries all of them if there are several."""
     choices = tuple(answer.result() for answer in group)
     return choices[0] if len(choices) == 1 else replace(choices[0], choices=choices)

@@ -60,7 +60,7 @@ def make_llm(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeLLM]:
 
 
 def prompt(llm: LLM, request: ChatRequest) -> str:
-    return ByteTokenizer().decode(llm.question(request).token_ids)
+    return ByteTokenizer().decode(llm.prepare(request).token_ids)
 
 
 def ask(llm: LLM, request: ChatRequest, **params: Any) -> Any:
@@ -137,7 +137,10 @@ def test_a_call_in_a_block_of_code_is_one_unless_its_schema_must_be_kept_to(
         assert ask(llm, request).content == BLOCK
     function = {"name": "now", "strict": True, "parameters": {"type": "object"}}
     strict = [{"type": "function", "function": function}]
-    assert make_llm("qwen2.5").question(ChatRequest(ASK, strict)).reading.dialect.guess is None
+    assert (
+        make_llm("qwen2.5").prepare(ChatRequest(ASK, strict)).reading.dialect.fallback_parser
+        is None
+    )
 
 
 def test_only_one_call_in_blocks_where_no_more_are_wanted(make_llm: MakeLLM) -> None:
@@ -225,19 +228,19 @@ def test_thoughts_can_be_ended_while_they_are_thought(make_llm: MakeLLM) -> None
 def test_thoughts_that_a_client_dropped_come_back_by_the_calls_id(make_llm: MakeLLM) -> None:
     words = f"<think>\nOslo, then.\n</think>\n\n{HERMES_CALL}"
     llm = make_llm(words=words)
-    first = llm.question(ChatRequest(ASK, TOOLS), cache_salt="a")
+    first = llm.prepare(ChatRequest(ASK, TOOLS), cache_salt="a")
     completion = llm.answer([first])[0]
     history = [
         *ASK,
         {"role": "assistant", "content": None, "tool_calls": list(completion.tool_calls)},
         {"role": "tool", "tool_call_id": completion.tool_calls[0]["id"], "content": "cold"},
     ]
-    later = llm.question(ChatRequest(history, TOOLS), cache_salt="a")
+    later = llm.prepare(ChatRequest(history, TOOLS), cache_salt="a")
     text = ByteTokenizer().decode(later.token_ids)
     assert "<think>\nOslo, then.\n</think>\n\n" + HERMES_CALL in text
     # The whole of what was said comes from the cache again.
     assert llm.answer([later])[0].cached_tokens >= len(first.token_ids) + len(words)
-    other = llm.question(ChatRequest(history, TOOLS), cache_salt="b")
+    other = llm.prepare(ChatRequest(history, TOOLS), cache_salt="b")
     assert "Oslo, then." not in ByteTokenizer().decode(other.token_ids)
 
 
@@ -290,7 +293,7 @@ def test_thoughts_that_were_not_wanted_end_as_they_begin(make_llm: MakeLLM) -> N
     llm = make_llm("openpangu-embedded", words=words)
     request = ChatRequest(ASK, thinking=Thinking("off"))
     assert prompt(llm, request).endswith("weather? /no_think[unused10][unused9]助手：")
-    assert llm.question(request).reading.budget == 0
+    assert llm.prepare(request).reading.budget == 0
 
 
 def test_a_developer_is_the_system_where_the_template_knows_none(make_llm: MakeLLM) -> None:
@@ -368,7 +371,7 @@ def test_parts_of_a_content_are_joined(make_llm: MakeLLM) -> None:
 )
 def test_a_message_that_is_none_is_refused(make_llm: MakeLLM, message: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequestError):
-        make_llm().question(ChatRequest([*ASK, message]))
+        make_llm().prepare(ChatRequest([*ASK, message]))
 
 
 def test_a_beginning_of_the_answer_is_gone_on_from(make_llm: MakeLLM) -> None:

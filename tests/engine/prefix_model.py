@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dure.batch import BLOCK_SIZE, Batch, LayerCache, StateCache
+from dure.batch import BLOCK_SIZE, Batch, KVCacheSpec, StateSpec
 from dure.engine.engine import Engine, StepOutput
 from dure.engine.request import Request, SamplingParams
 from dure.kernels import sampling_reference
@@ -25,9 +25,9 @@ class PrefixModel:
     """Logits (m, 64) from SHAKE-128 of the tokens and states in the cache up to each row."""
 
     vocab_size = VOCAB_SIZE
-    layer_caches: tuple[LayerCache | StateCache, ...] = (
-        LayerCache("gqa", 1, 1),
-        LayerCache("window", 2, 3, window=8),
+    kv_cache_specs: tuple[KVCacheSpec | StateSpec, ...] = (
+        KVCacheSpec("gqa", 1, 1),
+        KVCacheSpec("window", 2, 3, window=8),
     )
 
     def __init__(self, context_length: int = 512) -> None:
@@ -84,7 +84,7 @@ class StateModel(PrefixModel):
     What it keeps in blocks and what it keeps in its state must tell of the same position.
     """
 
-    layer_caches = (*PrefixModel.layer_caches, StateCache(2))
+    kv_cache_specs = (*PrefixModel.kv_cache_specs, StateSpec(2))
 
     def forward(self, batch: Batch) -> np.ndarray:
         assert batch.states is not None

@@ -16,13 +16,13 @@ import dure.llm
 from dure import LLM, SamplingParams
 from dure.batch import Batch
 from dure.chat.dialects import deepseek, dsml, hermes, hunyuan, hy3, llama3, minimax, qwenxml
-from dure.chat.dialects.automaton import Automaton
 from dure.chat.dialects.dialect import Dialect
+from dure.chat.dialects.stream_parser import StreamParser
 from dure.chat.grammar_rules import Rules, complete
-from dure.chat.output import Reading
+from dure.chat.output import OutputParserOptions
 from dure.chat.request import ChatRequest, Format, Thinking, ToolChoice
-from dure.chat.structured_output import Constraints
-from dure.engine.grammar import Grammars
+from dure.chat.structured_output import GrammarBuilder
+from dure.engine.grammar import GrammarCompiler
 from dure.errors import InvalidRequestError
 
 TEMPLATES = Path(__file__).parent.parent / "text" / "templates"
@@ -84,7 +84,7 @@ def make_llm(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeLLM]:
 
 
 def ask(llm: LLM, form: Format, **params: Any) -> Any:
-    return llm.answer([llm.question("?", SamplingParams(**params), format=form)])[0]
+    return llm.answer([llm.prepare("?", SamplingParams(**params), format=form)])[0]
 
 
 def valid(text: str) -> bool:
@@ -115,8 +115,8 @@ def test_every_kind_of_format_is_kept_to(make_llm: MakeLLM) -> None:
 def test_the_other_requests_of_a_batch_are_not_touched(make_llm: MakeLLM) -> None:
     llm = make_llm()
     params = SamplingParams(temperature=1.0, seed=4, max_tokens=40, logprobs=2, ignore_eos=True)
-    free = llm.question("?", params)
-    bound = llm.question("?", params, format=Format("json_schema", SCHEMA))
+    free = llm.prepare("?", params)
+    bound = llm.prepare("?", params, format=Format("json_schema", SCHEMA))
     alone = [llm.answer([each])[0] for each in (free, bound)]
     together = llm.answer([free, bound, free, bound])
     assert [each.token_ids for each in together] == [each.token_ids for each in alone * 2]
@@ -142,11 +142,11 @@ def test_penalties_bias_and_several_choices_keep_to_it_too(make_llm: MakeLLM) ->
 def test_an_answer_that_was_preempted_goes_on_in_its_grammar(make_llm: MakeLLM) -> None:
     llm = make_llm(num_blocks=10, context=256)
     params = SamplingParams(temperature=1.0, seed=3, max_tokens=160)
-    questions = [
-        llm.question("?" * 60 + str(i), params, format=Format("json_schema", SCHEMA))
+    prepared = [
+        llm.prepare("?" * 60 + str(i), params, format=Format("json_schema", SCHEMA))
         for i in range(6)
     ]
-    assert all(valid(each.text) for each in llm.answer(questions))
+    assert all(valid(each.text) for each in llm.answer(prepared))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_format_that_cannot_be_kept_to_is_refused_in_our_words(
     make_llm: MakeLLM, form: Format
 ) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        make_llm().question("?", format=form)
+        make_llm().prepare("?", format=form)
     assert caught.value.message.startswith(("The ", "A choice"))
     assert "start:" not in caught.value.message
     assert "\n" not in caught.value.message
@@ -182,7 +182,7 @@ def test_a_schema_of_any_depth_is_refused_at_once(make_llm: MakeLLM) -> None:
     for _ in range(10_000):
         schema = {"items": schema}
     with pytest.raises(InvalidRequestError, match="deeper than 64"):
-        make_llm().question("?", format=Format("json_schema", schema))
+        make_llm().prepare("?", format=Format("json_schema", schema))
 
 
 def test_thoughts_come_before_the_format(make_llm: MakeLLM) -> None:
@@ -235,14 +235,14 @@ def test_a_call_that_is_required_comes_and_keeps_to_its_schema(
 def test_a_model_whose_form_of_calls_is_unknown_is_not_required_to_call(make_llm: MakeLLM) -> None:
     llm = make_llm(template="{{ tools }}{% for m in messages %}{{ m.content }}{% endfor %}")
     with pytest.raises(InvalidRequestError, match="no form for tool calls"):
-        llm.question(ChatRequest(ASK, TOOLS, ToolChoice("required")))
+        llm.prepare(ChatRequest(ASK, TOOLS, ToolChoice("required")))
 
 
 def test_a_model_whose_template_has_no_place_for_tools_can_be_required_to_call(
     make_llm: MakeLLM,
 ) -> None:
-    question = make_llm("smollm2").question(ChatRequest(ASK, TOOLS, ToolChoice("required")))
-    assert question.grammar is not None
+    prepared = make_llm("smollm2").prepare(ChatRequest(ASK, TOOLS, ToolChoice("required")))
+    assert prepared.grammar is not None
 
 
 class MarkTokenizer(ByteTokenizer):
@@ -287,7 +287,7 @@ def test_a_walk_through_a_grammar_with_marks_as_tokens_is_read_as_calls(
     assert dialect.calls is not None
     schemas = {each["function"]["name"]: each["function"]["parameters"] for each in TOOLS}
     text = rules.text(dialect.calls.grammar(schemas, rules, several=True))
-    grammars = Grammars(tokenizer, tokenizer.vocab_size)  # type: ignore[arg-type]
+    grammars = GrammarCompiler(tokenizer, tokenizer.vocab_size)  # type: ignore[arg-type]
     constraint = grammars.compile(complete(text)).start()
     random = np.random.default_rng(seed)
     written: list[int] = []
@@ -301,7 +301,7 @@ def test_a_walk_through_a_grammar_with_marks_as_tokens_is_read_as_calls(
         written.append(token)
         if constraint.accept(token):
             break
-    automaton = Automaton(dialect, tools=schemas)
+    automaton = StreamParser(dialect, tools=schemas)
     events = automaton.push(tokenizer.decode(written)) + automaton.finish()
     assert automaton.unparsed == 0
     calls = [event for event in events if event.kind == "call"]
@@ -322,9 +322,9 @@ STRICT = [{**tool, "function": {**tool["function"], "strict": True}} for tool in
 def test_strict_tools_are_kept_to_where_the_model_may_choose() -> None:
     dialect = DIALECTS[0]
     tokenizer = MarkTokenizer(dialect.marks)
-    constraints = Constraints(tokenizer, dialect, tokenizer.vocab_size)  # type: ignore[arg-type]
+    constraints = GrammarBuilder(tokenizer, dialect, tokenizer.vocab_size)  # type: ignore[arg-type]
     schemas = {each["function"]["name"]: each["function"]["parameters"] for each in TOOLS}
-    reading = Reading(dialect, schemas)
+    reading = OutputParserOptions(dialect, schemas)
     grammar = constraints.of_chat(ChatRequest(ASK, STRICT), "", reading)
     assert grammar is not None
     constraint = grammar.start()
@@ -344,17 +344,17 @@ def test_strict_tools_are_kept_to_where_the_model_may_choose() -> None:
 
 def test_strict_tools_are_free_where_a_call_begins_as_a_text_may(make_llm: MakeLLM) -> None:
     llm = make_llm()
-    assert llm.question(ChatRequest(ASK, TOOLS)).grammar is None
+    assert llm.prepare(ChatRequest(ASK, TOOLS)).grammar is None
     # In a vocabulary of bytes the mark is no token: nothing tells a call's begin from a text.
-    assert llm.question(ChatRequest(ASK, STRICT)).grammar is None
+    assert llm.prepare(ChatRequest(ASK, STRICT)).grammar is None
 
 
 def test_a_grammar_that_becomes_too_complex_ends_its_own_answer_only(make_llm: MakeLLM) -> None:
     llm = make_llm()
     params = SamplingParams(temperature=0, max_tokens=60, logit_bias={END: -100.0})
-    bomb = llm.question("?", params, format=Format("regex", "(?:(?:(?:a?){100}){100}){100}"))
+    bomb = llm.prepare("?", params, format=Format("regex", "(?:(?:(?:a?){100}){100}){100}"))
     with llm.lock:
-        answers = [llm.begin(llm.question("?", params))[0], llm.begin(bomb)[0]]
+        answers = [llm.begin(llm.prepare("?", params))[0], llm.begin(bomb)[0]]
         while not all(answer.is_over for answer in answers):
             llm.step()
     assert len(answers[0].result().token_ids) == 60

@@ -32,7 +32,7 @@ from model_bytes import gguf as gguf_bytes
 from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.blocks import BLOCKS, BY_ID, SUPPORTED
 from dure.formats.gguf import GGUFFile, read_gguf
-from dure.formats.string_array import Texts
+from dure.formats.string_array import StringArray
 
 
 def _finish(writer: GGUFWriter) -> None:
@@ -163,7 +163,7 @@ def test_strings_of_any_length_and_bytes_come_back(size_bytes: int, tmp_path: Pa
     if size_bytes:
         os.truncate(tmp_path / "texts.gguf", size_bytes)
     found = read_gguf(tmp_path / "texts.gguf").metadata["texts"]
-    assert isinstance(found, Texts if size_bytes else list)
+    assert isinstance(found, StringArray if size_bytes else list)
     assert len(texts) == len(found)
     for _ in range(2):
         assert texts == [text.encode("utf-8", "surrogateescape") for text in found]

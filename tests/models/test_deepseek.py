@@ -41,7 +41,7 @@ def test_the_layer_that_predicts_further_is_recognised_and_not_run(
 
 
 def test_a_token_takes_one_entry_of_the_cache(tiny: Callable[[str], Any]) -> None:
-    (cache, *_) = tiny("deepseek_v2").model.layer_caches
+    (cache, *_) = tiny("deepseek_v2").model.kv_cache_specs
     assert (cache.kind, cache.block_shape()) == ("latent", (1, 32 * (32 + 8)))
     assert cache.bytes_per_token("f16") == 2 * (32 + 8)
     assert cache.bytes_per_token("q8") == 32 + 8 + 2 * 4  # two groups have a scale each

@@ -48,7 +48,7 @@ def test_a_gguf_counts_the_draft_layer_among_the_others(
     known = {**config, "num_nextn_predict_layers": 1}
     write_gguf(tmp_path / "model.gguf", known, with_a_draft_layer(parameters))
     model = loaded(tmp_path / "model.gguf")
-    assert len(model.layer_caches) == 2
+    assert len(model.kv_cache_specs) == 2
     tokens = small.sequences[0]
     assert furthest(prefill_logits(small.model, tokens), prefill_logits(model, tokens)) < 1e-5
 

@@ -100,7 +100,7 @@ def test_drafts_are_what_the_formula_says_however_the_tokens_come(
     tokens = small.sequences[0]
     config, parameters = read_folder(with_draft)
     states = trunk_states(small.oracle, tokens)
-    hidden = model.hidden(batch(tokens, 0, 75, caches(model.layer_caches)))
+    hidden = model.hidden(batch(tokens, 0, 75, caches(model.kv_cache_specs)))
     assert furthest(states.astype(np.float32), hidden) < 1e-4
     cache, rows, start = caches(model.draft_caches), [], 0
     for count in cut:
@@ -116,9 +116,9 @@ def test_the_drafting_layer_changes_nothing_of_the_trunk(
 ) -> None:
     small, model = tiny("mimo"), loaded(with_draft)
     tokens = small.sequences[1]
-    logits = model.forward(batch(tokens, 0, 40, caches(model.layer_caches)))
+    logits = model.forward(batch(tokens, 0, 40, caches(model.kv_cache_specs)))
     assert furthest(small.expected[1], logits) < 1e-4
-    assert model.layer_caches == small.model.layer_caches  # the engine keeps nothing for it
+    assert model.kv_cache_specs == small.model.kv_cache_specs  # the engine keeps nothing for it
 
 
 def test_a_copy_without_the_drafting_layer_loads_and_says_so(tiny: Callable[[str], Any]) -> None:

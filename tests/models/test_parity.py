@@ -206,9 +206,9 @@ def test_ernies_layer_for_drafting_is_passed_over(
 
 def test_the_window_and_the_context_are_what_the_config_says(tiny: Callable[[str], Any]) -> None:
     model = tiny("qwen2-sliding").model
-    assert [layer.window for layer in model.layer_caches] == [None, 8]
+    assert [layer.window for layer in model.kv_cache_specs] == [None, 8]
     assert (model.context_length, model.vocab_size) == (256, 256)
-    assert [layer.kind for layer in model.layer_caches] == ["gqa", "window"]
-    assert [(layer.num_kv_heads, layer.head_dim) for layer in tiny("qwen3").model.layer_caches] == [
-        (2, 24)
-    ] * 2
+    assert [layer.kind for layer in model.kv_cache_specs] == ["gqa", "window"]
+    assert [
+        (layer.num_kv_heads, layer.head_dim) for layer in tiny("qwen3").model.kv_cache_specs
+    ] == [(2, 24)] * 2

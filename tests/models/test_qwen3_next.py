@@ -11,8 +11,8 @@ import pytest
 from tiny_gguf import read_folder, write_folder, write_gguf
 from tiny_models import loaded, prefill_logits
 
-from dure.batch import LayerCache, StateCache
-from dure.benchmark import FixedRun, perplexity
+from dure.batch import KVCacheSpec, StateSpec
+from dure.benchmark import DirectRunner, perplexity
 from dure.cli import main
 from dure.engine.engine import Engine
 from dure.errors import ModelFileError
@@ -54,16 +54,16 @@ def test_ggufs_with_a_draft_layer_and_of_older_form_are_the_same_model(
     path = tmp_path / "model.gguf"
     write_gguf(path, {**config, **form}, parameters)
     model = loaded(path)
-    assert len(model.layer_caches) == layers
+    assert len(model.kv_cache_specs) == layers
     expected = prefill_logits(small.model, small.sequences[0])
     assert expected.tobytes() == prefill_logits(model, small.sequences[0]).tobytes()
 
 
 def test_layers_say_what_they_keep(tiny: Callable[[str], Any]) -> None:
-    *recurrent, attention = tiny(NAME).model.layer_caches
+    *recurrent, attention = tiny(NAME).model.kv_cache_specs
     # Three inputs of 2 * 2 * 8 + 4 * 8 channels, and of four heads 8 x 8 numbers in strips of 32.
-    assert recurrent == [StateCache(3 * 64 + 4 * 8 * 32)] * 3
-    assert attention == LayerCache("gqa", 2, 16)
+    assert recurrent == [StateSpec(3 * 64 + 4 * 8 * 32)] * 3
+    assert attention == KVCacheSpec("gqa", 2, 16)
     assert [layer.bytes_per_token("f16") for layer in (recurrent[0], attention)] == [0, 128]
     assert [layer.bytes_per_sequence for layer in (recurrent[0], attention)] == [4 * 1216, 0]
 
@@ -95,7 +95,7 @@ def test_heads_that_do_not_divide_are_refused(tiny: Callable[[str], Any], tmp_pa
 def test_fixed_runs_carry_states_and_start_anew_at_position_0(tiny: Callable[[str], Any]) -> None:
     small = tiny(NAME)
     tokens = small.sequences[0]
-    run = FixedRun(small.model, tokens=len(tokens), sequences=2, cache_dtype="f32")
+    run = DirectRunner(small.model, tokens=len(tokens), sequences=2, cache_dtype="f32")
     expected = prefill_logits(small.model, tokens)
     for _ in range(2):
         run.fill(tokens[:40], 1)

@@ -31,7 +31,7 @@ def test_every_file_is_a_family(name: str) -> None:
     assert module.__name__ == f"dure.models.{name}"
     assert isinstance(module.Model, type)
     assert callable(module.Model.forward)
-    assert isinstance(module.Model.layer_caches, property)
+    assert isinstance(module.Model.kv_cache_specs, property)
     assert module.__doc__
     for written in (name, *getattr(module, "MODEL_TYPES", ())):
         assert family_of(checkpoint(written)) is module

@@ -153,7 +153,7 @@ def test_a_library_that_panics_over_a_request_fails_it_alone(serve, monkeypatch)
 
 def worker_of(server) -> psutil.Process:
     """The process that renders the server's templates."""
-    return psutil.Process(server.llm.questions._template._worker._process.pid)
+    return psutil.Process(server.llm.request_builder._template._worker._process.pid)
 
 
 def test_a_template_worker_that_was_killed_is_replaced(serve) -> None:
@@ -172,7 +172,7 @@ def test_a_template_worker_that_is_killed_at_work_is_replaced_and_its_work_done(
     worker = worker_of(server)
     worker.suspend()
     with server.send(CHAT, APIS[CHAT]("hello")) as connection:
-        lock = server.llm.questions._template._lock
+        lock = server.llm.request_builder._template._lock
         server.wait_until(lock.locked)
         worker.kill()
         assert b" 200 " in connection.recv(65536)

@@ -93,7 +93,7 @@ def test_before_the_request_is_whole_nothing_is_begun(serve, model, sent) -> Non
 @pytest.mark.parametrize("path", APIS)
 def test_while_the_request_is_prepared_nothing_is_begun(serve, model, monkeypatch, path) -> None:
     entered, go_on = threading.Event(), threading.Event()
-    real = LLM.question
+    real = LLM.prepared
 
     def slow(*arguments, **options):
         entered.set()

@@ -14,7 +14,7 @@ from dure.server.errors import HTTPError
 from dure.server.openai.responses_request import chat_request, sampling, seal
 from dure.server.openai.responses_schemas import ResponsesBody
 from dure.server.openai.responses_writer import ResponseWriter
-from dure.server.serving.response_store import Kept, Store
+from dure.server.serving.response_store import Store, StoredResponse
 
 WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": True}
 TIME = {"type": "function", "name": "time", "parameters": {"type": "object"}}
@@ -217,8 +217,8 @@ def test_a_failure_in_midstream_is_an_event() -> None:
     assert events[-1]["response"]["error"] == {"code": "server_error", "message": "It broke."}
 
 
-def kept(identity: str, tenant: str = "a", words: str = "") -> Kept:
-    return Kept(tenant, {"id": identity, "words": words})
+def kept(identity: str, tenant: str = "a", words: str = "") -> StoredResponse:
+    return StoredResponse(tenant, {"id": identity, "words": words})
 
 
 def test_a_store_gives_each_tenant_its_own_alone() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
 from dure.errors import InvalidRequestError
-from dure.text.detokenizer import TextStream
+from dure.text.detokenizer import Detokenizer
 from dure.text.tokenizer import Tokenizer
 
 BYTE_LEVEL = tiny.from_metadata(
@@ -23,7 +23,7 @@ TOKENIZERS = st.sampled_from([BYTE_LEVEL, SENTENCEPIECE])
 
 
 def _pieces(tokenizer: Tokenizer, ids: Sequence[int], **options: object) -> list[str]:
-    stream = TextStream(tokenizer, **options)  # type: ignore[arg-type]
+    stream = Detokenizer(tokenizer, **options)  # type: ignore[arg-type]
     return [*(stream.push(token_id) for token_id in ids), stream.finish()]
 
 
@@ -82,14 +82,14 @@ def test_text_is_cut_before_the_first_stop_string_to_be_completed(
     expected, stopped = _cut(text, stops)
     whole = tokenizer.encode(text, add_special=False)
     for ids in (whole, _ids_of(tokenizer, text.encode())):
-        stream = TextStream(tokenizer, stop=stops)
+        stream = Detokenizer(tokenizer, stop=stops)
         shown = "".join([*(stream.push(i) for i in ids), stream.finish()])
         assert (expected, stopped) == (shown, stream.stopped)
 
 
 @given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=6), min_size=1))
 def test_no_more_is_held_back_than_could_begin_a_stop_string(text: str, stops: list[str]) -> None:
-    stream = TextStream(BYTE_LEVEL, stop=stops)
+    stream = Detokenizer(BYTE_LEVEL, stop=stops)
     shown = ""
     for end, token_id in enumerate(_ids_of(BYTE_LEVEL, text.encode()), start=1):
         shown += stream.push(token_id)
@@ -101,7 +101,7 @@ def test_no_more_is_held_back_than_could_begin_a_stop_string(text: str, stops: l
 
 
 def test_nothing_is_shown_after_a_stop_string() -> None:
-    stream = TextStream(BYTE_LEVEL, stop=["."])
+    stream = Detokenizer(BYTE_LEVEL, stop=["."])
     ids = BYTE_LEVEL.encode("one. two.", add_special=False)
     assert "".join(stream.push(i) for i in ids) == "one"
     assert stream.stopped == "."
@@ -109,7 +109,7 @@ def test_nothing_is_shown_after_a_stop_string() -> None:
 
 
 def test_what_only_looked_like_a_stop_string_is_shown_at_the_end() -> None:
-    stream = TextStream(BYTE_LEVEL, stop=["###"])
+    stream = Detokenizer(BYTE_LEVEL, stop=["###"])
     shown = [stream.push(i) for i in _ids_of(BYTE_LEVEL, b"a##")]
     assert shown == ["a", "", ""]
     assert stream.finish() == "##"
@@ -125,4 +125,4 @@ def test_special_tokens_are_left_out_unless_asked_for() -> None:
 @pytest.mark.parametrize("stop", [[""], ["a", ""], "text", [5]])
 def test_stop_strings_that_are_none_are_refused(stop: object) -> None:
     with pytest.raises(InvalidRequestError, match="stop must be a list"):
-        TextStream(BYTE_LEVEL, stop=stop)  # type: ignore[arg-type]
+        Detokenizer(BYTE_LEVEL, stop=stop)  # type: ignore[arg-type]

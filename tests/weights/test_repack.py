@@ -20,7 +20,7 @@ from dure.loading.load import load
 from dure.models import load_model, memory_needed
 from dure.weights import repack
 from dure.weights.loader import Weights
-from dure.weights.quantize import TypesInMemory, part_of, quantize_rows
+from dure.weights.quantize import DtypePolicy, part_of, quantize_rows
 
 LARGE = {
     "hidden_size": 1024,
@@ -147,7 +147,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 def test_experts_get_four_bits_and_the_rest_six(tmp_path: Path) -> None:
     folder = bfloat_folder(tmp_path, "qwen3_moe", hidden_size=256, moe_intermediate_size=256)
     tensors = open_checkpoint(folder).tensors
-    types = TypesInMemory(tensors, "q4")
+    types = DtypePolicy(tensors, "q4")
     found = {part_of(n, len(t.shape)): types.of(n, t) for n, t in tensors.items()}
     assert found == {
         "attention": "Q6_K",

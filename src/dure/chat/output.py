@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dure.chat.dialects import PLAIN, Automaton, Dialect, Event
-from dure.text.detokenizer import TextStream
+from dure.chat.dialects import PLAIN, Dialect, Event, StreamParser
+from dure.text.detokenizer import Detokenizer
 
 if TYPE_CHECKING:
     from dure.engine.engine import Engine, StepOutput
@@ -65,19 +65,19 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Reading:
+class OutputParserOptions:
     """How an answer is to be read, and how long its thoughts may be."""
 
     dialect: Dialect = PLAIN
     tools: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # schemas, by name
-    opened: bool = False  # the prompt ends within thoughts
+    starts_in_reasoning: bool = False  # the prompt ends within thoughts
     budget: int | None = None  # tokens of thoughts
     closing: tuple[int, ...] = ()  # the tokens that end them
     single_call: bool = False  # the answer ends with its first call
     remember: Callable[[Completion], None] | None = None  # is told the whole answer
 
 
-class Answer:
+class OutputProcessor:
     """One request as it is answered. `take` each of its outputs; `chunks` can then be read."""
 
     def __init__(
@@ -85,9 +85,9 @@ class Answer:
         engine: Engine,
         tokenizer: Tokenizer,
         request: Request,
-        reading: Reading | None = None,
+        reading: OutputParserOptions | None = None,
     ) -> None:
-        reading = reading or Reading()
+        reading = reading or OutputParserOptions()
         self.request = request
         self.chunks: deque[Chunk] = deque()
         self.completion: Completion | None = None
@@ -98,9 +98,11 @@ class Answer:
         self._closing = reading.closing
         self._reading = reading
         self._thought = 0
-        self._automaton = Automaton(reading.dialect, tools=reading.tools, opened=reading.opened)
+        self._automaton = StreamParser(
+            reading.dialect, tools=reading.tools, starts_in_reasoning=reading.starts_in_reasoning
+        )
         shown = {tokenizer.token_id(mark) for mark in reading.dialect.marks}
-        self._stream = TextStream(
+        self._stream = Detokenizer(
             tokenizer, stop=request.params.stop, shown={i for i in shown if i is not None}
         )
         self._text: list[str] = []
@@ -193,7 +195,7 @@ class Answer:
             return events + self._automaton.finish()
         self._keep_to_budget()
         constraint = self.request.constraint
-        if constraint is not None and constraint.waits and not self._automaton.thinking:
+        if constraint is not None and constraint.deferred and not self._automaton.thinking:
             constraint.begin()
         return events
 
@@ -201,8 +203,8 @@ class Answer:
         """Nothing; thoughts as long as they may be are closed by the next tokens."""
         if self._budget is None or not self._automaton.thinking or self._thought < self._budget:
             return
-        if not self.request.forced:
-            self._engine.force(self.request.id, self._closing)
+        if not self.request.forced_tokens:
+            self._engine.force_tokens(self.request.id, self._closing)
 
     def _complete(self, reason: str) -> Completion:
         first = self._began if self._first is None else self._first

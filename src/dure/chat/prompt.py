@@ -9,10 +9,10 @@ from typing import Any
 from dure.chat.dialects import PLAIN, Dialect, dialect_of
 from dure.chat.dialects.thinking import has_switch, template_variables
 from dure.chat.messages import has_calls, prepared, said_thinking
-from dure.chat.output import Completion, Reading
-from dure.chat.reasoning_cache import Thoughts
+from dure.chat.output import Completion, OutputParserOptions
+from dure.chat.reasoning_cache import ReasoningCache
 from dure.chat.request import ChatRequest, Format, Thinking, tool_schemas
-from dure.chat.structured_output import Constraints, is_strict
+from dure.chat.structured_output import GrammarBuilder, is_strict
 from dure.chat.template import ChatTemplate
 from dure.chat.template_probe import Needs, needs_of
 from dure.chat.tool_prompt import with_tools
@@ -26,7 +26,7 @@ Prompt = str | Sequence[int] | ChatRequest
 
 
 @dataclass(frozen=True)
-class Question:
+class PreparedRequest:
     """A checked prompt: its tokens, parameters that leave nothing open, and how to read the answer.
 
     Only questions of one `cache_salt` find each other's prefixes.
@@ -34,13 +34,13 @@ class Question:
 
     token_ids: list[int]
     params: SamplingParams
-    reading: Reading = field(default_factory=Reading)
+    reading: OutputParserOptions = field(default_factory=OutputParserOptions)
     grammar: Grammar | None = None
     cache_salt: str = ""
     priority: int = 0
 
 
-class Questions:
+class RequestBuilder:
     """Makes a model's Questions: template, tokens, limits. Threads may share it."""
 
     def __init__(
@@ -65,11 +65,11 @@ class Questions:
         self._sampling_defaults = sampling_defaults
         self._template: ChatTemplate | None = None
         self._needs: Needs | None = None
-        self._thoughts = Thoughts()
+        self._thoughts = ReasoningCache()
         self.dialect: Dialect = PLAIN
         if template is not None:
             self.dialect = dialect_of(template, lambda text: tokenizer.token_id(text) is not None)
-        self.constraints = Constraints(tokenizer, self.dialect, vocab_size)
+        self.constraints = GrammarBuilder(tokenizer, self.dialect, vocab_size)
 
     @property
     def has_think_switch(self) -> bool:
@@ -97,7 +97,7 @@ class Questions:
         format: Format | None = None,  # noqa: A002 - the word that requests use
         cache_salt: str = "",
         priority: int = 0,
-    ) -> Question:
+    ) -> PreparedRequest:
         """The question that `prompt` is. ContextLengthError, InvalidRequestError, TemplateError."""
         params = params or SamplingParams()
         if isinstance(prompt, ChatRequest):
@@ -111,13 +111,13 @@ class Questions:
             if prompt.tool_choice.mode == "none":
                 params = self.constraints.without_calls(params)
         else:
-            reading = Reading()
+            reading = OutputParserOptions()
             ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
             grammar = self.constraints.of_format(format)
         ids = self.checked_ids(ids)
         resolved = self._with_room(len(ids), params)
         reading = self._with_budget(reading, resolved, leave_room=grammar is not None)
-        return Question(ids, resolved, reading, grammar, cache_salt, priority)
+        return PreparedRequest(ids, resolved, reading, grammar, cache_salt, priority)
 
     def render(self, request: ChatRequest, *, cache_salt: str = "") -> str:
         """The text that the model's template makes of a chat, up to where the reply begins."""
@@ -147,11 +147,11 @@ class Questions:
     def _begun(self, prompt: str, message: Mapping[str, Any]) -> str:
         """The beginning of an answer: the thoughts of `message`, if it has any, and its content."""
         think, reasoning = self.dialect.think, message.get("reasoning_content", "")
-        opened = self.dialect.opens_thinking(prompt)
+        starts_in_reasoning = self.dialect.opens_thinking(prompt)
         content = str(message["content"])
-        if think is None or not (opened or reasoning):
+        if think is None or not (starts_in_reasoning or reasoning):
             return content
-        begun = ("" if opened else think.open + "\n") + str(reasoning)
+        begun = ("" if starts_in_reasoning else think.open + "\n") + str(reasoning)
         return begun + think.closing + content if content else begun
 
     def _messages(
@@ -171,16 +171,16 @@ class Questions:
             suffix=self.dialect.no_think if off else "",
             developer="developer" in (self.template_source or ""),
         )
-        form = self.dialect.form
-        return made if form is None else with_tools(made, tools, needs, form)
+        call_format = self.dialect.call_format
+        return made if call_format is None else with_tools(made, tools, needs, call_format)
 
-    def _chat(self, request: ChatRequest, cache_salt: str) -> tuple[str, Reading]:
+    def _chat(self, request: ChatRequest, cache_salt: str) -> tuple[str, OutputParserOptions]:
         text = self.render(request, cache_salt=cache_salt)
-        opened = self.dialect.opens_thinking(text)
+        starts_in_reasoning = self.dialect.opens_thinking(text)
         thinking = request.thinking
-        if opened and self.dialect.think and (thinking.is_off or thinking.budget == 0):
+        if starts_in_reasoning and self.dialect.think and (thinking.is_off or thinking.budget == 0):
             # The template has no switch, or none that it heeds: the thoughts end before they begin.
-            text, opened = text + self.dialect.think.closing.lstrip("\n"), False
+            text, starts_in_reasoning = text + self.dialect.think.closing.lstrip("\n"), False
         choice = request.tool_choice.mode
         tools = tool_schemas(request.tools) if choice != "none" else {}
         # Whatever the template made of it: thoughts that begin all the same end at once.
@@ -191,18 +191,18 @@ class Questions:
 
         # What is guessed keeps to no schema, and JSON that was asked for is no call.
         certain = request.format is not None or any(is_strict(tool) for tool in request.tools)
-        return text, Reading(
-            replace(self.dialect, guess=None) if certain else self.dialect,
+        return text, OutputParserOptions(
+            replace(self.dialect, fallback_parser=None) if certain else self.dialect,
             tools,
-            opened,
+            starts_in_reasoning,
             budget,
             single_call=not request.parallel_tool_calls,
             remember=remember if tools else None,
         )
 
     def _with_budget(
-        self, reading: Reading, params: SamplingParams, *, leave_room: bool
-    ) -> Reading:
+        self, reading: OutputParserOptions, params: SamplingParams, *, leave_room: bool
+    ) -> OutputParserOptions:
         """The same with a cap on thinking that leaves tokens for the answer.
 
         leave_room: even if no cap was asked for, since half an answer would be none.
@@ -212,7 +212,7 @@ class Questions:
             return reading
         closing = tuple(self.tokenizer.encode(think.closing, add_special=False))
         marks = len(closing)
-        if not reading.opened:
+        if not reading.starts_in_reasoning:
             marks += len(self.tokenizer.encode(think.open, add_special=False))
         budget, most = reading.budget, params.max_tokens or 0
         if budget is None and leave_room:

@@ -14,7 +14,7 @@ MAX_CALLS = 4096
 MAX_CHARACTERS = 16 << 20
 
 
-class Thoughts:
+class ReasoningCache:
     """The newest thoughts, by the id of the call they led to. Threads may share it."""
 
     def __init__(self) -> None:

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from dure.chat.dialects import Dialect
 from dure.chat.grammar_rules import Rules, complete, format_grammar
-from dure.chat.output import Reading
+from dure.chat.output import OutputParserOptions
 from dure.chat.request import ChatRequest, Format, tool_schemas
-from dure.engine.grammar import Grammar, Grammars
+from dure.engine.grammar import Grammar, GrammarCompiler
 from dure.engine.params import SamplingParams
 from dure.errors import InvalidRequestError
 from dure.text.tokenizer import Tokenizer
@@ -16,11 +16,11 @@ from dure.text.tokenizer import Tokenizer
 BAN = -100.0
 
 
-class Constraints:
+class GrammarBuilder:
     """Makes the grammars of one model's requests. Threads may share it."""
 
     def __init__(self, tokenizer: Tokenizer, dialect: Dialect, vocab_size: int) -> None:
-        self._grammars = Grammars(tokenizer, vocab_size)
+        self._grammars = GrammarCompiler(tokenizer, vocab_size)
         self._dialect = dialect
         ids = {mark: tokenizer.token_id(mark) for mark in dialect.marks}
         single = tokenizer.added_ids | tokenizer.special_ids
@@ -32,7 +32,9 @@ class Constraints:
             return None
         return self._grammars.compile(complete(format_grammar(form.kind, form.value)), _name(form))
 
-    def of_chat(self, request: ChatRequest, prompt: str, reading: Reading) -> Grammar | None:
+    def of_chat(
+        self, request: ChatRequest, prompt: str, reading: OutputParserOptions
+    ) -> Grammar | None:
         """The grammar of the answer to `prompt`, thoughts before it; None if it is free.
 
         InvalidRequestError if the model has no way to call tools and must, or if what is asked for
@@ -58,8 +60,8 @@ class Constraints:
 
     def without_calls(self, params: SamplingParams) -> SamplingParams:
         """The same with a call's beginning forbidden, as far as tokens of its own are in it."""
-        begins = self._dialect.calls.begins if self._dialect.calls else ()
-        parts = {mark for mark in self._marks for begin in begins if mark in begin}
+        start_markers = self._dialect.calls.start_markers if self._dialect.calls else ()
+        parts = {mark for mark in self._marks for begin in start_markers if mark in begin}
         banned = {self._marks[mark]: BAN for mark in parts}
         return replace(params, logit_bias={**params.logit_bias, **banned}) if banned else params
 
@@ -76,7 +78,9 @@ class Constraints:
         several = request.parallel_tool_calls and choice.mode != "named"
         return self._dialect.calls.grammar(schemas, rules, several=several)
 
-    def _formatted(self, request: ChatRequest, form: Format, rules: Rules, reading: Reading) -> str:
+    def _formatted(
+        self, request: ChatRequest, form: Format, rules: Rules, reading: OutputParserOptions
+    ) -> str:
         """The format, or with tools to choose from, calls in its place."""
         answer = "formatted"
         if reading.tools and self._dialect.calls is not None:
@@ -86,19 +90,19 @@ class Constraints:
     def _strict(self, request: ChatRequest, rules: Rules) -> str | None:
         """Any text, or calls that keep to their schemas; None if a call begins as a text may."""
         calls = self._dialect.calls
-        if calls is None or not all(mark in self._marks for mark in calls.begins[:1]):
+        if calls is None or not all(mark in self._marks for mark in calls.start_markers[:1]):
             return None
         text = rules.add("/(?s:.+)/")
         return f"{text}? {rules.add(self._calls(request, rules))}? | {text}"
 
     def _thoughts(
-        self, request: ChatRequest, prompt: str, reading: Reading, rules: Rules
+        self, request: ChatRequest, prompt: str, reading: OutputParserOptions, rules: Rules
     ) -> str | None:
         """What says the thoughts that may stand before the answer; None if there are none."""
         think = self._dialect.think
         if think is None or prompt.rstrip().endswith(think.close):
             return None
-        if reading.opened:
+        if reading.starts_in_reasoning:
             return ""  # the grammar begins after them
         if request.thinking.is_off:
             return None

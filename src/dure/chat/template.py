@@ -97,8 +97,8 @@ class ChatTemplate:
         data = _to_json(given)
         limit = MAX_OUTPUT_CHARS + 2 * len(data)
         source = json.dumps(self.source).encode()
-        form = b'{"source": %s, "limit": %d, "seconds": %f, "variables": %s}\n'
-        request = form % (source, limit, MAX_CPU_SECONDS, data)
+        call_format = b'{"source": %s, "limit": %d, "seconds": %f, "variables": %s}\n'
+        request = call_format % (source, limit, MAX_CPU_SECONDS, data)
         with self._lock:
             what, text = self._ask(request, limit)
         if what == "ok":

@@ -90,8 +90,8 @@ def _raise_exception(message: object) -> None:
     raise jinja2.TemplateError(str(message))
 
 
-def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
+def _strftime_now(call_format: str) -> str:
+    return datetime.now().strftime(call_format)
 
 
 def _make_dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dure.chat.dialects.dialect import CallForm
+from dure.chat.dialects.dialect import CallFormat
 from dure.chat.template_probe import Needs
 
 Message = dict[str, Any]
@@ -34,26 +34,26 @@ def with_tools(
     messages: Sequence[Message],
     tools: Sequence[Mapping[str, Any]],
     needs: Needs,
-    form: CallForm,
+    call_format: CallFormat,
 ) -> list[Message]:
     """The messages with what the template leaves out said in their texts."""
     made: list[Message] = []
     for message in messages:
         if message.get("tool_calls") and not needs.calls:
-            made.append(_called(message, form))
+            made.append(_called(message, call_format))
         elif message["role"] == "tool" and not needs.results:
             _add_result(made, message)
         else:
             made.append(dict(message))
     if tools and not needs.tools:
-        _introduce(made, tools, form)
+        _introduce(made, tools, call_format)
     return made
 
 
-def _called(message: Message, form: CallForm) -> Message:
+def _called(message: Message, call_format: CallFormat) -> Message:
     """An assistant's message whose calls are part of its text."""
     calls = [
-        form.text(call["function"]["name"], _json(call["function"]["arguments"]))
+        call_format.text(call["function"]["name"], _json(call["function"]["arguments"]))
         for call in message["tool_calls"]
     ]
     said = [message["content"]] if message["content"] else []
@@ -70,9 +70,11 @@ def _add_result(made: list[Message], message: Message) -> None:
         made.append({"role": "user", "content": text})
 
 
-def _introduce(made: list[Message], tools: Sequence[Mapping[str, Any]], form: CallForm) -> None:
+def _introduce(
+    made: list[Message], tools: Sequence[Mapping[str, Any]], call_format: CallFormat
+) -> None:
     listed = "\n".join(_json(tool.get("function", tool)) for tool in tools)
-    text = _INTRODUCTION.format(tools=listed, form=form.text("NAME", "{ARGUMENTS}"))
+    text = _INTRODUCTION.format(tools=listed, call_format=call_format.text("NAME", "{ARGUMENTS}"))
     if made and made[0]["role"] == "system":
         made[0]["content"] = f"{made[0]['content']}\n\n{text}".lstrip()
     else:

@@ -41,14 +41,14 @@ class Conversation:
     system: str | None = None
     messages: list[dict[str, str]] = field(default_factory=list)
 
-    def messages_with(self, question: str) -> list[dict[str, str]]:
-        """All messages, the system message first, and `question` as the newest."""
+    def messages_with(self, prepared: str) -> list[dict[str, str]]:
+        """All messages, the system message first, and `prepared` as the newest."""
         first = [{"role": "system", "content": self.system}] if self.system is not None else []
-        return [*first, *self.messages, {"role": "user", "content": question}]
+        return [*first, *self.messages, {"role": "user", "content": prepared}]
 
-    def add(self, question: str, answer: str) -> None:
+    def add(self, prepared: str, answer: str) -> None:
         """Nothing; one more turn has been said."""
-        self.messages.append({"role": "user", "content": question})
+        self.messages.append({"role": "user", "content": prepared})
         self.messages.append({"role": "assistant", "content": answer})
 
     def clear(self) -> None:

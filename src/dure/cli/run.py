@@ -120,8 +120,8 @@ def command(
         stop=stop or (),
     )
     model, prompt = split_arguments(model, prompt)
-    question = with_piped_input(prompt)
-    if question is None:
+    prepared = with_piped_input(prompt)
+    if prepared is None:
         check_can_chat("--json" if json else "--json-schema" if form else None)
     began = time.perf_counter()
     llm = load(
@@ -135,14 +135,14 @@ def command(
     load_s = time.perf_counter() - began
     if verbose:
         console.note(f"{describe(llm)}, loaded in {load_s:.2f} s")
-    if question is None:
+    if prepared is None:
         from dure.cli.chat import Chat
 
         Chat(llm, params, system=system, think=thinking, raw=raw, verbose=verbose).run()
         return
-    asked: str | list[dict[str, str]] = question
+    asked: str | list[dict[str, str]] = prepared
     if not completes_text(llm, raw=raw, system=system, think=thinking):
-        asked = Conversation(system).messages_with(question)
+        asked = Conversation(system).messages_with(prepared)
     elif verbose and not raw:
         console.note(f"{llm.name} has no chat template: it completes the text")
     completion = answer(llm, asked, params, think=thinking, form=form, quiet=json)
@@ -156,7 +156,7 @@ def command(
 
 def answer(
     llm: LLM,
-    question: str | list[dict[str, str]],
+    prepared: str | list[dict[str, str]],
     params: SamplingParams,
     *,
     think: bool | int | None,
@@ -166,7 +166,7 @@ def answer(
     """The completion, its text having been written to stdout as it came unless `quiet`."""
     completion = None
     with console.ProgressLine("reading the prompt", delay_s=0.5) as line:
-        stream = llm.stream(question, params, think=think, format=form, on_prefill=line.update)
+        stream = llm.stream(prepared, params, think=think, format=form, on_prefill=line.update)
         with closing(stream):
             for chunk in stream:
                 line.erase()

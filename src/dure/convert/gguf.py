@@ -87,8 +87,8 @@ def convert(
     module = models.family_of(checkpoint)
     architecture = family.architecture or module.GGUF_ARCHITECTURE
     keys = _architecture(config, sizes, family, architecture)
-    spellings = getattr(module, "SPELLINGS", None) or {}
-    tensors = gguf_tensors(checkpoint, sizes, family.layout, spellings)
+    tensor_aliases = getattr(module, "TENSOR_ALIASES", None) or {}
+    tensors = gguf_tensors(checkpoint, sizes, family.layout, tensor_aliases)
     sparse = any("_exps." in name for name in tensors)
     workers = machine.usable_threads() if threads is None else threads
     plans = [

@@ -69,7 +69,7 @@ class Tensor:
 
 
 def gguf_tensors(
-    checkpoint: Checkpoint, sizes: Any, layout: Layout, spellings: Mapping[str, str]
+    checkpoint: Checkpoint, sizes: Any, layout: Layout, tensor_aliases: Mapping[str, str]
 ) -> dict[str, Tensor]:
     """The tensors of the GGUF by name, in the order in which a model reads them. `sizes` are those
     of the family's config; UnsupportedModelError for a tensor that GGUF has no name for."""
@@ -78,7 +78,7 @@ def gguf_tensors(
     counts: dict[str, int] = {}
     stored = parameters(checkpoint)
     for theirs, tensor in sorted(stored.items(), key=_natural):
-        name = plain_name(theirs, spellings)
+        name = plain_name(theirs, tensor_aliases)
         if name is None or (name == "lm_head.weight" and sizes.tied):
             continue
         if _only_drafts(name, sizes.layers, layout) or is_idle_bias(theirs, stored):

@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dure.batch import BLOCK_SIZE, CacheDtype, StateCache
+from dure.batch import BLOCK_SIZE, CacheDtype, StateSpec
 from dure.engine.batch import build_batch
 from dure.engine.block_pool import BlockPool, root_digest
 from dure.engine.kv_storage import allocate_storage
@@ -79,8 +79,8 @@ class Engine:
         self.model = model
         self.model_id = model_id
         self.eos_ids = frozenset(eos_ids)
-        layers = model.layer_caches
-        recurrent = [isinstance(layer, StateCache) for layer in layers]
+        layers = model.kv_cache_specs
+        recurrent = [isinstance(layer, StateSpec) for layer in layers]
         self.cache = allocate_storage(layers, num_blocks, cache_dtype, num_states=num_states)
         paged = tuple(c for c, state in zip(self.cache, recurrent, strict=True) if not state)
         states = tuple(c for c, state in zip(self.cache, recurrent, strict=True) if state)
@@ -103,13 +103,13 @@ class Engine:
         cache_salt: str = "",
         priority: int = 0,
         grammar: Grammar | None = None,
-        waits: bool = False,
+        deferred: bool = False,
     ) -> Request:
         """The new request, waiting; its `choices` are all n of them.
 
         Only requests of one `cache_salt` find each other's prefixes. One of a lower `priority` goes
         first, and in the place of one of a higher if there is no room for both. Each keeps to
-        `grammar`, if there is one: at once, or if it `waits` from when its constraint is told to
+        `grammar`, if there is one: at once, or if it `deferred` from when its constraint is told to
         begin. InvalidRequestError for an empty prompt, an id outside the vocabulary or a request id
         in use; ContextLengthError if prompt and max_tokens exceed the context or the cache.
         """
@@ -135,9 +135,9 @@ class Engine:
                 max_output=limit,
                 root=root,
                 choice=choice,
-                ending_ids=self._ending_ids(params),
+                min_tokens_banned_ids=self._min_tokens_banned_ids(params),
                 priority=priority,
-                constraint=grammar.start(waits=waits) if grammar else None,
+                constraint=grammar.start(deferred=deferred) if grammar else None,
             )
             for choice in range(params.n)
         )
@@ -172,11 +172,11 @@ class Engine:
             self._finish(request, reason)
         self.check_idle()
 
-    def force(self, request_id: str, token_ids: Sequence[int]) -> None:
+    def force_tokens(self, request_id: str, token_ids: Sequence[int]) -> None:
         """Nothing; the next tokens of this one choice are these, whatever is drawn."""
         request = self._requests.get(request_id)
         if request is not None:
-            request.forced.extend(token_ids)
+            request.forced_tokens.extend(token_ids)
 
     @property
     def has_work(self) -> bool:
@@ -234,8 +234,8 @@ class Engine:
                 continue
             self.scheduler.commit(chunk)
             if drawn is not None:
-                forced = chunk.request.forced
-                chosen = (forced.popleft(), None) if forced else drawn
+                forced_tokens = chunk.request.forced_tokens
+                chosen = (forced_tokens.popleft(), None) if forced_tokens else drawn
                 outputs.append(self._append(chunk.request, *chosen))
         return outputs
 
@@ -297,7 +297,7 @@ class Engine:
         self.check_idle()
         return []
 
-    def _ending_ids(self, params: SamplingParams) -> tuple[int, ...]:
+    def _min_tokens_banned_ids(self, params: SamplingParams) -> tuple[int, ...]:
         """The tokens that would end an answer before it has min_tokens."""
         if params.min_tokens == 0:
             return ()

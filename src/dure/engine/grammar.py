@@ -39,7 +39,7 @@ MAX_STEP_SECONDS = 0.02  # on average
 MAX_SLOW_SECONDS = 0.2  # of one answer in all, beyond those
 
 
-class Grammars:
+class GrammarCompiler:
     """Compiles grammars over one vocabulary and keeps the newest. Threads may share it."""
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
@@ -104,14 +104,14 @@ class Grammar:
                 hint="make it simpler",
             )
 
-    def start(self, *, waits: bool = False) -> Constraint:
-        """A constraint at the grammar's beginning; one that `waits` allows all until it begins."""
-        return Constraint(
-            self._matcher.deep_copy(), self._eos_ids, self._engine_eos, self._vocab_size, waits
+    def start(self, *, deferred: bool = False) -> GrammarState:
+        """A constraint at the grammar's beginning; one that `deferred` allows all until it begins."""
+        return GrammarState(
+            self._matcher.deep_copy(), self._eos_ids, self._engine_eos, self._vocab_size, deferred
         )
 
 
-class Constraint:
+class GrammarState:
     """Where one answer stands in a grammar."""
 
     def __init__(
@@ -120,9 +120,9 @@ class Constraint:
         eos_ids: NDArray[np.int32],
         engine_eos: int,
         vocab_size: int,
-        waits: bool,
+        deferred: bool,
     ) -> None:
-        self.waits = waits
+        self.deferred = deferred
         self._matcher = matcher
         self._eos_ids = eos_ids
         self._engine_eos = engine_eos
@@ -132,14 +132,14 @@ class Constraint:
 
     def begin(self) -> None:
         """Nothing; from the next token on the grammar holds."""
-        self.waits = False
+        self.deferred = False
 
     def forbidden(self) -> NDArray[np.int32]:
         """The ids that must not come next. Before the grammar begins: an end, as it is still owed.
 
         InvalidRequestError if the grammar's limits were met on the way.
         """
-        if self.waits:
+        if self.deferred:
             return self._eos_ids
         began = time.thread_time()
         words = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
@@ -159,7 +159,7 @@ class Constraint:
 
     def accept(self, token_id: int) -> bool:
         """Whether, now that `token_id` has come, nothing may follow but an end of generation."""
-        if self.waits or token_id in self._eos_ids:
+        if self.deferred or token_id in self._eos_ids:
             return False
         self._matcher.consume_token(token_id)
         return bool(self._matcher.is_stopped()) and not self._matcher.is_error()

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dure.batch import CacheDtype, LayerCache, StateCache
+from dure.batch import CacheDtype, KVCacheSpec, StateSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
 def allocate_storage(
-    layer_caches: Sequence[LayerCache | StateCache],
+    kv_cache_specs: Sequence[KVCacheSpec | StateSpec],
     num_blocks: int,
     dtype: CacheDtype,
     *,
@@ -24,7 +24,7 @@ def allocate_storage(
     of a recurrent layer."""
     return tuple(
         np.zeros((num_states, layer.size), dtype=np.float32)
-        if isinstance(layer, StateCache)
+        if isinstance(layer, StateSpec)
         else layer.storage(num_blocks, dtype)
-        for layer in layer_caches
+        for layer in kv_cache_specs
     )

@@ -16,7 +16,7 @@ from dure.engine.params import SamplingParams
 from dure.errors import ContextLengthError, InvalidRequestError
 
 if TYPE_CHECKING:
-    from dure.engine.grammar import Constraint
+    from dure.engine.grammar import GrammarState
 
 __all__ = [
     "FinishReason",
@@ -98,13 +98,15 @@ class Request:
     max_output: int  # finish_reason "length" when the output is this long
     root: bytes  # the digest that its cached blocks descend from: tenant salt and model
     choice: int = 0
-    ending_ids: tuple[int, ...] = ()  # the tokens that min_tokens keeps away
+    min_tokens_banned_ids: tuple[int, ...] = ()  # the tokens that min_tokens keeps away
     priority: int = 0  # the lowest goes first
-    constraint: Constraint | None = None  # where it stands in its grammar
+    constraint: GrammarState | None = None  # where it stands in its grammar
     choices: tuple[Request, ...] = ()  # all n of them, this one too, in order
 
     output_ids: list[int] = field(default_factory=list)  # a stop token that ended it is the last
-    forced: deque[int] = field(default_factory=deque)  # tokens that come next, whatever is drawn
+    forced_tokens: deque[int] = field(
+        default_factory=deque
+    )  # tokens that come next, whatever is drawn
     logprobs: list[TokenLogprobs] = field(default_factory=list)  # one a token drawn, if asked
     # One a prompt token as far as scored, if asked; the first has none
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=list)

@@ -154,7 +154,7 @@ def adjust(request: Request, logits: NDArray[np.float32]) -> Replaced:
         replaced.append((biased, logits[biased]))
         logits[biased] += np.fromiter(params.logit_bias.values(), dtype=np.float32)
     if len(request.output_ids) < params.min_tokens and request.constraint is None:
-        ending = np.array(request.ending_ids, dtype=np.int32)
+        ending = np.array(request.min_tokens_banned_ids, dtype=np.int32)
         replaced.append((ending, logits[ending]))
         logits[ending] = -np.inf
     if request.constraint is not None:

@@ -22,7 +22,7 @@ from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.blocks import BY_ID
 from dure.formats.sniff import describe
 from dure.formats.source import SourceFile
-from dure.formats.string_array import Texts, decoded, places
+from dure.formats.string_array import StringArray, decoded, places
 from dure.formats.tensors import TensorInfo, shown
 
 MAX_STRING_BYTES = 64 << 20
@@ -284,19 +284,19 @@ class _Header:
         self.position += size
         return raw
 
-    def texts(self, count: int, what: str) -> list[str] | Texts:
+    def texts(self, count: int, what: str) -> list[str] | StringArray:
         """The next `count` strings, a window at a time: a vocabulary has 150,000 tokens and as many
         merges. Those of a large file are decoded when they are first wanted: it has memory to
         spare, so they are charged the most that they can take, 76 bytes and a pointer each, and 4
         for every byte."""
         later = self.source.size_bytes >= _LARGE_FILE
-        texts: list[str] | Texts = Texts() if later else []
+        texts: list[str] | StringArray = StringArray() if later else []
         while (done := len(texts)) < count:
             at = self._fill(0, what)
             starts, stop = places(self._window, at, count - done)
             piece = self._window[at:stop]
             self.position += stop - at
-            if isinstance(texts, Texts):
+            if isinstance(texts, StringArray):
                 self.charge(84 * len(starts) + 4 * len(piece))
                 texts.add(piece, starts - at)
             else:

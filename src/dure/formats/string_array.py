@@ -13,7 +13,7 @@ Starts = npt.NDArray[np.int64]
 _U64 = struct.Struct("<Q")
 
 
-class Texts:
+class StringArray:
     """The strings of one array as the file has them. They are decoded whenever they are gone
     through: a vocabulary of 150,000 tokens and as many merges takes 0.1 s, which a model's weights
     need not wait for."""

@@ -27,7 +27,7 @@ from dure.hub.catalogue import (
 )
 from dure.hub.names import ModelName, parse_name
 from dure.hub.store import LocalModel
-from dure.hub.types import Patience, Progress, human_bytes
+from dure.hub.types import Progress, Timeouts, human_bytes
 
 __all__ = [
     "Catalogue",
@@ -66,7 +66,7 @@ def resolve(
     *,
     allow_download: bool = True,
     progress: Callable[[Progress], None] | None = None,
-    patience: Patience | None = None,
+    patience: Timeouts | None = None,
 ) -> ResolvedModel:
     """The model of that name (None: the catalogue's default), pulled first if it is not here.
 
@@ -94,7 +94,7 @@ def pull(
     *,
     source: str | None = None,
     progress: Callable[[Progress], None] | None = None,
-    patience: Patience | None = None,
+    patience: Timeouts | None = None,
 ) -> ResolvedModel:
     """The model, downloaded and checked; at once if it is here already.
 
@@ -114,7 +114,7 @@ def pull(
         name=wanted if entry is None else ModelName("catalogue", entry.name),
         entry=entry,
         sources=_sources(wanted, entry, source),
-        patience=patience or Patience(),
+        patience=patience or Timeouts(),
         progress=progress or _ignore,
     )
     try:

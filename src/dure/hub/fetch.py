@@ -25,7 +25,7 @@ from dure.hub.transfer import (
     feed,
     require_space,
 )
-from dure.hub.types import Check, Patience, Progress
+from dure.hub.types import Check, Progress, Timeouts
 
 _JOURNAL = ".journal.json"
 WHEEL_SLACK = 16 * 2**20  # a wheel's other files, and data that does not compress
@@ -38,7 +38,7 @@ class Job:
     name: ModelName
     entry: CatalogueEntry | None
     sources: Sequence[Source]
-    patience: Patience
+    patience: Timeouts
     progress: Callable[[Progress], None]
 
     @property

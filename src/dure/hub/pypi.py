@@ -24,7 +24,7 @@ from zipfile import BadZipFile, ZipFile, ZipInfo
 from dure.errors import DownloadError
 from dure.hub.http import RefusedError, host_of, open_url, read_document
 from dure.hub.transfer import CHUNK_BYTES, Transfer, WrongBytesError, download
-from dure.hub.types import Check, Patience, human_bytes
+from dure.hub.types import Check, Timeouts, human_bytes
 
 DEFAULT_INDEX = "https://pypi.org/simple"
 _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.2, */*;q=0.1"
@@ -47,7 +47,7 @@ def fetch_wheel(
     folder: Path,
     *,
     max_bytes: int,
-    patience: Patience,
+    patience: Timeouts,
     on_bytes: Callable[[int], None],
 ) -> Path:
     """The wheel of `distribution` at `version`, in `folder`; a broken-off one is continued.
@@ -109,7 +109,7 @@ def index_urls() -> list[str]:
     return list(dict.fromkeys(url for url in found if urlsplit(url).scheme in ("http", "https")))
 
 
-def _check_of(wheel: Wheel, max_bytes: int, patience: Patience) -> Check:
+def _check_of(wheel: Wheel, max_bytes: int, patience: Timeouts) -> Check:
     size = wheel.size_bytes
     if size is None:  # an index that answers in HTML names no sizes
         with open_url(wheel.url, timeout_s=patience.answer_s) as response:
@@ -122,7 +122,7 @@ def _check_of(wheel: Wheel, max_bytes: int, patience: Patience) -> Check:
     return Check(size, sha256=wheel.sha256)
 
 
-def _find(index: str, distribution: str, version: str, patience: Patience) -> Wheel:
+def _find(index: str, distribution: str, version: str, patience: Timeouts) -> Wheel:
     url = index.rstrip("/") + "/" + _normal(distribution) + "/"
     try:
         body, answered = read_document(

@@ -18,7 +18,7 @@ from dure.errors import DownloadError, ModelNotFoundError
 from dure.hub.cached import huggingface_home
 from dure.hub.http import RefusedError, host_of, join_path, read_json
 from dure.hub.repository import MAX_FILES, RemoteFile
-from dure.hub.types import Check, Patience
+from dure.hub.types import Check, Timeouts
 
 _HEX_40 = re.compile(r"[0-9a-f]{40}")
 _HEX_64 = re.compile(r"[0-9a-fA-F]{64}")
@@ -42,7 +42,7 @@ class Listing:
         return join_path(self.prefix, file.path)
 
 
-def list_huggingface(repo: str, revision: str, patience: Patience) -> Listing:
+def list_huggingface(repo: str, revision: str, patience: Timeouts) -> Listing:
     """The files of `repo` on Hugging Face, or on the mirror that HF_ENDPOINT names."""
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
     if _is_on("HF_HUB_OFFLINE") or _is_on("TRANSFORMERS_OFFLINE"):
@@ -66,7 +66,7 @@ def list_huggingface(repo: str, revision: str, patience: Patience) -> Listing:
     return Listing(host_of(endpoint), commit, files, headers, prefix)
 
 
-def list_modelscope(repo: str, revision: str, patience: Patience) -> Listing:
+def list_modelscope(repo: str, revision: str, patience: Timeouts) -> Listing:
     """The files of `repo` on ModelScope, or on the server that MODELSCOPE_ENDPOINT names."""
     endpoint = os.environ.get("MODELSCOPE_ENDPOINT", "").rstrip("/") or "https://www.modelscope.cn"
     headers = _bearer(os.environ.get("MODELSCOPE_API_TOKEN", ""))
@@ -112,7 +112,7 @@ def _is_on(variable: str) -> bool:
     return os.environ.get(variable, "").strip().upper() in ("1", "ON", "YES", "TRUE")
 
 
-def _tree(url: str, headers: Mapping[str, str], patience: Patience) -> list[dict[str, Any]]:
+def _tree(url: str, headers: Mapping[str, str], patience: Timeouts) -> list[dict[str, Any]]:
     """Every entry of a listing that comes in pages, each naming the next in its Link header."""
     entries: list[dict[str, Any]] = []
     start = host_of(url)

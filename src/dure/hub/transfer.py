@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from dure.errors import DownloadError
 from dure.hub.http import RefusedError, UnreachableError, open_url, unreachable
-from dure.hub.types import Check, Patience, human_bytes
+from dure.hub.types import Check, Timeouts, human_bytes
 
 CHUNK_BYTES = 2**20
 SPARE_BYTES = 32 * 2**20  # left free beyond the files: journals, logs, and other people's
@@ -41,7 +41,7 @@ class Transfer:
     url: str
     target: Path
     check: Check
-    patience: Patience
+    patience: Timeouts
     on_bytes: Callable[[int], None]
     headers: Mapping[str, str] = field(default_factory=dict)
 

@@ -19,7 +19,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Patience:
+class Timeouts:
     """How long to wait and how often to try again. `attempts` counts those that brought nothing."""
 
     answer_s: float = 15.0

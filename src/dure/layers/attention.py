@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dure import kernels
-from dure.batch import LayerCache
+from dure.batch import KVCacheSpec
 from dure.layers.basic import Linear, RMSNorm
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Attention:
         # A key bias (Qwen2.5 has some of 350) makes a few columns so large that 8 bits for a row
         # lose the others: these layers alone cost a q8 cache 2 % of perplexity.
         largest = 0.0 if self.k_proj.bias is None else float(np.abs(self.k_proj.bias).max())
-        self.cache = LayerCache(
+        self.cache = KVCacheSpec(
             "window" if window else "gqa", kv_heads, head_dim, window, wide=largest > WIDE_KEY_BIAS
         )
         self._index, self._interleaved, self._gated = index, interleaved, gated

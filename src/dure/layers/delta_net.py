@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dure import kernels
-from dure.batch import StateCache
+from dure.batch import StateSpec
 from dure.layers.basic import Linear
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class GatedDeltaNet:
         self.out_proj = Linear(weights, f"{name}.out_proj", hidden, values)
         self._offset = (kernel - 1) * channels  # numbers of the state that are the convolution's
         size = self._offset + kernels.delta_size(value_heads, key_dim, value_dim)
-        self.cache = StateCache(size)
+        self.cache = StateSpec(size)
         self._index, self._key_heads, self._key_dim, self._values = (
             index,
             key_heads,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dure import kernels
-from dure.batch import LayerCache
+from dure.batch import KVCacheSpec
 from dure.layers.basic import Linear, RMSNorm
 from dure.weights.quantize import quantize_rows
 
@@ -62,7 +62,7 @@ class LatentAttention:
         )
         self.kv_a_norm = RMSNorm(weights, f"{name}.kv_a_layernorm", latent, NORM_EPS)
         self.o_proj = Linear(weights, f"{name}.o_proj", hidden, heads * value, bias=bias)
-        self.cache = LayerCache("latent", 1, latent + rotated)
+        self.cache = KVCacheSpec("latent", 1, latent + rotated)
         self._index, self._heads, self._scale, self._interleaved = index, heads, scale, interleaved
         self._latent, self._plain, self._rotated, self._value = latent, plain, rotated, value
         self._exact, self._threads = weights.exact, weights.threads
@@ -80,7 +80,7 @@ class LatentAttention:
         self.expand = weights.matrix(f"{name}.kv_b_proj.weight", heads * (plain + value), latent)
         self._first = plain
         self.absorb = self.expand  # until its weights are there
-        weights.afterwards(self._turn)
+        weights.on_finish(self._turn)
 
     def _turn(self) -> None:
         """Makes `absorb` of the rows that give the plain parts of keys."""

@@ -18,7 +18,7 @@ from dure.weights.quantize import part_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dure.batch import CacheDtype, LayerCache, StateCache
+    from dure.batch import CacheDtype, KVCacheSpec, StateSpec
     from dure.formats.checkpoint import Checkpoint
     from dure.formats.quantized_checkpoint import Parameter
 
@@ -65,10 +65,10 @@ class Description:
 def describe(checkpoint: Checkpoint) -> Description:
     """The description of a checkpoint, whether it runs or not."""
     family = problem = ""
-    layers: tuple[LayerCache | StateCache, ...] = ()
+    layers: tuple[KVCacheSpec | StateSpec, ...] = ()
     try:
         family = models.family_of(checkpoint).__name__.rpartition(".")[2]
-        layers = models.checked_model(checkpoint).layer_caches
+        layers = models.checked_model(checkpoint).kv_cache_specs
     except DureError as error:
         problem = error.message
     return Description(
@@ -81,8 +81,8 @@ def describe(checkpoint: Checkpoint) -> Description:
     )
 
 
-def _caches(layers: tuple[LayerCache | StateCache, ...]) -> tuple[Caches, ...]:
-    groups: dict[tuple[str, int | None], list[LayerCache | StateCache]] = {}
+def _caches(layers: tuple[KVCacheSpec | StateSpec, ...]) -> tuple[Caches, ...]:
+    groups: dict[tuple[str, int | None], list[KVCacheSpec | StateSpec]] = {}
     for layer in layers:
         groups.setdefault((layer.kind, layer.window), []).append(layer)
     return tuple(
@@ -100,13 +100,13 @@ def _caches(layers: tuple[LayerCache | StateCache, ...]) -> tuple[Caches, ...]:
 def _parts(checkpoint: Checkpoint) -> dict[str, dict[str, int]]:
     """The parameters of each part by tensor type; norms and biases are left out."""
     try:
-        spellings = getattr(models.family_of(checkpoint), "SPELLINGS", None) or {}
+        tensor_aliases = getattr(models.family_of(checkpoint), "TENSOR_ALIASES", None) or {}
     except DureError:
-        spellings = {}
+        tensor_aliases = {}
     counted: dict[str, Counter[str]] = {}
     for name, tensor in parameters_or_tensors(checkpoint).items():
         of_gguf = checkpoint.kind == "gguf"
-        plain = from_gguf(name) if of_gguf else plain_name(name, spellings)
+        plain = from_gguf(name) if of_gguf else plain_name(name, tensor_aliases)
         if plain is None or len(tensor.shape) < 2:
             continue
         part = part_of(plain, len(tensor.shape)) if _DECODER.match(plain) else "other"

@@ -13,7 +13,7 @@ from dure import hub, kernels, machine, models
 from dure.batch import BLOCK_SIZE, CacheDtype
 from dure.errors import TokenizerError
 from dure.formats.checkpoint import open_checkpoint
-from dure.formats.string_array import Texts
+from dure.formats.string_array import StringArray
 from dure.loading.memory import (
     OVERHEAD_BYTES,
     MemoryPlan,
@@ -95,9 +95,9 @@ def load(
 
     def planned(model: Model) -> tuple[MemoryPlan, int]:
         """The plan, and how many recurrent states come with it."""
-        sequence_bytes = sum(layer.bytes_per_sequence for layer in model.layer_caches)
+        sequence_bytes = sum(layer.bytes_per_sequence for layer in model.kv_cache_specs)
         states = state_slots(sequence_bytes, available - weight_bytes - OVERHEAD_BYTES)
-        token_bytes = sum(layer.bytes_per_token(dtype) for layer in model.layer_caches)
+        token_bytes = sum(layer.bytes_per_token(dtype) for layer in model.kv_cache_specs)
         plan = plan_memory(
             name,
             wanted=context,
@@ -199,5 +199,7 @@ def _label(resolved: hub.ResolvedModel) -> str:
 def _without_vocabulary(checkpoint: Checkpoint) -> Checkpoint:
     """The same without a GGUF's tokens and merges, which nobody reads again."""
     metadata = checkpoint.metadata
-    kept = {key: metadata[key] for key in metadata if not isinstance(metadata[key], (list, Texts))}
+    kept = {
+        key: metadata[key] for key in metadata if not isinstance(metadata[key], (list, StringArray))
+    }
     return replace(checkpoint, metadata=kept)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dure.batch import Batch, LayerCache, StateCache
+    from dure.batch import Batch, KVCacheSpec, StateSpec
     from dure.formats.checkpoint import Checkpoint
     from dure.weights.quantize import Scheme
 
@@ -34,7 +34,7 @@ class Model(Protocol):
     """What the engine needs of a family."""
 
     @property
-    def layer_caches(self) -> tuple[LayerCache | StateCache, ...]:
+    def kv_cache_specs(self) -> tuple[KVCacheSpec | StateSpec, ...]:
         """What each layer keeps, of every token or of the sequence."""
         ...
 
@@ -88,17 +88,17 @@ def family_of(checkpoint: Checkpoint) -> ModuleType:
 def memory_needed(checkpoint: Checkpoint, *, quantize: Scheme | None = None) -> int:
     """Bytes that the checkpoint's weights take in memory once packed."""
     try:
-        spellings = getattr(family_of(checkpoint), "SPELLINGS", None)
+        tensor_aliases = getattr(family_of(checkpoint), "TENSOR_ALIASES", None)
     except DureError:
-        spellings = None
-    return _memory_needed(checkpoint, quantize=quantize, spellings=spellings)
+        tensor_aliases = None
+    return _memory_needed(checkpoint, quantize=quantize, tensor_aliases=tensor_aliases)
 
 
 def checked_model(checkpoint: Checkpoint) -> Any:
     """The model of a checkpoint that has what its family asks for and nothing else, with no matrix
-    read: it cannot run, but tells its `config` and `layer_caches`. Raises what loading it would."""
+    read: it cannot run, but tells its `config` and `kv_cache_specs`. Raises what loading it would."""
     family = family_of(checkpoint)
-    weights = Weights(checkpoint, spellings=getattr(family, "SPELLINGS", None))
+    weights = Weights(checkpoint, tensor_aliases=getattr(family, "TENSOR_ALIASES", None))
     model = family.Model(read_config(checkpoint), weights)
     weights.check()
     return model
@@ -122,10 +122,10 @@ def load_model(
     Raises UnsupportedModelError or ModelFileError, and nothing half-loaded stays.
     """
     family = family_of(checkpoint)
-    spellings = getattr(family, "SPELLINGS", None)
+    tensor_aliases = getattr(family, "TENSOR_ALIASES", None)
     weights = Weights(
         checkpoint,
-        spellings=spellings,
+        tensor_aliases=tensor_aliases,
         threads=threads,
         exact=exact,
         quantize=quantize,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dure.batch import Batch, LayerCache
+    from dure.batch import Batch, KVCacheSpec
     from dure.layers.basic import Rotation
     from dure.models.config import Config
     from dure.weights.loader import Weights
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int32]
 
 GGUF_ARCHITECTURE = "ernie4_5-moe"
-SPELLINGS = {".mlp.moe_statics.": ".mlp.gate.", ".mlp.gate.moe_statics.": ".mlp.gate."}
+TENSOR_ALIASES = {".mlp.moe_statics.": ".mlp.gate.", ".mlp.gate.moe_statics.": ".mlp.gate."}
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Model:
         weights.skip_all("model.mtp_")  # a layer that drafts the token after the next
 
     @property
-    def layer_caches(self) -> tuple[LayerCache, ...]:
+    def kv_cache_specs(self) -> tuple[KVCacheSpec, ...]:
         """What each layer keeps of a token."""
         return tuple(layer.self_attn.cache for layer in self.layers)
 

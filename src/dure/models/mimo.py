@@ -16,7 +16,7 @@ from dure.layers.rope import Rope, RopeConfig
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dure.batch import Batch, LayerCache
+    from dure.batch import Batch, KVCacheSpec
     from dure.kernels import Activations
     from dure.layers.basic import Rotation
     from dure.models.config import Config
@@ -143,12 +143,12 @@ class Model:
             self.drafting = Drafting(sizes, weights)
 
     @property
-    def layer_caches(self) -> tuple[LayerCache, ...]:
+    def kv_cache_specs(self) -> tuple[KVCacheSpec, ...]:
         """What each layer keeps of a token."""
         return tuple(layer.self_attn.cache for layer in self.layers)
 
     @property
-    def draft_caches(self) -> tuple[LayerCache, ...]:
+    def draft_caches(self) -> tuple[KVCacheSpec, ...]:
         """What the drafting layer, if there is one, keeps of a token."""
         return () if self.drafting is None else (self.drafting.block.self_attn.cache,)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dure.batch import Batch, LayerCache
+    from dure.batch import Batch, KVCacheSpec
     from dure.layers.basic import Rotation
     from dure.models.config import Config
     from dure.weights.loader import Weights
@@ -111,7 +111,7 @@ class Model:
         self.lm_head = head(weights, self.embed_tokens, tied=sizes.tied)
 
     @property
-    def layer_caches(self) -> tuple[LayerCache, ...]:
+    def kv_cache_specs(self) -> tuple[KVCacheSpec, ...]:
         """What each layer keeps of a token."""
         return tuple(layer.self_attn.cache for layer in self.layers)
 

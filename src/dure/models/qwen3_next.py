@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dure.batch import Batch, LayerCache, StateCache
+    from dure.batch import Batch, KVCacheSpec, StateSpec
     from dure.layers.basic import Rotation
     from dure.models.config import Config
     from dure.weights.loader import Weights
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int32]
 
 GGUF_ARCHITECTURE = "qwen3next"
-SPELLINGS = {".mlp.shared_expert.": ".mlp.shared_experts."}
+TENSOR_ALIASES = {".mlp.shared_expert.": ".mlp.shared_experts."}
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class Model:
             weights.skip_all(name.format(len(self.layers)))
 
     @property
-    def layer_caches(self) -> tuple[LayerCache | StateCache, ...]:
+    def kv_cache_specs(self) -> tuple[KVCacheSpec | StateSpec, ...]:
         """What each layer keeps."""
         return tuple(layer.mixer.cache for layer in self.layers)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dure.server")
 
-GONE = 499
+CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that left before its answer: nobody sees it but the log."""
 
 
@@ -71,7 +71,7 @@ def _answering(service: Service, handler: Handler) -> Callable[[Request], Awaita
         try:
             return await handler(service, request)
         except (ClientGone, ClientDisconnect):
-            return Response(status_code=GONE)
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # the panic of a library in Rust is no Exception

@@ -23,9 +23,9 @@ from dure.server import limits
 from dure.server.app import make_app
 from dure.server.http.auth import Hosts, Keys, is_public
 from dure.server.http.connection import Connections
-from dure.server.http.middleware import Gate
+from dure.server.http.middleware import RequestMiddleware
 from dure.server.serving.metrics import Metrics
-from dure.server.serving.model_pool import Registry
+from dure.server.serving.model_pool import ModelPool
 from dure.server.serving.service import Service
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Server:
         self._load = load
         self._on_ready = on_ready
         self._signals = 0
-        self._registry: Registry | None = None
+        self._registry: ModelPool | None = None
         self._http: _HTTP | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -117,7 +117,7 @@ class Server:
         """The same, on a loop that runs already."""
         settings = self.settings
         metrics = Metrics(prefix=settings.metrics_prefix)
-        registry = self._registry = Registry(
+        registry = self._registry = ModelPool(
             self._load,
             {shown(name): name for name in settings.models},
             known=is_local,
@@ -132,7 +132,7 @@ class Server:
         self.service = service
         connections = self.connections = Connections()
         keys, hosts = Keys(settings.keys), Hosts((*settings.allowed_hosts, settings.host))
-        app: Any = Gate(
+        app: Any = RequestMiddleware(
             make_app(service),
             keys=keys,
             hosts=hosts,

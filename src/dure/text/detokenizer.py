@@ -35,7 +35,7 @@ class _StopFinder:
         return self.matched == len(self.stop)
 
 
-class TextStream:
+class Detokenizer:
     """Decodes one generation as it comes, in constant time per character.
 
     All that push and finish return, joined, is `tokenizer.decode` of all ids, cut before the first

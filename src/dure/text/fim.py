@@ -18,13 +18,13 @@ class InfillMarks:
     before: str
     hole: str
     after: str
-    begins: bool = False  # the text begins with BOS, as its makers trained it
+    start_markers: bool = False  # the text begins with BOS, as its makers trained it
 
 
 FAMILIES = (
     InfillMarks("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen coder
     InfillMarks(
-        "<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>", begins=True
+        "<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>", start_markers=True
     ),  # DeepSeek coder
     InfillMarks("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),  # StarCoder and its followers
     InfillMarks("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
@@ -65,7 +65,7 @@ def infill_prompt(tokenizer: Tokenizer, prefix: str, suffix: str) -> list[int]:
             "This model has no tokens for filling in the middle, so it can take no suffix.",
             hint="leave suffix out, or take a model that was taught it, such as qwen2.5-coder",
         )
-    ids = [tokenizer.bos_id] if marks.begins and tokenizer.bos_id is not None else []
+    ids = [tokenizer.bos_id] if marks.start_markers and tokenizer.bos_id is not None else []
     for mark, text in ((marks.before, prefix), (marks.hole, suffix), (marks.after, "")):
         ids += tokenizer.encode(mark, add_special=False)
         ids += tokenizer.encode(text, add_special=False, parse_special=False) if text else []

@@ -12,7 +12,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers
 
 from dure.errors import TokenizerError
-from dure.formats.string_array import Texts
+from dure.formats.string_array import StringArray
 from dure.text import pretokenizers
 from dure.text.bpe import Merges, Ranks, RanksOfTokens, WordEncoder
 from dure.text.vocabulary import (
@@ -203,7 +203,7 @@ def _finish(
     ends = {_token_id(metadata, f"{name}_token_id", count) for name in ("eos", "eot", "eom")}
     controls = _of_kind(types, CONTROL, UNKNOWN)
     ends |= {i for i in controls if tokens[i] in END_TOKENS and types[i] == CONTROL}
-    begins = bos is not None and _flag(metadata, "add_bos_token", add_bos)
+    start_markers = bos is not None and _flag(metadata, "add_bos_token", add_bos)
     closes = eos is not None and _flag(metadata, "add_eos_token", False)
     return Vocabulary(
         kind=kind,
@@ -216,7 +216,7 @@ def _finish(
         bos_id=bos,
         eos_id=eos,
         eos_ids=frozenset(i for i in ends if i is not None),
-        prefix=(bos,) if begins and bos is not None else (),
+        prefix=(bos,) if start_markers and bos is not None else (),
         suffix=(eos,) if closes and eos is not None else (),
         strips_space=strips_space,
     )
@@ -318,7 +318,7 @@ def _add_tokens(full: tokenizers.Tokenizer, tokens: Sequence[str], types: Types)
 def _texts(metadata: Mapping[str, Any], name: str) -> list[Any] | None:
     """The list under that name, or None if there is none."""
     values = metadata.get(_KEY + name)
-    return list(values) if isinstance(values, list | Texts) else None
+    return list(values) if isinstance(values, list | StringArray) else None
 
 
 def _string(metadata: Mapping[str, Any], name: str) -> str | None:

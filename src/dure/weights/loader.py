@@ -17,8 +17,8 @@ from dure.formats.quantized_checkpoint import is_idle_bias, parameters, paramete
 from dure.formats.quantized_layouts import PackedMatrix
 from dure.formats.tensors import TensorInfo
 from dure.weights.names import canonical_name, is_recomputed
-from dure.weights.quantize import TypesInMemory
-from dure.weights.repack import Conversion, recast_all
+from dure.weights.quantize import DtypePolicy
+from dure.weights.repack import Conversion, repack_all
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +55,7 @@ class Weights:
         self,
         checkpoint: Checkpoint,
         *,
-        spellings: Mapping[str, str] | None = None,
+        tensor_aliases: Mapping[str, str] | None = None,
         threads: int = 1,
         exact: bool = False,
         quantize: Scheme | None = None,
@@ -68,10 +68,10 @@ class Weights:
         self.is_gguf = checkpoint.kind == "gguf"
         self._path = checkpoint.path
         self._tensors = {
-            canonical_name(name, self.is_gguf, spellings or {}): tensor
+            canonical_name(name, self.is_gguf, tensor_aliases or {}): tensor
             for name, tensor in parameters(checkpoint).items()
         }
-        self._types = TypesInMemory(self._tensors, quantize)
+        self._types = DtypePolicy(self._tensors, quantize)
         self._unused = set(self._tensors)
         self._missing: list[str] = []
         self._misshaped: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
@@ -79,7 +79,7 @@ class Weights:
         self._total_bytes = sum(t.size_bytes for t in self._tensors.values())
         self._done_bytes = 0
         self._packers: dict[SourceFile, kernels.FilePacker] = {}
-        self._afterwards: list[Callable[[], None]] = []
+        self._on_finish: list[Callable[[], None]] = []
         self._jobs: list[Callable[[], Iterator[Conversion]]] = []
 
     def has(self, name: str) -> bool:
@@ -139,9 +139,9 @@ class Weights:
             return cast(kernels.Matrix, SimpleNamespace(rows=count * rows, cols=cols))
         return self._matrix(name, tensor, count * rows, cols)
 
-    def afterwards(self, derive: Callable[[], None]) -> None:
+    def on_finish(self, derive: Callable[[], None]) -> None:
         """Has `derive` called by `finish` when everything is packed."""
-        self._afterwards.append(derive)
+        self._on_finish.append(derive)
 
     def _matrix(self, name: str, tensor: Parameter, rows: int, cols: int) -> kernels.Matrix:
         matrix = kernels.Matrix(self._types.of(name, tensor), rows, cols)
@@ -289,9 +289,9 @@ class Weights:
         self._packers.clear()
         if self._jobs:
             conversions = (each for job in self._jobs for each in job())
-            recast_all(conversions, threads=self.threads, advance=self._advance)
+            repack_all(conversions, threads=self.threads, advance=self._advance)
             self._jobs.clear()
-        for derive in self._afterwards:
+        for derive in self._on_finish:
             derive()
 
     def _dense_rows(
@@ -355,15 +355,15 @@ def memory_needed(
     checkpoint: Checkpoint,
     *,
     quantize: Scheme | None = None,
-    spellings: Mapping[str, str] | None = None,
+    tensor_aliases: Mapping[str, str] | None = None,
 ) -> int:
     """Bytes that the checkpoint's weights take in memory once packed."""
     is_gguf = checkpoint.kind == "gguf"
     tensors = {
-        canonical_name(name, is_gguf, spellings or {}): tensor
+        canonical_name(name, is_gguf, tensor_aliases or {}): tensor
         for name, tensor in parameters_or_tensors(checkpoint).items()
     }
-    types = TypesInMemory(tensors, quantize)
+    types = DtypePolicy(tensors, quantize)
     total = 0
     for name, tensor in tensors.items():
         if len(tensor.shape) < 2 or not BLOCKS[tensor.dtype].supported:

@@ -61,11 +61,11 @@ _INTO_GGUF: Mapping[str, str] = {ours: theirs for theirs, ours in reversed([*GGU
 _RECOMPUTED = re.compile(r".*\.(rotary_emb\.inv_freq|masked_bias|attn\.bias)")
 
 
-def canonical_name(name: str, is_gguf: bool, spellings: Mapping[str, str]) -> str:
+def canonical_name(name: str, is_gguf: bool, tensor_aliases: Mapping[str, str]) -> str:
     """The name by which a model file asks for the tensor that a file calls `name`."""
     if is_gguf:
         name = _from_gguf(name)
-    for theirs, ours in spellings.items():
+    for theirs, ours in tensor_aliases.items():
         name = name.replace(theirs, ours)
     return name
 
@@ -84,9 +84,9 @@ def _from_gguf(name: str) -> str:
     return f"{pattern.format(layer)}.{suffix}" if pattern else name
 
 
-def plain_name(name: str, spellings: Mapping[str, str]) -> str | None:
+def plain_name(name: str, tensor_aliases: Mapping[str, str]) -> str | None:
     """A folder's tensor as its family asks for it; None for a table that models compute."""
-    return None if is_recomputed(name) else canonical_name(name, False, spellings)
+    return None if is_recomputed(name) else canonical_name(name, False, tensor_aliases)
 
 
 def gguf_name(name: str) -> str | None:

@@ -83,7 +83,7 @@ def part_of(name: str, dimensions: int) -> Part:
     return "attention" if ".self_attn." in name or ".linear_attn." in name else "dense"
 
 
-class TypesInMemory:
+class DtypePolicy:
     """The type in which memory holds each matrix: its own, or what a scheme makes of floats."""
 
     def __init__(self, tensors: Mapping[str, Parameter], quantize: Scheme | None) -> None:

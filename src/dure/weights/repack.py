@@ -76,7 +76,7 @@ class Dequantised(RowShape):
         return _floats(self._source, raw).view(np.uint8)
 
 
-def recast_all(
+def repack_all(
     conversions: Iterable[Conversion], *, threads: int, advance: Callable[[int], None]
 ) -> None:
     """Converts and puts all rows. advance(bytes of the file) is called after each piece. The next

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dure.chat.dialects import Automaton, dialect_of
+from dure.chat.dialects import StreamParser, dialect_of
 from dure.chat.dialects.thinking import has_switch, template_variables
 from dure.chat.grammar_rules import Rules
 
@@ -84,9 +84,9 @@ FORMS = [
 @pytest.mark.parametrize("name", FORMS)
 def test_a_call_in_the_form_that_a_model_is_told_is_one(name: str) -> None:
     found = dialect_of(source(name), lambda _: False)
-    assert found.form is not None
-    automaton = Automaton(found, tools={"now": {}}, make_id=lambda: "id")
-    text = found.form.text("now", '{"a": 1}')
+    assert found.call_format is not None
+    automaton = StreamParser(found, tools={"now": {}}, make_id=lambda: "id")
+    text = found.call_format.text("now", '{"a": 1}')
     events = [*automaton.push(f"{text}\n{text}"), *automaton.finish()]
     said = [event.name or event.text for event in events if event.kind != "call_end"]
     assert "".join(said) == 2 * 'now{"a": 1}'

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from dure.chat.dialects import Automaton, dialect_of
+from dure.chat.dialects import StreamParser, dialect_of
 from dure.chat.dialects.glm import GLM
 
 TOOLS = {
@@ -22,7 +22,7 @@ OSLO = ("get_weather", {"city": "Oslo", "days": 3})
 
 def read(text: str, cut: int) -> tuple[str, str, list[tuple[str, dict[str, object]]]]:
     """Thoughts, answer and calls of a text in two pieces."""
-    automaton = Automaton(GLM, tools=TOOLS)
+    automaton = StreamParser(GLM, tools=TOOLS)
     events = [*automaton.push(text[:cut]), *automaton.push(text[cut:]), *automaton.finish()]
     said = {
         kind: "".join(e.text for e in events if e.kind == kind) for kind in ("reasoning", "content")

@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transcripts import TOOLS, TRANSCRIPTS, Transcript
 
-from dure.chat.dialects import Automaton, Event
+from dure.chat.dialects import Event, StreamParser
 
 
 def read(transcript: Transcript, pieces: Sequence[str]) -> tuple[list[Event], int]:
     """The merged events of a text in pieces, and how many calls could not be read."""
-    automaton = Automaton(
+    automaton = StreamParser(
         transcript.dialect,
         tools=TOOLS if transcript.tools else {},
-        opened=transcript.opened,
+        starts_in_reasoning=transcript.starts_in_reasoning,
         make_id=lambda: "id",
     )
     events = [event for piece in pieces for event in automaton.push(piece)]

@@ -55,7 +55,7 @@ class Transcript:
     dialect: Dialect
     text: str
     says: tuple[tuple[str, str], ...]
-    opened: bool = False
+    starts_in_reasoning: bool = False
     unparsed: int = 0
     tools: bool = True
 
@@ -81,7 +81,11 @@ def _reasoned(*says: tuple[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 HERMES = Dialect(
-    "Hermes", THINK, hermes.HermesCalls(), call_ends_thinking=True, guess=guessed.GuessedCalls()
+    "Hermes",
+    THINK,
+    hermes.HermesCalls(),
+    call_ends_thinking=True,
+    fallback_parser=guessed.GuessedCalls(),
 )
 QWEN = Dialect("Qwen XML", THINK, qwenxml.XmlCalls(), call_ends_thinking=True)
 MIMO = Dialect("MiMo XML", THINK, qwenxml.XmlCalls(escaped=True), call_ends_thinking=True)
@@ -159,7 +163,7 @@ TRANSCRIPTS = (
     # Hermes: Qwen2.5, QwQ, Qwen3, MiMo-7B
     Transcript("answer", HERMES, "Cold.\n", (("content", "Cold.\n"),)),
     Transcript("thoughts and answer", HERMES, _THOUGHT + "Cold.", _reasoned(("content", "Cold."))),
-    Transcript("thoughts opened in the prompt", HERMES, "Hm, Oslo.\n</think>\n\nCold.", _reasoned(("content", "Cold.")), opened=True),
+    Transcript("thoughts opened in the prompt", HERMES, "Hm, Oslo.\n</think>\n\nCold.", _reasoned(("content", "Cold.")), starts_in_reasoning=True),
     Transcript("empty thoughts", HERMES, "<think>\n\n</think>\n\nCold.", (("content", "Cold."),)),
     Transcript("thoughts never closed", HERMES, "<think>\nHm, Oslo.\n", _reasoned()),
     Transcript("a mark in the midst is content", HERMES, "Write <think> or </think>.", (("content", "Write <think> or </think>."),)),
@@ -216,9 +220,9 @@ TRANSCRIPTS = (
     Transcript("the beginning of a mark", HERMES, "1 <tool", (("content", "1 <tool"),)),
     # Qwen3-Coder, Qwen3.5
     Transcript("one call", QWEN, QWEN_CALL, (OSLO,)),
-    Transcript("thoughts, words, two calls", QWEN, f"Hm, Oslo.\n</think>\n\na\n\n{QWEN_CALL}\n{QWEN_NOW}", _reasoned(("content", "a"), OSLO, NOW), opened=True),
+    Transcript("thoughts, words, two calls", QWEN, f"Hm, Oslo.\n</think>\n\na\n\n{QWEN_CALL}\n{QWEN_NOW}", _reasoned(("content", "a"), OSLO, NOW), starts_in_reasoning=True),
     Transcript("no opening mark", QWEN, QWEN_CALL.removeprefix("<tool_call>\n"), (OSLO,)),
-    Transcript("a call within thoughts", QWEN, f"Hm, Oslo.\n\n{QWEN_CALL}", _reasoned(OSLO), opened=True),
+    Transcript("a call within thoughts", QWEN, f"Hm, Oslo.\n\n{QWEN_CALL}", _reasoned(OSLO), starts_in_reasoning=True),
     Transcript(
         "values of all types",
         QWEN,
@@ -240,33 +244,33 @@ TRANSCRIPTS = (
     # MiMo-V2
     Transcript("escaped values", MIMO, "<tool_call>\n<function=get_weather><parameter=city>a &amp;&amp; b</parameter><parameter=days>2</parameter></function>\n</tool_call>", (("get_weather", '{"city": "a && b", "days": 2}'),)),
     # DeepSeek R1 and V3
-    Transcript("thoughts opened in the prompt", R1, "Hm, Oslo.\n</think>\n\nCold.", _reasoned(("content", "Cold.")), opened=True),
+    Transcript("thoughts opened in the prompt", R1, "Hm, Oslo.\n</think>\n\nCold.", _reasoned(("content", "Cold.")), starts_in_reasoning=True),
     Transcript("one call", R1, CALLS.format(_r1(*OSLO)), (OSLO,)),
     Transcript("words, two calls", R1, "a\n" + CALLS.format(_r1(*OSLO) + "\n" + _r1(*NOW)), (("content", "a"), OSLO, NOW)),
     Transcript("as V3.1 writes", R1, CALLS.format(V31_CALL), (OSLO,)),
     Transcript("no JSON", R1, CALLS.format(_r1("now", "none")), (("content", CALLS.format(_r1("now", "none"))),), unparsed=1),
     # DeepSeek V3.1
     Transcript("one call", V31, CALLS.format(V31_CALL), (OSLO,)),
-    Transcript("thoughts, words, two calls", V31, "Hm, Oslo.</think>a" + CALLS.format(V31_CALL + V31_NOW), _reasoned(("content", "a"), OSLO, NOW), opened=True),
+    Transcript("thoughts, words, two calls", V31, "Hm, Oslo.</think>a" + CALLS.format(V31_CALL + V31_NOW), _reasoned(("content", "a"), OSLO, NOW), starts_in_reasoning=True),
     Transcript("as R1 writes", V31, CALLS.format(_r1(*OSLO)), (OSLO,)),
     Transcript("no marks at the end", V31, CALLS.format(V31_CALL).removesuffix("<｜tool▁call▁end｜><｜tool▁calls▁end｜>"), (OSLO,)),
     Transcript("cut short", V31, CALLS.format(V31_CALL)[:73], (("get_weather", '{"city": "O'),), unparsed=1),
     # DeepSeek V3.2 and V4
     Transcript("one call", V32, _dsml("function_calls", DSML_CALL), (DSML_SAYS,)),
-    Transcript("thoughts, words, two calls", V4, "Hm, Oslo.</think>a\n\n" + _dsml("tool_calls", DSML_CALL, DSML_NOW), _reasoned(("content", "a"), DSML_SAYS, NOW), opened=True),
+    Transcript("thoughts, words, two calls", V4, "Hm, Oslo.</think>a\n\n" + _dsml("tool_calls", DSML_CALL, DSML_NOW), _reasoned(("content", "a"), DSML_SAYS, NOW), starts_in_reasoning=True),
     Transcript("a string that looks like a number", V4, _dsml("tool_calls", DSML_CALL.replace('string="false"', 'string="true"')), (("get_weather", '{"city": "Oslo", "days": "3"}'),)),
     Transcript("JSON that is none", V4, _dsml("tool_calls", DSML_CALL.replace(">3<", ">a few<")), (("get_weather", '{"city": "Oslo", "days": "a few"}'),)),
     Transcript("an invocation cut short", V4, _dsml("tool_calls", DSML_CALL)[:80], (("get_weather", ""), ("content", _dsml("tool_calls", DSML_CALL)[53:80])), unparsed=1),
     Transcript("the other block's mark", V4, "<｜DSML｜function_calls>", (("content", "<｜DSML｜function_calls>"),)),
     # MiniMax
-    Transcript("thoughts and answer", M2, "Hm, Oslo.\n</think>\n\nCold.", _reasoned(("content", "Cold.")), opened=True),
-    Transcript("words and a call", M2, f"Hm, Oslo.\n</think>\n\na\n{M2_CALL.format('')}", _reasoned(("content", "a"), DSML_SAYS), opened=True),
+    Transcript("thoughts and answer", M2, "Hm, Oslo.\n</think>\n\nCold.", _reasoned(("content", "Cold.")), starts_in_reasoning=True),
+    Transcript("words and a call", M2, f"Hm, Oslo.\n</think>\n\na\n{M2_CALL.format('')}", _reasoned(("content", "a"), DSML_SAYS), starts_in_reasoning=True),
     Transcript("two calls", M2, M2_CALL.format('<invoke name="now">\n</invoke>\n'), (DSML_SAYS, NOW)),
     Transcript("nothing is invoked", M2, "<minimax:tool_call>\n</minimax:tool_call>", (("content", "<minimax:tool_call>\n</minimax:tool_call>"),), unparsed=1),
     Transcript("lines of objects", M1, f'{_THOUGHT}a\n<tool_calls>\n{ARRAY[1:-1]}\n{{"name": "now", "arguments": {{}}}}\n</tool_calls>', _reasoned(("content", "a"), OSLO, NOW)),
     Transcript("thoughts and answer", M3, "<mm:think>Hm, Oslo.</mm:think>Cold.", _reasoned(("content", "Cold."))),
     Transcript("no thoughts", M3, "</mm:think>Cold.", (("content", "Cold."),)),
-    Transcript("thoughts, words, two calls", M3, "Hm, Oslo.</mm:think>a" + M3_CALL.format(f'{NS}<invoke name="now">{NS}</invoke>\n'), _reasoned(("content", "a"), DSML_SAYS, NOW), opened=True),
+    Transcript("thoughts, words, two calls", M3, "Hm, Oslo.</mm:think>a" + M3_CALL.format(f'{NS}<invoke name="now">{NS}</invoke>\n'), _reasoned(("content", "a"), DSML_SAYS, NOW), starts_in_reasoning=True),
     Transcript("a list", M3, M3_CALL.format("").replace(f"{NS}<days>3{NS}</days>", M3_NEAR), (("get_weather", '{"city": "Oslo", "near": ["Ski", "Oslo"]}'),)),
     Transcript("an empty list", M3, M3_CALL.format("").replace(f"{NS}<days>3{NS}</days>", f"{NS}<near>{NS}</near>"), (("get_weather", '{"city": "Oslo", "near": []}'),)),
     Transcript("objects in a list that no schema knows", M3, M3_CALL.format("").replace("days>3", f"at>{NS}<item>{NS}<x>1{NS}</x>{NS}<y>a{NS}</y>{NS}</item>").replace("/days", "/at"), (("get_weather", '{"city": "Oslo", "at": [{"x": "1", "y": "a"}]}'),)),
@@ -275,9 +279,9 @@ TRANSCRIPTS = (
     Transcript("an element that another ends", M3, M3_CALL.format("").replace("/days", "/city"), (("get_weather", '{"city": "Oslo"'), ("content", f"{NS}<days>3{NS}</city>{NS}</invoke>\n{NS}</tool_call>")), unparsed=1),
     Transcript("nothing is invoked", M3, f"{NS}<tool_call>\n{NS}</tool_call>", (("content", f"{NS}<tool_call>\n{NS}</tool_call>"),), unparsed=1),
     # ERNIE 4.5
-    Transcript("thoughts and response", ERNIE, "Hm, Oslo.\n</think>\n\n\n<response>\nCold.\n</response>\n", _reasoned(("content", "Cold.")), opened=True),
-    Transcript("thoughts and two calls", ERNIE, f"Hm, Oslo.\n</think>\n\n\n{HERMES_CALL}\n{HERMES_NOW}\n", _reasoned(OSLO, NOW), opened=True),
-    Transcript("a response cut short", ERNIE, "Hm, Oslo.\n</think>\n\n\n<response>\nCold.\n</resp", _reasoned(("content", "Cold.\n</resp")), opened=True),
+    Transcript("thoughts and response", ERNIE, "Hm, Oslo.\n</think>\n\n\n<response>\nCold.\n</response>\n", _reasoned(("content", "Cold.")), starts_in_reasoning=True),
+    Transcript("thoughts and two calls", ERNIE, f"Hm, Oslo.\n</think>\n\n\n{HERMES_CALL}\n{HERMES_NOW}\n", _reasoned(OSLO, NOW), starts_in_reasoning=True),
+    Transcript("a response cut short", ERNIE, "Hm, Oslo.\n</think>\n\n\n<response>\nCold.\n</resp", _reasoned(("content", "Cold.\n</resp")), starts_in_reasoning=True),
     # Hunyuan
     Transcript("thoughts and answer", HUNYUAN, "<think>\nHm, Oslo.\n</think>\n<answer>\nCold.\n</answer>", _reasoned(("content", "Cold."))),
     Transcript("answer without marks", HUNYUAN, "Cold.", (("content", "Cold."),)),
@@ -289,8 +293,8 @@ TRANSCRIPTS = (
     Transcript("thoughts, words, two named calls", HUNYUAN, f"<think>\nHm, Oslo.\n</think>\n<answer>\na\n<tool_calls>{HY_CALL}\n{HY_NOW}</tool_calls>\n</answer>", _reasoned(("content", "a"), OSLO, NOW)),
     Transcript("a named call without JSON", HUNYUAN, "<tool_calls><tool_call>now\nnone</tool_call></tool_calls>", (("content", "<tool_calls><tool_call>now\nnone</tool_call></tool_calls>"),), unparsed=1),
     # Hunyuan 3
-    Transcript("thoughts and answer", HY3, "Hm, Oslo.</think:opensource>Cold.", _reasoned(("content", "Cold.")), opened=True),
-    Transcript("thoughts and a call", HY3, "Hm, Oslo.</think:opensource>" + HY3_CALLS.format(HY3_CALL), _reasoned(HY3_SAYS), opened=True),
+    Transcript("thoughts and answer", HY3, "Hm, Oslo.</think:opensource>Cold.", _reasoned(("content", "Cold.")), starts_in_reasoning=True),
+    Transcript("thoughts and a call", HY3, "Hm, Oslo.</think:opensource>" + HY3_CALLS.format(HY3_CALL), _reasoned(HY3_SAYS), starts_in_reasoning=True),
     Transcript("two calls", HY3, "a" + HY3_CALLS.format(HY3_CALL + HY3_CALL), (("content", "a"), HY3_SAYS, HY3_SAYS)),
     Transcript("a key without a value", HY3, HY3_CALLS.format(HY3_CALL)[:130], (("get_weather", ""), ("content", HY3_CALLS.format(HY3_CALL)[79:130])), unparsed=1),
     # openPangu

@@ -1,6 +1,6 @@
 """Dialects: how each family of models writes thoughts and tool calls, and how that is read.
 
-`dialect_of` finds a model's dialect, `Automaton` reads its text, `Event` is what that says.
+`dialect_of` finds a model's dialect, `StreamParser` reads its text, `Event` is what that says.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from dure.chat.dialects import (
     plain,
     qwenxml,
 )
-from dure.chat.dialects.automaton import Automaton
-from dure.chat.dialects.dialect import Dialect, HasToken, Marks
+from dure.chat.dialects.dialect import Delimiters, Dialect, HasToken
 from dure.chat.dialects.event import Event
 from dure.chat.dialects.plain import PLAIN
+from dure.chat.dialects.stream_parser import StreamParser
 
-__all__ = ["PLAIN", "Automaton", "Dialect", "Event", "HasToken", "Marks", "dialect_of"]
+__all__ = ["PLAIN", "Dialect", "Event", "HasToken", "Marks", "StreamParser", "dialect_of"]
 
 _FAMILIES = (
     dsml.find,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dure.chat.dialects.automaton import Automaton, Parser
-from dure.chat.dialects.dialect import THINK, CallForm, Dialect, HasToken, Schemas
+from dure.chat.dialects.dialect import THINK, CallFormat, Dialect, HasToken, Schemas
 from dure.chat.dialects.jsoncalls import FENCE, arguments_rule, read_fenced
+from dure.chat.dialects.stream_reader import Parser, StreamReader
 from dure.chat.grammar_rules import Rules, one_of, quoted, some_of
 
 CALLS, CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 CALL, CALL_END, SEPARATOR = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"
-FORM = CallForm(CALLS + CALL, SEPARATOR, CALL_END + CALLS_END)
-FENCED_FORM = CallForm(
+FORM = CallFormat(CALLS + CALL, SEPARATOR, CALL_END + CALLS_END)
+FENCED_FORM = CallFormat(
     f"{CALLS}{CALL}function{SEPARATOR}", f"\n{FENCE}json\n", f"\n{FENCE}{CALL_END}{CALLS_END}"
 )
 
@@ -25,27 +25,27 @@ class DeepSeekCalls:
     """
 
     fenced: bool
-    begins: tuple[str, ...] = (CALLS, CALL)
+    start_markers: tuple[str, ...] = (CALLS, CALL)
     marks: tuple[str, ...] = (CALLS, CALLS_END, CALL, CALL_END, SEPARATOR)
 
-    def parse(self, automaton: Automaton, mark: str) -> Parser[bool]:
+    def parse(self, reader: StreamReader, mark: str) -> Parser[bool]:
         """Whether calls came; the marks after the last may be missing."""
-        count = yield from automaton.listed(mark, CALL, self._call)
+        count = yield from reader.listed(mark, CALL, self._call)
         if count is not None:
-            yield from automaton.expect(CALLS_END)
+            yield from reader.expect(CALLS_END)
         return bool(count)
 
-    def _call(self, automaton: Automaton) -> Parser[bool]:
-        name = yield from automaton.word("<\n{")
-        if not (yield from automaton.expect(SEPARATOR)):
+    def _call(self, reader: StreamReader) -> Parser[bool]:
+        name = yield from reader.word("<\n{")
+        if not (yield from reader.expect(SEPARATOR)):
             return False
         # Either model is known to write as the other does.
         if self.fenced or name == "function":
-            after = yield from automaton.word("\n{`")
+            after = yield from reader.word("\n{`")
             name = after or name
-        if not (yield from read_fenced(automaton, name.strip())):
+        if not (yield from read_fenced(reader, name.strip())):
             return False
-        return (yield from automaton.expect(CALL_END)) or (yield from automaton.peek()) == ""
+        return (yield from reader.expect(CALL_END)) or (yield from reader.peek()) == ""
 
     def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:
         """What says calls, and the marks around all of them."""
@@ -70,5 +70,5 @@ def find(template: str, has_token: HasToken) -> Dialect | None:
         "DeepSeek R1/V3" if fenced else "DeepSeek V3.1",
         think=THINK if thinks else None,
         calls=DeepSeekCalls(fenced),
-        form=FENCED_FORM if fenced else FORM,
+        call_format=FENCED_FORM if fenced else FORM,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from dure.chat.dialects.automaton import Automaton, Parser
+    from dure.chat.dialects.stream_reader import Parser, StreamReader
     from dure.chat.grammar_rules import Rules
 
 HasToken = Callable[[str], bool]
@@ -18,7 +18,7 @@ Schemas = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Marks:
+class Delimiters:
     """What stands around thoughts, and what is put in to make a model end them."""
 
     open: str
@@ -26,11 +26,11 @@ class Marks:
     closing: str
 
 
-THINK = Marks("<think>", "</think>", "\n</think>\n\n")
+THINK = Delimiters("<think>", "</think>", "\n</think>\n\n")
 
 
 @dataclass(frozen=True)
-class CallForm:
+class CallFormat:
     """What is written before a call's name, before its arguments and after them."""
 
     before: str
@@ -46,12 +46,12 @@ class CallReader(Protocol):
     """How calls are read."""
 
     @property
-    def begins(self) -> tuple[str, ...]:
+    def start_markers(self) -> tuple[str, ...]:
         """The marks that a call, or a list of calls, begins with."""
         ...
 
-    def parse(self, automaton: Automaton, mark: str) -> Parser[bool]:
-        """Whether what follows the `mark` was read well as calls, which the automaton was told."""
+    def parse(self, reader: StreamReader, mark: str) -> Parser[bool]:
+        """Whether what follows the `mark` was read well as calls, which the reader was told."""
         ...
 
 
@@ -73,13 +73,13 @@ class Dialect:
     """One family's way of writing. What it lacks is None."""
 
     name: str
-    think: Marks | None = None
+    think: Delimiters | None = None
     calls: CallSyntax | None = None
     wrapper: tuple[str, str] | None = None  # what stands around the answer after the thoughts
     call_ends_thinking: bool = False  # a call that begins within thoughts is one
     bare_calls: bool = False  # an answer that begins with a brace may be a call
-    guess: CallReader | None = None  # calls without the marks that are their own
-    form: CallForm | None = None  # how to write one in words, where the template cannot
+    fallback_parser: CallReader | None = None  # calls without the marks that are their own
+    call_format: CallFormat | None = None  # how to write one in words, where the template cannot
     no_think: str = ""  # what a user's last words end in to have no thoughts
 
     @property

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dure.chat.dialects.automaton import Automaton, Parser
 from dure.chat.dialects.dialect import Schemas
+from dure.chat.dialects.stream_reader import Parser, StreamReader
 from dure.chat.dialects.values import Members, as_json, members_rule, property_schema, types_of
 from dure.chat.grammar_rules import Rules, one_of, some_of
 
@@ -27,7 +27,7 @@ class ElementCalls:
     prefix: str
 
     @property
-    def begins(self) -> tuple[str, ...]:
+    def start_markers(self) -> tuple[str, ...]:
         """The mark around all calls, and that of a single one."""
         return (self.mark(BLOCK), f"{self.prefix}<{INVOKE}")
 
@@ -40,65 +40,63 @@ class ElementCalls:
         """The mark called `name`."""
         return f"{self.prefix}<{name}>"
 
-    def parse(self, automaton: Automaton, mark: str) -> Parser[bool]:
+    def parse(self, reader: StreamReader, mark: str) -> Parser[bool]:
         """Whether calls came; the mark after the last may be missing."""
         invoke = f"{self.prefix}<{INVOKE}"
-        count = yield from automaton.listed(mark, invoke, self._invoke)
+        count = yield from reader.listed(mark, invoke, self._invoke)
         if not count:
             return False
-        return (yield from automaton.expect(self.mark(f"/{BLOCK}"))) or not (
-            yield from automaton.peek()
-        )
+        return (yield from reader.expect(self.mark(f"/{BLOCK}"))) or not (yield from reader.peek())
 
-    def _invoke(self, automaton: Automaton) -> Parser[bool]:
-        yield from automaton.space()
-        if not (yield from automaton.expect('name="')):
+    def _invoke(self, reader: StreamReader) -> Parser[bool]:
+        yield from reader.space()
+        if not (yield from reader.expect('name="')):
             return False
-        name = yield from automaton.word('"\n')
-        if not name or not (yield from automaton.expect('">')):
+        name = yield from reader.word('"\n')
+        if not name or not (yield from reader.expect('">')):
             return False
-        automaton.begin_call(name)
-        members = Members(automaton, automaton.tools.get(name, {}))
+        reader.begin_call(name)
+        members = Members(reader, reader.tools.get(name, {}))
         while True:
-            yield from automaton.space()
-            if not (yield from automaton.expect(f"{self.prefix}<")):
+            yield from reader.space()
+            if not (yield from reader.expect(f"{self.prefix}<")):
                 return False
-            key = yield from automaton.word(">\n")
-            if not key or not (yield from automaton.expect(">")):
+            key = yield from reader.word(">\n")
+            if not key or not (yield from reader.expect(">")):
                 return False
             if key == f"/{INVOKE}":
                 break
-            if not (yield from self._member(automaton, members, key, name)):
+            if not (yield from self._member(reader, members, key, name)):
                 return False
         members.close()
-        automaton.end_call()
+        reader.end_call()
         return True
 
-    def _member(self, automaton: Automaton, members: Members, key: str, tool: str) -> Parser[bool]:
-        schema = property_schema(automaton.tools.get(tool, {}), key)
+    def _member(self, reader: StreamReader, members: Members, key: str, tool: str) -> Parser[bool]:
+        schema = property_schema(reader.tools.get(tool, {}), key)
         if schema is not None and types_of(schema) == {"string"}:
             end = yield from members.read(key, (self.mark(f"/{key}"),), string=True)
             return end is not None
-        value = yield from self._value(automaton, key, schema, MAX_DEPTH)
+        value = yield from self._value(reader, key, schema, MAX_DEPTH)
         if value is not None:
             members.add_json(key, value)
         return value is not None
 
-    def _value(self, automaton: Automaton, key: str, schema: Any, depth: int) -> Parser[str | None]:
+    def _value(self, reader: StreamReader, key: str, schema: Any, depth: int) -> Parser[str | None]:
         """The JSON of what stands in the element `key`; None if it does not end, or is too deep."""
         text: list[str] = []
         inner: list[tuple[str, str]] = []
-        while (yield from automaton.until((self.prefix,), text.append)) is not None:
-            if not (yield from automaton.expect("<")):
+        while (yield from reader.until((self.prefix,), text.append)) is not None:
+            if not (yield from reader.expect("<")):
                 return None
-            name = yield from automaton.word(">\n")
-            if not name or not (yield from automaton.expect(">")):
+            name = yield from reader.word(">\n")
+            if not name or not (yield from reader.expect(">")):
                 return None
             if name == f"/{key}":
                 return _json(inner, schema) if inner else _scalar("".join(text), schema)
             if depth == 0:
                 return None
-            value = yield from self._value(automaton, name, _within(schema, name), depth - 1)
+            value = yield from self._value(reader, name, _within(schema, name), depth - 1)
             if value is None:
                 return None
             inner.append((name, value))

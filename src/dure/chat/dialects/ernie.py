@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dure.chat.dialects.dialect import Dialect, HasToken, Marks
+from dure.chat.dialects.dialect import Delimiters, Dialect, HasToken
 from dure.chat.dialects.guessed import GuessedCalls
 from dure.chat.dialects.hermes import FORM, HermesCalls
 
 THINKING = Dialect(
     "ERNIE 4.5 Thinking",
-    Marks("<think>", "</think>", "\n</think>\n\n\n"),
+    Delimiters("<think>", "</think>", "\n</think>\n\n\n"),
     HermesCalls(),
     wrapper=("<response>", "</response>"),
     call_ends_thinking=True,
-    form=FORM,
+    call_format=FORM,
 )
-PLAIN = Dialect("ERNIE 4.5", calls=HermesCalls(), guess=GuessedCalls(), form=FORM)
+PLAIN = Dialect("ERNIE 4.5", calls=HermesCalls(), fallback_parser=GuessedCalls(), call_format=FORM)
 
 
 def find(template: str, has_token: HasToken) -> Dialect | None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dure.chat.dialects.automaton import Automaton, Parser
 from dure.chat.dialects.jsoncalls import FENCE, read_known_call
+from dure.chat.dialects.stream_reader import Parser, StreamReader
 
 BRACE, LIST, LIST_END = "{", "<tools>", "</tools>"
 _ENDS = {FENCE: FENCE, LIST: LIST_END, BRACE: ""}
@@ -21,30 +21,30 @@ _ENDS = {FENCE: FENCE, LIST: LIST_END, BRACE: ""}
 class GuessedCalls:
     """{"name": …, "arguments": {…}} at the end of an answer: bare, in ```json⏎…⏎```, in <tools>."""
 
-    begins: tuple[str, ...] = (FENCE, LIST, BRACE)
+    start_markers: tuple[str, ...] = (FENCE, LIST, BRACE)
 
-    def parse(self, automaton: Automaton, mark: str) -> Parser[bool]:
+    def parse(self, reader: StreamReader, mark: str) -> Parser[bool]:
         """Whether a call followed, and after it nothing but others."""
         calls = []
         while True:
             if mark == FENCE:
-                yield from automaton.expect("json")
-            call = yield from read_known_call(automaton, opened=mark == BRACE)
+                yield from reader.expect("json")
+            call = yield from read_known_call(reader, opened=mark == BRACE)
             if call is None:
                 return False
             calls.append(call)
-            yield from automaton.space()
-            yield from automaton.expect(_ENDS[mark])
-            yield from automaton.space()
-            if (yield from automaton.peek()) == "":
+            yield from reader.space()
+            yield from reader.expect(_ENDS[mark])
+            yield from reader.space()
+            if (yield from reader.peek()) == "":
                 break
             mark = ""
-            for begin in self.begins:
-                if not mark and (yield from automaton.expect(begin)):
+            for begin in self.start_markers:
+                if not mark and (yield from reader.expect(begin)):
                     mark = begin
             if not mark:
                 return False
         for name, arguments in calls:
-            automaton.begin_call(name)
-            automaton.arguments(arguments)
+            reader.begin_call(name)
+            reader.arguments(arguments)
         return True

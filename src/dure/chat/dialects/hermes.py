@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dure.chat.dialects.automaton import Automaton, Parser
-from dure.chat.dialects.dialect import THINK, CallForm, Dialect, HasToken, Schemas
+from dure.chat.dialects.dialect import THINK, CallFormat, Dialect, HasToken, Schemas
 from dure.chat.dialects.guessed import GuessedCalls
 from dure.chat.dialects.jsoncalls import call_rule, read_call
+from dure.chat.dialects.stream_reader import Parser, StreamReader
 from dure.chat.grammar_rules import Rules, quoted, some_of
 
 OPEN, CLOSE, NEWLINE = "<tool_call>", "</tool_call>", "\n"
-FORM = CallForm(f'{OPEN}\n{{"name": "', '", "arguments": ', f"}}\n{CLOSE}")
+FORM = CallFormat(f'{OPEN}\n{{"name": "', '", "arguments": ', f"}}\n{CLOSE}")
 
 
 @dataclass(frozen=True)
 class HermesCalls:
     """<tool_call>⏎{"name": …, "arguments": {…}}⏎</tool_call>."""
 
-    begins: tuple[str, ...] = (OPEN,)
+    start_markers: tuple[str, ...] = (OPEN,)
     marks: tuple[str, ...] = (OPEN, CLOSE)
 
-    def parse(self, automaton: Automaton, mark: str) -> Parser[bool]:
+    def parse(self, reader: StreamReader, mark: str) -> Parser[bool]:
         """Whether one call followed; the closing mark may be missing at the end of the text."""
-        if not (yield from read_call(automaton)):
+        if not (yield from read_call(reader)):
             return False
-        yield from automaton.space()
-        return (yield from automaton.expect(CLOSE)) or (yield from automaton.peek()) == ""
+        yield from reader.space()
+        return (yield from reader.expect(CLOSE)) or (yield from reader.peek()) == ""
 
     def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:
         """What says calls, each between its marks."""
@@ -48,6 +48,6 @@ def find(template: str, has_token: HasToken) -> Dialect | None:
         think=think,
         calls=HermesCalls(),
         call_ends_thinking=True,
-        guess=GuessedCalls(),
-        form=FORM,
+        fallback_parser=GuessedCalls(),
+        call_format=FORM,
     )

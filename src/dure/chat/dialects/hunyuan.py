@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dure.chat.dialects.automaton import Automaton, Parser
-from dure.chat.dialects.dialect import CallForm, Dialect, HasToken, Marks, Schemas
+from dure.chat.dialects.dialect import CallFormat, Delimiters, Dialect, HasToken, Schemas
 from dure.chat.dialects.jsoncalls import FENCE, ArrayCalls, arguments_rule, read_fenced
+from dure.chat.dialects.stream_reader import Parser, StreamReader
 from dure.chat.grammar_rules import Rules, one_of, quoted, some_of
 
 CALLS, CALLS_END = "<tool_calls>", "</tool_calls>"
@@ -26,24 +26,24 @@ class HunyuanCalls:
     """
 
     arrays: bool = False
-    begins: tuple[str, ...] = (CALLS, CALL)
+    start_markers: tuple[str, ...] = (CALLS, CALL)
     marks: tuple[str, ...] = (CALLS, CALLS_END, CALL, CALL_END)
 
-    def parse(self, automaton: Automaton, mark: str) -> Parser[bool]:
+    def parse(self, reader: StreamReader, mark: str) -> Parser[bool]:
         """Whether calls came; the marks after the last may be missing."""
-        yield from automaton.space()
-        if mark == CALLS and (yield from automaton.peek()) != "<":
-            return (yield from ARRAY.parse(automaton, mark))
-        count = yield from automaton.listed(mark, CALL, self._call)
+        yield from reader.space()
+        if mark == CALLS and (yield from reader.peek()) != "<":
+            return (yield from ARRAY.parse(reader, mark))
+        count = yield from reader.listed(mark, CALL, self._call)
         if count is not None:
-            yield from automaton.expect(CALLS_END)
+            yield from reader.expect(CALLS_END)
         return bool(count)
 
-    def _call(self, automaton: Automaton) -> Parser[bool]:
-        name = yield from automaton.word("\n{`<")
-        if not (yield from read_fenced(automaton, name.strip())):
+    def _call(self, reader: StreamReader) -> Parser[bool]:
+        name = yield from reader.word("\n{`<")
+        if not (yield from read_fenced(reader, name.strip())):
             return False
-        return (yield from automaton.expect(CALL_END)) or (yield from automaton.peek()) == ""
+        return (yield from reader.expect(CALL_END)) or (yield from reader.peek()) == ""
 
     def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:
         """What says calls, and the marks around all of them."""
@@ -59,10 +59,10 @@ class HunyuanCalls:
 
 
 # In their vocabularies these marks are ordinary text of several tokens.
-THINK = Marks("<think>", "</think>", "\n</think>\n")
+THINK = Delimiters("<think>", "</think>", "\n</think>\n")
 WRAPPER = ("<answer>", "</answer>")
-FORM = CallForm(CALLS + CALL, f"\n{FENCE}json\n", f"\n{FENCE}{CALL_END}{CALLS_END}")
-HUNYUAN = Dialect("Hunyuan", THINK, HunyuanCalls(), wrapper=WRAPPER, form=FORM)
+FORM = CallFormat(CALLS + CALL, f"\n{FENCE}json\n", f"\n{FENCE}{CALL_END}{CALLS_END}")
+HUNYUAN = Dialect("Hunyuan", THINK, HunyuanCalls(), wrapper=WRAPPER, call_format=FORM)
 ARRAYS = Dialect("Hunyuan", THINK, HunyuanCalls(arrays=True), wrapper=WRAPPER)
 _TURNS = ("<｜hy_User｜>", "<|hy_User|>", "<|extra_4|>")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from dure.chat.dialects.dialect import Dialect, HasToken, Marks
+from dure.chat.dialects.dialect import Delimiters, Dialect, HasToken
 from dure.chat.dialects.keyvalue import KeyCalls
 
 _SUFFIX = re.compile(r"set HYTK = '([^'{}<>\s]*)'")
@@ -13,7 +13,7 @@ _SUFFIX = re.compile(r"set HYTK = '([^'{}<>\s]*)'")
 def dialect(suffix: str) -> Dialect:
     """The dialect whose marks carry `suffix`."""
     close = f"</think{suffix}>"
-    think = Marks(f"<think{suffix}>", close, close)
+    think = Delimiters(f"<think{suffix}>", close, close)
     return Dialect("Hunyuan 3", think, KeyCalls(suffix, listed=True), call_ends_thinking=True)
 
 

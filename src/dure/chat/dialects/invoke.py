@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dure.chat.dialects.automaton import Automaton, Parser
 from dure.chat.dialects.dialect import Schemas
+from dure.chat.dialects.stream_reader import Parser, StreamReader
 from dure.chat.dialects.values import Members, members_rule, property_schema, types_of
 from dure.chat.grammar_rules import Rules, one_of, some_of
 
@@ -24,7 +24,7 @@ class InvokeCalls:
     typed: bool = False
 
     @property
-    def begins(self) -> tuple[str, ...]:
+    def start_markers(self) -> tuple[str, ...]:
         """The mark around all calls; the mark of a single one where it cannot be mere text."""
         return (f"<{self.block}>", self._mark("invoke")) if self.prefix else (f"<{self.block}>",)
 
@@ -34,47 +34,45 @@ class InvokeCalls:
         inner = (self.prefix,) if self.prefix else ()
         return (f"<{self.block}>", f"</{self.block}>", *inner)
 
-    def parse(self, automaton: Automaton, mark: str) -> Parser[bool]:
+    def parse(self, reader: StreamReader, mark: str) -> Parser[bool]:
         """Whether calls came; the mark after the last may be missing."""
         invoke = self._mark("invoke")
-        count = yield from automaton.listed(mark, invoke, self._invoke)
+        count = yield from reader.listed(mark, invoke, self._invoke)
         if not count:
             return False
-        return (yield from automaton.expect(f"</{self.block}>")) or not (
-            yield from automaton.peek()
-        )
+        return (yield from reader.expect(f"</{self.block}>")) or not (yield from reader.peek())
 
     def _mark(self, name: str, *, end: bool = False) -> str:
         return f"</{self.prefix}{name}>" if end else f"<{self.prefix}{name}"
 
-    def _invoke(self, automaton: Automaton) -> Parser[bool]:
-        name = yield from _attribute(automaton, "name")
-        if not name or not (yield from automaton.expect(">")):
+    def _invoke(self, reader: StreamReader) -> Parser[bool]:
+        name = yield from _attribute(reader, "name")
+        if not name or not (yield from reader.expect(">")):
             return False
-        automaton.begin_call(name)
-        members = Members(automaton, automaton.tools.get(name, {}))
+        reader.begin_call(name)
+        members = Members(reader, reader.tools.get(name, {}))
         while True:
-            yield from automaton.space()
-            if (yield from automaton.expect(self._mark("invoke", end=True))):
+            yield from reader.space()
+            if (yield from reader.expect(self._mark("invoke", end=True))):
                 break
-            if not (yield from self._parameter(automaton, members, name)):
+            if not (yield from self._parameter(reader, members, name)):
                 return False
         members.close()
-        automaton.end_call()
+        reader.end_call()
         return True
 
-    def _parameter(self, automaton: Automaton, members: Members, tool: str) -> Parser[bool]:
-        if not (yield from automaton.expect(self._mark("parameter"))):
+    def _parameter(self, reader: StreamReader, members: Members, tool: str) -> Parser[bool]:
+        if not (yield from reader.expect(self._mark("parameter"))):
             return False
-        name = yield from _attribute(automaton, "name")
-        kind = (yield from _attribute(automaton, "string")) if self.typed else None
-        if not name or not (yield from automaton.expect(">")):
+        name = yield from _attribute(reader, "name")
+        kind = (yield from _attribute(reader, "string")) if self.typed else None
+        if not name or not (yield from reader.expect(">")):
             return False
         ends = (self._mark("parameter", end=True),)
         if kind != "false":
             string = kind == "true"
             return (yield from members.read(name, ends, string=string)) is not None
-        return (yield from _json_member(automaton, members, name, ends, tool))
+        return (yield from _json_member(reader, members, name, ends, tool))
 
     def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:
         """What says invocations within the block."""
@@ -95,13 +93,13 @@ class InvokeCalls:
 
 
 def _json_member(
-    automaton: Automaton, members: Members, name: str, ends: Sequence[str], tool: str
+    reader: StreamReader, members: Members, name: str, ends: Sequence[str], tool: str
 ) -> Parser[bool]:
     """Whether a value that is said to be JSON ended."""
     parts: list[str] = []
-    if (yield from automaton.until(ends, parts.append)) is None:
+    if (yield from reader.until(ends, parts.append)) is None:
         return False
-    schema = property_schema(automaton.tools.get(tool, {}), name)
+    schema = property_schema(reader.tools.get(tool, {}), name)
     if schema is None or types_of(schema) == {"string"}:
         members.add_json(name, "".join(parts))
     else:
@@ -109,10 +107,10 @@ def _json_member(
     return True
 
 
-def _attribute(automaton: Automaton, name: str) -> Parser[str | None]:
+def _attribute(reader: StreamReader, name: str) -> Parser[str | None]:
     """The value of ` name="…"`, or None if that does not come next."""
-    yield from automaton.space()
-    if not (yield from automaton.expect(f'{name}="')):
+    yield from reader.space()
+    if not (yield from reader.expect(f'{name}="')):
         return None
-    value = yield from automaton.word('"\n')
-    return value if (yield from automaton.expect('"')) else None
+    value = yield from reader.word('"\n')
+    return value if (yield from reader.expect('"')) else None

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dure.chat.dialects.automaton import MAX_NAME, Automaton, Parser
 from dure.chat.dialects.dialect import Schemas
 from dure.chat.dialects.jsontext import JsonText
+from dure.chat.dialects.stream_reader import MAX_NAME, Parser, StreamReader
 from dure.chat.grammar_rules import Rules, one_of, quoted, some_of
 
 ARGUMENTS = ("arguments", "parameters")
@@ -17,129 +17,129 @@ FENCE = "```"
 _COMPOSED = {"$ref", "allOf", "anyOf", "oneOf", "patternProperties"}
 
 
-def read_call(automaton: Automaton, *, known: bool = False) -> Parser[bool]:
+def read_call(reader: StreamReader, *, known: bool = False) -> Parser[bool]:
     """Whether a call's object came. Its arguments are told as they come if its name came first.
 
     known: only the name of a tool there is makes it a call.
     """
-    if not (yield from _opens(automaton)):
+    if not (yield from _opens(reader)):
         return False
-    call = _Call(automaton, known=known)
+    call = _Call(reader, known=known)
     while True:
-        yield from automaton.space()
-        key = yield from read_value(automaton)
-        yield from automaton.space()
-        if not isinstance(key, str) or not (yield from automaton.expect(":")):
+        yield from reader.space()
+        key = yield from read_value(reader)
+        yield from reader.space()
+        if not isinstance(key, str) or not (yield from reader.expect(":")):
             return False
-        yield from automaton.space()
+        yield from reader.space()
         if not (yield from call.read(key)):
             return False
-        yield from automaton.space()
-        if not (yield from automaton.expect(",")):
+        yield from reader.space()
+        if not (yield from reader.expect(",")):
             break
     if not call.complete():
         return False
-    yield from _closes(automaton)
-    automaton.told()
+    yield from _closes(reader)
+    reader.discard_raw()
     return True
 
 
 def read_known_call(
-    automaton: Automaton, *, opened: bool = False
+    reader: StreamReader, *, opened: bool = False
 ) -> Parser[tuple[str, str] | None]:
     """The name and the arguments of a call of a tool there is; None if no object of only those
     came. Nothing of it is told. opened: its first brace was read."""
     found: dict[str, str] = {}
-    if not (yield from _opens(automaton, opened=opened)):
+    if not (yield from _opens(reader, opened=opened)):
         return None
     while True:
-        yield from automaton.space()
-        key = yield from read_value(automaton)
-        yield from automaton.space()
-        if not (yield from automaton.expect(":")):
+        yield from reader.space()
+        key = yield from read_value(reader)
+        yield from reader.space()
+        if not (yield from reader.expect(":")):
             return None
-        yield from automaton.space()
+        yield from reader.space()
         if key == "name" and key not in found:
-            name = yield from read_value(automaton)
-            if not isinstance(name, str) or name not in automaton.tools:
+            name = yield from read_value(reader)
+            if not isinstance(name, str) or name not in reader.tools:
                 return None
             found[key] = name
-        elif key in ARGUMENTS and len(found) < 2 and (yield from automaton.peek()) == "{":
+        elif key in ARGUMENTS and len(found) < 2 and (yield from reader.peek()) == "{":
             parts: list[str] = []
-            if not (yield from automaton.json(parts.append)):
+            if not (yield from reader.json(parts.append)):
                 return None
             found[ARGUMENTS[0]] = "".join(parts)
         else:
             return None
-        yield from automaton.space()
-        if not (yield from automaton.expect(",")):
+        yield from reader.space()
+        if not (yield from reader.expect(",")):
             break
     if len(found) < 2:
         return None
-    yield from _closes(automaton)
+    yield from _closes(reader)
     return found["name"], found[ARGUMENTS[0]]
 
 
-def _opens(automaton: Automaton, *, opened: bool = False) -> Parser[bool]:
+def _opens(reader: StreamReader, *, opened: bool = False) -> Parser[bool]:
     """Whether an object begins: with two braces where a template shows its form so."""
     if not opened:
-        yield from automaton.space()
-        if not (yield from automaton.expect("{")):
+        yield from reader.space()
+        if not (yield from reader.expect("{")):
             return False
-    yield from automaton.expect("{")
+    yield from reader.expect("{")
     return True
 
 
-def _closes(automaton: Automaton) -> Parser[None]:
+def _closes(reader: StreamReader) -> Parser[None]:
     """Nothing; the last brace is read over: if it is missing, or comes twice, that does no harm."""
-    while (yield from automaton.expect("}")):
+    while (yield from reader.expect("}")):
         pass
 
 
-def read_calls(automaton: Automaton) -> Parser[bool]:
+def read_calls(reader: StreamReader) -> Parser[bool]:
     """Whether an array of calls' objects came, or one alone, or several in lines."""
-    yield from automaton.space()
-    is_array = yield from automaton.expect("[")
+    yield from reader.space()
+    is_array = yield from reader.expect("[")
     while True:
-        if not (yield from read_call(automaton)):
+        if not (yield from read_call(reader)):
             return False
-        automaton.end_call()
-        yield from automaton.space()
-        yield from automaton.expect(",")
-        yield from automaton.space()
-        if (yield from automaton.peek()) != "{":
+        reader.end_call()
+        yield from reader.space()
+        yield from reader.expect(",")
+        yield from reader.space()
+        if (yield from reader.peek()) != "{":
             break
     if is_array:
-        yield from automaton.expect("]")
+        yield from reader.expect("]")
     return True
 
 
-def read_arguments(automaton: Automaton, name: str) -> Parser[bool]:
+def read_arguments(reader: StreamReader, name: str) -> Parser[bool]:
     """Whether the JSON object of the arguments of `name` came; told as it does."""
-    if not name or (yield from automaton.peek()) != "{":
+    if not name or (yield from reader.peek()) != "{":
         return False
-    call = _Call(automaton, name=name)
+    call = _Call(reader, name=name)
     return (yield from call.read(ARGUMENTS[0])) and call.complete()
 
 
-def read_fenced(automaton: Automaton, name: str) -> Parser[bool]:
+def read_fenced(reader: StreamReader, name: str) -> Parser[bool]:
     """Whether the arguments of `name` came, in a block of code or bare; told as they do."""
-    yield from automaton.space()
-    if (yield from automaton.expect(FENCE)):
-        yield from automaton.expect("json")
-        yield from automaton.space()
-    if not (yield from read_arguments(automaton, name)):
+    yield from reader.space()
+    if (yield from reader.expect(FENCE)):
+        yield from reader.expect("json")
+        yield from reader.space()
+    if not (yield from read_arguments(reader, name)):
         return False
-    yield from automaton.space()
-    yield from automaton.expect(FENCE)
-    yield from automaton.space()
+    yield from reader.space()
+    yield from reader.expect(FENCE)
+    yield from reader.space()
     return True
 
 
-def read_value(automaton: Automaton) -> Parser[Any]:
+def read_value(reader: StreamReader) -> Parser[Any]:
     """The JSON value that comes next; None if it is none, or null."""
     parts: list[str] = []
-    if not (yield from automaton.json(parts.append)):
+    if not (yield from reader.json(parts.append)):
         return None
     return json.loads("".join(parts))
 
@@ -147,10 +147,10 @@ def read_value(automaton: Automaton) -> Parser[Any]:
 class _Call:
     """One object's members as they come."""
 
-    def __init__(self, automaton: Automaton, *, name: str = "", known: bool = False) -> None:
-        self._automaton = automaton
+    def __init__(self, reader: StreamReader, *, name: str = "", known: bool = False) -> None:
+        self._reader = reader
         self._name = name
-        self._known: Sequence[str] | None = list(automaton.tools) if known else None
+        self._known: Sequence[str] | None = list(reader.tools) if known else None
         self._begun = False
         self._held: str | None = None  # arguments that came before the name
         self._pending = ""
@@ -158,17 +158,17 @@ class _Call:
     def read(self, key: str) -> Parser[bool]:
         """Whether the member `key` has a value of its kind."""
         if key == "name" and not self._begun:
-            value = yield from read_value(self._automaton)
+            value = yield from read_value(self._reader)
             self._name = value if isinstance(value, str) and _is_name(value) else ""
             return bool(self._name) and (self._known is None or self._name in self._known)
         if key not in ARGUMENTS or self._begun or self._held is not None:
-            yield from read_value(self._automaton)
+            yield from read_value(self._reader)
             return key not in ARGUMENTS
-        first = yield from self._automaton.peek()
+        first = yield from self._reader.peek()
         if self._name and first == "{":
-            return (yield from self._automaton.json(self._stream)) and self._begun
+            return (yield from self._reader.json(self._stream)) and self._begun
         parts: list[str] = []
-        if not (yield from self._automaton.json(parts.append)):
+        if not (yield from self._reader.json(parts.append)):
             return False
         self._held = _object("".join(parts))
         return self._held is not None
@@ -178,20 +178,20 @@ class _Call:
         if not self._name:
             return False
         if not self._begun:
-            self._automaton.begin_call(self._name)
-            self._automaton.arguments(self._held or "{}")
+            self._reader.begin_call(self._name)
+            self._reader.arguments(self._held or "{}")
         return True
 
     def _stream(self, text: str) -> None:
         """Nothing; the call is begun once its arguments look like an object's."""
         if self._begun:
-            self._automaton.arguments(text)
+            self._reader.arguments(text)
             return
         self._pending += text
         if '"' in self._pending or "}" in self._pending:
             self._begun = True
-            self._automaton.begin_call(self._name)
-            self._automaton.arguments(self._pending)
+            self._reader.begin_call(self._name)
+            self._reader.arguments(self._pending)
 
 
 def _object(text: str) -> str | None:
@@ -244,7 +244,7 @@ class ArrayCalls:
     close: str
 
     @property
-    def begins(self) -> tuple[str, ...]:
+    def start_markers(self) -> tuple[str, ...]:
         """The mark before the array."""
         return (self.open,)
 
@@ -253,12 +253,12 @@ class ArrayCalls:
         """Both marks."""
         return (self.open, self.close)
 
-    def parse(self, automaton: Automaton, mark: str) -> Parser[bool]:
+    def parse(self, reader: StreamReader, mark: str) -> Parser[bool]:
         """Whether calls came; the closing mark may be missing at the end of the text."""
-        if not (yield from read_calls(automaton)):
+        if not (yield from read_calls(reader)):
             return False
-        yield from automaton.space()
-        return (yield from automaton.expect(self.close)) or (yield from automaton.peek()) == ""
+        yield from reader.space()
+        return (yield from reader.expect(self.close)) or (yield from reader.peek()) == ""
 
     def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:
         """What says an array of calls between the marks."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dure.chat.dialects.automaton import Automaton, Parser
 from dure.chat.dialects.dialect import Schemas
+from dure.chat.dialects.stream_reader import Parser, StreamReader
 from dure.chat.dialects.values import Members, members_rule
 from dure.chat.grammar_rules import Rules, one_of, quoted, some_of
 
@@ -22,7 +22,7 @@ class KeyCalls:
     listed: bool = False
 
     @property
-    def begins(self) -> tuple[str, ...]:
+    def start_markers(self) -> tuple[str, ...]:
         """The mark around all calls, if there is one, and that of a single call."""
         single = self.mark("tool_call")
         return (self.mark("tool_calls"), single) if self.listed else (single,)
@@ -38,49 +38,49 @@ class KeyCalls:
         """The mark called `name`."""
         return f"<{name}{self.suffix}>"
 
-    def parse(self, automaton: Automaton, mark: str) -> Parser[bool]:
+    def parse(self, reader: StreamReader, mark: str) -> Parser[bool]:
         """Whether calls came; the mark after the last may be missing."""
         single = self.mark("tool_call")
         if not self.listed:
-            return (yield from self._call(automaton))
+            return (yield from self._call(reader))
         count = 0
         while True:
-            yield from automaton.space()
-            if mark == single or (yield from automaton.expect(single)):
+            yield from reader.space()
+            if mark == single or (yield from reader.expect(single)):
                 mark = ""
-                if not (yield from self._call(automaton)):
+                if not (yield from self._call(reader)):
                     return False
                 count += 1
                 continue
-            yield from automaton.expect(self.mark("/tool_calls"))
+            yield from reader.expect(self.mark("/tool_calls"))
             return count > 0
 
-    def _call(self, automaton: Automaton) -> Parser[bool]:
-        name = (yield from automaton.word("<\n")).strip()
+    def _call(self, reader: StreamReader) -> Parser[bool]:
+        name = (yield from reader.word("<\n")).strip()
         if not name:
             return False
-        yield from automaton.space()
-        if self.listed and not (yield from automaton.expect(self.mark("tool_sep"))):
+        yield from reader.space()
+        if self.listed and not (yield from reader.expect(self.mark("tool_sep"))):
             return False
-        automaton.begin_call(name)
-        members = Members(automaton, automaton.tools.get(name, {}))
+        reader.begin_call(name)
+        members = Members(reader, reader.tools.get(name, {}))
         while True:
-            yield from automaton.space()
-            if (yield from automaton.expect(self.mark("/tool_call"))):
+            yield from reader.space()
+            if (yield from reader.expect(self.mark("/tool_call"))):
                 break
-            if not (yield from automaton.expect(self.mark("arg_key"))):
+            if not (yield from reader.expect(self.mark("arg_key"))):
                 return False
             key: list[str] = []
-            if (yield from automaton.until((self.mark("/arg_key"),), key.append)) is None:
+            if (yield from reader.until((self.mark("/arg_key"),), key.append)) is None:
                 return False
-            yield from automaton.space()
-            if not (yield from automaton.expect(self.mark("arg_value"))):
+            yield from reader.space()
+            if not (yield from reader.expect(self.mark("arg_value"))):
                 return False
             ends = (self.mark("/arg_value"),)
             if (yield from members.read("".join(key).strip(), ends)) is None:
                 return False
         members.close()
-        automaton.end_call()
+        reader.end_call()
         return True
 
     def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dure.chat.dialects.automaton import Automaton, Parser
 from dure.chat.dialects.dialect import Dialect, HasToken, Schemas
 from dure.chat.dialects.jsoncalls import call_rule, read_call
+from dure.chat.dialects.stream_reader import Parser, StreamReader
 from dure.chat.grammar_rules import Rules
 
 TAG = "<|python_tag|>"
@@ -16,17 +16,17 @@ TAG = "<|python_tag|>"
 class BareCalls:
     """{"name": …, "parameters": {…}}, where the answer begins; more follow a semicolon."""
 
-    begins: tuple[str, ...] = (TAG,)
+    start_markers: tuple[str, ...] = (TAG,)
     marks: tuple[str, ...] = (TAG,)
 
-    def parse(self, automaton: Automaton, mark: str) -> Parser[bool]:
+    def parse(self, reader: StreamReader, mark: str) -> Parser[bool]:
         """Whether calls of tools that there are came."""
         while True:
-            if not (yield from read_call(automaton, known=True)):
+            if not (yield from read_call(reader, known=True)):
                 return False
-            automaton.end_call()
-            yield from automaton.space()
-            if not (yield from automaton.expect(";")):
+            reader.end_call()
+            yield from reader.space()
+            if not (yield from reader.expect(";")):
                 return True
 
     def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dure.chat.dialects.dialect import THINK, Dialect, HasToken, Marks
+from dure.chat.dialects.dialect import THINK, Delimiters, Dialect, HasToken
 from dure.chat.dialects.elements import ElementCalls
 from dure.chat.dialects.invoke import InvokeCalls
 from dure.chat.dialects.jsoncalls import ArrayCalls
@@ -10,7 +10,9 @@ from dure.chat.dialects.jsoncalls import ArrayCalls
 PREFIX = "]<]minimax[>["
 M1 = Dialect("MiniMax M1", THINK, ArrayCalls("<tool_calls>", "</tool_calls>"))
 M2 = Dialect("MiniMax M2", THINK, InvokeCalls("minimax:tool_call"))
-M3 = Dialect("MiniMax M3", Marks("<mm:think>", "</mm:think>", "</mm:think>"), ElementCalls(PREFIX))
+M3 = Dialect(
+    "MiniMax M3", Delimiters("<mm:think>", "</mm:think>", "</mm:think>"), ElementCalls(PREFIX)
+)
 
 
 def find(template: str, has_token: HasToken) -> Dialect | None:

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from dure.chat.dialects.dialect import THINK, CallForm, Dialect, HasToken, Marks
+from dure.chat.dialects.dialect import THINK, CallFormat, Delimiters, Dialect, HasToken
 from dure.chat.dialects.jsoncalls import ArrayCalls
 
 NO_THINK = " /no_think"
 
 
-def _form(begin: str, end: str) -> CallForm:
-    return CallForm(f'{begin}[{{"name": "', '", "arguments": ', f"}}]{end}")
+def _form(begin: str, end: str) -> CallFormat:
+    return CallFormat(f'{begin}[{{"name": "', '", "arguments": ', f"}}]{end}")
 
 
 # The older vocabulary has no names for its marks.
 OLD = Dialect(
     "openPangu",
-    Marks("[unused16]", "[unused17]", "[unused17]"),
+    Delimiters("[unused16]", "[unused17]", "[unused17]"),
     ArrayCalls("[unused11]", "[unused12]"),
     no_think=NO_THINK,
-    form=_form("[unused11]", "[unused12]"),
+    call_format=_form("[unused11]", "[unused12]"),
 )
 NEW = Dialect(
     "openPangu V2",
     THINK,
     ArrayCalls("<|tool_call_start|>", "<|tool_call_end|>"),
     no_think=NO_THINK,
-    form=_form("<|tool_call_start|>", "<|tool_call_end|>"),
+    call_format=_form("<|tool_call_start|>", "<|tool_call_end|>"),
 )
 
 

@@ -20,4 +20,6 @@ def find(template: str, has_token: HasToken) -> Dialect | None:
     think = THINK if thinks else None
     if "tools" in template:
         return Dialect("plain", think=think)
-    return Dialect("plain", think=think, calls=HermesCalls(), guess=GuessedCalls(), form=FORM)
+    return Dialect(
+        "plain", think=think, calls=HermesCalls(), fallback_parser=GuessedCalls(), call_format=FORM
+    )

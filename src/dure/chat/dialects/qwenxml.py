@@ -5,8 +5,8 @@ from __future__ import annotations
 import html
 from dataclasses import dataclass
 
-from dure.chat.dialects.automaton import Automaton, Parser
 from dure.chat.dialects.dialect import THINK, Dialect, HasToken, Schemas
+from dure.chat.dialects.stream_reader import Parser, StreamReader
 from dure.chat.dialects.values import Members, members_rule
 from dure.chat.grammar_rules import Rules, one_of, quoted, some_of
 
@@ -22,49 +22,49 @@ class XmlCalls:
     around them (MiMo-V2).
     """
 
-    begins: tuple[str, ...] = (OPEN, FUNCTION)
+    start_markers: tuple[str, ...] = (OPEN, FUNCTION)
     marks: tuple[str, ...] = (OPEN, CLOSE)
     escaped: bool = False
 
-    def parse(self, automaton: Automaton, mark: str) -> Parser[bool]:
+    def parse(self, reader: StreamReader, mark: str) -> Parser[bool]:
         """Whether a function and its parameters came; the last mark may be missing at the end."""
         if mark == OPEN:
-            yield from automaton.space()
-            if not (yield from automaton.expect(FUNCTION)):
+            yield from reader.space()
+            if not (yield from reader.expect(FUNCTION)):
                 return False
-        name = yield from automaton.word(">\n")
-        if not name or not (yield from automaton.expect(">")):
+        name = yield from reader.word(">\n")
+        if not name or not (yield from reader.expect(">")):
             return False
-        automaton.begin_call(name)
-        members = Members(automaton, automaton.tools.get(name, {}))
+        reader.begin_call(name)
+        members = Members(reader, reader.tools.get(name, {}))
         while True:
-            yield from automaton.space()
-            if (yield from automaton.expect("</function>")):
+            yield from reader.space()
+            if (yield from reader.expect("</function>")):
                 break
-            if not (yield from self._parameter(automaton, members)):
+            if not (yield from self._parameter(reader, members)):
                 return False
         members.close()
-        automaton.end_call()
-        yield from automaton.space()
+        reader.end_call()
+        yield from reader.space()
         # A mark that is missing after a whole function is no loss.
-        yield from automaton.expect(CLOSE)
+        yield from reader.expect(CLOSE)
         return True
 
-    def _parameter(self, automaton: Automaton, members: Members) -> Parser[bool]:
-        if not (yield from automaton.expect(PARAMETER)):
+    def _parameter(self, reader: StreamReader, members: Members) -> Parser[bool]:
+        if not (yield from reader.expect(PARAMETER)):
             return False
-        name = yield from automaton.word(">\n")
-        if not name or not (yield from automaton.expect(">")):
+        name = yield from reader.word(">\n")
+        if not name or not (yield from reader.expect(">")):
             return False
         if not self.escaped:
             # Without its closing mark a value ends where the next begins.
             ends = ("</parameter>", f"\n{PARAMETER}", "\n</function>")
             end = yield from members.read(name, ends, padded=True)
             if end not in (None, ends[0]):
-                automaton.unread(end.removeprefix("\n"))
+                reader.unread(end.removeprefix("\n"))
             return end is not None
         parts: list[str] = []
-        end = yield from automaton.until(("</parameter>",), parts.append)
+        end = yield from reader.until(("</parameter>",), parts.append)
         if end is not None:
             members.add(name, html.unescape("".join(parts)))
         return end is not None

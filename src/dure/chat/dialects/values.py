@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dure.chat.dialects.automaton import Automaton, Parser
+from dure.chat.dialects.stream_reader import Parser, StreamReader
 from dure.chat.grammar_rules import Rules, one_of, quoted
 
 Schema = Mapping[str, Any]
@@ -90,8 +90,8 @@ def _value_rule(schema: Any, kind: str, after: str, rules: Rules, shared: Mappin
 class Members:
     """Tells the members of a call's arguments, one after the other, as one JSON object."""
 
-    def __init__(self, automaton: Automaton, schema: Schema) -> None:
-        self._automaton = automaton
+    def __init__(self, reader: StreamReader, schema: Schema) -> None:
+        self._reader = reader
         self._schema = schema
         self._count = 0
 
@@ -99,13 +99,13 @@ class Members:
         """Nothing; one more member, whose value stands in `text`."""
         schema = property_schema(self._schema, name) if schema is None else schema
         self._key(name)
-        self._automaton.arguments(as_json(text, schema))
+        self._reader.arguments(as_json(text, schema))
 
     def add_json(self, name: str, text: str) -> None:
         """Nothing; one more member, whose value is the JSON `text`, or else a string."""
         self._key(name)
         made = as_value(text)
-        self._automaton.arguments(json.dumps(text, ensure_ascii=False) if made is None else made)
+        self._reader.arguments(json.dumps(text, ensure_ascii=False) if made is None else made)
 
     def read(
         self, name: str, ends: Sequence[str], *, padded: bool = False, string: bool = False
@@ -119,7 +119,7 @@ class Members:
         if string or types == {"string"}:
             return (yield from self._read_string(name, ends, padded=padded))
         parts: list[str] = []
-        end = yield from self._automaton.until(ends, parts.append)
+        end = yield from self._reader.until(ends, parts.append)
         if end is not None:
             text = "".join(parts)
             self.add(name, _unpadded(text) if padded else text)
@@ -127,18 +127,18 @@ class Members:
 
     def close(self) -> None:
         """Nothing; the object is complete."""
-        self._automaton.arguments("}" if self._count else "{}")
+        self._reader.arguments("}" if self._count else "{}")
 
     def _key(self, name: str) -> None:
         before = ", " if self._count else "{"
         self._count += 1
-        self._automaton.arguments(f"{before}{json.dumps(name, ensure_ascii=False)}: ")
+        self._reader.arguments(f"{before}{json.dumps(name, ensure_ascii=False)}: ")
 
     def _read_string(self, name: str, ends: Sequence[str], *, padded: bool) -> Parser[str | None]:
         self._key(name)
-        self._automaton.arguments('"')
+        self._reader.arguments('"')
         if padded:
-            yield from self._automaton.expect("\n")
+            yield from self._reader.expect("\n")
         held = ""
 
         def tell(text: str) -> None:
@@ -146,11 +146,11 @@ class Members:
             text, held = held + text, ""
             if padded and text.endswith("\n"):
                 text, held = text[:-1], "\n"
-            self._automaton.arguments(json.dumps(text, ensure_ascii=False)[1:-1])
+            self._reader.arguments(json.dumps(text, ensure_ascii=False)[1:-1])
 
-        end = yield from self._automaton.until(ends, tell)
+        end = yield from self._reader.until(ends, tell)
         if end is not None:
-            self._automaton.arguments('"')
+            self._reader.arguments('"')
         return end
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from dure.server.anthropic.request import chat_request, sampling
 from dure.server.anthropic.schemas import CountBody, MessagesBody
 from dure.server.errors import HTTPError, anthropic_body
-from dure.server.http.sse import FrameStream, json_response, unless_gone
+from dure.server.http.sse import FrameStream, cancel_on_disconnect, json_response
 from dure.server.http.sse import event as sse
-from dure.server.wire.blocks import Change, Piece, Pieces, arguments_of, new_id
+from dure.server.wire.blocks import BlockDelta, ContentBlock, ContentBlocks, arguments_of, new_id
 from dure.server.wire.body import read_as
 from dure.server.wire.single_choice import chat_up_to, read_all
 from dure.server.wire.tenant import tenant
@@ -44,7 +44,7 @@ class MessageWriter:
         self.model = model
         self._prompt_tokens = prompt_tokens
         self._stops = stops
-        self._pieces = Pieces()
+        self._pieces = ContentBlocks()
         self._completion: Completion | None = None
 
     def start(self, cached_tokens: int = 0) -> Iterator[Event]:
@@ -81,7 +81,7 @@ class MessageWriter:
             "content": content,
         }
 
-    def _changed(self, change: Change) -> Iterator[Event]:
+    def _changed(self, change: BlockDelta) -> Iterator[Event]:
         piece = change.piece
         if change.what == "open":
             yield {
@@ -98,7 +98,7 @@ class MessageWriter:
             yield {"type": "content_block_stop", "index": piece.index}
 
     @staticmethod
-    def _delta(piece: Piece, delta: Event) -> Event:
+    def _delta(piece: ContentBlock, delta: Event) -> Event:
         return {"type": "content_block_delta", "index": piece.index, "delta": delta}
 
     def _stop(self) -> Event:
@@ -136,7 +136,7 @@ def _usage(prompt: int, cached: int, answer: int) -> Event:
     }
 
 
-def _empty(piece: Piece) -> Event:
+def _empty(piece: ContentBlock) -> Event:
     if piece.kind == "call":
         return {"type": "tool_use", "id": piece.id, "name": piece.name, "input": {}}
     if piece.kind == "reasoning":
@@ -152,7 +152,7 @@ def _delta(kind: str, text: str) -> Event:
     return {"type": "text_delta", "text": text}
 
 
-def _whole(piece: Piece) -> Event:
+def _whole(piece: ContentBlock) -> Event:
     """A finished block. A call that was cut short is no call: its text is shown as text."""
     block = _empty(piece)
     if piece.kind == "call":
@@ -175,7 +175,7 @@ async def messages(service: Service, request: Request) -> Response:
     body = await read_as(request, MessagesBody)
     chat, params = chat_request(body), sampling(body)
     asked = chat_up_to(service, body.model, chat, params, key=tenant(request))
-    generation = await unless_gone(request.receive, asked)
+    generation = await cancel_on_disconnect(request.receive, asked)
     total = generation.progress.total
     writer = MessageWriter(
         generation.model, prompt_tokens=total, stops=params.stop, digits=generation.id

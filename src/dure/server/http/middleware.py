@@ -21,7 +21,7 @@ log = logging.getLogger("dure.server")
 access = logging.getLogger("dure.server.access")
 
 
-class Gate:
+class RequestMiddleware:
     """ASGI middleware. What passes has `tenant` and `request_id` in its state."""
 
     def __init__(

@@ -72,7 +72,7 @@ class FrameStream(Response):
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             with contextlib.suppress(ClientGone):
-                await unless_gone(receive, self._send_all(send))
+                await cancel_on_disconnect(receive, self._send_all(send))
         finally:
             self._close()
 
@@ -108,7 +108,7 @@ def sse_error(error: errors.HTTPError) -> bytes:
     return data(errors.openai_body(error))
 
 
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+async def cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """What `work` returns; ClientGone, and it is cancelled, if the client goes before.
 
     The request's body must have been received.

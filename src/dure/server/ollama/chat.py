@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from dure.errors import ModelNotFoundError
 from dure.server.errors import ollama_body
-from dure.server.http.sse import FrameStream, json_response, unless_gone
+from dure.server.http.sse import FrameStream, cancel_on_disconnect, json_response
 from dure.server.ollama import request as reading
 from dure.server.ollama.schemas import Asked, ChatBody, GenerateBody
-from dure.server.wire.blocks import Change, Pieces, arguments_of
+from dure.server.wire.blocks import BlockDelta, ContentBlocks, arguments_of
 from dure.server.wire.body import read_as
 from dure.server.wire.logprobs import chat_logprobs
 from dure.server.wire.single_choice import chat_up_to, read_all
@@ -45,7 +45,7 @@ class LineWriter:
         self._began = began
         self._loaded = time.perf_counter()
         self._tokenizer = tokenizer
-        self._pieces = Pieces()
+        self._pieces = ContentBlocks()
         self._said = ""
         self._thought = ""
         self._calls: list[dict[str, Any]] = []
@@ -86,7 +86,7 @@ class LineWriter:
         logprobs = {"logprobs": self._logprobs} if self._logprobs else {}
         return {**line, **self._last, **logprobs}
 
-    def _called(self, change: Change) -> tuple[list[dict[str, Any]], str]:
+    def _called(self, change: BlockDelta) -> tuple[list[dict[str, Any]], str]:
         """A call that is whole, or the text of one that was cut short."""
         if change.what != "close":
             return [], ""
@@ -152,7 +152,7 @@ async def chat(service: Service, request: Request) -> Response:
             keep_alive=reading.keep_alive(body.keep_alive),
         )
 
-    generation = await unless_gone(request.receive, begin())
+    generation = await cancel_on_disconnect(request.receive, begin())
     return await _answer(request, body, generation, began)
 
 
@@ -164,7 +164,9 @@ async def generate(service: Service, request: Request) -> Response:
     reading.check_generate(body)
     if not body.prompt and not body.suffix:
         return await _load(service, body, {"response": ""})
-    generation = await unless_gone(request.receive, _generated(service, body, tenant(request)))
+    generation = await cancel_on_disconnect(
+        request.receive, _generated(service, body, tenant(request))
+    )
     return await _answer(request, body, generation, began)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from dure.chat.dialects import Dialect
-    from dure.server.serving.model_pool import Entry
+    from dure.server.serving.model_pool import PooledModel
     from dure.server.serving.service import Service
 
 SPOKEN = "0.13.0"
@@ -153,7 +153,7 @@ def _capabilities(dialect: Dialect) -> list[str]:
     return found
 
 
-def _expires(entry: Entry) -> str:
+def _expires(entry: PooledModel) -> str:
     kept = _FOR_EVER
     if entry.keep_alive is not None and entry.keep_alive >= 0:
         used = time.monotonic() if entry.users else entry.used

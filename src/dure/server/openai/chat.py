@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from dure import __version__
 from dure.chat.request import ChatRequest
-from dure.server.http.sse import DONE, FrameStream, data, json_response, sse_error, unless_gone
+from dure.server.http.sse import (
+    DONE,
+    FrameStream,
+    cancel_on_disconnect,
+    data,
+    json_response,
+    sse_error,
+)
 from dure.server.openai import sampling
 from dure.server.openai.schemas import ChatBody, ControlBody
 from dure.server.serving.generation import Generation, Progress
@@ -63,12 +70,14 @@ async def chat(service: Service, request: Request) -> Response:
         key=tenant(request),
         priority=sampling.priority_of(body),
     )
-    generation = await unless_gone(request.receive, begun)
+    generation = await cancel_on_disconnect(request.receive, begun)
     if body.stream:
         frames = chat_chunks(generation, body)
         return FrameStream(frames, generation.close, on_error=sse_error)
     try:
-        return json_response(await unless_gone(request.receive, chat_completion(generation)))
+        return json_response(
+            await cancel_on_disconnect(request.receive, chat_completion(generation))
+        )
     finally:
         generation.close()
 
@@ -169,7 +178,7 @@ def finish_reason(completion: Completion) -> str:
 
 def usage(generation: Generation, done: Sequence[Completion]) -> dict[str, Any]:
     """The tokens that a request took."""
-    prompt = len(generation.question.token_ids)
+    prompt = len(generation.prepared.token_ids)
     written = sum(len(completion.token_ids) for completion in done)
     cached = done[0].cached_tokens if done else 0
     return {

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 from dure.errors import InvalidRequestError
 from dure.server import limits
 from dure.server.errors import invalid
-from dure.server.http.sse import DONE, FrameStream, data, json_response, sse_error, unless_gone
+from dure.server.http.sse import (
+    DONE,
+    FrameStream,
+    cancel_on_disconnect,
+    data,
+    json_response,
+    sse_error,
+)
 from dure.server.openai import chat, sampling
 from dure.server.openai.schemas import CompletionBody
 from dure.server.serving.generation import Generation, Progress
@@ -108,7 +115,7 @@ async def complete(service: Service, request: Request) -> Response:
     """The continuations of texts or token ids, whole or as a stream of server-sent events."""
     body = await read_as(request, CompletionBody)
     asked = ask(service, body, key=tenant(request), priority=sampling.priority_of(body))
-    generations = await unless_gone(request.receive, asked)
+    generations = await cancel_on_disconnect(request.receive, asked)
 
     def close() -> None:
         for generation in generations:
@@ -117,7 +124,9 @@ async def complete(service: Service, request: Request) -> Response:
     if body.stream:
         return FrameStream(completion_chunks(generations, body), close, on_error=sse_error)
     try:
-        return json_response(await unless_gone(request.receive, completion(generations, body)))
+        return json_response(
+            await cancel_on_disconnect(request.receive, completion(generations, body))
+        )
     finally:
         close()
 
@@ -151,7 +160,7 @@ async def completion_chunks(
     width = body.n or 1
     if body.echo and body.logprobs is None:
         for number, generation in enumerate(generations):
-            text = tokenizer.decode(generation.question.token_ids)
+            text = tokenizer.decode(generation.prepared.token_ids)
             for choice in range(width):
                 yield _frame(head, {"index": number * width + choice, "text": text})
     async for number, item in _merged(generations):
@@ -234,7 +243,7 @@ def _choice(
 ) -> dict[str, Any]:
     tokenizer = generation.tokenizer
     shown = body.max_tokens != 0
-    prompt_ids = generation.question.token_ids if body.echo else []
+    prompt_ids = generation.prepared.token_ids if body.echo else []
     before = tokenizer.decode(prompt_ids) if body.echo else ""
     choice: dict[str, Any] = {
         "index": index,
@@ -251,13 +260,13 @@ def _choice(
         choice["logprobs"] = completion_logprobs(entries, ids, tokenizer, 0)
     if body.return_token_ids:
         choice["token_ids"] = list(done.token_ids) if shown else []
-        choice["prompt_token_ids"] = list(generation.question.token_ids)
+        choice["prompt_token_ids"] = list(generation.prepared.token_ids)
     return choice
 
 
 def _echoed(generation: Generation, logprobs: Sequence[TokenLogprobs | None]) -> dict[str, Any]:
     """The prompt as a part of a stream, its tokens scored."""
-    ids, tokenizer = generation.question.token_ids, generation.tokenizer
+    ids, tokenizer = generation.prepared.token_ids, generation.tokenizer
     scored = completion_logprobs(list(logprobs), list(ids), tokenizer, 0)
     return {"text": tokenizer.decode(ids), "logprobs": scored}
 

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from dure.server.errors import invalid
-from dure.server.http.sse import FrameStream, json_response, unless_gone
+from dure.server.http.sse import FrameStream, cancel_on_disconnect, json_response
 from dure.server.http.sse import event as sse
 from dure.server.openai.responses_request import chat_request, input_messages, sampling
 from dure.server.openai.responses_schemas import InputBody, ResponsesBody
 from dure.server.openai.responses_writer import ResponseWriter
-from dure.server.serving.response_store import Kept, Store
+from dure.server.serving.response_store import Store, StoredResponse
 from dure.server.wire.blocks import new_id
 from dure.server.wire.body import read_as
 from dure.server.wire.single_choice import read_all
@@ -32,10 +32,12 @@ async def create(service: Service, request: Request) -> Response:
     before = _before(body, store, key)
     chat, params = chat_request(body, before), sampling(body)
     asked = service.chat(body.model, chat, params, key=key)
-    generation = await unless_gone(request.receive, asked)
+    generation = await cancel_on_disconnect(request.receive, asked)
     stored = body.store is not False
     writer = ResponseWriter(body, generation.model, stored=stored, digits=generation.id)
-    kept = Kept(key, writer.response, _items(body), [*before, *input_messages(body)], generation)
+    kept = StoredResponse(
+        key, writer.response, _items(body), [*before, *input_messages(body)], generation
+    )
     if body.stream:
         if stored:
             store.keep(kept)
@@ -92,7 +94,7 @@ async def cancel(service: Service, request: Request) -> Response:
     return json_response(kept.response)
 
 
-def _found(service: Service, request: Request) -> Kept:
+def _found(service: Service, request: Request) -> StoredResponse:
     """The response that the path names."""
     return service.kept.find(request.path_params["response_id"], tenant(request))
 
@@ -120,7 +122,7 @@ def _items(body: ResponsesBody) -> list[dict[str, Any]]:
 
 
 async def _frames(
-    generation: Generation, writer: ResponseWriter, store: Store, kept: Kept
+    generation: Generation, writer: ResponseWriter, store: Store, kept: StoredResponse
 ) -> AsyncIterator[bytes]:
     for event in writer.start():
         yield sse(event["type"], event)
@@ -136,7 +138,7 @@ async def _frames(
         _finish(store, kept, writer)
 
 
-def _finish(store: Store, kept: Kept, writer: ResponseWriter) -> None:
+def _finish(store: Store, kept: StoredResponse, writer: ResponseWriter) -> None:
     """Nothing; the response is over, and the next one can go on from it."""
     kept.generation = None
     kept.messages = [*kept.messages, writer.message()]
@@ -144,7 +146,7 @@ def _finish(store: Store, kept: Kept, writer: ResponseWriter) -> None:
         store.keep(kept)
 
 
-def _close(store: Store, kept: Kept) -> None:
+def _close(store: Store, kept: StoredResponse) -> None:
     """Nothing; an answer whose client has gone ends, and is not kept half said."""
     if kept.generation is not None:
         kept.generation.close()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from dure.server.openai.responses_request import seal
-from dure.server.wire.blocks import Change, Piece, Pieces, new_id
+from dure.server.wire.blocks import BlockDelta, ContentBlock, ContentBlocks, new_id
 
 if TYPE_CHECKING:
     from dure.chat.output import Chunk, Completion
@@ -27,7 +27,7 @@ class ResponseWriter:
         """digits: of the response's id, which names the answer."""
         self.response = _response(body, model, new_id("resp", digits), stored=stored)
         self._sealed = "reasoning.encrypted_content" in (body.include or ())
-        self._pieces = Pieces()
+        self._pieces = ContentBlocks()
         self._ids: list[str] = []
         self._number = -1
 
@@ -88,7 +88,7 @@ class ResponseWriter:
         self.response["usage"] = _usage(completion)
         yield self._event(f"response.{self.response['status']}", response=self.response)
 
-    def _changed(self, change: Change, status: str = "completed") -> Iterator[Value]:
+    def _changed(self, change: BlockDelta, status: str = "completed") -> Iterator[Value]:
         piece = change.piece
         if change.what == "open":
             self._ids.append(new_id(_PREFIXES[piece.kind]))
@@ -105,7 +105,7 @@ class ResponseWriter:
             self.response["output"].append(item)
             yield self._event("response.output_item.done", output_index=piece.index, item=item)
 
-    def _more(self, piece: Piece, text: str) -> Value:
+    def _more(self, piece: ContentBlock, text: str) -> Value:
         if piece.kind == "call":
             return self._of("response.function_call_arguments.delta", piece, delta=text)
         if piece.kind == "reasoning":
@@ -114,7 +114,7 @@ class ResponseWriter:
             "response.output_text.delta", piece, content_index=0, delta=text, logprobs=[]
         )
 
-    def _closed(self, piece: Piece) -> Iterator[Value]:
+    def _closed(self, piece: ContentBlock) -> Iterator[Value]:
         text = piece.text
         if piece.kind == "call":
             yield self._of(
@@ -130,7 +130,7 @@ class ResponseWriter:
         part = _part(piece.kind, text)
         yield self._of("response.content_part.done", piece, content_index=0, part=part)
 
-    def _item(self, piece: Piece, status: str, *, empty: bool = False) -> Value:
+    def _item(self, piece: ContentBlock, status: str, *, empty: bool = False) -> Value:
         text = "" if empty else piece.text
         item: Value = {"id": self._ids[piece.index], "status": status}
         if piece.kind == "call":
@@ -148,7 +148,7 @@ class ResponseWriter:
             "encrypted_content": sealed,
         }
 
-    def _of(self, kind: str, piece: Piece, **values: Any) -> Value:
+    def _of(self, kind: str, piece: ContentBlock, **values: Any) -> Value:
         """An event about the piece's item."""
         where = {"item_id": self._ids[piece.index], "output_index": piece.index}
         return self._event(kind, **where, **values)

@@ -14,7 +14,7 @@ from dure.server import errors, limits
 
 if TYPE_CHECKING:
     from dure.chat.output import Chunk, Completion
-    from dure.chat.prompt import Question
+    from dure.chat.prompt import PreparedRequest
     from dure.text.tokenizer import Tokenizer
 
 
@@ -46,7 +46,7 @@ class Generation:
 
     def __init__(
         self,
-        question: Question,
+        prepared: PreparedRequest,
         *,
         model: str,
         tenant: str,
@@ -56,13 +56,13 @@ class Generation:
     ) -> None:
         self.id = secrets.token_hex(12)
         self.created = int(time.time())
-        self.question = question
+        self.prepared = prepared
         self.model = model
         self.tenant = tenant
         self.tokenizer = tokenizer
         self.times = Times()
-        self.progress = Progress(0, 0, len(question.token_ids))
-        self.completions: list[Completion | None] = [None] * question.params.n
+        self.progress = Progress(0, 0, len(prepared.token_ids))
+        self.completions: list[Completion | None] = [None] * prepared.params.n
         self.error: Exception | None = None
         self.closed = False
         self.begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 if TYPE_CHECKING:
     from dure.server.serving.generation import Generation
-    from dure.server.serving.model_pool import Registry
-    from dure.server.serving.worker import News
+    from dure.server.serving.model_pool import ModelPool
+    from dure.server.serving.worker import StepUpdate
 
 _SECONDS = (
     *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0),
@@ -68,7 +68,7 @@ class Metrics:
         self._decode = histogram("request_decode_time_seconds", "First token to last", _SECONDS)
         self._seen_preemptions: dict[str, int] = {}
 
-    def on_news(self, model: str, now: float, all_news: list[News]) -> None:
+    def on_news(self, model: str, now: float, all_news: list[StepUpdate]) -> None:
         """Nothing; the tokens of one step are counted. Before their generations take them."""
         tokens = 0
         between = self._between.labels(model)
@@ -111,7 +111,7 @@ class Metrics:
         """Nothing; a request that was refused or failed is counted by its status."""
         self._failed.labels(model, str(status)).inc()
 
-    def text(self, registry: Registry) -> bytes:
+    def text(self, registry: ModelPool) -> bytes:
         """All of it, as Prometheus reads it."""
         for entry in registry.loaded():
             worker = entry.worker

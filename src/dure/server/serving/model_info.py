@@ -14,15 +14,15 @@ from dure.hub.facts import read_facts
 if TYPE_CHECKING:
     from dure.hub import ResolvedModel
     from dure.llm import LLM
-    from dure.server.serving.model_pool import Registry
+    from dure.server.serving.model_pool import ModelPool
 
 log = logging.getLogger("dure.server")
 
 
-class Facts:
+class ModelInfo:
     """The facts of served models. Threads may share it: files are read, but once each."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: ModelPool) -> None:
         self._registry = registry
         self._created = int(time.time())
         self._known: dict[str, dict[str, Any]] = {}

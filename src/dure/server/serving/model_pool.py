@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from dure import kernels
 from dure.errors import InvalidRequestError, ModelNotFoundError, NotEnoughMemoryError
 from dure.server import errors, limits
-from dure.server.serving.worker import News, Worker
+from dure.server.serving.worker import StepUpdate, Worker
 
 if TYPE_CHECKING:
     from dure.llm import LLM
@@ -26,7 +26,7 @@ log = logging.getLogger("dure.server")
 
 
 @dataclass(eq=False)
-class Entry:
+class PooledModel:
     """A model that was asked for: in memory if it has a worker."""
 
     name: str
@@ -37,7 +37,7 @@ class Entry:
     load_seconds: float = 0.0
 
 
-class Registry:
+class ModelPool:
     """Models by name, loaded when first used, at most `max_loaded` at a time.
 
     `served` are the models, by the names they go by here, and `load` is given what they are called
@@ -55,11 +55,11 @@ class Registry:
         aliases: Mapping[str, str] | None = None,
         max_loaded: int = 1,
         keep_alive: float | None = None,
-        on_news: Callable[[str, float, list[News]], None] | None = None,
+        on_news: Callable[[str, float, list[StepUpdate]], None] | None = None,
     ) -> None:
         self.served = dict(served or {})
         self.aliases = dict(aliases or {})
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, PooledModel] = {}
         self.max_loaded = max_loaded
         self.keep_alive = keep_alive
         self._load = load
@@ -98,7 +98,7 @@ class Registry:
         """What the model is called elsewhere than here: the name itself, or a path."""
         return self.served.get(name, name)
 
-    def loaded(self) -> list[Entry]:
+    def loaded(self) -> list[PooledModel]:
         """The models in memory, the most recently used first."""
         found = [entry for entry in self.entries.values() if entry.worker is not None]
         return sorted(found, key=lambda entry: (entry.users > 0, entry.used), reverse=True)
@@ -108,7 +108,7 @@ class Registry:
         """Whether a model is being read into memory."""
         return self._loader is not None and self._loader.is_alive()
 
-    async def acquire(self, asked: str | None, *, keep_alive: float | None = None) -> Entry:
+    async def acquire(self, asked: str | None, *, keep_alive: float | None = None) -> PooledModel:
         """The model, in memory and held there until `release`; loaded first if need be."""
         name = self.find(asked)
         while True:
@@ -125,7 +125,7 @@ class Registry:
         entry.keep_alive = self.keep_alive if keep_alive is None else keep_alive
         return entry
 
-    def release(self, entry: Entry) -> None:
+    def release(self, entry: PooledModel) -> None:
         """Nothing; one request less holds the model."""
         entry.users -= 1
         entry.used = time.monotonic()
@@ -186,12 +186,12 @@ class Registry:
         log.info("loading %s", name)
         llm = await self._on_a_thread(partial(self._load, self.source(name)))
         on_news = None if self._on_news is None else partial(self._on_news, name)
-        entry = Entry(name, Worker(llm, on_news=on_news), keep_alive=self.keep_alive)
+        entry = PooledModel(name, Worker(llm, on_news=on_news), keep_alive=self.keep_alive)
         entry.load_seconds = time.monotonic() - began
         self.entries[name] = entry
         log.info("loaded %s in %.1f s", name, entry.load_seconds)
 
-    async def _idle(self) -> Entry:
+    async def _idle(self) -> PooledModel:
         """The least recently used model that nobody uses; waits for one."""
         while True:
             for entry in reversed(self.loaded()):
@@ -201,7 +201,7 @@ class Registry:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._freed.wait(), 1.0)
 
-    async def _unload(self, entry: Entry) -> None:
+    async def _unload(self, entry: PooledModel) -> None:
         worker, entry.worker = entry.worker, None
         self.entries.pop(entry.name, None)
         if worker is None:

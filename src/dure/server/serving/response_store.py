@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Kept:
+class StoredResponse:
     """One response: as it was answered, and the chat that the next one goes on from."""
 
     tenant: str
@@ -40,7 +40,7 @@ class Store:
         most: int = limits.MAX_KEPT_RESPONSES,
         most_bytes: int = limits.MAX_KEPT_BYTES,
     ) -> None:
-        self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._kept: OrderedDict[str, StoredResponse] = OrderedDict()
         self._most = most
         self._most_bytes = most_bytes
         self._bytes = 0
@@ -48,7 +48,7 @@ class Store:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def keep(self, kept: Kept) -> None:
+    def keep(self, kept: StoredResponse) -> None:
         """Nothing; it can be found by its id, until others need its place."""
         self._forget(kept.id)
         kept.size = len(json.dumps([kept.response, kept.items, kept.messages]))
@@ -57,7 +57,7 @@ class Store:
         while len(self._kept) > self._most or self._bytes > self._most_bytes:
             self._forget(next(iter(self._kept)))
 
-    def find(self, identity: str, tenant: str) -> Kept:
+    def find(self, identity: str, tenant: str) -> StoredResponse:
         """The response; a 404 if it was never this tenant's, or is forgotten."""
         kept = self._kept.get(identity)
         if kept is None or kept.tenant != tenant:
@@ -71,7 +71,7 @@ class Store:
         self._kept.move_to_end(identity)
         return kept
 
-    def drop(self, kept: Kept) -> None:
+    def drop(self, kept: StoredResponse) -> None:
         """Nothing; this one is not kept any more, if it ever was."""
         if self._kept.get(kept.id) is kept:
             self._forget(kept.id)

@@ -16,13 +16,13 @@ from dure.errors import InvalidRequestError
 from dure.server import errors, limits
 from dure.server.serving.generation import Generation
 from dure.server.serving.metrics import Metrics
-from dure.server.serving.model_info import Facts
+from dure.server.serving.model_info import ModelInfo
 from dure.server.serving.response_store import Store
 
 if TYPE_CHECKING:
     from dure.engine.params import SamplingParams
     from dure.llm import LLM
-    from dure.server.serving.model_pool import Entry, Registry
+    from dure.server.serving.model_pool import ModelPool, PooledModel
 
 log = logging.getLogger("dure.server")
 T = TypeVar("T")
@@ -35,7 +35,7 @@ class Service:
 
     def __init__(
         self,
-        registry: Registry,
+        registry: ModelPool,
         *,
         metrics: Metrics | None = None,
         parallel: int = 32,
@@ -44,7 +44,7 @@ class Service:
         """parallel: answers computed at once; queue: those that may wait beside them."""
         self.registry = registry
         self.metrics = metrics or Metrics()
-        self.facts = Facts(registry)
+        self.facts = ModelInfo(registry)
         self.kept = Store()
         self.draining = False
         self.loading = False  # the model that is loaded before anyone asks for it
@@ -108,11 +108,11 @@ class Service:
 
     async def count(self, model_name: str | None, request: ChatRequest) -> int:
         """How many tokens the chat's prompt has."""
-        return len(await self.with_model(model_name, lambda llm: llm.question(request).token_ids))
+        return len(await self.with_model(model_name, lambda llm: llm.prepare(request).token_ids))
 
     async def render(self, model_name: str | None, request: ChatRequest) -> str:
         """The prompt that the model's template makes of the chat."""
-        return await self.with_model(model_name, lambda llm: llm.questions.render(request))
+        return await self.with_model(model_name, lambda llm: llm.request_builder.render(request))
 
     async def tokenize(
         self,
@@ -211,9 +211,9 @@ class Service:
                 self._over(generation)
 
         try:
-            question = await self._prepare(
+            prepared = await self._prepare(
                 partial(
-                    _llm(entry).question,
+                    _llm(entry).prepare,
                     prompt,
                     params,
                     format=format,
@@ -226,7 +226,7 @@ class Service:
             raise
         worker = entry.worker
         assert worker is not None  # we hold it in memory
-        generation = await worker.submit(question, model=entry.name, tenant=key, on_over=over)
+        generation = await worker.submit(prepared, model=entry.name, tenant=key, on_over=over)
         if generation.is_over:  # before we could know its name
             self._over(generation)
         else:
@@ -291,7 +291,7 @@ class Service:
         )
 
 
-def _llm(entry: Entry) -> LLM:
+def _llm(entry: PooledModel) -> LLM:
     if entry.worker is None:
         raise RuntimeError("a model was unloaded while it was used")
     return entry.worker.llm

@@ -16,15 +16,15 @@ from dure.engine.request import RequestState
 from dure.server.serving.generation import Generation, Progress
 
 if TYPE_CHECKING:
-    from dure.chat.output import Answer, Chunk
-    from dure.chat.prompt import Question
+    from dure.chat.output import Chunk, OutputProcessor
+    from dure.chat.prompt import PreparedRequest
     from dure.llm import LLM
 
 log = logging.getLogger("dure.server")
 
 
 @dataclass
-class News:
+class StepUpdate:
     """What one step did for one generation."""
 
     generation: Generation
@@ -38,7 +38,7 @@ class News:
 class _Run:
     """A generation as the engine's thread sees it."""
 
-    answers: list[Answer]
+    answers: list[OutputProcessor]
     progress: Progress
     started: bool = False
 
@@ -51,7 +51,7 @@ class Worker:
     """
 
     def __init__(
-        self, llm: LLM, *, on_news: Callable[[float, list[News]], None] | None = None
+        self, llm: LLM, *, on_news: Callable[[float, list[StepUpdate]], None] | None = None
     ) -> None:
         self.llm = llm
         self.active: set[Generation] = set()  # of the event loop: asked, and not over
@@ -61,13 +61,13 @@ class Worker:
         self._inbox: deque[Callable[[], None]] = deque()
         self._ended = False
         self._running: dict[Generation, _Run] = {}  # this and the next are the thread's own
-        self._news: list[News] = []
+        self._news: list[StepUpdate] = []
         self._thread = threading.Thread(target=self._run, name="dure engine", daemon=True)
         self._thread.start()
 
     async def submit(
         self,
-        question: Question,
+        prepared: PreparedRequest,
         *,
         model: str,
         tenant: str = "",
@@ -86,7 +86,7 @@ class Worker:
                 on_over()
 
         generation = Generation(
-            question,
+            prepared,
             model=model,
             tenant=tenant,
             tokenizer=self.llm.tokenizer,
@@ -148,9 +148,9 @@ class Worker:
     def _begin(self, generation: Generation) -> None:
         if generation.closed:
             return
-        news = News(generation, generation.progress)
+        news = StepUpdate(generation, generation.progress)
         try:
-            answers = self.llm.begin(generation.question)
+            answers = self.llm.begin(generation.prepared)
         except Exception as error:
             news.error = error
         else:
@@ -173,7 +173,7 @@ class Worker:
         """Nothing; what the step that began then brought each generation is in the news."""
         for generation, run in list(self._running.items()):
             first = run.answers[0]
-            news = News(generation, run.progress)
+            news = StepUpdate(generation, run.progress)
             if not run.started and first.request.state is not RequestState.WAITING:
                 run.started, news.started = True, began
             if not first.started or first.is_over:
@@ -198,7 +198,7 @@ class Worker:
                 self.llm.abandon(run.answers)
             except Exception:
                 log.exception("an answer could not be abandoned")
-            self._news.append(News(generation, run.progress, error=error))
+            self._news.append(StepUpdate(generation, run.progress, error=error))
         self._running.clear()
 
     def _tell(self) -> None:
@@ -210,7 +210,7 @@ class Worker:
             except RuntimeError:
                 log.debug("the event loop has ended before the engine")
 
-    def _deliver(self, now: float, all_news: list[News]) -> None:
+    def _deliver(self, now: float, all_news: list[StepUpdate]) -> None:
         """Nothing; on the event loop, everyone gets theirs."""
         for news in all_news:
             times = news.generation.times
@@ -233,6 +233,6 @@ class Worker:
                 news.generation.fail(error)
 
 
-def _progress(answer: Answer) -> Progress:
+def _progress(answer: OutputProcessor) -> Progress:
     done, total = answer.prefilled
     return Progress(done, min(answer.request.num_cached_tokens, done), total)

@@ -18,7 +18,7 @@ Kind = Literal["reasoning", "content", "call"]
 
 
 @dataclass
-class Piece:
+class ContentBlock:
     """One block of an answer. A call's text is that of its arguments: JSON, if it is whole."""
 
     kind: Kind
@@ -34,23 +34,23 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Change:
+class BlockDelta:
     """A piece begins, has more text, or is over."""
 
     what: Literal["open", "more", "close"]
-    piece: Piece
+    piece: ContentBlock
     text: str = ""
 
 
-class Pieces:
+class ContentBlocks:
     """Reads the events of one answer in order, and says what each changes."""
 
     def __init__(self) -> None:
-        self.all: list[Piece] = []
-        self._open: Piece | None = None
+        self.all: list[ContentBlock] = []
+        self._open: ContentBlock | None = None
         self._blank = ""  # white space that is text only if text follows
 
-    def push(self, event: Event) -> Iterator[Change]:
+    def push(self, event: Event) -> Iterator[BlockDelta]:
         """What `event` changes."""
         if event.kind == "call":
             yield from self._begin("call", event.id, event.name)
@@ -62,14 +62,14 @@ class Pieces:
         else:
             yield from self._said("content" if event.kind == "content" else "reasoning", event.text)
 
-    def finish(self) -> Iterator[Change]:
+    def finish(self) -> Iterator[BlockDelta]:
         """The end of the piece that is open, if any."""
         self._blank = ""
         if self._open is not None:
-            yield Change("close", self._open)
+            yield BlockDelta("close", self._open)
             self._open = None
 
-    def _said(self, kind: Kind, text: str) -> Iterator[Change]:
+    def _said(self, kind: Kind, text: str) -> Iterator[BlockDelta]:
         if not text:
             return
         if self._open is None or self._open.kind != kind:
@@ -82,16 +82,16 @@ class Pieces:
         assert self._open is not None
         yield self._more(self._open, text)
 
-    def _begin(self, kind: Kind, identity: str = "", name: str = "") -> Iterator[Change]:
+    def _begin(self, kind: Kind, identity: str = "", name: str = "") -> Iterator[BlockDelta]:
         yield from self.finish()
-        self._open = Piece(kind, len(self.all), identity, name)
+        self._open = ContentBlock(kind, len(self.all), identity, name)
         self.all.append(self._open)
-        yield Change("open", self._open)
+        yield BlockDelta("open", self._open)
 
     @staticmethod
-    def _more(piece: Piece, text: str) -> Change:
+    def _more(piece: ContentBlock, text: str) -> BlockDelta:
         piece.parts.append(text)
-        return Change("more", piece, text)
+        return BlockDelta("more", piece, text)
 
 
 def new_id(prefix: str, digits: str | None = None) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dure.errors import ContextLengthError
-from dure.server.http.sse import unless_gone
+from dure.server.http.sse import cancel_on_disconnect
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -52,6 +52,6 @@ async def read_all(
             push(chunk)
 
     try:
-        await unless_gone(request.receive, read())
+        await cancel_on_disconnect(request.receive, read())
     finally:
         generation.close()

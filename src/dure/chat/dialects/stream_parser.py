@@ -1,0 +1,174 @@
+"""StreamParser: reads a model's text as it comes and says what is reasoning, content and calls.
+
+One for every dialect; what a family writes between the delimiters of a call is its CallSyntax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dure.chat.dialects.event import Event, EventKind
+from dure.chat.dialects.stream_reader import Parser, StreamReader, new_id
+
+if TYPE_CHECKING:
+    from dure.chat.dialects.dialect import CallReader, Dialect
+
+
+class StreamParser(StreamReader):
+    """One answer's events. `push` its text in any pieces, then `finish`; neither ever raises.
+
+    Joined, events of one kind that follow each other are the same however the text was cut.
+    `thinking` says whether the text so far ends within thoughts; `unparsed` counts the calls that
+    were begun and could not be read.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        *,
+        tools: Mapping[str, Mapping[str, Any]] | None = None,
+        starts_in_reasoning: bool = False,
+        make_id: Callable[[], str] = new_id,
+    ) -> None:
+        """tools: the schema of each tool's arguments; without any, no text is taken for a call.
+        opened: the prompt ends within thoughts."""
+        super().__init__(tools, make_id)
+        self.thinking = starts_in_reasoning and dialect.think is not None
+        self.unparsed = 0
+        self._dialect = dialect
+        self._syntax = dialect.calls if self.tools else None
+        self._fallback = dialect.fallback_parser if self.tools else None
+        self._fresh = False  # a mark has just ended: space that follows is dropped
+        self._stray = ""  # a mark that comes too late, and is passed over
+        self._line_begins = True  # what was said ends with a line
+        self._parser: Parser[None] = self._parse()
+        self._over = False
+
+    def push(self, text: str) -> list[Event]:
+        """What `text` adds."""
+        self._buffer += text
+        return self._run()
+
+    def finish(self) -> list[Event]:
+        """What was held back. Nothing may be pushed afterwards."""
+        self._ended = True
+        return self._run()
+
+    def _run(self) -> list[Event]:
+        if not self._over:
+            self._over = next(self._parser, True) is True
+        events, self._events = self._events, []
+        return events
+
+    # --- what the text says -------------------------------------------------------------------
+
+    def _parse(self) -> Parser[None]:
+        yield from self._think()
+        wrapper = self._dialect.wrapper
+        if wrapper is not None and (yield from self.skip_to(wrapper[0])):
+            self._fresh = True
+            if (yield from self._answer((wrapper[1],))) is not None:
+                self._drop_space()
+        if self._syntax and self._dialect.bare_calls and (yield from self.skip_to("{")):
+            self.unread("{")
+            yield from self._call("", self._syntax)
+        yield from self._answer(())
+
+    def _think(self) -> Parser[None]:
+        think = self._dialect.think
+        if think is None:
+            return
+        if not self.thinking:
+            self.thinking = yield from self.skip_to(think.open)
+            if not self.thinking:
+                # A model that chose not to think may say so by the closing mark alone.
+                self._fresh = yield from self.skip_to(think.close)
+                return
+        self._fresh = True
+        start_markers = (
+            self._syntax.start_markers if self._syntax and self._dialect.call_ends_thinking else ()
+        )
+        mark = yield from self.until((think.close, *start_markers), self._reason)
+        if mark is None:
+            return
+        self.thinking = False
+        self._drop_space()
+        if mark != think.close:  # a call that forgot to end the thoughts
+            self._stray = think.close
+            self.unread(mark)
+
+    def _answer(self, ends: Sequence[str]) -> Parser[str | None]:
+        """The mark of `ends` that ended the answer, or None at the end of the text."""
+        start_markers = self._syntax.start_markers if self._syntax else ()
+        guesses = self._fallback.start_markers if self._fallback else ()
+        while True:
+            strays = (self._stray,) if self._stray else ()
+            marks = (*ends, *start_markers, *strays, *guesses)
+            mark = yield from self.until(marks, self._say)
+            if mark is None or mark in ends:
+                self._release(mark)
+                return mark
+            if mark in strays:
+                self._stray = ""
+                self._drop_space()
+            elif mark in start_markers and self._syntax:
+                yield from self._call(mark, self._syntax)
+            elif self._fallback and self._line_begins:
+                yield from self._call(mark, self._fallback)
+            else:
+                self._say(mark)
+
+    def _call(self, mark: str, syntax: CallReader) -> Parser[None]:
+        space = self._space
+        self._space = ""
+        self._raw = [mark]
+        discard_raw = self.calls
+        well = yield from syntax.parse(self, mark)
+        self.end_call()
+        raw, self._raw = self._raw, None
+        if well:
+            self._fresh = self._line_begins = True
+            return
+        self.unparsed += syntax is self._syntax
+        if self.calls == discard_raw:  # no call after all: the space before it was content
+            self._space = space
+        else:
+            self._fresh = True
+        self._say("".join(raw))
+
+    def _say(self, text: str) -> None:
+        self._line_begins = text.endswith("\n")
+        self._emit("content", text, " \t\r\n" if self._syntax else "\n")
+
+    def _reason(self, text: str) -> None:
+        self._emit("reasoning", text, "\n")
+
+    def _emit(self, kind: EventKind, text: str, space: str) -> None:
+        """Nothing; `text` is told, but for space at its end, and at its beginning after a mark."""
+        if self._fresh:
+            text = text.lstrip(space if self.calls else "\n")
+            if not text:
+                return
+            self._fresh = False
+        shown = self._space + text
+        said = shown.rstrip(space)
+        if kind == "content" and not self._holds_space:
+            said = shown
+        self._space = shown[len(said) :]
+        if said:
+            self._events.append(Event(kind, said))
+
+    @property
+    def _holds_space(self) -> bool:
+        return self._syntax is not None or self._dialect.wrapper is not None
+
+    def _drop_space(self) -> None:
+        self._space, self._fresh = "", True
+
+    def _release(self, mark: str | None) -> None:
+        """Nothing; at the end of the text the space before it is told after all."""
+        if mark is None and self._space and not self.thinking:
+            if not self.calls:
+                self._events.append(Event("content", self._space))
+            self._space = ""

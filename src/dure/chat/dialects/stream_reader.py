@@ -1,0 +1,201 @@
+"""StreamReader: what a call syntax reads a model's text with, and tells calls by.
+
+Parsers are generators: they yield where they need more text, so that each reads as if it had it all.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from dure.chat.dialects.event import Event
+from dure.chat.dialects.jsontext import JsonText
+
+T = TypeVar("T")
+Parser = Generator[None, None, T]
+"""A step of parsing: yields for more text, returns a T."""
+
+Sink = Callable[[str], None]
+MAX_NAME = 256
+
+
+def new_id() -> str:
+    """An id for a call, as OpenAI's look."""
+    return f"call_{secrets.token_hex(12)}"
+
+
+class StreamReader:
+    """Text that comes in pieces, and the calls that were found in it so far.
+
+    `tools` are the schemas of each tool's arguments, by name; `calls` counts the calls told.
+    """
+
+    def __init__(
+        self, tools: Mapping[str, Mapping[str, Any]] | None, make_id: Callable[[], str]
+    ) -> None:
+        self.tools = tools or {}
+        self.calls = 0
+        self._make_id = make_id
+        self._buffer = ""
+        self._ended = False
+        self._events: list[Event] = []
+        self._space = ""  # at the end of what was said: dropped if a mark follows
+        self._raw: list[str] | None = None  # of a call, what no event has told yet
+        self._open_call = False
+
+    # --- what a syntax tells ------------------------------------------------------------------
+
+    def begin_call(self, name: str) -> None:
+        """Nothing; a call of `name` begins."""
+        self.end_call()
+        self._events.append(Event("call", index=self.calls, id=self._make_id(), name=name))
+        self.calls += 1
+        self._open_call = True
+        self._space = ""
+        self._raw = []
+
+    def arguments(self, text: str) -> None:
+        """Nothing; `text` is added to the arguments of the call that is open."""
+        self._raw = []
+        if text:
+            self._events.append(Event("arguments", text, index=self.calls - 1))
+
+    def end_call(self) -> None:
+        """Nothing; the call that is open, if one is, ends."""
+        if self._open_call:
+            self._events.append(Event("call_end", index=self.calls - 1))
+            self._open_call = False
+
+    def discard_raw(self) -> None:
+        """Nothing; the text read so far needs no telling: it was syntax."""
+        self._raw = []
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def until(self, marks: Sequence[str], sink: Sink) -> Parser[str | None]:
+        """The first of `marks`, which is read over; None at the end. What is before goes to `sink`.
+
+        What may yet become a mark is held back.
+        """
+        while True:
+            found = [(at, mark) for mark in marks if (at := self._buffer.find(mark)) >= 0]
+            if found:
+                at, mark = min(found)
+                if at:
+                    sink(self._take(at))
+                self._take(len(mark))
+                return mark
+            keep = 0 if self._ended else _begun(self._buffer, marks)
+            if len(self._buffer) > keep:
+                sink(self._take(len(self._buffer) - keep))
+            if self._ended:
+                return None
+            yield
+
+    def listed(
+        self, mark: str, begin: str, read: Callable[[StreamReader], Parser[bool]]
+    ) -> Parser[int | None]:
+        """How many calls that `begin` so were read one after the other, the first's beginning being
+        `mark` if that was seen already; None if one of them could not be read."""
+        count = 0
+        while True:
+            yield from self.space()
+            if mark != begin and not (yield from self.expect(begin)):
+                return count
+            mark = ""
+            if not (yield from read(self)):
+                return None
+            count += 1
+
+    def expect(self, text: str) -> Parser[bool]:
+        """Whether `text` comes next; it is read over if it does."""
+        while len(self._buffer) < len(text) and text.startswith(self._buffer) and not self._ended:
+            yield
+        if not self._buffer.startswith(text):
+            return False
+        self._take(len(text))
+        return True
+
+    def space(self) -> Parser[None]:
+        """Nothing; spaces and line ends are read over."""
+        while True:
+            rest = self._buffer.lstrip()
+            self._take(len(self._buffer) - len(rest))
+            if rest or self._ended:
+                return
+            yield
+
+    def peek(self) -> Parser[str]:
+        """The next character, not read over; empty at the end."""
+        while not self._buffer and not self._ended:
+            yield
+        return self._buffer[:1]
+
+    def skip_to(self, mark: str) -> Parser[bool]:
+        """Whether `mark` comes next, after space; both are read over if it does, else neither."""
+        while not self._ended:
+            rest = self._buffer.lstrip()
+            if len(rest) >= len(mark) or not mark.startswith(rest):
+                break
+            yield
+        rest = self._buffer.lstrip()
+        if not rest.startswith(mark):
+            return False
+        self._take(len(self._buffer) - len(rest) + len(mark))
+        return True
+
+    def word(self, ends: str) -> Parser[str]:
+        """What comes before any of the characters `ends`; empty if it is longer than a name is."""
+        while True:
+            at = min((i for end in ends if (i := self._buffer.find(end)) >= 0), default=-1)
+            if at > MAX_NAME or (at < 0 and (self._ended or len(self._buffer) > MAX_NAME)):
+                return ""
+            if at >= 0:
+                word = self._take(at)
+                return word if word.isprintable() else ""
+            yield
+
+    def json(self, sink: Sink) -> Parser[bool]:
+        """Whether a whole JSON value came; its text goes to `sink` as it does."""
+        value = JsonText()
+        while True:
+            text, count = [], 0
+            for character in self._buffer:
+                added = value.offer(character)
+                if added is None:
+                    break
+                text.append(added)
+                count += 1
+                if value.done:
+                    break
+            self._take(count)
+            if text:
+                sink("".join(text))
+            if value.done or value.failed:
+                return value.done
+            if self._ended:
+                value.end()
+                return value.done
+            yield
+
+    def _take(self, count: int) -> str:
+        taken, self._buffer = self._buffer[:count], self._buffer[count:]
+        if self._raw is not None:
+            self._raw.append(taken)
+        return taken
+
+    def unread(self, text: str) -> None:
+        """Nothing; `text`, just read, is to be read again."""
+        self._buffer = text + self._buffer
+
+
+def _begun(text: str, marks: Sequence[str]) -> int:
+    """How many characters at the end of `text` may be the beginning of one of `marks`."""
+    longest = 0
+    for mark in marks:
+        for size in range(min(len(mark) - 1, len(text)), longest, -1):
+            if text.endswith(mark[:size]):
+                longest = size
+                break
+    return longest
