@@ -20,14 +20,17 @@ using InOut = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
 template <class T>
 using Result = nb::ndarray<nb::numpy, T>;
 
-// Arrays are taken as they are or refused: a silent copy would hide a cost, and lose what is written in place.
+// Arrays are taken as they are or refused: a silent copy would hide a cost, and lose what is
+// written in place.
 inline const auto strict = nb::arg().noconvert();
 inline const auto any = nb::arg();
 
 inline void require(bool condition, const std::string& what) {
   if (!condition) throw std::invalid_argument(what);
 }
-inline void check_threads(int threads) { require(threads >= 1 && threads <= 1024, "threads must be between 1 and 1024"); }
+inline void check_threads(int threads) {
+  require(threads >= 1 && threads <= 1024, "threads must be between 1 and 1024");
+}
 
 template <class T, class Array = Result<T>>
 Array fresh(std::initializer_list<size_t> shape) {
@@ -47,7 +50,7 @@ Array fresh(std::initializer_list<size_t> shape) {
                }));
 }
 
-void bind_states(nb::module_& m);  // bind/states.cpp
+void bind_states(nb::module_& m);     // bind/states.cpp
 void bind_attention(nb::module_& m);  // bind/attention.cpp
 
 }  // namespace dure

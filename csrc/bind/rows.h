@@ -10,7 +10,8 @@
 
 namespace dure {
 
-// Rows, or rows that RMSNorm is still to be applied to; as floats, int8 tiles or both, each made when first asked for.
+// Rows, or rows that RMSNorm is still to be applied to; as floats, int8 tiles or both, each made
+// when first asked for.
 struct Activations {
   In<float, 2> x;
   std::optional<In<float, 1>> weight;  // of the norm, if there is one
@@ -20,7 +21,8 @@ struct Activations {
   bool has_floats = true, has_tiles = false;
 
   explicit Activations(In<float, 2> rows) : x(std::move(rows)) {}
-  Activations(In<float, 2> rows, In<float, 1> norm, float norm_eps) : x(std::move(rows)), weight(norm), eps(norm_eps), has_floats(false) {
+  Activations(In<float, 2> rows, In<float, 1> norm, float norm_eps)
+      : x(std::move(rows)), weight(norm), eps(norm_eps), has_floats(false) {
     require(norm.shape(0) == x.shape(1), "the weight must have one entry a column");
   }
   int64_t rows() const { return static_cast<int64_t>(x.shape(0)); }
@@ -31,7 +33,8 @@ struct Activations {
     auto* to = const_cast<float*>(some.data());  // ours to fill
     for (size_t i = 0; i < chosen.shape(0); ++i) {
       const int32_t row = chosen.data()[i];
-      require(row >= 0 && row < rows(), "row " + std::to_string(row) + " is not one of " + std::to_string(rows()));
+      require(row >= 0 && row < rows(),
+              "row " + std::to_string(row) + " is not one of " + std::to_string(rows()));
       std::memcpy(to + i * x.shape(1), x.data() + row * cols(), x.shape(1) * sizeof(float));
     }
     return weight ? Activations(some, *weight, eps) : Activations(some);
@@ -62,18 +65,22 @@ using Rows = std::optional<In<float, 2>>;
 using Floats = In<float, 2>;
 
 inline const float* addend(const Rows& add, size_t rows, size_t cols) {
-  require(!add || (add->shape(0) == rows && add->shape(1) == cols), "what is added must have the shape of the result");
+  require(!add || (add->shape(0) == rows && add->shape(1) == cols),
+          "what is added must have the shape of the result");
   return add ? add->data() : nullptr;
 }
 
 inline void check_product(const Matrix& matrix, const Vector& bias, int64_t cols) {
   const Packed& w = matrix.view;
-  require(cols == w.cols, "x has " + std::to_string(cols) + " columns, the matrix " + std::to_string(w.cols));
-  require(!bias || static_cast<int64_t>(bias->shape(0)) == w.rows, "the bias must have one entry a row");
+  require(cols == w.cols,
+          "x has " + std::to_string(cols) + " columns, the matrix " + std::to_string(w.cols));
+  require(!bias || static_cast<int64_t>(bias->shape(0)) == w.rows,
+          "the bias must have one entry a row");
 }
 
 // The rows times each of the products' matrices, the quantised ones in one hand-out of work.
-inline void multiply(Activations& a, const std::vector<Product>& products, bool exact, int threads) {
+inline void multiply(Activations& a, const std::vector<Product>& products, bool exact,
+                     int threads) {
   if (a.rows() == 0) return;
   std::vector<Product> integers;
   for (const Product& product : products) {
@@ -83,7 +90,9 @@ inline void multiply(Activations& a, const std::vector<Product>& products, bool 
       integers.push_back(product);
     }
   }
-  if (!integers.empty()) ops().matmul_int8(a.as_tiles(threads), integers.data(), static_cast<int>(integers.size()), threads);
+  if (!integers.empty())
+    ops().matmul_int8(a.as_tiles(threads), integers.data(), static_cast<int>(integers.size()),
+                      threads);
 }
 
 }  // namespace dure

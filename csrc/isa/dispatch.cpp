@@ -27,12 +27,14 @@ std::vector<const Ops*> available_ops() {
   std::vector<const Ops*> found;
 #ifdef DURE_X86
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni")) {
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vnni")) {
     if (amx::available()) found.push_back(&amx_ops());
     found.push_back(&avx512_ops());
   }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c")) {
 #ifdef DURE_AVXVNNI
     if (__builtin_cpu_supports("avxvnni")) found.push_back(&avxvnni_ops());
 #endif
@@ -50,7 +52,9 @@ const Ops& ops() {
     const Ops* found = nullptr;
     for (const Ops* o : all)
       if (!found && (!wanted || !*wanted || std::string(wanted) == o->name)) found = o;
-    if (!found) throw std::runtime_error(std::string("DURE_ISA=") + wanted + " is not an instruction set of this machine");
+    if (!found)
+      throw std::runtime_error(std::string("DURE_ISA=") + wanted +
+                               " is not an instruction set of this machine");
 #ifdef DURE_X86
     amx::in_use = found == &amx_ops();
 #endif

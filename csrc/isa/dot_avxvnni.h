@@ -1,4 +1,5 @@
-// Integer dot products of AVX-VNNI: four products of a code and an activation added to an int32 lane at once.
+// Integer dot products of AVX-VNNI: four products of a code and an activation added to an int32
+// lane at once.
 #pragma once
 
 namespace dure::DURE_ISA {
@@ -15,12 +16,15 @@ inline int32_t join_sums(int32_t a, int32_t b) { return a + b; }
 inline int32_t whole_sum(int32_t s) { return s; }
 inline f32x16 sum_as_float(int32_t s) { return set1(static_cast<float>(s)); }
 
-// sums[t] = sum over groups First..Last-1 of (code - Offset) * activation, for 16 rows; exact in int32.
+// sums[t] = sum over groups First..Last-1 of (code - Offset) * activation, for 16 rows; exact in
+// int32.
 template <int Bits, int Offset, int T, int First, int Last, class W>
-__attribute__((always_inline)) inline void dot_groups(W&& weights, const int8_t* a, const int32_t* act_sums, i32x16* sums) {
+__attribute__((always_inline)) inline void dot_groups(W&& weights, const int8_t* a,
+                                                      const int32_t* act_sums, i32x16* sums) {
   __m256i lo[T], hi[T];
 #pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) lo[t] = hi[t] = Offset ? _mm256_set1_epi32(-Offset * act_sums[t]) : _mm256_setzero_si256();
+  for (int t = 0; t < T; ++t)
+    lo[t] = hi[t] = Offset ? _mm256_set1_epi32(-Offset * act_sums[t]) : _mm256_setzero_si256();
   for_range<First, Last>([&](auto g) __attribute__((always_inline)) {
     const u8x64 w = weights(g);
 #pragma GCC unroll 8

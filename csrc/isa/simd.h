@@ -1,11 +1,13 @@
-// The instruction set this translation unit is compiled for (DURE_ISA, DURE_ISA_HEADER), and what is built on it alike.
+// The instruction set this translation unit is compiled for (DURE_ISA, DURE_ISA_HEADER), and what
+// is built on it alike.
 #pragma once
 
 #include <type_traits>
 #include <utility>
 
 namespace dure {
-// Calls f(integral_constant<int, First>) … f(integral_constant<int, Last - 1>): a loop whose index is a constant.
+// Calls f(integral_constant<int, First>) … f(integral_constant<int, Last - 1>): a loop whose index
+// is a constant.
 template <int First, int Last, class F>
 __attribute__((always_inline)) inline void for_range(F&& f) {
   if constexpr (First < Last) {
@@ -35,8 +37,9 @@ inline float max_lanes(f32x16 a) {
   return m;
 }
 
-// e^x to 2 ulp: x = n ln 2 + r, a degree-6 polynomial in r (minimax on |r| <= ln2 / 2, Cephes' expf), times 2^n.
-// Below -87.33 the result would be subnormal: it is 0. Above 88.37 it saturates near 2.4e38.
+// e^x to 2 ulp: x = n ln 2 + r, a degree-6 polynomial in r (minimax on |r| <= ln2 / 2, Cephes'
+// expf), times 2^n. Below -87.33 the result would be subnormal: it is 0. Above 88.37 it saturates
+// near 2.4e38.
 inline f32x16 exp16(f32x16 x) {
   const f32x16 magic = set1(12582912.0f);  // 1.5 * 2^23: adding it leaves round(x) in the low bits
   const float low = -87.33654f;

@@ -25,20 +25,23 @@ struct Chosen {
   }
 };
 
-void norm_and_turn(float* x, int64_t n, int heads, int dim, const float* weight, const HeadNorms& norms,
-                   const RotationView& rotation, int threads) {
+void norm_and_turn(float* x, int64_t n, int heads, int dim, const float* weight,
+                   const HeadNorms& norms, const RotationView& rotation, int threads) {
   auto norm = [&] {
     if (weight) ops().rms_norm(x, n * heads, dim, weight, norms.eps, x, threads);
   };
   if (!norms.last) norm();
-  if (rotation.half) ops().rope(x, n, heads, dim, rotation.cos, rotation.sin, rotation.half, rotation.interleaved, threads);
+  if (rotation.half)
+    ops().rope(x, n, heads, dim, rotation.cos, rotation.sin, rotation.half, rotation.interleaved,
+               threads);
   if (norms.last) norm();
 }
 
 }  // namespace
 
-void attend(const Projected& x, const HeadNorms& norms, const RotationView& rotation, const CacheView& cache,
-            const RowsView& rows, float scale, int64_t window, float* out, int threads) {
+void attend(const Projected& x, const HeadNorms& norms, const RotationView& rotation,
+            const CacheView& cache, const RowsView& rows, float scale, int64_t window, float* out,
+            int threads) {
   norm_and_turn(x.k, rows.rows, cache.kv_heads, cache.head_dim, norms.k, norms, rotation, threads);
   write_cache(x.k, x.v, cache, rows);
   RowsView asking = rows;

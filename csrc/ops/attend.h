@@ -1,4 +1,5 @@
-// What lies between a layer's projections and its output: per-head norms, rotation, cache, attention.
+// What lies between a layer's projections and its output: per-head norms, rotation, cache,
+// attention.
 #pragma once
 
 #include "ops/ops.h"
@@ -21,8 +22,8 @@ struct RotationView {
   bool interleaved = false;
 };
 
-// q (queries, heads, head_dim), k and v (rows, kv_heads, head_dim), of which q and k are changed in place. `chosen`
-// (queries) names the rows that ask; null: all do.
+// q (queries, heads, head_dim), k and v (rows, kv_heads, head_dim), of which q and k are changed in
+// place. `chosen` (queries) names the rows that ask; null: all do.
 struct Projected {
   float* q;
   float* k;
@@ -32,7 +33,8 @@ struct Projected {
   int64_t queries;
 };
 
-void attend(const Projected& x, const HeadNorms& norms, const RotationView& rotation, const CacheView& cache,
-            const RowsView& rows, float scale, int64_t window, float* out, int threads);
+void attend(const Projected& x, const HeadNorms& norms, const RotationView& rotation,
+            const CacheView& cache, const RowsView& rows, float scale, int64_t window, float* out,
+            int threads);
 
 }  // namespace dure

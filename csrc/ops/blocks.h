@@ -1,15 +1,17 @@
-// How keys and values come out of the blocks of the paged cache, as they are stored or made float; see attention.cpp.
+// How keys and values come out of the blocks of the paged cache, as they are stored or made float;
+// see attention.cpp.
 #pragma once
 
 #include <algorithm>
 
-#include "ops/ops.h"
 #include "isa/simd.h"
+#include "ops/ops.h"
 
 namespace dure::DURE_ISA {
 
-// Lanes of one block whose keys are `keys` wide and whose values are `values` wide, as it is stored, or as `unpack` has made
-// it. A block of a latent cache, one row a token, is taken as values alone.
+// Lanes of one block whose keys are `keys` wide and whose values are `values` wide, as it is
+// stored, or as `unpack` has made it. A block of a latent cache, one row a token, is taken as
+// values alone.
 struct Floats {
   using Element = float;
   const float *k, *v;
@@ -36,10 +38,14 @@ struct Bytes {
   const float *k_scales, *v_scales;
   int dim;
   Bytes(const uint8_t* block, int keys, int values)
-      : k(block), v(k + kCacheBlock * keys), k_scales(reinterpret_cast<const float*>(v + kCacheBlock * values)),
-        v_scales(k_scales + ceil_div(keys, kCacheGroup) * kCacheBlock), dim(values) {}
+      : k(block),
+        v(k + kCacheBlock * keys),
+        k_scales(reinterpret_cast<const float*>(v + kCacheBlock * values)),
+        v_scales(k_scales + ceil_div(keys, kCacheGroup) * kCacheBlock),
+        dim(values) {}
   f32x16 keys(int d, int half) const {
-    return load_i8_float(k + d * kCacheBlock + 16 * half) * load(k_scales + d / kCacheGroup * kCacheBlock + 16 * half);
+    return load_i8_float(k + d * kCacheBlock + 16 * half) *
+           load(k_scales + d / kCacheGroup * kCacheBlock + 16 * half);
   }
   f32x16 values(int t, int d) const {
     return load_i8_float(v + t * dim + d) * set1(v_scales[d / kCacheGroup * kCacheBlock + t]);
@@ -51,7 +57,8 @@ struct Bytes {
   }
 };
 
-// A sequence's blocks of one key-value head, where they lie in the cache. `ahead`: worth fetching early.
+// A sequence's blocks of one key-value head, where they lie in the cache. `ahead`: worth fetching
+// early.
 template <class S>
 struct Stored {
   using Source = S;
@@ -73,13 +80,16 @@ struct Unpacked {
   int64_t head_bytes;
   int keys, values;
   Source block(int64_t b) const { return Source(at(b), keys, values); }
-  const uint8_t* at(int64_t b) const { return reinterpret_cast<const uint8_t*>(data) + (b - first) * head_bytes; }
+  const uint8_t* at(int64_t b) const {
+    return reinterpret_cast<const uint8_t*>(data) + (b - first) * head_bytes;
+  }
 };
 
 template <class S>
 void unpack(const S& block, int dim, int padded, float* out) {
   for (int d = 0; d < dim; ++d)
-    for (int half = 0; half < 2; ++half) store(out + d * kCacheBlock + 16 * half, block.keys(d, half));
+    for (int half = 0; half < 2; ++half)
+      store(out + d * kCacheBlock + 16 * half, block.keys(d, half));
   out += kCacheBlock * padded;
   for (int t = 0; t < kCacheBlock; ++t, out += padded) {
     int d = 0;
@@ -88,7 +98,8 @@ void unpack(const S& block, int dim, int padded, float* out) {
   }
 }
 
-// Of a latent cache: the entries, `dim` wide, transposed as keys, then their first `latent` columns as values.
+// Of a latent cache: the entries, `dim` wide, transposed as keys, then their first `latent` columns
+// as values.
 template <class S>
 void unpack_latent(const S& entries, int dim, int latent, float* out) {
   float* values = out + kCacheBlock * dim;

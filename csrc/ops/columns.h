@@ -8,14 +8,16 @@
 
 namespace dure::DURE_ISA {
 
-// Sixteen columns of a row at a time: column c is entry map[c] of the row, or c itself where there is no map.
+// Sixteen columns of a row at a time: column c is entry map[c] of the row, or c itself where there
+// is no map.
 class Columns {
  public:
   Columns(const int32_t* map, int64_t count) : map_(map), count_(count) {
     if (!map) return;
     adjacent_.resize(static_cast<size_t>((count + 15) / 16));
     int64_t c = 0;
-    for (; c + 16 <= count; c += 16) {  // a loop that becomes vectors: a layer of one row has time for no other
+    for (; c + 16 <= count;
+         c += 16) {  // a loop that becomes vectors: a layer of one row has time for no other
       int32_t different = 0;
       for (int i = 0; i < 16; ++i) different |= map[c + i] ^ (map[c] + i);
       adjacent_[static_cast<size_t>(c / 16)] = different == 0;

@@ -38,14 +38,16 @@ void rotate_halves(float* v, const float* cos, const float* sin, int half) {
     store(v + half + j, b * c + a * s);
   }
   if (const int n = half - j; n) {
-    const f32x16 a = load_n(v + j, n), b = load_n(v + half + j, n), c = load_n(cos + j, n), s = load_n(sin + j, n);
+    const f32x16 a = load_n(v + j, n), b = load_n(v + half + j, n), c = load_n(cos + j, n),
+                 s = load_n(sin + j, n);
     store_n(v + j, a * c - b * s, n);
     store_n(v + half + j, b * c + a * s, n);
   }
 }
 
 // Pairs (2i, 2i + 1). The compiler makes vectors of it only when told that nothing overlaps.
-void rotate_neighbours(float* __restrict v, const float* __restrict cos, const float* __restrict sin, int half) {
+void rotate_neighbours(float* __restrict v, const float* __restrict cos,
+                       const float* __restrict sin, int half) {
   for (int j = 0; j < half; ++j) {
     const float a = v[2 * j], b = v[2 * j + 1];
     v[2 * j] = a * cos[j] - b * sin[j];
@@ -56,13 +58,15 @@ void rotate_neighbours(float* __restrict v, const float* __restrict cos, const f
 }  // namespace
 
 // y = x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019).
-void rms_norm(const float* x, int64_t n, int64_t width, const float* weight, float eps, float* out, int threads) {
+void rms_norm(const float* x, int64_t n, int64_t width, const float* weight, float eps, float* out,
+              int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static) if (n * width > 65536)
   for (int64_t i = 0; i < n; ++i) norm_row(x + i * width, width, weight, eps, out + i * width);
 }
 
 // The same, straight to int8: the normed floats of a row live in the first cache and nowhere else.
-void norm_tiles(const float* x, int64_t n, int64_t width, const float* weight, float eps, ActTiles& tiles, int threads) {
+void norm_tiles(const float* x, int64_t n, int64_t width, const float* weight, float eps,
+                ActTiles& tiles, int threads) {
   shape_tiles(tiles, n, width);
 #pragma omp parallel num_threads(threads) if (n > 4)
   {
@@ -76,8 +80,8 @@ void norm_tiles(const float* x, int64_t n, int64_t width, const float* weight, f
 }
 
 // Rotates pairs (i, i + half) or (2i, 2i + 1) of the first 2 * half dimensions (Su et al. 2021).
-void rope(float* x, int64_t n, int heads, int dim, const float* cos, const float* sin, int half, bool interleaved,
-          int threads) {
+void rope(float* x, int64_t n, int heads, int dim, const float* cos, const float* sin, int half,
+          bool interleaved, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static) if (n * heads * dim > 65536)
   for (int64_t i = 0; i < n; ++i)
     for (int h = 0; h < heads; ++h) {
@@ -95,7 +99,8 @@ void silu_mul(const float* gate, const float* up, int64_t count, float* out, int
   const int64_t pieces = (count + kPiece - 1) / kPiece;
 #pragma omp parallel for num_threads(threads) schedule(static) if (pieces > 8)
   for (int64_t i = 0; i < pieces; ++i)
-    silu_mul_range(gate + i * kPiece, up + i * kPiece, std::min(kPiece, count - i * kPiece), out + i * kPiece);
+    silu_mul_range(gate + i * kPiece, up + i * kPiece, std::min(kPiece, count - i * kPiece),
+                   out + i * kPiece);
 }
 
 }  // namespace dure::DURE_ISA

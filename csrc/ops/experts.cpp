@@ -1,5 +1,6 @@
-// The mixture of experts: rows sorted by expert, gate and up fused with the activation, each expert's rows one product.
-// A dense gated MLP is the same with one expert that every row goes to: its activations never leave the int8 tiles.
+// The mixture of experts: rows sorted by expert, gate and up fused with the activation, each
+// expert's rows one product. A dense gated MLP is the same with one expert that every row goes to:
+// its activations never leave the int8 tiles.
 #include <omp.h>
 
 #include "ops/activation.h"
@@ -36,11 +37,13 @@ std::vector<Job> jobs_of(int64_t n, const int32_t* ids, int k, const ExpertSet& 
     jobs[static_cast<size_t>(at)].pairs.push_back(static_cast<int>(pair));
   }
   // The largest first, so that the last item handed out is a small one.
-  std::stable_sort(jobs.begin(), jobs.end(), [](const Job& a, const Job& b) { return a.pairs.size() > b.pairs.size(); });
+  std::stable_sort(jobs.begin(), jobs.end(),
+                   [](const Job& a, const Job& b) { return a.pairs.size() > b.pairs.size(); });
   return jobs;
 }
 
-// 32 columns of silu(gate) * up for all rows of a job, straight to the int8 tiles that down will read.
+// 32 columns of silu(gate) * up for all rows of a job, straight to the int8 tiles that down will
+// read.
 void gate_up_int8(Job& job, const ExpertSet& e, int block, std::vector<float>& buffer) {
   const Packed gate = part_of(e.gate, e, job.expert), up = part_of(e.up, e, job.expert);
   const int rows = job.x->rows, p = 2 * block;
@@ -52,21 +55,24 @@ void gate_up_int8(Job& job, const ExpertSet& e, int block, std::vector<float>& b
                               {up, p + 1, {u + kPanel, kBlock, kPanel}}};
   panels_times(tasks, kTasks, *job.x);
   silu_mul_range(g, u, static_cast<int64_t>(rows) * kBlock, g);
-  for (int i = 0; i < rows; ++i) quantize_into(g + i * kBlock, record_of(job.h, i, block), i % job.h.width);
+  for (int i = 0; i < rows; ++i)
+    quantize_into(g + i * kBlock, record_of(job.h, i, block), i % job.h.width);
 }
 
-void gate_up_float(Job& job, const ExpertSet& e, int panel, std::vector<float>& weights, std::vector<float>& buffer) {
+void gate_up_float(Job& job, const ExpertSet& e, int panel, std::vector<float>& weights,
+                   std::vector<float>& buffer) {
   const Packed gate = part_of(e.gate, e, job.expert), up = part_of(e.up, e, job.expert);
   const auto n = static_cast<int64_t>(job.rows.size());
   buffer.assign(static_cast<size_t>(n) * 2 * kPanel, 0.0f);
   float *g = buffer.data(), *u = g + n * kPanel;
-  const int columns = static_cast<int>(std::min<int64_t>(kPanel, e.intermediate - static_cast<int64_t>(panel) * kPanel));
+  const int columns = static_cast<int>(
+      std::min<int64_t>(kPanel, e.intermediate - static_cast<int64_t>(panel) * kPanel));
   const Task tasks[] = {{gate, panel, {g, kPanel, columns}}, {up, panel, {u, kPanel, columns}}};
   panels_times_float(tasks, 2, job.rows.data(), n, weights);
   silu_mul_range(g, u, n * kPanel, g);
   for (int64_t i = 0; i < n; ++i)
-    std::memcpy(job.wide.data() + i * e.intermediate + static_cast<int64_t>(panel) * kPanel, g + i * kPanel,
-                sizeof(float) * columns);
+    std::memcpy(job.wide.data() + i * e.intermediate + static_cast<int64_t>(panel) * kPanel,
+                g + i * kPanel, sizeof(float) * columns);
 }
 
 // kTasks panels of down from `first` on for all rows of a job; row i goes to products[pairs[i]].
@@ -75,11 +81,15 @@ void down_panels(const Job& job, const ExpertSet& e, int first, bool as_float, f
   const Packed down = part_of(e.down, e, job.expert);
   const auto n = static_cast<int64_t>(job.pairs.size());
   const int count = std::min(kTasks, down.panels() - first);
-  const int64_t start = static_cast<int64_t>(first) * kPanel, width = std::min<int64_t>(count * kPanel, e.hidden - start);
+  const int64_t start = static_cast<int64_t>(first) * kPanel,
+                width = std::min<int64_t>(count * kPanel, e.hidden - start);
   buffer.resize(static_cast<size_t>(n) * width);
   Task tasks[kTasks];
   for (int i = 0; i < count; ++i)
-    tasks[i] = {down, first + i, {buffer.data() + i * kPanel, width, static_cast<int>(std::min<int64_t>(kPanel, width - i * kPanel))}};
+    tasks[i] = {down,
+                first + i,
+                {buffer.data() + i * kPanel, width,
+                 static_cast<int>(std::min<int64_t>(kPanel, width - i * kPanel))}};
   if (as_float) {
     std::vector<const float*> rows;
     for (int64_t i = 0; i < n; ++i) rows.push_back(job.wide.data() + i * e.intermediate);
@@ -88,13 +98,15 @@ void down_panels(const Job& job, const ExpertSet& e, int first, bool as_float, f
     panels_times(tasks, count, job.h);
   }
   for (int64_t i = 0; i < n; ++i)
-    std::memcpy(products + job.pairs[static_cast<size_t>(i)] * e.hidden + start, buffer.data() + i * width, sizeof(float) * width);
+    std::memcpy(products + job.pairs[static_cast<size_t>(i)] * e.hidden + start,
+                buffer.data() + i * width, sizeof(float) * width);
 }
 
 }  // namespace
 
-void experts(const ActTiles* tiles, const float* x, int64_t n, const int32_t* ids, const float* weights, int k,
-             const ExpertSet& e, const float* add, float* out, int threads) {
+void experts(const ActTiles* tiles, const float* x, int64_t n, const int32_t* ids,
+             const float* weights, int k, const ExpertSet& e, const float* add, float* out,
+             int threads) {
   std::vector<Job> jobs = jobs_of(n, ids, k, e);
   const bool as_float = tiles == nullptr;
   const int num_jobs = static_cast<int>(jobs.size());
@@ -141,9 +153,11 @@ void experts(const ActTiles* tiles, const float* x, int64_t n, const int32_t* id
     }
 #pragma omp for schedule(dynamic, 2)
     for (int64_t item = 0; item < static_cast<int64_t>(num_jobs) * down_items; ++item)
-      down_panels(jobs[static_cast<size_t>(item / down_items)], e, static_cast<int>(item % down_items) * kTasks, as_float,
-                  products.data(), weights_as_floats, buffer);
-    // A token's experts are added in the order its router named them, whatever else is in the batch.
+      down_panels(jobs[static_cast<size_t>(item / down_items)], e,
+                  static_cast<int>(item % down_items) * kTasks, as_float, products.data(),
+                  weights_as_floats, buffer);
+    // A token's experts are added in the order its router named them, whatever else is in the
+    // batch.
 #pragma omp for schedule(static)
     for (int64_t token = 0; token < n; ++token) {
       float* row = out + token * e.hidden;
@@ -151,7 +165,8 @@ void experts(const ActTiles* tiles, const float* x, int64_t n, const int32_t* id
         const int width = static_cast<int>(std::min<int64_t>(kPanel, e.hidden - c));
         f32x16 acc = set1(0);
         for (int slot = 0; slot < k; ++slot)
-          acc = fma(set1(weights[token * k + slot]), load_n(products.data() + (token * k + slot) * e.hidden + c, width), acc);
+          acc = fma(set1(weights[token * k + slot]),
+                    load_n(products.data() + (token * k + slot) * e.hidden + c, width), acc);
         store_n(row + c, add ? acc + load_n(add + token * e.hidden + c, width) : acc, width);
       }
     }

@@ -1,6 +1,7 @@
-// Keys that are kept in 8 bits are turned first, so that a column which is much larger than the others (models with a key
-// bias have some) does not take all the steps of its scale: a Hadamard matrix spreads it over all columns. Turned queries
-// meet turned keys in the same products (QuaRot, Ashkboos et al. 2024).
+// Keys that are kept in 8 bits are turned first, so that a column which is much larger than the
+// others (models with a key bias have some) does not take all the steps of its scale: a Hadamard
+// matrix spreads it over all columns. Turned queries meet turned keys in the same products (QuaRot,
+// Ashkboos et al. 2024).
 #pragma once
 
 #include <algorithm>

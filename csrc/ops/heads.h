@@ -4,8 +4,9 @@
 
 namespace dure {
 
-// One matrix a head, below each other in `w`: head h's are `outputs` rows from row h * (w.rows / heads) + first on, where
-// a panel begins. x (n, heads, x_stride), of which a head's first w.cols columns count; out (n, heads, out_stride).
+// One matrix a head, below each other in `w`: head h's are `outputs` rows from row h * (w.rows /
+// heads) + first on, where a panel begins. x (n, heads, x_stride), of which a head's first w.cols
+// columns count; out (n, heads, out_stride).
 struct HeadProduct {
   Packed w;
   int64_t heads, first, outputs;

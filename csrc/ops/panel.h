@@ -1,5 +1,5 @@
-// The loops of one panel for every type and tile width, as templates. Only matmul.cpp includes this: it is most of what
-// there is to compile.
+// The loops of one panel for every type and tile width, as templates. Only matmul.cpp includes
+// this: it is most of what there is to compile.
 #pragma once
 
 #include "ops/matmul.h"
@@ -11,13 +11,14 @@ template <int Bits, int Offset, int Halves, bool HasMin, bool Wide = false>
 struct Form {
   static constexpr int bits = Bits, offset = Offset, halves = Halves;
   static constexpr bool has_min = HasMin, wide = Wide;
-  static constexpr int block_bytes = kBlock * kPanel * (wide ? 2 : 1), chunk = kChunk / (wide ? 2 : 1);
+  static constexpr int block_bytes = kBlock * kPanel * (wide ? 2 : 1),
+                       chunk = kChunk / (wide ? 2 : 1);
 };
 template <class L>
 using PackedForm = Form<L::bits, L::offset, L::halves, L::has_min>;
 
-// … once they are unpacked. 16 types have six forms, because codes of few bits and no minimum are moved to a common offset:
-// these loops are most of what there is to compile.
+// … once they are unpacked. 16 types have six forms, because codes of few bits and no minimum are
+// moved to a common offset: these loops are most of what there is to compile.
 template <class L>
 constexpr auto unpacked_form() {
   if constexpr (L::bits == 8) return Form<8, L::offset, L::halves, L::has_min, kWideCodes>{};
@@ -36,13 +37,14 @@ struct PanelSource {
   const uint8_t* codes;
   const uint8_t* scales;
 
-  PanelSource(const Packed& m, const uint8_t* panel) : codes(panel), scales(panel + m.panel_codes_bytes()) {}
+  PanelSource(const Packed& m, const uint8_t* panel)
+      : codes(panel), scales(panel + m.panel_codes_bytes()) {}
 
   struct Block {
     const uint8_t* p;
     template <int G>
     __attribute__((always_inline)) u8x64 operator()(std::integral_constant<int, G>) const {
-      auto nibble = [&] { return bits_at<G < 4 ? 0 : 4>(load_u8(p + (G & 3) * 64), 15); };
+      auto nibble = [&] { return bits_at < G<4 ? 0 : 4>(load_u8(p + (G & 3) * 64), 15); };
       auto pair = [&](int at) { return bits_at<2 * (G & 3)>(load_u8(p + at + (G >> 2) * 64), 3); };
       auto bit = [&](int at) { return bits_at<G>(load_u8(p + at), 1); };
       if constexpr (L::planes == Planes::P2) return pair(0);
@@ -56,7 +58,9 @@ struct PanelSource {
   };
   Block block(int b) const { return {codes + static_cast<size_t>(b) * L::code_bytes}; }
 
-  const uint8_t* unit(int b) const { return scales + static_cast<size_t>(b / L::unit_blocks) * L::scale_bytes; }
+  const uint8_t* unit(int b) const {
+    return scales + static_cast<size_t>(b / L::unit_blocks) * L::scale_bytes;
+  }
   static const uint16_t* halves(const uint8_t* p) { return reinterpret_cast<const uint16_t*>(p); }
 
   f32x16 scale(int b, int half) const {
@@ -67,8 +71,10 @@ struct PanelSource {
     const f32x16 d = load_half(halves(u));
     if constexpr (L::scales == Scales::SuperMin32) return d * load_u8_float(u + 64 + 32 * j);
     if constexpr (L::scales == Scales::Super32) return d * load_i8_float(u + 32 + 16 * j);
-    if constexpr (L::scales == Scales::Super16) return d * load_i8_float(u + 32 + 16 * (2 * j + half));
-    if constexpr (L::scales == Scales::SuperMin16) return d * load_low4_float(u + 64 + 16 * (2 * j + half));
+    if constexpr (L::scales == Scales::Super16)
+      return d * load_i8_float(u + 32 + 16 * (2 * j + half));
+    if constexpr (L::scales == Scales::SuperMin16)
+      return d * load_low4_float(u + 64 + 16 * (2 * j + half));
     return d;
   }
   f32x16 add(int b, int half) const {
@@ -78,7 +84,8 @@ struct PanelSource {
     const f32x16 m = load_half(halves(u + 32));
     if constexpr (L::scales == Scales::HalfMin) return m;
     const f32x16 negative = m * set1(-1.0f);
-    if constexpr (L::scales == Scales::SuperMin16) return negative * load_high4_float(u + 64 + 16 * (2 * j + half));
+    if constexpr (L::scales == Scales::SuperMin16)
+      return negative * load_high4_float(u + 64 + 16 * (2 * j + half));
     return negative * load_u8_float(u + 64 + 32 * j + 16);
   }
   f32x16 zero(int b) const { return load_u8_float(unit(b) + 64); }
@@ -117,23 +124,28 @@ struct ScratchSource {
   f32x16 add(int b, int half) const { return load(s.add[b][half]); }
 };
 
-// sums (T, 16) += the products of `count` blocks and T tokens of a tile `kWidth` wide, from lane `first` on.
+// sums (T, 16) += the products of `count` blocks and T tokens of a tile `kWidth` wide, from lane
+// `first` on.
 template <int T, int kWidth = T, class Source>
-__attribute__((always_inline)) inline void accumulate(const Source& source, int count, const uint8_t* tile, float* sums,
+__attribute__((always_inline)) inline void accumulate(const Source& source, int count,
+                                                      const uint8_t* tile, float* sums,
                                                       int first = 0) {
   using F = typename Source::F;
   constexpr bool kKeep = T <= kTokensKept;
   f32x16 acc[T];  // where there are registers enough to keep them
   for (int t = 0; t < T && kKeep; ++t) acc[t] = load(sums + t * kPanel);
   for (int b = 0; b < count; ++b, tile += ActTiles::kRecord * kWidth) {
-    if (!kKeep) asm volatile("" ::: "memory");  // or the compiler would keep them there all the same
+    // Or the compiler would keep them there all the same.
+    if (!kKeep) asm volatile("" ::: "memory");
     const Record<const uint8_t> record{tile, kWidth};
     const int8_t* x = record.codes() + first * kBlock;
     const float *scale = record.scale() + first, *total = record.total() + first;
     const auto block = source.block(b);
     for_range<0, F::halves>([&](auto half) __attribute__((always_inline)) {
       constexpr int kSpan = kGroups / F::halves;
-      const int32_t* x_sums = first + (F::halves == 1 ? record.sum() : half ? record.high_sum() : record.low_sum());
+      const int32_t* x_sums = first + (F::halves == 1 ? record.sum()
+                                       : half         ? record.high_sum()
+                                                      : record.low_sum());
       i32x16 s[T];
       if constexpr (F::wide) {
         dot_wide<T>(block.p, x, s);
@@ -148,7 +160,8 @@ __attribute__((always_inline)) inline void accumulate(const Source& source, int 
         a = fma(to_float(s[t]) * set1(scale[t]), w, a);
         if constexpr (F::has_min)
           a = fma(F::halves == 1 ? set1(total[t]) : sum_as_float(x_sums[t]) * set1(scale[t]), m, a);
-        if (kKeep) acc[t] = a; else store(sums + t * kPanel, a);
+        if (kKeep) acc[t] = a;
+        else store(sums + t * kPanel, a);
       }
     });
   }
@@ -165,7 +178,8 @@ void panel_one_tile(const Packed& w, const uint8_t* panel, const ActTiles& x, co
 
 // What the types of one form share.
 template <class F, int T, int kWidth>
-[[gnu::noinline]] void unpacked_times(const Scratch& scratch, int count, const uint8_t* tile, float* sums, int first) {
+[[gnu::noinline]] void unpacked_times(const Scratch& scratch, int count, const uint8_t* tile,
+                                      float* sums, int first) {
   accumulate<T, kWidth>(ScratchSource<F>{scratch}, count, tile, sums, first);
 }
 
@@ -186,7 +200,8 @@ void panel_many_tiles(const Packed& w, const uint8_t* panel, const ActTiles& x, 
       unpacked_times<F, T, kWidth>(scratch, count, x.record(i * T, first), sums, i * T % kWidth);
       if (first + count < x.blocks) continue;
       const int rows = std::min(T, x.rows - i * T);
-      for (int t = 0; t < rows; ++t) out.put(static_cast<int64_t>(i) * T + t, load(sums + t * kPanel));
+      for (int t = 0; t < rows; ++t)
+        out.put(static_cast<int64_t>(i) * T + t, load(sums + t * kPanel));
     }
   }
 }
@@ -197,7 +212,9 @@ void unpack_strip(const PanelSource<kType>& source, int first, int count, amx::S
   using L = Layout<kType>;
   for (int b = 0; b < count; ++b) {
     const auto block = source.block(first + b);
-    for_range<0, kGroups>([&](auto g) __attribute__((always_inline)) { store_i8(s.codes[b][g], minus<L::offset>(block(g))); });
+    for_range<0, kGroups>([&](auto g) __attribute__((always_inline)) {
+      store_i8(s.codes[b][g], minus<L::offset>(block(g)));
+    });
     store(s.scale[b], source.scale(first + b, 0));
     if constexpr (L::has_min) store(s.add[b], source.add(first + b, 0));
   }

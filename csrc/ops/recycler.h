@@ -1,6 +1,6 @@
-// Memory for results and for what passes between two operations. These buffers are born and die a few hundred times a
-// step, and fresh pages cost more than most operations that fill them (18 MB: 4,500 page faults). So freed blocks wait
-// here for the next one of their size class.
+// Memory for results and for what passes between two operations. These buffers are born and die a
+// few hundred times a step, and fresh pages cost more than most operations that fill them (18 MB:
+// 4,500 page faults). So freed blocks wait here for the next one of their size class.
 #pragma once
 
 #include <algorithm>
@@ -44,9 +44,7 @@ class Recycler {
     try {
       free_[size].push_back(p);
       held_ += size;
-    } catch (...) {
-      std::free(p);
-    }
+    } catch (...) { std::free(p); }
   }
 
  private:
@@ -67,8 +65,10 @@ class Recycled {
  public:
   Recycled() = default;
   explicit Recycled(size_t count)
-      : size_(Recycler::size_class(count * sizeof(T))), data_(static_cast<T*>(recycler().take(size_))) {}
-  Recycled(Recycled&& other) noexcept : size_(other.size_), data_(std::exchange(other.data_, nullptr)) {}
+      : size_(Recycler::size_class(count * sizeof(T))),
+        data_(static_cast<T*>(recycler().take(size_))) {}
+  Recycled(Recycled&& other) noexcept
+      : size_(other.size_), data_(std::exchange(other.data_, nullptr)) {}
   Recycled& operator=(Recycled&& other) noexcept {
     std::swap(size_, other.size_);
     std::swap(data_, other.data_);

@@ -26,10 +26,12 @@ void score(const float* logits, const Router& router, std::vector<float>& scores
   for (float& s : scores) s /= total;
 }
 
-// [first, first + count) become the ids in [first, last) of the highest ranks, falling, ties to the lower id.
+// [first, first + count) become the ids in [first, last) of the highest ranks, falling, ties to the
+// lower id.
 void best(const std::vector<float>& ranks, int32_t* first, int32_t* last, int count) {
-  std::partial_sort(first, first + count, last,
-                    [&](int32_t a, int32_t b) { return ranks[a] != ranks[b] ? ranks[a] > ranks[b] : a < b; });
+  std::partial_sort(first, first + count, last, [&](int32_t a, int32_t b) {
+    return ranks[a] != ranks[b] ? ranks[a] > ranks[b] : a < b;
+  });
 }
 
 float worth(const float* ranks, int size, GroupRule rule) {
@@ -57,10 +59,12 @@ int candidates(const Router& router, const std::vector<float>& ranks, std::vecto
   }
   std::vector<float> worths(static_cast<size_t>(router.groups));
   std::vector<int32_t> order(worths.size());
-  for (int g = 0; g < router.groups; ++g) worths[g] = worth(ranks.data() + g * size, size, router.rule);
+  for (int g = 0; g < router.groups; ++g)
+    worths[g] = worth(ranks.data() + g * size, size, router.rule);
   std::iota(order.begin(), order.end(), 0);
   best(worths, order.data(), order.data() + router.groups, router.kept);
-  for (int i = 0; i < router.kept; ++i) std::iota(ids.begin() + i * size, ids.begin() + (i + 1) * size, order[i] * size);
+  for (int i = 0; i < router.kept; ++i)
+    std::iota(ids.begin() + i * size, ids.begin() + (i + 1) * size, order[i] * size);
   return router.kept * size;
 }
 

@@ -1,5 +1,6 @@
-// One token from a row of logits. A vocabulary has 150,000 entries and a draw needs the likeliest few: those are picked by
-// the peaks of its chunks, and only a stretch of it that a draw ends in is sorted.
+// One token from a row of logits. A vocabulary has 150,000 entries and a draw needs the likeliest
+// few: those are picked by the peaks of its chunks, and only a stretch of it that a draw ends in is
+// sorted.
 #include "ops/sample.h"
 
 #include <omp.h>
@@ -13,7 +14,8 @@
 
 namespace dure {
 
-// Philox-4x32-10 (Salmon et al., SC'11): key = seed, counter = position. No state, so no order of draws to keep.
+// Philox-4x32-10 (Salmon et al., SC'11): key = seed, counter = position. No state, so no order of
+// draws to keep.
 double uniform(uint64_t seed, uint64_t position) {
   uint32_t c[4] = {static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), 0, 0};
   uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
@@ -31,7 +33,8 @@ double uniform(uint64_t seed, uint64_t position) {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr double kHighestUniform = 1 - 0x1p-30;  // above it, the rounding of sums would decide what is drawn
+// Above it, the rounding of sums would decide what is drawn.
+constexpr double kHighestUniform = 1 - 0x1p-30;
 
 // A row of logits and the highest of each of its chunks.
 struct Row {
@@ -41,13 +44,16 @@ struct Row {
   float peak = -kInfinity;
   bool broken;  // a NaN, or infinitely high
 
-  Row(const float* row, int64_t count) : logits(row), n(count), peaks(static_cast<size_t>(ceil_div(count, kPeakChunk))) {
+  Row(const float* row, int64_t count)
+      : logits(row), n(count), peaks(static_cast<size_t>(ceil_div(count, kPeakChunk))) {
     broken = ops().chunk_peaks(logits, n, peaks.data());
     for (const float p : peaks) peak = std::max(peak, p);
   }
 
   // The likelier first, of two alike the lower id.
-  bool before(int32_t a, int32_t b) const { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; }
+  bool before(int32_t a, int32_t b) const {
+    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+  }
 
   // Calls f(first, end) for the chunks that hold a logit at or above a bound, which f may raise.
   template <class F>
@@ -90,7 +96,8 @@ struct Row {
 // Down the ids by falling weight, until their weights reach a target or fall below a minimum.
 class Descent {
  public:
-  Descent(const Row& row, float sharpness, float least) : row_(row), sharpness_(sharpness), least_(least) {}
+  Descent(const Row& row, float sharpness, float least)
+      : row_(row), sharpness_(sharpness), least_(least) {}
 
   struct End {
     int32_t id = -1;
@@ -119,7 +126,8 @@ class Descent {
       auto order = [this](int32_t a, int32_t b) { return row_.before(a, b); };
       if (mass >= target || !enough) {
         std::sort(ids.begin(), ids.end(), order);
-        if (walk(ids, target, end) || mass >= target) return end;  // or a sum in another order fell short by a rounding
+        // Or a sum in another order fell short by a rounding.
+        if (walk(ids, target, end) || mass >= target) return end;
       }
       end = {*std::max_element(ids.begin(), ids.end(), order), mass};
     }
@@ -129,7 +137,8 @@ class Descent {
   std::vector<float> weights_of(const std::vector<int32_t>& ids) const {
     std::vector<float> weights(ids.size());
     for (size_t i = 0; i < ids.size(); ++i) weights[i] = row_.logits[ids[i]];
-    ops().exp_below(weights.data(), static_cast<int64_t>(ids.size()), row_.peak, sharpness_, weights.data());
+    ops().exp_below(weights.data(), static_cast<int64_t>(ids.size()), row_.peak, sharpness_,
+                    weights.data());
     return weights;
   }
 
@@ -176,7 +185,9 @@ int32_t sample(const float* logits, int64_t n, const Filter& f, double u) {
   } else {
     total = ops().exp_sum(logits, n, row.peak, sharpness);
   }
-  auto down_to = [&](double target) { return some.empty() ? descent.among_all(target) : descent.among(some, target); };
+  auto down_to = [&](double target) {
+    return some.empty() ? descent.among_all(target) : descent.among(some, target);
+  };
   constexpr double kEnd = std::numeric_limits<double>::infinity();
   double kept = total;
   if (f.top_p < 1 || f.min_p > 0) kept = down_to(f.top_p < 1 ? f.top_p * total : kEnd).mass;
@@ -184,8 +195,8 @@ int32_t sample(const float* logits, int64_t n, const Filter& f, double u) {
   return down_to(std::nextafter(std::min(u, kHighestUniform) * kept, kEnd)).id;
 }
 
-void sample_rows(const float* logits, int64_t rows, int64_t n, const Filter* filters, const double* uniforms, int32_t* ids,
-                 int threads) {
+void sample_rows(const float* logits, int64_t rows, int64_t n, const Filter* filters,
+                 const double* uniforms, int32_t* ids, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (rows > 1)
   for (int64_t i = 0; i < rows; ++i) ids[i] = sample(logits + i * n, n, filters[i], uniforms[i]);
 }
@@ -198,7 +209,8 @@ double log_sum_exp(const float* logits, int64_t n) {
 void top_logprobs(const float* logits, int64_t n, int64_t count, int32_t* ids, float* logprobs) {
   const auto order = Row(logits, n).likeliest(count);
   const double norm = log_sum_exp(logits, n);
-  for (int64_t i = 0; i < count; ++i) ids[i] = order[i], logprobs[i] = static_cast<float>(logits[order[i]] - norm);
+  for (int64_t i = 0; i < count; ++i)
+    ids[i] = order[i], logprobs[i] = static_cast<float>(logits[order[i]] - norm);
 }
 
 }  // namespace dure

@@ -1,9 +1,11 @@
-// The softmax over a long row of keys, in fixed spans of positions, for every operation that attends.
+// The softmax over a long row of keys, in fixed spans of positions, for every operation that
+// attends.
 //
-// The keys of a span are scored, then weighed against the span's own peak; the partial results of a row's spans are merged
-// in order (the split of Flash-Decoding, Dao et al. 2023, with the merge of Milakov & Gimelshein 2018). Spans are cut by
-// position and nothing else, so a row has the same bits whether its spans went through one thread or many.
-// Scores are in units of ln 2: the caller scales its queries by log2(e), and 2^x takes fewer steps than e^x.
+// The keys of a span are scored, then weighed against the span's own peak; the partial results of a
+// row's spans are merged in order (the split of Flash-Decoding, Dao et al. 2023, with the merge of
+// Milakov & Gimelshein 2018). Spans are cut by position and nothing else, so a row has the same
+// bits whether its spans went through one thread or many. Scores are in units of ln 2: the caller
+// scales its queries by log2(e), and 2^x takes fewer steps than e^x.
 #pragma once
 
 #include <algorithm>
@@ -13,15 +15,18 @@
 
 namespace dure::DURE_ISA {
 
-constexpr int kSpan = 256;                // keys
-constexpr int kScoreStride = kSpan + 16;  // floats between two rows of scores, so that they do not meet in one cache set
+constexpr int kSpan = 256;  // keys
+// Floats between two rows of scores, so that they do not meet in one cache set.
+constexpr int kScoreStride = kSpan + 16;
 constexpr float kLog2E = 1.44269504f;
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
-// What a row has gathered from one span, or from all so far: peak, total, then from kRecordHead on the sum of p * v.
+// What a row has gathered from one span, or from all so far: peak, total, then from kRecordHead on
+// the sum of p * v.
 constexpr int kRecordHead = 16;
 
-// 2^x for x <= 0, to 0.7 ulp: a minimax polynomial of degree 6 on |r| <= 1/2, exactly 1 at 0. Below -126 it is 0.
+// 2^x for x <= 0, to 0.7 ulp: a minimax polynomial of degree 6 on |r| <= 1/2, exactly 1 at 0. Below
+// -126 it is 0.
 inline f32x16 exp2_16(f32x16 x) {
   const f32x16 magic = set1(12582912.0f);  // 1.5 * 2^23: adding it leaves round(x) in the low bits
   const float low = -126.0f;
@@ -38,7 +43,8 @@ inline f32x16 exp2_16(f32x16 x) {
   return zero_below(scale_by_power(p, shifted), x, low);
 }
 
-// The largest lane, in a fixed order because a NaN's effect depends on it. (Unrolled by hand: GCC 12 makes a loop of it.)
+// The largest lane, in a fixed order because a NaN's effect depends on it. (Unrolled by hand: GCC
+// 12 makes a loop of it.)
 inline float peak_of(f32x16 a) {
   float v[16];
   store(v, a);
@@ -61,7 +67,8 @@ inline float total_of(f32x16 a) {
 // All keys at -inf (only a NaN or an infinite query can do that) must not make inf - inf of it.
 inline f32x16 shift_of(float peak) { return set1(peak == kLowest ? 0.0f : peak); }
 
-// Scores of the keys [lo, hi) -> weights relative to their peak; the rest of the vectors they touch becomes 0.
+// Scores of the keys [lo, hi) -> weights relative to their peak; the rest of the vectors they touch
+// becomes 0.
 inline void span_softmax(float* scores, int lo, int hi, float* record) {
   const int from = lo / 16 * 16, to = (hi + 15) / 16 * 16;
   for (int t = from; t < lo; ++t) scores[t] = kLowest;

@@ -6,10 +6,12 @@
 
 namespace dure {
 
-// The recurrent states of a forward pass. A slot holds a layer's state of one sequence; delta.cpp has the layout.
+// The recurrent states of a forward pass. A slot holds a layer's state of one sequence; delta.cpp
+// has the layout.
 struct StateRun {
-  int64_t first = 0, end = 0;            // its rows
-  const float* from = nullptr;           // the slot with the state before the first of them; null: it starts anew
+  int64_t first = 0, end = 0;  // its rows
+  // The slot with the state before the first of them; null: it starts anew.
+  const float* from = nullptr;
   int64_t first_save = 0, end_save = 0;  // of the saves
 };
 struct StateSave {
@@ -29,22 +31,28 @@ struct DeltaShape {
 };
 struct DeltaInput {
   DeltaShape shape;
-  const float* qkv = nullptr;                    // (rows, channels): all queries, all keys, all values
-  const float *a = nullptr, *b = nullptr;        // (rows, value_heads), before softplus and sigmoid
-  const float *rate = nullptr, *bias = nullptr;  // (value_heads): decay = e^(rate * softplus(a + bias))
-  int64_t offset = 0;                            // of the matrices in a slot, floats
+  // (rows, channels): all queries, all keys, all values.
+  const float* qkv = nullptr;
+  const float *a = nullptr, *b = nullptr;  // (rows, value_heads), before softplus and sigmoid
+  // (value_heads): decay = e^(rate * softplus(a + bias)).
+  const float *rate = nullptr, *bias = nullptr;
+  int64_t offset = 0;  // of the matrices in a slot, floats
 };
 
 struct StateOps {
-  // x (rows, width), of which `map` (channels) names the columns if it is there; weight (kernel, channels).
-  void (*short_conv)(const float* x, int64_t width, const int32_t* map, const float* weight, int64_t kernel, int64_t channels,
-                     const StatesView& states, float* out, int threads);
+  // x (rows, width), of which `map` (channels) names the columns if it is there; weight (kernel,
+  // channels).
+  void (*short_conv)(const float* x, int64_t width, const int32_t* map, const float* weight,
+                     int64_t kernel, int64_t channels, const StatesView& states, float* out,
+                     int threads);
   void (*delta_rule)(const DeltaInput& input, const StatesView& states, float* out, int threads);
-  // RMSNorm of each head of x (n, heads * dim), times silu of the gates: columns `map` of gate (n, width).
-  void (*gated_norm)(const float* x, int64_t n, int64_t heads, int64_t dim, const float* weight, float eps, const float* gate,
-                     int64_t width, const int32_t* map, float* out, int threads);
-  void (*sigmoid_mul)(const float* x, int64_t n, int64_t cols, const float* gate, int64_t width, const int32_t* map, float* out,
-                      int threads);
+  // RMSNorm of each head of x (n, heads * dim), times silu of the gates: columns `map` of gate (n,
+  // width).
+  void (*gated_norm)(const float* x, int64_t n, int64_t heads, int64_t dim, const float* weight,
+                     float eps, const float* gate, int64_t width, const int32_t* map, float* out,
+                     int threads);
+  void (*sigmoid_mul)(const float* x, int64_t n, int64_t cols, const float* gate, int64_t width,
+                      const int32_t* map, float* out, int threads);
 };
 
 const StateOps& portable_state_ops();

@@ -1,10 +1,11 @@
-// Activations to int8 and into tiles. Per instruction set; included by the operations that multiply.
+// Activations to int8 and into tiles. Per instruction set; included by the operations that
+// multiply.
 #pragma once
 
 #include <limits>
 
-#include "ops/ops.h"
 #include "isa/simd.h"
+#include "ops/ops.h"
 
 namespace dure::DURE_ISA {
 
@@ -17,9 +18,9 @@ inline int tile_width(int64_t n) {
   return width;
 }
 
-// 32 floats -> int8 with one scale, amax / 127. A block that holds a NaN or an infinity gets a NaN scale, so that
-// what is wrong shows in the result and not as a plausible number.
-// sums: of the first and the last sixteen int8 values, as the instruction set wants them.
+// 32 floats -> int8 with one scale, amax / 127. A block that holds a NaN or an infinity gets a NaN
+// scale, so that what is wrong shows in the result and not as a plausible number. sums: of the
+// first and the last sixteen int8 values, as the instruction set wants them.
 inline float quantize_block(const float* x, int8_t* out, int32_t sums[2]) {
   const uint32_t magnitude = max_magnitude_bits(x);
   sums[0] = sums[1] = 0;
@@ -62,14 +63,18 @@ inline void shape_tiles(ActTiles& tiles, int64_t rows, int64_t cols) {
   tiles.width = tile_width(rows);
   tiles.blocks = static_cast<int>(cols / kBlock);
   tiles.data = Recycled<uint8_t>(tiles.tile_bytes() * tiles.tiles());
-  // Lanes past the last row are multiplied along and thrown away; zero keeps them from being slow subnormals.
+  // Lanes past the last row are multiplied along and thrown away; zero keeps them from being slow
+  // subnormals.
   if (rows % tiles.width) std::memset(tiles.tile(tiles.tiles() - 1), 0, tiles.tile_bytes());
 }
 
-inline Record<uint8_t> record_of(ActTiles& tiles, int row, int block) { return {tiles.record(row, block), tiles.width}; }
+inline Record<uint8_t> record_of(ActTiles& tiles, int row, int block) {
+  return {tiles.record(row, block), tiles.width};
+}
 
 inline void quantize_row_into(const float* x, ActTiles& tiles, int row) {
-  for (int b = 0; b < tiles.blocks; ++b) quantize_into(x + b * kBlock, record_of(tiles, row, b), row % tiles.width);
+  for (int b = 0; b < tiles.blocks; ++b)
+    quantize_into(x + b * kBlock, record_of(tiles, row, b), row % tiles.width);
 }
 
 // Row `from` of one set of tiles becomes row `to` of another of as many columns.

@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <limits>
 
-#include "ops/ops.h"
 #include "isa/simd.h"
+#include "ops/ops.h"
 
 namespace dure::DURE_ISA {
 

@@ -8,11 +8,12 @@
 
 namespace dure {
 
-// What is to be packed from one file. A thread reads a little more than fits its L1 cache, packs it while it is warm, and
-// goes on: the source never reaches memory, and no thread waits for another.
+// What is to be packed from one file. A thread reads a little more than fits its L1 cache, packs it
+// while it is warm, and goes on: the source never reaches memory, and no thread waits for another.
 class FilePacker {
  public:
-  // Called with the bytes done so far, by the calling thread while the others go on. False stops all of them.
+  // Called with the bytes done so far, by the calling thread while the others go on. False stops
+  // all of them.
   using Report = std::function<bool(uint64_t)>;
 
   // All of `target` from source blocks that begin at byte `offset`.
@@ -28,7 +29,9 @@ class FilePacker {
     Packed target;
     int64_t first_row, rows;
     uint64_t offset;
-    uint64_t bytes() const { return source_row_bytes(target.type, target.cols) * static_cast<uint64_t>(rows); }
+    uint64_t bytes() const {
+      return source_row_bytes(target.type, target.cols) * static_cast<uint64_t>(rows);
+    }
   };
   static int pack(const Piece& piece, int descriptor, std::vector<uint8_t>& buffer);
 

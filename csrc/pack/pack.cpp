@@ -1,5 +1,5 @@
-// Source blocks -> packed panels. Sixteen bytes at a time, which every processor has: wider vectors gain nothing, because
-// the source comes from a file and the panels go to fresh pages.
+// Source blocks -> packed panels. Sixteen bytes at a time, which every processor has: wider vectors
+// gain nothing, because the source comes from a file and the panels go to fresh pages.
 #include <omp.h>
 
 #include <algorithm>
@@ -54,13 +54,15 @@ void store16(uint8_t* p, u8x16 v) { std::memcpy(p, &v, sizeof v); }
 
 // One row of one unit, decoded: plain codes and the scales as the packed form keeps them.
 struct Unit {
-  uint8_t* codes = nullptr;  // 0 .. 2^bits - 1 (for Lut types the 4-bit index), of all columns of the unit
-  uint16_t d = 0, m = 0;     // f16 (bf16 for Power)
+  // 0 .. 2^bits - 1 (for Lut types the 4-bit index), of all columns of the unit.
+  uint8_t* codes = nullptr;
+  uint16_t d = 0, m = 0;  // f16 (bf16 for Power)
   uint8_t scale[16] = {}, min[16] = {};
   uint8_t zero[5] = {};  // of Scales::Zero: f32 scale, u8 zero point
 };
 
-// Q4_K and Q5_K keep eight 6-bit scales and mins in 12 bytes: the last four borrow their top bits from the first four.
+// Q4_K and Q5_K keep eight 6-bit scales and mins in 12 bytes: the last four borrow their top bits
+// from the first four.
 void k_scales(const uint8_t* q, uint8_t* scale, uint8_t* min) {
   for (int j = 0; j < 4; ++j) {
     scale[j] = q[j] & 63;
@@ -85,12 +87,17 @@ template <int N>
 void pair_nibbles(const uint8_t* q, uint8_t* codes) {
   for (int i = 0; i < N; i += 16) {
     const u8x16 v = load16(q + i), low = v & 15, high = v >> 4;
-    store16(codes + 2 * i, __builtin_shuffle(low, high, u8x16{0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23}));
-    store16(codes + 2 * i + 16, __builtin_shuffle(low, high, u8x16{8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31}));
+    store16(codes + 2 * i,
+            __builtin_shuffle(low, high,
+                              u8x16{0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23}));
+    store16(codes + 2 * i + 16,
+            __builtin_shuffle(low, high,
+                              u8x16{8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31}));
   }
 }
 
-// 64 bytes -> 256 two-bit values: of each 32 bytes all lowest pairs, then all second ones, and so on.
+// 64 bytes -> 256 two-bit values: of each 32 bytes all lowest pairs, then all second ones, and so
+// on.
 void pairs_of(const uint8_t* q, uint8_t* codes) {
   for (int chunk = 0; chunk < 2; ++chunk)
     for (int i = 0; i < 32; i += 16) {
@@ -186,10 +193,12 @@ void decode_unit(const uint8_t* s, Unit& u) {
     }
     case Type::Q6_K: {
       // 128 bytes low nibbles, 64 bytes of high pairs, 16 int8 scales, d.
-      for (int chunk = 0; chunk < 2; ++chunk) split_nibbles<64>(s + 64 * chunk, u.codes + 128 * chunk);
+      for (int chunk = 0; chunk < 2; ++chunk)
+        split_nibbles<64>(s + 64 * chunk, u.codes + 128 * chunk);
       uint8_t high[256];
       pairs_of(s + 128, high);
-      for (int i = 0; i < 256; i += 16) store16(u.codes + i, load16(u.codes + i) | (load16(high + i) << 4));
+      for (int i = 0; i < 256; i += 16)
+        store16(u.codes + i, load16(u.codes + i) | (load16(high + i) << 4));
       for (int j = 0; j < 16; ++j) u.scale[j] = s[192 + j];
       u.d = load_u16(s + 208);
       break;
@@ -212,7 +221,8 @@ void decode_unit(const uint8_t* s, Unit& u) {
       std::memcpy(u.zero, s + kBytes, 5);
       break;
     }
-    default: throw std::invalid_argument("not a quantised type");
+    default:
+      throw std::invalid_argument("not a quantised type");
   }
 }
 
@@ -221,7 +231,8 @@ template <class Row>
 void interleave(uint8_t* out, Row&& row) {
   for (int first = 0; first < kPanel; first += 4) {
     const auto a = reinterpret_cast<u32x4>(row(first)), b = reinterpret_cast<u32x4>(row(first + 1));
-    const auto c = reinterpret_cast<u32x4>(row(first + 2)), d = reinterpret_cast<u32x4>(row(first + 3));
+    const auto c = reinterpret_cast<u32x4>(row(first + 2)),
+               d = reinterpret_cast<u32x4>(row(first + 3));
     const auto ab = reinterpret_cast<u64x2>(__builtin_shuffle(a, b, u32x4{0, 4, 1, 5}));
     const auto ab2 = reinterpret_cast<u64x2>(__builtin_shuffle(a, b, u32x4{2, 6, 3, 7}));
     const auto cd = reinterpret_cast<u64x2>(__builtin_shuffle(c, d, u32x4{0, 4, 1, 5}));
@@ -239,7 +250,8 @@ template <Planes P>
 void put_block(uint8_t* out, const uint8_t* codes, size_t stride) {
   auto low = [&](int row) { return load16(codes + row * stride); };        // groups 0 to 3
   auto high = [&](int row) { return load16(codes + row * stride + 16); };  // groups 4 to 7
-  // The groups' bits [shift, shift + 4) in one byte, two groups each, interleaved: what is narrower is cut from it.
+  // The groups' bits [shift, shift + 4) in one byte, two groups each, interleaved: what is narrower
+  // is cut from it.
   uint8_t planes[256];
   auto put4 = [&] { interleave(out, [&](int row) { return (low(row) & 15) | (high(row) << 4); }); };
   auto top = [&](int shift) {
@@ -250,7 +262,8 @@ void put_block(uint8_t* out, const uint8_t* codes, size_t stride) {
     for (int i = 0; i < 64; i += 16)
       for (int shift = 0; shift < 8; shift += 4) {
         auto pair = [&](int g) { return (plane(g, i) >> shift) & 3; };
-        store16(out + at + 16 * shift + i, pair(0) | (pair(1) << 2) | (pair(2) << 4) | (pair(3) << 6));
+        store16(out + at + 16 * shift + i,
+                pair(0) | (pair(1) << 2) | (pair(2) << 4) | (pair(3) << 6));
       }
   };
   auto put1 = [&](int at) {
@@ -280,7 +293,8 @@ void put_scales(uint8_t* out, int row, const Unit& u) {
   if constexpr (S == Scales::HalfMin || S == Scales::SuperMin32 || S == Scales::SuperMin16)
     put_u16(out + 32 + 2 * row, u.m);
   if constexpr (S == Scales::SuperMin32)
-    for (int j = 0; j < 8; ++j) out[64 + 32 * j + row] = u.scale[j], out[64 + 32 * j + 16 + row] = u.min[j];
+    for (int j = 0; j < 8; ++j)
+      out[64 + 32 * j + row] = u.scale[j], out[64 + 32 * j + 16 + row] = u.min[j];
   if constexpr (S == Scales::Super32)
     for (int j = 0; j < 8; ++j) out[32 + 16 * j + row] = u.scale[j];
   if constexpr (S == Scales::Super16)
@@ -290,7 +304,8 @@ void put_scales(uint8_t* out, int row, const Unit& u) {
 }
 
 template <Type T>
-void pack_panel(uint8_t* panel, const Packed& m, const uint8_t* source, int rows, size_t row_bytes) {
+void pack_panel(uint8_t* panel, const Packed& m, const uint8_t* source, int rows,
+                size_t row_bytes) {
   using L = Layout<T>;
   constexpr int kColumns = L::unit_blocks * kBlock;
   const int units = m.blocks() / L::unit_blocks;
@@ -301,7 +316,8 @@ void pack_panel(uint8_t* panel, const Packed& m, const uint8_t* source, int rows
     for (int row = 0; row < rows; ++row) {
       Unit u;
       u.codes = codes[row];
-      decode_unit<T>(source + row * row_bytes + static_cast<size_t>(unit) * sizes_of(T).source_bytes, u);
+      decode_unit<T>(
+          source + row * row_bytes + static_cast<size_t>(unit) * sizes_of(T).source_bytes, u);
       put_scales<L::scales>(scales, row, u);
     }
     for (int b = 0; b < L::unit_blocks; ++b, panel += L::code_bytes)
@@ -311,7 +327,8 @@ void pack_panel(uint8_t* panel, const Packed& m, const uint8_t* source, int rows
 
 // Rows of floats -> columns of 16 floats, each a bit pattern V.
 template <class V>
-void pack_float_panel(uint8_t* panel, const Packed& m, const uint8_t* source, int rows, size_t row_bytes) {
+void pack_float_panel(uint8_t* panel, const Packed& m, const uint8_t* source, int rows,
+                      size_t row_bytes) {
   constexpr int kStep = 64 / sizeof(V);  // a cache line of a row
   if (rows < kPanel) std::memset(panel, 0, m.panel_bytes());
   for (int64_t first = 0; first < m.cols; first += kStep) {
@@ -332,8 +349,10 @@ void transpose16(const uint8_t* source, size_t stride, uint8_t* out) {
   for (size_t i = 0; i < 16; ++i) v[i] = load16(source + i * stride);
   for (int round = 0; round < 4; ++round) {
     for (int i = 0; i < 8; ++i) {
-      w[2 * i] = __builtin_shuffle(v[i], v[i + 8], u8x16{0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23});
-      w[2 * i + 1] = __builtin_shuffle(v[i], v[i + 8], u8x16{8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31});
+      w[2 * i] = __builtin_shuffle(v[i], v[i + 8],
+                                   u8x16{0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23});
+      w[2 * i + 1] = __builtin_shuffle(
+          v[i], v[i + 8], u8x16{8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31});
     }
     std::memcpy(v, w, sizeof v);
   }
@@ -341,13 +360,15 @@ void transpose16(const uint8_t* source, size_t stride, uint8_t* out) {
 }
 
 // Rows of units, FP8 codes and then their f32 scale -> columns of 16 codes, then 16 scales a unit.
-void pack_fp8_panel(uint8_t* panel, const Packed& m, const uint8_t* source, int rows, size_t row_bytes) {
+void pack_fp8_panel(uint8_t* panel, const Packed& m, const uint8_t* source, int rows,
+                    size_t row_bytes) {
   const TypeSizes& s = sizes_of(m.type);
   uint8_t* scales = panel + m.panel_codes_bytes();
   std::memset(scales, 0, m.panel_bytes() - m.panel_codes_bytes());
   for (int64_t unit = 0; unit < m.cols / s.source_columns; ++unit, scales += s.scale_bytes) {
     const uint8_t* at = source + static_cast<size_t>(unit) * s.source_bytes;
-    for (int row = 0; row < rows; ++row) std::memcpy(scales + 4 * row, at + row * row_bytes + s.source_columns, 4);
+    for (int row = 0; row < rows; ++row)
+      std::memcpy(scales + 4 * row, at + row * row_bytes + s.source_columns, 4);
     for (int c = 0; c < s.source_columns; c += 16, panel += 16 * kPanel) {
       if (rows == kPanel) {
         transpose16(at + c, row_bytes, panel);
@@ -378,7 +399,8 @@ size_t source_row_bytes(Type t, int64_t cols) {
 void pack_panels(const Packed& target, int64_t first_row, int64_t count, const uint8_t* source) {
   const size_t row_bytes = source_row_bytes(target.type, target.cols);
   for (int64_t done = 0; done < count; done += kPanel, source += kPanel * row_bytes) {
-    uint8_t* panel = const_cast<uint8_t*>(target.panel(static_cast<int>((first_row + done) / kPanel)));
+    uint8_t* panel =
+        const_cast<uint8_t*>(target.panel(static_cast<int>((first_row + done) / kPanel)));
     const int rows = static_cast<int>(std::min<int64_t>(kPanel, count - done));
     if (target.type == Type::F32) {
       pack_float_panel<uint32_t>(panel, target, source, rows, row_bytes);
@@ -387,16 +409,19 @@ void pack_panels(const Packed& target, int64_t first_row, int64_t count, const u
     } else if (is_float(target.type)) {
       pack_float_panel<uint16_t>(panel, target, source, rows, row_bytes);
     } else {
-      with_quantised_type(target.type, [&](auto t) { pack_panel<t()>(panel, target, source, rows, row_bytes); });
+      with_quantised_type(target.type,
+                          [&](auto t) { pack_panel<t()>(panel, target, source, rows, row_bytes); });
     }
   }
 }
 
-void pack_rows(const Packed& target, int64_t first_row, int64_t count, const uint8_t* source, int threads) {
+void pack_rows(const Packed& target, int64_t first_row, int64_t count, const uint8_t* source,
+               int threads) {
   const size_t row_bytes = source_row_bytes(target.type, target.cols);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
   for (int64_t done = 0; done < count; done += kPanel)
-    pack_panels(target, first_row + done, std::min<int64_t>(kPanel, count - done), source + done * row_bytes);
+    pack_panels(target, first_row + done, std::min<int64_t>(kPanel, count - done),
+                source + done * row_bytes);
 }
 
 }  // namespace dure

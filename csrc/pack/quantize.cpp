@@ -1,5 +1,6 @@
-// Floats -> the blocks of a model file. Sixteen groups of weights are worked on at once, one a lane, so that a group's
-// sums run over its weights in order and come out the same on every instruction set.
+// Floats -> the blocks of a model file. Sixteen groups of weights are worked on at once, one a
+// lane, so that a group's sums run over its weights in order and come out the same on every
+// instruction set.
 #include <cmath>
 
 #include "pack/quantize.h"
@@ -16,7 +17,8 @@ constexpr int kWidth = 8;
 constexpr int kWidth = 4;
 #endif
 
-// Sixteen lanes in the compiler's own vectors: GCC takes one that is wider than a register apart, lane by lane.
+// Sixteen lanes in the compiler's own vectors: GCC takes one that is wider than a register apart,
+// lane by lane.
 template <class T>
 struct Lanes {
   typedef T Vector __attribute__((vector_size(4 * kWidth)));
@@ -36,22 +38,48 @@ using mask = Lanes<int32_t>;  // -1 where it holds
 #define DURE_EACH(expr) \
   for (int i = 0; i < floats::kVectors; ++i) expr
 #define DURE_ALWAYS __attribute__((always_inline)) inline
-DURE_ALWAYS floats operator+(floats a, const floats& b) { DURE_EACH(a.v[i] += b.v[i]); return a; }
-DURE_ALWAYS floats operator-(floats a, const floats& b) { DURE_EACH(a.v[i] -= b.v[i]); return a; }
-DURE_ALWAYS floats operator*(floats a, const floats& b) { DURE_EACH(a.v[i] *= b.v[i]); return a; }
-DURE_ALWAYS floats operator/(floats a, const floats& b) { DURE_EACH(a.v[i] /= b.v[i]); return a; }
+DURE_ALWAYS floats operator+(floats a, const floats& b) {
+  DURE_EACH(a.v[i] += b.v[i]);
+  return a;
+}
+DURE_ALWAYS floats operator-(floats a, const floats& b) {
+  DURE_EACH(a.v[i] -= b.v[i]);
+  return a;
+}
+DURE_ALWAYS floats operator*(floats a, const floats& b) {
+  DURE_EACH(a.v[i] *= b.v[i]);
+  return a;
+}
+DURE_ALWAYS floats operator/(floats a, const floats& b) {
+  DURE_EACH(a.v[i] /= b.v[i]);
+  return a;
+}
 DURE_ALWAYS void operator+=(floats& a, const floats& b) { DURE_EACH(a.v[i] += b.v[i]); }
-DURE_ALWAYS mask operator>(const floats& a, const floats& b) { mask m; DURE_EACH(m.v[i] = a.v[i] > b.v[i]); return m; }
-DURE_ALWAYS mask operator!=(const floats& a, const floats& b) { mask m; DURE_EACH(m.v[i] = a.v[i] != b.v[i]); return m; }
-DURE_ALWAYS mask operator&(mask a, const mask& b) { DURE_EACH(a.v[i] &= b.v[i]); return a; }
+DURE_ALWAYS mask operator>(const floats& a, const floats& b) {
+  mask m;
+  DURE_EACH(m.v[i] = a.v[i] > b.v[i]);
+  return m;
+}
+DURE_ALWAYS mask operator!=(const floats& a, const floats& b) {
+  mask m;
+  DURE_EACH(m.v[i] = a.v[i] != b.v[i]);
+  return m;
+}
+DURE_ALWAYS mask operator&(mask a, const mask& b) {
+  DURE_EACH(a.v[i] &= b.v[i]);
+  return a;
+}
 DURE_ALWAYS floats choose(const mask& m, const floats& yes, const floats& no) {
   floats r;
   DURE_EACH(r.v[i] = m.v[i] ? yes.v[i] : no.v[i]);
   return r;
 }
-DURE_ALWAYS floats larger(const floats& a, const floats& b) { return choose(a > b, a, b); }  // b if a is NaN
+DURE_ALWAYS floats larger(const floats& a, const floats& b) {
+  return choose(a > b, a, b);
+}  // b if a is NaN
 DURE_ALWAYS floats magnitude(floats x) {
-  DURE_EACH(x.v[i] = reinterpret_cast<floats::Vector>(reinterpret_cast<mask::Vector>(x.v[i]) & 0x7FFFFFFF));
+  DURE_EACH(x.v[i] = reinterpret_cast<floats::Vector>(reinterpret_cast<mask::Vector>(x.v[i]) &
+                                                      0x7FFFFFFF));
   return x;
 }
 #undef DURE_EACH
@@ -66,7 +94,8 @@ DURE_ALWAYS floats nearest(const floats& x, float low, float high) {
 constexpr int kSymmetricTries = 9;    // finer and coarser scales each way
 constexpr int kAsymmetricTries = 20;  // from a whole step coarser than the range to one finer
 constexpr float kTryStep = 0.1f;      // of a code
-constexpr float kLargest = 524288;    // what a block of 4 bits holds: beyond it, sums of squares might overflow
+// What a block of 4 bits holds: beyond it, sums of squares might overflow.
+constexpr float kLargest = 524288;
 
 template <int N>  // weights in a group
 struct Groups {
@@ -74,7 +103,8 @@ struct Groups {
   floats weight[N];  // of its squared error: what is large matters more, what is small still counts
   bool fits = true;
 
-  Groups(const float* from, int count) {  // count groups, one behind the other; the other lanes are zero
+  Groups(const float* from,
+         int count) {  // count groups, one behind the other; the other lanes are zero
     float columns[N][kLanes] = {};
     for (int g = 0; g < count; ++g)
       for (int i = 0; i < N; ++i) columns[i][g] = from[g * N + i];
@@ -93,8 +123,9 @@ struct Groups {
   }
 };
 
-// The s that, with codes from low to high, makes x ≈ s * code of least weighted squared error. For given codes it is
-// Σwxq / Σwqq, which takes (Σwxq)² / Σwqq off the error; the codes are tried that a grid of scales around the peak's gives.
+// The s that, with codes from low to high, makes x ≈ s * code of least weighted squared error. For
+// given codes it is Σwxq / Σwqq, which takes (Σwxq)² / Σwqq off the error; the codes are tried that
+// a grid of scales around the peak's gives.
 template <int N>
 floats symmetric_scale(const Groups<N>& g, float low, float high) {
   floats peak, best, most;
@@ -115,7 +146,8 @@ floats symmetric_scale(const Groups<N>& g, float low, float high) {
   return best;
 }
 
-// The s and m, neither negative, that make x ≈ s * code - m of least weighted squared error, codes from 0 to top.
+// The s and m, neither negative, that make x ≈ s * code - m of least weighted squared error, codes
+// from 0 to top.
 template <int N>
 void asymmetric_scale(const Groups<N>& g, float top, floats& best, floats& best_minimum) {
   floats low, high = g.x[0], w, wx;
@@ -143,7 +175,8 @@ void asymmetric_scale(const Groups<N>& g, float top, floats& best, floats& best_
     scale = choose(none, wxq / wqq, scale);
     minimum = choose(none, 0, minimum);
     const floats two = 2;
-    const floats gain = scale * (two * wxq - scale * wqq + two * minimum * wq) - minimum * (two * wx + minimum * w);
+    const floats gain =
+        scale * (two * wxq - scale * wqq + two * minimum * wq) - minimum * (two * wx + minimum * w);
     const mask better = (gain > most) & (scale > 0);
     best = choose(better, scale, best);
     best_minimum = choose(better, minimum, best_minimum);
@@ -157,9 +190,11 @@ void put_half(uint8_t* out, float x) {
   std::memcpy(out, &bits, 2);
 }
 
-// The codes, group by group, of weights under these scales: (x + minimum) / scale, or 0 where the scale is 0.
+// The codes, group by group, of weights under these scales: (x + minimum) / scale, or 0 where the
+// scale is 0.
 template <int N>
-void assign(const Groups<N>& g, const floats& scale, const floats& minimum, float low, float high, floats* codes) {
+void assign(const Groups<N>& g, const floats& scale, const floats& minimum, float low, float high,
+            floats* codes) {
   for (int i = 0; i < N; ++i) {
     const floats q = nearest((g.x[i] + minimum) / scale, low, high);
     codes[i] = choose(scale != 0, q, 0);
@@ -168,7 +203,8 @@ void assign(const Groups<N>& g, const floats& scale, const floats& minimum, floa
 template <int N>
 void store_codes(const floats* codes, int offset, uint8_t (*out)[N]) {
   for (int i = 0; i < N; ++i)
-    for (int lane = 0; lane < kLanes; ++lane) out[lane][i] = static_cast<uint8_t>(static_cast<int>(codes[i][lane]) + offset);
+    for (int lane = 0; lane < kLanes; ++lane)
+      out[lane][i] = static_cast<uint8_t>(static_cast<int>(codes[i][lane]) + offset);
 }
 
 bool blocks_q8_0(const float* from, int count, uint8_t* out) {
@@ -214,7 +250,8 @@ bool blocks_symmetric(const float* from, int count, uint8_t* out) {
       std::memcpy(out, &high, 4);
       out += 4;
     }
-    for (int i = 0; i < 16; ++i) *out++ = static_cast<uint8_t>((bytes[b][i] & 15) | (bytes[b][i + 16] << 4));
+    for (int i = 0; i < 16; ++i)
+      *out++ = static_cast<uint8_t>((bytes[b][i] & 15) | (bytes[b][i + 16] << 4));
   }
   return fits;
 }
@@ -224,7 +261,8 @@ bool block_q6_k(const float* from, uint8_t* out) {
   const Groups<16> g(from, kLanes);
   const floats wanted = symmetric_scale(g, -32, 31);
   float peak = 0;
-  for (int lane = 0; lane < kLanes; ++lane) peak = std::fabs(wanted[lane]) > std::fabs(peak) ? wanted[lane] : peak;
+  for (int lane = 0; lane < kLanes; ++lane)
+    peak = std::fabs(wanted[lane]) > std::fabs(peak) ? wanted[lane] : peak;
   float d = half(peak / -128);
   const floats sub = d != 0 ? nearest(wanted / d, -128, 127) : floats();
   floats codes[16];
@@ -244,20 +282,25 @@ bool block_q6_k(const float* from, uint8_t* out) {
   store_codes(codes, 32, bytes);
   const uint8_t* code = bytes[0];
   for (int h = 0; h < 2; ++h, code += 128) {
-    for (int i = 0; i < 64; ++i) out[64 * h + i] = static_cast<uint8_t>((code[i] & 15) | ((code[64 + i] & 15) << 4));
+    for (int i = 0; i < 64; ++i)
+      out[64 * h + i] = static_cast<uint8_t>((code[i] & 15) | ((code[64 + i] & 15) << 4));
     for (int i = 0; i < 32; ++i)
-      out[128 + 32 * h + i] = static_cast<uint8_t>((code[i] >> 4) | ((code[32 + i] >> 4) << 2) | ((code[64 + i] >> 4) << 4) |
-                                                   ((code[96 + i] >> 4) << 6));
+      out[128 + 32 * h + i] =
+          static_cast<uint8_t>((code[i] >> 4) | ((code[32 + i] >> 4) << 2) |
+                               ((code[64 + i] >> 4) << 4) | ((code[96 + i] >> 4) << 6));
   }
-  for (int lane = 0; lane < kLanes; ++lane) out[192 + lane] = static_cast<uint8_t>(static_cast<int>(sub[lane]));
+  for (int lane = 0; lane < kLanes; ++lane)
+    out[192 + lane] = static_cast<uint8_t>(static_cast<int>(sub[lane]));
   put_half(out + 208, d);
   return g.fits && std::isfinite(d);
 }
 
 constexpr int kParts = 8;  // groups of 32 in a block of 256
 
-// The scale and minimum of one block of 256 that fit its codes best, given the sub-scales and sub-minimums of its groups.
-void refit(const Groups<32>& g, const floats* codes, const floats& sub, const floats& sub_minimum, int first, float& d, float& minimum) {
+// The scale and minimum of one block of 256 that fit its codes best, given the sub-scales and
+// sub-minimums of its groups.
+void refit(const Groups<32>& g, const floats* codes, const floats& sub, const floats& sub_minimum,
+           int first, float& d, float& minimum) {
   floats qq, qm, mm, xq, xm;
   for (int i = 0; i < 32; ++i) {
     const floats q = sub * codes[i], wq = g.weight[i] * q, wm = g.weight[i] * sub_minimum;
@@ -291,7 +334,8 @@ bool blocks_q4_k(const float* from, int count, uint8_t* out) {
       most = wanted[lane] > most ? wanted[lane] : most;
       most_minimum = wanted_minimum[lane] > most_minimum ? wanted_minimum[lane] : most_minimum;
     }
-    for (int lane = first; lane < first + kParts; ++lane) d.set(lane, half(most / 63)), minimum.set(lane, half(most_minimum / 63));
+    for (int lane = first; lane < first + kParts; ++lane)
+      d.set(lane, half(most / 63)), minimum.set(lane, half(most_minimum / 63));
   }
   const floats sub = choose(d > 0, nearest(wanted / d, 0, 63), 0);
   const floats sub_minimum = choose(minimum > 0, nearest(wanted_minimum / minimum, 0, 63), 0);
@@ -301,7 +345,8 @@ bool blocks_q4_k(const float* from, int count, uint8_t* out) {
     float new_d = d[first], new_minimum = minimum[first];
     refit(g, codes, sub, sub_minimum, first, new_d, new_minimum);
     fits &= std::isfinite(new_d) && std::isfinite(new_minimum);
-    for (int lane = first; lane < first + kParts; ++lane) d.set(lane, new_d), minimum.set(lane, new_minimum);
+    for (int lane = first; lane < first + kParts; ++lane)
+      d.set(lane, new_d), minimum.set(lane, new_minimum);
   }
   assign(g, d * sub, minimum * sub_minimum, 0, 15, codes);
 
@@ -313,18 +358,21 @@ bool blocks_q4_k(const float* from, int count, uint8_t* out) {
     put_half(out + 2, minimum[first]);
     for (int j = 0; j < 4; ++j) {
       const int s = static_cast<int>(sub[first + j]), late_s = static_cast<int>(sub[first + j + 4]);
-      const int m = static_cast<int>(sub_minimum[first + j]), late_m = static_cast<int>(sub_minimum[first + j + 4]);
+      const int m = static_cast<int>(sub_minimum[first + j]),
+                late_m = static_cast<int>(sub_minimum[first + j + 4]);
       out[4 + j] = static_cast<uint8_t>(s | (late_s >> 4 << 6));
       out[8 + j] = static_cast<uint8_t>(m | (late_m >> 4 << 6));
       out[12 + j] = static_cast<uint8_t>((late_s & 15) | ((late_m & 15) << 4));
       for (int i = 0; i < 32; ++i)
-        out[16 + 32 * j + i] = static_cast<uint8_t>(bytes[first + 2 * j][i] | (bytes[first + 2 * j + 1][i] << 4));
+        out[16 + 32 * j + i] =
+            static_cast<uint8_t>(bytes[first + 2 * j][i] | (bytes[first + 2 * j + 1][i] << 4));
     }
   }
   return fits;
 }
 
-// Calls f(first block, blocks) for steps of up to `step` blocks, on all threads; whether every call said yes.
+// Calls f(first block, blocks) for steps of up to `step` blocks, on all threads; whether every call
+// said yes.
 template <class F>
 bool each_step(int64_t blocks, int step, int threads, F&& f) {
   bool fits = true;
@@ -341,20 +389,27 @@ bool each_step(int64_t blocks, int step, int threads, F&& f) {
 
 bool quantize_blocks(Type type, const float* x, int64_t count, uint8_t* out, int threads) {
   const auto by_32 = [&](auto&& blocks, int block_bytes) {
-    return each_step(count / 32, kLanes, threads,
-                     [&](int64_t first, int n) { return blocks(x + 32 * first, n, out + block_bytes * first); });
+    return each_step(count / 32, kLanes, threads, [&](int64_t first, int n) {
+      return blocks(x + 32 * first, n, out + block_bytes * first);
+    });
   };
   switch (type) {
-    case Type::Q8_0: return by_32(blocks_q8_0, 34);
-    case Type::Q4_0: return by_32(blocks_symmetric<4>, 18);
-    case Type::Q5_0: return by_32(blocks_symmetric<5>, 22);
+    case Type::Q8_0:
+      return by_32(blocks_q8_0, 34);
+    case Type::Q4_0:
+      return by_32(blocks_symmetric<4>, 18);
+    case Type::Q5_0:
+      return by_32(blocks_symmetric<5>, 22);
     case Type::Q6_K:
-      return each_step(count / 256, 1, threads,
-                       [&](int64_t first, int) { return block_q6_k(x + 256 * first, out + 210 * first); });
+      return each_step(count / 256, 1, threads, [&](int64_t first, int) {
+        return block_q6_k(x + 256 * first, out + 210 * first);
+      });
     case Type::Q4_K:
-      return each_step(count / 256, 2, threads,
-                       [&](int64_t first, int n) { return blocks_q4_k(x + 256 * first, n, out + 144 * first); });
-    default: return false;  // bind/module.cpp lets no other type through
+      return each_step(count / 256, 2, threads, [&](int64_t first, int n) {
+        return blocks_q4_k(x + 256 * first, n, out + 144 * first);
+      });
+    default:
+      return false;  // bind/module.cpp lets no other type through
   }
 }
 

@@ -8,8 +8,12 @@ namespace {
 template <Planes P>
 uint8_t get_code(const uint8_t* in, int row, int column) {
   const int g = column / kGroup, byte = row * kGroup + column % kGroup;
-  auto get4 = [&](const uint8_t* plane) { return (plane[(g & 3) * 64 + byte] >> (g < 4 ? 0 : 4)) & 15; };
-  auto get2 = [&](const uint8_t* plane) { return (plane[(g >> 2) * 64 + byte] >> (2 * (g & 3))) & 3; };
+  auto get4 = [&](const uint8_t* plane) {
+    return (plane[(g & 3) * 64 + byte] >> (g < 4 ? 0 : 4)) & 15;
+  };
+  auto get2 = [&](const uint8_t* plane) {
+    return (plane[(g >> 2) * 64 + byte] >> (2 * (g & 3))) & 3;
+  };
   auto get1 = [&](const uint8_t* plane) { return (plane[byte] >> g) & 1; };
   if constexpr (P == Planes::P2) return static_cast<uint8_t>(get2(in));
   if constexpr (P == Planes::P2_1) return static_cast<uint8_t>(get2(in) | (get1(in + 128) << 2));
@@ -22,7 +26,8 @@ uint8_t get_code(const uint8_t* in, int row, int column) {
 // The float scale and addend of one (row, block, half), rounded as the source format rounds.
 template <Scales S>
 void get_scale(const uint8_t* in, int row, int block_in_unit, int half, float& scale, float& add) {
-  const float d = S == Scales::Power ? bfloat_to_float(load_u16(in + 2 * row)) : half_to_float(load_u16(in + 2 * row));
+  const float d = S == Scales::Power ? bfloat_to_float(load_u16(in + 2 * row))
+                                     : half_to_float(load_u16(in + 2 * row));
   const int j = block_in_unit, h = 2 * block_in_unit + half;
   add = 0;
   if constexpr (S == Scales::Half || S == Scales::Power) scale = d;
@@ -30,10 +35,13 @@ void get_scale(const uint8_t* in, int row, int block_in_unit, int half, float& s
   if constexpr (S == Scales::HalfMin) scale = d, add = half_to_float(load_u16(in + 32 + 2 * row));
   if constexpr (S == Scales::SuperMin32) {
     scale = d * static_cast<float>(in[64 + 32 * j + row]);
-    add = -(half_to_float(load_u16(in + 32 + 2 * row)) * static_cast<float>(in[64 + 32 * j + 16 + row]));
+    add = -(half_to_float(load_u16(in + 32 + 2 * row)) *
+            static_cast<float>(in[64 + 32 * j + 16 + row]));
   }
-  if constexpr (S == Scales::Super32) scale = d * static_cast<float>(static_cast<int8_t>(in[32 + 16 * j + row]));
-  if constexpr (S == Scales::Super16) scale = d * static_cast<float>(static_cast<int8_t>(in[32 + 16 * h + row]));
+  if constexpr (S == Scales::Super32)
+    scale = d * static_cast<float>(static_cast<int8_t>(in[32 + 16 * j + row]));
+  if constexpr (S == Scales::Super16)
+    scale = d * static_cast<float>(static_cast<int8_t>(in[32 + 16 * h + row]));
   if constexpr (S == Scales::SuperMin16) {
     const uint8_t q = in[64 + 16 * h + row];
     scale = d * static_cast<float>(q & 15);
