@@ -9,17 +9,39 @@
 
 namespace dure {
 
-constexpr int kPanel = 16;   // output rows interleaved in one panel: one AVX-512 register of float32
-constexpr int kBlock = 32;   // weights in one block, and activations under one int8 scale
-constexpr int kGroup = 4;    // consecutive weights of a row that sit together: one lane of an int8 dot
+// Output rows interleaved in one panel: one AVX-512 register of float32.
+constexpr int kPanel = 16;
+constexpr int kBlock = 32;  // weights in one block, and activations under one int8 scale
+// Consecutive weights of a row that sit together: one lane of an int8 dot.
+constexpr int kGroup = 4;
 constexpr int kGroups = kBlock / kGroup;
 constexpr int kCacheBlock = 32;  // tokens in one block of the paged cache
 constexpr int kPeakChunk = 256;  // logits whose highest sampling looks at first
 
 enum class Type : int {
-  F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4,
-  // Ours (formats/blocks.py): what AWQ, GPTQ and compressed-tensors checkpoints come down to, and FP8 ones.
-  I4G32, I4G64, I4G128, F8G32, F8G128,
+  F32,
+  F16,
+  BF16,
+  Q4_0,
+  Q4_1,
+  Q5_0,
+  Q5_1,
+  Q8_0,
+  Q2_K,
+  Q3_K,
+  Q4_K,
+  Q5_K,
+  Q6_K,
+  IQ4_NL,
+  IQ4_XS,
+  MXFP4,
+  // Ours (formats/blocks.py): what AWQ, GPTQ and compressed-tensors checkpoints come down to, and
+  // FP8 ones.
+  I4G32,
+  I4G64,
+  I4G128,
+  F8G32,
+  F8G128,
 };
 
 inline uint16_t load_u16(const uint8_t* p) {
@@ -56,7 +78,8 @@ inline uint16_t float_to_half(float f) {
   if (a > 0x7F800000u) return static_cast<uint16_t>(sign | 0x7E00u | ((a >> 13) & 0x1FFu));
   if (a >= 0x477FF000u) return sign | 0x7C00u;  // rounds to 65536 or more
   if (a < 0x38800000u) {                        // below 2^-14: subnormal half
-    const float scaled = bits_to_float(a) + 0.5f;  // 0.5 has an ulp of 2^-24: the adder rounds for us
+    // 0.5 has an ulp of 2^-24: the adder rounds for us.
+    const float scaled = bits_to_float(a) + 0.5f;
     return static_cast<uint16_t>(sign | (float_to_bits(scaled) - 0x3F000000u));
   }
   const uint32_t rounded = a + 0xFFFu + ((a >> 13) & 1);
@@ -65,9 +88,12 @@ inline uint16_t float_to_half(float f) {
 
 inline float bfloat_to_float(uint16_t b) { return bits_to_float(static_cast<uint32_t>(b) << 16); }
 
-// An 8-bit float of 4 exponent and 3 fraction bits, divided by 256: a binary16 has the same fields in wider places, so that
-// subnormals come out right, too. What the format calls a NaN is 480 here: files that hold one are refused.
-inline uint16_t fp8_as_half(uint8_t v) { return static_cast<uint16_t>(((v & 0x80) << 8) | ((v & 0x7F) << 7)); }
+// An 8-bit float of 4 exponent and 3 fraction bits, divided by 256: a binary16 has the same fields
+// in wider places, so that subnormals come out right, too. What the format calls a NaN is 480 here:
+// files that hold one are refused.
+inline uint16_t fp8_as_half(uint8_t v) {
+  return static_cast<uint16_t>(((v & 0x80) << 8) | ((v & 0x7F) << 7));
+}
 
 inline int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 inline size_t round_up(size_t a, size_t b) { return (a + b - 1) / b * b; }

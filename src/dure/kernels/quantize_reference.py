@@ -1,4 +1,4 @@
-"""How floats become blocks, in numpy: the twin of csrc/quantize.cpp, bit for bit.
+"""How floats become blocks, in numpy: the twin of csrc/pack/quantize.cpp, bit for bit.
 
 A group of 16 or 32 weights x gets the scale (and minimum) whose nearest codes leave the least
 squared error, weighted by rms(x) + |x|: large weights matter more, and small ones still count.

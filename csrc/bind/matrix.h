@@ -1,0 +1,85 @@
+// Packed matrices as Python holds them, and the memory they lie in.
+#pragma once
+
+#include <sys/mman.h>
+
+#include <new>
+
+#include "bind/arrays.h"
+#include "ops/ops.h"
+
+namespace dure {
+
+// Page-aligned memory for packed weights: zero until written, and committed only when written.
+struct Buffer {
+  uint8_t* data = nullptr;
+  size_t size;
+  explicit Buffer(size_t bytes) : size(round_up(std::max<size_t>(bytes, 1), 4096)) {
+    void* p = mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) throw std::bad_alloc();
+    // Large pages spare a decode step most of its 250,000 address look-ups a gigabyte; a wish, not
+    // a need.
+    madvise(p, size, MADV_HUGEPAGE);
+    data = static_cast<uint8_t*>(p);
+  }
+  ~Buffer() { munmap(data, size); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+};
+
+inline Packed describe(const std::string& dtype, int64_t rows, int64_t cols) {
+  Packed p;
+  p.type = type_from_name(dtype);
+  p.rows = rows;
+  p.cols = cols;
+  require(rows > 0 && cols > 0 && rows < (int64_t{1} << 31) && cols < (int64_t{1} << 31),
+          "a matrix needs between 1 and 2^31 rows and columns");
+  require(cols % sizes_of(p.type).source_columns == 0,
+          dtype + " needs columns in multiples of " +
+              std::to_string(sizes_of(p.type).source_columns) + ", not " + std::to_string(cols));
+  return p;
+}
+
+inline void check_source(const Packed& p, int64_t first_row, const In<uint8_t, 2>& raw) {
+  require(first_row >= 0 && first_row <= p.rows && first_row % kPanel == 0,
+          "first_row must be a multiple of 16 inside the matrix");
+  require(raw.shape(1) == source_row_bytes(p.type, p.cols),
+          "a row of " + std::to_string(p.cols) + " " + sizes_of(p.type).name + " takes " +
+              std::to_string(source_row_bytes(p.type, p.cols)) + " bytes, not " +
+              std::to_string(raw.shape(1)));
+  require(raw.shape(0) <= static_cast<size_t>(p.rows - first_row),
+          "rows past the end of the matrix");
+  const int64_t end = first_row + static_cast<int64_t>(raw.shape(0));
+  require(end == p.rows || raw.shape(0) % kPanel == 0,
+          "a part that is not the last must have a multiple of 16 rows");
+}
+
+struct Matrix {
+  Packed view;
+  Buffer buffer;
+
+  Matrix(const std::string& dtype, int64_t rows, int64_t cols)
+      : view(describe(dtype, rows, cols)), buffer(view.bytes()) {
+    view.data = buffer.data;
+  }
+  void fill(int64_t first_row, const In<uint8_t, 2>& raw, int threads) {
+    check_threads(threads);
+    check_source(view, first_row, raw);
+    nb::gil_scoped_release release;
+    pack_rows(view, first_row, static_cast<int64_t>(raw.shape(0)), raw.data(), threads);
+  }
+  Result<float> row_values(const In<int32_t, 1>& rows, int threads) const {
+    check_threads(threads);
+    for (size_t i = 0; i < rows.shape(0); ++i)
+      require(
+          rows.data()[i] >= 0 && rows.data()[i] < view.rows,
+          "row " + std::to_string(rows.data()[i]) + " is not one of " + std::to_string(view.rows));
+    auto out = fresh<float>({rows.shape(0), static_cast<size_t>(view.cols)});
+    nb::gil_scoped_release release;
+    unpack_rows(view, rows.data(), static_cast<int64_t>(rows.shape(0)), out.data(), threads);
+    return out;
+  }
+};
+
+}  // namespace dure

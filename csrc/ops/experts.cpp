@@ -1,0 +1,176 @@
+// The mixture of experts: rows sorted by expert, gate and up fused with the activation, each
+// expert's rows one product. A dense gated MLP is the same with one expert that every row goes to:
+// its activations never leave the int8 tiles.
+#include <omp.h>
+
+#include "ops/activation.h"
+#include "ops/matmul.h"
+
+namespace dure::DURE_ISA {
+
+namespace {
+
+// The rows of one expert in this call, in token order.
+struct Job {
+  int expert;
+  std::vector<int> pairs;          // token * k + slot
+  const ActTiles* x = nullptr;     // int8: the inputs, `own` unless all rows go to this expert
+  ActTiles own, h;                 // … and the activated intermediate
+  std::vector<const float*> rows;  // float path: the inputs
+  std::vector<float> wide;         // … and the intermediate
+};
+
+Packed part_of(Packed part, const ExpertSet& e, int expert) {
+  part.data += e.stride * expert;
+  return part;
+}
+
+std::vector<Job> jobs_of(int64_t n, const int32_t* ids, int k, const ExpertSet& e) {
+  std::vector<int> index(static_cast<size_t>(e.count), -1);
+  std::vector<Job> jobs;
+  for (int64_t pair = 0; pair < n * k; ++pair) {
+    int& at = index[static_cast<size_t>(ids[pair])];
+    if (at < 0) {
+      at = static_cast<int>(jobs.size());
+      jobs.emplace_back().expert = ids[pair];
+    }
+    jobs[static_cast<size_t>(at)].pairs.push_back(static_cast<int>(pair));
+  }
+  // The largest first, so that the last item handed out is a small one.
+  std::stable_sort(jobs.begin(), jobs.end(),
+                   [](const Job& a, const Job& b) { return a.pairs.size() > b.pairs.size(); });
+  return jobs;
+}
+
+// 32 columns of silu(gate) * up for all rows of a job, straight to the int8 tiles that down will
+// read.
+void gate_up_int8(Job& job, const ExpertSet& e, int block, std::vector<float>& buffer) {
+  const Packed gate = part_of(e.gate, e, job.expert), up = part_of(e.up, e, job.expert);
+  const int rows = job.x->rows, p = 2 * block;
+  buffer.resize(static_cast<size_t>(rows) * 2 * kBlock);
+  float *g = buffer.data(), *u = g + static_cast<size_t>(rows) * kBlock;
+  const Task tasks[kTasks] = {{gate, p, {g, kBlock, kPanel}},
+                              {gate, p + 1, {g + kPanel, kBlock, kPanel}},
+                              {up, p, {u, kBlock, kPanel}},
+                              {up, p + 1, {u + kPanel, kBlock, kPanel}}};
+  panels_times(tasks, kTasks, *job.x);
+  silu_mul_range(g, u, static_cast<int64_t>(rows) * kBlock, g);
+  for (int i = 0; i < rows; ++i)
+    quantize_into(g + i * kBlock, record_of(job.h, i, block), i % job.h.width);
+}
+
+void gate_up_float(Job& job, const ExpertSet& e, int panel, std::vector<float>& weights,
+                   std::vector<float>& buffer) {
+  const Packed gate = part_of(e.gate, e, job.expert), up = part_of(e.up, e, job.expert);
+  const auto n = static_cast<int64_t>(job.rows.size());
+  buffer.assign(static_cast<size_t>(n) * 2 * kPanel, 0.0f);
+  float *g = buffer.data(), *u = g + n * kPanel;
+  const int columns = static_cast<int>(
+      std::min<int64_t>(kPanel, e.intermediate - static_cast<int64_t>(panel) * kPanel));
+  const Task tasks[] = {{gate, panel, {g, kPanel, columns}}, {up, panel, {u, kPanel, columns}}};
+  panels_times_float(tasks, 2, job.rows.data(), n, weights);
+  silu_mul_range(g, u, n * kPanel, g);
+  for (int64_t i = 0; i < n; ++i)
+    std::memcpy(job.wide.data() + i * e.intermediate + static_cast<int64_t>(panel) * kPanel,
+                g + i * kPanel, sizeof(float) * columns);
+}
+
+// kTasks panels of down from `first` on for all rows of a job; row i goes to products[pairs[i]].
+void down_panels(const Job& job, const ExpertSet& e, int first, bool as_float, float* products,
+                 std::vector<float>& weights, std::vector<float>& buffer) {
+  const Packed down = part_of(e.down, e, job.expert);
+  const auto n = static_cast<int64_t>(job.pairs.size());
+  const int count = std::min(kTasks, down.panels() - first);
+  const int64_t start = static_cast<int64_t>(first) * kPanel,
+                width = std::min<int64_t>(count * kPanel, e.hidden - start);
+  buffer.resize(static_cast<size_t>(n) * width);
+  Task tasks[kTasks];
+  for (int i = 0; i < count; ++i)
+    tasks[i] = {down,
+                first + i,
+                {buffer.data() + i * kPanel, width,
+                 static_cast<int>(std::min<int64_t>(kPanel, width - i * kPanel))}};
+  if (as_float) {
+    std::vector<const float*> rows;
+    for (int64_t i = 0; i < n; ++i) rows.push_back(job.wide.data() + i * e.intermediate);
+    panels_times_float(tasks, count, rows.data(), n, weights);
+  } else {
+    panels_times(tasks, count, job.h);
+  }
+  for (int64_t i = 0; i < n; ++i)
+    std::memcpy(products + job.pairs[static_cast<size_t>(i)] * e.hidden + start,
+                buffer.data() + i * width, sizeof(float) * width);
+}
+
+}  // namespace
+
+void experts(const ActTiles* tiles, const float* x, int64_t n, const int32_t* ids,
+             const float* weights, int k, const ExpertSet& e, const float* add, float* out,
+             int threads) {
+  std::vector<Job> jobs = jobs_of(n, ids, k, e);
+  const bool as_float = tiles == nullptr;
+  const int num_jobs = static_cast<int>(jobs.size());
+  const int wide_items = as_float ? e.gate.panels() : static_cast<int>(e.intermediate / kBlock);
+  const int down_items = ceil_div(e.down.panels(), kTasks);
+  Recycled<float> products(static_cast<size_t>(n) * k * e.hidden);
+  std::vector<std::pair<int, int>> copies;  // (job, row of it)
+  for (int j = 0; j < num_jobs; ++j) {
+    Job& job = jobs[static_cast<size_t>(j)];
+    const auto rows = static_cast<int>(job.pairs.size());
+    if (as_float) {
+      for (const int pair : job.pairs) job.rows.push_back(x + pair / k * e.hidden);
+      job.wide.resize(static_cast<size_t>(rows) * e.intermediate);
+      continue;
+    }
+    shape_tiles(job.h, rows, e.intermediate);
+    job.x = tiles;
+    if (k == 1 && num_jobs == 1) continue;
+    shape_tiles(job.own, rows, e.hidden);
+    job.x = &job.own;
+    for (int i = 0; i < rows; ++i) copies.emplace_back(j, i);
+  }
+
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<float> weights_as_floats, buffer;
+    if (!copies.empty()) {
+#pragma omp for schedule(static)
+      for (size_t i = 0; i < copies.size(); ++i) {
+        Job& job = jobs[static_cast<size_t>(copies[i].first)];
+        const int row = copies[i].second;
+        copy_row(*tiles, job.pairs[static_cast<size_t>(row)] / k, job.own, row);
+      }
+    }
+#pragma omp for schedule(dynamic, 4)
+    for (int64_t item = 0; item < static_cast<int64_t>(num_jobs) * wide_items; ++item) {
+      Job& job = jobs[static_cast<size_t>(item / wide_items)];
+      const int part = static_cast<int>(item % wide_items);
+      if (as_float) {
+        gate_up_float(job, e, part, weights_as_floats, buffer);
+      } else {
+        gate_up_int8(job, e, part, buffer);
+      }
+    }
+#pragma omp for schedule(dynamic, 2)
+    for (int64_t item = 0; item < static_cast<int64_t>(num_jobs) * down_items; ++item)
+      down_panels(jobs[static_cast<size_t>(item / down_items)], e,
+                  static_cast<int>(item % down_items) * kTasks, as_float, products.data(),
+                  weights_as_floats, buffer);
+    // A token's experts are added in the order its router named them, whatever else is in the
+    // batch.
+#pragma omp for schedule(static)
+    for (int64_t token = 0; token < n; ++token) {
+      float* row = out + token * e.hidden;
+      for (int64_t c = 0; c < e.hidden; c += kPanel) {
+        const int width = static_cast<int>(std::min<int64_t>(kPanel, e.hidden - c));
+        f32x16 acc = set1(0);
+        for (int slot = 0; slot < k; ++slot)
+          acc = fma(set1(weights[token * k + slot]),
+                    load_n(products.data() + (token * k + slot) * e.hidden + c, width), acc);
+        store_n(row + c, add ? acc + load_n(add + token * e.hidden + c, width) : acc, width);
+      }
+    }
+  }
+}
+
+}  // namespace dure::DURE_ISA

@@ -1,0 +1,224 @@
+// The loops of one panel for every type and tile width, as templates. Only matmul.cpp includes
+// this: it is most of what there is to compile.
+#pragma once
+
+#include "ops/matmul.h"
+
+namespace dure::DURE_ISA {
+
+// What the loops over codes depend on.
+template <int Bits, int Offset, int Halves, bool HasMin, bool Wide = false>
+struct Form {
+  static constexpr int bits = Bits, offset = Offset, halves = Halves;
+  static constexpr bool has_min = HasMin, wide = Wide;
+  static constexpr int block_bytes = kBlock * kPanel * (wide ? 2 : 1),
+                       chunk = kChunk / (wide ? 2 : 1);
+};
+template <class L>
+using PackedForm = Form<L::bits, L::offset, L::halves, L::has_min>;
+
+// … once they are unpacked. 16 types have six forms, because codes of few bits and no minimum are
+// moved to a common offset: these loops are most of what there is to compile.
+template <class L>
+constexpr auto unpacked_form() {
+  if constexpr (L::bits == 8) return Form<8, L::offset, L::halves, L::has_min, kWideCodes>{};
+  else if constexpr (L::has_min) return PackedForm<L>{};
+  else if constexpr (L::halves == 2) return Form<6, 32, 2, false>{};
+  else return Form<5, 16, 1, false>{};
+}
+template <class L>
+using UnpackedForm = decltype(unpacked_form<L>());
+
+// Reads codes and scales straight from the packed panel: for one tile, where nothing is read twice.
+template <Type kType>
+struct PanelSource {
+  using L = Layout<kType>;
+  using F = PackedForm<L>;
+  const uint8_t* codes;
+  const uint8_t* scales;
+
+  PanelSource(const Packed& m, const uint8_t* panel)
+      : codes(panel), scales(panel + m.panel_codes_bytes()) {}
+
+  struct Block {
+    const uint8_t* p;
+    template <int G>
+    __attribute__((always_inline)) u8x64 operator()(std::integral_constant<int, G>) const {
+      auto nibble = [&] { return bits_at < G<4 ? 0 : 4>(load_u8(p + (G & 3) * 64), 15); };
+      auto pair = [&](int at) { return bits_at<2 * (G & 3)>(load_u8(p + at + (G >> 2) * 64), 3); };
+      auto bit = [&](int at) { return bits_at<G>(load_u8(p + at), 1); };
+      if constexpr (L::planes == Planes::P2) return pair(0);
+      if constexpr (L::planes == Planes::P2_1) return or_shifted<2>(pair(0), bit(128));
+      if constexpr (L::planes == Planes::P4) return nibble();
+      if constexpr (L::planes == Planes::Lut) return look_up(nibble(), lut_of<kType>());
+      if constexpr (L::planes == Planes::P4_1) return or_shifted<4>(nibble(), bit(256));
+      if constexpr (L::planes == Planes::P4_2) return or_shifted<4>(nibble(), pair(256));
+      if constexpr (L::planes == Planes::P8) return load_u8(p + G * 64);
+    }
+  };
+  Block block(int b) const { return {codes + static_cast<size_t>(b) * L::code_bytes}; }
+
+  const uint8_t* unit(int b) const {
+    return scales + static_cast<size_t>(b / L::unit_blocks) * L::scale_bytes;
+  }
+  static const uint16_t* halves(const uint8_t* p) { return reinterpret_cast<const uint16_t*>(p); }
+
+  f32x16 scale(int b, int half) const {
+    const uint8_t* u = unit(b);
+    const int j = b % L::unit_blocks;
+    if constexpr (L::scales == Scales::Power) return load_bfloat(halves(u));
+    if constexpr (L::scales == Scales::Zero) return load(reinterpret_cast<const float*>(u));
+    const f32x16 d = load_half(halves(u));
+    if constexpr (L::scales == Scales::SuperMin32) return d * load_u8_float(u + 64 + 32 * j);
+    if constexpr (L::scales == Scales::Super32) return d * load_i8_float(u + 32 + 16 * j);
+    if constexpr (L::scales == Scales::Super16)
+      return d * load_i8_float(u + 32 + 16 * (2 * j + half));
+    if constexpr (L::scales == Scales::SuperMin16)
+      return d * load_low4_float(u + 64 + 16 * (2 * j + half));
+    return d;
+  }
+  f32x16 add(int b, int half) const {
+    const uint8_t* u = unit(b);
+    const int j = b % L::unit_blocks;
+    if constexpr (L::scales == Scales::Zero) return scale(b, half) * zero(b) * set1(-1.0f);
+    const f32x16 m = load_half(halves(u + 32));
+    if constexpr (L::scales == Scales::HalfMin) return m;
+    const f32x16 negative = m * set1(-1.0f);
+    if constexpr (L::scales == Scales::SuperMin16)
+      return negative * load_high4_float(u + 64 + 16 * (2 * j + half));
+    return negative * load_u8_float(u + 64 + 32 * j + 16);
+  }
+  f32x16 zero(int b) const { return load_u8_float(unit(b) + 64); }
+};
+
+template <Type kType>
+void unpack_chunk(const PanelSource<kType>& source, int first, int count, Scratch& s) {
+  using L = Layout<kType>;
+  using F = UnpackedForm<L>;
+  for (int b = 0; b < count; ++b) {
+    const auto block = source.block(first + b);
+    for_range<0, kGroups>([&](auto g) __attribute__((always_inline)) {
+      if constexpr (F::wide) {
+        store_wide<L::offset>(s.codes + b * F::block_bytes + g * 128, block(g));
+      } else {
+        store_u8(s.codes + b * F::block_bytes + g * 64, minus<L::offset - F::offset>(block(g)));
+      }
+    });
+    for (int half = 0; half < L::halves; ++half) {
+      store(s.scale[b][half], source.scale(first + b, half));
+      if constexpr (L::has_min) store(s.add[b][half], source.add(first + b, half));
+    }
+  }
+}
+
+template <class F_>
+struct ScratchSource {
+  using F = F_;
+  const Scratch& s;
+  struct Block {
+    const uint8_t* p;
+    __attribute__((always_inline)) u8x64 operator()(int g) const { return load_u8(p + g * 64); }
+  };
+  Block block(int b) const { return {s.codes + b * F::block_bytes}; }
+  f32x16 scale(int b, int half) const { return load(s.scale[b][half]); }
+  f32x16 add(int b, int half) const { return load(s.add[b][half]); }
+};
+
+// sums (T, 16) += the products of `count` blocks and T tokens of a tile `kWidth` wide, from lane
+// `first` on.
+template <int T, int kWidth = T, class Source>
+__attribute__((always_inline)) inline void accumulate(const Source& source, int count,
+                                                      const uint8_t* tile, float* sums,
+                                                      int first = 0) {
+  using F = typename Source::F;
+  constexpr bool kKeep = T <= kTokensKept;
+  f32x16 acc[T];  // where there are registers enough to keep them
+  for (int t = 0; t < T && kKeep; ++t) acc[t] = load(sums + t * kPanel);
+  for (int b = 0; b < count; ++b, tile += ActTiles::kRecord * kWidth) {
+    // Or the compiler would keep them there all the same.
+    if (!kKeep) asm volatile("" ::: "memory");
+    const Record<const uint8_t> record{tile, kWidth};
+    const int8_t* x = record.codes() + first * kBlock;
+    const float *scale = record.scale() + first, *total = record.total() + first;
+    const auto block = source.block(b);
+    for_range<0, F::halves>([&](auto half) __attribute__((always_inline)) {
+      constexpr int kSpan = kGroups / F::halves;
+      const int32_t* x_sums = first + (F::halves == 1 ? record.sum()
+                                       : half         ? record.high_sum()
+                                                      : record.low_sum());
+      i32x16 s[T];
+      if constexpr (F::wide) {
+        dot_wide<T>(block.p, x, s);
+      } else {
+        dot_groups<F::bits, F::offset, T, half * kSpan, (half + 1) * kSpan>(block, x, x_sums, s);
+      }
+      const f32x16 w = source.scale(b, half);
+      const f32x16 m = F::has_min ? source.add(b, half) : w;
+#pragma GCC unroll 16
+      for (int t = 0; t < T; ++t) {
+        f32x16 a = kKeep ? acc[t] : load(sums + t * kPanel);
+        a = fma(to_float(s[t]) * set1(scale[t]), w, a);
+        if constexpr (F::has_min)
+          a = fma(F::halves == 1 ? set1(total[t]) : sum_as_float(x_sums[t]) * set1(scale[t]), m, a);
+        if (kKeep) acc[t] = a;
+        else store(sums + t * kPanel, a);
+      }
+    });
+  }
+  for (int t = 0; t < T && kKeep; ++t) store(sums + t * kPanel, acc[t]);
+}
+
+// All rows in one tile: nothing is read twice, so that unpacking to memory would not pay.
+template <Type kType, int T>
+void panel_one_tile(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out) {
+  float sums[T * kPanel] = {};
+  accumulate<T>(PanelSource<kType>(w, panel), x.blocks, x.tile(0), sums);
+  for (int t = 0; t < x.rows; ++t) out.put(t, load(sums + t * kPanel));
+}
+
+// What the types of one form share.
+template <class F, int T, int kWidth>
+[[gnu::noinline]] void unpacked_times(const Scratch& scratch, int count, const uint8_t* tile,
+                                      float* sums, int first) {
+  accumulate<T, kWidth>(ScratchSource<F>{scratch}, count, tile, sums, first);
+}
+
+// Tiles that are kWidth tokens wide, T of them at a time.
+template <Type kType, int T, int kWidth = T>
+void panel_many_tiles(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out) {
+  using F = UnpackedForm<Layout<kType>>;
+  const PanelSource<kType> source(w, panel);
+  const int parts = ceil_div(x.rows, T);
+  Scratch& scratch = space().scratch;
+  std::vector<float>& partial = space().partial;
+  partial.assign(static_cast<size_t>(parts) * T * kPanel, 0.0f);
+  for (int first = 0; first < x.blocks; first += F::chunk) {
+    const int count = std::min(F::chunk, x.blocks - first);
+    unpack_chunk(source, first, count, scratch);
+    for (int i = 0; i < parts; ++i) {
+      float* sums = partial.data() + static_cast<size_t>(i) * T * kPanel;
+      unpacked_times<F, T, kWidth>(scratch, count, x.record(i * T, first), sums, i * T % kWidth);
+      if (first + count < x.blocks) continue;
+      const int rows = std::min(T, x.rows - i * T);
+      for (int t = 0; t < rows; ++t)
+        out.put(static_cast<int64_t>(i) * T + t, load(sums + t * kPanel));
+    }
+  }
+}
+
+#ifdef DURE_AMX
+template <Type kType>
+void unpack_strip(const PanelSource<kType>& source, int first, int count, amx::Strip& s) {
+  using L = Layout<kType>;
+  for (int b = 0; b < count; ++b) {
+    const auto block = source.block(first + b);
+    for_range<0, kGroups>([&](auto g) __attribute__((always_inline)) {
+      store_i8(s.codes[b][g], minus<L::offset>(block(g)));
+    });
+    store(s.scale[b], source.scale(first + b, 0));
+    if constexpr (L::has_min) store(s.add[b], source.add(first + b, 0));
+  }
+}
+#endif
+
+}  // namespace dure::DURE_ISA

@@ -1,0 +1,41 @@
+// Packed weights read straight from a file, on all threads.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "pack/layout.h"
+
+namespace dure {
+
+// What is to be packed from one file. A thread reads a little more than fits its L1 cache, packs it
+// while it is warm, and goes on: the source never reaches memory, and no thread waits for another.
+class FilePacker {
+ public:
+  // Called with the bytes done so far, by the calling thread while the others go on. False stops
+  // all of them.
+  using Report = std::function<bool(uint64_t)>;
+
+  // All of `target` from source blocks that begin at byte `offset`.
+  void add(const Packed& target, uint64_t offset);
+  // Packs all of it, and reports about every `seconds`. Returns 0, an errno, kEnded or kStopped.
+  int run(int descriptor, int threads, double seconds, const Report& report);
+
+  static constexpr int kEnded = -1;    // the file is shorter than was asked for
+  static constexpr int kStopped = -2;  // by the report
+
+ private:
+  struct Piece {
+    Packed target;
+    int64_t first_row, rows;
+    uint64_t offset;
+    uint64_t bytes() const {
+      return source_row_bytes(target.type, target.cols) * static_cast<uint64_t>(rows);
+    }
+  };
+  static int pack(const Piece& piece, int descriptor, std::vector<uint8_t>& buffer);
+
+  std::vector<Piece> pieces_;
+};
+
+}  // namespace dure
