@@ -15,7 +15,7 @@ from dure import LLM, SamplingParams
 from dure.chat.request import ChatRequest, Format, Thinking, ToolChoice
 from dure.errors import InvalidRequestError
 
-TEMPLATES = Path(__file__).parent / "text" / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 MakeLLM = Callable[..., LLM]
 
 TOOLS = [

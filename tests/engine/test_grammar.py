@@ -25,7 +25,7 @@ from dure.chat.structured_output import GrammarBuilder
 from dure.engine.grammar import GrammarCompiler
 from dure.errors import InvalidRequestError
 
-TEMPLATES = Path(__file__).parent.parent / "text" / "templates"
+TEMPLATES = Path(__file__).parent.parent / "chat" / "templates"
 ASK = ({"role": "user", "content": "?"},)
 SCHEMA = {
     "type": "object",

@@ -105,7 +105,7 @@ class Grammar:
             )
 
     def start(self, *, deferred: bool = False) -> GrammarState:
-        """A constraint at the grammar's beginning; one that `deferred` allows all until it begins."""
+        """The state at the grammar's beginning; `deferred`: it allows all until told to begin."""
         return GrammarState(
             self._matcher.deep_copy(), self._eos_ids, self._engine_eos, self._vocab_size, deferred
         )

@@ -96,7 +96,7 @@ def memory_needed(checkpoint: Checkpoint, *, quantize: Scheme | None = None) -> 
 
 def checked_model(checkpoint: Checkpoint) -> Any:
     """The model of a checkpoint that has what its family asks for and nothing else, with no matrix
-    read: it cannot run, but tells its `config` and `kv_cache_specs`. Raises what loading it would."""
+    read: it cannot run, but tells its `config` and `kv_cache_specs`. Raises as loading does."""
     family = family_of(checkpoint)
     weights = Weights(checkpoint, tensor_aliases=getattr(family, "TENSOR_ALIASES", None))
     model = family.Model(read_config(checkpoint), weights)

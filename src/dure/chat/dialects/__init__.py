@@ -24,7 +24,7 @@ from dure.chat.dialects.event import Event
 from dure.chat.dialects.plain import PLAIN
 from dure.chat.dialects.stream_parser import StreamParser
 
-__all__ = ["PLAIN", "Dialect", "Event", "HasToken", "Marks", "StreamParser", "dialect_of"]
+__all__ = ["PLAIN", "Delimiters", "Dialect", "Event", "HasToken", "StreamParser", "dialect_of"]
 
 _FAMILIES = (
     dsml.find,

@@ -1,6 +1,6 @@
 """StreamReader: what a call syntax reads a model's text with, and tells calls by.
 
-Parsers are generators: they yield where they need more text, so that each reads as if it had it all.
+Parsers are generators: they yield where they need more text, and read as if they had it all.
 """
 
 from __future__ import annotations
