@@ -74,7 +74,7 @@ def _introduce(
     made: list[Message], tools: Sequence[Mapping[str, Any]], call_format: CallFormat
 ) -> None:
     listed = "\n".join(_json(tool.get("function", tool)) for tool in tools)
-    text = _INTRODUCTION.format(tools=listed, call_format=call_format.text("NAME", "{ARGUMENTS}"))
+    text = _INTRODUCTION.format(tools=listed, form=call_format.text("NAME", "{ARGUMENTS}"))
     if made and made[0]["role"] == "system":
         made[0]["content"] = f"{made[0]['content']}\n\n{text}".lstrip()
     else:
