@@ -88,9 +88,10 @@ class ScriptModel:
         self.context_length = context_length
         self.batches: list[Batch] = []
 
-    def forward(self, batch: Batch) -> np.ndarray:
+    def forward(self, batch: Batch, cache: Sequence[np.ndarray]) -> np.ndarray:
+        self.cache = cache
         self.batches.append(batch)
-        slots = batch.cache[0]  # (blocks, 1, 64): token ids stand where keys would
+        slots = self.cache[0]  # (blocks, 1, 64): token ids stand where keys would
         rows = zip(batch.tokens, batch.positions, batch.sequences, strict=True)
         for token, position, sequence in rows:
             block = batch.block_tables[sequence, position // BLOCK_SIZE]
@@ -103,7 +104,7 @@ class ScriptModel:
     def _next(self, batch: Batch, row: int) -> int:
         table = batch.block_tables[batch.sequences[row]]
         ids = [
-            int(batch.cache[0][table[position // BLOCK_SIZE], 0, position % BLOCK_SIZE])
+            int(self.cache[0][table[position // BLOCK_SIZE], 0, position % BLOCK_SIZE])
             for position in range(batch.positions[row] + 1)
         ]
         said = self.script(ByteTokenizer().decode(ids))

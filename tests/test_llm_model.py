@@ -67,7 +67,7 @@ def test_a_cache_of_bytes_takes_half_the_memory_and_says_nearly_the_same(
     llm: LLM, smollm2: Path
 ) -> None:
     small = LLM(smollm2, threads=2, context=1024, cache_dtype="q8")
-    taken = [sum(layer.nbytes for layer in each.engine.cache) for each in (small, llm)]
+    taken = [each.engine.runner.cache_bytes for each in (small, llm)]
     assert taken[0] / taken[1] == small.engine.pool.num_blocks / llm.engine.pool.num_blocks * 0.5625
     ids = llm.tokenizer.encode(TEXT)[:300]
     losses = [_loss(each.logits(ids), ids) for each in (small, llm)]

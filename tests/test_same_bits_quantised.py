@@ -19,6 +19,7 @@ from tiny_models import VOCAB_SIZE, loaded
 from dure import kernels
 from dure.batch import CacheDtype
 from dure.engine.engine import Engine
+from dure.engine.model_runner import ModelRunner
 from dure.engine.request import Request, SamplingParams
 from dure.models import Model
 
@@ -95,7 +96,7 @@ def result(request: Request) -> bytes:
 
 def alone(model: Model, cache_dtype: CacheDtype = "f16") -> bytes:
     """What the request gets from an engine of its own, its prompt in one piece."""
-    engine = Engine(model, num_blocks=16, cache_dtype=cache_dtype)
+    engine = Engine(ModelRunner(model, num_blocks=16, num_states=16, cache_dtype=cache_dtype))
     request = engine.add(PROMPT, PARAMS)
     while engine.has_work:
         engine.step()
@@ -120,11 +121,14 @@ def composition(
 ) -> set[bytes]:
     """What one or two copies of the request get in random company; `met` counts what it met."""
     engine = Engine(
-        model,
-        num_blocks=int(rng.choice([5, 6, 7, 12])),
+        ModelRunner(
+            model,
+            num_blocks=int(rng.choice([5, 6, 7, 12])),
+            num_states=16,
+            cache_dtype=cache_dtype,
+        ),
         max_batch_tokens=int(rng.choice([3, 7, 16, 32, 33, 64, 512])),
         max_sequences=int(rng.integers(1, 7)),
-        cache_dtype=cache_dtype,
     )
     strangers = [add_stranger(engine, rng) for _ in range(rng.integers(0, 5))]
     for _ in range(rng.integers(0, 30)):

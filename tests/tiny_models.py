@@ -439,10 +439,9 @@ class PagedRun:
             ),
             block_tables=np.ascontiguousarray(self.tables[active]),
             logit_rows=np.arange(len(tokens), dtype=np.int32),
-            cache=self.cache,
             states=States(self.slots[active], np.empty((0, 2), np.int32)),
         )
-        rows = self.model.forward(batch)
+        rows = self.model.forward(batch, self.cache)
         assert rows.shape == (len(tokens), self.model.vocab_size)
         for index, start, stop in spans:
             self.logits[index].append(rows[: stop - start])

@@ -1,7 +1,8 @@
-"""What one forward pass works on: rows of tokens, their sequences' cache blocks, and the cache."""
+"""What one forward pass works on: rows of tokens and where their sequences' blocks lie."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,6 +10,9 @@ import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    LayerArray = NDArray[Any]
+    CacheArrays = Sequence[LayerArray]
 
 BLOCK_SIZE = 32
 """Tokens in one cache block."""
@@ -97,17 +101,31 @@ class States:
     """Where the recurrent states of a batch's sequences lie.
 
     The state of sequence i is read from slot `slots[i]` and written back there after its last row;
-    it is not read but starts from zeros when the first row is at position 0. `saves` asks for
-    copies: the state after row saves[j, 0] also goes to slot saves[j, 1], which is nobody's.
+    it is not read but starts from zeros when the first row is at position 0. `snapshots` asks for
+    copies: the state after row snapshots[j, 0] also goes to slot snapshots[j, 1], which is nobody's.
     """
 
     slots: NDArray[np.int32]  # (sequences,)
-    saves: NDArray[np.int32]  # (k, 2)
+    snapshots: NDArray[np.int32]  # (k, 2)
+
+
+@dataclass(frozen=True)
+class CacheOps:
+    """What a runner does to its cache before a pass: clear blocks, then copy, in this order."""
+
+    clear_blocks: tuple[int, ...] = ()  # to zeros: what was in them may hold a not-a-number
+    copy_blocks: tuple[tuple[int, int], ...] = ()  # (source, target), one after the other
+    copy_states: tuple[tuple[int, int], ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.clear_blocks or self.copy_blocks or self.copy_states)
 
 
 @dataclass(frozen=True)
 class Batch:
     """One forward pass over prefill chunks and decode rows of many sequences.
+
+    It holds no memory of the cache: a runner, here or on another machine, has its own.
 
     Rows of one sequence are adjacent and in position order. Row i is token `tokens[i]` at
     `positions[i]` of sequence `sequences[i]`, whose blocks are `block_tables[sequences[i]]`.
@@ -118,9 +136,8 @@ class Batch:
     sequences: NDArray[np.int32]  # (rows,) row -> row of block_tables
     block_tables: NDArray[np.int32]  # (sequences, most blocks of any), padded with -1
     logit_rows: NDArray[np.int32]  # (m,) the rows whose logits are wanted
-    cache: tuple[NDArray[Any], ...]  # one a layer; of a StateCache (slots, size), else
-    # (blocks, *block_shape)
-    states: States | None = None  # None where no layer has a StateCache
+    states: States | None = None  # None where no layer has a StateSpec
+    cache_ops: CacheOps = CacheOps()
 
     @property
     def wanted_rows(self) -> NDArray[np.int32] | None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from dure.batch import Batch, CacheDtype, States
 from dure.engine.block_pool import blocks_for
-from dure.engine.kv_storage import allocate_storage
+from dure.engine.model_runner import ModelRunner
 from dure.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ class DirectRunner:
         self.model = model
         blocks = blocks_for(tokens)
         self.block_tables = np.arange(sequences * blocks, dtype=np.int32).reshape(sequences, blocks)
-        self.cache = allocate_storage(
-            model.kv_cache_specs, sequences * blocks, cache_dtype, num_states=sequences
+        self.runner = ModelRunner(
+            model, num_blocks=sequences * blocks, num_states=sequences, cache_dtype=cache_dtype
         )
         self.states = States(np.arange(sequences, dtype=np.int32), np.empty((0, 2), np.int32))
 
@@ -56,10 +56,9 @@ class DirectRunner:
             sequences=np.asarray(sequences, np.int32),
             block_tables=self.block_tables,
             logit_rows=np.asarray(logit_rows, np.int32),
-            cache=self.cache,
             states=self.states,
         )
-        return self.model.forward(batch)
+        return self.runner.execute(batch)
 
     def fill(self, tokens: Sequence[int], sequence: int = 0) -> None:
         """Nothing; `tokens` are put in the cache from position 0 on, and their logits dropped."""

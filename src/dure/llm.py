@@ -21,6 +21,7 @@ from dure.chat.prompt import PreparedRequest, RequestBuilder
 from dure.chat.request import ChatRequest, Format, Thinking
 from dure.chat.template import default_template
 from dure.engine.engine import Engine
+from dure.engine.model_runner import ModelRunner
 from dure.engine.params import SamplingParams
 from dure.errors import InvalidRequestError, NotEnoughMemoryError
 from dure.loading.load import load
@@ -101,11 +102,13 @@ class LLM:
         self._answers: dict[str, OutputProcessor] = {}
         self.lock = threading.RLock()
         self.engine = Engine(
-            loaded.model,
-            num_blocks=loaded.num_blocks,
-            num_states=loaded.num_states or None,
+            ModelRunner(
+                loaded.model,
+                num_blocks=loaded.num_blocks,
+                num_states=loaded.num_states,
+                cache_dtype=loaded.cache_dtype,
+            ),
             max_sequences=max_sequences,
-            cache_dtype=loaded.cache_dtype,
             model_id=loaded.name,
             eos_ids=self.tokenizer.eos_ids,
             threads=loaded.threads,
@@ -269,6 +272,7 @@ class LLM:
             priority=prepared.priority,
             grammar=prepared.grammar,
             deferred=prepared.reading.starts_in_reasoning,
+            may_draft=prepared.reading.budget is None,  # a budget is kept token by token
         )
         answers = [
             OutputProcessor(self.engine, self.tokenizer, request, prepared.reading)

@@ -14,6 +14,7 @@ import numpy as np
 
 from dure.batch import BLOCK_SIZE, Batch, KVCacheSpec, StateSpec
 from dure.engine.engine import Engine, StepOutput
+from dure.engine.model_runner import ModelRunner
 from dure.engine.request import Request, SamplingParams
 from dure.kernels import sampling_reference
 
@@ -36,7 +37,8 @@ class PrefixModel:
         self.before_forward: Callable[[Batch], None] = lambda batch: None
         self.change_logits: Callable[[Batch, np.ndarray], None] = lambda batch, logits: None
 
-    def forward(self, batch: Batch) -> np.ndarray:
+    def forward(self, batch: Batch, cache: Sequence[np.ndarray]) -> np.ndarray:
+        self.cache = cache
         self.batches.append(batch)
         self.before_forward(batch)
         for token, position, sequence in zip(
@@ -54,15 +56,15 @@ class PrefixModel:
         state = (before * 1103 + token * 7 + position + 12345) % STATES
         block, slot = table[position // BLOCK_SIZE], position % BLOCK_SIZE
         assert block >= 0, "a row has no block to write to"
-        first, second = batch.cache[:2]
+        first, second = self.cache[:2]
         first[block, 0, slot] = token
         first[block, 0, BLOCK_SIZE + slot] = state
         second[block, 1, slot] = STATES - 1 - state  # the other layer must agree when read
 
     def _state(self, batch: Batch, table: np.ndarray, position: int) -> int:
         block, slot = table[position // BLOCK_SIZE], position % BLOCK_SIZE
-        state = int(batch.cache[0][block, 0, BLOCK_SIZE + slot])
-        assert state + int(batch.cache[1][block, 1, slot]) == STATES - 1, "layers disagree"
+        state = int(self.cache[0][block, 0, BLOCK_SIZE + slot])
+        assert state + int(self.cache[1][block, 1, slot]) == STATES - 1, "layers disagree"
         return state
 
     def _logits(self, batch: Batch, row: int) -> np.ndarray:
@@ -70,7 +72,7 @@ class PrefixModel:
         table = batch.block_tables[batch.sequences[row]]
         blocks = table[: -(-count // BLOCK_SIZE)]
         assert blocks.min() >= 0
-        held = batch.cache[0][blocks, 0]  # (blocks, 64)
+        held = self.cache[0][blocks, 0]  # (blocks, 64)
         tokens = held[:, :BLOCK_SIZE].reshape(-1)[:count]
         states = held[:, BLOCK_SIZE:].reshape(-1)[:count]
         data = tokens.astype(np.int16).tobytes() + states.astype(np.int16).tobytes()
@@ -86,9 +88,10 @@ class StateModel(PrefixModel):
 
     kv_cache_specs = (*PrefixModel.kv_cache_specs, StateSpec(2))
 
-    def forward(self, batch: Batch) -> np.ndarray:
+    def forward(self, batch: Batch, cache: Sequence[np.ndarray]) -> np.ndarray:
+        self.cache = cache
         assert batch.states is not None
-        states, saves = batch.cache[2], dict(batch.states.saves.tolist())
+        states, saves = self.cache[2], dict(batch.states.snapshots.tolist())
         slots = batch.states.slots[batch.sequences]
         assert len({*batch.states.slots, *saves.values()}) == len(batch.states.slots) + len(saves)
         seen = []
@@ -105,7 +108,7 @@ class StateModel(PrefixModel):
                 states[saves[row]] = count, value
             if row + 1 == len(slots) or slots[row + 1] != slot:
                 states[slot] = count, value
-        logits = super().forward(batch)
+        logits = super().forward(batch, cache)
         for out, row in zip(logits, batch.logit_rows, strict=True):
             out[:] = np.roll(out, seen[row])
         return logits
@@ -116,8 +119,14 @@ _NO_ROW = np.zeros(VOCAB_SIZE, dtype=np.float32)
 
 def make_engine(model: PrefixModel | None = None, **options: object) -> Engine:
     """An engine over a PrefixModel, with the numpy sampling functions."""
-    settings: dict = {"num_blocks": 64, "max_batch_tokens": 64, "max_sequences": 8, **options}
-    return Engine(model or PrefixModel(), sampling=sampling_reference, **settings)
+    settings: dict = {"max_batch_tokens": 64, "max_sequences": 8, **options}
+    runner = ModelRunner(
+        model or PrefixModel(),
+        num_blocks=settings.pop("num_blocks", 64),
+        num_states=settings.pop("num_states", 2 * settings["max_sequences"]),
+        cache_dtype=settings.pop("cache_dtype", "f16"),
+    )
+    return Engine(runner, sampling=sampling_reference, **settings)
 
 
 def run(engine: Engine, limit: int = 100_000) -> list[StepOutput]:

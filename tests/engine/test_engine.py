@@ -37,7 +37,7 @@ def test_each_step_gives_one_token_a_request_and_the_last_says_why_it_ended() ->
         (second, "length"),
         (first, "length"),
     ] == [(output.request, output.finish_reason) for output in outputs]
-    assert first.output_ids == [o.token_id for o in outputs if o.request is first]
+    assert first.output_ids == [o.token_ids[0] for o in outputs if o.request is first]
     assert RequestState.FINISHED is first.state
     assert not engine.has_work
     assert engine.step() == []
@@ -229,7 +229,7 @@ def test_a_row_of_bad_logits_fails_alone_and_its_blocks_are_not_found_again(valu
 
     def poison(batch: object, logits: np.ndarray) -> None:
         logits[0, 17] = value
-        engine.cache[0][bad.block_table[-1]] = np.nan
+        engine.runner.storage.arrays[0][bad.block_table[-1]] = np.nan
 
     model.change_logits = poison
     outputs = engine.step()
@@ -238,7 +238,7 @@ def test_a_row_of_bad_logits_fails_alone_and_its_blocks_are_not_found_again(valu
     assert isinstance(bad.error, ArithmeticError)
     run(engine)
     assert expected_good.output_ids == good.output_ids
-    assert not np.isnan(engine.cache[0]).any()
+    assert not np.isnan(engine.runner.storage.arrays[0]).any()
     again = answer(prompt, params, engine=engine)
     assert (0, expected_bad.output_ids) == (again.num_cached_tokens, again.output_ids)
 

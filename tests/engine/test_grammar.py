@@ -56,8 +56,8 @@ MakeLLM = Callable[..., LLM]
 class NoiseModel(ScriptModel):
     """Wants anything at all: its logits are noise, the same for the same text; ends are likely."""
 
-    def forward(self, batch: Batch) -> np.ndarray:
-        logits = super().forward(batch)
+    def forward(self, batch: Batch, cache: Any) -> np.ndarray:
+        logits = super().forward(batch, cache)
         for out, row in zip(logits, batch.logit_rows, strict=True):
             seed = int(batch.positions[row]) * 7919 + int(batch.tokens[row])
             out[:] = np.random.default_rng(seed).normal(size=self.vocab_size)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from prefix_model import answer, make_engine, random_prompt, run
 
-from dure.batch import BLOCK_SIZE
+from dure.batch import BLOCK_SIZE, CacheOps, KVCacheSpec, StateSpec
 from dure.engine.block_pool import BlockPool, block_digest, root_digest
+from dure.engine.kv_storage import KVStorage
 from dure.engine.request import SamplingParams
 
 RNG = np.random.default_rng(7)
@@ -194,19 +195,30 @@ def test_an_equal_full_block_is_held_in_place_of_a_second_one() -> None:
     assert pool.num_free == 4
 
 
-def test_a_copy_takes_every_layer_and_a_forgotten_block_is_wiped() -> None:
-    rng = np.random.default_rng(1)
-    storage = tuple(rng.random((2, heads, 64)).astype(np.float16) for heads in (1, 3))
-    pool = BlockPool(2, storage)
+def test_a_copy_and_a_forgotten_block_are_told_once() -> None:
+    pool = BlockPool(2)
     source, target = pool.allocate(), pool.allocate()
     pool.copy(source, target)
-    for layer in storage:
-        assert layer[target].any()
-        np.testing.assert_array_equal(layer[source], layer[target])
     pool.publish(target, ROOT, [1, 2, 3])
     pool.release([target], forget=True)
     assert pool.find_tail(ROOT, [1, 2, 3]) == (-1, 0)
-    assert [bool(layer[target].any()) for layer in storage] == [False, False]
+    assert pool.take_ops() == ((target,), ((source, target),))
+    assert pool.take_ops() == ((), ())
+
+
+def test_a_runner_clears_then_copies_blocks_and_states_in_every_layer() -> None:
+    rng = np.random.default_rng(1)
+    specs = (KVCacheSpec("gqa", 1, 4), StateSpec(3), KVCacheSpec("gqa", 3, 8), StateSpec(5))
+    storage = KVStorage(specs, num_blocks=3, num_states=2)
+    for array in storage.arrays:
+        array[:] = rng.random(array.shape)
+    before = [array.copy() for array in storage.arrays]
+    storage.apply(CacheOps(clear_blocks=(2,), copy_blocks=((0, 1), (1, 2)), copy_states=((0, 1),)))
+    for index in (0, 2):
+        for block in range(3):  # the copy of a copy, into the block that was cleared before
+            np.testing.assert_array_equal(before[index][0], storage.arrays[index][block])
+    for index in (1, 3):
+        np.testing.assert_array_equal(before[index][[0, 0]], storage.arrays[index])
 
 
 def test_a_block_that_was_copied_from_counts_as_used() -> None:

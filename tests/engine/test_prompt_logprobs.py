@@ -54,7 +54,7 @@ def test_no_step_scores_more_rows_than_there_is_memory_for() -> None:
     requests = [engine.add(random_prompt(np.random.default_rng(n), 200), params) for n in range(3)]
     run(engine)
     assert all(len(request.prompt_logprobs) == 200 for request in requests)
-    assert max(len(batch.logit_rows) for batch in engine.model.batches) <= MAX_SCORED + 3
+    assert max(len(batch.logit_rows) for batch in engine.runner.model.batches) <= MAX_SCORED + 3
 
 
 def test_of_several_choices_the_first_scores_the_prompt() -> None:

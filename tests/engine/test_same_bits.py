@@ -35,7 +35,7 @@ def alone() -> tuple[Any, ...]:
     engine = make_engine(max_batch_tokens=512)
     request = engine.add(PROMPT, PARAMS)
     run(engine)
-    assert (len(set(engine.model.batches[0].sequences)), request.num_cached_tokens) == (1, 0)
+    assert (len(set(engine.runner.model.batches[0].sequences)), request.num_cached_tokens) == (1, 0)
     return result(request)
 
 
@@ -79,7 +79,7 @@ def test_the_compositions_above_do_meet_preemption_chunks_company_and_prefix_hit
         engine.step()
     request = engine.add(PROMPT, PARAMS)
     run(engine)
-    sizes = [np.bincount(batch.sequences) for batch in engine.model.batches]
+    sizes = [np.bincount(batch.sequences) for batch in engine.runner.model.batches]
     assert max(map(len, sizes)) > 1
     assert any(1 < size[-1] < len(PROMPT) for size in sizes)
     assert request.num_cached_tokens == 70
@@ -115,5 +115,5 @@ def test_float32_and_float16_caches_agree_where_the_values_are_exact() -> None:
     engine = make_engine(PrefixModel(), cache_dtype="f32")
     request = engine.add(PROMPT, PARAMS)
     run(engine)
-    assert engine.cache[0].dtype == np.float32
+    assert engine.runner.storage.arrays[0].dtype == np.float32
     assert alone() == result(request)

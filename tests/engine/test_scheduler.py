@@ -21,7 +21,7 @@ RNG = np.random.default_rng(11)
 
 def rows_per_step(engine: Engine) -> list[list[int]]:
     """For each forward pass, how many rows each of its sequences had."""
-    return [np.bincount(batch.sequences).tolist() for batch in engine.model.batches]
+    return [np.bincount(batch.sequences).tolist() for batch in engine.runner.model.batches]
 
 
 @pytest.mark.parametrize("budget", [1, 7, 32, 100])

@@ -11,6 +11,7 @@ import pytest
 from tiny_models import MODELS, RECURRENT, oracle_logits
 
 from dure.engine.engine import Engine
+from dure.engine.model_runner import ModelRunner
 from dure.engine.request import Request, SamplingParams
 
 TOLERANCE, RECURRENT_TOLERANCE = 1e-4, 5e-4
@@ -39,7 +40,7 @@ def test_logprobs_are_transformers_after_prefix_reuse_and_preemption(
     tiny: Callable[[str], Any], name: str
 ) -> None:
     small = tiny(name)
-    engine = Engine(small.model, num_blocks=5, max_batch_tokens=33, cache_dtype="f32")
+    engine = Engine(ModelRunner(small.model, num_blocks=5, cache_dtype="f32"), max_batch_tokens=33)
     prompt, other, short, _ = small.sequences
     params = SamplingParams(max_tokens=60, temperature=0.8, seed=1, logprobs=20, ignore_eos=True)
     engine.add(prompt, SamplingParams(max_tokens=1))

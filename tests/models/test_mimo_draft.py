@@ -38,7 +38,7 @@ SHAPES = {
 PARAMETERS = {f"{NAME}.{name}": drawn(f"{NAME}.{name}", shape) for name, shape in SHAPES.items()}
 
 
-def batch(tokens: Any, start: int, stop: int, cache: tuple[Any, ...]) -> Batch:
+def batch(tokens: Any, start: int, stop: int) -> Batch:
     """Rows [start, stop) of one sequence; its blocks are 2, 0 and 1."""
     count = stop - start
     return Batch(
@@ -47,12 +47,16 @@ def batch(tokens: Any, start: int, stop: int, cache: tuple[Any, ...]) -> Batch:
         sequences=np.zeros(count, np.int32),
         block_tables=np.array([[2, 0, 1]], np.int32),
         logit_rows=np.arange(count, dtype=np.int32),
-        cache=cache,
     )
 
 
 def caches(layers: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
     return tuple(np.full((3, *layer.block_shape()), np.nan, np.float32) for layer in layers)
+
+
+def trunk(model: Any, rows: Batch) -> np.ndarray:
+    """The hidden states of all rows after the last block."""
+    return model.run(model.embed(rows), rows, caches(model.kv_cache_specs))
 
 
 @pytest.fixture
@@ -100,12 +104,12 @@ def test_drafts_are_what_the_formula_says_however_the_tokens_come(
     tokens = small.sequences[0]
     config, parameters = read_folder(with_draft)
     states = trunk_states(small.oracle, tokens)
-    hidden = model.hidden(batch(tokens, 0, 75, caches(model.kv_cache_specs)))
+    hidden = trunk(model, batch(tokens, 0, 75))
     assert furthest(states.astype(np.float32), hidden) < 1e-4
-    cache, rows, start = caches(model.draft_caches), [], 0
+    cache, rows, start = caches(model.draft_cache_specs), [], 0
     for count in cut:
-        step = batch(tokens[1:], start, start + count, cache)
-        rows.append(model.draft(hidden[start : start + count], step))
+        step = batch(tokens[1:], start, start + count)
+        rows.append(model.draft(hidden[start : start + count], step, cache))
         start += count
     wanted = expected(config, parameters, states, tokens)
     assert furthest(wanted, np.concatenate(rows)) < 1e-4
@@ -116,16 +120,16 @@ def test_the_drafting_layer_changes_nothing_of_the_trunk(
 ) -> None:
     small, model = tiny("mimo"), loaded(with_draft)
     tokens = small.sequences[1]
-    logits = model.forward(batch(tokens, 0, 40, caches(model.kv_cache_specs)))
+    logits = model.forward(batch(tokens, 0, 40), caches(model.kv_cache_specs))
     assert furthest(small.expected[1], logits) < 1e-4
     assert model.kv_cache_specs == small.model.kv_cache_specs  # the engine keeps nothing for it
 
 
 def test_a_copy_without_the_drafting_layer_loads_and_says_so(tiny: Callable[[str], Any]) -> None:
     model = tiny("mimo").model
-    assert model.draft_caches == ()
+    assert model.draft_cache_specs == ()
     with pytest.raises(UnsupportedModelError, match="drafting"):
-        model.draft(np.zeros((1, HIDDEN), np.float32), batch([1], 0, 1, ()))
+        model.draft(np.zeros((1, HIDDEN), np.float32), batch([1], 0, 1), ())
 
 
 def test_a_drafting_layer_that_is_incomplete_is_refused(with_draft: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from dure.batch import KVCacheSpec, StateSpec
 from dure.benchmark import DirectRunner, perplexity
 from dure.cli import main
 from dure.engine.engine import Engine
+from dure.engine.model_runner import ModelRunner
 from dure.errors import ModelFileError
 from dure.formats.checkpoint import open_checkpoint
 from dure.loading.describe import Caches, describe
@@ -108,6 +109,8 @@ def test_fixed_runs_carry_states_and_start_anew_at_position_0(tiny: Callable[[st
 
 
 def test_the_engine_refuses_no_kind_of_layer(tiny: Callable[[str], Any]) -> None:
-    engine = Engine(tiny(NAME).model, num_blocks=4, num_states=3)
-    assert [cache.shape[0] for cache in engine.cache] == [3, 3, 3, 4]
-    assert [cache.dtype for cache in engine.cache] == [np.float32] * 3 + [np.float16]
+    engine = Engine(ModelRunner(tiny(NAME).model, num_blocks=4, num_states=3))
+    assert [cache.shape[0] for cache in engine.runner.storage.arrays] == [3, 3, 3, 4]
+    assert [cache.dtype for cache in engine.runner.storage.arrays] == [np.float32] * 3 + [
+        np.float16
+    ]

@@ -31,13 +31,13 @@ HUNGER = int(os.environ.get("FAKE_HUNGER", "0"))
 class Paused(ScriptModel):
     """Takes its time for a step, and its memory."""
 
-    def forward(self, batch: Any) -> Any:
+    def forward(self, batch: Any, cache: Any) -> Any:
         time.sleep(PAUSE)
         while GATE is not None and len(self.batches) > 10 and not Path(GATE).exists():
             time.sleep(0.01)
         if ord("!") in batch.tokens:
             np.ones(HUNGER, np.uint8)
-        return super().forward(batch)
+        return super().forward(batch, cache)
 
 
 real = dure.llm.load

@@ -39,12 +39,12 @@ class Stepped(ScriptModel):
             time.sleep(0.02)
         raise AssertionError("it did not become so in any step")
 
-    def forward(self, batch: Any) -> Any:
+    def forward(self, batch: Any, cache: Any) -> Any:
         with self._changed:
             self.begun += 1
             assert self._changed.wait_for(lambda: self._allowed, 600), "no step was allowed"
             self._allowed -= 1
-        return super().forward(batch)
+        return super().forward(batch, cache)
 
 
 def endless(_: str) -> str:

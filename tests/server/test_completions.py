@@ -153,7 +153,7 @@ def test_a_suffix_is_asked_for_with_the_models_own_marks(serve, monkeypatch) -> 
     class Model(ScriptModel):
         def forward(self, batch):
             asked.append(batch.tokens.tolist())
-            return super().forward(batch)
+            return super().forward(batch, cache)
 
     monkeypatch.setattr("fake_model.ByteTokenizer", Marked)
     server = serve(Model(lambda text: None), model_options={"template": None})

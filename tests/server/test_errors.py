@@ -198,7 +198,7 @@ def test_an_error_in_midstream_is_an_event(serve) -> None:
         def forward(self, batch):
             if len(self.batches) > 3:
                 raise ValueError("secret words of a library")
-            return super().forward(batch)
+            return super().forward(batch, cache)
 
     server = serve(Breaks(alphabet))
     answer = server.chat("a", stream=True)
@@ -212,7 +212,7 @@ def test_one_bad_request_hurts_no_other(serve) -> None:
         def forward(self, batch):
             if any(token == ord("!") for token in batch.tokens):
                 raise ValueError("no exclamations")
-            return super().forward(batch)
+            return super().forward(batch, cache)
 
     server = serve(Picky(reply("a long enough answer to be interrupted")))
     good = server.send(CHAT, {"messages": HELLO, "stream": True})

@@ -35,7 +35,7 @@ class Failing(ScriptModel):
     def forward(self, batch):
         if ord("!") in batch.tokens:
             raise self.error
-        return super().forward(batch)
+        return super().forward(batch, cache)
 
 
 @pytest.mark.parametrize("streamed", [True, False])

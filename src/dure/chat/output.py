@@ -13,7 +13,7 @@ from dure.text.detokenizer import Detokenizer
 
 if TYPE_CHECKING:
     from dure.engine.engine import Engine, StepOutput
-    from dure.engine.request import Request, TokenLogprobs
+    from dure.engine.request import FinishReason, Request, TokenLogprobs
     from dure.text.tokenizer import Tokenizer
 
 
@@ -136,20 +136,29 @@ class OutputProcessor:
         return self.completion
 
     def take(self, output: StepOutput) -> None:
-        """Nothing; our request's newest token, or its failure, becomes a chunk or the end."""
-        request, token_id = self.request, output.token_id
-        if token_id is None:
-            self.error = request.error or RuntimeError("the engine gave up a request")
-            return
+        """Turn each of our request's new tokens, or its failure, into a chunk or the end."""
+        if not output.token_ids:
+            self.error = self.request.error or RuntimeError("the engine gave up a request")
+        last = len(output.token_ids) - 1
+        for index, (token_id, logprobs) in enumerate(
+            zip(output.token_ids, output.logprobs, strict=True)
+        ):
+            if not self.is_over:  # a stop string may have come before the others
+                self._take(token_id, logprobs, output.finish_reason if index == last else None)
+
+    def _take(
+        self, token_id: int, logprobs: TokenLogprobs | None, finish_reason: FinishReason | None
+    ) -> None:
+        request = self.request
         prompt = self._prompt_logprobs() if self._first is None else None
         if self._first is None:
             self._first = time.perf_counter()
             self._cached_tokens = request.num_cached_tokens
         self._token_ids.append(token_id)
-        self._logprobs.append(output.logprobs)
-        reason: str | None = output.finish_reason
+        self._logprobs.append(logprobs)
+        reason: str | None = finish_reason
         # The token that ends an answer (EOS, a stop token) is not part of its text.
-        text = "" if request.stop_token_id is not None else self._stream.push(token_id)
+        text = "" if reason and request.stop_token_id is not None else self._stream.push(token_id)
         if reason is None and self._stream.stopped is not None:
             self._engine.finish(request.id, reason="stop")
             reason = "stop"
@@ -169,9 +178,7 @@ class OutputProcessor:
             self.completion = self._complete(reason)
             if self._reading.remember is not None:
                 self._reading.remember(self.completion)
-        self.chunks.append(
-            Chunk(text, token_id, self.completion, tuple(events), output.logprobs, prompt)
-        )
+        self.chunks.append(Chunk(text, token_id, self.completion, tuple(events), logprobs, prompt))
 
     def end_thinking(self) -> None:
         """Nothing; the model closes its thoughts at the next token, and answers.

@@ -169,7 +169,7 @@ def _introduce(name: str, llm: LLM, parallel: int) -> None:
     from dure.loading.memory import gigabytes
 
     tokens = llm.engine.pool.num_blocks * BLOCK_SIZE
-    size = gigabytes(sum(layer.nbytes for layer in llm.engine.cache))
+    size = gigabytes(llm.engine.runner.cache_bytes)
     console.note(
         f"{name}: {llm.context:,} tokens of context, {parallel} answers at once; "
         f"past tokens: up to {tokens:,}, {size}"

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dure.batch import Batch, States
+from dure.batch import Batch, CacheOps, States
 from dure.engine.scheduler import Chunk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def build_batch(chunks: Sequence[Chunk], cache: tuple[NDArray[Any], ...]) -> Batch:
-    """One Batch with a sequence a chunk, in order; of each the rows whose logits are wanted."""
+def build_batch(chunks: Sequence[Chunk], cache_ops: CacheOps) -> Batch:
+    """Return one Batch with a sequence a chunk, in order, and the rows whose logits are wanted.
+
+    cache_ops: what the runner does to its cache first.
+    """
     # Lists first: most chunks are one token, and a call of numpy takes as long as fifty of those.
     tokens: list[int] = []
     positions: list[int] = []
@@ -24,7 +27,8 @@ def build_batch(chunks: Sequence[Chunk], cache: tuple[NDArray[Any], ...]) -> Bat
     width = max(len(chunk.request.block_table) for chunk in chunks)
     for index, chunk in enumerate(chunks):
         stop = chunk.start + chunk.count
-        tokens += chunk.request.tokens[chunk.start : stop]
+        tokens += chunk.request.tokens[chunk.start : stop - len(chunk.drafts)]
+        tokens += chunk.drafts
         positions += range(chunk.start, stop)
         sequences += [index] * chunk.count
         tables += chunk.request.block_table
@@ -35,32 +39,30 @@ def build_batch(chunks: Sequence[Chunk], cache: tuple[NDArray[Any], ...]) -> Bat
         sequences=np.array(sequences, dtype=np.int32),
         block_tables=np.array(tables, dtype=np.int32).reshape(len(chunks), width),
         logit_rows=_logit_rows(chunks),
-        cache=cache,
         states=_states(chunks) if chunks[0].request.state_slot >= 0 else None,
+        cache_ops=cache_ops,
     )
 
 
 def _logit_rows(chunks: Sequence[Chunk]) -> NDArray[np.int32]:
-    """The rows that score prompt tokens, and the last of each chunk that `wants_logits`, int32."""
+    """Each chunk's `logit_rows` as rows of the batch, int32."""
     rows: list[int] = []
     first_row = 0
     for chunk in chunks:
-        rows += range(first_row, first_row + chunk.scored)
+        rows += [first_row + row for row in chunk.logit_rows]
         first_row += chunk.count
-        if chunk.wants_logits:
-            rows.append(first_row - 1)
     return np.array(rows, dtype=np.int32)
 
 
 def _states(chunks: Sequence[Chunk]) -> States:
     """Each chunk's slot, and the snapshots that fall into it."""
-    saves, first_row = [], 0
+    snapshots, first_row = [], 0
     for chunk in chunks:
-        for position, slot in chunk.request.saves:
+        for position, slot in chunk.request.snapshots:
             if chunk.start < position <= chunk.start + chunk.count:
-                saves.append((first_row + position - chunk.start - 1, slot))
+                snapshots.append((first_row + position - chunk.start - 1, slot))
         first_row += chunk.count
     return States(
         slots=np.array([chunk.request.state_slot for chunk in chunks], dtype=np.int32),
-        saves=np.array(saves, dtype=np.int32).reshape(-1, 2),
+        snapshots=np.array(snapshots, dtype=np.int32).reshape(-1, 2),
     )

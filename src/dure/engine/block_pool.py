@@ -1,4 +1,4 @@
-"""The paged cache: which block holds what, who uses it, and how an equal prefix is found again."""
+"""BlockPool: which block holds what, who uses it, and how an equal prefix is found again."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dure.batch import BLOCK_SIZE
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    pass
 
 # Blocks that continue one prefix and are compared token by token when a request is admitted, the
 # newest first: 32 comparisons of at most 31 tokens take about 50 us.
@@ -42,12 +42,14 @@ class BlockPool:
     A block is *held* by one or more block tables, or *free*. A free block keeps its contents and
     stays findable until it is allocated again, the least recently freed first. A block's contents
     are tokens after a parent digest: full ones are found by their own digest, full and partly
-    filled ones by a common beginning (`find_tail`), whose tokens are then copied.
+    filled ones by a common beginning (`find_tail`), whose tokens are then copied. The pool only
+    counts: what is to be cleared and copied is told by `take_ops`, and done by a runner.
     """
 
-    def __init__(self, num_blocks: int, storage: tuple[NDArray[Any], ...] = ()) -> None:
+    def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
-        self._storage = storage
+        self._clears: list[int] = []
+        self._copies: list[tuple[int, int]] = []
         self._references = [0] * num_blocks
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
         self._by_digest: dict[bytes, int] = {}
@@ -99,9 +101,8 @@ class BlockPool:
         return block
 
     def copy(self, source: int, target: int) -> None:
-        """Nothing; target takes source's keys and values, in every layer."""
-        for layer in self._storage:
-            layer[target] = layer[source]
+        """Have the next pass begin with a copy of source's keys and values in `target`."""
+        self._copies.append((source, target))
         if source in self._free:
             self._free.move_to_end(source)
 
@@ -128,8 +129,8 @@ class BlockPool:
     def release(self, blocks: Sequence[int], *, forget: bool = False) -> None:
         """Nothing; one block table lets go of its blocks, in its order.
 
-        `forget`: their contents may be wrong; nobody finds them again, and a not-a-number in them
-        is wiped, because zero times it is not zero for the block's next user.
+        `forget`: their contents may be wrong; nobody finds them again, and the next pass clears
+        them of a not-a-number, because zero times it is not zero for the block's next user.
         """
         for block in reversed(blocks):  # the end of a prefix is worth less than its beginning
             self._references[block] -= 1
@@ -138,11 +139,16 @@ class BlockPool:
             if self._references[block] > 0:
                 continue
             if forget:
-                for layer in self._storage:
-                    layer[block] = 0
+                self._clears.append(block)
             self._free[block] = None
             if block not in self._contents:  # nothing to find in it: the first to be reused
                 self._free.move_to_end(block, last=False)
+
+    def take_ops(self) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+        """Return the blocks to clear and the (source, target) to copy since the last call."""
+        ops = tuple(self._clears), tuple(self._copies)
+        self._clears, self._copies = [], []
+        return ops
 
     def check(self, block_tables: Iterable[Sequence[int]]) -> None:
         """Nothing; RuntimeError unless exactly these block tables hold exactly the held blocks."""

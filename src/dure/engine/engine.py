@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dure.batch import BLOCK_SIZE, CacheDtype, StateSpec
+from dure.batch import BLOCK_SIZE, CacheOps
 from dure.engine.batch import build_batch
 from dure.engine.block_pool import BlockPool, root_digest
-from dure.engine.kv_storage import allocate_storage
 from dure.engine.request import (
     FinishReason,
     Request,
@@ -30,17 +29,31 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dure.engine.grammar import Grammar
-    from dure.models import Model
+    from dure.engine.model_runner import ModelRunner
+    from dure.engine.sampler import Sampled
+    from dure.engine.spec_decode import Drafter
 
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What one step did for one request: a token, an end, or both."""
+    """What one step did for one request: tokens, an end, or both."""
 
     request: Request
-    token_id: int | None  # None: the request failed, see request.error
-    logprobs: TokenLogprobs | None  # if asked for; of a token that was forced there are none
+    token_ids: tuple[int, ...]  # none: the request failed, see request.error
+    logprobs: tuple[TokenLogprobs | None, ...]  # one a token, if asked for and it was not forced
     finish_reason: FinishReason | None  # None: it goes on
+
+
+@dataclass
+class _Draws:
+    """What has been drawn for one chunk in this step."""
+
+    chunk: Chunk
+    row: int  # of the logits: where the next token is drawn from
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs | None] = field(default_factory=list)
+    reason: FinishReason | None = None
+    error: Exception | None = None
 
 
 class Engine:
@@ -51,43 +64,38 @@ class Engine:
 
     def __init__(
         self,
-        model: Model,
+        runner: ModelRunner,
         *,
-        num_blocks: int,
         max_batch_tokens: int = 512,
         max_sequences: int = 64,
-        num_states: int | None = None,
-        cache_dtype: CacheDtype = "f16",
         model_id: str = "",
         eos_ids: AbstractSet[int] = frozenset(),
         threads: int = 1,
         sampling: SamplingFunctions | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
-        """num_states: slots of recurrent state, if the model has any, for running requests and
-        snapshots of prefixes; by default two for each sequence. threads: of sampling; the model has
-        its own number."""
-        num_states = 2 * max_sequences if num_states is None else num_states
+        """runner: computes the batches, and has the cache. threads: of sampling; the model has its
+        own number. drafter: guesses tokens, so that a step may bring several; no answer changes.
+        """
         limits = {
-            "num_blocks": num_blocks,
+            "num_blocks": runner.num_blocks,
             "max_batch_tokens": max_batch_tokens,
             "max_sequences": max_sequences,
-            "num_states": num_states,
         }
         for name, value in limits.items():
             if value < 1:
                 raise InvalidRequestError(f"{name} must be at least 1, but is {value}.")
-        self.model = model
+        self.runner = runner
         self.model_id = model_id
         self.eos_ids = frozenset(eos_ids)
-        layers = model.kv_cache_specs
-        recurrent = [isinstance(layer, StateSpec) for layer in layers]
-        self.cache = allocate_storage(layers, num_blocks, cache_dtype, num_states=num_states)
-        paged = tuple(c for c, state in zip(self.cache, recurrent, strict=True) if not state)
-        states = tuple(c for c, state in zip(self.cache, recurrent, strict=True) if state)
-        self.pool = BlockPool(num_blocks, paged)
-        self.states = StatePool(num_states if states else 0, states)
+        self.pool = BlockPool(runner.num_blocks)
+        self.states = StatePool(runner.num_states)
         self.scheduler = Scheduler(
-            self.pool, self.states, max_batch_tokens=max_batch_tokens, max_sequences=max_sequences
+            self.pool,
+            self.states,
+            max_batch_tokens=max_batch_tokens,
+            max_sequences=max_sequences,
+            drafter=drafter,
         )
         self.sampler = Sampler(sampling, threads=threads)
         self._requests: dict[str, Request] = {}  # unfinished ones
@@ -104,6 +112,7 @@ class Engine:
         priority: int = 0,
         grammar: Grammar | None = None,
         deferred: bool = False,
+        may_draft: bool = True,
     ) -> Request:
         """The new request, waiting; its `choices` are all n of them.
 
@@ -114,12 +123,12 @@ class Engine:
         in use; ContextLengthError if prompt and max_tokens exceed the context or the cache.
         """
         params = params.resolve({})
-        prompt = check_prompt(prompt_ids, self.model.vocab_size)
+        prompt = check_prompt(prompt_ids, self.runner.vocab_size)
         self._check_ids(params)
         limit = output_limit(
             len(prompt),
             params.max_tokens,
-            context_length=self.model.context_length,
+            context_length=self.runner.context_length,
             cache_tokens=self.pool.num_blocks * BLOCK_SIZE,
         )
         self._num_added += 1
@@ -138,6 +147,7 @@ class Engine:
                 min_tokens_banned_ids=self._min_tokens_banned_ids(params),
                 priority=priority,
                 constraint=grammar.start(deferred=deferred) if grammar else None,
+                may_draft=may_draft and not deferred,
             )
             for choice in range(params.n)
         )
@@ -149,7 +159,7 @@ class Engine:
         chunks = self.scheduler.schedule()
         if not chunks:
             return self._rest()
-        outputs = self._compute(chunks)
+        outputs = self._compute(chunks, self.scheduler.take_cache_ops())
         self.stats.steps += 1
         self.check_idle()
         return outputs
@@ -207,80 +217,93 @@ class Engine:
             self._requests[request.id] = request
             self.scheduler.add(request)
 
-    def _compute(self, chunks: Sequence[Chunk]) -> list[StepOutput]:
+    def _compute(self, chunks: Sequence[Chunk], ops: CacheOps) -> list[StepOutput]:
         """The outputs of the chunks. What the model raises ends a request, and never the engine.
 
         Nobody can tell whose fault it was, so each is computed again by itself: its bits are the
         same. A recurrent state that was left in the middle of a pass cannot be taken back.
         """
         try:
-            logits = self.model.forward(build_batch(chunks, self.cache))
+            logits = self.runner.execute(build_batch(chunks, ops))
         except Exception as error:
             if len(chunks) == 1 or self.states:
                 return [self._fail(chunk.request, error) for chunk in chunks]
-            return [output for chunk in chunks for output in self._compute([chunk])]
+            alone = CacheOps()  # the pass that failed has done them already
+            return [output for chunk in chunks for output in self._compute([chunk], alone)]
         return self._deliver(chunks, logits)
 
     def _deliver(self, chunks: Sequence[Chunk], logits: NDArray[np.float32]) -> list[StepOutput]:
-        """One output for each chunk that ended in a token; the others are only kept."""
-        logits = self._score(chunks, logits)
-        asking = [chunk.request for chunk in chunks if chunk.wants_logits]
-        sampled = iter(self.sampler.sample(asking, logits))
-        outputs = []
+        """One output for each chunk that ended in tokens; the others are only kept."""
+        draws, row = [], 0
         for chunk in chunks:
-            drawn = next(sampled) if chunk.wants_logits else None
-            if isinstance(drawn, Exception):  # a row of NaN, or a kernel that refuses it
-                outputs.append(self._fail(chunk.request, drawn))
-                continue
-            self.scheduler.commit(chunk)
-            if drawn is not None:
-                forced_tokens = chunk.request.forced_tokens
-                chosen = (forced_tokens.popleft(), None) if forced_tokens else drawn
-                outputs.append(self._append(chunk.request, *chosen))
-        return outputs
-
-    def _score(self, chunks: Sequence[Chunk], logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The logits without those rows that scored prompts, whose requests now have them."""
-        if not any(chunk.scored for chunk in chunks):
-            return logits
-        left, row = [], 0
-        for chunk in chunks:
-            if chunk.scored:
+            if chunk.num_scored:
                 done = len(chunk.request.prompt_logprobs) - 1 - chunk.start
-                self.sampler.score(chunk.request, logits[row + done : row + chunk.scored])
-            row += chunk.scored
-            if chunk.wants_logits:
-                left.append(row)
-                row += 1
-        return logits[left]
+                self.sampler.score(chunk.request, logits[row + done : row + chunk.num_scored])
+            draws.append(_Draws(chunk, row + chunk.num_scored))
+            row += len(chunk.logit_rows)
+        asking = [each for each in draws if each.chunk.num_sampled]
+        while asking:  # once, and once more for every draft that was right
+            rows = [each.row for each in asking]
+            chosen = logits if len(rows) == len(logits) else logits[rows]
+            drawn = self.sampler.sample([each.chunk.request for each in asking], chosen)
+            asking = [
+                each for each, one in zip(asking, drawn, strict=True) if self._accept(each, one)
+            ]
+        outputs = [self._conclude(each) for each in draws]
+        return [output for output in outputs if output is not None]
+
+    def _accept(self, draws: _Draws, drawn: Sampled) -> bool:
+        """Take what was drawn for the chunk; whether the next of its drafts was right, so that the
+        row after it counts, too."""
+        request, drafts = draws.chunk.request, draws.chunk.drafts
+        if isinstance(drawn, Exception):  # a row of NaN, or a kernel that refuses it
+            draws.error = drawn
+            return False
+        forced = request.forced_tokens
+        token_id, logprobs = (forced.popleft(), None) if forced else drawn
+        draws.token_ids.append(token_id)
+        draws.logprobs.append(logprobs)
+        draws.reason = self._append(request, token_id, logprobs)
+        draws.row += 1
+        depth = len(draws.token_ids)
+        return draws.reason is None and depth <= len(drafts) and drafts[depth - 1] == token_id
+
+    def _conclude(self, draws: _Draws) -> StepOutput | None:
+        """The chunk is kept, and its request fails or ends if it did; None without tokens."""
+        chunk, accepted = draws.chunk, len(draws.token_ids)
+        if draws.error is not None and not accepted:  # behind a draft the next step will tell
+            return self._fail(chunk.request, draws.error)
+        self.scheduler.commit(chunk, rejected=max(0, chunk.num_sampled - accepted))
+        if not accepted:
+            return None
+        if draws.reason is not None:
+            self._finish(chunk.request, draws.reason)
+        return StepOutput(
+            chunk.request, tuple(draws.token_ids), tuple(draws.logprobs), draws.reason
+        )
 
     def _append(
         self, request: Request, token_id: int, logprobs: TokenLogprobs | None
-    ) -> StepOutput:
-        """The output of one more token, which may be the last."""
+    ) -> FinishReason | None:
+        """Add one more token to the request; why it is the last, if it is."""
         request.append(token_id)
         self.stats.output_tokens += 1
         if logprobs is not None:
             request.logprobs.append(logprobs)
         params = request.params
-        reason: FinishReason | None = None
         ends = token_id in self.eos_ids and not params.ignore_eos
         if ends or token_id in params.stop_token_ids:
             request.stop_token_id = token_id
-            reason = "stop"
-        elif request.constraint is not None and request.constraint.accept(token_id):
-            reason = "stop"
-        elif len(request.output_ids) == request.max_output:
-            reason = "length"
-        if reason is not None:
-            self._finish(request, reason)
-        return StepOutput(request, token_id, logprobs, reason)
+            return "stop"
+        if request.constraint is not None and request.constraint.accept(token_id):
+            return "stop"
+        return "length" if len(request.output_ids) == request.max_output else None
 
     def _fail(self, request: Request, error: Exception) -> StepOutput:
         request.error = error
         self.stats.failed += 1
         self._finish(request, "error")
-        return StepOutput(request, None, None, "error")
+        return StepOutput(request, (), (), "error")
 
     def _finish(self, request: Request, reason: FinishReason) -> None:
         request.finish_reason = reason
@@ -302,11 +325,11 @@ class Engine:
         if params.min_tokens == 0:
             return ()
         ends = frozenset() if params.ignore_eos else self.eos_ids
-        known = {each for each in ends if each < self.model.vocab_size}
+        known = {each for each in ends if each < self.runner.vocab_size}
         return tuple(sorted(known.union(params.stop_token_ids)))
 
     def _check_ids(self, params: SamplingParams) -> None:
-        size = self.model.vocab_size
+        size = self.runner.vocab_size
         for name, ids in (
             ("logit_bias", params.logit_bias),
             ("stop_token_ids", params.stop_token_ids),

@@ -101,6 +101,7 @@ class Request:
     min_tokens_banned_ids: tuple[int, ...] = ()  # the tokens that min_tokens keeps away
     priority: int = 0  # the lowest goes first
     constraint: GrammarState | None = None  # where it stands in its grammar
+    may_draft: bool = True  # whether several tokens may come out of one step
     choices: tuple[Request, ...] = ()  # all n of them, this one too, in order
 
     output_ids: list[int] = field(default_factory=list)  # a stop token that ended it is the last
@@ -126,7 +127,7 @@ class Request:
     digests: list[bytes] = field(default_factory=list)  # of the full blocks of `tokens`
     state_slot: int = -1  # of its recurrent state, which is that after num_computed_tokens
     # Snapshots to be taken on the way: (position, slot), rising; the slots are the request's so far
-    saves: list[tuple[int, int]] = field(default_factory=list)
+    snapshots: list[tuple[int, int]] = field(default_factory=list)
     token_counts: TokenCounts | None = None  # only if a penalty is set
 
     def __post_init__(self) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 
-from dure.batch import BLOCK_SIZE
+from dure.batch import BLOCK_SIZE, CacheOps
 from dure.engine.block_pool import BlockPool, block_digest, blocks_for
 from dure.engine.request import Request, RequestState
+from dure.engine.spec_decode import Drafter
 from dure.engine.states import StatePool
 
 # A prompt that yields to others still gets this much of a step: less would only add steps.
@@ -23,13 +24,22 @@ _by_turn = attrgetter("priority", "arrival")
 
 @dataclass(frozen=True)
 class Chunk:
-    """`count` tokens of one request from `start` on, to be computed in this step."""
+    """`count` rows of one request from position `start` on, to be computed in this step.
+
+    The last `len(drafts)` rows are guesses, which are not among the request's tokens yet.
+    """
 
     request: Request
     start: int
     count: int
-    wants_logits: bool  # it ends with the request's last token, so a next one can be sampled
-    scored: int = 0  # its first rows, whose logits score the prompt's tokens after them
+    logit_rows: tuple[int, ...]  # rows of the chunk whose logits are wanted, rising
+    num_sampled: int  # the last of these, from which a next token is drawn; the others score
+    drafts: tuple[int, ...] = ()
+
+    @property
+    def num_scored(self) -> int:
+        """The first of `logit_rows`, whose logits score the prompt's tokens after them."""
+        return len(self.logit_rows) - self.num_sampled
 
 
 @dataclass
@@ -41,6 +51,8 @@ class Stats:
     cached_tokens: int = 0  # of them, found in the cache
     computed_tokens: int = 0  # rows of forward passes, those recomputed after preemption too
     output_tokens: int = 0
+    drafted_tokens: int = 0  # rows of forward passes that were guesses
+    accepted_tokens: int = 0  # of them, right
     preemptions: int = 0
     finished: int = 0  # for any reason
     failed: int = 0  # of them, with finish_reason "error"
@@ -66,8 +78,11 @@ class Scheduler:
         *,
         max_batch_tokens: int,
         max_sequences: int,
+        drafter: Drafter | None = None,
     ) -> None:
+        """drafter: guesses tokens for requests that decode, where rows are left in a step."""
         self.pool = pool
+        self._drafter = drafter
         self.states = StatePool(0) if states is None else states
         self.max_batch_tokens = max_batch_tokens
         if self.states:
@@ -109,17 +124,36 @@ class Scheduler:
             counts[request] = count + extra
             budget -= extra
             to_score -= extra if request.is_scoring else 0
-        return [self._chunk(request, count) for request, count in counts.items()]
+        chunks = []
+        for request, count in counts.items():
+            drafts = self._drafts(request, budget)
+            budget -= len(drafts)
+            chunks.append(self._chunk(request, count, drafts))
+        return chunks
 
-    def commit(self, chunk: Chunk) -> None:
-        """Nothing; the chunk's tokens are in the cache, and its full blocks can be found."""
+    def take_cache_ops(self) -> CacheOps:
+        """Return what a runner must do to its cache before the chunks of the last `schedule`."""
+        clears, copies = self.pool.take_ops()
+        return CacheOps(clears, copies, self.states.take_copies())
+
+    def commit(self, chunk: Chunk, *, rejected: int = 0) -> None:
+        """Record that the chunk's rows are in the cache, and make its full blocks findable.
+
+        rejected: its last rows, whose drafts were wrong; the blocks that only they had go back.
+        """
         request = chunk.request
-        request.num_computed_tokens += chunk.count
+        request.num_computed_tokens += chunk.count - rejected
         self.stats.computed_tokens += chunk.count
+        self.stats.drafted_tokens += len(chunk.drafts)
+        self.stats.accepted_tokens += len(chunk.drafts) - rejected
+        if rejected:
+            kept = blocks_for(request.num_computed_tokens)
+            self.pool.release(request.block_table[kept:])
+            del request.block_table[kept:]
         ends_prompt = chunk.start < len(request.prompt_ids) <= request.num_computed_tokens
         self._publish(request, chunk.start // BLOCK_SIZE, tail=ends_prompt)
-        while request.saves and request.saves[0][0] <= request.num_computed_tokens:
-            position, slot = request.saves.pop(0)
+        while request.snapshots and request.snapshots[0][0] <= request.num_computed_tokens:
+            position, slot = request.snapshots.pop(0)
             self.states.publish(slot, *self._prefix(request, position))
 
     def finish(self, request: Request, *, forget: bool = False) -> None:
@@ -135,7 +169,7 @@ class Scheduler:
         self.pool.check([request.block_table for request in self.running])
         if self.states:
             slots = [request.state_slot for request in self.running]
-            self.states.check([*slots, *(slot for r in self.running for _, slot in r.saves)])
+            self.states.check([*slots, *(slot for r in self.running for _, slot in r.snapshots)])
 
     def _grow(self, request: Request) -> bool:
         """Whether the request has a block for its next token; the youngest pay for it."""
@@ -190,7 +224,7 @@ class Scheduler:
 
     def _release_states(self, request: Request, *, forget: bool) -> None:
         """Nothing; the request's state becomes a snapshot unless it is to be forgotten."""
-        for _, slot in request.saves:
+        for _, slot in request.snapshots:
             self.states.release(slot)
         if forget or request.num_computed_tokens == 0:
             self.states.release(request.state_slot)
@@ -199,7 +233,7 @@ class Scheduler:
             self.states.publish(request.state_slot, *prefix)
         if forget:
             self.states.forget([request.root, *self._digests(request)])
-        request.state_slot, request.saves = -1, []
+        request.state_slot, request.snapshots = -1, []
 
     def _prefills(self, scheduled: dict[Request, int]) -> Iterator[Request]:
         """Requests with more of a prompt to compute: the running ones, then newly admitted."""
@@ -227,11 +261,42 @@ class Scheduler:
         needed = request.num_uncomputed_tokens
         return needed if needed <= budget else min(budget, max(MIN_CHUNK, budget // 2))
 
-    def _chunk(self, request: Request, count: int) -> Chunk:
+    def _drafts(self, request: Request, budget: int) -> tuple[int, ...]:
+        """Guesses for a request that decodes, no more than rows, blocks and its output allow."""
+        if self._drafter is None or not request.may_draft or self.states:
+            return ()  # a recurrent state cannot be taken back to before a wrong guess
+        if request.num_uncomputed_tokens != 1:
+            return ()
+        limit = min(budget, request.max_output - len(request.output_ids) - 1)
+        if limit <= 0:
+            return ()
+        drafts = tuple(self._drafter.propose(request, limit))[:limit]
+        # Nobody is preempted for a guess, and running requests keep a block each for what is sure.
+        spare = self.pool.num_free - len(self.running)
+        while (lacking := self._lacking(request, len(drafts))) > max(spare, 0):
+            drafts = drafts[:-1]
+        request.block_table += [self.pool.allocate() for _ in range(lacking)]
+        return drafts
+
+    def _lacking(self, request: Request, drafts: int) -> int:
+        """Blocks that the request's next row and so many drafts need beyond those it has."""
+        return blocks_for(request.num_computed_tokens + 1 + drafts) - len(request.block_table)
+
+    def _chunk(self, request: Request, count: int, drafts: tuple[int, ...]) -> Chunk:
         start = request.num_computed_tokens
         ends = count == request.num_uncomputed_tokens
         followed = min(start + count, len(request.prompt_ids) - 1) - start
-        return Chunk(request, start, count, ends, followed if request.is_scoring else 0)
+        rows = list(range(followed)) if request.is_scoring else []
+        if ends:
+            rows += range(count - 1, count + len(drafts))
+        return Chunk(
+            request,
+            start,
+            count + len(drafts),
+            tuple(rows),
+            num_sampled=1 + len(drafts) if ends else 0,
+            drafts=drafts,
+        )
 
     def _admit(self, request: Request, found: list[int]) -> bool:
         """Whether there is room for all its tokens; if so it runs, with `found` as its first."""
@@ -291,7 +356,7 @@ class Scheduler:
         for position in sorted({shared, last}):
             # One slot is left to the next request: a snapshot is a wish, a state is a need.
             if position > request.num_computed_tokens and self.states.num_free > 1:
-                request.saves.append((position, self.states.allocate()))
+                request.snapshots.append((position, self.states.allocate()))
 
     def _parent(self, request: Request, count: int) -> bytes:
         """The digest of the request's first `count` full blocks."""

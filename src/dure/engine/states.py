@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    pass
 
 
 class StatePool:
@@ -17,9 +17,9 @@ class StatePool:
     kept. Snapshots take the slots that nobody holds, and the least recently used one goes first.
     """
 
-    def __init__(self, num_slots: int, storage: tuple[NDArray[Any], ...] = ()) -> None:
+    def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
-        self._storage = storage
+        self._copies: list[tuple[int, int]] = []
         self._held: set[int] = set()
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_slots))
         # The digest of a prefix's full blocks -> the tokens after them -> the slot of that state.
@@ -47,7 +47,7 @@ class StatePool:
         return slot, max(longest, 0)
 
     def allocate(self, source: int = -1) -> int:
-        """A slot held by the caller, with a copy of the snapshot `source` if that is given.
+        """A slot held by the caller; the next pass copies the snapshot `source` there, if given.
 
         An empty slot, else the least recently used snapshot's. There must be one free.
         """
@@ -55,8 +55,7 @@ class StatePool:
             self._free.move_to_end(source)
         slot, _ = self._free.popitem(last=False)
         if source >= 0 and slot != source:
-            for layer in self._storage:
-                layer[slot] = layer[source]
+            self._copies.append((source, slot))
         self._forget(slot)
         self._held.add(slot)
         return slot
@@ -86,6 +85,11 @@ class StatePool:
             for slot in list(self._by_parent.get(parent, {}).values()):
                 self._forget(slot)
                 self._free.move_to_end(slot, last=False)
+
+    def take_copies(self) -> tuple[tuple[int, int], ...]:
+        """Return the (source, target) slots to copy since the last call."""
+        copies, self._copies = tuple(self._copies), []
+        return copies
 
     def check(self, slots: Sequence[int]) -> None:
         """Nothing; RuntimeError unless exactly these slots are held."""

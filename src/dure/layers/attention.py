@@ -14,12 +14,11 @@ from dure.layers.basic import Linear, RMSNorm
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dure.batch import Batch
+    from dure.batch import Batch, LayerArray
+    from dure.layers.rope import Rotation
     from dure.weights.loader import Weights
 
     Floats = NDArray[np.float32]
-    Rotation = tuple[Floats, Floats]
-    Rows = Floats | kernels.Activations  # (n, width), what a layer takes
 
 
 WIDE_KEY_BIAS = 32.0
@@ -34,7 +33,6 @@ class Attention:
         weights: Weights,
         name: str,
         *,
-        index: int,
         hidden: int,
         heads: int,
         kv_heads: int,
@@ -49,7 +47,7 @@ class Attention:
         interleaved: bool = False,
         window: int | None = None,
     ) -> None:
-        """index: this layer's place in the cache. norm_eps: q and k norms if given, of each head,
+        """norm_eps: q and k norms if given, of each head,
         before the rotation unless norm_last, or of all heads together if norm_whole; norm_offset as
         RMSNorm's offset. gated: q_proj gives each head its query and then as many gates, whose
         sigmoids the output is multiplied with."""
@@ -70,10 +68,10 @@ class Attention:
         # A key bias (Qwen2.5 has some of 350) makes a few columns so large that 8 bits for a row
         # lose the others: these layers alone cost a q8 cache 2 % of perplexity.
         largest = 0.0 if self.k_proj.bias is None else float(np.abs(self.k_proj.bias).max())
-        self.cache = KVCacheSpec(
+        self.cache_spec = KVCacheSpec(
             "window" if window else "gqa", kv_heads, head_dim, window, wide=largest > WIDE_KEY_BIAS
         )
-        self._index, self._interleaved, self._gated = index, interleaved, gated
+        self._interleaved, self._gated = interleaved, gated
         self._heads, self._head_dim = heads, head_dim
         self._scale, self._exact, self._threads = head_dim**-0.5, weights.exact, weights.threads
 
@@ -88,6 +86,7 @@ class Attention:
         x: kernels.Activations,
         rotation: Rotation | None,
         batch: Batch,
+        cache: LayerArray,
         *,
         add: Floats | None = None,
         rows: NDArray[np.int32] | None = None,
@@ -95,11 +94,11 @@ class Attention:
         """rows (m,): only theirs come back, (m, hidden), though all rows' keys and values are kept.
         add (n, hidden) is added, row for row."""
         if self._gated or self.q_norm is not None or self._is_shuffled:
-            return self._in_parts(x, rotation, batch, add, rows)
+            return self._in_parts(x, rotation, batch, cache, add, rows)
         cos, sin = rotation or (None, None)
         return self._in_one(
             x,
-            batch.cache[self._index],
+            cache,
             batch.positions,
             batch.sequences,
             batch.block_tables,
@@ -130,7 +129,7 @@ class Attention:
             norm_last=self._norm_last,
             interleaved=self._interleaved,
             scale=self._scale,
-            window=self.cache.window or 0,
+            window=self.cache_spec.window or 0,
             exact=self._exact,
             threads=self._threads,
         )
@@ -140,6 +139,7 @@ class Attention:
         x: kernels.Activations,
         rotation: Rotation | None,
         batch: Batch,
+        cache: LayerArray,
         add: Floats | None,
         rows: NDArray[np.int32] | None,
     ) -> Floats:
@@ -160,7 +160,7 @@ class Attention:
             q,
             k,
             v,
-            batch.cache[self._index],
+            cache,
             batch.positions,
             batch.sequences,
             batch.block_tables,
@@ -171,7 +171,7 @@ class Attention:
             eps=self._eps,
             norm_last=self._norm_last,
             scale=self._scale,
-            window=self.cache.window,
+            window=self.cache_spec.window,
             threads=self._threads,
         )
         if self._gated:

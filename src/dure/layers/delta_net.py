@@ -14,8 +14,9 @@ from dure.layers.basic import Linear
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dure.batch import Batch
+    from dure.batch import Batch, LayerArray
     from dure.layers.basic import Floats, Rows
+    from dure.layers.rope import Rotation
     from dure.weights.loader import Weights
 
 
@@ -32,7 +33,6 @@ class GatedDeltaNet:
         weights: Weights,
         name: str,
         *,
-        index: int,
         hidden: int,
         key_heads: int,
         value_heads: int,
@@ -41,7 +41,7 @@ class GatedDeltaNet:
         kernel: int,
         norm_eps: float,
     ) -> None:
-        """index: this layer's place in the cache. kernel: tokens that the convolution sees."""
+        """kernel: tokens that the convolution sees."""
         keys, values = key_heads * key_dim, value_heads * value_dim
         channels = 2 * keys + values
         if weights.has(f"{name}.in_proj_qkv.weight"):
@@ -63,13 +63,8 @@ class GatedDeltaNet:
         self.out_proj = Linear(weights, f"{name}.out_proj", hidden, values)
         self._offset = (kernel - 1) * channels  # numbers of the state that are the convolution's
         size = self._offset + kernels.delta_size(value_heads, key_dim, value_dim)
-        self.cache = StateSpec(size)
-        self._index, self._key_heads, self._key_dim, self._values = (
-            index,
-            key_heads,
-            key_dim,
-            values,
-        )
+        self.cache_spec = StateSpec(size)
+        self._key_heads, self._key_dim, self._values = key_heads, key_dim, values
         self._eps, self._threads = norm_eps, weights.threads
 
     @cached_property
@@ -87,25 +82,28 @@ class GatedDeltaNet:
     def __call__(
         self,
         x: Rows,
+        rotation: Rotation,
         batch: Batch,
+        cache: LayerArray,
         *,
         add: Floats | None = None,
         rows: NDArray[np.int32] | None = None,
     ) -> Floats:
         """rows (m,): only theirs come back, (m, hidden), though the state goes through all of them.
-        add (n, hidden) is added, row for row."""
+        add (n, hidden) is added, row for row. rotation is what every mixer gets; unused here."""
+        del rotation
         mixed, *rest, ba = Linear.together(x, *self._projections)
         z = rest[0] if rest else mixed
         # The rows of b and a go key head by key head, too: the b of its value heads, then the a.
         parts = ba.reshape(len(ba), self._key_heads, 2, -1)
         b, a = (np.ascontiguousarray(parts[:, :, i]).reshape(len(ba), -1) for i in (0, 1))
-        assert batch.states is not None  # the engine gives them to whoever has a StateCache
+        assert batch.states is not None  # the engine gives them to whoever has a StateSpec
         where = (
-            batch.cache[self._index],
+            cache,
             batch.positions,
             batch.sequences,
             batch.states.slots,
-            batch.states.saves,
+            batch.states.snapshots,
         )
         columns, gates = self._columns
         qkv = kernels.short_conv(mixed, self.conv, *where, columns=columns, threads=self._threads)

@@ -8,7 +8,7 @@ tokens are never expanded, and a token's result is the same bits in prompts and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,8 +20,9 @@ from dure.weights.quantize import quantize_rows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dure.batch import Batch
-    from dure.layers.basic import Floats, Rotation
+    from dure.batch import Batch, LayerArray
+    from dure.layers.basic import Floats
+    from dure.layers.rope import Rotation
     from dure.weights.loader import Weights
 
 NORM_EPS = 1e-6  # of the latents' own norms, whatever the model's is
@@ -35,7 +36,6 @@ class LatentAttention:
         weights: Weights,
         name: str,
         *,
-        index: int,
         hidden: int,
         heads: int,
         latent: int,
@@ -47,7 +47,7 @@ class LatentAttention:
         bias: bool = False,
         interleaved: bool = True,
     ) -> None:
-        """index: this layer's place in the cache. A key has `plain` dimensions out of the latent
+        """A key has `plain` dimensions out of the latent
         and `rotated` that all heads share; latent, plain and value are multiples of 16.
         query_latent: the width that queries pass through, if they do."""
         self.q_a_proj = self.q_a_norm = None
@@ -62,8 +62,8 @@ class LatentAttention:
         )
         self.kv_a_norm = RMSNorm(weights, f"{name}.kv_a_layernorm", latent, NORM_EPS)
         self.o_proj = Linear(weights, f"{name}.o_proj", hidden, heads * value, bias=bias)
-        self.cache = KVCacheSpec("latent", 1, latent + rotated)
-        self._index, self._heads, self._scale, self._interleaved = index, heads, scale, interleaved
+        self.cache_spec = KVCacheSpec("latent", 1, latent + rotated)
+        self._heads, self._scale, self._interleaved = heads, scale, interleaved
         self._latent, self._plain, self._rotated, self._value = latent, plain, rotated, value
         self._exact, self._threads = weights.exact, weights.threads
         self._take_halves(weights, name)
@@ -102,6 +102,7 @@ class LatentAttention:
         x: kernels.Activations,
         rotation: Rotation,
         batch: Batch,
+        cache: LayerArray,
         *,
         add: Floats | None = None,
         rows: NDArray[np.int32] | None = None,
@@ -120,7 +121,6 @@ class LatentAttention:
             add = None if add is None else add[rows]
         if self.q_a_norm is not None:
             q = self.q_proj(self.q_a_norm(q))
-        cache = batch.cache[self._index]
         self._write(entries, rotation, batch, cache)
         gathered = kernels.latent_attention(
             self._absorbed(q, turning),
@@ -142,9 +142,7 @@ class LatentAttention:
         )
         return self.o_proj(values.reshape(len(q), self._heads * self._value), add=add)
 
-    def _write(
-        self, entries: Floats, rotation: Rotation, batch: Batch, cache: NDArray[Any]
-    ) -> None:
+    def _write(self, entries: Floats, rotation: Rotation, batch: Batch, cache: LayerArray) -> None:
         """Nothing; entries (n, latent + rotated), normed and rotated, are in the cache."""
         latent = self.kv_a_norm.floats(np.ascontiguousarray(entries[:, : self._latent]))
         rest = self._turned(entries[:, None, self._latent :], rotation)

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from dure.weights.loader import Weights
 
     Floats = NDArray[np.float32]
-    Rotation = tuple[Floats, Floats]
     Rows = Floats | kernels.Activations  # (n, width), what a layer takes
 
 

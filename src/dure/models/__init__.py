@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dure.batch import Batch, KVCacheSpec, StateSpec
+    from dure.batch import Batch, CacheArrays, KVCacheSpec, StateSpec
     from dure.formats.checkpoint import Checkpoint
     from dure.weights.quantize import Scheme
 
@@ -48,8 +48,9 @@ class Model(Protocol):
         """Tokens that one sequence may have, prompt and output together."""
         ...
 
-    def forward(self, batch: Batch) -> NDArray[np.float32]:
-        """Logits (len(batch.logit_rows), vocab_size); keys and values go into batch.cache."""
+    def forward(self, batch: Batch, cache: CacheArrays) -> NDArray[np.float32]:
+        """Logits (len(batch.logit_rows), vocab_size); keys and values go to `cache`, one array a
+        layer: (blocks, *block_shape), or float32 (slots, size) of a recurrent one."""
         ...
 
 

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dure.errors import UnsupportedModelError
-from dure.layers.basic import Embedding, GatedMLP, RMSNorm, head
+from dure.layers.basic import GatedMLP
+from dure.layers.decoder import Decoder, DecoderLayer
 from dure.layers.latent_attention import LatentAttention
 from dure.layers.moe import Routing, SparseMLP
-from dure.layers.rope import Rope, RopeConfig, magnitude_scale
+from dure.layers.rope import RopeConfig, magnitude_scale
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dure.batch import Batch, KVCacheSpec
-    from dure.layers.basic import Rotation
     from dure.models.config import Config
     from dure.weights.loader import Weights
 
@@ -156,18 +155,15 @@ def _groups(config: Config, experts: int, *, gguf: bool) -> tuple[int, int]:
     return config.expert_groups(experts, chosen, usual=usual)
 
 
-class Block:
+class Block(DecoderLayer):
     """x += attention(norm x); x += mlp(norm x)."""
 
     def __init__(self, config: DeepseekConfig, weights: Weights, index: int) -> None:
         name = f"model.layers.{index}"
-        self.input_layernorm = RMSNorm(
-            weights, f"{name}.input_layernorm", config.hidden, config.norm_eps
-        )
-        self.self_attn = LatentAttention(
+        super().__init__(weights, name, config)
+        self.mixer = LatentAttention(
             weights,
             f"{name}.self_attn",
-            index=index,
             hidden=config.hidden,
             heads=config.heads,
             latent=config.latent,
@@ -179,10 +175,6 @@ class Block:
             bias=config.bias,
             interleaved=config.interleaved,
         )
-        self.post_attention_layernorm = RMSNorm(
-            weights, f"{name}.post_attention_layernorm", config.hidden, config.norm_eps
-        )
-        self.mlp: GatedMLP | SparseMLP
         if index < config.dense_layers:
             self.mlp = GatedMLP(weights, f"{name}.mlp", config.hidden, config.intermediate)
             return
@@ -198,15 +190,8 @@ class Block:
             shared_intermediate=config.shared_experts * config.expert_intermediate,
         )
 
-    def __call__(
-        self, x: Floats, rotation: Rotation, batch: Batch, rows: Ints | None = None
-    ) -> Floats:
-        """x (n, hidden) after this layer; `rows` are those that come back, if not all do."""
-        x = self.self_attn(self.input_layernorm(x), rotation, batch, add=x, rows=rows)
-        return self.mlp(self.post_attention_layernorm(x), add=x)
 
-
-class Model:
+class Model(Decoder):
     """Tokens to logits."""
 
     VERSION = 2
@@ -217,25 +202,6 @@ class Model:
             config, gguf=weights.is_gguf, version=3 if sigmoid else self.VERSION
         )
         self.config = sizes
-        self.vocab_size, self.context_length = sizes.vocab_size, sizes.context_length
-        self.rope = Rope(sizes.rope)
-        self.embed_tokens = Embedding(weights, "model.embed_tokens", sizes.vocab_size, sizes.hidden)
-        self.layers = [Block(sizes, weights, i) for i in range(sizes.layers)]
-        self.norm = RMSNorm(weights, "model.norm", sizes.hidden, sizes.norm_eps)
-        self.lm_head = head(weights, self.embed_tokens, tied=sizes.tied)
+        super().__init__(weights, sizes, lambda index: Block(sizes, weights, index))
         for extra in range(sizes.layers, sizes.layers + sizes.extra_layers):
             weights.skip_all(f"model.layers.{extra}.")
-
-    @property
-    def kv_cache_specs(self) -> tuple[KVCacheSpec, ...]:
-        """What each layer keeps of a token."""
-        return tuple(layer.self_attn.cache for layer in self.layers)
-
-    def forward(self, batch: Batch) -> Floats:
-        """The logits (len(batch.logit_rows), vocab_size) of the rows that want them."""
-        x = self.embed_tokens(batch.tokens)
-        rotation = self.rope(batch.positions)
-        for layer in self.layers[:-1]:
-            x = layer(x, rotation, batch)
-        x = self.layers[-1](x, rotation, batch, batch.wanted_rows)
-        return self.lm_head(self.norm(x))

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dure.layers.attention import Attention
-from dure.layers.basic import Embedding, GatedMLP, RMSNorm, head
+from dure.layers.basic import GatedMLP
+from dure.layers.decoder import Decoder, DecoderLayer
 from dure.layers.moe import Routing, SparseMLP
-from dure.layers.rope import Rope, RopeConfig
+from dure.layers.rope import RopeConfig
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dure.batch import Batch, KVCacheSpec
-    from dure.layers.basic import Rotation
     from dure.models.config import Config
     from dure.weights.loader import Weights
 
@@ -86,28 +85,21 @@ def _sparse_layers(config: Config, layers: int) -> frozenset[int]:
     return frozenset(i for i in range(first, end) if (i + 1) % step == 0)
 
 
-class Block:
+class Block(DecoderLayer):
     """x += attention(norm x); x += mlp(norm x)."""
 
     def __init__(self, config: Ernie45MoeConfig, weights: Weights, index: int) -> None:
         name = f"model.layers.{index}"
-        self.input_layernorm = RMSNorm(
-            weights, f"{name}.input_layernorm", config.hidden, config.norm_eps
-        )
-        self.self_attn = Attention(
+        super().__init__(weights, name, config)
+        self.mixer = Attention(
             weights,
             f"{name}.self_attn",
-            index=index,
             hidden=config.hidden,
             heads=config.heads,
             kv_heads=config.kv_heads,
             head_dim=config.head_dim,
             interleaved=True,  # pairs (2i, 2i + 1), in config.json's files and in GGUF
         )
-        self.post_attention_layernorm = RMSNorm(
-            weights, f"{name}.post_attention_layernorm", config.hidden, config.norm_eps
-        )
-        self.mlp: GatedMLP | SparseMLP
         if index not in config.sparse_layers:
             self.mlp = GatedMLP(weights, f"{name}.mlp", config.hidden, config.intermediate)
         else:
@@ -123,37 +115,11 @@ class Block:
                 shared_intermediate=config.shared_experts * config.expert_intermediate,
             )
 
-    def __call__(
-        self, x: Floats, rotation: Rotation, batch: Batch, rows: Ints | None = None
-    ) -> Floats:
-        """x (n, hidden) after this layer; `rows` are those that come back, if not all do."""
-        x = self.self_attn(self.input_layernorm(x), rotation, batch, add=x, rows=rows)
-        return self.mlp(self.post_attention_layernorm(x), add=x)
 
-
-class Model:
+class Model(Decoder):
     """Tokens to logits."""
 
     def __init__(self, config: Config, weights: Weights) -> None:
         self.config = sizes = Ernie45MoeConfig.read(config)
-        self.vocab_size, self.context_length = sizes.vocab_size, sizes.context_length
-        self.rope = Rope(sizes.rope)
-        self.embed_tokens = Embedding(weights, "model.embed_tokens", sizes.vocab_size, sizes.hidden)
-        self.layers = [Block(sizes, weights, i) for i in range(sizes.layers)]
-        self.norm = RMSNorm(weights, "model.norm", sizes.hidden, sizes.norm_eps)
-        self.lm_head = head(weights, self.embed_tokens, tied=sizes.tied)
+        super().__init__(weights, sizes, lambda index: Block(sizes, weights, index))
         weights.skip_all("model.mtp_")  # a layer that drafts the token after the next
-
-    @property
-    def kv_cache_specs(self) -> tuple[KVCacheSpec, ...]:
-        """What each layer keeps of a token."""
-        return tuple(layer.self_attn.cache for layer in self.layers)
-
-    def forward(self, batch: Batch) -> Floats:
-        """The logits (len(batch.logit_rows), vocab_size) of the rows that want them."""
-        x = self.embed_tokens(batch.tokens)
-        rotation = self.rope(batch.positions)
-        for layer in self.layers[:-1]:
-            x = layer(x, rotation, batch)
-        x = self.layers[-1](x, rotation, batch, batch.wanted_rows)
-        return self.lm_head(self.norm(x))

@@ -10,15 +10,16 @@ import numpy as np
 
 from dure.errors import UnsupportedModelError
 from dure.layers.attention import Attention
-from dure.layers.basic import Embedding, GatedMLP, Linear, RMSNorm, head
-from dure.layers.rope import Rope, RopeConfig
+from dure.layers.basic import GatedMLP, Linear, RMSNorm
+from dure.layers.decoder import Decoder, DecoderLayer
+from dure.layers.rope import RopeConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dure.batch import Batch, KVCacheSpec
+    from dure.batch import Batch, CacheArrays, KVCacheSpec, LayerArray, StateSpec
     from dure.kernels import Activations
-    from dure.layers.basic import Rotation
+    from dure.layers.rope import Rotation
     from dure.models.config import Config
     from dure.weights.loader import Weights
 
@@ -69,19 +70,14 @@ class MimoConfig:
         )
 
 
-class Block:
+class Block(DecoderLayer):
     """x += attention(norm x); x += mlp(norm x)."""
 
-    def __init__(
-        self, config: MimoConfig, weights: Weights, name: str, index: int, window: int | None
-    ) -> None:
-        self.input_layernorm = RMSNorm(
-            weights, f"{name}.input_layernorm", config.hidden, config.norm_eps
-        )
-        self.self_attn = Attention(
+    def __init__(self, config: MimoConfig, weights: Weights, name: str, window: int | None) -> None:
+        super().__init__(weights, name, config)
+        self.mixer = Attention(
             weights,
             f"{name}.self_attn",
-            index=index,
             hidden=config.hidden,
             heads=config.heads,
             kv_heads=config.kv_heads,
@@ -89,17 +85,7 @@ class Block:
             bias=True,
             window=window,
         )
-        self.post_attention_layernorm = RMSNorm(
-            weights, f"{name}.post_attention_layernorm", config.hidden, config.norm_eps
-        )
         self.mlp = GatedMLP(weights, f"{name}.mlp", config.hidden, config.intermediate)
-
-    def __call__(
-        self, x: Floats, rotation: Rotation, batch: Batch, rows: Ints | None = None
-    ) -> Floats:
-        """x (n, hidden) after this layer; `rows` are those that come back, if not all do."""
-        x = self.self_attn(self.input_layernorm(x), rotation, batch, add=x, rows=rows)
-        return self.mlp(self.post_attention_layernorm(x), add=x)
 
 
 class Drafting:
@@ -112,63 +98,46 @@ class Drafting:
         )
         self.token_layernorm = RMSNorm(weights, f"{name}.token_layernorm", hidden, config.norm_eps)
         self.input_proj = Linear(weights, f"{name}.input_proj", hidden, 2 * hidden)
-        self.block = Block(config, weights, name, 0, None)
+        self.block = Block(config, weights, name, None)
         self.final_layernorm = RMSNorm(weights, f"{name}.final_layernorm", hidden, config.norm_eps)
 
     def __call__(
-        self, hidden: Floats, embedded: Floats, rotation: Rotation, batch: Batch
+        self, hidden: Floats, embedded: Floats, rotation: Rotation, batch: Batch, cache: LayerArray
     ) -> Activations:
         """What the head makes logits of, for the rows that want them."""
         both = [self.hidden_layernorm.floats(hidden), self.token_layernorm.floats(embedded)]
         x = self.input_proj(np.concatenate(both, axis=1))
-        return self.final_layernorm(self.block(x, rotation, batch, batch.wanted_rows))
+        return self.final_layernorm(self.block(x, rotation, batch, cache, batch.wanted_rows))
 
 
-class Model:
+class Model(Decoder):
     """Tokens to logits."""
 
     def __init__(self, config: Config, weights: Weights) -> None:
         self.config = sizes = MimoConfig.read(config)
-        self.vocab_size, self.context_length = sizes.vocab_size, sizes.context_length
-        self.rope = Rope(sizes.rope)
-        self.embed_tokens = Embedding(weights, "model.embed_tokens", sizes.vocab_size, sizes.hidden)
-        self.layers = [
-            Block(sizes, weights, f"model.layers.{i}", i, window)
-            for i, window in enumerate(sizes.windows)
-        ]
-        self.norm = RMSNorm(weights, "model.norm", sizes.hidden, sizes.norm_eps)
-        self.lm_head = head(weights, self.embed_tokens, tied=sizes.tied)
-        self.drafting = None  # fine-tuned copies often come without
+        super().__init__(
+            weights,
+            sizes,
+            lambda i: Block(sizes, weights, f"model.layers.{i}", sizes.windows[i]),
+        )
+        self.drafting: Drafting | None = None  # fine-tuned copies often come without
         if weights.has("model.mtp_layers.0.input_proj.weight"):
             self.drafting = Drafting(sizes, weights)
 
     @property
-    def kv_cache_specs(self) -> tuple[KVCacheSpec, ...]:
-        """What each layer keeps of a token."""
-        return tuple(layer.self_attn.cache for layer in self.layers)
-
-    @property
-    def draft_caches(self) -> tuple[KVCacheSpec, ...]:
+    def draft_cache_specs(self) -> tuple[KVCacheSpec | StateSpec, ...]:
         """What the drafting layer, if there is one, keeps of a token."""
-        return () if self.drafting is None else (self.drafting.block.self_attn.cache,)
+        return () if self.drafting is None else (self.drafting.block.mixer.cache_spec,)
 
-    def forward(self, batch: Batch) -> Floats:
-        """The logits (len(batch.logit_rows), vocab_size) of the rows that want them."""
-        return self.lm_head(self.norm(self.hidden(batch, batch.wanted_rows)))
+    def draft(self, hidden: Floats, batch: Batch, cache: CacheArrays) -> Floats:
+        """Return the logits of the tokens after batch.tokens, guessed without the other blocks.
 
-    def hidden(self, batch: Batch, rows: Ints | None = None) -> Floats:
-        """The hidden states (n, hidden) before the last norm, of all rows, or of `rows`."""
-        x = self.embed_tokens(batch.tokens)
-        rotation = self.rope(batch.positions)
-        for layer in self.layers[:-1]:
-            x = layer(x, rotation, batch)
-        return self.layers[-1](x, rotation, batch, rows)
-
-    def draft(self, hidden: Floats, batch: Batch) -> Floats:
-        """The logits of the tokens after batch.tokens, guessed without the trunk: hidden (n, …) are
-        its states of the tokens before those, at whose positions they stand here, so that the
-        cache, which is of `draft_caches` and no other, begins at 0."""
+        hidden (n, hidden) are what `run` returned for the tokens before those, at whose positions
+        they stand here: the cache, which is of `draft_cache_specs` alone, begins at 0. Raises
+        UnsupportedModelError if the checkpoint came without the layer.
+        """
         if self.drafting is None:
             raise UnsupportedModelError("This checkpoint came without MiMo's drafting layer.")
-        embedded, rotation = self.embed_tokens(batch.tokens), self.rope(batch.positions)
-        return self.lm_head(self.drafting(hidden, embedded, rotation, batch))
+        rotation = self.rope(batch.positions)
+        drafted = self.drafting(hidden, self.embed(batch), rotation, batch, cache[0])
+        return self.lm_head(drafted)

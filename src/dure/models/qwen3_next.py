@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dure.layers.attention import Attention
-from dure.layers.basic import Embedding, GatedMLP, RMSNorm, head
+from dure.layers.basic import GatedMLP
+from dure.layers.decoder import Decoder, DecoderLayer
 from dure.layers.delta_net import GatedDeltaNet
 from dure.layers.moe import Routing, SparseMLP
-from dure.layers.rope import Rope, RopeConfig
+from dure.layers.rope import RopeConfig
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dure.batch import Batch, KVCacheSpec, StateSpec
-    from dure.layers.basic import Rotation
     from dure.models.config import Config
     from dure.weights.loader import Weights
 
@@ -109,15 +108,13 @@ class Qwen3NextConfig:
         )
 
 
-class Block:
+class Block(DecoderLayer):
     """x += attention or DeltaNet(norm x); x += mlp(norm x)."""
 
     def __init__(self, config: Qwen3NextConfig, weights: Weights, index: int) -> None:
         name = f"model.layers.{index}"
-        self.input_layernorm = _norm(config, weights, f"{name}.input_layernorm")
+        super().__init__(weights, name, config, norm_offset=config.norm_offset)
         self.mixer = _mixer(config, weights, name, index)
-        self.post_attention_layernorm = _norm(config, weights, f"{name}.post_attention_layernorm")
-        self.mlp: GatedMLP | SparseMLP
         if index in config.dense_layers:
             self.mlp = GatedMLP(weights, f"{name}.mlp", config.hidden, config.intermediate)
         else:
@@ -133,21 +130,6 @@ class Block:
                 shared_gate="shared_expert_gate",
             )
 
-    def __call__(
-        self, x: Floats, rotation: Rotation, batch: Batch, rows: Ints | None = None
-    ) -> Floats:
-        """x (n, hidden) after this layer; `rows` are those that come back, if not all do."""
-        normed = self.input_layernorm(x)
-        if isinstance(self.mixer, GatedDeltaNet):
-            x = self.mixer(normed, batch, add=x, rows=rows)
-        else:
-            x = self.mixer(normed, rotation, batch, add=x, rows=rows)
-        return self.mlp(self.post_attention_layernorm(x), add=x)
-
-
-def _norm(config: Qwen3NextConfig, weights: Weights, name: str) -> RMSNorm:
-    return RMSNorm(weights, name, config.hidden, config.norm_eps, offset=config.norm_offset)
-
 
 def _mixer(
     config: Qwen3NextConfig, weights: Weights, name: str, index: int
@@ -157,7 +139,6 @@ def _mixer(
         return GatedDeltaNet(
             weights,
             f"{name}.linear_attn",
-            index=index,
             hidden=config.hidden,
             key_heads=config.key_heads,
             value_heads=config.value_heads,
@@ -169,7 +150,6 @@ def _mixer(
     return Attention(
         weights,
         f"{name}.self_attn",
-        index=index,
         hidden=config.hidden,
         heads=config.heads,
         kv_heads=config.kv_heads,
@@ -182,31 +162,17 @@ def _mixer(
     )
 
 
-class Model:
+class Model(Decoder):
     """Tokens to logits."""
 
     def __init__(self, config: Config, weights: Weights) -> None:
         self.config = sizes = Qwen3NextConfig.read(config, gguf=weights.is_gguf)
-        self.vocab_size, self.context_length = sizes.vocab_size, sizes.context_length
-        self.rope = Rope(sizes.rope)
-        self.embed_tokens = Embedding(weights, "model.embed_tokens", sizes.vocab_size, sizes.hidden)
-        self.layers = [Block(sizes, weights, i) for i in range(sizes.layers)]
-        self.norm = _norm(sizes, weights, "model.norm")
-        self.lm_head = head(weights, self.embed_tokens, tied=sizes.tied)
+        super().__init__(
+            weights,
+            sizes,
+            lambda index: Block(sizes, weights, index),
+            norm_offset=sizes.norm_offset,
+        )
         # What drafts the token after the next is not computed here.
         for name in ("mtp.", "model.layers.{}.", "blk.{}.nextn."):
             weights.skip_all(name.format(len(self.layers)))
-
-    @property
-    def kv_cache_specs(self) -> tuple[KVCacheSpec | StateSpec, ...]:
-        """What each layer keeps."""
-        return tuple(layer.mixer.cache for layer in self.layers)
-
-    def forward(self, batch: Batch) -> Floats:
-        """The logits (len(batch.logit_rows), vocab_size) of the rows that want them."""
-        x = self.embed_tokens(batch.tokens)
-        rotation = self.rope(batch.positions)
-        for layer in self.layers[:-1]:
-            x = layer(x, rotation, batch)
-        x = self.layers[-1](x, rotation, batch, batch.wanted_rows)
-        return self.lm_head(self.norm(x))
