@@ -13,8 +13,8 @@ import torch
 
 from dure.errors import DureError, ModelFileError, UnsupportedModelError
 from dure.formats.checkpoint import Checkpoint, open_checkpoint
+from dure.formats.quantized.base import QuantizedMatrix
 from dure.formats.quantized_checkpoint import parameters, parameters_or_tensors
-from dure.formats.quantized_layouts import PackedMatrix
 from dure.kernels.dequantize import dequantize
 
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False}
@@ -60,7 +60,7 @@ def folder_with(
 
 def read_values(matrix: Any, start: int = 0, stop: int | None = None) -> np.ndarray:
     """What a matrix stands for, its columns in order."""
-    assert isinstance(matrix, PackedMatrix)
+    assert isinstance(matrix, QuantizedMatrix)
     values = dequantize(
         matrix.dtype, matrix.read_rows(start, matrix.num_rows if stop is None else stop)
     )

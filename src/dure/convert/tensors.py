@@ -12,8 +12,8 @@ import numpy as np
 from dure.errors import UnsupportedModelError
 from dure.formats.blocks import BLOCKS
 from dure.formats.gguf_writer import TensorPlan
+from dure.formats.quantized.base import QuantizedMatrix
 from dure.formats.quantized_checkpoint import is_idle_bias, parameters
-from dure.formats.quantized_layouts import PackedMatrix
 from dure.formats.tensors import TensorInfo
 from dure.kernels.dequantize import dequantize
 from dure.weights.names import gguf_name, plain_name
@@ -83,7 +83,7 @@ def gguf_tensors(
             continue
         if _only_drafts(name, sizes.layers, layout) or is_idle_bias(theirs, stored):
             continue
-        source = Dequantised(tensor) if isinstance(tensor, PackedMatrix) else tensor
+        source = Dequantised(tensor) if isinstance(tensor, QuantizedMatrix) else tensor
         for part, shape, rows in _parts(name, source, sizes):
             written = _written(part, layout)
             if written is None:

@@ -13,8 +13,8 @@ import numpy as np
 from dure import kernels
 from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.blocks import BLOCKS, FLOATS
+from dure.formats.quantized.base import QuantizedMatrix
 from dure.formats.quantized_checkpoint import is_idle_bias, parameters, parameters_or_tensors
-from dure.formats.quantized_layouts import PackedMatrix
 from dure.formats.tensors import TensorInfo
 from dure.weights.names import canonical_name, is_recomputed
 from dure.weights.quantize import DtypePolicy
@@ -185,7 +185,7 @@ class Weights:
             for part, tensor in firsts.items()
         }
         experts = kernels.Experts(count, hidden, intermediate, *types.values())
-        if any(isinstance(t, PackedMatrix) or t.dtype != types[p] for p, t in firsts.items()):
+        if any(isinstance(t, QuantizedMatrix) or t.dtype != types[p] for p, t in firsts.items()):
             self._jobs.append(partial(self._experts_job, prefix, experts, shapes, types, readers))
             return experts
         for part, reader in readers.items():
@@ -377,7 +377,7 @@ def memory_needed(
 
 def _columns(tensor: Parameter, dtype: str) -> Ints | None:
     """The order of a matrix's columns in memory, where it is kept as that type."""
-    return tensor.columns if isinstance(tensor, PackedMatrix) and tensor.dtype == dtype else None
+    return tensor.columns if isinstance(tensor, QuantizedMatrix) and tensor.dtype == dtype else None
 
 
 def _same(one: Ints | None, other: Ints | None) -> bool:

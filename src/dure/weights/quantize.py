@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from dure import kernels
 from dure.errors import InvalidRequestError, ModelFileError
 from dure.formats.blocks import BLOCKS, FLOATS
-from dure.formats.quantized_layouts import PackedMatrix
+from dure.formats.quantized.base import QuantizedMatrix
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,7 +115,7 @@ class DtypePolicy:
 def _is_shuffled(part: Part, tensor: Parameter) -> bool:
     """Whether it is an expert's whose columns lie in an order of its own, which is not run as it
     is: all experts take the same rows."""
-    return part == "experts" and isinstance(tensor, PackedMatrix) and tensor.columns is not None
+    return part == "experts" and isinstance(tensor, QuantizedMatrix) and tensor.columns is not None
 
 
 def _is_float(dtype: str) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dure.formats.quantized_layouts import PackedMatrix
+from dure.formats.quantized.base import QuantizedMatrix
 from dure.formats.tensors import RowShape
 from dure.kernels.dequantize import dequantize
 from dure.weights.quantize import quantize_rows
@@ -60,7 +60,7 @@ class Dequantised(RowShape):
 
     dtype = "F32"
 
-    def __init__(self, source: PackedMatrix) -> None:
+    def __init__(self, source: QuantizedMatrix) -> None:
         self.name, self.shape, self.stored = source.name, source.shape, source.stored
         self._source = source
         self._raw: Bytes | None = None
@@ -99,7 +99,7 @@ def _pieces(conversion: Conversion) -> Iterator[_Piece]:
     step = max(1, PIECE_WEIGHTS // (_PANEL * source.shape[-1])) * _PANEL
     bytes_of_row = source.size_bytes / source.num_rows
     whole: Bytes | None = None
-    if conversion.order is not None or (isinstance(source, PackedMatrix) and source.whole):
+    if conversion.order is not None or (isinstance(source, QuantizedMatrix) and source.whole):
         whole = source.read_rows(conversion.first_row, conversion.first_row + rows)
         if conversion.order is not None:
             whole = whole[conversion.order]
@@ -119,7 +119,7 @@ def _pieces(conversion: Conversion) -> Iterator[_Piece]:
 def _floats(source: Parameter, raw: Bytes) -> NDArray[np.float32]:
     """The weights, (rows, columns), of rows as they come, their columns in order."""
     values = dequantize(source.dtype, raw)
-    columns = source.columns if isinstance(source, PackedMatrix) else None
+    columns = source.columns if isinstance(source, QuantizedMatrix) else None
     if columns is not None:
         sorted_values, values = values, np.empty_like(values)
         values[:, columns] = sorted_values

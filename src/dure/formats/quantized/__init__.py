@@ -1,0 +1,1 @@
+"""Layouts of quantised Hugging Face folders: one file for each family of layouts."""

@@ -1,0 +1,72 @@
+"""AWQ in the GEMM layout, as AutoAWQ writes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dure.formats.quantized.base import (
+    FLOAT_TYPES,
+    check_part,
+    join_nibbles,
+    matrix_shape,
+    read_array,
+    read_floats,
+)
+from dure.formats.quantized.grouped import GroupedMatrix
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dure.formats.quantized.folder import QuantizedFolder
+    from dure.formats.tensors import TensorInfo
+
+    Array = NDArray[Any]
+    Bytes = NDArray[np.uint8]
+
+_COLUMNS = (0, 2, 4, 6, 1, 3, 5, 7)  # the output column of each of the eight codes of a word
+
+
+def read_awq(folder: QuantizedFolder) -> None:
+    """Put together X.qweight, X.qzeros and X.scales, packed along the output columns."""
+    folder.expect("bits", folder.settings.get("bits", folder.settings.get("w_bit")), 4)
+    form = folder.settings.get("version", folder.settings.get("format", "gemm"))
+    folder.expect("version", str(form).lower(), "gemm")
+    group = folder.integer("group_size", folder.settings.get("q_group_size", 128))
+    for base, codes in folder.ending(".qweight"):
+        del folder.tensors[codes.name]
+        scales, zeros = (folder.take(f"{base}.{each}", codes.name) for each in ("scales", "qzeros"))
+        folder.add(AwqMatrix(f"{base}.weight", codes, scales, zeros, group))
+
+
+class AwqMatrix(GroupedMatrix):
+    """weight[row, col] = scales[g, row] * (code[col, row] - zero[g, row])."""
+
+    stored = "AWQ-4"
+    whole = True
+
+    def __init__(
+        self, name: str, codes: TensorInfo, scales: TensorInfo, zeros: TensorInfo, group: int
+    ) -> None:
+        cols, words = matrix_shape(codes)
+        super().__init__(name, (8 * words, cols), group, codes, scales, zeros)
+        self._code, self._scale, self._zero = codes, scales, zeros
+        check_part(codes, (cols, words), "I32")
+        check_part(scales, (self.groups, 8 * words), *FLOAT_TYPES)
+        check_part(zeros, (self.groups, words), "I32")
+
+    def _codes(self, start: int, stop: int) -> Bytes:
+        return join_nibbles(self._ordered(self._code)[:, start:stop].T)
+
+    def _scales(self, start: int, stop: int) -> tuple[Array, Bytes]:
+        zeros = self._ordered(self._zero)[:, start:stop]
+        return read_floats(self._scale)[:, start:stop].T, zeros.T
+
+    def _ordered(self, tensor: TensorInfo) -> Bytes:
+        """The codes of a part, (columns or groups, rows)."""
+        words = read_array(tensor, "<u4")
+        codes = np.empty((*words.shape, 8), np.uint8)
+        for slot, column in enumerate(_COLUMNS):
+            codes[..., column] = words >> np.uint32(4 * slot) & 15
+        return codes.reshape(len(words), -1)

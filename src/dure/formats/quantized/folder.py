@@ -1,0 +1,92 @@
+"""The tensors of a quantised folder while matrices are put together, and its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dure.errors import ModelFileError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from dure.formats.quantized.base import QuantizedMatrix
+    from dure.formats.tensors import TensorInfo
+
+# What runtimes quantise activations and caches with. dure quantises activations itself, in blocks
+# of 32 with a scale each, and the cache by its own options.
+_RUNTIME = (
+    ".input_scale",
+    ".input_zero_point",
+    ".input_global_scale",
+    ".activation_scale",
+    ".output_scale",
+    ".q_scale",
+    ".k_scale",
+    ".v_scale",
+    ".k_zero_point",
+    ".v_zero_point",
+)
+
+
+class QuantizedFolder:
+    """Takes tensors of a folder and keeps the matrices that are made of them."""
+
+    def __init__(
+        self, tensors: dict[str, TensorInfo], settings: Mapping[str, Any], where: str
+    ) -> None:
+        """settings: config.json's quantization_config. where: what errors call it."""
+        self.tensors = tensors
+        self.settings = settings
+        self.where = where
+        self.found: dict[str, QuantizedMatrix] = {}
+
+    def ending(self, suffix: str) -> list[tuple[str, TensorInfo]]:
+        """The tensors whose names end in `suffix`, each with what comes before it."""
+        return [(n.removesuffix(suffix), t) for n, t in self.tensors.items() if n.endswith(suffix)]
+
+    def take(self, name: str, of: str) -> TensorInfo:
+        """Remove and return a tensor that must stand beside `of`; ModelFileError without it."""
+        tensor = self.optional(name)
+        if tensor is None:
+            raise ModelFileError(f"{self.where}: {of} is quantised, but there is no {name}.")
+        return tensor
+
+    def optional(self, name: str) -> TensorInfo | None:
+        """Remove and return a tensor, or return None."""
+        return self.tensors.pop(name, None)
+
+    def add(self, matrix: QuantizedMatrix) -> None:
+        """Keep a finished matrix; ModelFileError if its name is taken."""
+        if matrix.name in self.tensors or matrix.name in self.found:
+            raise ModelFileError(
+                f"{self.where}: {matrix.name} is stored twice, quantised and as it is."
+            )
+        self.found[matrix.name] = matrix
+
+    def result(self) -> dict[str, TensorInfo | QuantizedMatrix]:
+        """All parameters by name, without what only other runtimes need."""
+        left = {n: t for n, t in self.tensors.items() if not n.endswith(_RUNTIME)}
+        return {**left, **self.found}
+
+    def integer(self, key: str, default: int) -> int:
+        """The whole number at `key` of the settings; ModelFileError for anything else."""
+        value = self.settings.get(key, default)
+        if type(value) is not int:
+            raise ModelFileError(f"{self.where} has {key} = {value!r:.60}; it must be a number.")
+        return value
+
+    def expect(self, key: str, value: Any, *allowed: Any) -> None:
+        """Raise UnsupportedModelError unless the value is one of `allowed`."""
+        if value not in allowed:
+            raise UnsupportedModelError(
+                f"{self.where} has {key} = {value!r:.60}, which dure does not read; "
+                f"it reads {' or '.join(repr(a) for a in allowed if a is not None)}."
+            )
+
+    def block(self, key: str, value: Any) -> tuple[int, int] | None:
+        """The two sizes of a block of weights that share a scale; None if none are given."""
+        if value is None:
+            return None
+        sizes = value if isinstance(value, list) else []
+        if len(sizes) != 2 or any(type(size) is not int or size < 1 for size in sizes):
+            raise ModelFileError(f"{self.where} has {key} = {value!r:.60}; it must be two sizes.")
+        return sizes[0], sizes[1]
