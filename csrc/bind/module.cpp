@@ -13,7 +13,6 @@
 #include "ops/router.h"
 #include "ops/sample.h"
 #include "pack/filepacker.h"
-#include "pack/quantize.h"
 
 using namespace dure;
 
@@ -240,8 +239,8 @@ NB_MODULE(_core, m) {
         bool fits;
         {
           nb::gil_scoped_release release;
-          fits =
-              quantize_blocks(type, x.data(), static_cast<int64_t>(x.size()), out.data(), threads);
+          fits = ops().quantize_blocks(type, x.data(), static_cast<int64_t>(x.size()), out.data(),
+                                       threads);
         }
         require(fits, "a weight is not finite, or beyond what " + dtype + " can hold");
         return out;

@@ -25,6 +25,8 @@ void attention(const float*, int, const CacheView&, const RowsView&, float, int6
 bool chunk_peaks(const float*, int64_t, float*);
 void exp_below(const float*, int64_t, float, float, float*);
 double exp_sum(const float*, int64_t, float, float);
+QuantizeBlocks quantize_blocks;
+const StateOps& state_ops();
 }  // namespace DURE_FLOAT_ISA
 
 #define DURE_CONCAT_(a, b) a##b
@@ -35,11 +37,12 @@ double exp_sum(const float*, int64_t, float, float);
 const Ops& DURE_CONCAT(DURE_ISA, _ops)() {
   namespace isa = DURE_ISA;
   namespace floats = DURE_FLOAT_ISA;
-  static const Ops table{DURE_TEXT(DURE_ISA), isa::tile_width,   isa::quantize_rows,
-                         isa::make_tiles,     isa::matmul_int8,  isa::matmul_float,
-                         isa::experts,        isa::rms_norm,     isa::norm_tiles,
-                         isa::rope,           isa::silu_mul,     floats::attention,
-                         floats::chunk_peaks, floats::exp_below, floats::exp_sum};
+  static const Ops table{
+      DURE_TEXT(DURE_ISA), isa::tile_width,   isa::quantize_rows, isa::make_tiles,
+      isa::matmul_int8,    isa::matmul_float, isa::experts,       isa::rms_norm,
+      isa::norm_tiles,     isa::rope,         isa::silu_mul,      floats::attention,
+      floats::chunk_peaks, floats::exp_below, floats::exp_sum,    floats::quantize_blocks,
+      &floats::state_ops()};
   return table;
 }
 

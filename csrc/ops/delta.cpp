@@ -250,17 +250,9 @@ void sigmoid_mul(const float* x, int64_t n, int64_t cols, const float* gate, int
     }
 }
 
-}  // namespace dure::DURE_ISA
-
-namespace dure {
-
-#define DURE_CONCAT_(a, b) a##b
-#define DURE_CONCAT(a, b) DURE_CONCAT_(a, b)
-
-const StateOps& DURE_CONCAT(DURE_ISA, _state_ops)() {
-  namespace isa = DURE_ISA;
-  static const StateOps table{isa::short_conv, isa::delta_rule, isa::gated_norm, isa::sigmoid_mul};
+const StateOps& state_ops() {
+  static const StateOps table{short_conv, delta_rule, gated_norm, sigmoid_mul};
   return table;
 }
 
-}  // namespace dure
+}  // namespace dure::DURE_ISA

@@ -5,7 +5,9 @@
 #include <vector>
 
 #include "ops/recycler.h"
+#include "ops/states.h"
 #include "pack/layout.h"
+#include "pack/quantize.h"
 
 namespace dure {
 
@@ -133,16 +135,9 @@ struct Ops {
   bool (*chunk_peaks)(const float* x, int64_t n, float* peaks);
   void (*exp_below)(const float* x, int64_t n, float peak, float scale, float* out);
   double (*exp_sum)(const float* x, int64_t n, float peak, float scale);
+  QuantizeBlocks* quantize_blocks;
+  const StateOps* states;
 };
-
-const Ops& portable_ops();
-#ifdef DURE_X86
-const Ops& avx2_ops();
-const Ops& avx512_ops();
-#ifdef DURE_AVXVNNI
-const Ops& avxvnni_ops();
-#endif
-#endif
 
 std::vector<const Ops*> available_ops();  // best first
 const Ops& ops();                         // chosen once: DURE_ISA in the environment, else the best

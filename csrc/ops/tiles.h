@@ -10,9 +10,7 @@
 namespace dure::DURE_ISA {
 
 inline int tile_width(int64_t n) {
-#ifdef DURE_AMX
-  if (amx::in_use && n > kTile) return amx::kTokens;
-#endif
+  if (MatrixUnit::in_use() && n > kTile) return MatrixUnit::kTokens;
   int width = 1;
   while (width < kTile && width < n) width *= 2;
   return width;
@@ -50,12 +48,8 @@ inline void quantize_into(const float* x, Record<uint8_t> record, int t) {
 }
 
 // Whether the matrix unit multiplies these tiles.
-inline bool is_wide([[maybe_unused]] const ActTiles& x) {
-#ifdef DURE_AMX
-  return x.width == amx::kTokens;
-#else
-  return false;
-#endif
+inline bool is_wide(const ActTiles& x) {
+  return MatrixUnit::exists && x.width == MatrixUnit::kTokens;
 }
 
 inline void shape_tiles(ActTiles& tiles, int64_t rows, int64_t cols) {

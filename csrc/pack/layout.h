@@ -123,9 +123,10 @@ auto with_quantised_type(Type t, F&& f) {
     return f(std::integral_constant<Type, Type::T>{});
   switch (t) {
     DURE_CASE(Q4_0)
-    DURE_CASE(Q4_1) DURE_CASE(Q5_0) DURE_CASE(Q5_1) DURE_CASE(Q8_0) DURE_CASE(Q2_K) DURE_CASE(Q3_K)
-        DURE_CASE(Q4_K) DURE_CASE(Q5_K) DURE_CASE(Q6_K) DURE_CASE(IQ4_NL) DURE_CASE(IQ4_XS)
-            DURE_CASE(MXFP4) DURE_CASE(I4G32) DURE_CASE(I4G64) DURE_CASE(I4G128) default
+    DURE_CASE(Q4_1)
+    DURE_CASE(Q5_0) DURE_CASE(Q5_1) DURE_CASE(Q8_0) DURE_CASE(Q2_K) DURE_CASE(Q3_K) DURE_CASE(Q4_K)
+        DURE_CASE(Q5_K) DURE_CASE(Q6_K) DURE_CASE(IQ4_NL) DURE_CASE(IQ4_XS) DURE_CASE(MXFP4)
+            DURE_CASE(I4G32) DURE_CASE(I4G64) DURE_CASE(I4G128) default
         : throw std::invalid_argument("not a quantised type");
   }
 #undef DURE_CASE
