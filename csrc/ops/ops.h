@@ -1,6 +1,7 @@
 // The operations that exist once per instruction set, and the table that picks one set at run time.
 #pragma once
 
+#include <cassert>
 #include <type_traits>
 #include <vector>
 
@@ -91,12 +92,25 @@ struct RowsView {
   int64_t num_sequences = 0, table_width = 0;
 };
 
-// One page-aligned record an expert: gate, up and down, kernel-ready.
+// The experts of one layer. Each is one record, gate, up and down behind each other, which lies
+// wherever its pointer says.
 struct ExpertSet {
   int count = 0;
   int64_t hidden = 0, intermediate = 0;
-  Packed gate, up, down;  // of expert 0
-  size_t stride = 0;      // bytes from one expert's record to the next
+  Packed gate, up, down;                    // without data
+  size_t up_offset = 0, down_offset = 0;    // of a record's parts
+  const uint8_t* const* records = nullptr;  // (count); null of an expert that is not in memory
+
+  Packed gate_of(int expert) const { return part(gate, expert, 0); }
+  Packed up_of(int expert) const { return part(up, expert, up_offset); }
+  Packed down_of(int expert) const { return part(down, expert, down_offset); }
+
+ private:
+  Packed part(Packed shape, int expert, size_t offset) const {
+    assert(expert >= 0 && expert < count && records[expert]);
+    shape.data = records[expert] + offset;
+    return shape;
+  }
 };
 
 // Whether the experts' arithmetic is float32 throughout, for all three matrices.

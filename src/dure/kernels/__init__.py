@@ -45,6 +45,7 @@ delta_rule = recurrent.delta_rule
 gated_norm = recurrent.gated_norm
 Matrix = packed.Matrix
 Experts = packed.Experts
+ExpertBuffer = packed.ExpertBuffer
 FilePacker = packed.FilePacker
 uniform = _core.uniform
 
