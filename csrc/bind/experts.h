@@ -54,6 +54,12 @@ class Experts {
     records_[at] = buffer.at(slot);
     owners_[at] = buffer.memory;
   }
+  // The record of an expert that is in memory.
+  uint8_t* record(int expert) const {
+    const size_t at = checked(expert);
+    require(records_[at] != nullptr, "expert " + std::to_string(expert) + " is not in memory");
+    return records_[at];
+  }
   void remove(int expert) {
     const size_t at = checked(expert);
     records_[at] = nullptr;
@@ -65,7 +71,7 @@ class Experts {
     require(name == "gate" || name == "up" || name == "down",
             "an expert's parts are gate, up and down");
     require(is_resident(expert), "expert " + std::to_string(expert) + " is not in memory");
-    const ExpertSet set = at(records_);
+    const ExpertSet set = at();
     return name == "gate" ? set.gate_of(expert)
            : name == "up" ? set.up_of(expert)
                           : set.down_of(expert);
@@ -89,7 +95,7 @@ class Experts {
   };
   // Of a call that uses these experts, which must be in memory.
   Call call(const int32_t* ids, size_t count) const {
-    Call result{at(records_), records_, {}};
+    Call result{set_, {records_.begin(), records_.end()}, {}};
     for (size_t i = 0; i < count; ++i) {
       const int expert = ids[i];
       require(expert >= 0 && expert < set_.count, "expert id out of range");
@@ -111,14 +117,14 @@ class Experts {
     require(expert >= 0 && expert < set_.count, "no expert " + std::to_string(expert));
     return static_cast<size_t>(expert);
   }
-  ExpertSet at(const std::vector<const uint8_t*>& records) const {
+  ExpertSet at() const {
     ExpertSet set = set_;
-    set.records = records.data();
+    set.records = records_.data();
     return set;
   }
 
   ExpertSet set_;
-  std::vector<const uint8_t*> records_;
+  std::vector<uint8_t*> records_;
   std::vector<std::shared_ptr<const void>> owners_;
 };
 

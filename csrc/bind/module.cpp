@@ -39,6 +39,11 @@ std::vector<Result<float>> matmul(Activations& a, const std::vector<const Matrix
 NB_MODULE(_core, m) {
   m.doc() = "Kernels. Use dure.kernels, which documents and types them.";
   m.def("isa", [] { return ops().name; });
+#ifdef NDEBUG
+  m.attr("asserts") = false;
+#else
+  m.attr("asserts") = true;  // of a build for sanitizers
+#endif
   m.def("available_isas", [] {
     std::vector<std::string> names;
     for (const Ops* o : available_ops()) names.emplace_back(o->name);

@@ -31,6 +31,14 @@ int run_packer(FilePacker& packer, int descriptor, int threads, double seconds,
   return result;
 }
 
+// A record as Python may read and write it; it keeps the memory.
+Result<uint8_t> record_view(uint8_t* data, size_t bytes, std::shared_ptr<const void> memory) {
+  auto* owner = new std::shared_ptr<const void>(std::move(memory));
+  return Result<uint8_t>(data, {bytes}, nb::capsule(owner, [](void* p) noexcept {
+                           delete static_cast<std::shared_ptr<const void>*>(p);
+                         }));
+}
+
 }  // namespace
 
 void bind_weights(nb::module_& m) {
@@ -49,14 +57,8 @@ void bind_weights(nb::module_& m) {
 
   nb::class_<ExpertBuffer>(m, "ExpertBuffer")
       .def(nb::init<size_t, size_t>())
-      .def("slot",
-           [](const ExpertBuffer& b, size_t slot) {
-             auto* kept = new std::shared_ptr<Buffer>(b.memory);
-             return Result<uint8_t>(b.at(slot), {b.record_bytes},
-                                    nb::capsule(kept, [](void* p) noexcept {
-                                      delete static_cast<std::shared_ptr<Buffer>*>(p);
-                                    }));
-           })
+      .def("slot", [](const ExpertBuffer& b,
+                      size_t slot) { return record_view(b.at(slot), b.record_bytes, b.memory); })
       .def_prop_ro("slots", [](const ExpertBuffer& b) { return b.slots; })
       .def_prop_ro("record_bytes", [](const ExpertBuffer& b) { return b.record_bytes; });
 
@@ -67,6 +69,10 @@ void bind_weights(nb::module_& m) {
       .def("place", &Experts::place)
       .def("remove", &Experts::remove)
       .def("is_resident", &Experts::is_resident)
+      .def("record",
+           [](const Experts& e, int expert) {
+             return record_view(e.record(expert), e.record_bytes(), e.owner(expert));
+           })
       .def_prop_ro("count", [](const Experts& e) { return e.shape().count; })
       .def_prop_ro("record_bytes", &Experts::record_bytes);
 

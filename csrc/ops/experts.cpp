@@ -107,7 +107,7 @@ void experts(const ActTiles* tiles, const float* x, int64_t n, const int32_t* id
   const int num_jobs = static_cast<int>(jobs.size());
   const int wide_items = as_float ? e.gate.panels() : static_cast<int>(e.intermediate / kBlock);
   const int down_items = ceil_div(e.down.panels(), kTasks);
-  Recycled<float> products(static_cast<size_t>(n) * k * e.hidden);
+  PooledBuffer<float> products(static_cast<size_t>(n) * k * e.hidden);
   std::vector<std::pair<int, int>> copies;  // (job, row of it)
   for (int j = 0; j < num_jobs; ++j) {
     Job& job = jobs[static_cast<size_t>(j)];

@@ -36,6 +36,7 @@ int panels_at_once(int panels, int threads, int most = kMostAtOnce) {
 bool is_small(int64_t multiplications) { return multiplications < (1 << 17); }
 
 void panel_times(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out) {
+  assert(w.blocks() == x.blocks && x.rows >= 1);
   with_quantised_type(w.type, [&](auto type) {
     constexpr Type kType = type();
     const bool one = x.rows <= kDirect;
@@ -231,6 +232,7 @@ void float_panels(const Task* tasks, const float* const* x, int64_t n, std::vect
     const float* weights[P];
     for (int p = 0; p < P; ++p) {
       const Packed& w = tasks[p].w;
+      assert(w.cols == cols && first + count <= cols);
       weights[p] = float_columns(w, w.panel(tasks[p].panel), first, count,
                                  buffer.data() + p * kColumns * kPanel);
     }

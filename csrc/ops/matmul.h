@@ -29,6 +29,7 @@ struct Output {
   const float* add = nullptr;   // laid out as data
 
   void put(int64_t token, f32x16 value) const {
+    assert(token >= 0 && columns >= 1 && columns <= kPanel);
     float* p = data + token * stride;
     const float* q = add ? add + token * stride : nullptr;
     if (columns == kPanel) {

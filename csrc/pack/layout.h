@@ -153,7 +153,10 @@ struct Packed {
         panel_codes_bytes() + static_cast<size_t>(blocks() / s.unit_blocks) * s.scale_bytes, 64);
   }
   size_t bytes() const { return panel_bytes() * panels(); }
-  const uint8_t* panel(int p) const { return data + panel_bytes() * p; }
+  const uint8_t* panel(int p) const {
+    assert(data && p >= 0 && p < panels());
+    return data + panel_bytes() * p;
+  }
 };
 
 // What of a layout the float operations depend on.

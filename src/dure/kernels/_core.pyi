@@ -54,6 +54,7 @@ class Experts:
     def place(self, expert: int, buffer: ExpertBuffer, slot: int) -> None: ...
     def remove(self, expert: int) -> None: ...
     def is_resident(self, expert: int) -> bool: ...
+    def record(self, expert: int) -> Bytes: ...
     @property
     def count(self) -> int: ...
     @property
@@ -66,6 +67,8 @@ class FilePacker:
     def run(
         self, descriptor: int, threads: int, seconds: float, report: Callable[[int], object]
     ) -> int: ...
+
+asserts: bool
 
 def isa() -> str: ...
 def available_isas() -> list[str]: ...
@@ -81,7 +84,7 @@ def matmul(
     threads: int,
 ) -> list[Floats]: ...
 
-class SelfAttention:
+class AttentionLayerKernel:
     def __init__(
         self,
         weights: list[Matrix],
@@ -117,7 +120,7 @@ def silu_mul(gate: Floats, up: Floats, threads: int) -> Floats: ...
 def write_cache(
     k: Floats, v: Floats, cache: NDArray[Any], positions: Ints, sequences: Ints, tables: Ints
 ) -> None: ...
-def attention(
+def paged_attention(
     q: Floats,
     cache: NDArray[Any],
     positions: Ints,
@@ -148,7 +151,7 @@ def latent_attention(
 def head_matmul(
     x: Floats, w: Matrix, first: int, outputs: int, room: int, exact: bool, threads: int
 ) -> Floats: ...
-def attend(
+def rope_cache_attention(
     q: Floats,
     k: Floats,
     v: Floats,

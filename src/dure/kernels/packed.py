@@ -66,7 +66,7 @@ class ExpertBuffer:
 
     def slot(self, slot: int) -> Bytes:
         """The memory of one record, (record_bytes,), to be written in place: by a read from disk,
-        or by `Experts.fill` once an expert is placed there. ValueError for a slot that is not there.
+        or by `Experts.fill` once an expert is placed there. ValueError for a slot beyond the last.
         """
         return self.packed.slot(slot)
 
@@ -121,6 +121,12 @@ class Experts:
     def is_resident(self, expert: int) -> bool:
         """Whether `expert`'s record is in memory."""
         return self.packed.is_resident(expert)
+
+    def record(self, expert: int) -> Bytes:
+        """The record of `expert` where it lies, (record_bytes,): a slot of any buffer may take a
+        copy of it. ValueError if it is not in memory.
+        """
+        return self.packed.record(expert)
 
     def fill(
         self,
