@@ -49,7 +49,7 @@ def measure(
     for _ in range(repeat + 1):
         start = time.perf_counter()
         for cache in caches:
-            kernels.attention(
+            kernels.paged_attention(
                 q, cache, positions, sequences, tables, scale=d**-0.5, threads=threads
             )
         seconds.append((time.perf_counter() - start) / layers)

@@ -1,6 +1,7 @@
 // What every operation shares: the block types, scalar half-precision conversions, and size checks.
 #pragma once
 
+#include <cassert>  // bounds of panels, tiles and blocks, which NDEBUG leaves out
 #include <cstddef>
 #include <cstdint>
 #include <cstring>

@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "ops/recycler.h"
+#include "ops/buffer_pool.h"
 
 namespace nb = nanobind;
 
@@ -36,8 +36,8 @@ template <class T, class Array = Result<T>>
 Array fresh(std::initializer_list<size_t> shape) {
   size_t count = 1;
   for (const size_t s : shape) count *= s;
-  const size_t size = Recycler::size_class(count * sizeof(T));
-  T* data = static_cast<T*>(recycler().take(size));
+  const size_t size = BufferPool::size_class(count * sizeof(T));
+  T* data = static_cast<T*>(buffer_pool().take(size));
   struct Held {
     void* data;
     size_t size;
@@ -45,12 +45,15 @@ Array fresh(std::initializer_list<size_t> shape) {
   auto* held = new Held{data, size};
   return Array(data, shape, nb::capsule(held, [](void* p) noexcept {
                  auto* h = static_cast<Held*>(p);
-                 recycler().give(h->data, h->size);
+                 buffer_pool().give(h->data, h->size);
                  delete h;
                }));
 }
 
+void bind_weights(nb::module_& m);    // bind/weights.cpp
+void bind_experts(nb::module_& m);    // bind/experts.cpp
 void bind_states(nb::module_& m);     // bind/states.cpp
 void bind_attention(nb::module_& m);  // bind/attention.cpp
+void bind_sampling(nb::module_& m);   // bind/sampling.cpp
 
 }  // namespace dure

@@ -4,8 +4,8 @@
 #include <nanobind/stl/vector.h>
 
 #include "bind/rows.h"
-#include "ops/attend.h"
 #include "ops/heads.h"
+#include "ops/rope_cache_attention.h"
 
 namespace dure {
 
@@ -80,7 +80,7 @@ struct Places {
   const Rows &cos, &sin;
 };
 
-// What attend() takes of them, checked, for n rows of `columns` columns of keys.
+// What rope_cache_attention() takes of them, checked, for n rows of `columns` columns of keys.
 struct Attended {
   CacheView cache;
   RowsView rows;
@@ -112,11 +112,13 @@ HeadNorms head_norms(const Vector& q, const Vector& k, size_t dim, float eps, bo
   return {q ? q->data() : nullptr, k ? k->data() : nullptr, eps, last};
 }
 
-Result<float> attend_rows(InOut<float, 2> q, InOut<float, 2> k, const Floats& v, const Cache& cache,
-                          const Ints& positions, const Ints& sequences, const Tables& tables,
-                          const std::optional<Ints>& chosen, const Rows& cos, const Rows& sin,
-                          bool interleaved, const Vector& q_norm, const Vector& k_norm, float eps,
-                          bool norm_last, float scale, int64_t window, int threads) {
+Result<float> rope_cache_attention_rows(InOut<float, 2> q, InOut<float, 2> k, const Floats& v,
+                                        const Cache& cache, const Ints& positions,
+                                        const Ints& sequences, const Tables& tables,
+                                        const std::optional<Ints>& chosen, const Rows& cos,
+                                        const Rows& sin, bool interleaved, const Vector& q_norm,
+                                        const Vector& k_norm, float eps, bool norm_last,
+                                        float scale, int64_t window, int threads) {
   check_threads(threads);
   const size_t n = k.shape(0);
   const Attended to({cache, positions, sequences, tables, chosen, cos, sin}, n, k.shape(1),
@@ -129,15 +131,15 @@ Result<float> attend_rows(InOut<float, 2> q, InOut<float, 2> k, const Floats& v,
   const HeadNorms norms = head_norms(q_norm, k_norm, dim, eps, norm_last);
   auto out = fresh<float>({q.shape(0), q.shape(1)});
   nb::gil_scoped_release release;
-  attend({q.data(), k.data(), v.data(), static_cast<int>(q.shape(1) / dim),
-          chosen ? chosen->data() : nullptr, static_cast<int64_t>(q.shape(0))},
-         norms, to.rotation, to.cache, to.rows, scale, window, out.data(), threads);
+  rope_cache_attention({q.data(), k.data(), v.data(), static_cast<int>(q.shape(1) / dim),
+                        chosen ? chosen->data() : nullptr, static_cast<int64_t>(q.shape(0))},
+                       norms, to.rotation, to.cache, to.rows, scale, window, out.data(), threads);
   return out;
 }
 
 // A layer of grouped-query attention, all of it in one call: of a small model's step, calls were a
 // fifth.
-struct SelfAttention {
+struct AttentionLayerKernel {
   nb::object owners;                   // of the matrices
   std::vector<const Matrix*> weights;  // q, k, v, o
   std::vector<Vector> biases;
@@ -149,9 +151,9 @@ struct SelfAttention {
   int64_t window;
   int threads;
 
-  SelfAttention(nb::list projections, std::vector<Vector> their_biases, size_t head_dim,
-                Vector norm_q, Vector norm_k, float eps, bool norm_last, bool neighbours,
-                float score_scale, int64_t keys_seen, bool in_floats, int team)
+  AttentionLayerKernel(nb::list projections, std::vector<Vector> their_biases, size_t head_dim,
+                       Vector norm_q, Vector norm_k, float eps, bool norm_last, bool neighbours,
+                       float score_scale, int64_t keys_seen, bool in_floats, int team)
       : owners(projections),
         weights(nb::cast<std::vector<const Matrix*>>(projections)),
         biases(std::move(their_biases)),
@@ -195,7 +197,7 @@ struct SelfAttention {
     if (chosen) some.emplace(x.take(*chosen));
     Activations attended(gathered);
     nb::gil_scoped_release release;
-    Recycled<float> q(gathered.size()), k(n * static_cast<size_t>(keys())),
+    PooledBuffer<float> q(gathered.size()), k(n * static_cast<size_t>(keys())),
         v(n * static_cast<size_t>(keys()));
     if (some) {
       multiply(*some, {part(0, q.data())}, exact, threads);
@@ -203,10 +205,11 @@ struct SelfAttention {
     } else {
       multiply(x, {part(0, q.data()), part(1, k.data()), part(2, v.data())}, exact, threads);
     }
-    attend({q.data(), k.data(), v.data(), static_cast<int>(wide()) / to.cache.head_dim,
-            chosen ? chosen->data() : nullptr, static_cast<int64_t>(asking)},
-           norms, to.rotation, to.cache, to.rows, scale, window,
-           const_cast<float*>(gathered.data()), threads);
+    rope_cache_attention(
+        {q.data(), k.data(), v.data(), static_cast<int>(wide()) / to.cache.head_dim,
+         chosen ? chosen->data() : nullptr, static_cast<int64_t>(asking)},
+        norms, to.rotation, to.cache, to.rows, scale, window, const_cast<float*>(gathered.data()),
+        threads);
     multiply(attended, {part(3, out.data(), added)}, exact, threads);
     return out;
   }
@@ -253,7 +256,7 @@ void bind_attention(nb::module_& m) {
       strict, strict, strict, strict, strict, strict);
 
   m.def(
-      "attention",
+      "paged_attention",
       [](const In<float, 3>& q, const Cache& cache, const Ints& positions, const Ints& sequences,
          const Tables& tables, float scale, int64_t window, int threads) {
         check_threads(threads);
@@ -266,23 +269,23 @@ void bind_attention(nb::module_& m) {
             rows_view(positions, sequences, tables, q.shape(0), view, true, window);
         auto out = fresh<float>({q.shape(0), q.shape(1), q.shape(2)});
         nb::gil_scoped_release release;
-        ops().attention(q.data(), static_cast<int>(q.shape(1)), view, rows, scale, window,
-                        out.data(), threads);
+        ops().paged_attention(q.data(), static_cast<int>(q.shape(1)), view, rows, scale, window,
+                              out.data(), threads);
         return out;
       },
       strict, strict, strict, strict, strict, any, any, any);
 
-  m.def("attend", &attend_rows, strict, strict, strict, strict, strict, strict, strict, maybe,
-        maybe, maybe, any, maybe, maybe, any, any, any, any, any);
+  m.def("rope_cache_attention", &rope_cache_attention_rows, strict, strict, strict, strict, strict,
+        strict, strict, maybe, maybe, maybe, any, maybe, maybe, any, any, any, any, any);
 
-  nb::class_<SelfAttention>(m, "SelfAttention")
+  nb::class_<AttentionLayerKernel>(m, "AttentionLayerKernel")
       .def(nb::init<nb::list, std::vector<Vector>, size_t, Vector, Vector, float, bool, bool, float,
                     int64_t, bool, int>(),
            nb::arg("weights"), nb::arg("biases"), nb::arg("head_dim"), nb::arg("q_norm").none(),
            nb::arg("k_norm").none(), nb::arg("eps"), nb::arg("norm_last"), nb::arg("interleaved"),
            nb::arg("scale"), nb::arg("window"), nb::arg("exact"), nb::arg("threads"))
-      .def("__call__", &SelfAttention::run, any, strict, strict, strict, strict, maybe, maybe,
-           maybe, maybe);
+      .def("__call__", &AttentionLayerKernel::run, any, strict, strict, strict, strict, maybe,
+           maybe, maybe, maybe);
 
   m.def(
       "write_latent",
@@ -308,8 +311,8 @@ void bind_attention(nb::module_& m) {
         const RowsView rows = rows_view(positions, sequences, tables, q.shape(0), view, true, 0);
         auto out = fresh<float>({q.shape(0), q.shape(1), latent});
         nb::gil_scoped_release release;
-        ops().attention(q.data(), static_cast<int>(q.shape(1)), view, rows, scale, 0, out.data(),
-                        threads);
+        ops().paged_attention(q.data(), static_cast<int>(q.shape(1)), view, rows, scale, 0,
+                              out.data(), threads);
         return out;
       },
       strict, strict, strict, strict, strict, any, any, any);

@@ -16,7 +16,7 @@ struct Activations {
   In<float, 2> x;
   std::optional<In<float, 1>> weight;  // of the norm, if there is one
   float eps = 0;
-  Recycled<float> normed;
+  PooledBuffer<float> normed;
   ActTiles tiles;
   bool has_floats = true, has_tiles = false;
 
@@ -40,19 +40,20 @@ struct Activations {
     return weight ? Activations(some, *weight, eps) : Activations(some);
   }
   const float* as_floats(int threads) {
+    if (!weight) return x.data();
     if (!has_floats) {
-      normed = Recycled<float>(x.size());
+      normed = PooledBuffer<float>(x.size());
       ops().rms_norm(x.data(), rows(), cols(), weight->data(), eps, normed.data(), threads);
       has_floats = true;
     }
-    return weight ? normed.data() : x.data();
+    return normed.data();
   }
   const ActTiles& as_tiles(int threads) {
     if (!has_tiles) {
-      if (has_floats) {
-        ops().make_tiles(as_floats(threads), rows(), cols(), cols(), tiles, threads);
-      } else {
+      if (weight && !has_floats) {
         ops().norm_tiles(x.data(), rows(), cols(), weight->data(), eps, tiles, threads);
+      } else {
+        ops().make_tiles(as_floats(threads), rows(), cols(), cols(), tiles, threads);
       }
       has_tiles = true;
     }

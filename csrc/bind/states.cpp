@@ -15,16 +15,6 @@ namespace {
 using Map = std::optional<In<int32_t, 1>>;
 using Ints = In<int32_t, 1>;
 
-// Of the instruction set in use; the matrix unit ("amx") changes nothing here.
-const StateOps& state_ops() {
-  const std::string name = ops().name;
-#ifdef DURE_X86
-  if (name == "amx" || name == "avx512") return avx512_state_ops();
-  if (name != "portable") return avx2_state_ops();
-#endif
-  return portable_state_ops();
-}
-
 const int32_t* checked(const Map& map, size_t columns, size_t width) {
   require(map ? map->shape(0) == columns : columns <= width,
           "one column of x a column of the result");
@@ -87,9 +77,9 @@ Result<float> short_conv(const In<float, 2>& x, const In<float, 2>& weight, cons
   const StatesView view = states_view(states, positions, sequences, slots, saves, x.shape(0));
   auto out = fresh<float>({x.shape(0), channels});
   nb::gil_scoped_release release;
-  state_ops().short_conv(x.data(), static_cast<int64_t>(x.shape(1)), map, weight.data(),
-                         static_cast<int64_t>(kernel), static_cast<int64_t>(channels), view,
-                         out.data(), threads);
+  ops().states->short_conv(x.data(), static_cast<int64_t>(x.shape(1)), map, weight.data(),
+                           static_cast<int64_t>(kernel), static_cast<int64_t>(channels), view,
+                           out.data(), threads);
   return out;
 }
 
@@ -117,8 +107,9 @@ Result<float> delta_rule(const In<float, 2>& qkv, const In<float, 2>& a, const I
   const StatesView view = states_view(states, positions, sequences, slots, saves, n);
   auto out = fresh<float>({n, static_cast<size_t>(left)});
   nb::gil_scoped_release release;
-  state_ops().delta_rule({shape, qkv.data(), a.data(), b.data(), rate.data(), bias.data(), offset},
-                         view, out.data(), threads);
+  ops().states->delta_rule(
+      {shape, qkv.data(), a.data(), b.data(), rate.data(), bias.data(), offset}, view, out.data(),
+      threads);
   return out;
 }
 
@@ -131,10 +122,10 @@ Result<float> gated_norm(const In<float, 2>& x, const In<float, 1>& weight, floa
   const int32_t* map = checked(columns, x.shape(1), gate.shape(1));
   auto out = fresh<float>({x.shape(0), x.shape(1)});
   nb::gil_scoped_release release;
-  state_ops().gated_norm(x.data(), static_cast<int64_t>(x.shape(0)),
-                         static_cast<int64_t>(x.shape(1) / dim), static_cast<int64_t>(dim),
-                         weight.data(), eps, gate.data(), static_cast<int64_t>(gate.shape(1)), map,
-                         out.data(), threads);
+  ops().states->gated_norm(x.data(), static_cast<int64_t>(x.shape(0)),
+                           static_cast<int64_t>(x.shape(1) / dim), static_cast<int64_t>(dim),
+                           weight.data(), eps, gate.data(), static_cast<int64_t>(gate.shape(1)),
+                           map, out.data(), threads);
   return out;
 }
 
@@ -145,9 +136,9 @@ Result<float> sigmoid_mul(const In<float, 2>& x, const In<float, 2>& gate, const
   const int32_t* map = checked(columns, x.shape(1), gate.shape(1));
   auto out = fresh<float>({x.shape(0), x.shape(1)});
   nb::gil_scoped_release release;
-  state_ops().sigmoid_mul(x.data(), static_cast<int64_t>(x.shape(0)),
-                          static_cast<int64_t>(x.shape(1)), gate.data(),
-                          static_cast<int64_t>(gate.shape(1)), map, out.data(), threads);
+  ops().states->sigmoid_mul(x.data(), static_cast<int64_t>(x.shape(0)),
+                            static_cast<int64_t>(x.shape(1)), gate.data(),
+                            static_cast<int64_t>(gate.shape(1)), map, out.data(), threads);
   return out;
 }
 

@@ -9,9 +9,11 @@
 
 #include "ops/ops.h"
 
-namespace dure::amx {
+namespace dure {
 
 namespace {
+
+constexpr int kTokens = Amx::kTokens;
 
 // Register 0 holds sums, 1 activations, 2 weights.
 struct alignas(64) TileConfig {
@@ -68,7 +70,8 @@ __attribute__((always_inline)) inline void add_up(const int32_t* isum,
 constexpr int kAhead = 3;
 
 template <bool kMin>
-void run(const Strip& strip, int count, const uint8_t* records, const float* start, float* sums) {
+void run(const Amx::Strip& strip, int count, const uint8_t* records, const float* start,
+         float* sums) {
   constexpr size_t kBytes = static_cast<size_t>(ActTiles::kRecord) * kTokens;
   alignas(64) int32_t isum[kAhead + 1][kTokens * kPanel];
   __m512 acc[kTokens];
@@ -93,9 +96,9 @@ void run(const Strip& strip, int count, const uint8_t* records, const float* sta
 
 }  // namespace
 
-bool in_use = false;
+bool Amx::in_use_ = false;
 
-bool available() {
+bool Amx::available() {
 #ifdef __linux__
   static const bool answer = [] {
     unsigned a, b, c, d;
@@ -110,7 +113,7 @@ bool available() {
 #endif
 }
 
-void configure() {
+void Amx::configure() {
   TileConfig config;
   config.shape(0, kTokens, kPanel * 4);
   config.shape(1, kTokens, kBlock);
@@ -118,12 +121,12 @@ void configure() {
   asm volatile("ldtilecfg %0" ::"m"(config));
 }
 
-void release() { asm volatile("tilerelease"); }
+void Amx::release() { asm volatile("tilerelease"); }
 
-void accumulate(const Strip& strip, int count, bool has_min, const uint8_t* records,
-                const float* start, float* sums) {
+void Amx::accumulate(const Strip& strip, int count, bool has_min, const uint8_t* records,
+                     const float* start, float* sums) {
   has_min ? run<true>(strip, count, records, start, sums)
           : run<false>(strip, count, records, start, sums);
 }
 
-}  // namespace dure::amx
+}  // namespace dure

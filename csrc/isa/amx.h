@@ -6,31 +6,39 @@
 
 #include "common.h"
 
-namespace dure::amx {
+namespace dure {
 
-constexpr int kTokens = 16;
-// Blocks unpacked at a time: of four panels and a tile of tokens, 53 KB, near the first cache.
-constexpr int kChunk = 16;
+struct Amx {
+  static constexpr bool exists = true;
+  static constexpr int kTokens = 16;  // of a tile
+  // Blocks unpacked at a time: of four panels and a tile of tokens, 53 KB, near the first cache.
+  static constexpr int kChunk = 16;
 
-// A stretch of a panel, unpacked: codes with their offset taken off, and the scales as floats.
-struct Strip {
-  alignas(64) int8_t codes[kChunk][kGroups][64];
-  alignas(64) float scale[kChunk][kPanel];
-  alignas(64) float add[kChunk][kPanel];
+  // A stretch of a panel, unpacked: codes with their offset taken off, and the scales as floats.
+  struct Strip {
+    alignas(64) int8_t codes[kChunk][kGroups][64];
+    alignas(64) float scale[kChunk][kPanel];
+    alignas(64) float add[kChunk][kPanel];
+  };
+
+  // Whether processor and system have it; asks the system for leave to use it, once a process.
+  static bool available();
+  // Says once, when the instruction set is picked, whether it is used.
+  static void use(bool wanted) { in_use_ = wanted; }
+  static bool in_use() { return in_use_; }
+
+  // Sets this thread's tile registers up, and frees them; `accumulate` may be called in between.
+  static void configure();
+  static void release();
+
+  // sums (16 tokens, 16) = start + the products of `count` blocks of a tile of tokens (records as
+  // ActTiles has them) and a strip. start is none for the first stretch; has_min says whether `add`
+  // counts.
+  static void accumulate(const Strip& strip, int count, bool has_min, const uint8_t* records,
+                         const float* start, float* sums);
+
+ private:
+  static bool in_use_;
 };
 
-// Whether processor and system have it; asks the system for leave to use it, once a process.
-bool available();
-extern bool in_use;  // set when the instruction set is picked, and not changed afterwards
-
-// Sets this thread's tile registers up, and frees them; `accumulate` may be called in between.
-void configure();
-void release();
-
-// sums (16 tokens, 16) = start + the products of `count` blocks of a tile of tokens (records as
-// ActTiles has them) and a strip. start is none for the first stretch; has_min says whether `add`
-// counts.
-void accumulate(const Strip& strip, int count, bool has_min, const uint8_t* records,
-                const float* start, float* sums);
-
-}  // namespace dure::amx
+}  // namespace dure

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "common.h"
+#include "isa/no_matrix_unit.h"
 
 namespace dure::DURE_ISA {
 
@@ -18,6 +19,8 @@ constexpr int kTile = 4;        // 8 integer accumulators, 2 of weights, 2 of pr
 constexpr int kTokensKept = 2;  // tokens of a tile whose sums stay in registers
 // The widest single tile that reads packed codes without unpacking them first.
 constexpr int kDirect = 4;
+
+using MatrixUnit = NoMatrixUnit;
 
 struct f32x16 {
   __m256 lo, hi;

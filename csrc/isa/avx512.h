@@ -20,6 +20,8 @@ constexpr int kTokensKept = 8;  // tokens of a tile whose sums stay in registers
 constexpr int kDirect = 8;
 constexpr bool kWideCodes = false;  // codes of 8 bits stay bytes when unpacked
 
+using MatrixUnit = Amx;
+
 struct f32x16 {
   __m512 v;
 };

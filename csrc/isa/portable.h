@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "common.h"
+#include "isa/no_matrix_unit.h"
 
 namespace dure::DURE_ISA {
 
@@ -20,6 +21,8 @@ constexpr int kTokensKept = 0;  // tokens of a tile whose sums stay in registers
 // The widest single tile that reads packed codes without unpacking them first.
 constexpr int kDirect = 0;
 constexpr bool kWideCodes = false;  // codes of 8 bits stay bytes when unpacked
+
+using MatrixUnit = NoMatrixUnit;
 
 struct f32x16 {
   float v[16];

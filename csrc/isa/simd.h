@@ -19,6 +19,8 @@ __attribute__((always_inline)) inline void for_range(F&& f) {
 
 #include DURE_ISA_HEADER
 
+#include "isa/contract.h"
+
 namespace dure::DURE_ISA {
 
 // Adds the sixteen lanes in one fixed order, the same on every instruction set.

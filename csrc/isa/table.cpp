@@ -21,10 +21,13 @@ void silu_mul(const float*, const float*, int64_t, float*, int);
 #define DURE_FLOAT_ISA DURE_ISA
 #endif
 namespace DURE_FLOAT_ISA {
-void attention(const float*, int, const CacheView&, const RowsView&, float, int64_t, float*, int);
+void paged_attention(const float*, int, const CacheView&, const RowsView&, float, int64_t, float*,
+                     int);
 bool chunk_peaks(const float*, int64_t, float*);
 void exp_below(const float*, int64_t, float, float, float*);
 double exp_sum(const float*, int64_t, float, float);
+QuantizeBlocks quantize_blocks;
+const StateOps& state_ops();
 }  // namespace DURE_FLOAT_ISA
 
 #define DURE_CONCAT_(a, b) a##b
@@ -35,11 +38,12 @@ double exp_sum(const float*, int64_t, float, float);
 const Ops& DURE_CONCAT(DURE_ISA, _ops)() {
   namespace isa = DURE_ISA;
   namespace floats = DURE_FLOAT_ISA;
-  static const Ops table{DURE_TEXT(DURE_ISA), isa::tile_width,   isa::quantize_rows,
-                         isa::make_tiles,     isa::matmul_int8,  isa::matmul_float,
-                         isa::experts,        isa::rms_norm,     isa::norm_tiles,
-                         isa::rope,           isa::silu_mul,     floats::attention,
-                         floats::chunk_peaks, floats::exp_below, floats::exp_sum};
+  static const Ops table{
+      DURE_TEXT(DURE_ISA), isa::tile_width,   isa::quantize_rows, isa::make_tiles,
+      isa::matmul_int8,    isa::matmul_float, isa::experts,       isa::rms_norm,
+      isa::norm_tiles,     isa::rope,         isa::silu_mul,      floats::paged_attention,
+      floats::chunk_peaks, floats::exp_below, floats::exp_sum,    floats::quantize_blocks,
+      &floats::state_ops()};
   return table;
 }
 

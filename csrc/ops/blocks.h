@@ -1,5 +1,5 @@
 // How keys and values come out of the blocks of the paged cache, as they are stored or made float;
-// see attention.cpp.
+// see paged_attention.cpp.
 #pragma once
 
 #include <algorithm>

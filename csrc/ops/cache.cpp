@@ -1,4 +1,4 @@
-// New keys and values into their places in the paged cache; see attention.cpp for the layout.
+// New keys and values into their places in the paged cache; see paged_attention.cpp for the layout.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -11,6 +11,15 @@ namespace dure {
 
 namespace {
 
+// The block of the cache that holds the token of row i.
+int64_t block_of([[maybe_unused]] const CacheView& cache, const RowsView& rows, int64_t i) {
+  const int64_t entry = rows.positions[i] / kCacheBlock;
+  assert(rows.sequences[i] < rows.num_sequences && entry < rows.table_width);
+  const int64_t block = rows.block_tables[rows.sequences[i] * rows.table_width + entry];
+  assert(block >= 0 && block < cache.num_blocks);
+  return block;
+}
+
 template <class C, class Convert>
 void write(const float* k, const float* v, const CacheView& cache, const RowsView& rows,
            Convert convert) {
@@ -18,8 +27,7 @@ void write(const float* k, const float* v, const CacheView& cache, const RowsVie
   auto* data = static_cast<C*>(cache.data);
   for (int64_t i = 0; i < rows.rows; ++i) {
     const int64_t position = rows.positions[i], slot = position % kCacheBlock;
-    const int64_t block =
-        rows.block_tables[rows.sequences[i] * rows.table_width + position / kCacheBlock];
+    const int64_t block = block_of(cache, rows, i);
     for (int h = 0; h < cache.kv_heads; ++h) {
       C* keys = data + (block * cache.kv_heads + h) * 2 * kCacheBlock * dim;
       C* values = keys + static_cast<int64_t>(kCacheBlock) * dim + slot * dim;
@@ -37,8 +45,7 @@ void write_entries(const float* latent, const float* rotated, const CacheView& c
   const int rest = cache.head_dim - cache.latent;
   for (int64_t i = 0; i < rows.rows; ++i, latent += cache.latent, rotated += rest) {
     const int64_t position = rows.positions[i];
-    const int64_t block =
-        rows.block_tables[rows.sequences[i] * rows.table_width + position / kCacheBlock];
+    const int64_t block = block_of(cache, rows, i);
     C* to = static_cast<C*>(cache.data) +
             (block * kCacheBlock + position % kCacheBlock) * cache.head_dim;
     std::transform(latent, latent + cache.latent, to, convert);
@@ -71,8 +78,7 @@ void write_bytes(const float* k, const float* v, const CacheView& cache, const R
   std::vector<float> turned(static_cast<size_t>(dim));
   for (int64_t i = 0; i < rows.rows; ++i) {
     const int64_t position = rows.positions[i], slot = position % kCacheBlock;
-    const int64_t block =
-        rows.block_tables[rows.sequences[i] * rows.table_width + position / kCacheBlock];
+    const int64_t block = block_of(cache, rows, i);
     for (int h = 0; h < cache.kv_heads; ++h) {
       uint8_t* at =
           static_cast<uint8_t*>(cache.data) + (block * cache.kv_heads + h) * cache.head_bytes();
@@ -101,8 +107,7 @@ void write_entry_bytes(const float* latent, const float* rotated, const CacheVie
   std::vector<float> entry(static_cast<size_t>(dim));
   for (int64_t i = 0; i < rows.rows; ++i) {
     const int64_t position = rows.positions[i], slot = position % kCacheBlock;
-    const int64_t block =
-        rows.block_tables[rows.sequences[i] * rows.table_width + position / kCacheBlock];
+    const int64_t block = block_of(cache, rows, i);
     uint8_t* at = static_cast<uint8_t*>(cache.data) + block * cache.head_bytes();
     auto* codes = reinterpret_cast<int8_t*>(at) + slot * dim;
     auto* scales = reinterpret_cast<float*>(at + int64_t{kCacheBlock} * dim);

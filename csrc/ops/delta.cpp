@@ -11,8 +11,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "ops/buffer_pool.h"
 #include "ops/columns.h"
-#include "ops/recycler.h"
 #include "ops/states.h"
 
 namespace dure::DURE_ISA {
@@ -78,9 +78,9 @@ struct Convolution {
 // What the recurrence needs of a row, for all strips of a head.
 struct Prepared {
   // (rows, key heads, key_dim), of length 1; queries / sqrt(key_dim).
-  Recycled<float> keys, queries;
-  Recycled<float> products;       // (rows, key heads): key times query
-  Recycled<float> decays, betas;  // (rows, value heads)
+  PooledBuffer<float> keys, queries;
+  PooledBuffer<float> products;       // (rows, key heads): key times query
+  PooledBuffer<float> decays, betas;  // (rows, value heads)
 };
 
 void normalize(const float* from, int64_t count, double scale, float* to) {
@@ -116,7 +116,7 @@ Prepared prepare(const DeltaInput& in, int64_t rows, int threads) {
   const DeltaShape& shape = in.shape;
   const int64_t keys = shape.key_heads, values = shape.value_heads, dim = shape.key_dim;
   const auto floats = [&](int64_t count) {
-    return Recycled<float>(static_cast<size_t>(rows * count));
+    return PooledBuffer<float>(static_cast<size_t>(rows * count));
   };
   Prepared p{floats(keys * dim), floats(keys * dim), floats(keys), floats(values), floats(values)};
 #pragma omp parallel for num_threads(threads) schedule(static) if (rows > 4)
@@ -191,7 +191,7 @@ void delta_rule(const DeltaInput& in, const StatesView& states, float* out, int 
   const int64_t items = shape.value_heads * strips, runs = static_cast<int64_t>(states.runs.size());
 #pragma omp parallel num_threads(threads) if (states.rows * items > 8)
   {
-    Recycled<float> local(static_cast<size_t>(dim * 32));
+    PooledBuffer<float> local(static_cast<size_t>(dim * 32));
     const Strip strip{local.data(), dim};
     const size_t bytes = static_cast<size_t>(dim) * 32 * sizeof(float);
 #pragma omp for schedule(dynamic)
@@ -250,17 +250,9 @@ void sigmoid_mul(const float* x, int64_t n, int64_t cols, const float* gate, int
     }
 }
 
-}  // namespace dure::DURE_ISA
-
-namespace dure {
-
-#define DURE_CONCAT_(a, b) a##b
-#define DURE_CONCAT(a, b) DURE_CONCAT_(a, b)
-
-const StateOps& DURE_CONCAT(DURE_ISA, _state_ops)() {
-  namespace isa = DURE_ISA;
-  static const StateOps table{isa::short_conv, isa::delta_rule, isa::gated_norm, isa::sigmoid_mul};
+const StateOps& state_ops() {
+  static const StateOps table{short_conv, delta_rule, gated_norm, sigmoid_mul};
   return table;
 }
 
-}  // namespace dure
+}  // namespace dure::DURE_ISA

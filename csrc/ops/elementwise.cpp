@@ -70,7 +70,7 @@ void norm_tiles(const float* x, int64_t n, int64_t width, const float* weight, f
   shape_tiles(tiles, n, width);
 #pragma omp parallel num_threads(threads) if (n > 4)
   {
-    Recycled<float> row(static_cast<size_t>(width));
+    PooledBuffer<float> row(static_cast<size_t>(width));
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < n; ++i) {
       norm_row(x + i * width, width, weight, eps, row.data());

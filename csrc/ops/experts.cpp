@@ -20,11 +20,6 @@ struct Job {
   std::vector<float> wide;         // … and the intermediate
 };
 
-Packed part_of(Packed part, const ExpertSet& e, int expert) {
-  part.data += e.stride * expert;
-  return part;
-}
-
 std::vector<Job> jobs_of(int64_t n, const int32_t* ids, int k, const ExpertSet& e) {
   std::vector<int> index(static_cast<size_t>(e.count), -1);
   std::vector<Job> jobs;
@@ -45,7 +40,7 @@ std::vector<Job> jobs_of(int64_t n, const int32_t* ids, int k, const ExpertSet& 
 // 32 columns of silu(gate) * up for all rows of a job, straight to the int8 tiles that down will
 // read.
 void gate_up_int8(Job& job, const ExpertSet& e, int block, std::vector<float>& buffer) {
-  const Packed gate = part_of(e.gate, e, job.expert), up = part_of(e.up, e, job.expert);
+  const Packed gate = e.gate_of(job.expert), up = e.up_of(job.expert);
   const int rows = job.x->rows, p = 2 * block;
   buffer.resize(static_cast<size_t>(rows) * 2 * kBlock);
   float *g = buffer.data(), *u = g + static_cast<size_t>(rows) * kBlock;
@@ -61,7 +56,7 @@ void gate_up_int8(Job& job, const ExpertSet& e, int block, std::vector<float>& b
 
 void gate_up_float(Job& job, const ExpertSet& e, int panel, std::vector<float>& weights,
                    std::vector<float>& buffer) {
-  const Packed gate = part_of(e.gate, e, job.expert), up = part_of(e.up, e, job.expert);
+  const Packed gate = e.gate_of(job.expert), up = e.up_of(job.expert);
   const auto n = static_cast<int64_t>(job.rows.size());
   buffer.assign(static_cast<size_t>(n) * 2 * kPanel, 0.0f);
   float *g = buffer.data(), *u = g + n * kPanel;
@@ -78,7 +73,7 @@ void gate_up_float(Job& job, const ExpertSet& e, int panel, std::vector<float>& 
 // kTasks panels of down from `first` on for all rows of a job; row i goes to products[pairs[i]].
 void down_panels(const Job& job, const ExpertSet& e, int first, bool as_float, float* products,
                  std::vector<float>& weights, std::vector<float>& buffer) {
-  const Packed down = part_of(e.down, e, job.expert);
+  const Packed down = e.down_of(job.expert);
   const auto n = static_cast<int64_t>(job.pairs.size());
   const int count = std::min(kTasks, down.panels() - first);
   const int64_t start = static_cast<int64_t>(first) * kPanel,
@@ -112,7 +107,7 @@ void experts(const ActTiles* tiles, const float* x, int64_t n, const int32_t* id
   const int num_jobs = static_cast<int>(jobs.size());
   const int wide_items = as_float ? e.gate.panels() : static_cast<int>(e.intermediate / kBlock);
   const int down_items = ceil_div(e.down.panels(), kTasks);
-  Recycled<float> products(static_cast<size_t>(n) * k * e.hidden);
+  PooledBuffer<float> products(static_cast<size_t>(n) * k * e.hidden);
   std::vector<std::pair<int, int>> copies;  // (job, row of it)
   for (int j = 0; j < num_jobs; ++j) {
     Job& job = jobs[static_cast<size_t>(j)];

@@ -36,12 +36,13 @@ int panels_at_once(int panels, int threads, int most = kMostAtOnce) {
 bool is_small(int64_t multiplications) { return multiplications < (1 << 17); }
 
 void panel_times(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out) {
+  assert(w.blocks() == x.blocks && x.rows >= 1);
   with_quantised_type(w.type, [&](auto type) {
     constexpr Type kType = type();
     const bool one = x.rows <= kDirect;
-#ifdef DURE_AMX
-    if (is_wide(x)) return panel_many_tiles<kType, kTile, amx::kTokens>(w, panel, x, out);
-#endif
+    if constexpr (MatrixUnit::exists) {
+      if (is_wide(x)) return panel_many_tiles<kType, kTile, MatrixUnit::kTokens>(w, panel, x, out);
+    }
     for_range<0, 4>([&](auto log) {
       constexpr int T = 1 << log;
       if constexpr (T <= kDirect)
@@ -52,20 +53,20 @@ void panel_times(const Packed& w, const uint8_t* panel, const ActTiles& x, const
   });
 }
 
-#ifdef DURE_AMX
-// Panels on the matrix unit. The order of the loops keeps the unpacked panels in the second cache
-// and a tile of activations in the first: both read anew for every product would be more than the
-// caches can give.
+// Panels on the matrix unit: compiled only where there is one, hence a template. The order of the
+// loops keeps the unpacked panels in the second cache and a tile of activations in the first: both
+// read anew for every product would be more than the caches can give.
+template <class Unit>
 void panels_times_wide(const Task* tasks, int count, const ActTiles& x) {
-  Space& s = space();
+  ThreadScratch& s = thread_scratch();
   const int tiles = x.tiles(), sums_of_tile = x.width * kPanel;
   const size_t sums_of_task = static_cast<size_t>(tiles) * sums_of_tile;
   if (s.partial.size() < count * sums_of_task + 16) s.partial.resize(count * sums_of_task + 16);
   auto* partial =
       reinterpret_cast<float*>(round_up(reinterpret_cast<size_t>(s.partial.data()), 64));
-  amx::configure();
-  for (int first = 0; first < x.blocks; first += amx::kChunk) {
-    const int blocks = std::min(amx::kChunk, x.blocks - first);
+  Unit::configure();
+  for (int first = 0; first < x.blocks; first += Unit::kChunk) {
+    const int blocks = std::min(Unit::kChunk, x.blocks - first);
     const bool last = first + blocks == x.blocks;
     for (int i = 0; i < count; ++i)
       with_quantised_type(tasks[i].w.type, [&](auto type) {
@@ -77,8 +78,8 @@ void panels_times_wide(const Task* tasks, int count, const ActTiles& x) {
       const uint8_t* records = x.tile(tile) + first * x.record_bytes();
       for (int i = 0; i < count; ++i) {
         float* sums = partial + i * sums_of_task + static_cast<size_t>(tile) * sums_of_tile;
-        amx::accumulate(s.strips[i], blocks, scale_shape(tasks[i].w.type).has_min, records,
-                        first ? sums : nullptr, sums);
+        Unit::accumulate(s.strips[i], blocks, scale_shape(tasks[i].w.type).has_min, records,
+                         first ? sums : nullptr, sums);
         if (!last) continue;
         const int rows = std::min(x.width, x.rows - tile * x.width);
         for (int t = 0; t < rows; ++t)
@@ -86,24 +87,23 @@ void panels_times_wide(const Task* tasks, int count, const ActTiles& x) {
       }
     }
   }
-  amx::release();
+  Unit::release();
 }
-#endif
 
 }  // namespace
 
-Space& space() {
-  static thread_local auto own = std::make_unique<Space>();
+ThreadScratch& thread_scratch() {
+  static thread_local auto own = std::make_unique<ThreadScratch>();
   return *own;
 }
 
 void panels_times(const Task* tasks, int count, const ActTiles& x) {
-#ifdef DURE_AMX
-  const bool wide = is_wide(x) && std::all_of(tasks, tasks + count, [](const Task& t) {
-                      return scale_shape(t.w.type).halves == 1;
-                    });
-  if (wide) return panels_times_wide(tasks, count, x);
-#endif
+  if constexpr (MatrixUnit::exists) {
+    const bool wide = is_wide(x) && std::all_of(tasks, tasks + count, [](const Task& t) {
+                        return scale_shape(t.w.type).halves == 1;
+                      });
+    if (wide) return panels_times_wide<MatrixUnit>(tasks, count, x);
+  }
   for (int i = 0; i < count; ++i)
     panel_times(tasks[i].w, tasks[i].w.panel(tasks[i].panel), x, tasks[i].out);
 }
@@ -232,6 +232,7 @@ void float_panels(const Task* tasks, const float* const* x, int64_t n, std::vect
     const float* weights[P];
     for (int p = 0; p < P; ++p) {
       const Packed& w = tasks[p].w;
+      assert(w.cols == cols && first + count <= cols);
       weights[p] = float_columns(w, w.panel(tasks[p].panel), first, count,
                                  buffer.data() + p * kColumns * kPanel);
     }

@@ -7,9 +7,6 @@
 
 #include <algorithm>
 
-#ifdef DURE_AMX
-#include "isa/amx.h"
-#endif
 #include "ops/tiles.h"
 
 namespace dure::DURE_ISA {
@@ -32,6 +29,7 @@ struct Output {
   const float* add = nullptr;   // laid out as data
 
   void put(int64_t token, f32x16 value) const {
+    assert(token >= 0 && columns >= 1 && columns <= kPanel);
     float* p = data + token * stride;
     const float* q = add ? add + token * stride : nullptr;
     if (columns == kPanel) {
@@ -56,14 +54,12 @@ struct Task {
 constexpr int kTasks = 4;
 
 // What a thread works in, kept from call to call.
-struct Space {
+struct ThreadScratch {
   Scratch scratch;
   std::vector<float> partial;
-#ifdef DURE_AMX
-  amx::Strip strips[kTasks];
-#endif
+  MatrixUnit::Strip strips[kTasks];
 };
-Space& space();
+ThreadScratch& thread_scratch();
 
 // Panels times all rows of x; picks the loop by how many rows there are. Wide tiles: at most
 // kTasks.

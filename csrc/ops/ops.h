@@ -4,8 +4,10 @@
 #include <type_traits>
 #include <vector>
 
-#include "ops/recycler.h"
+#include "ops/buffer_pool.h"
+#include "ops/states.h"
 #include "pack/layout.h"
+#include "pack/quantize.h"
 
 namespace dure {
 
@@ -13,19 +15,29 @@ namespace dure {
 // record per 32 columns.
 struct ActTiles {
   int rows = 0, width = 1, blocks = 0;
-  Recycled<uint8_t> data;
+  PooledBuffer<uint8_t> data;
 
   static constexpr int kRecord = 52;  // bytes a token and block
   int tiles() const { return ceil_div(rows, width); }
   size_t record_bytes() const { return static_cast<size_t>(kRecord) * width; }
   size_t tile_bytes() const { return blocks * record_bytes(); }
-  const uint8_t* tile(int i) const { return data.data() + tile_bytes() * i; }
-  uint8_t* tile(int i) { return data.data() + tile_bytes() * i; }
+  const uint8_t* tile(int i) const {
+    assert(i >= 0 && i < tiles());
+    return data.data() + tile_bytes() * i;
+  }
+  uint8_t* tile(int i) {
+    assert(i >= 0 && i < tiles());
+    return data.data() + tile_bytes() * i;
+  }
   // The record that holds 32 columns of a row, which is its lane `row % width`.
   const uint8_t* record(int row, int block) const {
+    assert(block >= 0 && block < blocks);
     return tile(row / width) + block * record_bytes();
   }
-  uint8_t* record(int row, int block) { return tile(row / width) + block * record_bytes(); }
+  uint8_t* record(int row, int block) {
+    assert(block >= 0 && block < blocks);
+    return tile(row / width) + block * record_bytes();
+  }
 };
 
 // One record, by its parts: each is `width` long but codes, which is 32 * width, a token's 32
@@ -58,7 +70,7 @@ struct Product {
 
 constexpr int kCacheGroup = 32;  // columns of a cached byte row that share a scale
 
-// Mixed rows of one forward pass over the paged cache; see attention.cpp for the layout.
+// Mixed rows of one forward pass over the paged cache; see paged_attention.cpp for the layout.
 enum class CacheType : uint8_t { Float, Half, Byte };
 struct CacheView {
   void* data = nullptr;  // (num_blocks, kv_heads, head_bytes)
@@ -89,12 +101,25 @@ struct RowsView {
   int64_t num_sequences = 0, table_width = 0;
 };
 
-// One page-aligned record an expert: gate, up and down, kernel-ready.
+// The experts of one layer. Each is one record, gate, up and down behind each other, which lies
+// wherever its pointer says.
 struct ExpertSet {
   int count = 0;
   int64_t hidden = 0, intermediate = 0;
-  Packed gate, up, down;  // of expert 0
-  size_t stride = 0;      // bytes from one expert's record to the next
+  Packed gate, up, down;                    // without data
+  size_t up_offset = 0, down_offset = 0;    // of a record's parts
+  const uint8_t* const* records = nullptr;  // (count); null of an expert that is not in memory
+
+  Packed gate_of(int expert) const { return part(gate, expert, 0); }
+  Packed up_of(int expert) const { return part(up, expert, up_offset); }
+  Packed down_of(int expert) const { return part(down, expert, down_offset); }
+
+ private:
+  Packed part(Packed shape, int expert, size_t offset) const {
+    assert(expert >= 0 && expert < count && records[expert]);
+    shape.data = records[expert] + offset;
+    return shape;
+  }
 };
 
 // Whether the experts' arithmetic is float32 throughout, for all three matrices.
@@ -127,22 +152,15 @@ struct Ops {
   void (*rope)(float* x, int64_t n, int heads, int dim, const float* cos, const float* sin,
                int half, bool interleaved, int threads);
   void (*silu_mul)(const float* gate, const float* up, int64_t count, float* out, int threads);
-  void (*attention)(const float* q, int heads, const CacheView& cache, const RowsView& rows,
-                    float scale, int64_t window, float* out, int threads);
+  void (*paged_attention)(const float* q, int heads, const CacheView& cache, const RowsView& rows,
+                          float scale, int64_t window, float* out, int threads);
   // Sampling; see vocabulary.cpp.
   bool (*chunk_peaks)(const float* x, int64_t n, float* peaks);
   void (*exp_below)(const float* x, int64_t n, float peak, float scale, float* out);
   double (*exp_sum)(const float* x, int64_t n, float peak, float scale);
+  QuantizeBlocks* quantize_blocks;
+  const StateOps* states;
 };
-
-const Ops& portable_ops();
-#ifdef DURE_X86
-const Ops& avx2_ops();
-const Ops& avx512_ops();
-#ifdef DURE_AVXVNNI
-const Ops& avxvnni_ops();
-#endif
-#endif
 
 std::vector<const Ops*> available_ops();  // best first
 const Ops& ops();                         // chosen once: DURE_ISA in the environment, else the best

@@ -189,8 +189,8 @@ void panel_many_tiles(const Packed& w, const uint8_t* panel, const ActTiles& x, 
   using F = UnpackedForm<Layout<kType>>;
   const PanelSource<kType> source(w, panel);
   const int parts = ceil_div(x.rows, T);
-  Scratch& scratch = space().scratch;
-  std::vector<float>& partial = space().partial;
+  Scratch& scratch = thread_scratch().scratch;
+  std::vector<float>& partial = thread_scratch().partial;
   partial.assign(static_cast<size_t>(parts) * T * kPanel, 0.0f);
   for (int first = 0; first < x.blocks; first += F::chunk) {
     const int count = std::min(F::chunk, x.blocks - first);
@@ -206,9 +206,9 @@ void panel_many_tiles(const Packed& w, const uint8_t* panel, const ActTiles& x, 
   }
 }
 
-#ifdef DURE_AMX
-template <Type kType>
-void unpack_strip(const PanelSource<kType>& source, int first, int count, amx::Strip& s) {
+// For the matrix unit, if there is one.
+template <Type kType, class Strip>
+void unpack_strip(const PanelSource<kType>& source, int first, int count, Strip& s) {
   using L = Layout<kType>;
   for (int b = 0; b < count; ++b) {
     const auto block = source.block(first + b);
@@ -219,6 +219,5 @@ void unpack_strip(const PanelSource<kType>& source, int first, int count, amx::S
     if constexpr (L::has_min) store(s.add[b], source.add(first + b, 0));
   }
 }
-#endif
 
 }  // namespace dure::DURE_ISA

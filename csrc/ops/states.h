@@ -55,10 +55,4 @@ struct StateOps {
                       const int32_t* map, float* out, int threads);
 };
 
-const StateOps& portable_state_ops();
-#ifdef DURE_X86
-const StateOps& avx2_state_ops();
-const StateOps& avx512_state_ops();
-#endif
-
 }  // namespace dure

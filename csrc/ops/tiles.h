@@ -10,9 +10,7 @@
 namespace dure::DURE_ISA {
 
 inline int tile_width(int64_t n) {
-#ifdef DURE_AMX
-  if (amx::in_use && n > kTile) return amx::kTokens;
-#endif
+  if (MatrixUnit::in_use() && n > kTile) return MatrixUnit::kTokens;
   int width = 1;
   while (width < kTile && width < n) width *= 2;
   return width;
@@ -39,6 +37,7 @@ inline float quantize_block(const float* x, int8_t* out, int32_t sums[2]) {
 
 // Puts 32 floats of one token into lane `t` of a record.
 inline void quantize_into(const float* x, Record<uint8_t> record, int t) {
+  assert(t >= 0 && t < record.width);
   int8_t* q = record.codes() + t * kBlock;
   int32_t sums[2];
   const float scale = quantize_block(x, q, sums);
@@ -50,19 +49,15 @@ inline void quantize_into(const float* x, Record<uint8_t> record, int t) {
 }
 
 // Whether the matrix unit multiplies these tiles.
-inline bool is_wide([[maybe_unused]] const ActTiles& x) {
-#ifdef DURE_AMX
-  return x.width == amx::kTokens;
-#else
-  return false;
-#endif
+inline bool is_wide(const ActTiles& x) {
+  return MatrixUnit::exists && x.width == MatrixUnit::kTokens;
 }
 
 inline void shape_tiles(ActTiles& tiles, int64_t rows, int64_t cols) {
   tiles.rows = static_cast<int>(rows);
   tiles.width = tile_width(rows);
   tiles.blocks = static_cast<int>(cols / kBlock);
-  tiles.data = Recycled<uint8_t>(tiles.tile_bytes() * tiles.tiles());
+  tiles.data = PooledBuffer<uint8_t>(tiles.tile_bytes() * tiles.tiles());
   // Lanes past the last row are multiplied along and thrown away; zero keeps them from being slow
   // subnormals.
   if (rows % tiles.width) std::memset(tiles.tile(tiles.tiles() - 1), 0, tiles.tile_bytes());
@@ -79,6 +74,7 @@ inline void quantize_row_into(const float* x, ActTiles& tiles, int row) {
 
 // Row `from` of one set of tiles becomes row `to` of another of as many columns.
 inline void copy_row(const ActTiles& source, int from, ActTiles& target, int to) {
+  assert(from < source.rows && to < target.rows && source.blocks == target.blocks);
   const int s = from % source.width, t = to % target.width;
   for (int b = 0; b < source.blocks; ++b) {
     const Record<const uint8_t> in{source.record(from, b), source.width};

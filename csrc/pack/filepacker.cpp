@@ -37,7 +37,8 @@ int64_t rows_of(size_t bytes, size_t row_bytes) {
 
 }  // namespace
 
-void FilePacker::add(const Packed& target, uint64_t offset) {
+void FilePacker::add(const Packed& target, uint64_t offset, std::shared_ptr<const void> owner) {
+  if (owner && (owners_.empty() || owners_.back() != owner)) owners_.push_back(std::move(owner));
   const size_t row_bytes = source_row_bytes(target.type, target.cols);
   const int64_t step = rows_of(kPieceBytes, row_bytes);
   for (int64_t first = 0; first < target.rows; first += step)

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "pack/layout.h"
@@ -16,8 +17,9 @@ class FilePacker {
   // all of them.
   using Report = std::function<bool(uint64_t)>;
 
-  // All of `target` from source blocks that begin at byte `offset`.
-  void add(const Packed& target, uint64_t offset);
+  // All of `target` from source blocks that begin at byte `offset`. `owner`, if there is one, keeps
+  // the memory of the target.
+  void add(const Packed& target, uint64_t offset, std::shared_ptr<const void> owner = nullptr);
   // Packs all of it, and reports about every `seconds`. Returns 0, an errno, kEnded or kStopped.
   int run(int descriptor, int threads, double seconds, const Report& report);
 
@@ -36,6 +38,7 @@ class FilePacker {
   static int pack(const Piece& piece, int descriptor, std::vector<uint8_t>& buffer);
 
   std::vector<Piece> pieces_;
+  std::vector<std::shared_ptr<const void>> owners_;
 };
 
 }  // namespace dure

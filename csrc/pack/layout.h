@@ -118,16 +118,16 @@ Type type_from_name(const std::string& name);  // throws std::invalid_argument
 // Calls f with a std::integral_constant of the quantised type; floats are the caller's affair.
 template <class F>
 auto with_quantised_type(Type t, F&& f) {
-#define DURE_CASE(T) \
-  case Type::T:      \
-    return f(std::integral_constant<Type, Type::T>{});
+  // clang-format off: a table
+#define DURE_CASE(T) case Type::T: return f(std::integral_constant<Type, Type::T>{});
   switch (t) {
-    DURE_CASE(Q4_0)
-    DURE_CASE(Q4_1) DURE_CASE(Q5_0) DURE_CASE(Q5_1) DURE_CASE(Q8_0) DURE_CASE(Q2_K) DURE_CASE(Q3_K)
-        DURE_CASE(Q4_K) DURE_CASE(Q5_K) DURE_CASE(Q6_K) DURE_CASE(IQ4_NL) DURE_CASE(IQ4_XS)
-            DURE_CASE(MXFP4) DURE_CASE(I4G32) DURE_CASE(I4G64) DURE_CASE(I4G128) default
-        : throw std::invalid_argument("not a quantised type");
+    DURE_CASE(Q4_0) DURE_CASE(Q4_1) DURE_CASE(Q5_0) DURE_CASE(Q5_1) DURE_CASE(Q8_0)
+    DURE_CASE(Q2_K) DURE_CASE(Q3_K) DURE_CASE(Q4_K) DURE_CASE(Q5_K) DURE_CASE(Q6_K)
+    DURE_CASE(IQ4_NL) DURE_CASE(IQ4_XS) DURE_CASE(MXFP4)
+    DURE_CASE(I4G32) DURE_CASE(I4G64) DURE_CASE(I4G128)
+    default: throw std::invalid_argument("not a quantised type");
   }
+// clang-format on
 #undef DURE_CASE
 }
 
@@ -153,7 +153,10 @@ struct Packed {
         panel_codes_bytes() + static_cast<size_t>(blocks() / s.unit_blocks) * s.scale_bytes, 64);
   }
   size_t bytes() const { return panel_bytes() * panels(); }
-  const uint8_t* panel(int p) const { return data + panel_bytes() * p; }
+  const uint8_t* panel(int p) const {
+    assert(data && p >= 0 && p < panels());
+    return data + panel_bytes() * p;
+  }
 };
 
 // What of a layout the float operations depend on.

@@ -397,6 +397,7 @@ size_t source_row_bytes(Type t, int64_t cols) {
 }
 
 void pack_panels(const Packed& target, int64_t first_row, int64_t count, const uint8_t* source) {
+  assert(first_row % kPanel == 0 && first_row + count <= target.rows);
   const size_t row_bytes = source_row_bytes(target.type, target.cols);
   for (int64_t done = 0; done < count; done += kPanel, source += kPanel * row_bytes) {
     uint8_t* panel =

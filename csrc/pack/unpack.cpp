@@ -52,6 +52,7 @@ void get_scale(const uint8_t* in, int row, int block_in_unit, int half, float& s
 }  // namespace
 
 void unpack_row(const Packed& m, int64_t row, float* out) {
+  assert(row >= 0 && row < m.rows);
   const uint8_t* panel = m.panel(static_cast<int>(row / kPanel));
   const int r = static_cast<int>(row % kPanel);
   if (m.type == Type::F32) {

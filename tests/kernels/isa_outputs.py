@@ -97,8 +97,10 @@ def attention(outputs: dict[str, np.ndarray]) -> None:
                     rng, [(0, 70), (100, 1), (40, 5), (600, 9)], kv_heads, d, dtype
                 )
                 q = rng.normal(0, 2, (len(paged.positions), heads, d)).astype(np.float32)
-                outputs[f"attention {np.dtype(dtype)} {heads} {d} {window}"] = kernels.attention(
-                    q, *paged.arguments, scale=0.3, window=window, threads=2
+                outputs[f"attention {np.dtype(dtype)} {heads} {d} {window}"] = (
+                    kernels.paged_attention(
+                        q, *paged.arguments, scale=0.3, window=window, threads=2
+                    )
                 )
 
 

@@ -30,8 +30,8 @@ def queries(rng: np.random.Generator, paged: PagedSequences, heads: int, d: int)
 
 def check(paged: PagedSequences, q: np.ndarray, window: int | None) -> np.ndarray:
     """The kernel's answer, once it is known to be near the reference's."""
-    expected = reference.attention(q, *paged.arguments, scale=SCALE, window=window)
-    actual = kernels.attention(q, *paged.arguments, scale=SCALE, window=window, threads=2)
+    expected = reference.paged_attention(q, *paged.arguments, scale=SCALE, window=window)
+    actual = kernels.paged_attention(q, *paged.arguments, scale=SCALE, window=window, threads=2)
     assert actual.shape == q.shape
     # A score of s is rounded by about s * d * 2^-24; sharp queries score up to 200.
     np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-4)
@@ -72,10 +72,10 @@ def test_blocks_that_no_row_sees_any_more_may_be_gone() -> None:
     rng = np.random.default_rng(3)
     paged = paged_sequences(rng, [(200, 1), (130, 4)], 2, 16, np.float16)
     q = queries(rng, paged, 4, 16)
-    expected = kernels.attention(q, *paged.arguments, scale=SCALE, window=32)
+    expected = kernels.paged_attention(q, *paged.arguments, scale=SCALE, window=32)
     paged.block_tables[0, : (201 - 32) // 32] = -1
     paged.block_tables[1, : (131 - 32) // 32] = -1
-    actual = kernels.attention(q, *paged.arguments, scale=SCALE, window=32)
+    actual = kernels.paged_attention(q, *paged.arguments, scale=SCALE, window=32)
     np.testing.assert_array_equal(bits(actual), bits(expected))
 
 
@@ -93,7 +93,7 @@ def test_a_row_has_the_same_bits_whatever_shares_its_call(
     n = len(q)
 
     def attend(rows: np.ndarray, threads: int = 1) -> np.ndarray:
-        return kernels.attention(
+        return kernels.paged_attention(
             q[rows], *paged.only(rows), scale=SCALE, window=window, threads=threads
         )
 
@@ -118,7 +118,7 @@ def test_a_long_row_has_the_same_bits_on_one_thread_and_on_many(
     q = queries(rng, paged, heads, d)
 
     def attend(rows: np.ndarray, threads: int) -> np.ndarray:
-        return kernels.attention(
+        return kernels.paged_attention(
             q[rows], *paged.only(rows), scale=SCALE, window=window, threads=threads
         )
 
@@ -136,12 +136,14 @@ def test_the_place_of_a_block_in_the_cache_changes_no_bit() -> None:
     rng = np.random.default_rng(5)
     paged = paged_sequences(rng, [(0, 50), (100, 1)], 2, 64, np.float16)
     q = queries(rng, paged, 4, 64)
-    expected = kernels.attention(q, *paged.arguments, scale=SCALE)
+    expected = kernels.paged_attention(q, *paged.arguments, scale=SCALE)
     order = rng.permutation(len(paged.cache))
     moved = np.empty_like(paged.cache)
     moved[order] = paged.cache
     tables = np.where(paged.block_tables < 0, -1, order[paged.block_tables]).astype(np.int32)
-    actual = kernels.attention(q, moved, paged.positions, paged.sequences, tables, scale=SCALE)
+    actual = kernels.paged_attention(
+        q, moved, paged.positions, paged.sequences, tables, scale=SCALE
+    )
     np.testing.assert_array_equal(bits(actual), bits(expected))
 
 
@@ -151,7 +153,7 @@ def test_a_shared_prefix_is_read_from_the_same_blocks() -> None:
     q = np.repeat(queries(rng, paged, 2, 16), 3, axis=0)
     tables = np.repeat(paged.block_tables, 3, axis=0)
     positions, sequences = np.full(3, 63, np.int32), np.arange(3, dtype=np.int32)
-    actual = kernels.attention(q, paged.cache, positions, sequences, tables, scale=SCALE)
+    actual = kernels.paged_attention(q, paged.cache, positions, sequences, tables, scale=SCALE)
     np.testing.assert_array_equal(bits(actual[0]), bits(actual[1]))
     np.testing.assert_array_equal(bits(actual[0]), bits(actual[2]))
 
@@ -163,7 +165,7 @@ def test_scores_beyond_the_range_of_exp_pick_the_best_key() -> None:
     for factor in (1e4, 1e18):
         q = (k[17, 0] * factor)[None, None].astype(np.float32)
         best = int(np.argmax(k[:, 0] @ k[17, 0]))
-        actual = kernels.attention(q, *paged.arguments, scale=1.0)
+        actual = kernels.paged_attention(q, *paged.arguments, scale=1.0)
         np.testing.assert_allclose(actual[0, 0], v[best, 0], rtol=1e-6)
 
 
@@ -255,7 +257,7 @@ def test_attention_to_what_is_not_there_is_refused(fault: dict[str, Any]) -> Non
     a = {**good(), **fault}
     rows = [a[name] for name in ("q", "cache", "positions", "sequences", "block_tables")]
     with pytest.raises((TypeError, ValueError)):
-        kernels.attention(*rows, scale=1.0, window=a["window"])
+        kernels.paged_attention(*rows, scale=1.0, window=a["window"])
 
 
 @pytest.mark.parametrize(
@@ -292,4 +294,4 @@ def test_the_arguments_that_the_faults_are_made_from_are_good() -> None:
     a = good()
     rows = [a[name] for name in ("cache", "positions", "sequences", "block_tables")]
     kernels.write_cache(a["k"], a["v"], *rows)
-    np.testing.assert_array_equal(kernels.attention(a["q"], *rows, scale=1.0), a["q"])
+    np.testing.assert_array_equal(kernels.paged_attention(a["q"], *rows, scale=1.0), a["q"])

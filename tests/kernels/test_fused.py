@@ -155,14 +155,14 @@ def test_attend_is_norm_rotation_cache_and_attention(
         norm()
     cache = paged.cache.copy()
     kernels.write_cache(heads[1], heads[2], cache, *paged.arguments[1:])
-    expected = kernels.attention(
+    expected = kernels.paged_attention(
         heads[0], cache, *paged.only(which)[1:], scale=0.2, window=settings.get("window")
     )
-    twin = reference.attend(
+    twin = reference.rope_cache_attention(
         q.copy(), k.copy(), v, paged.cache.copy(), *paged.arguments[1:], **settings
     )
 
-    out = kernels.attend(q, k, v, *paged.arguments, **settings, threads=3)
+    out = kernels.rope_cache_attention(q, k, v, *paged.arguments, **settings, threads=3)
 
     assert same(out, expected.reshape(len(q), 240))
     assert same(paged.cache, cache)
@@ -196,7 +196,7 @@ def test_a_layers_attention_is_its_projections_and_attend(
     cos, sin = settings.get("rotation") or (None, None)
     q_norm, k_norm = settings.get("norms") or (None, None)
     cache = paged.cache.copy()
-    layer = kernels.SelfAttention(
+    layer = kernels.AttentionLayerKernel(
         weights=[w.packed for w in weights],
         biases=[*biases, None],
         head_dim=40,
@@ -214,7 +214,7 @@ def test_a_layers_attention_is_its_projections_and_attend(
     asking = normed if chosen is None else normed.take(chosen)
     (q,) = kernels.matmuls(asking, weights[:1], biases=biases[:1], exact=exact)
     k, v = kernels.matmuls(normed, weights[1:3], biases=biases[1:], exact=exact)
-    attended = kernels.attend(q, k, v, cache, *paged.arguments[1:], **settings)
+    attended = kernels.rope_cache_attention(q, k, v, cache, *paged.arguments[1:], **settings)
     expected = kernels.matmul(attended, weights[3], add=add, exact=exact)
 
     out = layer(kernels.Activations(x, norm, EPS), *paged.arguments, chosen, cos, sin, add)
@@ -248,7 +248,7 @@ def test_attend_refuses_what_does_not_fit(changes: dict[str, Any]) -> None:
     names = ("cache", "positions", "sequences", "block_tables")
     arguments = dict(zip(names, paged.arguments, strict=True))
     with pytest.raises(BAD):
-        kernels.attend(**{"q": q, "k": k, "v": v, **arguments, **settings, **changes})
+        kernels.rope_cache_attention(**{"q": q, "k": k, "v": v, **arguments, **settings, **changes})
 
 
 @pytest.mark.parametrize("add", [np.zeros((3, 20), "f4"), np.zeros((2, 21), "f4"), np.zeros(20)])

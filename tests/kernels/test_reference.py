@@ -75,7 +75,7 @@ def test_attention_is_that_of_torch(window: int | None) -> None:
     paged = paged_sequences(rng, [(0, 37), (69, 1), (3, 4)], kv_heads, d, np.float32)
     q = rng.normal(0, 1, (len(paged.positions), heads, d)).astype(np.float32)
 
-    actual = reference.attention(q, *paged.arguments, scale=scale, window=window)
+    actual = reference.paged_attention(q, *paged.arguments, scale=scale, window=window)
 
     for sequence, (k, v) in enumerate(paged.histories):
         rows = np.flatnonzero(paged.sequences == sequence)

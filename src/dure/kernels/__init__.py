@@ -35,16 +35,18 @@ if TYPE_CHECKING:
 # `floats(threads)` are the rows as floats; `take(rows)` the Activations of some of them.
 Activations = _core.Activations
 # A layer's attention in one call, since calls are a fifth of a small model's step: the projections
-# `weights` (q, k, v, o) with their `biases`, and `attend` between them. It is called with the rows
-# as Activations (n, hidden), then cache, positions, sequences and block_tables as attend is, then
-# chosen, cos, sin, and add (m, hidden), which is added to the m rows that come back.
-SelfAttention = _core.SelfAttention
+# `weights` (q, k, v, o) with their `biases`, and `rope_cache_attention` between them. It is called
+# with the rows as Activations (n, hidden), then cache, positions, sequences and block_tables as for
+# rope_cache_attention, then chosen, cos, sin, and add (m, hidden), which is added to the m rows
+# that come back.
+AttentionLayerKernel = _core.AttentionLayerKernel
 short_conv = recurrent.short_conv
 delta_size = recurrent.delta_size
 delta_rule = recurrent.delta_rule
 gated_norm = recurrent.gated_norm
 Matrix = packed.Matrix
 Experts = packed.Experts
+ExpertBuffer = packed.ExpertBuffer
 FilePacker = packed.FilePacker
 uniform = _core.uniform
 
@@ -175,7 +177,7 @@ def write_cache(
     _core.write_cache(k, v, cache, positions, sequences, block_tables)
 
 
-def attention(
+def paged_attention(
     q: Floats,
     cache: NDArray[np.float16] | Floats | Bytes,
     positions: Ints,
@@ -192,12 +194,12 @@ def attention(
     """
     if window is not None and window < 1:
         raise ValueError(f"window must be at least 1, not {window}")
-    return _core.attention(
+    return _core.paged_attention(
         q, cache, positions, sequences, block_tables, scale, window or 0, threads
     )
 
 
-def attend(
+def rope_cache_attention(
     q: Floats,
     k: Floats,
     v: Floats,
@@ -227,7 +229,7 @@ def attend(
         raise ValueError(f"window must be at least 1, not {window}")
     cos, sin = rotation or (None, None)
     q_norm, k_norm = norms or (None, None)
-    return _core.attend(
+    return _core.rope_cache_attention(
         q,
         k,
         v,

@@ -52,9 +52,30 @@ class Matrix:
         return ordered
 
 
-class Experts:
-    """The gate, up and down matrices of `count` experts: one page-aligned record an expert.
+class ExpertBuffer:
+    """Page-aligned memory for the records of `slots` experts, committed when it is written.
 
+    record_bytes: as `Experts.record_bytes` says, a multiple of 4,096. Raises ValueError or
+    MemoryError for more than an address space holds.
+    """
+
+    def __init__(self, slots: int, record_bytes: int) -> None:
+        self.packed = _core.ExpertBuffer(slots, record_bytes)
+        self.slots = slots
+        self.record_bytes = record_bytes
+
+    def slot(self, slot: int) -> Bytes:
+        """The memory of one record, (record_bytes,), to be written in place: by a read from disk,
+        or by `Experts.fill` once an expert is placed there. ValueError for a slot beyond the last.
+        """
+        return self.packed.slot(slot)
+
+
+class Experts:
+    """The gate, up and down matrices of one layer's experts, a page-aligned record an expert.
+
+    A record may lie anywhere. It is in memory from the beginning (`resident`), or once `place` has
+    said where. A product that wants an expert which is not in memory raises ValueError.
     `columns` are those of all gates and ups, as in Matrix.
     """
 
@@ -66,15 +87,46 @@ class Experts:
         gate_dtype: str,
         up_dtype: str,
         down_dtype: str,
+        *,
+        resident: bool = True,
     ) -> None:
-        self.packed = _core.Experts(count, hidden, intermediate, gate_dtype, up_dtype, down_dtype)
+        self.packed = _core.Experts(
+            count, hidden, intermediate, gate_dtype, up_dtype, down_dtype, resident
+        )
         self.count = count
         self.columns: Ints | None = None
 
     @property
+    def record_bytes(self) -> int:
+        """Bytes of one record, in whole pages: gate, up and down, packed, behind each other."""
+        return self.packed.record_bytes
+
+    @property
     def nbytes(self) -> int:
-        """Bytes that all records take."""
-        return self.packed.nbytes
+        """Bytes that the records of all experts take when all are in memory."""
+        return self.count * self.record_bytes
+
+    def place(self, expert: int, buffer: ExpertBuffer, slot: int) -> None:
+        """Make `expert`'s record the one in that slot; what it was before is let go.
+
+        Products that are under way go on with the records they began with. ValueError for an expert
+        or a slot that is not there, or slots of another size than `record_bytes`.
+        """
+        self.packed.place(expert, buffer.packed, slot)
+
+    def remove(self, expert: int) -> None:
+        """Forget where `expert`'s record lies: it is not in memory until it is placed again."""
+        self.packed.remove(expert)
+
+    def is_resident(self, expert: int) -> bool:
+        """Whether `expert`'s record is in memory."""
+        return self.packed.is_resident(expert)
+
+    def record(self, expert: int) -> Bytes:
+        """The record of `expert` where it lies, (record_bytes,): a slot of any buffer may take a
+        copy of it. ValueError if it is not in memory.
+        """
+        return self.packed.record(expert)
 
     def fill(
         self,

@@ -23,8 +23,6 @@ from dure.kernels.sampling_reference import logprob, sample, sample_rows, top_lo
 __all__ = [
     "ExpertMatrices",
     "QuantizedMatrix",
-    "attend",
-    "attention",
     "delta_rule",
     "dequantize",
     "embed",
@@ -32,9 +30,11 @@ __all__ = [
     "gated_norm",
     "logprob",
     "matmul",
+    "paged_attention",
     "quantize_rows",
     "rms_norm",
     "rope",
+    "rope_cache_attention",
     "route",
     "sample",
     "sample_rows",
@@ -208,7 +208,7 @@ def write_cache(
             values[block, :, slot, :] = v[row]
 
 
-def attention(
+def paged_attention(
     q: Float32Array,
     cache: Array,
     positions: Int32Array,
@@ -244,7 +244,7 @@ def attention(
     return out
 
 
-def attend(
+def rope_cache_attention(
     q: Float32Array,
     k: Float32Array,
     v: Float32Array,
@@ -284,7 +284,7 @@ def attend(
     write_cache(keys, v.reshape(keys.shape), cache, positions, sequences, block_tables)
     queries = prepared(q, rows, 0)
     where = (positions[rows], sequences[rows], block_tables)
-    return attention(queries, cache, *where, scale=scale, window=window).reshape(q.shape)
+    return paged_attention(queries, cache, *where, scale=scale, window=window).reshape(q.shape)
 
 
 def _cache_views(cache: Array, d: int) -> tuple[Array, Array]:

@@ -115,11 +115,11 @@ class Attention:
         return any(layer.weight.columns is not None for layer in layers)
 
     @cached_property
-    def _in_one(self) -> kernels.SelfAttention:
+    def _in_one(self) -> kernels.AttentionLayerKernel:
         """The whole layer: what `_in_parts` does where nothing comes between the kernels."""
         layers = self.q_proj, self.k_proj, self.v_proj, self.o_proj
         q_norm, k_norm = self._norms or (None, None)
-        return kernels.SelfAttention(
+        return kernels.AttentionLayerKernel(
             weights=[layer.weight.packed for layer in layers],
             biases=[layer.bias for layer in layers],
             head_dim=self._head_dim,
@@ -156,7 +156,7 @@ class Attention:
             q = q.reshape(len(q), heads, 2, size)[:, :, 0].reshape(len(q), heads * size)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm.floats(q), self.k_norm.floats(k)
-        out = kernels.attend(
+        out = kernels.rope_cache_attention(
             q,
             k,
             v,

@@ -64,7 +64,7 @@ class SparseMLP:
             self.shared = GatedMLP(weights, f"{name}.{shared}", hidden, shared_intermediate)
         if shared_gate is not None:
             self.shared_gate = Linear(weights, f"{name}.{shared_gate}", 1, hidden)
-        self._routing = routing
+        self._routing, self._pool = routing, weights.expert_pool
         self._exact, self._threads = weights.exact, weights.threads
 
     def __call__(self, x: Rows, *, add: Floats | None = None) -> Floats:
@@ -84,9 +84,10 @@ class SparseMLP:
         )
         if self.shared is not None:
             add = self._shared(x, add, self.shared)
-        return kernels.experts_mlp(
-            x, ids, shares, self.experts, add=add, exact=self._exact, threads=self._threads
-        )
+        with self._pool.pinned(self.experts, ids):
+            return kernels.experts_mlp(
+                x, ids, shares, self.experts, add=add, exact=self._exact, threads=self._threads
+            )
 
     def _shared(self, x: Rows, add: Floats | None, shared: GatedMLP) -> Floats:
         """The shared expert's result, weighed by its gate if it has one, + add."""

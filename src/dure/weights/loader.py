@@ -16,6 +16,7 @@ from dure.formats.blocks import BLOCKS, FLOATS
 from dure.formats.quantized.base import QuantizedMatrix
 from dure.formats.quantized_checkpoint import is_idle_bias, parameters, parameters_or_tensors
 from dure.formats.tensors import TensorInfo
+from dure.weights.expert_pool import ExpertPool
 from dure.weights.names import canonical_name, is_recomputed
 from dure.weights.quantize import DtypePolicy
 from dure.weights.repack import Conversion, repack_all
@@ -60,11 +61,14 @@ class Weights:
         exact: bool = False,
         quantize: Scheme | None = None,
         progress: Callable[[int, int], None] | None = None,
+        expert_pool: ExpertPool | None = None,
     ) -> None:
-        """spellings: parts of names as a family's files may write them -> as it asks for them.
-        quantize: what becomes of matrices of floats."""
+        """tensor_aliases: parts of names as a family's files may write them -> as it asks for them.
+        quantize: what becomes of matrices of floats. expert_pool: where mixtures' experts live; all
+        in memory if it is None."""
         self.threads = threads
         self.exact = exact
+        self.expert_pool = expert_pool or ExpertPool()
         self.is_gguf = checkpoint.kind == "gguf"
         self._path = checkpoint.path
         self._tensors = {
@@ -158,14 +162,21 @@ class Weights:
 
     def gated_mlp(self, name: str, hidden: int, intermediate: int) -> kernels.Experts:
         """The gate, up and down matrices under `name`: one expert, to which every row goes."""
-        return self._records(name, 1, hidden, intermediate, self._dense_rows)
+        return self._records(name, 1, hidden, intermediate, self._dense_rows, kernels.Experts)
 
     def experts(self, prefix: str, count: int, hidden: int, intermediate: int) -> kernels.Experts:
         """The experts under `prefix`, stacked (GGUF, fused) or one tensor each (hub style)."""
-        return self._records(prefix, count, hidden, intermediate, self._expert_rows)
+        make = self.expert_pool.add
+        return self._records(prefix, count, hidden, intermediate, self._expert_rows, make)
 
     def _records(
-        self, prefix: str, count: int, hidden: int, intermediate: int, rows_of: Finder
+        self,
+        prefix: str,
+        count: int,
+        hidden: int,
+        intermediate: int,
+        rows_of: Finder,
+        make: Callable[[int, int, int, str, str, str], kernels.Experts],
     ) -> kernels.Experts:
         shapes: dict[Part, tuple[int, int]] = {
             "gate": (intermediate, hidden),
@@ -184,7 +195,7 @@ class Weights:
             part: self._types.of(f"{prefix}.{part}_proj.weight", tensor)
             for part, tensor in firsts.items()
         }
-        experts = kernels.Experts(count, hidden, intermediate, *types.values())
+        experts = make(count, hidden, intermediate, *types.values())
         if any(isinstance(t, QuantizedMatrix) or t.dtype != types[p] for p, t in firsts.items()):
             self._jobs.append(partial(self._experts_job, prefix, experts, shapes, types, readers))
             return experts

@@ -33,8 +33,8 @@ struct Projected {
   int64_t queries;
 };
 
-void attend(const Projected& x, const HeadNorms& norms, const RotationView& rotation,
-            const CacheView& cache, const RowsView& rows, float scale, int64_t window, float* out,
-            int threads);
+void rope_cache_attention(const Projected& x, const HeadNorms& norms, const RotationView& rotation,
+                          const CacheView& cache, const RowsView& rows, float scale, int64_t window,
+                          float* out, int threads);
 
 }  // namespace dure

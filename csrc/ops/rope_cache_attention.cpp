@@ -1,5 +1,5 @@
 // One layer's attention after its projections, from the operations that each do a part of it.
-#include "ops/attend.h"
+#include "ops/rope_cache_attention.h"
 
 #include <vector>
 
@@ -39,9 +39,9 @@ void norm_and_turn(float* x, int64_t n, int heads, int dim, const float* weight,
 
 }  // namespace
 
-void attend(const Projected& x, const HeadNorms& norms, const RotationView& rotation,
-            const CacheView& cache, const RowsView& rows, float scale, int64_t window, float* out,
-            int threads) {
+void rope_cache_attention(const Projected& x, const HeadNorms& norms, const RotationView& rotation,
+                          const CacheView& cache, const RowsView& rows, float scale, int64_t window,
+                          float* out, int threads) {
   norm_and_turn(x.k, rows.rows, cache.kv_heads, cache.head_dim, norms.k, norms, rotation, threads);
   write_cache(x.k, x.v, cache, rows);
   RowsView asking = rows;
@@ -53,7 +53,7 @@ void attend(const Projected& x, const HeadNorms& norms, const RotationView& rota
     turning.cos = chosen.cos.data(), turning.sin = chosen.sin.data();
   }
   norm_and_turn(x.q, asking.rows, x.heads, cache.head_dim, norms.q, norms, turning, threads);
-  ops().attention(x.q, x.heads, cache, asking, scale, window, out, threads);
+  ops().paged_attention(x.q, x.heads, cache, asking, scale, window, out, threads);
 }
 
 }  // namespace dure

@@ -107,7 +107,7 @@ void tile_values(const S& block, int width, int from, int to, const float* p, fl
         next + d * kCacheBlock * static_cast<int>(sizeof(typename S::Element)));
 }
 
-// One call of `attention`.
+// One call of paged_attention.
 struct Call {
   const float* q;
   int heads;
@@ -331,7 +331,7 @@ void merge_shared(const Call& call, const Task& task, float* records) {
 }
 
 template <class S>
-void attend(const Call& call, const Task& task, Scratch scratch, float* shared) {
+void task_spans(const Call& call, const Task& task, Scratch scratch, float* shared) {
   const Run& run = *task.run;
   const CacheView& view = call.view;
   const int dim = call.dim(), padded = call.padded();
@@ -349,6 +349,10 @@ void attend(const Call& call, const Task& task, Scratch scratch, float* shared) 
   constexpr bool kDirect = !std::is_same_v<S, Floats>;
   const bool direct = kDirect && tiles.size() == 1 && dim == padded && !view.latent;
   const int64_t first_key = call.first_of(run.first), end_key = call.end_of(run.end - 1);
+  assert(end_key <= call.rows.table_width * kCacheBlock);
+  assert(std::all_of(stored.table + first_key / kCacheBlock,
+                     stored.table + ceil_div(end_key, kCacheBlock),
+                     [&](int32_t block) { return block >= 0 && block < view.num_blocks; }));
   for (int64_t span = task.from; span < task.to; ++span) {
     const int64_t base = span * kSpanBlocks,
                   unpacked_floats = kCacheBlock * int64_t{call.keys() + padded};
@@ -413,7 +417,7 @@ std::vector<Run> runs_of(const Call& call, int threads) {
 }
 
 template <class S>
-void attend_all(const Call& call, int threads) {
+void all_tasks(const Call& call, int threads) {
   const int kv_heads = call.view.kv_heads;
   // A short context is walked sooner than a second thread is woken.
   int64_t keys = 0;
@@ -459,19 +463,19 @@ void attend_all(const Call& call, int threads) {
     const Task& task = tasks[static_cast<size_t>(i)];
     const Scratch scratch(memory.get() + each * static_cast<size_t>(omp_get_thread_num()), call,
                           static_cast<size_t>(most_rows));
-    attend<S>(call, task, scratch, task.shared ? records + task.shared->records : nullptr);
+    task_spans<S>(call, task, scratch, task.shared ? records + task.shared->records : nullptr);
   }
 }
 
 }  // namespace
 
-void attention(const float* q, int heads, const CacheView& cache, const RowsView& rows, float scale,
-               int64_t window, float* out, int threads) {
+void paged_attention(const float* q, int heads, const CacheView& cache, const RowsView& rows,
+                     float scale, int64_t window, float* out, int threads) {
   const Call call{q, heads, cache, rows, scale, window, out};
   if (rows.rows == 0) return;
-  if (cache.type == CacheType::Byte) attend_all<Bytes>(call, threads);
-  else if (cache.type == CacheType::Half) attend_all<Halves>(call, threads);
-  else attend_all<Floats>(call, threads);
+  if (cache.type == CacheType::Byte) all_tasks<Bytes>(call, threads);
+  else if (cache.type == CacheType::Half) all_tasks<Halves>(call, threads);
+  else all_tasks<Floats>(call, threads);
 }
 
 }  // namespace dure::DURE_ISA

@@ -15,7 +15,7 @@
 
 namespace dure {
 
-class Recycler {
+class BufferPool {
  public:
   // `bytes` rounded up to a class; classes are a quarter of a power of two apart.
   static size_t size_class(size_t bytes) {
@@ -54,28 +54,28 @@ class Recycler {
   size_t held_ = 0;
 };
 
-inline Recycler& recycler() {
-  static auto* one = new Recycler;  // never destroyed: arrays may outlive the module at exit
+inline BufferPool& buffer_pool() {
+  static auto* one = new BufferPool;  // never destroyed: arrays may outlive the module at exit
   return *one;
 }
 
 // A recycled block, 64-byte aligned and uninitialised; given back when it goes out of scope.
 template <class T>
-class Recycled {
+class PooledBuffer {
  public:
-  Recycled() = default;
-  explicit Recycled(size_t count)
-      : size_(Recycler::size_class(count * sizeof(T))),
-        data_(static_cast<T*>(recycler().take(size_))) {}
-  Recycled(Recycled&& other) noexcept
+  PooledBuffer() = default;
+  explicit PooledBuffer(size_t count)
+      : size_(BufferPool::size_class(count * sizeof(T))),
+        data_(static_cast<T*>(buffer_pool().take(size_))) {}
+  PooledBuffer(PooledBuffer&& other) noexcept
       : size_(other.size_), data_(std::exchange(other.data_, nullptr)) {}
-  Recycled& operator=(Recycled&& other) noexcept {
+  PooledBuffer& operator=(PooledBuffer&& other) noexcept {
     std::swap(size_, other.size_);
     std::swap(data_, other.data_);
     return *this;
   }
-  ~Recycled() {
-    if (data_) recycler().give(data_, size_);
+  ~PooledBuffer() {
+    if (data_) buffer_pool().give(data_, size_);
   }
   T* data() { return data_; }
   const T* data() const { return data_; }

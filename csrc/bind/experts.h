@@ -1,0 +1,131 @@
+// The experts of a layer as Python holds them: their shapes, and where each one's record lies.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "bind/matrix.h"
+
+namespace dure {
+
+// Page-aligned memory for records that come and go.
+struct ExpertBuffer {
+  size_t slots, record_bytes;
+  std::shared_ptr<Buffer> memory;
+
+  ExpertBuffer(size_t count, size_t bytes) : slots(count), record_bytes(bytes) {
+    require(count > 0 && bytes > 0 && bytes % 4096 == 0, "records of whole pages of 4,096 bytes");
+    require(bytes <= (size_t{1} << 46) / count, "the records would take more than 64 TiB");
+    memory = std::make_shared<Buffer>(bytes * count);
+  }
+  uint8_t* at(size_t slot) const {
+    require(slot < slots,
+            "slot " + std::to_string(slot) + " is not one of " + std::to_string(slots));
+    return memory->data + slot * record_bytes;
+  }
+};
+
+class Experts {
+ public:
+  Experts(int count, int64_t hidden, int64_t intermediate, const std::string& gate,
+          const std::string& up, const std::string& down, bool resident)
+      : records_(checked_count(count)), owners_(static_cast<size_t>(count)) {
+    set_.count = count;
+    set_.hidden = hidden;
+    set_.intermediate = intermediate;
+    set_.gate = describe(gate, intermediate, hidden);
+    set_.up = describe(up, intermediate, hidden);
+    set_.down = describe(down, hidden, intermediate);
+    set_.up_offset = set_.gate.bytes();
+    set_.down_offset = set_.up_offset + set_.up.bytes();
+    if (!resident) return;
+    const ExpertBuffer all(static_cast<size_t>(count), record_bytes());
+    for (int expert = 0; expert < count; ++expert) place(expert, all, static_cast<size_t>(expert));
+  }
+  const ExpertSet& shape() const { return set_; }
+  size_t record_bytes() const { return round_up(set_.down_offset + set_.down.bytes(), 4096); }
+  bool is_resident(int expert) const { return records_[checked(expert)] != nullptr; }
+
+  void place(int expert, const ExpertBuffer& buffer, size_t slot) {
+    require(buffer.record_bytes == record_bytes(),
+            "a record takes " + std::to_string(record_bytes()) + " bytes, a slot has " +
+                std::to_string(buffer.record_bytes));
+    const size_t at = checked(expert);
+    records_[at] = buffer.at(slot);
+    owners_[at] = buffer.memory;
+  }
+  // The record of an expert that is in memory.
+  uint8_t* record(int expert) const {
+    const size_t at = checked(expert);
+    require(records_[at] != nullptr, "expert " + std::to_string(expert) + " is not in memory");
+    return records_[at];
+  }
+  void remove(int expert) {
+    const size_t at = checked(expert);
+    records_[at] = nullptr;
+    owners_[at] = nullptr;
+  }
+
+  // A part of an expert that is in memory, and what keeps that memory.
+  Packed part(const std::string& name, int expert) const {
+    require(name == "gate" || name == "up" || name == "down",
+            "an expert's parts are gate, up and down");
+    require(is_resident(expert), "expert " + std::to_string(expert) + " is not in memory");
+    const ExpertSet set = at();
+    return name == "gate" ? set.gate_of(expert)
+           : name == "up" ? set.up_of(expert)
+                          : set.down_of(expert);
+  }
+  std::shared_ptr<const void> owner(int expert) const { return owners_[checked(expert)]; }
+  void fill(const std::string& name, int expert, int64_t first_row, const In<uint8_t, 2>& raw,
+            int threads) {
+    check_threads(threads);
+    const Packed p = part(name, expert);
+    check_source(p, first_row, raw);
+    const auto kept = owner(expert);
+    nb::gil_scoped_release release;
+    pack_rows(p, first_row, static_cast<int64_t>(raw.shape(0)), raw.data(), threads);
+  }
+
+  // The set of one call: what is placed or removed meanwhile does not change it.
+  struct Call {
+    ExpertSet set;
+    std::vector<const uint8_t*> records;
+    std::vector<std::shared_ptr<const void>> owners;
+  };
+  // Of a call that uses these experts, which must be in memory.
+  Call call(const int32_t* ids, size_t count) const {
+    Call result{set_, {records_.begin(), records_.end()}, {}};
+    for (size_t i = 0; i < count; ++i) {
+      const int expert = ids[i];
+      require(expert >= 0 && expert < set_.count, "expert id out of range");
+      require(records_[static_cast<size_t>(expert)] != nullptr,
+              "expert " + std::to_string(expert) + " is not in memory");
+      const auto& owner = owners_[static_cast<size_t>(expert)];
+      if (result.owners.empty() || result.owners.back() != owner) result.owners.push_back(owner);
+    }
+    result.set.records = result.records.data();
+    return result;
+  }
+
+ private:
+  static size_t checked_count(int count) {
+    require(count > 0 && count <= 65536, "between 1 and 65,536 experts");
+    return static_cast<size_t>(count);
+  }
+  size_t checked(int expert) const {
+    require(expert >= 0 && expert < set_.count, "no expert " + std::to_string(expert));
+    return static_cast<size_t>(expert);
+  }
+  ExpertSet at() const {
+    ExpertSet set = set_;
+    set.records = records_.data();
+    return set;
+  }
+
+  ExpertSet set_;
+  std::vector<uint8_t*> records_;
+  std::vector<std::shared_ptr<const void>> owners_;
+};
+
+}  // namespace dure

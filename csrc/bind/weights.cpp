@@ -1,0 +1,115 @@
+// What Python sees of packed weights: matrices, experts, the memory of their records, and what
+// packs them. Checks, as in bind/module.cpp.
+#include <nanobind/stl/string.h>
+
+#include "bind/experts.h"
+#include "pack/filepacker.h"
+
+namespace dure {
+
+namespace {
+
+// Returns FilePacker::run's code; what `report` raises goes on to the caller.
+int run_packer(FilePacker& packer, int descriptor, int threads, double seconds,
+               const nb::object& report) {
+  check_threads(threads);
+  std::exception_ptr raised;
+  const auto tell = [&](uint64_t done) {
+    const nb::gil_scoped_acquire acquire;
+    try {
+      report(done);
+      if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    } catch (...) { raised = std::current_exception(); }
+    return raised == nullptr;
+  };
+  int result = 0;
+  {
+    const nb::gil_scoped_release release;
+    result = packer.run(descriptor, threads, seconds, tell);
+  }
+  if (raised) std::rethrow_exception(raised);
+  return result;
+}
+
+// A record as Python may read and write it; it keeps the memory.
+Result<uint8_t> record_view(uint8_t* data, size_t bytes, std::shared_ptr<const void> memory) {
+  auto* owner = new std::shared_ptr<const void>(std::move(memory));
+  return Result<uint8_t>(data, {bytes}, nb::capsule(owner, [](void* p) noexcept {
+                           delete static_cast<std::shared_ptr<const void>*>(p);
+                         }));
+}
+
+}  // namespace
+
+void bind_weights(nb::module_& m) {
+  m.def("packed_bytes", [](const std::string& dtype, int64_t rows, int64_t cols) {
+    return describe(dtype, rows, cols).bytes();
+  });
+
+  nb::class_<Matrix>(m, "Matrix")
+      .def(nb::init<const std::string&, int64_t, int64_t>())
+      .def("fill", &Matrix::fill, any, strict, any)
+      .def("row_values", &Matrix::row_values, strict, any)
+      .def_prop_ro("dtype", [](const Matrix& w) { return sizes_of(w.view.type).name; })
+      .def_prop_ro("rows", [](const Matrix& w) { return w.view.rows; })
+      .def_prop_ro("cols", [](const Matrix& w) { return w.view.cols; })
+      .def_prop_ro("nbytes", [](const Matrix& w) { return w.view.bytes(); });
+
+  nb::class_<ExpertBuffer>(m, "ExpertBuffer")
+      .def(nb::init<size_t, size_t>())
+      .def("slot", [](const ExpertBuffer& b,
+                      size_t slot) { return record_view(b.at(slot), b.record_bytes, b.memory); })
+      .def_prop_ro("slots", [](const ExpertBuffer& b) { return b.slots; })
+      .def_prop_ro("record_bytes", [](const ExpertBuffer& b) { return b.record_bytes; });
+
+  nb::class_<Experts>(m, "Experts")
+      .def(nb::init<int, int64_t, int64_t, const std::string&, const std::string&,
+                    const std::string&, bool>())
+      .def("fill", &Experts::fill, any, any, any, strict, any)
+      .def("place", &Experts::place)
+      .def("remove", &Experts::remove)
+      .def("is_resident", &Experts::is_resident)
+      .def("record",
+           [](const Experts& e, int expert) {
+             return record_view(e.record(expert), e.record_bytes(), e.owner(expert));
+           })
+      .def_prop_ro("count", [](const Experts& e) { return e.shape().count; })
+      .def_prop_ro("record_bytes", &Experts::record_bytes);
+
+  nb::class_<FilePacker>(m, "FilePacker")
+      .def(nb::init<>())
+      .def(
+          "add_matrix",
+          [](FilePacker& f, const Matrix& w, uint64_t offset) { f.add(w.view, offset); },
+          nb::keep_alive<1, 2>())
+      .def("add_part",
+           [](FilePacker& f, const Experts& e, const std::string& part, int expert,
+              uint64_t offset) { f.add(e.part(part, expert), offset, e.owner(expert)); })
+      .def("run", &run_packer);
+
+  m.def(
+      "quantize_blocks",
+      [](const std::string& dtype, const In<float, 2>& x, int threads) {
+        check_threads(threads);
+        const Type type = type_from_name(dtype);
+        require(type == Type::Q4_0 || type == Type::Q5_0 || type == Type::Q8_0 ||
+                    type == Type::Q4_K || type == Type::Q6_K,
+                "floats are quantised to Q4_0, Q5_0, Q8_0, Q4_K and Q6_K, not to " + dtype);
+        require(x.shape(1) % sizes_of(type).source_columns == 0,
+                dtype + " needs columns in multiples of " +
+                    std::to_string(sizes_of(type).source_columns));
+        auto out =
+            fresh<uint8_t>({x.shape(0), source_row_bytes(type, static_cast<int64_t>(x.shape(1)))});
+        bool fits;
+        {
+          nb::gil_scoped_release release;
+          fits = ops().quantize_blocks(type, x.data(), static_cast<int64_t>(x.size()), out.data(),
+                                       threads);
+        }
+        require(fits, "a weight is not finite, or beyond what " + dtype + " can hold");
+        return out;
+      },
+      any, strict, any);
+}
+
+}  // namespace dure
