@@ -123,7 +123,7 @@ def run(llm: LLM, count: int, kind: str, *, temperature: float) -> dict[str, Any
         llm.prepare(request, SamplingParams(temperature=temperature, seed=i, max_tokens=400))
         for i, request in enumerate(requests(count, kind))
     ]
-    completions = llm.answer(prepared)
+    completions = llm.driver.answer(prepared)
     seconds = time.perf_counter() - began
     judge = called if kind == "required" else answered
     wrong = [each.text for each in completions if not judge(each)]

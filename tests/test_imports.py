@@ -20,6 +20,7 @@ LINE = (
     {"models"},
     {"engine", "convert"},
     {"chat", "loading", "benchmark"},
+    {"driver"},
     {"llm"},
     {"server"},
     {"cli"},

@@ -14,6 +14,7 @@ from fake_model import ByteTokenizer, ScriptModel, alphabet, loaded, reply
 
 import dure.llm
 from dure import LLM, SamplingParams
+from dure.batch import PassInterruptedError
 from dure.chat.template import CHATML
 from dure.errors import (
     ContextLengthError,
@@ -325,3 +326,25 @@ def test_timings_add_up(make_llm: MakeLLM) -> None:
     assert timings.decode_s > 0
     assert pytest.approx(1 / timings.prefill_s) == timings.prefill_tps
     assert pytest.approx(25 / timings.decode_s) == timings.decode_tps
+
+
+def test_ctrl_c_gives_a_long_prompt_up_between_two_layers(make_llm: MakeLLM) -> None:
+    """A pass of 512 rows takes seconds on a large model, and nobody waits that long."""
+    llm = make_llm()
+    pressed: list[int] = []
+    original = llm.engine.runner.execute
+
+    def press(batch: Any) -> Any:
+        if not pressed:
+            pressed.append(len(batch.tokens))
+            signal.raise_signal(signal.SIGINT)
+            assert batch.interrupted is not None
+            assert batch.interrupted()  # a real model asks this before each layer
+            raise PassInterruptedError
+        return original(batch)
+
+    llm.engine.runner.execute = press
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate(["Once upon a time"], SamplingParams(max_tokens=3))
+    assert not llm.engine.has_work
+    assert llm.generate(["Once upon a time"], SamplingParams(max_tokens=3))[0].text

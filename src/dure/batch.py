@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -101,8 +101,8 @@ class States:
     """Where the recurrent states of a batch's sequences lie.
 
     The state of sequence i is read from slot `slots[i]` and written back there after its last row;
-    it is not read but starts from zeros when the first row is at position 0. `snapshots` asks for
-    copies: the state after row snapshots[j, 0] also goes to slot snapshots[j, 1], which is nobody's.
+    it is not read but starts from zeros when the first row is at position 0. `snapshots` are
+    copies: the state after row snapshots[j, 0] also goes to slot snapshots[j, 1], which is free.
     """
 
     slots: NDArray[np.int32]  # (sequences,)
@@ -119,6 +119,10 @@ class CacheOps:
 
     def __bool__(self) -> bool:
         return bool(self.clear_blocks or self.copy_blocks or self.copy_states)
+
+
+class PassInterruptedError(Exception):
+    """A pass was given up between two layers. What it wrote to the cache is written anew later."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,7 @@ class Batch:
     logit_rows: NDArray[np.int32]  # (m,) the rows whose logits are wanted
     states: States | None = None  # None where no layer has a StateSpec
     cache_ops: CacheOps = CacheOps()
+    interrupted: Callable[[], bool] | None = None  # asked between layers: give the pass up?
 
     @property
     def wanted_rows(self) -> NDArray[np.int32] | None:

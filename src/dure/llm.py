@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from types import FrameType
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -16,10 +11,11 @@ import numpy as np
 from dure import machine
 from dure.benchmark import DirectRunner
 from dure.chat.dialects import Dialect
-from dure.chat.output import Chunk, Completion, OutputProcessor
+from dure.chat.output import Chunk, Completion
 from dure.chat.prompt import PreparedRequest, RequestBuilder
 from dure.chat.request import ChatRequest, Format, Thinking
 from dure.chat.template import default_template
+from dure.driver import Driver
 from dure.engine.engine import Engine
 from dure.engine.model_runner import ModelRunner
 from dure.engine.params import SamplingParams
@@ -99,9 +95,7 @@ class LLM:
             vocab_size=loaded.model.vocab_size,
             sampling_defaults=self.sampling_defaults,
         )
-        self._answers: dict[str, OutputProcessor] = {}
-        self.lock = threading.RLock()
-        self.engine = Engine(
+        engine = Engine(
             ModelRunner(
                 loaded.model,
                 num_blocks=loaded.num_blocks,
@@ -113,6 +107,12 @@ class LLM:
             eos_ids=self.tokenizer.eos_ids,
             threads=loaded.threads,
         )
+        self.driver = Driver(engine, self.tokenizer)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, for reading its counts; the driver steps it."""
+        return self.driver.engine
 
     def generate(
         self,
@@ -135,7 +135,7 @@ class LLM:
                 hint="give one set for all, or one for each prompt",
             )
         prepared = [self._asked(*each) for each in zip(listed, chosen, strict=True)]
-        return self.answer(prepared)
+        return self.driver.answer(prepared)
 
     def chat(
         self,
@@ -153,7 +153,7 @@ class LLM:
         Calling again with the reply and a new message appended computes only what is new.
         """
         prepared = self._asked(messages, params, tools=tools, think=think, format=format)
-        return self.answer([prepared])[0]
+        return self.driver.answer([prepared])[0]
 
     def stream(
         self,
@@ -173,7 +173,7 @@ class LLM:
         prepared = self._asked(prompt, params, tools=tools, think=think, format=format)
         if prepared.params.n != 1:
             raise InvalidRequestError("A stream has one answer; n is more than 1.")
-        return self._stream(prepared, on_prefill)
+        return self.driver.stream(prepared, on_prefill)
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Raw logits (tokens, vocab_size) after each of `token_ids`, from an empty cache."""
@@ -263,84 +263,6 @@ class LLM:
             )
         return self.prepare(cast("str | Sequence[int]", prompt), params, format=format)
 
-    def begin(self, prepared: PreparedRequest) -> list[OutputProcessor]:
-        """The question's n answers, now waiting in the engine. For a caller that holds `lock`."""
-        first = self.engine.add(
-            prepared.token_ids,
-            prepared.params,
-            cache_salt=prepared.cache_salt,
-            priority=prepared.priority,
-            grammar=prepared.grammar,
-            deferred=prepared.reading.starts_in_reasoning,
-            may_draft=prepared.reading.budget is None,  # a budget is kept token by token
-        )
-        answers = [
-            OutputProcessor(self.engine, self.tokenizer, request, prepared.reading)
-            for request in first.choices or (first,)
-        ]
-        self._answers.update((answer.request.id, answer) for answer in answers)
-        return answers
-
-    def answer(self, requests: Sequence[PreparedRequest]) -> list[Completion]:
-        """One Completion a question, in order; all are answered at once."""
-        groups: list[list[OutputProcessor]] = []
-        try:
-            with self.lock:
-                for prepared in requests:
-                    groups.append(self.begin(prepared))
-            for answer in [answer for group in groups for answer in group]:
-                while not answer.is_over:
-                    with self.lock:
-                        if not answer.is_over:  # another thread's step may have ended it
-                            self.step()
-            return [_joined(group) for group in groups]
-        finally:
-            self.abandon(answer for group in groups for answer in group)
-
-    def _stream(
-        self, prepared: PreparedRequest, on_prefill: Callable[[int, int], None] | None
-    ) -> Generator[Chunk, None, None]:
-        with self.lock:
-            answer = self.begin(prepared)[0]
-        try:
-            while answer.chunks or not answer.is_over:
-                if answer.chunks:
-                    yield answer.chunks.popleft()
-                    continue
-                if on_prefill is not None and not answer.started:
-                    on_prefill(*answer.prefilled)
-                with self.lock:
-                    if not answer.chunks and not answer.is_over:  # thanks to another thread
-                        self.step()
-            answer.result()
-        finally:
-            self.abandon([answer])
-
-    def step(self) -> None:
-        """Nothing; the engine makes one step and every answer takes the token it got.
-
-        For a caller that holds `lock`. Whatever one answer fails with ends that answer alone.
-        """
-        with _interrupts_deferred():
-            for output in self.engine.step():
-                answer = self._answers.pop(output.request.id, None)
-                if answer is None:
-                    continue
-                try:
-                    answer.take(output)
-                except Exception as error:  # of its text or its calls: no other answer's fault
-                    answer.abort()
-                    answer.error = error
-                if not answer.is_over:
-                    self._answers[answer.request.id] = answer
-
-    def abandon(self, answers: Iterable[OutputProcessor]) -> None:
-        """Nothing; the engine forgets the answers that are not over, and their blocks are back."""
-        with self.lock:
-            for answer in answers:
-                answer.abort()
-                self._answers.pop(answer.request.id, None)
-
 
 def _thinking(think: bool | int | None) -> Thinking:
     """What `think` says: on, off, a number of tokens at most, or None for the model's own way."""
@@ -349,30 +271,3 @@ def _thinking(think: bool | int | None) -> Thinking:
     if isinstance(think, bool):
         return Thinking("on" if think else "off")
     return Thinking("on", budget=think)
-
-
-def _joined(group: Sequence[OutputProcessor]) -> Completion:
-    """The group's first completion, which carries all of them if there are several."""
-    choices = tuple(answer.result() for answer in group)
-    return choices[0] if len(choices) == 1 else replace(choices[0], choices=choices)
-
-
-@contextmanager
-def _interrupts_deferred() -> Iterator[None]:
-    """Let Ctrl-C wait for the end of the block, so that it never leaves the engine in mid-step."""
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or previous is None:
-        yield
-        return
-    pressed = threading.Event()
-
-    def remember(_signal: int, _frame: FrameType | None) -> None:
-        pressed.set()
-
-    signal.signal(signal.SIGINT, remember)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-        if pressed.is_set():
-            signal.raise_signal(signal.SIGINT)

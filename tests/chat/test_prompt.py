@@ -218,7 +218,7 @@ def test_thoughts_can_be_ended_while_they_are_thought(make_llm: MakeLLM) -> None
     stream = llm.stream(ChatRequest(ASK))
     for _ in range(20):
         next(stream)
-    [answer] = llm._answers.values()
+    [answer] = llm.driver._answers.values()
     answer.end_thinking()
     completion = list(stream)[-1].completion
     assert completion is not None
@@ -229,7 +229,7 @@ def test_thoughts_that_a_client_dropped_come_back_by_the_calls_id(make_llm: Make
     words = f"<think>\nOslo, then.\n</think>\n\n{HERMES_CALL}"
     llm = make_llm(words=words)
     first = llm.prepare(ChatRequest(ASK, TOOLS), cache_salt="a")
-    completion = llm.answer([first])[0]
+    completion = llm.driver.answer([first])[0]
     history = [
         *ASK,
         {"role": "assistant", "content": None, "tool_calls": list(completion.tool_calls)},
@@ -239,7 +239,7 @@ def test_thoughts_that_a_client_dropped_come_back_by_the_calls_id(make_llm: Make
     text = ByteTokenizer().decode(later.token_ids)
     assert "<think>\nOslo, then.\n</think>\n\n" + HERMES_CALL in text
     # The whole of what was said comes from the cache again.
-    assert llm.answer([later])[0].cached_tokens >= len(first.token_ids) + len(words)
+    assert llm.driver.answer([later])[0].cached_tokens >= len(first.token_ids) + len(words)
     other = llm.prepare(ChatRequest(history, TOOLS), cache_salt="b")
     assert "Oslo, then." not in ByteTokenizer().decode(other.token_ids)
 

@@ -84,7 +84,7 @@ def make_llm(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeLLM]:
 
 
 def ask(llm: LLM, form: Format, **params: Any) -> Any:
-    return llm.answer([llm.prepare("?", SamplingParams(**params), format=form)])[0]
+    return llm.driver.answer([llm.prepare("?", SamplingParams(**params), format=form)])[0]
 
 
 def valid(text: str) -> bool:
@@ -117,8 +117,8 @@ def test_the_other_requests_of_a_batch_are_not_touched(make_llm: MakeLLM) -> Non
     params = SamplingParams(temperature=1.0, seed=4, max_tokens=40, logprobs=2, ignore_eos=True)
     free = llm.prepare("?", params)
     bound = llm.prepare("?", params, format=Format("json_schema", SCHEMA))
-    alone = [llm.answer([each])[0] for each in (free, bound)]
-    together = llm.answer([free, bound, free, bound])
+    alone = [llm.driver.answer([each])[0] for each in (free, bound)]
+    together = llm.driver.answer([free, bound, free, bound])
     assert [each.token_ids for each in together] == [each.token_ids for each in alone * 2]
     assert [each.logprobs for each in together] == [each.logprobs for each in alone * 2]
 
@@ -146,7 +146,7 @@ def test_an_answer_that_was_preempted_goes_on_in_its_grammar(make_llm: MakeLLM) 
         llm.prepare("?" * 60 + str(i), params, format=Format("json_schema", SCHEMA))
         for i in range(6)
     ]
-    assert all(valid(each.text) for each in llm.answer(prepared))
+    assert all(valid(each.text) for each in llm.driver.answer(prepared))
 
 
 @pytest.mark.parametrize(
@@ -353,10 +353,10 @@ def test_a_grammar_that_becomes_too_complex_ends_its_own_answer_only(make_llm: M
     llm = make_llm()
     params = SamplingParams(temperature=0, max_tokens=60, logit_bias={END: -100.0})
     bomb = llm.prepare("?", params, format=Format("regex", "(?:(?:(?:a?){100}){100}){100}"))
-    with llm.lock:
-        answers = [llm.begin(llm.prepare("?", params))[0], llm.begin(bomb)[0]]
+    with llm.driver.lock:
+        answers = [llm.driver.begin(llm.prepare("?", params))[0], llm.driver.begin(bomb)[0]]
         while not all(answer.is_over for answer in answers):
-            llm.step()
+            llm.driver.step()
     assert len(answers[0].result().token_ids) == 60
     with pytest.raises(InvalidRequestError, match="too complex"):
         answers[1].result()

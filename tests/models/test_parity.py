@@ -105,15 +105,15 @@ def test_only_the_rows_asked_for_come_back(tiny: Callable[[str], Any]) -> None:
     class Spy:
         vocab_size = small.model.vocab_size
 
-        def forward(self, batch: Any) -> np.ndarray:
+        def forward(self, batch: Any, cache: Any) -> np.ndarray:
             batches.append(batch)
-            return forward(batch)
+            return forward(batch, cache)
 
     run.model = Spy()  # type: ignore[assignment]
     (full,) = run.finish([(40,)])
     (batch,) = batches
     rows = np.array([39, 3, 3], np.int32)
-    some = forward(type(batch)(**{**vars(batch), "logit_rows": rows}))
+    some = forward(type(batch)(**{**vars(batch), "logit_rows": rows}), run.cache)
     assert full[rows].tobytes() == some.tobytes()
     none = forward(type(batch)(**{**vars(batch), "logit_rows": rows[:0]}))
     assert none.shape == (0, small.model.vocab_size)

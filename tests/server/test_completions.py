@@ -151,7 +151,7 @@ def test_a_suffix_is_asked_for_with_the_models_own_marks(serve, monkeypatch) -> 
             return super().encode(text, parse_special=False)
 
     class Model(ScriptModel):
-        def forward(self, batch):
+        def forward(self, batch, cache):
             asked.append(batch.tokens.tolist())
             return super().forward(batch, cache)
 

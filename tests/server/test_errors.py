@@ -182,7 +182,7 @@ def test_no_words_of_a_request_or_its_answer_are_logged(serve, caplog) -> None:
 
 def test_what_the_server_fails_with_stays_in_its_log(serve, caplog) -> None:
     class Broken(ScriptModel):
-        def forward(self, batch):
+        def forward(self, batch, cache):
             raise ValueError("secret words of a library")
 
     server = serve(Broken(alphabet))
@@ -195,7 +195,7 @@ def test_what_the_server_fails_with_stays_in_its_log(serve, caplog) -> None:
 
 def test_an_error_in_midstream_is_an_event(serve) -> None:
     class Breaks(ScriptModel):
-        def forward(self, batch):
+        def forward(self, batch, cache):
             if len(self.batches) > 3:
                 raise ValueError("secret words of a library")
             return super().forward(batch, cache)
@@ -209,7 +209,7 @@ def test_an_error_in_midstream_is_an_event(serve) -> None:
 
 def test_one_bad_request_hurts_no_other(serve) -> None:
     class Picky(ScriptModel):
-        def forward(self, batch):
+        def forward(self, batch, cache):
             if any(token == ord("!") for token in batch.tokens):
                 raise ValueError("no exclamations")
             return super().forward(batch, cache)

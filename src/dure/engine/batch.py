@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,10 +14,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def build_batch(chunks: Sequence[Chunk], cache_ops: CacheOps) -> Batch:
+def build_batch(
+    chunks: Sequence[Chunk],
+    cache_ops: CacheOps,
+    interrupted: Callable[[], bool] | None = None,
+) -> Batch:
     """Return one Batch with a sequence a chunk, in order, and the rows whose logits are wanted.
 
-    cache_ops: what the runner does to its cache first.
+    cache_ops: what the runner does to its cache first. interrupted: whether to give the pass up.
     """
     # Lists first: most chunks are one token, and a call of numpy takes as long as fifty of those.
     tokens: list[int] = []
@@ -41,6 +45,8 @@ def build_batch(chunks: Sequence[Chunk], cache_ops: CacheOps) -> Batch:
         logit_rows=_logit_rows(chunks),
         states=_states(chunks) if chunks[0].request.state_slot >= 0 else None,
         cache_ops=cache_ops,
+        # A recurrent state that is left in the middle of a pass cannot be gone on from.
+        interrupted=interrupted if chunks[0].request.state_slot < 0 else None,
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dure.batch import BLOCK_SIZE, CacheOps
+from dure.batch import BLOCK_SIZE, CacheOps, PassInterruptedError
 from dure.engine.batch import build_batch
 from dure.engine.block_pool import BlockPool, root_digest
 from dure.engine.request import (
@@ -154,12 +154,16 @@ class Engine:
         self._enter(choices)
         return choices[0]
 
-    def step(self) -> list[StepOutput]:
-        """What one forward pass brought: at most one output a request, none while prefilling."""
+    def step(self, interrupted: Callable[[], bool] | None = None) -> list[StepOutput]:
+        """Run one forward pass; return at most one output a request, none while prefilling.
+
+        interrupted: asked between two layers; if it says True the pass is given up with a
+        PassInterruptedError, and the next step computes the same rows again.
+        """
         chunks = self.scheduler.schedule()
         if not chunks:
             return self._rest()
-        outputs = self._compute(chunks, self.scheduler.take_cache_ops())
+        outputs = self._compute(chunks, self.scheduler.take_cache_ops(), interrupted)
         self.stats.steps += 1
         self.check_idle()
         return outputs
@@ -217,19 +221,23 @@ class Engine:
             self._requests[request.id] = request
             self.scheduler.add(request)
 
-    def _compute(self, chunks: Sequence[Chunk], ops: CacheOps) -> list[StepOutput]:
+    def _compute(
+        self, chunks: Sequence[Chunk], ops: CacheOps, interrupted: Callable[[], bool] | None
+    ) -> list[StepOutput]:
         """The outputs of the chunks. What the model raises ends a request, and never the engine.
 
         Nobody can tell whose fault it was, so each is computed again by itself: its bits are the
         same. A recurrent state that was left in the middle of a pass cannot be taken back.
         """
         try:
-            logits = self.runner.execute(build_batch(chunks, ops))
+            logits = self.runner.execute(build_batch(chunks, ops, interrupted))
+        except PassInterruptedError:
+            raise
         except Exception as error:
             if len(chunks) == 1 or self.states:
                 return [self._fail(chunk.request, error) for chunk in chunks]
             alone = CacheOps()  # the pass that failed has done them already
-            return [output for chunk in chunks for output in self._compute([chunk], alone)]
+            return [output for chunk in chunks for output in self._compute([chunk], alone, None)]
         return self._deliver(chunks, logits)
 
     def _deliver(self, chunks: Sequence[Chunk], logits: NDArray[np.float32]) -> list[StepOutput]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from dure.batch import PassInterruptedError
 from dure.layers.basic import Embedding, RMSNorm, head
 from dure.layers.rope import Rope, RopeConfig
 
@@ -173,12 +174,15 @@ class Decoder:
     ) -> Floats:
         """Run blocks `first` to `last` (excluded; None: all that follow) on x (n, hidden).
 
-        cache: one array a block of the whole model. Returns (n, hidden); of `rows` (m,), those
+        cache: one array a block of the whole model. Raises PassInterruptedError between two blocks
+        if the batch says so. Returns (n, hidden); of `rows` (m,), those
         alone: then the last block computes nothing else but what it must keep of the others.
         """
         rotation = self.rope(batch.positions)
         stop = len(self.layers) if last is None else last
         for index in range(first, stop):
+            if batch.interrupted is not None and batch.interrupted():
+                raise PassInterruptedError
             wanted = rows if index == stop - 1 else None
             x = self.layers[index](x, rotation, batch, cache[index], wanted)
         return x

@@ -122,7 +122,7 @@ class Worker:
                     self._wake.wait()
                 actions, self._inbox = self._inbox, deque()
                 ended = self._ended
-            with self.llm.lock:
+            with self.llm.driver.lock:
                 for action in actions:
                     self._survive(action)
                 if ended:
@@ -142,7 +142,7 @@ class Worker:
 
     def _step(self) -> None:
         began = time.perf_counter()
-        self.llm.step()
+        self.llm.driver.step()
         self._collect(began)
 
     def _begin(self, generation: Generation) -> None:
@@ -150,7 +150,7 @@ class Worker:
             return
         news = StepUpdate(generation, generation.progress)
         try:
-            answers = self.llm.begin(generation.prepared)
+            answers = self.llm.driver.begin(generation.prepared)
         except Exception as error:
             news.error = error
         else:
@@ -161,7 +161,7 @@ class Worker:
     def _abandon(self, generation: Generation) -> None:
         run = self._running.pop(generation, None)
         if run is not None:
-            self.llm.abandon(run.answers)
+            self.llm.driver.abandon(run.answers)
 
     def _end_thinking(self, generation: Generation) -> None:
         run = self._running.get(generation)
@@ -195,7 +195,7 @@ class Worker:
     def _fail_all(self, error: Exception) -> None:
         for generation, run in self._running.items():
             try:
-                self.llm.abandon(run.answers)
+                self.llm.driver.abandon(run.answers)
             except Exception:
                 log.exception("an answer could not be abandoned")
             self._news.append(StepUpdate(generation, run.progress, error=error))

@@ -1,0 +1,152 @@
+"""Driver: begins requests, steps the engine and hands its tokens out, for any number of threads.
+
+`LLM` drives with it; so does a server's worker, which steps for itself and holds the lock.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from dure.batch import PassInterruptedError
+from dure.chat.output import Chunk, Completion, OutputProcessor
+
+if TYPE_CHECKING:
+    from dure.chat.prompt import PreparedRequest
+    from dure.engine.engine import Engine
+    from dure.text.tokenizer import Tokenizer
+
+
+class Driver:
+    """One engine behind one lock. Threads may share it: whoever holds the lock steps for all."""
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer) -> None:
+        self.engine = engine
+        self.lock = threading.RLock()
+        self._tokenizer = tokenizer
+        self._answers: dict[str, OutputProcessor] = {}
+
+    def begin(self, prepared: PreparedRequest) -> list[OutputProcessor]:
+        """Queue the request's n choices in the engine; for a caller that holds `lock`."""
+        first = self.engine.add(
+            prepared.token_ids,
+            prepared.params,
+            cache_salt=prepared.cache_salt,
+            priority=prepared.priority,
+            grammar=prepared.grammar,
+            deferred=prepared.reading.starts_in_reasoning,
+            may_draft=prepared.reading.budget is None,  # a budget is kept token by token
+        )
+        answers = [
+            OutputProcessor(self.engine, self._tokenizer, request, prepared.reading)
+            for request in first.choices or (first,)
+        ]
+        self._answers.update((answer.request.id, answer) for answer in answers)
+        return answers
+
+    def answer(self, requests: Sequence[PreparedRequest]) -> list[Completion]:
+        """Answer all requests at once; return one Completion each, in order.
+
+        With n > 1 the first choice's Completion carries the others in `choices`.
+        """
+        groups: list[list[OutputProcessor]] = []
+        try:
+            with self.lock:
+                for prepared in requests:
+                    groups.append(self.begin(prepared))
+            for answer in [answer for group in groups for answer in group]:
+                while not answer.is_over:
+                    with self.lock:
+                        if not answer.is_over:  # another thread's step may have ended it
+                            self.step()
+            return [_joined(group) for group in groups]
+        finally:
+            self.abandon(answer for group in groups for answer in group)
+
+    def stream(
+        self, prepared: PreparedRequest, on_prefill: Callable[[int, int], None] | None
+    ) -> Generator[Chunk, None, None]:
+        """Answer one request; yield a Chunk a token. Closing the generator aborts the request.
+
+        on_prefill is called with (prompt tokens done, prompt tokens in all) before the first token.
+        """
+        with self.lock:
+            answer = self.begin(prepared)[0]
+        try:
+            while answer.chunks or not answer.is_over:
+                if answer.chunks:
+                    yield answer.chunks.popleft()
+                    continue
+                if on_prefill is not None and not answer.started:
+                    on_prefill(*answer.prefilled)
+                with self.lock:
+                    if not answer.chunks and not answer.is_over:  # thanks to another thread
+                        self.step()
+            answer.result()
+        finally:
+            self.abandon([answer])
+
+    def step(self) -> None:
+        """Make one step of the engine and hand each answer the tokens it got.
+
+        For a caller that holds `lock`. Whatever one answer fails with ends that answer alone.
+        Ctrl-C ends the pass between two layers, and is raised when the step has been left in order.
+        """
+        with _interrupts_deferred() as pressed:
+            try:
+                outputs = self.engine.step(pressed)
+            except PassInterruptedError:
+                return
+            for output in outputs:
+                answer = self._answers.pop(output.request.id, None)
+                if answer is None:
+                    continue
+                try:
+                    answer.take(output)
+                except Exception as error:  # of its text or its calls: no other answer's fault
+                    answer.abort()
+                    answer.error = error
+                if not answer.is_over:
+                    self._answers[answer.request.id] = answer
+
+    def abandon(self, answers: Iterable[OutputProcessor]) -> None:
+        """Have the engine forget the answers that are not over, and take their blocks back."""
+        with self.lock:
+            for answer in answers:
+                answer.abort()
+                self._answers.pop(answer.request.id, None)
+
+
+def _joined(group: Sequence[OutputProcessor]) -> Completion:
+    """The group's first completion, which carries all of them if there are several."""
+    choices = tuple(answer.result() for answer in group)
+    return choices[0] if len(choices) == 1 else replace(choices[0], choices=choices)
+
+
+@contextmanager
+def _interrupts_deferred() -> Iterator[Callable[[], bool] | None]:
+    """Let Ctrl-C wait for the end of the block, so that it never leaves the engine in mid-step.
+
+    Yields what says whether it was pressed; None where signals do not come to this thread.
+    """
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or previous is None:
+        yield None
+        return
+    pressed = threading.Event()
+
+    def remember(_signal: int, _frame: FrameType | None) -> None:
+        pressed.set()
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if pressed.is_set():
+            signal.raise_signal(signal.SIGINT)
