@@ -1,13 +1,14 @@
-"""Every error a user can meet. Each says what was wrong, the limit it met, and what to do."""
+"""All errors that a user can meet. Each says what is wrong, the limit, and what to do."""
 
 from __future__ import annotations
 
 
 class DureError(Exception):
-    """Base of all errors raised on purpose.
+    """Base class of all errors that dure raises on purpose.
 
-    `hint` is what the user can do next. `detail` is what a library or a model's own code said: for
-    the terminal and the log, and never for the client of a server. Either may be empty.
+    `message` is one sentence. `hint` says what to do next. `detail` is the text of a library or of
+    a model's own code: it goes to the terminal and the log, never to a server's client. `hint` and
+    `detail` may be empty.
     """
 
     def __init__(self, message: str, *, hint: str = "", detail: str = "") -> None:
@@ -26,23 +27,23 @@ class ModelFileError(DureError):
 
 
 class UnsupportedModelError(DureError):
-    """The file is sound, but its architecture or a tensor type is one we do not run."""
+    """The file is valid, but dure does not run its architecture or a tensor type."""
 
 
 class ModelNotFoundError(DureError):
-    """No model goes by that name here or at any source we asked."""
+    """No model has that name, on this machine or at any source."""
 
 
 class DownloadError(DureError):
-    """A source could not be reached, or what it sent failed its check."""
+    """A source could not be reached, or a downloaded file failed its check."""
 
 
 class NotEnoughMemoryError(DureError):
-    """The model, or the context asked for, does not fit in memory."""
+    """The model, its context or its KV cache does not fit in memory."""
 
 
 class TokenizerError(DureError):
-    """The tokenizer is missing, damaged, or of a kind we do not know."""
+    """The tokenizer is missing, damaged, or of an unknown kind."""
 
 
 class TemplateError(DureError):
@@ -50,12 +51,12 @@ class TemplateError(DureError):
 
 
 class RenderingError(TemplateError):
-    """The process that renders chat templates cannot be started, or dies whatever it is asked."""
+    """The process that renders chat templates cannot start, or dies at every request."""
 
 
 class ContextLengthError(DureError):
-    """A prompt, or a prompt and the tokens asked for, exceed the context."""
+    """The prompt, or the prompt and max_tokens, exceed the context length."""
 
 
 class InvalidRequestError(DureError, ValueError):
-    """A parameter of a request is outside its range."""
+    """A parameter of a request is wrong or out of range. Also a ValueError."""

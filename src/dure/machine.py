@@ -1,4 +1,4 @@
-"""What this machine gives the process: cores to compute on and memory to fill."""
+"""The cores and the memory that this process may use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAPPED = Path("/proc/self/statm")
 
 
 def usable_threads(cgroups: Path = CGROUPS, cores: Path = CORES) -> int:
-    """Threads worth starting: the physical cores we may use, within the container's quota."""
+    """Return the number of threads to start: the usable physical cores, within CPU quotas."""
     if hasattr(os, "sched_getaffinity"):
         allowed = os.sched_getaffinity(0)
     else:
@@ -23,8 +23,10 @@ def usable_threads(cgroups: Path = CGROUPS, cores: Path = CORES) -> int:
 
 
 def memory_available(cgroups: Path = CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> int:
-    """Bytes we may fill before we swap, are refused more or are killed: by the machine's limit,
-    the container's, or this process's own."""
+    """Return the bytes that can be filled without swapping or being killed.
+
+    The least of what the machine, the control groups and `ulimit -v` leave.
+    """
     available = _in_the_machine()
     for room in (*map(_room_in, _memory_folders(cgroups, membership)), _in_the_process()):
         if room is not None:
@@ -33,8 +35,10 @@ def memory_available(cgroups: Path = CGROUPS, membership: Path = Path("/proc/sel
 
 
 def _in_the_process() -> int | None:
-    """Bytes left below `ulimit -v`, or None if it sets no limit. What is mapped counts, used or
-    not, so that there is less room in truth."""
+    """Return the bytes left below `ulimit -v`; None without a limit.
+
+    Mapped memory counts, used or not.
+    """
     try:
         import resource  # noqa: PLC0415 - Windows has none
 
@@ -47,7 +51,7 @@ def _in_the_process() -> int | None:
 
 
 def _in_the_machine() -> int:
-    """Bytes that the kernel has free or would free for us."""
+    """Return the bytes that the kernel has free or would free."""
     try:
         fields = MEMORY.read_text().split()
         return int(fields[fields.index("MemAvailable:") + 1]) * 1024
@@ -59,7 +63,7 @@ def _in_the_machine() -> int:
 
 
 def _core_of(cpu: int, cores: Path) -> str:
-    """A name for the physical core of `cpu`; two hyperthreads of one core share it."""
+    """Name the physical core of `cpu`; hyperthreads of one core have the same name."""
     try:
         return (cores / f"cpu{cpu}" / "topology" / "core_cpus_list").read_text().strip()
     except OSError:
@@ -76,7 +80,7 @@ def _cpu_quota(cgroups: Path) -> float | None:
 
 
 def _memory_folders(cgroups: Path, membership: Path) -> list[Path]:
-    """The folders, ours and every parent's, whose memory limits hold for this process."""
+    """List the control groups, ours and all parents, whose memory limits apply."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:
@@ -98,7 +102,7 @@ def _memory_folders(cgroups: Path, membership: Path) -> list[Path]:
 
 
 def _room_in(folder: Path) -> int | None:
-    """Bytes left below this cgroup's limit (v2 or v1), or None if it sets none."""
+    """Return the bytes left below this control group's limit (v2 or v1); None without one."""
     names = (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),

@@ -150,9 +150,9 @@ def test_parameters_are_set_and_reset(talk: Talk) -> None:
     ("line", "said"),
     [
         ("/set parameter temprature 1", "There is no parameter 'temprature'"),
-        ("/set parameter temperature warm", "'warm' is no value for temperature"),
+        ("/set parameter temperature warm", "'warm' is not a value for temperature"),
         ("/set parameter temperature -1", "temperature must be from 0 to 100"),
-        ("/set parameter stop 'open", "is no value for stop"),
+        ("/set parameter stop 'open", "is not a value for stop"),
         ("/set colour on", "/set does not know 'colour'"),
         ("/set", "it sets parameter, system, think"),
         ("/set think maybe", "'maybe' is not on, off, auto"),
@@ -390,7 +390,7 @@ def test_ctrl_c_typed_during_an_answer_stops_it_and_the_chat_goes_on(screen: Mak
     shown.expect("alone\r\n")
     shown.expect(">>>")
     shown.type("\x03")
-    shown.expect("(Ctrl-D or /bye leaves)")
+    shown.expect("(Ctrl-D or /bye leaves the chat)")
     shown.expect(">>>")
     shown.type("\x04")
     assert shown.end() == 0

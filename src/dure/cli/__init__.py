@@ -1,4 +1,4 @@
-"""The `dure` command: finds the verb, runs it, and prints whatever error comes out of it."""
+"""The `dure` command: find the verb, run it, print its errors."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def build(argv: Sequence[str]) -> typer.Typer:
-    """The command with every verb, of which only those named in `argv` are imported."""
+    """Build the command with all verbs; import only the verbs that `argv` names."""
     app = typer.Typer(
         name="dure",
         no_args_is_help=True,
@@ -73,7 +73,7 @@ def build(argv: Sequence[str]) -> typer.Typer:
 
 
 def guarded(function: Callable[..., None]) -> Callable[..., None]:
-    """`function` with its errors printed, a sentence and a hint, and turned into an exit code."""
+    """Wrap `function`: print its errors as a sentence and a hint, and turn them into exit codes."""
 
     @wraps(function)
     def run(*arguments: Any, **options: Any) -> None:
@@ -110,8 +110,10 @@ def print_error(error: DureError) -> None:
 
 
 def _open_closed_streams() -> None:
-    """Nothing; a standard stream that our parent closed (`>&-`) leads nowhere, and no file that is
-    opened later takes its number."""
+    """Point standard streams that the parent closed (`>&-`) at the null device.
+
+    Otherwise a file that is opened later would take the stream's number.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - until the end

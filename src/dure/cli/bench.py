@@ -1,4 +1,4 @@
-"""dure bench: prefill and decode speed of a model on this machine."""
+"""dure bench: measure the prefill and decode speed of a model."""
 
 # ruff: noqa: PLC0415 - the kernels are loaded when the verb runs, not for its --help
 
@@ -17,33 +17,31 @@ def command(
         str, typer.Argument(metavar="MODEL", help="A short name, a hub id, a file or a folder.")
     ],
     *,
-    prompt: Annotated[int, typer.Option(min=0, help="Random tokens to prefill.")] = 512,
-    decode: Annotated[int, typer.Option(min=0, help="Tokens to decode, one at a time.")] = 64,
+    prompt: Annotated[int, typer.Option(min=0, help="Tokens to prefill.")] = 512,
+    decode: Annotated[int, typer.Option(min=0, help="Tokens to decode, one step each.")] = 64,
     depth: Annotated[int, typer.Option(min=0, help="Tokens in the cache before decoding.")] = 0,
     batch: Annotated[int, typer.Option(min=1, max=512, help="Sequences decoded together.")] = 1,
     repeat: Annotated[int, typer.Option(min=1, help="Rounds after the warm-up.")] = 3,
     cache: Annotated[
         console.Cache,
-        typer.Option(
-            help="Keep past tokens in 16 bits, or in 8: about half the memory, nearly as good."
-        ),
+        typer.Option(help="KV cache type: f16, or q8 for about half the memory."),
     ] = console.Cache.f16,
     quantize: console.Quantize = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, show_default="the physical cores", help="Threads.")
+        int | None, typer.Option(min=1, show_default="the physical cores", help="CPU threads.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure how many tokens per second a model reads and writes on this machine.
+    """Measure prefill and decode speed in tokens per second on this machine.
 
-    Tokens are fixed, nothing is sampled. Each figure is the median of --repeat rounds after one
-    warm-up; decoding is counted over all --batch sequences.
+    Tokens are fixed; nothing is sampled. Each figure is the median of --repeat rounds after one
+    warm-up; decode speed is the total of all --batch sequences.
     """
     from dure import benchmark
     from dure.loading.load import load
 
     if not prompt and not decode:
-        raise InvalidRequestError("There is nothing to measure: --prompt and --decode are both 0.")
+        raise InvalidRequestError("Nothing to measure: --prompt and --decode are both 0.")
     sizes = {"prompt": prompt, "decode": decode, "depth": depth, "batch": batch}
     with console.loading() as progress:
         loaded = load(

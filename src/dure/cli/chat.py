@@ -1,4 +1,4 @@
-"""The chat in the terminal: reads lines, streams answers, and keeps the conversation."""
+"""The chat in the terminal: read lines, stream answers, keep the conversation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HELP = '''\
 /set think on|off|N|auto    thinking on, off, for at most N tokens, or as the model likes
 /set verbose, /set quiet    show or hide token counts and speeds
 /show info|parameters|system|template
-/save FILE, /load FILE      keep the conversation in a file, or take it up again
+/save FILE, /load FILE      save the conversation to a file, or load one
 /clear                      forget the conversation
 /bye                        leave (or Ctrl-D)
 """                         begins and ends a message of several lines; Alt-Enter starts a line
@@ -51,7 +51,7 @@ NUMBERS: dict[str, Callable[[str], Any]] = {
 
 
 class Chat:
-    """One person at the terminal and one model. `read` gives a line, or raises EOFError."""
+    """A chat of one person with one model. `read` returns a line, or raises EOFError at the end."""
 
     def __init__(
         self,
@@ -74,14 +74,14 @@ class Chat:
         self._read = read or line_reader()
 
     def run(self) -> None:
-        """Nothing; returns when the person leaves."""
-        what = "completes text; it was not taught to chat" if self.is_plain else "/? for help"
+        """Read and answer messages until the person leaves."""
+        what = "no chat template: it completes text" if self.is_plain else "/? for help"
         console.note(f"{self.llm.name}: context of {self.llm.context:,} tokens. {what}")
         while True:
             try:
                 message = self._message()
             except KeyboardInterrupt:
-                console.note("(Ctrl-D or /bye leaves)")
+                console.note("(Ctrl-D or /bye leaves the chat)")
                 continue
             except EOFError:
                 return
@@ -96,7 +96,7 @@ class Chat:
                 print_error(error)
 
     def ask(self, message: str) -> None:
-        """Nothing; the answer to `message` is streamed to stdout and both are remembered."""
+        """Stream the answer to `message` to stdout, and add both to the conversation."""
         prompt = message if self.is_plain else self.talk.messages_with(message)
         said: list[str] = []
         completion = None
@@ -123,14 +123,14 @@ class Chat:
             console.note(console.summary(completion))
 
     def command(self, line: str) -> None:
-        """Nothing; does what a line that begins with / says. Raises InvalidRequestError."""
+        """Run a command line such as `/set think on`. Raises InvalidRequestError."""
         verb, _, rest = line.strip().partition(" ")
         rest = rest.strip()
         if verb in ("/?", "/help"):
             console.note(HELP)
         elif verb == "/clear":
             self.talk.clear()
-            console.note("The conversation is forgotten.")
+            console.note("The conversation is cleared.")
         elif verb == "/set":
             self._set(rest)
         elif verb == "/show":
@@ -145,7 +145,7 @@ class Chat:
             raise InvalidRequestError(f"There is no command {verb}.", hint=hint)
 
     def _message(self) -> str:
-        """The next message: a line, or all lines between two triple quotes."""
+        """Read the next message: a line, or all lines between two triple quotes."""
         line = self._read(">>> ")
         head, quotes, rest = line.partition('"""')
         if not quotes or not (head.strip() == "" or head.startswith("/set system")):
@@ -193,7 +193,7 @@ class Chat:
         try:
             parsed = getattr(SamplingParams(), name) if value == "default" else NUMBERS[name](value)
         except ValueError:
-            raise InvalidRequestError(f"{value!r} is no value for {name}.") from None
+            raise InvalidRequestError(f"{value!r} is not a value for {name}.") from None
         self.params = replace(self.params, **{name: parsed})
 
     def _show(self, what: str) -> None:
@@ -249,7 +249,7 @@ def _think(value: str) -> bool | int | None:
 
 
 def line_reader() -> Callable[[str], str]:
-    """A function that shows a prompt and reads a line: with editing and history on a terminal."""
+    """Return a function that shows a prompt and reads a line, with history on a terminal."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return _read_plain
     from prompt_toolkit import PromptSession  # noqa: PLC0415 - only a terminal needs it
@@ -272,7 +272,7 @@ def line_reader() -> Callable[[str], str]:
 
 
 def _read_plain(prompt: str) -> str:
-    """A line of stdin, the prompt going to stderr because stdout is a file or a pipe."""
+    """Read a line of stdin. The prompt goes to stderr because stdout is a file or a pipe."""
     sys.stderr.write(prompt)
     sys.stderr.flush()
     line = sys.stdin.readline()
@@ -282,7 +282,7 @@ def _read_plain(prompt: str) -> str:
 
 
 def _history() -> Any:
-    """Lines of earlier chats, in a file only its owner may read; in memory where that fails."""
+    """Open the history file, which only its owner may read; keep it in memory where that fails."""
     from prompt_toolkit.history import FileHistory, InMemoryHistory  # noqa: PLC0415
 
     from dure.hub.store import models_folder  # noqa: PLC0415

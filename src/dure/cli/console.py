@@ -1,4 +1,4 @@
-"""Habits of every verb at the terminal: what goes where, and progress that erases itself."""
+"""What all verbs share at the terminal: output, shared options, and a progress line."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ Quantize = Annotated[
     str | None,
     typer.Option(
         metavar="q8|q6|q4",
-        help="Bits for weights that the files have as floats, FP8 among them. q4 makes a sparse "
-        "model's experts 4 bits and all else 6.",
+        help="Quantize float and FP8 weights while loading. q4: the experts of a sparse model in "
+        "4 bits, all else in 6.",
     ),
 ]
 
 
 class Cache(str, Enum):
-    """How past tokens are kept, as --cache says it."""
+    """The KV cache types of --cache."""
 
     f16 = "f16"
     q8 = "q8"
 
 
 def write(text: str) -> None:
-    """Nothing; `text` from a model goes to stdout at once, harmless if that is a terminal."""
+    """Write a model's `text` to stdout at once; on a terminal, without control characters."""
     sys.stdout.write(text.translate(_CONTROLS) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 
 def note(text: str) -> None:
-    """Nothing; `text`, a remark for the person, goes to stderr as a line."""
+    """Print `text` to stderr as a line: a remark for the person."""
     print(text, file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:
-    """Nothing; `value` goes to stdout as one line of JSON."""
+    """Print `value` to stdout as one line of JSON."""
     print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
 def read_text(path: Path) -> str:
-    """The text in the file; InvalidRequestError if there is none, or it is not UTF-8."""
+    """Read a UTF-8 text file. Raises InvalidRequestError if it cannot be read or is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -71,7 +71,7 @@ def read_text(path: Path) -> str:
 
 
 def summary(completion: Completion) -> str:
-    """A line of token counts and speeds, as --verbose shows it."""
+    """Format the token counts and speeds of an answer as one line, for --verbose."""
     timings = completion.timings
     cached = f" ({completion.cached_tokens} cached)" if completion.cached_tokens else ""
     return (
@@ -82,7 +82,7 @@ def summary(completion: Completion) -> str:
 
 
 class ProgressLine:
-    """A line on stderr that follows some work and is erased after it; nothing off a terminal.
+    """Show progress on one line of stderr, erased at the end; show nothing off a terminal.
 
     Used as a context manager; `update` is a progress callback of (done, total). With `delay_s` the
     line appears only if the work lasts that long.
@@ -106,7 +106,7 @@ class ProgressLine:
         self.erase()
 
     def update(self, done: int, total: int) -> None:
-        """Nothing; the line says how much of `total` is `done`."""
+        """Redraw the line: `done` of `total`."""
         now = time.monotonic()
         if not self._terminal or now < self._next:
             return
@@ -117,7 +117,7 @@ class ProgressLine:
         self._shown = True
 
     def erase(self) -> None:
-        """Nothing; the line is gone, and the cursor where it began."""
+        """Erase the line."""
         if self._shown:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
@@ -126,6 +126,6 @@ class ProgressLine:
 
 @contextmanager
 def loading() -> Iterator[dict[str, Any]]:
-    """The keyword arguments that let a model's download and loading be followed on stderr."""
+    """Show a model's download and loading on stderr; yields the keyword arguments for `LLM`."""
     with ProgressLine("loading") as line, PullReport() as report:
         yield {"load_progress": line.update, "download_progress": report}

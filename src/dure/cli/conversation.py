@@ -1,4 +1,4 @@
-"""A conversation: whether a model can have one, its messages, and how they are kept in a file."""
+"""A conversation: its messages, and how they are saved to a file."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ ROLES = ("user", "assistant", "tool")
 
 
 def completes_text(llm: LLM, *, raw: bool, system: str | None, think: bool | int | None) -> bool:
-    """Whether there is no template in use, so that text is completed and not answered.
+    """Say whether text is completed without a chat template.
 
-    Raises an error for a system message or a wish about thinking that would then be lost.
+    Raises InvalidRequestError for a system message or a thinking option, which need a template.
     """
     plain = raw or llm.template_source is None
     if plain and (system is not None or think is not None):
@@ -36,27 +36,27 @@ def completes_text(llm: LLM, *, raw: bool, system: str | None, think: bool | int
 
 @dataclass
 class Conversation:
-    """The system message, and what was said in turn."""
+    """A system message, and the messages in order."""
 
     system: str | None = None
     messages: list[dict[str, str]] = field(default_factory=list)
 
     def messages_with(self, prepared: str) -> list[dict[str, str]]:
-        """All messages, the system message first, and `prepared` as the newest."""
+        """Return all messages, the system message first, with `prepared` as the newest."""
         first = [{"role": "system", "content": self.system}] if self.system is not None else []
         return [*first, *self.messages, {"role": "user", "content": prepared}]
 
     def add(self, prepared: str, answer: str) -> None:
-        """Nothing; one more turn has been said."""
+        """Append one turn: a user message and its answer."""
         self.messages.append({"role": "user", "content": prepared})
         self.messages.append({"role": "assistant", "content": answer})
 
     def clear(self) -> None:
-        """Nothing; the messages are forgotten, the system message stays."""
+        """Remove all messages but the system message."""
         self.messages.clear()
 
     def save(self, path: Path, *, model: str) -> None:
-        """Nothing; the file holds the conversation as JSON, whole or not at all."""
+        """Write the conversation to the file as JSON, in one step. Raises InvalidRequestError."""
         data = {"model": model, "system": self.system, "messages": self.messages}
         text = json.dumps(data, ensure_ascii=False, indent=1) + "\n"
         try:
@@ -66,7 +66,7 @@ class Conversation:
 
     @classmethod
     def load(cls, path: Path) -> Conversation:
-        """The conversation in the file; InvalidRequestError if it holds none."""
+        """Read a conversation from the file. Raises InvalidRequestError if it holds none."""
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
                 raise InvalidRequestError(
@@ -97,7 +97,7 @@ def _is_conversation(data: Any) -> bool:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Put `text` in place of the file in one step; nothing is left behind if that fails."""
+    """Replace the file by `text` in one step; leave nothing behind if that fails."""
     handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""dure convert: a Hugging Face folder as a GGUF file."""
+"""dure convert: write a folder of safetensors as a GGUF file."""
 
 # ruff: noqa: PLC0415 - the kernels are loaded when the verb runs, not for its --help
 
@@ -22,18 +22,18 @@ def command(
         str | None,
         typer.Option(
             metavar="q8|q6|q4",
-            help="Bits a weight. q4 makes a sparse model's experts 4 bits and all else 6.",
+            help="Bits per weight. q4: experts of a sparse model in 4 bits, all else in 6.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT.gguf if it exists.")] = False,
     threads: Annotated[
-        int | None, typer.Option(min=1, show_default="the physical cores", help="Threads.")
+        int | None, typer.Option(min=1, show_default="the physical cores", help="CPU threads.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Write a model as a GGUF file that dure and llama.cpp run.
 
-    Without --quantize every matrix keeps its type. The file appears when it is whole.
+    Without --quantize every matrix keeps its type. The file appears only when it is complete.
     """
     from dure import hub
     from dure.convert.gguf import convert

@@ -1,4 +1,4 @@
-"""dure list: the models on this machine, and those one could have."""
+"""dure list: the models on this machine and in the catalogue."""
 
 # ruff: noqa: PLC0415 - the hub is loaded when the verb runs, not for its --help
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 def command(
     everything: Annotated[
-        bool, typer.Option("--all", "-a", help="Also the catalogue's models that are not here.")
+        bool,
+        typer.Option("--all", "-a", help="Also list the catalogue's models that are not here."),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
 ) -> None:
@@ -32,7 +33,7 @@ def command(
         console.print_json([{**row, "default": row["name"] == catalogue.default} for row in rows])
         return
     if not rows:
-        console.note(f"No models here yet. `dure pull {catalogue.default}` fetches the default.")
+        console.note(f"No models here yet. `dure pull {catalogue.default}` downloads the default.")
         return
     size = hub.human_bytes
     table: list[tuple[str, ...]] = [("NAME", "SIZE", "HERE", "FROM", "LICENCE")]
@@ -69,7 +70,7 @@ def _absent(entry: CatalogueEntry) -> dict[str, Any]:
 
 
 def _aligned(table: list[tuple[str, ...]]) -> list[str]:
-    """Lines with each column as wide as its widest cell."""
+    """Format rows as lines, each column as wide as its widest cell."""
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     lines = [zip(row, widths, strict=True) for row in table]
     return ["  ".join(cell.ljust(width) for cell, width in line).rstrip() for line in lines]

@@ -1,4 +1,4 @@
-"""dure perplexity: how well a model predicts a text."""
+"""dure perplexity: measure how well a model predicts a text."""
 
 # ruff: noqa: PLC0415 - the kernels are loaded when the verb runs, not for its --help
 
@@ -18,26 +18,24 @@ def command(
     ],
     text: Annotated[Path, typer.Argument(metavar="TEXT", help="A UTF-8 text file.")],
     *,
-    window: Annotated[int, typer.Option(min=2, help="Tokens scored together.")] = 512,
+    window: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 512,
     quantize: console.Quantize = None,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Compute in float32 from dequantised weights: slow.")
+        bool, typer.Option("--exact", help="Compute in float32 from dequantised weights (slow).")
     ] = False,
     cache: Annotated[
         console.Cache,
-        typer.Option(
-            help="Keep past tokens in 16 bits, or in 8: about half the memory, nearly as good."
-        ),
+        typer.Option(help="KV cache type: f16, or q8 for about half the memory."),
     ] = console.Cache.f16,
     threads: Annotated[
-        int | None, typer.Option(min=1, show_default="the physical cores", help="Threads.")
+        int | None, typer.Option(min=1, show_default="the physical cores", help="CPU threads.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure how well a model predicts a text: exp of the mean loss, lower is better.
+    """Measure the perplexity of a text: exp of the mean loss, lower is better.
 
-    The text is cut into windows; the second half of each full one is scored, the first being its
-    context. No special tokens are added.
+    The text is split into windows. The second half of each full window is scored, with the first
+    half as its context. No special tokens are added.
     """
     from dure import benchmark
     from dure.loading.load import load

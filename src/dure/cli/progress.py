@@ -1,4 +1,4 @@
-"""How far a download is, told on stderr: one line that redraws itself, or a few plain ones."""
+"""Report a download on stderr: one line that redraws itself, or plain lines off a terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLAIN_EVERY_S = 10.0  # off a terminal, where each line stays
 
 
 class PullReport:
-    """A callback for dure.hub's `progress`, and a context manager that tidies up after it."""
+    """Report dure.hub's `progress`; as a context manager, erase the line at the end."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -38,7 +38,7 @@ class PullReport:
         self._erase()
 
     def __call__(self, progress: Progress) -> None:
-        """Nothing; says how far it is, if it is time to."""
+        """Redraw the report, if it is time to."""
         now = time.monotonic()
         if progress.stage == "downloading" and self._first is None:
             self._first = (now, progress.done_bytes)
@@ -75,7 +75,7 @@ class PullReport:
         return text + self._speed(done, total, now)
 
     def _speed(self, done: int, total: int, now: float) -> str:
-        """Speed and time left, once there is enough to judge by."""
+        """Format the speed and the time left, once a second has passed."""
         from dure.hub import human_bytes  # noqa: PLC0415 - as above
 
         since, before = self._first or (now, done)

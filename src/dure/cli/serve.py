@@ -1,4 +1,4 @@
-"""dure serve: a model behind HTTP, for clients of OpenAI's, Anthropic's and Ollama's APIs."""
+"""dure serve: the OpenAI, Anthropic and Ollama APIs over HTTP."""
 
 # ruff: noqa: PLC0415 - the server is loaded when the verb runs, not for its --help
 
@@ -26,8 +26,8 @@ def command(
         list[str] | None,
         typer.Argument(
             metavar="MODEL",
-            help="What to serve: short names, hub ids, files, folders. One is loaded at once, "
-            "several when first asked for; none: whatever of this machine's models is asked for.",
+            help="Models to serve: short names, hub ids, files, folders. One is loaded at start, "
+            "several on first use; without any, every model on this machine is served on demand.",
         ),
     ] = None,
     *,
@@ -36,80 +36,82 @@ def command(
     api_key: Annotated[
         list[str] | None,
         typer.Option(
-            help="A key that opens the server; may be repeated. Each has a cache of its own. "
-            "Safer in $DURE_API_KEY or a file: others see a command line.",
+            help="An API key; may be repeated. Each key has a prefix cache of its own. "
+            "Prefer $DURE_API_KEY or --api-key-file: other users can read a command line.",
         ),
     ] = None,
     api_key_file: Annotated[
-        Path | None, typer.Option(help="A file of keys, one a line; # begins a comment.")
+        Path | None, typer.Option(help="A file of API keys, one per line; # starts a comment.")
     ] = None,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Listen on a public address without a key.")
+        bool, typer.Option("--insecure", help="Allow a public address without an API key.")
     ] = False,
     allowed_host: Annotated[
         list[str] | None,
-        typer.Option(help="A name that this server is reached by; may be repeated."),
+        typer.Option(help="A Host name to accept besides local ones; may be repeated."),
     ] = None,
     cors: Annotated[
         list[str] | None,
-        typer.Option(metavar="ORIGIN", help="A web page's origin that may ask; may be repeated."),
+        typer.Option(metavar="ORIGIN", help="An origin to allow by CORS; may be repeated."),
     ] = None,
     alias: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME[=MODEL]",
-            help="Another name for a model; * stands for anything, as in claude-*.",
+            help="Another name for a model; * matches anything, as in claude-*.",
         ),
     ] = None,
-    parallel: Annotated[int, typer.Option(min=1, help="Answers computed at once.")] = 32,
-    queue: Annotated[int, typer.Option(min=0, help="Answers that may wait; then 429.")] = 512,
+    parallel: Annotated[int, typer.Option(min=1, help="Requests computed at once.")] = 32,
+    queue: Annotated[
+        int, typer.Option(min=0, help="Requests that may wait; more get status 429.")
+    ] = 512,
     context: Annotated[
         int | None,
-        typer.Option(min=1, show_default="the model's, up to 32768", help="Tokens of a chat."),
+        typer.Option(
+            min=1, show_default="the model's, up to 32768", help="Context length in tokens."
+        ),
     ] = None,
     cache: Annotated[
         console.Cache,
-        typer.Option(
-            help="Keep past tokens in 16 bits, or in 8: about half the memory, nearly as good."
-        ),
+        typer.Option(help="KV cache type: f16, or q8 for about half the memory."),
     ] = console.Cache.f16,
     cache_gb: Annotated[
         float | None,
         typer.Option(
             min=0,
-            show_default="for 4,096 of each answer, in half the free memory",
-            help="Memory for past tokens, in GB, for all answers.",
+            show_default="4,096 tokens for each request, within half the free memory",
+            help="Size of the KV cache of all requests, in GB.",
         ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, show_default="the physical cores", help="Threads.")
+        int | None, typer.Option(min=1, show_default="the physical cores", help="CPU threads.")
     ] = None,
     quantize: console.Quantize = None,
     max_models: Annotated[
-        int, typer.Option(min=1, help="Models in memory at once; the least used one leaves.")
+        int,
+        typer.Option(min=1, help="Models in memory at once; the least recently used is unloaded."),
     ] = 1,
     keep_alive: Annotated[
         float | None,
         typer.Option(
-            show_default="300, or for ever with one MODEL",
-            help="Seconds an unused model stays in memory; -1 for ever.",
+            show_default="300; with one MODEL: -1",
+            help="Seconds until an unused model is unloaded; -1: never.",
         ),
     ] = None,
     metrics_prefix: Annotated[
-        str, typer.Option(help="What the names in /metrics begin with: vllm suits its dashboards.")
+        str, typer.Option(help="Prefix of the names in /metrics; vllm fits vLLM's dashboards.")
     ] = "dure",
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="A line in the log for each request.")
-    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log a line per request.")] = False,
 ) -> None:
-    """Serve models over HTTP: chat and completions as OpenAI's API has them, and others.
+    """Serve models over HTTP with the OpenAI, Anthropic and Ollama APIs.
 
-    It listens on this machine alone, until Ctrl-C or SIGTERM; answers that run may finish.
+    Listens on this machine only unless --host says otherwise. Ctrl-C or SIGTERM ends it after
+    running requests finish.
     """
     from dure.server.run import Server, Settings, shown
     from dure.weights.quantize import check_scheme
 
-    # A word that is none ends the command, and not the first request.
+    # A wrong value ends the command, not the first request.
     scheme = None if quantize is None else check_scheme(quantize)
     served = tuple(models or ())
     if keep_alive is None and len(served) != 1:
@@ -163,34 +165,33 @@ def command(
 
 
 def _introduce(name: str, llm: LLM, parallel: int) -> None:
-    """Print what is served, by the name that requests give it, what its cache may come to, and the
-    dialect that was found."""
+    """Print what is served: its name in requests, context, KV cache and dialect."""
     from dure.batch import BLOCK_SIZE
     from dure.loading.memory import gigabytes
 
     tokens = llm.engine.pool.num_blocks * BLOCK_SIZE
     size = gigabytes(llm.engine.runner.cache_bytes)
     console.note(
-        f"{name}: {llm.context:,} tokens of context, {parallel} answers at once; "
-        f"past tokens: up to {tokens:,}, {size}"
+        f"{name}: context of {llm.context:,} tokens, {parallel} requests at once, "
+        f"KV cache of {tokens:,} tokens ({size})"
     )
     dialect = llm.dialect
-    thinks = f"thoughts in {dialect.think.open}" if dialect.think else "no thoughts"
+    thinks = f"reasoning in {dialect.think.open}" if dialect.think else "no reasoning"
     calls = "tool calls" if dialect.calls else "no tool calls"
-    console.note(f"its template and vocabulary speak {dialect.name}: {thinks}, {calls}")
+    console.note(f"dialect {dialect.name}: {thinks}, {calls}")
 
 
 def _keys(given: list[str], file: Path | None) -> tuple[str, ...]:
-    """The keys of the command line, the environment and the file.
+    """Collect the keys of the command line, the environment and the file.
 
-    InvalidRequestError for a file without any: whoever names one does not mean an open server.
+    Raises InvalidRequestError for a file without a key: an open server is not what was meant.
     """
     keys = [*given, *filter(None, [os.environ.get("DURE_API_KEY", "").strip()])]
     if file is not None:
         lines = [line.strip() for line in console.read_text(file).splitlines()]
         found = [line for line in lines if line and line[0] != "#"]
         if not found:
-            raise InvalidRequestError(f"{file} holds no key.", hint="write one a line")
+            raise InvalidRequestError(f"{file} holds no key.", hint="write one key per line")
         keys += found
     return tuple(dict.fromkeys(keys))
 

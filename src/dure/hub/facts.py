@@ -43,7 +43,7 @@ _CONFIG_KEYS = {
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a model's files say of it. A number is 0, a text empty, where they say nothing."""
+    """What a model's files say about it. Missing numbers are 0, missing texts empty."""
 
     path: Path
     kind: str
@@ -70,12 +70,12 @@ class ModelFacts:
     tensors: tuple[TensorInfo, ...]
 
     def cache_bytes(self, tokens: int) -> int:
-        """What keys and values of that many tokens take in float16; 0 if the files do not say."""
+        """Return the bytes of `tokens` keys and values in float16; 0 if the files do not say."""
         return tokens * self.layers * self.kv_heads * self.head_dim * 2 * 2
 
 
 def read_facts(path: Path) -> ModelFacts:
-    """The facts of the model at `path`, from its headers alone. Raises ModelFileError."""
+    """Read the facts of the model at `path` from its headers alone. Raises ModelFileError."""
     checkpoint = open_checkpoint(path)
     card = read_card(path) if path.is_dir() else {}
     numbers = _numbers(checkpoint)
@@ -124,7 +124,7 @@ def _numbers(checkpoint: Checkpoint) -> dict[str, int]:
 
 
 def _number(value: Any) -> int:
-    """`value` as a whole number; of one number a layer the largest, as a cache must hold it."""
+    """Convert `value` to an integer; of a list with one number per layer, the largest."""
     if value is None or isinstance(value, (str, bytes, bool, Mapping)):
         return 0
     try:
@@ -142,7 +142,7 @@ def _elements(tensors: Iterable[Parameter]) -> int:
 
 
 def _idle(tensors: Mapping[str, Parameter], numbers: Mapping[str, int]) -> int:
-    """Parameters of the experts that a token does not visit."""
+    """Count the parameters of the experts that a token does not use."""
     experts, used = numbers["experts"], numbers["experts_used"]
     if not 0 < used < experts:
         return 0
@@ -159,7 +159,7 @@ def _mix(tensors: Iterable[Parameter]) -> dict[str, float]:
 
 
 def _lineage(checkpoint: Checkpoint, card: Mapping[str, list[str]]) -> str:
-    """What a model says it was made from, and how: "distilled, from Qwen2.5 7B (Qwen)"."""
+    """Format what the model was made from: "distilled, from Qwen2.5 7B (Qwen)"."""
     metadata = checkpoint.metadata
     name = _text(metadata.get("general.base_model.0.name")) or _first(card.get("base_model"))
     maker = _text(metadata.get("general.base_model.0.organization"))

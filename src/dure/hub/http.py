@@ -28,11 +28,11 @@ _SECRETS = frozenset({"authorization", "cookie"})
 
 
 class UnreachableError(DownloadError):
-    """No answer at all: no route, no name, refused, timed out, or a broken line."""
+    """No answer: no route, no name, refused, timed out, or a broken connection."""
 
 
 class RefusedError(DownloadError):
-    """An answer that says no. `status` is the HTTP status, `reason` the hub's own error code."""
+    """An HTTP error. `status` is the HTTP status, `reason` the hub's own error code."""
 
     def __init__(self, message: str, *, status: int, reason: str = "", retry_after_s: float = 0.0):
         super().__init__(message)
@@ -42,14 +42,14 @@ class RefusedError(DownloadError):
 
     @property
     def worth_retrying(self) -> bool:
-        """Whether the same request may be answered later: the server is busy or broken."""
+        """Whether the same request may succeed later: the server is busy or broken."""
         return self.status in (408, 425, 429) or self.status >= 500
 
 
 def open_url(url: str, *, headers: Mapping[str, str] | None = None, timeout_s: float) -> Any:
-    """The response to a GET of `url`, with .status, .headers and .read(n); close it when done.
+    """Send a GET and return the response, with .status, .headers and .read(n); close it when done.
 
-    Raises UnreachableError when nothing answers, RefusedError when the answer is an error.
+    Raises UnreachableError without an answer, RefusedError for an HTTP error.
     """
     _check_address(urlsplit(url), url)
     asked = request.Request(_without_password(url), headers={"User-Agent": "dure"})
@@ -76,7 +76,7 @@ def open_url(url: str, *, headers: Mapping[str, str] | None = None, timeout_s: f
 def read_document(
     url: str, *, headers: Mapping[str, str] | None = None, timeout_s: float
 ) -> tuple[bytes, Message]:
-    """The whole body at `url` and its headers. Raises DownloadError past MAX_DOCUMENT_BYTES."""
+    """Read the whole body and headers at `url`. Raises DownloadError past MAX_DOCUMENT_BYTES."""
     try:
         with open_url(url, headers=headers, timeout_s=timeout_s) as response:
             body: bytes = response.read(MAX_DOCUMENT_BYTES + 1)
@@ -91,7 +91,7 @@ def read_document(
 def read_json(
     url: str, *, headers: Mapping[str, str] | None = None, timeout_s: float
 ) -> tuple[Any, Message]:
-    """The JSON at `url`, parsed, and the answer's headers."""
+    """Read and parse the JSON at `url`; return it with the headers. Raises DownloadError."""
     body, answered = read_document(url, headers=headers, timeout_s=timeout_s)
     try:
         return json.loads(body), answered
@@ -100,7 +100,7 @@ def read_json(
 
 
 def unreachable(url: str, failure: BaseException) -> UnreachableError:
-    """The error for `failure` while talking to the host of `url`."""
+    """Build the error for a failed connection to the host of `url`."""
     reason = getattr(failure, "reason", None) or failure
     if isinstance(reason, TimeoutError):
         said = "no answer in time"
@@ -112,18 +112,18 @@ def unreachable(url: str, failure: BaseException) -> UnreachableError:
 
 
 def host_of(url: str) -> str:
-    """The `scheme://host[:port]` of `url`, without what may be a password before it."""
+    """Return the `scheme://host[:port]` of `url`, without user and password."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def join_path(endpoint: str, *parts: str) -> str:
-    """`endpoint` with `parts` below it, each quoted but for its slashes."""
+    """Join `parts` to `endpoint`, each quoted except for slashes."""
     return "/".join([endpoint.rstrip("/"), *(quote(part, safe="/") for part in parts)])
 
 
 def _credentials(url: str) -> dict[str, str]:
-    """What `https://user:password@host` asks to be sent, as private package indexes do."""
+    """Return the Authorization header of a `https://user:password@host` address."""
     parts = urlsplit(url)
     if not parts.username:
         return {}
@@ -150,7 +150,7 @@ def _refusal(url: str, answer: error.HTTPError) -> RefusedError:
 
 @lru_cache(maxsize=1)
 def _opener() -> request.OpenerDirector:
-    """An opener without handlers for file:, ftp: and data:, which urllib has by default."""
+    """Build an opener without urllib's default handlers for file:, ftp: and data:."""
     opener = request.OpenerDirector()
     for handler in (
         request.ProxyHandler(),
@@ -165,7 +165,7 @@ def _opener() -> request.OpenerDirector:
 
 
 def _tls() -> ssl.SSLContext:
-    """The system's certificates, and those the user's other tools are told to trust."""
+    """Trust the system's certificates, and those set for the user's other tools."""
     context = ssl.create_default_context()
     for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT"):
         bundle = os.environ.get(variable)
@@ -182,7 +182,7 @@ def _tls() -> ssl.SSLContext:
 
 
 class _Redirects(request.HTTPRedirectHandler):
-    """Follows redirects to http(s) hosts that are no nearer to us; secrets stay with their host."""
+    """Follow redirects to public http(s) hosts; keep secrets with their host."""
 
     max_redirections = MAX_REDIRECTS
     http_error_308 = request.HTTPRedirectHandler.http_error_302

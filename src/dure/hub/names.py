@@ -1,4 +1,4 @@
-"""What a user typed -> what it names: a path, a catalogue entry, or a repository on a hub.
+"""Parse model names: a path, a catalogue entry, or a repository on a hub.
 
 Accepted: `./file.gguf`, `folder/`, `qwen3:0.6b`, `org/repo`, `org/repo:Q4_K_M`,
 `org/repo@revision`, `modelscope:org/repo` (`ms:`), `huggingface:org/repo` (`hf:`), and the
@@ -40,7 +40,7 @@ _SHORT = re.compile(rf"{_PART}(?::{_PART})?")
 
 @dataclass(frozen=True)
 class ModelName:
-    """A parsed name. `text` is how we write it; only the fields of its `kind` are set."""
+    """A parsed name. `text` is its normal form; only the fields of its `kind` are set."""
 
     kind: Literal["path", "catalogue", "huggingface", "modelscope"]
     text: str
@@ -51,7 +51,7 @@ class ModelName:
 
     @property
     def folder(self) -> str:
-        """The name of the folder we keep it in: one safe path component, the same in any case."""
+        """The name of its folder in the store: one safe path component, in lower case."""
         if self.kind == "catalogue":
             return "catalogue--" + self.text.casefold().replace(":", "--")
         parts = [self.kind, *self.repo.split("/")]
@@ -61,7 +61,7 @@ class ModelName:
 
 
 def parse_name(name: str) -> ModelName:
-    """What `name` names, decided without the network. InvalidRequestError if it cannot be."""
+    """Parse a model's name without the network. Raises InvalidRequestError."""
     text = name.strip()
     if not text or len(text) > MAX_NAME or any(ord(c) < 32 for c in text):
         raise InvalidRequestError(
@@ -83,7 +83,7 @@ def _repository(hub: str, rest: str, text: str) -> ModelName:
     # `--` and `..` are what no hub allows in a name, and what our folder names are split by
     if match is None or ".." in rest or "--" in rest or rest.casefold().endswith(".git"):
         raise InvalidRequestError(
-            f"{text!r} is no path here, and not of the form org/repo or name:size.",
+            f"{text!r} is not an existing path, and not of the form org/repo or name:size.",
             hint="examples: qwen3:0.6b, Qwen/Qwen3-0.6B, modelscope:Qwen/Qwen3-0.6B, ./model.gguf",
         )
     repo, revision, quant = match["repo"], match["revision"] or "", match["quant"] or ""

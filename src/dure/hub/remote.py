@@ -1,6 +1,6 @@
-"""Hugging Face and ModelScope: what a repository holds, and where each file's bytes are.
+"""List repositories on Hugging Face and ModelScope: their files and addresses.
 
-Settings are those that people have already made for these hubs: HF_ENDPOINT, HF_TOKEN (or the
+Settings are those of the hubs' own tools: HF_ENDPOINT, HF_TOKEN (or the
 token file that `hf auth login` writes), HF_HUB_OFFLINE; MODELSCOPE_ENDPOINT, MODELSCOPE_API_TOKEN.
 """
 
@@ -26,7 +26,7 @@ _HEX_64 = re.compile(r"[0-9a-fA-F]{64}")
 
 @dataclass(frozen=True)
 class Listing:
-    """A repository at one revision: its files, and how to ask for one of them."""
+    """A repository at one revision: its files, and the address of each."""
 
     source: str
     revision: str
@@ -36,14 +36,17 @@ class Listing:
     by_query: bool = False
 
     def url(self, file: RemoteFile) -> str:
-        """The address of the file's bytes."""
+        """Return the address of a file's bytes."""
         if self.by_query:
             return self.prefix + "&" + urlencode({"FilePath": file.path})
         return join_path(self.prefix, file.path)
 
 
 def list_huggingface(repo: str, revision: str, patience: Timeouts) -> Listing:
-    """The files of `repo` on Hugging Face, or on the mirror that HF_ENDPOINT names."""
+    """List the files of `repo` on Hugging Face, or on the mirror that HF_ENDPOINT names.
+
+    Raises DownloadError or ModelNotFoundError.
+    """
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
     if _is_on("HF_HUB_OFFLINE") or _is_on("TRANSFORMERS_OFFLINE"):
         raise DownloadError(f"{host_of(endpoint)} was not asked: HF_HUB_OFFLINE is set.")
@@ -67,7 +70,10 @@ def list_huggingface(repo: str, revision: str, patience: Timeouts) -> Listing:
 
 
 def list_modelscope(repo: str, revision: str, patience: Timeouts) -> Listing:
-    """The files of `repo` on ModelScope, or on the server that MODELSCOPE_ENDPOINT names."""
+    """List the files of `repo` on ModelScope, or on the server that MODELSCOPE_ENDPOINT names.
+
+    Raises DownloadError or ModelNotFoundError.
+    """
     endpoint = os.environ.get("MODELSCOPE_ENDPOINT", "").rstrip("/") or "https://www.modelscope.cn"
     headers = _bearer(os.environ.get("MODELSCOPE_API_TOKEN", ""))
     model = join_path(endpoint, "api", "v1", "models", repo, "repo")
@@ -90,7 +96,7 @@ def list_modelscope(repo: str, revision: str, patience: Timeouts) -> Listing:
 
 
 def _huggingface_token() -> str:
-    """The token the user has given Hugging Face's own tools; "" if none."""
+    """Return the token set for Hugging Face's own tools; "" if none."""
     for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if os.environ.get(variable, "").strip():
             return os.environ[variable].strip()
@@ -113,7 +119,7 @@ def _is_on(variable: str) -> bool:
 
 
 def _tree(url: str, headers: Mapping[str, str], patience: Timeouts) -> list[dict[str, Any]]:
-    """Every entry of a listing that comes in pages, each naming the next in its Link header."""
+    """Read all entries of a paged listing; each page names the next in its Link header."""
     entries: list[dict[str, Any]] = []
     start = host_of(url)
     while url and len(entries) <= MAX_FILES:
@@ -160,7 +166,7 @@ def _field(answer: object, name: str, endpoint: str) -> Any:
 def _explain(
     refusal: RefusedError, hub: str, repo: str, page: str
 ) -> DownloadError | ModelNotFoundError:
-    """What a hub's refusal means for the user."""
+    """Turn a hub's HTTP error into one that says what to do."""
     if refusal.reason == "GatedRepo" or (refusal.status == 403 and not refusal.reason):
         return DownloadError(
             f"{hub} gives {repo} only to those who accepted its terms.",

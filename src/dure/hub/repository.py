@@ -1,6 +1,6 @@
-"""Which files of a model repository are the model: one set of GGUF files, or safetensors and kin.
+"""Choose the model's files in a repository: one set of GGUF files, or safetensors with configs.
 
-Nothing that can run code is ever among them: no .bin, .pt or .pkl (pickles), no .py.
+Files that can run code are never chosen: no .bin, .pt or .pkl (pickles), no .py.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ _QUANT = re.compile(
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file of a repository: its path there, and what its bytes must be."""
+    """One file of a repository: its path, and the check of its bytes."""
 
     path: str
     check: Check
 
     @property
     def name(self) -> str:
-        """Its path's last part: what we call it here."""
+        """The last part of its path: its name on this machine."""
         return self.path.rsplit("/", 1)[-1]
 
 
@@ -67,7 +67,7 @@ def check_paths(files: Iterable[RemoteFile]) -> None:
 
 
 def choose_files(files: Sequence[RemoteFile], quant: str, repo: str) -> list[RemoteFile]:
-    """The files of `repo` to fetch, the first being the one to open if they are GGUF.
+    """Choose the files of `repo` to fetch; of GGUF files the first is the one to open.
 
     `quant` is a quantisation ("Q4_K_M") or a file's name; "" takes safetensors where there are
     any, else the first of PREFERRED. Raises ModelNotFoundError if the repository lacks it.
@@ -87,7 +87,7 @@ def choose_files(files: Sequence[RemoteFile], quant: str, repo: str) -> list[Rem
 
 
 def quant_of(path: str) -> str:
-    """The quantisation that a GGUF file's name states, in capitals, or ""."""
+    """Return the quantisation in a GGUF file's name, in capitals, or ""."""
     stem = _SPLIT.sub("", path.rsplit(".", 1)[0])
     match = _QUANT.search(stem)
     if match is None and "/" in path:  # Q4_K_M/model-00001-of-00004.gguf
@@ -110,7 +110,7 @@ def _of_quant(ggufs: Sequence[RemoteFile], quant: str, repo: str) -> list[Remote
 
 
 def _whole_set(chosen: Sequence[RemoteFile], repo: str) -> list[RemoteFile]:
-    """The first file of `chosen`, and if that is a split one, all of its parts in order."""
+    """Return the first file of `chosen`; of a split file all parts in order."""
     first = chosen[0]
     split = _SPLIT.search(first.path.rsplit(".", 1)[0])
     if split is None:

@@ -1,4 +1,4 @@
-"""Where models lie on this machine, and how one lands there whole or not at all.
+"""The store of pulled models on this machine. A model appears complete or not at all.
 
 $DURE_HOME (else $XDG_CACHE_HOME/dure, else ~/.cache/dure)
   models/
@@ -35,7 +35,7 @@ RECORD = "dure.json"
 
 @dataclass(frozen=True)
 class Record:
-    """What dure.json says of a model here: its name, its origin, and each file's size."""
+    """The content of dure.json: a model's name, origin, and file sizes in bytes."""
 
     name: str
     source: str
@@ -48,7 +48,7 @@ class Record:
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A model that is on this machine, complete. `path` is what opens: a GGUF file or a folder."""
+    """A complete model on this machine. `path` is what to open: a GGUF file or a folder."""
 
     name: str
     path: Path
@@ -60,7 +60,7 @@ class LocalModel:
 
 
 def models_folder() -> Path:
-    """The folder that holds all models of this user; not made by asking."""
+    """Return the folder of this user's models; it may not exist. Raises DownloadError."""
     home = os.environ.get("DURE_HOME")
     if home:
         return Path(home).expanduser() / "models"
@@ -77,7 +77,7 @@ def models_folder() -> Path:
 
 
 def read_local(folder: Path) -> LocalModel | None:
-    """The model in `folder`, or None if it is none of ours or a file of it is missing or short."""
+    """Read the model in `folder`; None if there is none, or a file is missing or short."""
     try:
         data = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         record = Record(**{key: data[key] for key in Record.__dataclass_fields__ if key in data})
@@ -98,13 +98,13 @@ def read_local(folder: Path) -> LocalModel | None:
 
 
 def opening_path(folder: Path, files: list[str]) -> Path:
-    """What to open in `folder`: its first GGUF file, else the folder itself."""
+    """Return what to open in `folder`: its first GGUF file, else the folder itself."""
     ggufs = sorted(name for name in files if name.casefold().endswith(".gguf"))
     return folder / ggufs[0] if ggufs else folder
 
 
 def all_local() -> list[LocalModel]:
-    """Every complete model here, by name."""
+    """List the complete models in the store, by name."""
     try:
         folders = [f for f in models_folder().iterdir() if not f.name.startswith(".")]
     except OSError:
@@ -114,7 +114,7 @@ def all_local() -> list[LocalModel]:
 
 
 def land(partial: Path, target: Path, record: Record) -> None:
-    """Make `partial`, complete and checked, appear as `target` in one step."""
+    """Move the complete, checked folder `partial` to `target` in one step."""
     text = json.dumps(asdict(record), indent=1, ensure_ascii=False)
     with (partial / RECORD).open("w", encoding="utf-8") as file:
         file.write(text + "\n")
@@ -129,7 +129,7 @@ def land(partial: Path, target: Path, record: Record) -> None:
 
 
 def discard(folder: Path) -> int:
-    """Delete `folder` so that it is gone at once even if the deleting is cut off; bytes freed."""
+    """Delete `folder`: rename it first, so that it is gone at once. Returns the bytes freed."""
     if not folder.is_dir():
         return 0
     freed = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file() and not f.is_symlink())
@@ -153,7 +153,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> Path:
-    """`folder`, made if needed. Raises DownloadError if it cannot be written to."""
+    """Create `folder` if needed and return it. Raises DownloadError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as failure:
@@ -175,7 +175,7 @@ def locked(folder_name: str, on_wait: Callable[[], None]) -> Iterator[None]:
                 on_wait()
                 told = True
             time.sleep(0.1)
-        yield  # closing the file lets go, and so does the end of the process, however it comes
+        yield  # closing the file releases the lock; so does the end of the process
 
 
 def _try_lock(handle: int) -> bool:
@@ -191,7 +191,7 @@ def _try_lock(handle: int) -> bool:
 
 
 def read_json_file(path: Path) -> dict[str, Any]:
-    """The JSON object in the file at `path`; empty if there is none that can be read."""
+    """Read the JSON object in the file at `path`; empty if it cannot be read."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

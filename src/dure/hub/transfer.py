@@ -1,4 +1,4 @@
-"""One file, downloaded: resumed where it stopped, checked, and put in place whole or not at all."""
+"""Download one file: resume it, check it, and move it into place when complete."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ MAX_WAIT_S = 60.0
 
 
 class DiskFullError(DownloadError):
-    """The disk has no room for what is missing; the next source would find none either."""
+    """The disk has no room for the download."""
 
 
 class WrongBytesError(DownloadError):
-    """All bytes came, but they are not the ones that were promised."""
+    """All bytes arrived, but their hash or size is wrong."""
 
 
 class _StalledError(Exception):
-    """The line broke before the file's end; what came is kept."""
+    """The connection broke before the file's end; the bytes so far are kept."""
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """One file to be fetched. `on_bytes` is told how many of its bytes are here, now and then."""
+    """One file to fetch. `on_bytes` is called with the bytes that have arrived."""
 
     url: str
     target: Path
@@ -47,17 +47,17 @@ class Transfer:
 
     @property
     def part(self) -> Path:
-        """Where it is collected, beside the target."""
+        """The path of the partial file, beside the target."""
         return self.target.with_name(self.target.name + ".part")
 
     @property
     def arrived(self) -> int:
-        """How many of its bytes are here."""
+        """The bytes that have arrived."""
         return self.part.stat().st_size if self.part.exists() else 0
 
 
 def download(transfer: Transfer) -> None:
-    """Put the file in place at its target, or raise DownloadError and leave a `.part`.
+    """Download the file to its target. Raises DownloadError and leaves a `.part`.
 
     A `.part` is continued only if the check can tell afterwards whether its bytes are right.
     """
@@ -74,7 +74,7 @@ def download(transfer: Transfer) -> None:
     part.unlink()
     if not resumed:
         raise WrongBytesError(
-            f"{transfer.target.name}: what was sent is not what was promised (its hash differs).",
+            f"{transfer.target.name}: the hash of the downloaded file is wrong.",
             hint="nothing was kept; try again, or from another source",
         )
     transfer.on_bytes(0)  # the bytes from last time may be what was wrong: once more from the start
@@ -82,32 +82,32 @@ def download(transfer: Transfer) -> None:
 
 
 def feed(hasher: Any, path: Path) -> None:
-    """Give all bytes of the file at `path` to `hasher`."""
+    """Feed all bytes of the file at `path` to `hasher`."""
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             hasher.update(chunk)
 
 
 def require_space(folder: Path, needed_bytes: int, what: str) -> None:
-    """Raise DownloadError, with both figures, unless `folder`'s disk can take `needed_bytes`."""
+    """Check that `folder`'s disk has `needed_bytes` free. Raises DiskFullError with figures."""
     free = shutil.disk_usage(folder).free
     if needed_bytes + SPARE_BYTES > free:
         raise disk_full(folder, what, needed_bytes + SPARE_BYTES, free)
 
 
 def disk_full(folder: Path, what: str, needed_bytes: int, free_bytes: int) -> DiskFullError:
-    """The error for a disk that has no room for `what`."""
+    """Build the error for a disk that has no room for `what`."""
     return DiskFullError(
         f"{what} needs {human_bytes(needed_bytes)} of disk in {folder}, "
         f"where {human_bytes(free_bytes)} is free.",
         hint="free some space, or set DURE_HOME to a folder on a larger disk; "
-        "what has come so far is kept and will be continued",
+        "partial files are kept and will be continued",
     )
 
 
 @contextmanager
 def explain_disk_full(folder: Path, what: str, needed_bytes: int) -> Iterator[None]:
-    """Turn "no space left on device" (or a quota) met inside into an error with the figures."""
+    """Turn "no space left on device" (or a quota) inside the block into a DiskFullError."""
     try:
         yield
     except OSError as failure:
@@ -118,7 +118,7 @@ def explain_disk_full(folder: Path, what: str, needed_bytes: int) -> Iterator[No
 
 
 def _fetch_all(transfer: Transfer) -> None:
-    """Append to the part until it is whole, trying again as long as tries bring bytes."""
+    """Append to the partial file until it is complete; retry as long as bytes arrive."""
     failures = 0
     while not (transfer.part.exists() and transfer.arrived == transfer.check.size_bytes):
         before = transfer.arrived
@@ -137,12 +137,12 @@ def _fetch_all(transfer: Transfer) -> None:
 
 def _gave_up(url: str, failure: Exception) -> DownloadError:
     error = failure if isinstance(failure, DownloadError) else unreachable(url, failure)
-    error.hint = "what has come so far is kept: the same command continues it"
+    error.hint = "partial files are kept: the same command continues the download"
     return error
 
 
 def _fetch_some(transfer: Transfer) -> None:
-    """One request: from where the part ends to the file's end. _StalledError if it broke off."""
+    """Request the rest of the file once. Raises _StalledError if the connection breaks."""
     offset = transfer.arrived
     asked = {**transfer.headers, "Range": f"bytes={offset}-"} if offset else transfer.headers
     try:
@@ -180,7 +180,7 @@ def _read(response: Any) -> bytes:
 
 
 def _agree_on_offset(response: Any, file: BinaryIO, offset: int) -> int:
-    """Where the body that follows begins; a server that ignored our Range starts at 0."""
+    """Return the offset at which the body starts: 0 if the server ignored our Range."""
     if offset and response.status == 206:
         sent = response.headers.get("Content-Range", "")
         if sent.startswith(f"bytes {offset}-"):

@@ -1,4 +1,4 @@
-"""What the parts of the hub speak of: progress, patience, checks. Light, unlike the network."""
+"""Data types of the hub: progress, timeouts, checks. Light to import."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a pull is. `source` is who sends: "PyPI" or a hub's address."""
+    """The progress of a pull, in bytes. `source` is the sender: "PyPI" or a hub's address."""
 
     name: str
     stage: Literal["waiting", "asking", "downloading", "checking", "done"]
@@ -20,7 +20,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Timeouts:
-    """How long to wait and how often to try again. `attempts` counts those that brought nothing."""
+    """Timeouts in seconds, and retries. `attempts` counts tries without a new byte."""
 
     answer_s: float = 15.0
     read_s: float = 60.0
@@ -30,7 +30,7 @@ class Timeouts:
 
 @dataclass(frozen=True)
 class Check:
-    """What a file's bytes must be: a SHA-256, or the SHA-1 git gives a blob; or only a size."""
+    """The expected size of a file, and its SHA-256 or git blob SHA-1 if known."""
 
     size_bytes: int
     sha256: str = ""
@@ -38,23 +38,23 @@ class Check:
 
     @property
     def is_exact(self) -> bool:
-        """Whether it pins the bytes, so that a download can be resumed without fear."""
+        """Whether a hash is known, so that a resumed download can be verified."""
         return bool(self.sha256 or self.git_sha1)
 
     def hasher(self) -> Any:
-        """A fresh hash to feed all the bytes to, in order."""
+        """Return a new hash object, to be fed all bytes in order."""
         if self.sha256 or not self.git_sha1:
             return hashlib.sha256()
         return hashlib.sha1(b"blob %d\0" % self.size_bytes, usedforsecurity=False)
 
     def accepts(self, hasher: Any) -> bool:
-        """Whether the bytes that `hasher` was fed are the right ones."""
+        """Check that the bytes fed to `hasher` have the expected hash."""
         wanted = self.sha256 or self.git_sha1
         return not wanted or bool(hasher.hexdigest() == wanted.casefold())
 
 
 def human_bytes(count: int) -> str:
-    """`count` as people and disk makers write it: 98362432 -> "98 MB"."""
+    """Format a byte count in decimal units: 98362432 -> "98 MB"."""
     size = float(count)
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:

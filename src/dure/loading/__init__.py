@@ -1,1 +1,1 @@
-"""From a name to a model in memory, and what can be said of it before."""
+"""Load a model by name, plan its memory, and describe it without loading."""

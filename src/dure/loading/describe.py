@@ -1,4 +1,4 @@
-"""What a model is by its own family's reading of it: caches, parts, memory. No weight is loaded."""
+"""Describe a model by its family: caches, parts, memory. No weight is loaded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CACHE_TYPE: CacheDtype = "f16"  # what conversations are kept in
 
 @dataclass(frozen=True)
 class Caches:
-    """What the layers of one kind keep of a token, and of a sequence however long it is."""
+    """The cache of all layers of one kind: bytes per token, and per sequence of any length."""
 
     kind: str
     layers: int
@@ -41,8 +41,10 @@ class Caches:
 
 @dataclass(frozen=True)
 class Description:
-    """What the files leave to the family to say. `problem` is why it does not run, or empty; caches
-    are known only of what runs."""
+    """What the family says about a model. `problem` says why it does not run; empty if it runs.
+
+    `caches` is empty for a model that does not run.
+    """
 
     family: str
     problem: str
@@ -53,17 +55,17 @@ class Description:
 
     @property
     def token_bytes(self) -> int:
-        """What one token takes in all caches."""
+        """The bytes of one token in all caches."""
         return sum(each.token_bytes for each in self.caches)
 
     @property
     def sequence_bytes(self) -> int:
-        """What one sequence takes beside its tokens."""
+        """The bytes of one sequence beside its tokens."""
         return sum(each.sequence_bytes for each in self.caches)
 
 
 def describe(checkpoint: Checkpoint) -> Description:
-    """The description of a checkpoint, whether it runs or not."""
+    """Describe a checkpoint, whether it runs or not."""
     family = problem = ""
     layers: tuple[KVCacheSpec | StateSpec, ...] = ()
     try:
@@ -98,7 +100,7 @@ def _caches(layers: tuple[KVCacheSpec | StateSpec, ...]) -> tuple[Caches, ...]:
 
 
 def _parts(checkpoint: Checkpoint) -> dict[str, dict[str, int]]:
-    """The parameters of each part by tensor type; norms and biases are left out."""
+    """Count the parameters of each part by tensor type, without norms and biases."""
     try:
         tensor_aliases = getattr(models.family_of(checkpoint), "TENSOR_ALIASES", None) or {}
     except DureError:
@@ -116,6 +118,6 @@ def _parts(checkpoint: Checkpoint) -> dict[str, dict[str, int]]:
 
 
 def _types(tensor: Parameter) -> str:
-    """What the file has, and what memory will have where that is another type of float."""
+    """Name a tensor's type in the file, and in memory where that is another float type."""
     as_floats = tensor.dtype in FLOATS and tensor.stored != tensor.dtype
     return f"{tensor.stored} as {tensor.dtype}" if as_floats else tensor.stored

@@ -1,4 +1,4 @@
-"""From a model's name to the model in memory, with a context that fits beside it."""
+"""Load a model by name, with a context and a KV cache that fit beside its weights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to run, and what was decided about it."""
+    """A model in memory, with its threads, context and cache size."""
 
     name: str
     path: Path
@@ -51,7 +51,7 @@ class LoadedModel:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Its tokenizer; TokenizerError if it was loaded without."""
+        """The tokenizer. Raises TokenizerError if the model was loaded without one."""
         if self.text is None:
             raise TokenizerError(f"{self.name} was loaded without its tokenizer.")
         return self.text
@@ -72,20 +72,21 @@ def load(
     download_progress: Callable[[hub.Progress], None] | None = None,
     load_progress: Progress | None = None,
 ) -> LoadedModel:
-    """The model called `name` (short name, hub id, file or folder; None: the default), in memory.
+    """Load the model `name`: a short name, hub id, file or folder (None: the default).
 
-    Without `context` it is what the model and the memory allow, up to 32,768 tokens. `quantize` is
-    q8, q6 or q4, for what the files have in floats (FP8 is one). The cache that
-    sequences share is given in bytes, in tokens, or made for so many `conversations`; it is f16 or
-    q8, and f32 if exact.
-    Raises NotEnoughMemoryError if weights, cache and overhead do not fit, before any matrix is
-    read. Without `with_tokenizer` a model that has none loads, too.
+    `context` in tokens; None: what model and memory allow, up to 32,768. `quantize` (q8, q6, q4)
+    applies to float and FP8 weights. The shared KV cache has `cache_bytes` bytes, `cache_tokens`
+    tokens, or 4,096 tokens for each of `conversations`; its type is f16 or q8, and f32 if `exact`.
+    Without `with_tokenizer` a model that has no tokenizer loads, too.
+
+    Raises NotEnoughMemoryError, before any matrix is read, if weights, cache and overhead do not
+    fit; and the other errors of dure.errors.
     """
     resolved = hub.resolve(None if name is None else os.fspath(name), progress=download_progress)
     name = _label(resolved)
     threads = check_threads(threads)
     checkpoint = open_checkpoint(resolved.path)
-    models.family_of(checkpoint)  # an architecture we do not run is said before anything else
+    models.family_of(checkpoint)  # an unsupported architecture is reported first
     tokenizer = _TokenizerMaker(checkpoint if with_tokenizer else None)
     checkpoint = _without_vocabulary(checkpoint)
     dtype = check_cache_dtype(cache_dtype, exact=exact)
@@ -94,7 +95,7 @@ def load(
     available = machine.memory_available()
 
     def planned(model: Model) -> tuple[MemoryPlan, int]:
-        """The plan, and how many recurrent states come with it."""
+        """Return the memory plan, and the number of recurrent states."""
         sequence_bytes = sum(layer.bytes_per_sequence for layer in model.kv_cache_specs)
         states = state_slots(sequence_bytes, available - weight_bytes - OVERHEAD_BYTES)
         token_bytes = sum(layer.bytes_per_token(dtype) for layer in model.kv_cache_specs)
@@ -143,7 +144,7 @@ def load(
 
 
 class _TokenizerMaker:
-    """Makes a checkpoint's tokenizer on a thread of its own, while the weights are packed."""
+    """Build a checkpoint's tokenizer on its own thread, while the weights are packed."""
 
     def __init__(self, checkpoint: Checkpoint | None) -> None:
         self._checkpoint = checkpoint
@@ -152,12 +153,14 @@ class _TokenizerMaker:
         self._thread = threading.Thread(target=self._make)
 
     def start(self) -> None:
-        """Nothing; it is being made from now on."""
+        """Start building."""
         self._thread.start()
 
     def watched(self, progress: Progress | None) -> Progress:
-        """The same callback, which raises what the tokenizer failed with: nobody should wait for
-        100 GB to hear that the vocabulary is damaged."""
+        """Wrap `progress` so that it raises the tokenizer's error.
+
+        Otherwise a damaged vocabulary would be reported only after 100 GB of weights.
+        """
 
         def report(done: int, total: int) -> None:
             if self._error is not None:
@@ -168,7 +171,7 @@ class _TokenizerMaker:
         return report
 
     def result(self) -> Tokenizer | None:
-        """The tokenizer, waited for; None without a checkpoint. Raises what it failed with."""
+        """Wait for the tokenizer and return it; None without a checkpoint. Raises its error."""
         self._thread.join()
         if self._error is not None:
             raise self._error
@@ -191,13 +194,13 @@ class _TokenizerMaker:
 
 
 def _label(resolved: hub.ResolvedModel) -> str:
-    """What the model is called from here on: of a path its last part."""
+    """Return the model's display name: of a path its last part."""
     is_path = Path(resolved.name).expanduser() == resolved.path
     return resolved.path.absolute().name if is_path else resolved.name
 
 
 def _without_vocabulary(checkpoint: Checkpoint) -> Checkpoint:
-    """The same without a GGUF's tokens and merges, which nobody reads again."""
+    """Drop a GGUF's tokens and merges, which are not read again."""
     metadata = checkpoint.metadata
     kept = {
         key: metadata[key] for key in metadata if not isinstance(metadata[key], (list, StringArray))

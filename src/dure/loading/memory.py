@@ -1,17 +1,13 @@
-"""How much memory a model may take: threads, cache type, context and cache that fit."""
+"""Plan memory: the threads, KV cache type, context and cache size that fit."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from dure import hub, machine
 from dure.batch import BLOCK_SIZE, CacheDtype
 from dure.errors import InvalidRequestError, NotEnoughMemoryError
-
-if TYPE_CHECKING:
-    pass
-
 
 DEFAULT_CONTEXT = 32768
 """Tokens, where model and memory allow: most chats and files fit, and no laptop is filled up."""
@@ -42,7 +38,7 @@ class MemoryPlan:
 
 
 def check_threads(threads: int | None) -> int:
-    """`threads`, or as many as this process has physical cores; InvalidRequestError below 1."""
+    """Return `threads`, or the number of physical cores. Raises InvalidRequestError."""
     if threads is None:
         return machine.usable_threads()
     if not 1 <= threads <= 1024:
@@ -54,15 +50,16 @@ def check_threads(threads: int | None) -> int:
 
 
 def check_cache_dtype(dtype: str, *, exact: bool) -> CacheDtype:
-    """How the cache is kept; InvalidRequestError for what it cannot be."""
+    """Return the KV cache type. Raises InvalidRequestError for an unknown one."""
     if dtype not in ("f16", "q8"):
         raise InvalidRequestError(
-            f"A cache of {dtype!r} is not known.", hint="it is f16, or q8 to take half the memory"
+            f"A KV cache of type {dtype!r} is not known.",
+            hint="f16, or q8 for about half the memory",
         )
     if exact and dtype == "q8":
         raise InvalidRequestError(
-            "An exact model keeps its cache in float32, not in 8 bits.",
-            hint="leave one of them out",
+            "An exact model has a float32 KV cache, not q8.",
+            hint="leave one of the two out",
         )
     return "f32" if exact else cast(CacheDtype, dtype)
 
@@ -79,11 +76,11 @@ def plan_memory(
     cache_tokens: int | None = None,
     conversations: int = 1,
 ) -> MemoryPlan:
-    """The context and cache to make, from what is `wanted` (tokens) and `available` (bytes).
+    """Plan context and cache from the `wanted` context (tokens) and `available` memory (bytes).
 
-    `token_bytes` is what one token takes in the cache of all layers. Raises InvalidRequestError for
-    a context beyond the model's or a cache below one context, NotEnoughMemoryError for what does
-    not fit.
+    `token_bytes` is the size of one token in the cache of all layers.
+    Raises InvalidRequestError for a context beyond the model's or a cache below one context,
+    NotEnoughMemoryError for what does not fit.
     """
     if wanted is not None and not 1 <= wanted <= model_context:
         raise InvalidRequestError(
@@ -118,7 +115,7 @@ def plan_memory(
 
 
 def state_slots(sequence_bytes: int, room: int) -> int:
-    """How many recurrent states to have room for: of running sequences, and snapshots of prefixes.
+    """Return the number of recurrent states: of running sequences, and snapshots of prefixes.
 
     They get an eighth of the `room` beside the weights, or 1 GiB if that is more (13 states of
     Qwen3-Next 80B, at 79 MB), at most 128 and at least 2; 0 of a model without (0 bytes).
@@ -129,7 +126,7 @@ def state_slots(sequence_bytes: int, room: int) -> int:
 
 
 def _what_fits(context: int, available: int) -> str:
-    """What to do instead: a context of so many tokens, or a model of the catalogue that fits."""
+    """Format the hint: a context that fits, or models of the catalogue that fit."""
     if context >= SMALLEST_CONTEXT:
         return f"a context of {context:,} tokens fits"
     # Packed weights take about what the file does; a tenth more leaves room for a short context.
@@ -145,12 +142,12 @@ def _what_fits(context: int, available: int) -> str:
 
 
 def gigabytes(size_bytes: int) -> str:
-    """`size_bytes` as "1.24 GB": two that differ enough to matter do not look the same."""
+    """Format `size_bytes` as "1.24 GB"."""
     return f"{size_bytes / 1e9:.2f} GB"
 
 
 def _whole_blocks(size_bytes: int, token_bytes: int) -> int:
-    """Tokens of the cache blocks that `size_bytes` hold."""
+    """Return the tokens of the whole cache blocks that `size_bytes` hold."""
     return max(0, size_bytes // (token_bytes * BLOCK_SIZE)) * BLOCK_SIZE
 
 
