@@ -71,7 +71,7 @@ def test_an_engine_that_fails_fails_what_runs_and_goes_on(serve, monkeypatch, ca
     server.wait_until(lambda: server.server.service.num_active == 2)
     server.wait_until(lambda: model.begun)
 
-    def broken(engine):
+    def broken(engine, interrupted=None):
         raise RuntimeError("secret words of the engine")
 
     with monkeypatch.context() as patch:
