@@ -1,4 +1,4 @@
-"""Messages as every client may send them, in the one form that a chat template reads."""
+"""Normalizes messages from any client to the one form that chat templates read."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from dure.errors import InvalidRequestError
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 
 _SWITCH = re.compile(r"^\s*/(?P<first>no_)?think(?=\s)|(?:^|\s)/(?P<last>no_)?think\s*$")
-"""Qwen's and Hunyuan's words for thinking or not, where their models expect them."""
+"""Qwen's and Hunyuan's switches for reasoning, where their models expect them."""
 
 Recall = Callable[[str], str | None]
-"""The thoughts that came before the call of an id, if they are remembered."""
+"""Returns the reasoning before the call of an id, if it is remembered."""
 
 
 def prepared(
@@ -27,11 +27,11 @@ def prepared(
     suffix: str = "",
     developer: bool = False,
 ) -> list[dict[str, Any]]:
-    """The messages with text as content, calls as the template needs them, and thoughts.
+    """Return the messages with text as content, calls as the template needs them, and reasoning.
 
-    Thoughts that a client dropped come from `recall`; `suffix` is put after the last user's words.
-    developer: the template knows that role; elsewhere it is the system.
-    InvalidRequestError for a part that is no text, or a call without a name.
+    recall: finds reasoning that a client dropped. suffix: ends the last user message.
+    developer: the template knows that role; elsewhere it becomes the system role.
+    Raises InvalidRequestError for a part that is not text, or a call without a name.
     """
     made = [_prepared(message, needs, recall) for message in messages]
     for message in made:
@@ -44,7 +44,7 @@ def prepared(
 
 
 def said_thinking(messages: Sequence[Mapping[str, Any]]) -> bool | None:
-    """What the newest /think or /no_think in the messages says; None if there is none."""
+    """Return what the newest /think or /no_think in the messages says; None if there is none."""
     for message in reversed(messages):
         if not isinstance(message, Mapping) or message.get("role") not in ("user", "system"):
             continue
@@ -58,7 +58,7 @@ def said_thinking(messages: Sequence[Mapping[str, Any]]) -> bool | None:
 
 
 def has_calls(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether any message carries calls."""
+    """Return whether any message carries calls."""
     return any(message.get("tool_calls") for message in messages)
 
 
@@ -71,7 +71,10 @@ def _prepared(message: Mapping[str, Any], needs: Needs, recall: Recall | None) -
     calls = message.get("tool_calls")
     if calls:
         if not isinstance(calls, Sequence) or isinstance(calls, str):
-            raise InvalidRequestError("A message's tool_calls are no list.")
+            raise InvalidRequestError(
+                "A message's tool_calls must be a list.",
+                hint='[{"id": …, "type": "function", "function": {"name": …, "arguments": "{…}"}}]',
+            )
         made["tool_calls"] = [_call(call, as_text=needs.arguments_as_text) for call in calls]
         ids = [call["id"] for call in made["tool_calls"] if isinstance(call.get("id"), str)]
         if reasoning is None and recall is not None:
@@ -86,7 +89,7 @@ def _prepared(message: Mapping[str, Any], needs: Needs, recall: Recall | None) -
 
 
 def _text(content: Any) -> str:
-    """The text of a content; parts are joined by line ends."""
+    """Return the text of a content; parts are joined by line ends."""
     if content is None:
         return ""
     if isinstance(content, str):
@@ -105,11 +108,11 @@ def _text(content: Any) -> str:
 
 
 def _call(call: Any, *, as_text: bool) -> dict[str, Any]:
-    """The call with its arguments as an object, or as JSON text."""
+    """Return the call with its arguments as an object, or as JSON text."""
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise InvalidRequestError(
-            "A tool call in a message has no function's name.",
+            "A tool call in a message has no function name.",
             hint='{"id": …, "type": "function", "function": {"name": …, "arguments": "{…}"}}',
         )
     arguments = function.get("arguments") or {}

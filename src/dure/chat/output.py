@@ -1,4 +1,4 @@
-"""One answer as it grows: tokens from the engine become text, events, a reason to end, timings."""
+"""OutputProcessor: turns a request's tokens into text, events, a finish reason and timings."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Timings:
 class Completion:
     """A finished answer. With n > 1 this is the first, and `choices` holds all n of them.
 
-    `text` is all that the model wrote, the marks of its dialect too; `reasoning`, `content` and
-    `tool_calls` (in OpenAI's form) are what that says.
+    `text` is all that the model wrote, delimiters included; `reasoning`, `content` and
+    `tool_calls` (in OpenAI's form) are its parts.
     """
 
     text: str
     token_ids: tuple[int, ...]
-    logprobs: tuple[TokenLogprobs | None, ...] | None  # None for a token that we put in ourselves
+    logprobs: tuple[TokenLogprobs | None, ...] | None  # None for a forced token
     finish_reason: str  # "stop", "length" or "abort"
     prompt_tokens: int
     cached_tokens: int
@@ -48,7 +48,7 @@ class Completion:
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     reasoning_tokens: int = 0
     stopped: str | None = None  # the stop string that ended it
-    unparsed_calls: int = 0  # calls that were begun and could not be read; they are in `content`
+    unparsed_calls: int = 0  # calls that could not be read; their text is in `content`
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
 
 
@@ -66,19 +66,19 @@ class Chunk:
 
 @dataclass(frozen=True)
 class OutputParserOptions:
-    """How an answer is to be read, and how long its thoughts may be."""
+    """How to parse an answer, and how long its reasoning may be."""
 
     dialect: Dialect = PLAIN
     tools: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # schemas, by name
-    starts_in_reasoning: bool = False  # the prompt ends within thoughts
-    budget: int | None = None  # tokens of thoughts
-    closing: tuple[int, ...] = ()  # the tokens that end them
+    starts_in_reasoning: bool = False  # the prompt ends within reasoning
+    budget: int | None = None  # reasoning tokens at most
+    reasoning_end_ids: tuple[int, ...] = ()  # tokens forced at the end of that budget
     single_call: bool = False  # the answer ends with its first call
-    remember: Callable[[Completion], None] | None = None  # is told the whole answer
+    remember: Callable[[Completion], None] | None = None  # called with the finished answer
 
 
 class OutputProcessor:
-    """One request as it is answered. `take` each of its outputs; `chunks` can then be read."""
+    """Processes one request's outputs. `take` each of them; `chunks` holds what came of them."""
 
     def __init__(
         self,
@@ -95,10 +95,10 @@ class OutputProcessor:
         self._engine = engine
         self._params = request.params
         self._budget = reading.budget
-        self._closing = reading.closing
+        self._reasoning_end_ids = reading.reasoning_end_ids
         self._reading = reading
-        self._thought = 0
-        self._automaton = StreamParser(
+        self._reasoning_tokens = 0
+        self._parser = StreamParser(
             reading.dialect, tools=reading.tools, starts_in_reasoning=reading.starts_in_reasoning
         )
         shown = {tokenizer.token_id(mark) for mark in reading.dialect.marks}
@@ -130,15 +130,15 @@ class OutputProcessor:
         return self.completion is not None or self.error is not None
 
     def result(self) -> Completion:
-        """The completion of an answer that is over; raises what went wrong if it failed."""
+        """Return the completion of a finished answer; raise what went wrong if it failed."""
         if self.completion is None:
-            raise self.error or RuntimeError("an answer was asked for before it was over")
+            raise self.error or RuntimeError("the answer has not finished yet")
         return self.completion
 
     def take(self, output: StepOutput) -> None:
-        """Turn each of our request's new tokens, or its failure, into a chunk or the end."""
+        """Process the request's new tokens, or its failure."""
         if not output.token_ids:
-            self.error = self.request.error or RuntimeError("the engine gave up a request")
+            self.error = self.request.error or RuntimeError("the engine failed a request")
         last = len(output.token_ids) - 1
         for index, (token_id, logprobs) in enumerate(
             zip(output.token_ids, output.logprobs, strict=True)
@@ -181,37 +181,41 @@ class OutputProcessor:
         self.chunks.append(Chunk(text, token_id, self.completion, tuple(events), logprobs, prompt))
 
     def end_thinking(self) -> None:
-        """Nothing; the model closes its thoughts at the next token, and answers.
+        """Make the model end its reasoning at the next token, and answer.
 
-        If it has none open it goes on, and closes such as it opens later. Needs the engine's lock.
+        Reasoning that it begins later ends at once. The caller holds the engine's lock.
         """
         self._budget = 0
         self._keep_to_budget()
 
     def abort(self) -> None:
-        """Nothing; the engine forgets our request, if it is not done with it already."""
+        """Abort the request, unless it has finished."""
         self._engine.finish(self.request.id, reason="abort")
 
     def _read(self, text: str, *, ends: bool) -> list[Event]:
-        """The events that `text` brings; the thoughts are counted, and ended when too long."""
-        was_thinking = self._automaton.thinking
-        events = self._automaton.push(text)
-        if was_thinking and self._automaton.thinking:
-            self._thought += 1
+        """Parse `text` into events; count the reasoning, and end it beyond its budget."""
+        was_thinking = self._parser.thinking
+        events = self._parser.push(text)
+        if was_thinking and self._parser.thinking:
+            self._reasoning_tokens += 1
         if ends:
-            return events + self._automaton.finish()
+            return events + self._parser.finish()
         self._keep_to_budget()
         constraint = self.request.constraint
-        if constraint is not None and constraint.deferred and not self._automaton.thinking:
+        if constraint is not None and constraint.deferred and not self._parser.thinking:
             constraint.begin()
         return events
 
     def _keep_to_budget(self) -> None:
-        """Nothing; thoughts as long as they may be are closed by the next tokens."""
-        if self._budget is None or not self._automaton.thinking or self._thought < self._budget:
+        """Force the tokens that end the reasoning once its budget is used up."""
+        if (
+            self._budget is None
+            or not self._parser.thinking
+            or self._reasoning_tokens < self._budget
+        ):
             return
         if not self.request.forced_tokens:
-            self._engine.force_tokens(self.request.id, self._closing)
+            self._engine.force_tokens(self.request.id, self._reasoning_end_ids)
 
     def _complete(self, reason: str) -> Completion:
         first = self._began if self._first is None else self._first
@@ -235,9 +239,9 @@ class OutputProcessor:
             content=_joined(self._events, "content"),
             reasoning=_joined(self._events, "reasoning"),
             tool_calls=_tool_calls(self._events),
-            reasoning_tokens=self._thought,
+            reasoning_tokens=self._reasoning_tokens,
             stopped=self._stream.stopped,
-            unparsed_calls=self._automaton.unparsed,
+            unparsed_calls=self._parser.unparsed,
             prompt_logprobs=self._prompt_logprobs(),
         )
 
@@ -251,7 +255,7 @@ def _ends_call(events: list[Event]) -> bool:
 
 
 def _first_call(events: list[Event]) -> list[Event]:
-    """The events up to the end of the first call."""
+    """Return the events up to the end of the first call."""
     ends = [event.kind == "call_end" for event in events]
     return events[: ends.index(True) + 1]
 
@@ -261,7 +265,7 @@ def _joined(events: list[Event], kind: str) -> str:
 
 
 def _tool_calls(events: list[Event]) -> tuple[dict[str, Any], ...]:
-    """The calls in OpenAI's form, their arguments as JSON text."""
+    """Return the calls in OpenAI's form, with their arguments as JSON text."""
     arguments: dict[int, list[str]] = {}
     for event in events:
         if event.kind == "arguments":

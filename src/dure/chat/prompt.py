@@ -1,4 +1,4 @@
-"""Question: a prompt that is ready for the engine, and how its answer is to be read."""
+"""RequestBuilder: turns a prompt into a PreparedRequest that the engine can take."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ Prompt = str | Sequence[int] | ChatRequest
 
 @dataclass(frozen=True)
 class PreparedRequest:
-    """A checked prompt: its tokens, parameters that leave nothing open, and how to read the answer.
+    """A checked prompt: its tokens, resolved parameters, and how to parse the answer.
 
-    Only questions of one `cache_salt` find each other's prefixes.
+    Only requests of one `cache_salt` share cached prefixes.
     """
 
     token_ids: list[int]
@@ -41,7 +41,7 @@ class PreparedRequest:
 
 
 class RequestBuilder:
-    """Makes a model's Questions: template, tokens, limits. Threads may share it."""
+    """Builds a model's requests: template, tokens, limits. Thread-safe."""
 
     def __init__(
         self,
@@ -65,11 +65,11 @@ class RequestBuilder:
         self._sampling_defaults = sampling_defaults
         self._template: ChatTemplate | None = None
         self._needs: Needs | None = None
-        self._thoughts = ReasoningCache()
+        self._reasoning_cache = ReasoningCache()
         self.dialect: Dialect = PLAIN
         if template is not None:
             self.dialect = dialect_of(template, lambda text: tokenizer.token_id(text) is not None)
-        self.constraints = GrammarBuilder(tokenizer, self.dialect, vocab_size)
+        self.grammars = GrammarBuilder(tokenizer, self.dialect, vocab_size)
 
     @property
     def has_think_switch(self) -> bool:
@@ -77,7 +77,7 @@ class RequestBuilder:
         return self.template_source is not None and has_switch(self.template_source)
 
     def check_thinking(self, thinking: Thinking) -> None:
-        """Nothing; TemplateError if the model cannot do as `thinking` wishes."""
+        """Raise TemplateError if the model's template cannot honour `thinking`."""
         if self.has_think_switch or not (thinking.is_on or thinking.is_off):
             return
         source = self.template_source or ""
@@ -98,7 +98,10 @@ class RequestBuilder:
         cache_salt: str = "",
         priority: int = 0,
     ) -> PreparedRequest:
-        """The question that `prompt` is. ContextLengthError, InvalidRequestError, TemplateError."""
+        """Build the request of `prompt`.
+
+        Raises ContextLengthError, InvalidRequestError or TemplateError.
+        """
         params = params or SamplingParams()
         if isinstance(prompt, ChatRequest):
             prompt = _with_said(prompt)
@@ -107,20 +110,20 @@ class RequestBuilder:
             text, reading = self._chat(prompt, cache_salt)
             # The template wrote BOS itself where the model wants it.
             ids = self.tokenizer.encode(text, add_special=False)
-            grammar = self.constraints.of_chat(prompt, text, reading)
+            grammar = self.grammars.of_chat(prompt, text, reading)
             if prompt.tool_choice.mode == "none":
-                params = self.constraints.without_calls(params)
+                params = self.grammars.without_calls(params)
         else:
             reading = OutputParserOptions()
             ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
-            grammar = self.constraints.of_format(format)
+            grammar = self.grammars.of_format(format)
         ids = self.checked_ids(ids)
         resolved = self._with_room(len(ids), params)
         reading = self._with_budget(reading, resolved, leave_room=grammar is not None)
         return PreparedRequest(ids, resolved, reading, grammar, cache_salt, priority)
 
     def render(self, request: ChatRequest, *, cache_salt: str = "") -> str:
-        """The text that the model's template makes of a chat, up to where the reply begins."""
+        """Render a chat with the model's template, up to where the reply begins."""
         source = self.template_source
         if source is None:
             raise TemplateError(
@@ -145,19 +148,19 @@ class RequestBuilder:
         return text + self._begun(text, messages[-1]) if request.continue_final else text
 
     def _begun(self, prompt: str, message: Mapping[str, Any]) -> str:
-        """The beginning of an answer: the thoughts of `message`, if it has any, and its content."""
+        """Return how an answer begins: with the reasoning of `message`, if any, and its content."""
         think, reasoning = self.dialect.think, message.get("reasoning_content", "")
         starts_in_reasoning = self.dialect.opens_thinking(prompt)
         content = str(message["content"])
         if think is None or not (starts_in_reasoning or reasoning):
             return content
         begun = ("" if starts_in_reasoning else think.open + "\n") + str(reasoning)
-        return begun + think.closing + content if content else begun
+        return begun + think.reasoning_end + content if content else begun
 
     def _messages(
         self, request: ChatRequest, cache_salt: str, *, off: bool
     ) -> list[dict[str, Any]]:
-        """The messages as the template needs them, with the thoughts that the client dropped."""
+        """Return the messages as the template needs them, with reasoning the client dropped."""
         needs = Needs()
         tools = request.tools if request.tool_choice.mode != "none" else ()
         if (tools or has_calls(request.messages)) and self._template is not None:
@@ -167,7 +170,7 @@ class RequestBuilder:
         made = prepared(
             request.messages,
             needs,
-            recall=lambda call_id: self._thoughts.recall(cache_salt, call_id),
+            recall=lambda call_id: self._reasoning_cache.recall(cache_salt, call_id),
             suffix=self.dialect.no_think if off else "",
             developer="developer" in (self.template_source or ""),
         )
@@ -179,17 +182,17 @@ class RequestBuilder:
         starts_in_reasoning = self.dialect.opens_thinking(text)
         thinking = request.thinking
         if starts_in_reasoning and self.dialect.think and (thinking.is_off or thinking.budget == 0):
-            # The template has no switch, or none that it heeds: the thoughts end before they begin.
-            text, starts_in_reasoning = text + self.dialect.think.closing.lstrip("\n"), False
+            # The template has no switch, or ignores it: end the reasoning before it begins.
+            text, starts_in_reasoning = text + self.dialect.think.reasoning_end.lstrip("\n"), False
         choice = request.tool_choice.mode
         tools = tool_schemas(request.tools) if choice != "none" else {}
-        # Whatever the template made of it: thoughts that begin all the same end at once.
+        # Whatever the template did: reasoning that begins all the same ends at once.
         budget = 0 if thinking.is_off else thinking.budget
 
         def remember(completion: Completion) -> None:
-            self._thoughts.remember(cache_salt, completion)
+            self._reasoning_cache.remember(cache_salt, completion)
 
-        # What is guessed keeps to no schema, and JSON that was asked for is no call.
+        # A fallback parser enforces no schema, and requested JSON is not a call.
         certain = request.format is not None or any(is_strict(tool) for tool in request.tools)
         return text, OutputParserOptions(
             replace(self.dialect, fallback_parser=None) if certain else self.dialect,
@@ -203,15 +206,15 @@ class RequestBuilder:
     def _with_budget(
         self, reading: OutputParserOptions, params: SamplingParams, *, leave_room: bool
     ) -> OutputParserOptions:
-        """The same with a cap on thinking that leaves tokens for the answer.
+        """Return the options with a reasoning budget that leaves tokens for the answer.
 
-        leave_room: even if no cap was asked for, since half an answer would be none.
+        leave_room: set one even if none was asked for, since a cut answer would break its grammar.
         """
         think = reading.dialect.think
         if think is None:
             return reading
-        closing = tuple(self.tokenizer.encode(think.closing, add_special=False))
-        marks = len(closing)
+        reasoning_end_ids = tuple(self.tokenizer.encode(think.reasoning_end, add_special=False))
+        marks = len(reasoning_end_ids)
         if not reading.starts_in_reasoning:
             marks += len(self.tokenizer.encode(think.open, add_special=False))
         budget, most = reading.budget, params.max_tokens or 0
@@ -219,10 +222,10 @@ class RequestBuilder:
             budget = most
         if budget is not None:
             budget = max(0, min(budget, most - marks - max(1, min(256, most // 4))))
-        return replace(reading, budget=budget, closing=closing)
+        return replace(reading, budget=budget, reasoning_end_ids=reasoning_end_ids)
 
     def _with_room(self, prompt_tokens: int, params: SamplingParams) -> SamplingParams:
-        """The parameters with nothing left open; ContextLengthError if they ask for too much."""
+        """Resolve the parameters; raise ContextLengthError if they ask for too many tokens."""
         resolved = params.resolve(self._sampling_defaults)
         room = self.context - prompt_tokens
         if room < 1 or (resolved.max_tokens or 0) > room:
@@ -239,7 +242,7 @@ class RequestBuilder:
         )
 
     def checked_ids(self, token_ids: Sequence[int]) -> list[int]:
-        """The ids as a list; InvalidRequestError if there are none, or one is out of range."""
+        """Return the ids as a list; raise InvalidRequestError if empty or out of range."""
         ids = [int(token) for token in token_ids]
         if not ids:
             raise InvalidRequestError("The prompt is empty: it has no tokens at all.")
@@ -251,7 +254,7 @@ class RequestBuilder:
 
 
 def _with_said(request: ChatRequest) -> ChatRequest:
-    """The same with what its messages say of thinking, if the request itself leaves it open."""
+    """Apply /think and /no_think of the messages, if the request leaves thinking open."""
     thinking = request.thinking
     if thinking.mode != "auto" or thinking.effort is not None:
         return request

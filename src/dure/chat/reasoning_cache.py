@@ -1,4 +1,4 @@
-"""Thoughts: what a model thought before it called a tool, for clients that do not send it back.
+"""Keeps the reasoning that led to tool calls, for clients that do not send it back.
 
 DeepSeek V4 and MiniMax M2 do worse without, and most clients drop it from the history.
 """
@@ -15,7 +15,7 @@ MAX_CHARACTERS = 16 << 20
 
 
 class ReasoningCache:
-    """The newest thoughts, by the id of the call they led to. Threads may share it."""
+    """Maps a call's id to the reasoning before it, newest entries first. Thread-safe."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, str], str] = OrderedDict()
@@ -23,7 +23,7 @@ class ReasoningCache:
         self._lock = threading.Lock()
 
     def remember(self, salt: str, completion: Completion) -> None:
-        """Nothing; the thoughts of an answer with calls are kept, and the oldest given up."""
+        """Keep the reasoning of an answer with calls; drop the oldest beyond the limits."""
         if not completion.reasoning or not completion.tool_calls:
             return
         with self._lock:
@@ -34,6 +34,6 @@ class ReasoningCache:
                 self._size -= len(self._kept.popitem(last=False)[1])
 
     def recall(self, salt: str, call_id: str) -> str | None:
-        """The thoughts before the call, or None. Only those kept under the same salt are found."""
+        """Return the reasoning before a call, or None. Each salt sees only its own entries."""
         with self._lock:
             return self._kept.get((salt, call_id))

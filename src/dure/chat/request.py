@@ -1,4 +1,4 @@
-"""What a chat asks of a model, under one set of names: every wire format is translated to this."""
+"""ChatRequest: a chat and its options, which every wire format is translated to."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Thinking:
 
     mode: ThinkMode = "auto"  # auto: as the model's template has it
     effort: str | None = None  # one of EFFORTS; "none" is off
-    budget: int | None = None  # tokens; it then answers
+    budget: int | None = None  # reasoning tokens at most
 
     def __post_init__(self) -> None:
         _one_of("thinking", self.mode, get_args(ThinkMode))
@@ -41,7 +41,7 @@ class Thinking:
 
     @property
     def is_off(self) -> bool:
-        """Whether no thinking is wanted."""
+        """Whether thinking is turned off."""
         return self.mode == "off" or self.effort == "none"
 
     @property
@@ -87,7 +87,7 @@ class ChatRequest:
     thinking: Thinking = Thinking()
     format: Format | None = None
     template_variables: Mapping[str, Any] = field(default_factory=dict)
-    continue_final: bool = False  # the last message, the assistant's, is a beginning to go on from
+    continue_final: bool = False  # continue the last message, the assistant's
 
     def __post_init__(self) -> None:
         if not self.messages:
@@ -98,21 +98,21 @@ class ChatRequest:
         names = tool_schemas(self.tools)
         if self.tool_choice.mode in ("required", "named") and not names:
             raise InvalidRequestError(
-                f'tool_choice is "{self.tool_choice.mode}", but there are no tools.',
+                f'tool_choice is "{self.tool_choice.mode}", but the request has no tools.',
                 hint="send tools, or leave tool_choice out",
             )
         if self.tool_choice.mode == "named" and self.tool_choice.name not in names:
             raise InvalidRequestError(
-                f"tool_choice names {self.tool_choice.name!r}, and no tool is called so.",
+                f"tool_choice names {self.tool_choice.name!r}, but no tool has that name.",
                 hint=f"one of {', '.join(sorted(names)[:20])}",
             )
         last = self.messages[-1]
         if self.continue_final and last.get("role") != "assistant":
-            raise InvalidRequestError("Only an assistant's message can be continued, and be last.")
+            raise InvalidRequestError("Only a last message of the assistant can be continued.")
 
 
 def tool_schemas(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The JSON schema of each tool's arguments, by its name."""
+    """Return the JSON schema of each tool's arguments, by name."""
     functions = [tool.get("function", {}) for tool in tools]
     return {each["name"]: each.get("parameters") or {} for each in functions}
 
@@ -125,9 +125,11 @@ def _check_tools(tools: Sequence[Mapping[str, Any]]) -> None:
         name = function.get("name") if isinstance(function, Mapping) else None
         if not isinstance(name, str) or not name or len(name) > 256 or not name.isprintable():
             raise InvalidRequestError(
-                "A tool has no proper name.",
+                "A tool needs a name of 1 to 256 printable characters.",
                 hint='{"type": "function", "function": {"name": …, "parameters": {…}}}',
             )
         schema = function.get("parameters") if isinstance(function, Mapping) else None
         if schema is not None and not isinstance(schema, Mapping):
-            raise InvalidRequestError(f"The parameters of the tool {name!r} are no JSON schema.")
+            raise InvalidRequestError(
+                f"The parameters of the tool {name!r} must be a JSON schema, an object."
+            )

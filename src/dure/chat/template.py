@@ -52,16 +52,16 @@ CHATML = (
 
 
 def default_template(tokenizer: Tokenizer) -> str | None:
-    """A template for a model that has none: ChatML where its tokens are known, else None."""
+    """Return ChatML for a model without a template, if it has the tokens; else None."""
     known = all(tokenizer.token_id(text) is not None for text in ("<|im_start|>", "<|im_end|>"))
     return CHATML if known else None
 
 
 class ChatTemplate:
-    """One model's chat template. Threads may share it; renderings take turns."""
+    """Renders one model's chat template. Thread-safe; renderings take turns."""
 
     def __init__(self, source: str, *, bos_token: str, eos_token: str) -> None:
-        """TemplateError when the source is too long; its syntax is checked by the first render."""
+        """Raise TemplateError if the source is too long. The first render checks its syntax."""
         size = len(source.encode("utf-8", "surrogatepass"))
         if size > MAX_SOURCE_BYTES:
             raise TemplateError(
@@ -81,10 +81,10 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> str:
-        """The prompt these messages make. `variables` are the template's own switches.
+        """Render the messages to a prompt. `variables` are the template's own switches.
 
-        TemplateError when the template refuses the messages, is broken, forbidden, too slow or
-        writes too much; InvalidRequestError for messages that are too long or not plain data.
+        Raises TemplateError when the template refuses the messages, is broken, forbidden, too slow
+        or writes too much; InvalidRequestError for messages that are too long or not plain data.
         """
         given = {
             **self._tokens,
@@ -97,8 +97,8 @@ class ChatTemplate:
         data = _to_json(given)
         limit = MAX_OUTPUT_CHARS + 2 * len(data)
         source = json.dumps(self.source).encode()
-        call_format = b'{"source": %s, "limit": %d, "seconds": %f, "variables": %s}\n'
-        request = call_format % (source, limit, MAX_CPU_SECONDS, data)
+        form = b'{"source": %s, "limit": %d, "seconds": %f, "variables": %s}\n'
+        request = form % (source, limit, MAX_CPU_SECONDS, data)
         with self._lock:
             what, text = self._ask(request, limit)
         if what == "ok":
@@ -106,18 +106,17 @@ class ChatTemplate:
         raise _error(what, text, limit)
 
     def close(self) -> None:
-        """Nothing; the process is ended. The next render starts another."""
+        """End the process. The next render starts another."""
         with self._lock:
             self._discard()
 
     def _ask(self, request: bytes, limit: int) -> tuple[str, str]:
-        """The worker's answer. One that died in the midst of it (the system may be short of memory,
-        and it is easily spared) is replaced once, since that was hardly this request's fault."""
+        """Ask the worker; replace one that died (memory may be short) and ask again."""
         what, text = self._asked_once(request, limit)
         return self._asked_once(request, limit) if what == "died" else (what, text)
 
     def _asked_once(self, request: bytes, limit: int) -> tuple[str, str]:
-        """The worker's answer; a worker that died, or may be confused, is replaced."""
+        """Ask the worker once, after starting one if none is usable."""
         if self._worker is not None and not self._worker.usable():
             self._discard()
         if self._worker is None:
@@ -167,11 +166,11 @@ class _Worker:
         self._finalizer = weakref.finalize(self, _end, self._process, self._owner)
 
     def usable(self) -> bool:
-        """Whether the process runs and is ours (after a fork it is the other process's)."""
+        """Return whether the process runs and is ours (after a fork it is the other process's)."""
         return self._owner == os.getpid() and self._process.poll() is None
 
     def ask(self, request: bytes, limit: int) -> tuple[str, str]:
-        """What went well or wrong, and the text or the reason."""
+        """Send a request; return "ok" or what went wrong, and the text or the reason."""
         deadline = time.monotonic() + MAX_WALL_SECONDS
         got = bytearray()
         try:
@@ -195,7 +194,7 @@ class _Worker:
     # The pipes are waited for with a deadline. A thread to watch the clock would be one a rendering
     # and, where there is no memory to begin it with, Python waits for it for ever.
     def _send(self, data: bytes, deadline: float) -> None:
-        """Nothing; all of it is in the worker's pipe. TimeoutError, OSError."""
+        """Write all of `data` to the worker. Raises TimeoutError, OSError."""
         assert self._process.stdin is not None
         pipe = self._process.stdin.fileno()
         rest = memoryview(data)
@@ -204,7 +203,7 @@ class _Worker:
             rest = rest[os.write(pipe, rest) :]
 
     def _receive(self, got: bytearray, is_enough: Callable[[], bool], deadline: float) -> None:
-        """Nothing; `got` has more from the worker's pipe, enough of it. TimeoutError, OSError."""
+        """Read from the worker into `got` until it is enough. Raises TimeoutError, OSError."""
         assert self._process.stdout is not None
         pipe = self._process.stdout.fileno()
         while not is_enough():
@@ -215,13 +214,13 @@ class _Worker:
             got += part
 
     def _cause(self, *, late: bool) -> str:
-        """Why there was no answer."""
+        """Return why there was no answer."""
         self._process.kill()
         code = self._process.wait()
         return "time" if late or code == -getattr(signal, "SIGPROF", 0) else "died"
 
     def close(self) -> None:
-        """Nothing; the process is gone afterwards and has been waited for."""
+        """Kill the process and wait for its end."""
         self._finalizer()
 
 
@@ -239,7 +238,7 @@ def _end(process: subprocess.Popen[bytes], owner: int) -> None:
 
 
 def _await(pipe: int, event: int, deadline: float) -> None:
-    """Nothing; the pipe can be read or written. TimeoutError when the deadline is past."""
+    """Wait until the pipe can be read or written; raise TimeoutError past the deadline."""
     poll = select.poll()
     poll.register(pipe, event)
     if not poll.poll(1000 * max(0.0, deadline - time.monotonic())):
@@ -254,7 +253,7 @@ def _folder_of(module: str) -> str:
 
 
 def _with_reasoning(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The message with its reasoning under each name that templates read it by."""
+    """Return the message with its reasoning under each name that templates read."""
     names = ("reasoning_content", "thinking", "reasoning")
     for name in names:
         reasoning = message.get(name)
@@ -264,7 +263,7 @@ def _with_reasoning(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _to_json(given: Mapping[str, Any]) -> bytes:
-    """`given` as one line of JSON. InvalidRequestError when it is not plain data, or too long."""
+    """Return `given` as a line of JSON; raise InvalidRequestError if not plain data or too long."""
     try:
         data = json.dumps(given, default=_plain).encode("ascii")
     except (TypeError, ValueError, RecursionError) as error:
@@ -281,7 +280,7 @@ def _to_json(given: Mapping[str, Any]) -> bytes:
 
 
 def _plain(value: object) -> Any:
-    """Mappings and sequences of other kinds, as dict and list. TypeError for anything else."""
+    """Convert other mappings and sequences to dict and list; raise TypeError for the rest."""
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, Sequence):
@@ -290,7 +289,7 @@ def _plain(value: object) -> Any:
 
 
 def _error(what: str, reason: str, limit: int) -> TemplateError:
-    """The exception for an answer that is not a text."""
+    """Return the exception for an answer that is not a text."""
     if what == "refused":
         return TemplateError(
             f"the model's chat template refuses these messages: {reason}",
@@ -299,7 +298,7 @@ def _error(what: str, reason: str, limit: int) -> TemplateError:
     reasons = {
         "syntax": "the model's chat template is broken",
         "failed": "the model's chat template fails on these messages",
-        "security": "the model's chat template was stopped, since it does what it must not",
+        "security": "the model's chat template was stopped: it does what the sandbox forbids",
         "long": f"the model's chat template writes more than {limit:,} characters",
         "memory": "the model's chat template needs more than 512 MiB of memory",
         "time": f"the model's chat template takes more than {MAX_CPU_SECONDS:g} s of CPU time",

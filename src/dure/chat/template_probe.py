@@ -29,7 +29,7 @@ class Needs:
 
 
 def needs_of(template: ChatTemplate) -> Needs:
-    """The first form of a call that the template shows with its name and its arguments.
+    """Return the first form of a call that the template shows with its name and its arguments.
 
     Most write an object with `tojson` or go through its items; DeepSeek's own join texts, and
     would fail or show Python's form of a dict. Some take "" for an answer, some fail on None.
@@ -46,7 +46,7 @@ def needs_of(template: ChatTemplate) -> Needs:
 
 
 def _rendered(template: ChatTemplate, messages: list[dict[str, Any]]) -> str:
-    """What the template makes of the messages and a tool; nothing if it refuses them."""
+    """Return what the template makes of the messages and a tool; nothing if it refuses them."""
     try:
         return template.render(messages, tools=[_TOOL])
     except TemplateError:

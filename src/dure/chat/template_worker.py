@@ -61,7 +61,7 @@ class Generation(jinja2.ext.Extension):
     tags = {"generation"}  # noqa: RUF012  # the name and type are Jinja's
 
     def parse(self, parser: Any) -> jinja2.nodes.Node:
-        """The tag's contents, as they would be without it."""
+        """Return the tag's contents, as they would be without it."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return jinja2.nodes.Scope(body).set_lineno(line)
@@ -90,8 +90,8 @@ def _raise_exception(message: object) -> None:
     raise jinja2.TemplateError(str(message))
 
 
-def _strftime_now(call_format: str) -> str:
-    return datetime.now().strftime(call_format)
+def _strftime_now(format: str) -> str:  # noqa: A002  # the name is transformers'
+    return datetime.now().strftime(format)
 
 
 def _make_dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
@@ -99,7 +99,7 @@ def _make_dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
 
 
 def make_environment() -> Sandbox:
-    """A sandbox with the tags, filters and globals that Hugging Face's templates expect."""
+    """Return a sandbox with the tags, filters and globals that Hugging Face's templates expect."""
     environment = Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
     )
@@ -122,7 +122,7 @@ def to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """`value` as JSON, as transformers writes it: letters unescaped, and no HTML escapes."""
+    """Return `value` as JSON, as transformers writes it: letters unescaped, no HTML escapes."""
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,
@@ -133,7 +133,7 @@ def to_json(
 
 
 def give_up_rights() -> None:
-    """Nothing; after it this process can neither grow, nor open or write files.
+    """Give up the rights to grow, and to open or write files.
 
     A template that escaped the sandbox would find itself here.
     """
@@ -155,7 +155,7 @@ def give_up_rights() -> None:
 
 
 def set_clock(seconds: float) -> None:
-    """Nothing; this process dies once it has used `seconds` of CPU time. 0 stops the clock.
+    """Let this process die once it has used `seconds` of CPU time. 0 stops the clock.
 
     SIGPROF kills where it stands, in the midst of `10**10**8` too, and a loaded machine does not
     make the clock run faster.
@@ -165,7 +165,7 @@ def set_clock(seconds: float) -> None:
 
 
 def render(template: jinja2.Template, variables: dict[str, Any], limit: int) -> str:
-    """What the template writes. OutputTooLongError beyond `limit` characters."""
+    """Render the template; raise OutputTooLongError beyond `limit` characters."""
     parts: list[str] = []
     total = 0
     for part in template.generate(variables):
@@ -177,7 +177,7 @@ def render(template: jinja2.Template, variables: dict[str, Any], limit: int) -> 
 
 
 def answer(request: dict[str, Any], compiled: Callable[[str], jinja2.Template]) -> tuple[str, str]:
-    """("ok", text) or (what went wrong, the reason) for one request."""
+    """Answer one request: ("ok", text), or (what went wrong, the reason)."""
     try:
         template = compiled(request["source"])
         return "ok", render(template, request["variables"], request["limit"])
@@ -198,7 +198,7 @@ def answer(request: dict[str, Any], compiled: Callable[[str], jinja2.Template]) 
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
-    """Nothing, after answering every request: a line of JSON each.
+    """Answer every request, a line of JSON each.
 
     An answer is a line "<what> <bytes>" and then that many bytes of UTF-8.
     """

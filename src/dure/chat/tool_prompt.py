@@ -1,8 +1,7 @@
-"""Tools, calls and results in words, for chat templates that leave them out.
+"""Writes tools, calls and results into messages, for chat templates that leave them out.
 
-Those of DeepSeek V3.1, ERNIE 4.5, openPangu and SmolLM2 have no place for a tool: a model under
-them would never hear of those it was given. They are told to it in the system's message, in the
-form that its dialect has for calls.
+The templates of DeepSeek V3.1, ERNIE 4.5, openPangu and SmolLM2 do not write tools. The system
+message then describes them, in the dialect's form of a call.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def with_tools(
     needs: Needs,
     call_format: CallFormat,
 ) -> list[Message]:
-    """The messages with what the template leaves out said in their texts."""
+    """Return the messages with what the template leaves out written into their texts."""
     made: list[Message] = []
     for message in messages:
         if message.get("tool_calls") and not needs.calls:
@@ -51,7 +50,7 @@ def with_tools(
 
 
 def _called(message: Message, call_format: CallFormat) -> Message:
-    """An assistant's message whose calls are part of its text."""
+    """Return an assistant's message with its calls written into its text."""
     calls = [
         call_format.text(call["function"]["name"], _json(call["function"]["arguments"]))
         for call in message["tool_calls"]
@@ -62,7 +61,7 @@ def _called(message: Message, call_format: CallFormat) -> Message:
 
 
 def _add_result(made: list[Message], message: Message) -> None:
-    """Nothing; results are the user's words, those that follow each other one turn of them."""
+    """Append a result to the user's turn; results in a row share one turn."""
     text = f"<tool_response>\n{message['content']}\n</tool_response>"
     if made and made[-1]["role"] == "user" and made[-1]["content"].endswith("</tool_response>"):
         made[-1]["content"] += f"\n{text}"

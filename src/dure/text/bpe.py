@@ -25,10 +25,10 @@ _LONG = 32_000  # characters, above which a text is the library's: a tenth of a 
 
 
 class Ranks(Protocol):
-    """Where merges come in their list."""
+    """Returns a merge's place in its list."""
 
     def get(self, merge: str, /) -> int | None:
-        """The place of "left right", or None if it is no merge."""
+        """Return the place of "left right", or None if it is no merge."""
 
 
 class RanksOfTokens:
@@ -39,7 +39,7 @@ class RanksOfTokens:
         self._merges, self._ids, self._first = merges, ids, first
 
     def get(self, merge: str, /) -> int | None:
-        """The place of "left right", or None if it is no merge."""
+        """Return the place of "left right", or None if it is no merge."""
         place = self._ids.get(merge.replace(" ", ""), -1) - self._first
         known = 0 <= place < len(self._merges) and self._merges[place] == merge
         return place if known else None
@@ -56,7 +56,7 @@ class Merges:
         self._known: dict[str, list[int]] = {}
 
     def ids_of(self, word: str) -> list[int]:
-        """The ids of one word; letters that are no tokens have none."""
+        """Return the ids of one word; letters that are no tokens have none."""
         known = self._known.get(word)
         if known is not None:
             return known
@@ -71,7 +71,7 @@ class Merges:
         return found
 
     def _joined(self, letters: list[str]) -> Iterator[str]:
-        """What the letters become."""
+        """Return what the letters become."""
         parts: list[str] = [*letters, ""]  # the empty part ends the word and joins nothing
         after = list(range(1, len(letters) + 1))
         before = list(range(-1, len(letters)))
@@ -105,7 +105,7 @@ class LongTexts(Protocol):
     """An encoder that long texts are left to."""
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`."""
+        """Return the ids of `text`."""
 
 
 class WordEncoder:
@@ -129,7 +129,7 @@ class WordEncoder:
         self._added = re.compile(f"({'|'.join(map(re.escape, names))})") if names else None
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`."""
+        """Return the ids of `text`."""
         if len(text) > _LONG and self._for_long is not None:
             with self._making:
                 self._long = self._long or self._for_long()
@@ -145,5 +145,5 @@ class WordEncoder:
         return ids
 
     def token_to_id(self, text: str) -> int | None:
-        """The id of the token written exactly so, or None."""
+        """Return the id of the token written exactly so, or None."""
         return self._ids.get(text)

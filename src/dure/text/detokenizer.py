@@ -1,4 +1,4 @@
-"""Token ids in, text out, as soon as it is safe to show."""
+"""Detokenizer: turns token ids into text as soon as it is safe to show."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _StopFinder:
             self._fallback[index] = length
 
     def read(self, character: str) -> bool:
-        """True when `character` completes the stop string. Not to be called after that."""
+        """Return True when `character` completes the stop string. Not to be called after that."""
         while self.matched and self.stop[self.matched] != character:
             self.matched = self._fallback[self.matched - 1]
         self.matched += self.stop[self.matched] == character
@@ -54,7 +54,7 @@ class Detokenizer:
     ) -> None:
         """shown: special tokens to be kept all the same. `continues` as in Tokenizer.decode.
 
-        InvalidRequestError for an empty stop string.
+        Raises InvalidRequestError for an empty stop string.
         """
         if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop):
             raise InvalidRequestError(
@@ -70,13 +70,13 @@ class Detokenizer:
         self._drop_space = tokenizer.strips_leading_space and not continues
 
     def push(self, token_id: int) -> str:
-        """The text that is now safe to show; always empty once a stop string has been met."""
+        """Return the text that is now safe to show; empty once a stop string was met."""
         if self.stopped is not None or token_id in self._skipped:
             return ""
         return self._emit(self._decoder.decode(self._tokenizer.token_bytes(token_id)))
 
     def finish(self) -> str:
-        """The rest of the text: what was held back, and U+FFFD for a character cut short."""
+        """Return the rest of the text: what was held back, and U+FFFD for a character cut short."""
         if self.stopped is not None:
             return ""
         shown = self._emit(self._decoder.decode(b"", final=True))
@@ -85,7 +85,7 @@ class Detokenizer:
         return shown
 
     def _emit(self, text: str) -> str:
-        """What of the held text and `text` can be shown."""
+        """Return what of the held text and `text` can be shown."""
         if self._drop_space and text:
             text = text.removeprefix(" ")
             self._drop_space = False

@@ -36,7 +36,7 @@ _AFTERWARDS = ("<|fim_pad|>", "<fim_pad>", "<|file_sep|>", "<|repo_name|>", "<fi
 
 
 def infill_marks(tokenizer: Tokenizer) -> InfillMarks | None:
-    """The marks that the vocabulary has, or None if the model was not taught any."""
+    """Return the marks that the vocabulary has, or None if the model was not taught any."""
     for marks in FAMILIES:
         texts = (marks.before, marks.hole, marks.after)
         if all(tokenizer.token_id(text) is not None for text in texts):
@@ -45,8 +45,10 @@ def infill_marks(tokenizer: Tokenizer) -> InfillMarks | None:
 
 
 def infill_stops(tokenizer: Tokenizer) -> list[int]:
-    """The ids that end what was filled in, beside those that end any answer: where another file,
-    or another gap, would begin."""
+    """Return the ids that end an infill beside those that end any answer.
+
+    They are where another file, or another gap, would begin.
+    """
     marks = infill_marks(tokenizer)
     texts = () if marks is None else (marks.before, marks.hole, marks.after, *_AFTERWARDS)
     ids = [tokenizer.token_id(text) for text in texts]
@@ -54,7 +56,7 @@ def infill_stops(tokenizer: Tokenizer) -> list[int]:
 
 
 def infill_prompt(tokenizer: Tokenizer, prefix: str, suffix: str) -> list[int]:
-    """The token ids that ask for what comes between `prefix` and `suffix`.
+    """Return the token ids that ask for what comes between `prefix` and `suffix`.
 
     InvalidRequestError where the vocabulary has no such tokens: a model that was not taught to fill
     a gap would only go on after it.

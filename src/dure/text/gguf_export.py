@@ -41,10 +41,10 @@ SAMPLE = (
 
 
 def gguf_vocabulary(checkpoint: Checkpoint, vocab_size: int) -> dict[str, Any]:
-    """The tokenizer.* metadata of a folder, its tokens filled up to the model's `vocab_size`.
+    """Return a folder's tokenizer.* metadata, its tokens padded to the model's `vocab_size`.
 
-    TokenizerError if there is no tokenizer.json, or it does what GGUF cannot say: the metadata has
-    to give the ids that the folder gives, which is tried on a text before it is returned.
+    Raises TokenizerError if there is no tokenizer.json, or it does what GGUF cannot say: the
+    metadata must give the ids that the folder gives, which is tried on a text first.
     """
     path = checkpoint.tokenizer_json
     vocabulary = read_vocabulary(checkpoint)
@@ -81,7 +81,7 @@ def _model(path: Path) -> dict[str, Any]:
 
 
 def _tokens(vocabulary: Vocabulary, size: int) -> tuple[list[str], list[int]]:
-    """The texts and types by id; ids that only pad the model's matrix are unused tokens."""
+    """Return the texts and types by id; ids that only pad the model's matrix are unused tokens."""
     tokens = [f"[PAD{index}]" for index in range(size)]
     types = [UNUSED] * size
     for index, text in vocabulary.texts.items():
@@ -99,7 +99,7 @@ def _of_sentencepiece(token: str, kind: int) -> int:
 
 
 def _scores(tokens: Sequence[str], merges: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
-    """A score for each token: minus its rank among the merges, so that the best is joined first."""
+    """Return a score for each token: minus its rank among the merges, so the best joins first."""
     ranks: dict[str, int] = {}
     for rank, (left, right) in enumerate(merges):
         ranks.setdefault(left + right, rank)
@@ -107,13 +107,13 @@ def _scores(tokens: Sequence[str], merges: Sequence[tuple[str, str]]) -> NDArray
 
 
 def _pair(merge: Any) -> tuple[str, str]:
-    """Both ways to write a merge: "a b", and ["a", "b"]."""
+    """Return both ways to write a merge: "a b", and ["a", "b"]."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right
 
 
 def _rule(checkpoint: Checkpoint, vocabulary: Vocabulary, *, ignore_merges: bool) -> str:
-    """The name of the rule that cuts words as the folder's tokenizer does."""
+    """Return the name of the rule that cuts words as the folder's tokenizer does."""
     cutter = vocabulary.full.cutter
     wanted = None if cutter is None else cutter.pre_tokenize_str(SAMPLE)
     for name, rule in PRETOKENIZERS.items():
@@ -124,7 +124,7 @@ def _rule(checkpoint: Checkpoint, vocabulary: Vocabulary, *, ignore_merges: bool
 
 
 def _special_ids(checkpoint: Checkpoint, vocabulary: Vocabulary) -> dict[str, Any]:
-    """The ids that begin, end and fill texts, and whether texts get them."""
+    """Return the ids that begin, end and fill texts, and whether texts get them."""
     ids = {"bos": vocabulary.bos_id, "eos": vocabulary.eos_id}
     for key, name in (("padding", "pad"), ("unknown", "unk")):
         written = checkpoint.tokenizer_config.get(f"{name}_token")

@@ -40,7 +40,10 @@ _DAMAGED = "the file is damaged, or its tokenizer was written by a tool with a b
 
 
 def read_gguf_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
-    """The vocabulary of a GGUF file's metadata. TokenizerError when it is missing or unsound."""
+    """Return the vocabulary of a GGUF file's metadata.
+
+    Raises TokenizerError when it is missing or unsound.
+    """
     kind = metadata.get(_KEY + "model")
     if kind is None:
         raise TokenizerError(
@@ -98,7 +101,7 @@ def _library(
     added: Sequence[str],
     rule: pretokenizers.PreTokenizer,
 ) -> LibraryEncoder:
-    """What encodes as a WordEncoder of these does, by the library's own tables."""
+    """Return what encodes as a WordEncoder of these does, by the library's own tables."""
     merges = [tuple(line.split(" ")) for line in _texts(metadata, "merges") or ()]
     bpe = guarded(
         lambda: models.BPE(dict(ids), merges, ignore_merges=rule.ignore_merges),
@@ -159,7 +162,7 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> Vocabulary:
 def _merges_from_scores(
     tokens: Sequence[str], types: Sequence[int], scores: Sequence[float], ids: Mapping[str, int]
 ) -> list[tuple[str, str]]:
-    """The merges, best first, that SentencePiece's scores stand for.
+    """Return the merges, best first, that SentencePiece's scores stand for.
 
     It joins the neighbours whose union has the highest score, so every way to cut a token in two
     tokens is a merge, ranked by the token's score. Ties go as in transformers: longer left first.
@@ -196,7 +199,7 @@ def _finish(
     add_bos: bool,
     strips_space: bool,
 ) -> Vocabulary:
-    """The Vocabulary, with the ids that begin and end a text read from the metadata."""
+    """Return the Vocabulary, with the ids that begin and end a text read from the metadata."""
     count = len(tokens)
     bos = _token_id(metadata, "bos_token_id", count)
     eos = _token_id(metadata, "eos_token_id", count)
@@ -223,7 +226,7 @@ def _finish(
 
 
 def _tokens(metadata: Mapping[str, Any]) -> list[str]:
-    """The tokens by id, each within its limits."""
+    """Return the tokens by id, each within its limits."""
     tokens = _texts(metadata, "tokens")
     if not tokens:
         raise TokenizerError("the tokenizer has no list of tokens", hint=_DAMAGED)
@@ -244,7 +247,7 @@ def _tokens(metadata: Mapping[str, Any]) -> list[str]:
 
 
 def _types(metadata: Mapping[str, Any], count: int) -> Types:
-    """The type of each token; a file without types has normal tokens only."""
+    """Return the type of each token; a file without types has normal tokens only."""
     types = metadata.get(_KEY + "token_type")
     if types is None:
         return np.full(count, NORMAL)
@@ -259,12 +262,12 @@ def _types(metadata: Mapping[str, Any], count: int) -> Types:
 
 
 def _of_kind(types: Types, *kinds: int) -> frozenset[int]:
-    """The ids of the tokens that are of one of `kinds`."""
+    """Return the ids of the tokens that are of one of `kinds`."""
     return frozenset(np.flatnonzero(np.isin(types, kinds)).tolist())
 
 
 def _ranks(metadata: Mapping[str, Any], tokens: list[str], ids: Mapping[str, int]) -> Ranks:
-    """The places of the merges, whose unions are all in `ids`."""
+    """Return the places of the merges, whose unions are all in `ids`."""
     lines = _texts(metadata, "merges")
     if lines is None:
         raise TokenizerError("the tokenizer has no list of merges", hint=_DAMAGED)
@@ -297,7 +300,7 @@ def _ranks(metadata: Mapping[str, Any], tokens: list[str], ids: Mapping[str, int
 
 
 def _are_pairs(lines: Sequence[str]) -> bool:
-    """Whether every line is two words with a space between; some with line ends are missed."""
+    """Return whether every line is two words with a space between (some line ends are missed)."""
     text = np.frombuffer("\n".join(lines).encode("utf-8", "surrogatepass"), np.uint8)
     signs = np.flatnonzero((text == ord(" ")) | (text == ord("\n")))
     return (
@@ -316,7 +319,7 @@ def _add_tokens(full: tokenizers.Tokenizer, tokens: Sequence[str], types: Types)
 
 
 def _texts(metadata: Mapping[str, Any], name: str) -> list[Any] | None:
-    """The list under that name, or None if there is none."""
+    """Return the list under that name, or None if there is none."""
     values = metadata.get(_KEY + name)
     return list(values) if isinstance(values, list | StringArray) else None
 
@@ -334,7 +337,7 @@ def _flag(metadata: Mapping[str, Any], name: str, default: bool) -> bool:
 
 
 def _token_id(metadata: Mapping[str, Any], name: str, count: int) -> int | None:
-    """The id under that name, or None. TokenizerError when it names no token."""
+    """Return the id under that name, or None. Raises TokenizerError when it names no token."""
     value = metadata.get(_KEY + name)
     if value is None:
         return None

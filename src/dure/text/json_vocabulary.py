@@ -31,7 +31,10 @@ def read_json_vocabulary(
     generation_config: Mapping[str, Any],
     config: Mapping[str, Any],
 ) -> Vocabulary:
-    """The vocabulary of a tokenizer.json. TokenizerError when it is missing or unsound."""
+    """Return the vocabulary of a tokenizer.json.
+
+    Raises TokenizerError when it is missing or unsound.
+    """
     data = _read(path)
     full = guarded(lambda: tokenizers.Tokenizer.from_buffer(data), f"reading {path.name}")
     # A file saved mid-training may cut or fill every text; both would be silent harm here.
@@ -78,7 +81,7 @@ def read_json_vocabulary(
 
 
 def _read(path: Path) -> bytes:
-    """The file's bytes, if there are not too many."""
+    """Return the file's bytes, if there are not too many."""
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
@@ -94,7 +97,7 @@ def _read(path: Path) -> bytes:
 
 
 def _plain_model(full: tokenizers.Tokenizer, data: bytes) -> tokenizers.models.Model:
-    """The model for text that may hold no special token: the same one wherever that is sound."""
+    """Return the model for text without special tokens: the same one wherever that is sound."""
     model: tokenizers.models.Model = full.model
     if not (isinstance(model, models.BPE) and model.ignore_merges):
         return model
@@ -119,7 +122,7 @@ def _plain_model(full: tokenizers.Tokenizer, data: bytes) -> tokenizers.models.M
 
 
 def _decoding(full: tokenizers.Tokenizer) -> tuple[Kind, bool]:
-    """The alphabet of the tokens, and whether decoding drops one leading space."""
+    """Return the alphabet of the tokens, and whether decoding drops one leading space."""
     if full.decoder is None:
         raise TokenizerError("tokenizer.json says nothing on how to decode", hint="fetch it again")
     state = guarded(lambda: json.loads(full.decoder.__getstate__()), "reading the decoder")
@@ -145,7 +148,7 @@ def _around(
     bos: int | None,
     eos: int | None,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The ids put before and after a text, by tokenizer_config or else the post-processor."""
+    """Return the ids around a text, by tokenizer_config or else the post-processor."""
     before, after = _post_processed(full)
     # transformers 5 forgets add_bos_token for some classes (DeepSeek-V3's); the file's word counts.
     says_bos, says_eos = (tokenizer_config.get(f"add_{name}_token") for name in ("bos", "eos"))
@@ -157,7 +160,7 @@ def _around(
 
 
 def _post_processed(full: tokenizers.Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The ids that the post-processor puts before and after a text."""
+    """Return the ids that the post-processor puts before and after a text."""
     bare = guarded(lambda: full.encode("a", add_special_tokens=False).ids, "encoding a letter")
     whole = guarded(lambda: full.encode("a").ids, "encoding a letter")
     extra = len(whole) - len(bare)
@@ -173,7 +176,7 @@ def _named(
     config: Mapping[str, Any],
     name: str,
 ) -> int | None:
-    """The id of the bos or eos token: by its text in tokenizer_config, else by config's id."""
+    """Return the bos or eos id: by its text in tokenizer_config, else by config's id."""
     value = tokenizer_config.get(f"{name}_token")
     text = value.get("content") if isinstance(value, dict) else value
     if isinstance(text, str):
@@ -187,6 +190,6 @@ def _named(
 
 
 def _ids(value: object) -> set[int]:
-    """An id, a list of ids or nothing, as a set."""
+    """Return an id, a list of ids or nothing, as a set."""
     values = value if isinstance(value, list) else [value]
     return {v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= 0}

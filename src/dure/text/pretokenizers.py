@@ -31,7 +31,7 @@ class PreTokenizer:
     add_bos: bool = False
 
     def pre_tokenizer(self) -> pre_tokenizers.PreTokenizer:
-        """The cutter for `Tokenizer.pre_tokenizer`, ending in the byte-level alphabet."""
+        """Return the cutter for `Tokenizer.pre_tokenizer`, ending in the byte-level alphabet."""
         parts = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in self.patterns]
         # Every pattern is spelled out above, so ByteLevel only maps bytes to its alphabet.
         last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -45,7 +45,7 @@ _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)
 
 
 def _words(digits: str, *, contraction: str = _CONTRACTION) -> str:
-    """The pattern GPT-4 began: letters with one leading sign, `digits`, signs, and spaces."""
+    """Return GPT-4's kind of pattern: letters with one leading sign, `digits`, signs, spaces."""
     return (
         rf"{contraction}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}"
         rf"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACES}"
@@ -140,7 +140,10 @@ PRETOKENIZERS: Mapping[str, PreTokenizer] = MappingProxyType(
 
 
 def lookup(name: str) -> PreTokenizer:
-    """The rule of that name. TokenizerError naming the nearest ones when we know none."""
+    """Return the rule of that name.
+
+    Raises TokenizerError naming the nearest ones when we know none.
+    """
     if name in PRETOKENIZERS:
         return PRETOKENIZERS[name]
     near = difflib.get_close_matches(name, PRETOKENIZERS, n=3, cutoff=0.4) or sorted(PRETOKENIZERS)

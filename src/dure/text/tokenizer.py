@@ -34,7 +34,10 @@ class Tokenizer:
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> Tokenizer:
-        """The tokenizer a checkpoint carries. TokenizerError when it has none or a broken one."""
+        """Return the tokenizer a checkpoint carries.
+
+        Raises TokenizerError when it has none or a broken one.
+        """
         return cls(read_vocabulary(checkpoint))
 
     @property
@@ -83,13 +86,15 @@ class Tokenizer:
         return self._vocabulary.strips_space
 
     def token_id(self, text: str) -> int | None:
-        """The id of the token written exactly so in the vocabulary, or None."""
+        """Return the id of the token written exactly so in the vocabulary, or None."""
         return self._vocabulary.full.token_to_id(text)
 
     def encode(
         self, text: str, *, add_special: bool = True, parse_special: bool = True
     ) -> list[int]:
-        """The ids of `text`. InvalidRequestError for text that is too long or not Unicode.
+        """Return the ids of `text`.
+
+        Raises InvalidRequestError for text that is too long or not Unicode.
 
         add_special puts BOS and EOS around it where the model's own tokenizer would.
         parse_special=False takes "<|im_end|>" and its like as ordinary text: use it for text that
@@ -116,7 +121,7 @@ class Tokenizer:
     def decode(
         self, ids: Iterable[int], *, skip_special: bool = False, continues: bool = False
     ) -> str:
-        """The text of `ids`; bytes that are not UTF-8 become U+FFFD.
+        """Return the text of `ids`; bytes that are not UTF-8 become U+FFFD.
 
         Ids without a token (a model's padding rows) add nothing. continues=True keeps the leading
         space that SentencePiece tokenizers otherwise drop: the text goes on from an earlier one.
@@ -127,14 +132,14 @@ class Tokenizer:
         return text[1:] if self.strips_leading_space and not continues and text[:1] == " " else text
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes one token stands for; empty for an id without a token."""
+        """Return the bytes one token stands for; empty for an id without a token."""
         found = self._bytes.get(token_id)
         if found is None:
             found = self._bytes[token_id] = self._spell(operator.index(token_id))
         return found
 
     def _spell(self, token_id: int) -> bytes:
-        """The bytes of a token, from the way the file writes it."""
+        """Return the bytes of a token, from the way the file writes it."""
         if token_id < 0:
             raise InvalidRequestError(f"{token_id} is not a token id", hint="ids start at 0")
         vocabulary = self._vocabulary
@@ -154,7 +159,10 @@ class Tokenizer:
 
 
 def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
-    """The vocabulary a checkpoint carries. TokenizerError when it has none or a broken one."""
+    """Return the vocabulary a checkpoint carries.
+
+    Raises TokenizerError when it has none or a broken one.
+    """
     if checkpoint.kind == "gguf":
         return read_gguf_vocabulary(checkpoint.metadata)
     if checkpoint.tokenizer_json is None:
@@ -172,7 +180,7 @@ def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The letters GPT-2 writes bytes with: visible Latin-1 as itself, the rest from U+0100 on."""
+    """Return the letters GPT-2 writes bytes with: Latin-1 as itself, the rest from U+0100 on."""
     visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in set(visible)]
     letters = {chr(byte): byte for byte in visible}

@@ -52,10 +52,10 @@ class Encoder(Protocol):
         """The library's pre-tokenizer that cuts text into words, or None."""
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, with nothing put around it."""
+        """Return the ids of `text`, with nothing put around it."""
 
     def token_to_id(self, text: str) -> int | None:
-        """The id of the token written exactly so, or None."""
+        """Return the id of the token written exactly so, or None."""
 
 
 class LibraryEncoder:
@@ -70,14 +70,14 @@ class LibraryEncoder:
         return self.library.pre_tokenizer
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, with nothing put around it."""
+        """Return the ids of `text`, with nothing put around it."""
         # As a batch of one, because the library lets other threads run during a batch only.
         [encoding] = self.library.encode_batch_fast([text], add_special_tokens=False)
         ids: list[int] = encoding.ids
         return ids
 
     def token_to_id(self, text: str) -> int | None:
-        """The id of the token written exactly so, or None."""
+        """Return the id of the token written exactly so, or None."""
         found: int | None = self.library.token_to_id(text)
         return found
 
@@ -109,7 +109,7 @@ class Vocabulary:
 
 
 def guarded(call: Callable[[], T], doing: str) -> T:
-    """What `call` returns; anything the tokenizers library raises becomes TokenizerError.
+    """Return what `call` returns; anything the tokenizers library raises becomes TokenizerError.
 
     A panic in its Rust code arrives as PanicException, which is a BaseException and not an
     Exception, so it has to be told from Ctrl-C by hand.
@@ -127,7 +127,7 @@ def guarded(call: Callable[[], T], doing: str) -> T:
 
 
 def takes_whole(cutter: Any, texts: Iterable[str]) -> bool:
-    """Whether a pre-tokenizer, if there is one, leaves any of `texts` as one word.
+    """Return whether a pre-tokenizer, if there is one, leaves any of `texts` as one word.
 
     A model with ignore_merges takes a word it finds in its vocabulary whole, a control token's
     name too. Names such as <|im_end|> are no danger: they are cut at their signs.
@@ -136,15 +136,17 @@ def takes_whole(cutter: Any, texts: Iterable[str]) -> bool:
 
 
 def is_blank(text: str) -> bool:
-    """Whether an added token is a run of spaces: no danger in a user's text, and models expect them
-    there."""
+    """Return whether an added token is a run of spaces.
+
+    Those do no harm in a user's text, and models expect them there.
+    """
     return not text.strip(" \t\n\r▁")
 
 
 def twin_without_added(
     full: tokenizers.Tokenizer, model: tokenizers.models.Model
 ) -> tokenizers.Tokenizer:
-    """A tokenizer with the same rules as `full` over `model`, and no added tokens.
+    """Return a tokenizer with the same rules as `full` over `model`, and no added tokens.
 
     Only `encode_special_tokens` would not do: it spares special tokens, and some files mark their
     turn markers as merely added (DeepSeek's <｜User｜>).

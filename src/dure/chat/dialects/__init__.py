@@ -1,6 +1,6 @@
-"""Dialects: how each family of models writes thoughts and tool calls, and how that is read.
+"""Dialects: how each family of models writes reasoning and tool calls, and how to parse them.
 
-`dialect_of` finds a model's dialect, `StreamParser` reads its text, `Event` is what that says.
+`dialect_of` finds a model's dialect; `StreamParser` turns its text into `Event`s.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _FAMILIES = (
     llama3.find,
     plain.find,
 )
-"""The first to know a template decides: marks that only one family has come first."""
+"""The first match decides: families with delimiters of their own come first."""
 
 
 def dialect_of(template: str, has_token: HasToken) -> Dialect:
-    """The dialect of a model, from its chat template's source and its vocabulary."""
+    """Return a model's dialect, by its chat template's source and its vocabulary."""
     return next(found for find in _FAMILIES if (found := find(template, has_token)))

@@ -1,4 +1,4 @@
-"""DeepSeek R1, V3 and V3.1: marks of their own around a name and JSON arguments."""
+"""DeepSeek R1, V3 and V3.1: delimiters of their own around a name and JSON arguments."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class DeepSeekCalls:
     marks: tuple[str, ...] = (CALLS, CALLS_END, CALL, CALL_END, SEPARATOR)
 
     def parse(self, reader: StreamReader, mark: str) -> Parser[bool]:
-        """Whether calls came; the marks after the last may be missing."""
+        """Read the calls; the end delimiters may be missing."""
         count = yield from reader.listed(mark, CALL, self._call)
         if count is not None:
             yield from reader.expect(CALLS_END)
@@ -48,7 +48,7 @@ class DeepSeekCalls:
         return (yield from reader.expect(CALL_END)) or (yield from reader.peek()) == ""
 
     def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:
-        """What says calls, and the marks around all of them."""
+        """Return the grammar of calls between the delimiters of all of them."""
         calls = []
         for name, schema in tools.items():
             arguments = arguments_rule(name, schema, rules)
@@ -61,7 +61,7 @@ class DeepSeekCalls:
 
 
 def find(template: str, has_token: HasToken) -> Dialect | None:
-    """The dialect of a template, or of a distilled model's, that shows calls so; or None."""
+    """Return the dialect of a template, or of a distilled model's, that shows calls so; or None."""
     if CALL not in template:
         return None
     fenced = FENCE in template

@@ -1,4 +1,4 @@
-"""Dialect: how one family of models writes thoughts and calls."""
+"""Dialect: how one family of models writes reasoning and tool calls."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Schemas = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Delimiters:
-    """What stands around thoughts, and what is put in to make a model end them."""
+    """The delimiters of reasoning, and the text that is forced to end it (`reasoning_end`)."""
 
     open: str
     close: str
-    closing: str
+    reasoning_end: str
 
 
 THINK = Delimiters("<think>", "</think>", "\n</think>\n\n")
@@ -31,64 +31,64 @@ THINK = Delimiters("<think>", "</think>", "\n</think>\n\n")
 
 @dataclass(frozen=True)
 class CallFormat:
-    """What is written before a call's name, before its arguments and after them."""
+    """The text before a call's name, before its arguments and after them."""
 
     before: str
     between: str
     after: str
 
     def text(self, name: str, arguments: str) -> str:
-        """A call of `name` with the JSON text of its arguments."""
+        """Return a call of `name` with the JSON text of its arguments."""
         return f"{self.before}{name}{self.between}{arguments}{self.after}"
 
 
 class CallReader(Protocol):
-    """How calls are read."""
+    """Reads calls."""
 
     @property
     def start_markers(self) -> tuple[str, ...]:
-        """The marks that a call, or a list of calls, begins with."""
+        """The delimiters that a call, or a list of calls, starts with."""
         ...
 
     def parse(self, reader: StreamReader, mark: str) -> Parser[bool]:
-        """Whether what follows the `mark` was read well as calls, which the reader was told."""
+        """Read the calls after `mark`, emitting them; return whether they were whole."""
         ...
 
 
 class CallSyntax(CallReader, Protocol):
-    """How calls are written."""
+    """Reads calls, and writes their grammar."""
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Every mark that may be a special token, and must then be shown."""
+        """Every delimiter that may be a special token, and must then be decoded."""
         ...
 
     def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:
-        """What says a call of one of `tools`, or, if there may be `several`, calls."""
+        """Return the grammar of a call of one of `tools`, or, with `several`, of calls."""
         ...
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """One family's way of writing. What it lacks is None."""
+    """How one family writes. What it lacks is None."""
 
     name: str
     think: Delimiters | None = None
     calls: CallSyntax | None = None
-    wrapper: tuple[str, str] | None = None  # what stands around the answer after the thoughts
-    call_ends_thinking: bool = False  # a call that begins within thoughts is one
+    wrapper: tuple[str, str] | None = None  # delimiters of the answer after the reasoning
+    call_ends_thinking: bool = False  # a call may begin within reasoning
     bare_calls: bool = False  # an answer that begins with a brace may be a call
-    fallback_parser: CallReader | None = None  # calls without the marks that are their own
-    call_format: CallFormat | None = None  # how to write one in words, where the template cannot
-    no_think: str = ""  # what a user's last words end in to have no thoughts
+    fallback_parser: CallReader | None = None  # reads calls without their own delimiters
+    call_format: CallFormat | None = None  # how to write a call where the template cannot
+    no_think: str = ""  # ends the last user message to turn reasoning off
 
     @property
     def marks(self) -> frozenset[str]:
-        """Every text that must be shown even where it is a special token."""
+        """Every text that must be decoded even where it is a special token."""
         think = (self.think.open, self.think.close) if self.think else ()
         calls = self.calls.marks if self.calls else ()
         return frozenset((*think, *calls, *(self.wrapper or ())))
 
     def opens_thinking(self, prompt: str) -> bool:
-        """Whether `prompt` ends within thoughts."""
+        """Return whether `prompt` ends within reasoning."""
         return self.think is not None and prompt.rstrip().endswith(self.think.open)

@@ -1,4 +1,4 @@
-"""DSML: DeepSeek V3.2 and V4 invoke functions between marks that carry a token of their own."""
+"""DSML: DeepSeek V3.2 and V4 invoke functions between delimiters with a token of their own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ V4 = Dialect("DeepSeek V4", THINK, InvokeCalls(f"{DSML}tool_calls", DSML, typed=
 
 
 def find(template: str, has_token: HasToken) -> Dialect | None:
-    """The dialect of a template that invokes functions so, or None."""
+    """Return the dialect of a template that invokes functions so, or None."""
     if DSML not in template:
         return None
     return V32 if "function_calls>" in template else V4

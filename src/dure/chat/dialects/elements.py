@@ -28,20 +28,20 @@ class ElementCalls:
 
     @property
     def start_markers(self) -> tuple[str, ...]:
-        """The mark around all calls, and that of a single one."""
+        """The delimiters of all calls, and of a single one."""
         return (self.mark(BLOCK), f"{self.prefix}<{INVOKE}")
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """The prefix, and the block's marks, which are tokens of their own after it."""
+        """The prefix, and the block's delimiters, which are tokens of their own after it."""
         return (self.prefix, f"<{BLOCK}>", f"</{BLOCK}>")
 
     def mark(self, name: str) -> str:
-        """The mark called `name`."""
+        """Return the delimiter called `name`."""
         return f"{self.prefix}<{name}>"
 
     def parse(self, reader: StreamReader, mark: str) -> Parser[bool]:
-        """Whether calls came; the mark after the last may be missing."""
+        """Read the calls; the end delimiter may be missing."""
         invoke = f"{self.prefix}<{INVOKE}"
         count = yield from reader.listed(mark, invoke, self._invoke)
         if not count:
@@ -83,7 +83,7 @@ class ElementCalls:
         return value is not None
 
     def _value(self, reader: StreamReader, key: str, schema: Any, depth: int) -> Parser[str | None]:
-        """The JSON of what stands in the element `key`; None if it does not end, or is too deep."""
+        """Return the JSON of the element `key`; None if it does not end, or is too deep."""
         text: list[str] = []
         inner: list[tuple[str, str]] = []
         while (yield from reader.until((self.prefix,), text.append)) is not None:
@@ -103,7 +103,7 @@ class ElementCalls:
         return None
 
     def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:
-        """What says invocations within the block; objects and arrays are JSON."""
+        """Return the grammar of invocations within the block; objects and arrays are JSON."""
 
         def around(name: str, _kind: str) -> tuple[str, str]:
             return self.mark(name), self.mark(f"/{name}")
@@ -119,7 +119,7 @@ class ElementCalls:
 
 
 def _json(inner: list[tuple[str, str]], schema: Any) -> str:
-    """The elements within an element: an array if all are items, else an object."""
+    """Return the JSON of nested elements: an array if all are items, else an object."""
     types = types_of(schema)
     items = all(name == ITEM for name, _ in inner)
     if items and ("array" in types or "object" not in types):
@@ -129,8 +129,7 @@ def _json(inner: list[tuple[str, str]], schema: Any) -> str:
 
 
 def _scalar(text: str, schema: Any) -> str:
-    """A text as its schema has it; nothing at all is an empty array, or object, where only that
-    can be meant."""
+    """Convert a text by its schema; no text is an empty array or object where one is meant."""
     empty = {frozenset({"array"}): "[]", frozenset({"object"}): "{}"}
     if not text.strip() and types_of(schema) in empty:
         return empty[types_of(schema)]
@@ -138,7 +137,7 @@ def _scalar(text: str, schema: Any) -> str:
 
 
 def _within(schema: Any, name: str) -> Any:
-    """The schema of the element `name` within one of `schema`, or None."""
+    """Return the schema of the element `name` within one of `schema`, or None."""
     if not isinstance(schema, Mapping):
         return None
     choices: list[Any] = [schema]

@@ -1,4 +1,4 @@
-"""ERNIE 4.5: calls as Hermes writes them; after thoughts the answer stands between marks."""
+"""ERNIE 4.5: calls as Hermes writes them; after reasoning the answer stands between delimiters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLAIN = Dialect("ERNIE 4.5", calls=HermesCalls(), fallback_parser=GuessedCalls()
 
 
 def find(template: str, has_token: HasToken) -> Dialect | None:
-    """The dialect of ERNIE's templates, or None."""
+    """Return the dialect of ERNIE's templates, or None."""
     if "think_mode" not in template and "<|begin_of_sentence|>" not in template:
         return None
     return THINKING if "think_mode" in template or "<think>" in template else PLAIN

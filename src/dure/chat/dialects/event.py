@@ -1,4 +1,4 @@
-"""Event: one thing that a model's text says."""
+"""Event: one part of a model's answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ EventKind = Literal["reasoning", "content", "call", "arguments", "call_end"]
 
 @dataclass(frozen=True)
 class Event:
-    """A piece of reasoning, of content or of a call's arguments, or a call's begin or end.
+    """A piece of reasoning, of content or of a call's arguments, or a call's start or end.
 
     A call begins with its whole name and an id; its arguments follow in pieces that, joined, are
     JSON text, unless the model was cut short.

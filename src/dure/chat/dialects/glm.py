@@ -1,4 +1,4 @@
-"""GLM-4.5 and 4.6: a call is a name, and keys and values between marks."""
+"""GLM-4.5 and 4.6: a call is a name, and keys and values between delimiters."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ GLM = Dialect("GLM", THINK, KeyCalls(), call_ends_thinking=True)
 
 
 def find(template: str, has_token: HasToken) -> Dialect | None:
-    """The dialect of GLM's template, or None."""
+    """Return the dialect of GLM's template, or None."""
     return GLM if "[gMASK]" in template and "<arg_key>" in template else None

@@ -1,4 +1,4 @@
-"""Calls without the marks that are their own, as small models write them more often than not.
+"""Reads calls without their delimiters, as small models write them more often than not.
 
 Of 30 answers that should be calls, Qwen2.5-Coder 1.5B writes 15 as blocks of code and 5 bare, the
 0.5B 5 and 15. They are taken for calls only where no other reading is left: one begins a line,
@@ -24,7 +24,7 @@ class GuessedCalls:
     start_markers: tuple[str, ...] = (FENCE, LIST, BRACE)
 
     def parse(self, reader: StreamReader, mark: str) -> Parser[bool]:
-        """Whether a call followed, and after it nothing but others."""
+        """Read a call and nothing but calls after it; return whether that is all that followed."""
         calls = []
         while True:
             if mark == FENCE:

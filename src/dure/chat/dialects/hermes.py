@@ -22,14 +22,14 @@ class HermesCalls:
     marks: tuple[str, ...] = (OPEN, CLOSE)
 
     def parse(self, reader: StreamReader, mark: str) -> Parser[bool]:
-        """Whether one call followed; the closing mark may be missing at the end of the text."""
+        """Read one call; the end delimiter may be missing at the end of the text."""
         if not (yield from read_call(reader)):
             return False
         yield from reader.space()
         return (yield from reader.expect(CLOSE)) or (yield from reader.peek()) == ""
 
     def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:
-        """What says calls, each between its marks."""
+        """Return the grammar of calls, each between its delimiters."""
         call = call_rule(tools, rules)
         between = rules.add(
             f"{rules.literal(OPEN + NEWLINE)} {call} {rules.literal(NEWLINE + CLOSE)}"
@@ -38,7 +38,7 @@ class HermesCalls:
 
 
 def find(template: str, has_token: HasToken) -> Dialect | None:
-    """The dialect of a template that shows calls so, or None."""
+    """Return the dialect of a template that shows calls so, or None."""
     if OPEN not in template or "arguments" not in template:
         return None
     thinks = THINK.close in template or has_token(THINK.close)

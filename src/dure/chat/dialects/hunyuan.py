@@ -1,4 +1,4 @@
-"""Hunyuan A13B and the small dense ones: calls in a list; the answer stands between marks.
+"""Hunyuan A13B and the small dense ones: calls in a list, the answer between delimiters.
 
 Their published templates ask for a name and its arguments in a code block, as R1 does; the one for
 A13B that vLLM ships, written by its makers, for a JSON array. Either is read.
@@ -30,7 +30,7 @@ class HunyuanCalls:
     marks: tuple[str, ...] = (CALLS, CALLS_END, CALL, CALL_END)
 
     def parse(self, reader: StreamReader, mark: str) -> Parser[bool]:
-        """Whether calls came; the marks after the last may be missing."""
+        """Read the calls; the end delimiters may be missing."""
         yield from reader.space()
         if mark == CALLS and (yield from reader.peek()) != "<":
             return (yield from ARRAY.parse(reader, mark))
@@ -46,7 +46,7 @@ class HunyuanCalls:
         return (yield from reader.expect(CALL_END)) or (yield from reader.peek()) == ""
 
     def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:
-        """What says calls, and the marks around all of them."""
+        """Return the grammar of calls between the delimiters of all of them."""
         if self.arrays:
             return ARRAY.grammar(tools, rules, several=several)
         calls = []
@@ -58,7 +58,7 @@ class HunyuanCalls:
         return f"{rules.literal(CALLS)} {listed} {rules.literal(CALLS_END)}"
 
 
-# In their vocabularies these marks are ordinary text of several tokens.
+# In their vocabularies these delimiters are ordinary text of several tokens.
 THINK = Delimiters("<think>", "</think>", "\n</think>\n")
 WRAPPER = ("<answer>", "</answer>")
 FORM = CallFormat(CALLS + CALL, f"\n{FENCE}json\n", f"\n{FENCE}{CALL_END}{CALLS_END}")
@@ -68,7 +68,7 @@ _TURNS = ("<｜hy_User｜>", "<|hy_User|>", "<|extra_4|>")
 
 
 def find(template: str, has_token: HasToken) -> Dialect | None:
-    """The dialect of a template with Hunyuan's turns, or None."""
+    """Return the dialect of a template with Hunyuan's turns, or None."""
     if not any(mark in template for mark in _TURNS):
         return None
     return ARRAYS if f"{CALLS}[" in template else HUNYUAN

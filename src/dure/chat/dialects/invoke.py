@@ -15,7 +15,7 @@ from dure.chat.grammar_rules import Rules, one_of, some_of
 class InvokeCalls:
     """<block>⏎<invoke name="f">⏎<parameter name="p">value</parameter>⏎</invoke>⏎</block>.
 
-    prefix: what stands before the names of the inner marks. typed: each parameter says whether
+    prefix: what stands before the names of the inner delimiters. typed: each parameter says whether
     it is a string (string="true") or JSON.
     """
 
@@ -25,17 +25,17 @@ class InvokeCalls:
 
     @property
     def start_markers(self) -> tuple[str, ...]:
-        """The mark around all calls; the mark of a single one where it cannot be mere text."""
+        """The delimiter of all calls; also that of a single one where it cannot be mere text."""
         return (f"<{self.block}>", self._mark("invoke")) if self.prefix else (f"<{self.block}>",)
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """The block's marks, and the prefix, which is a token by itself."""
+        """The block's delimiters, and the prefix, which is a token by itself."""
         inner = (self.prefix,) if self.prefix else ()
         return (f"<{self.block}>", f"</{self.block}>", *inner)
 
     def parse(self, reader: StreamReader, mark: str) -> Parser[bool]:
-        """Whether calls came; the mark after the last may be missing."""
+        """Read the calls; the end delimiter may be missing."""
         invoke = self._mark("invoke")
         count = yield from reader.listed(mark, invoke, self._invoke)
         if not count:
@@ -75,7 +75,7 @@ class InvokeCalls:
         return (yield from _json_member(reader, members, name, ends, tool))
 
     def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:
-        """What says invocations within the block."""
+        """Return the grammar of invocations within the block."""
 
         def around(name: str, kind: str) -> tuple[str, str]:
             typed = f' string="{str(kind == "string").lower()}"' if self.typed else ""
@@ -95,7 +95,7 @@ class InvokeCalls:
 def _json_member(
     reader: StreamReader, members: Members, name: str, ends: Sequence[str], tool: str
 ) -> Parser[bool]:
-    """Whether a value that is said to be JSON ended."""
+    """Read a value that is declared to be JSON; return whether it ended."""
     parts: list[str] = []
     if (yield from reader.until(ends, parts.append)) is None:
         return False
@@ -108,7 +108,7 @@ def _json_member(
 
 
 def _attribute(reader: StreamReader, name: str) -> Parser[str | None]:
-    """The value of ` name="…"`, or None if that does not come next."""
+    """Read ` name="…"`; return its value, or None if it does not come next."""
     yield from reader.space()
     if not (yield from reader.expect(f'{name}="')):
         return None

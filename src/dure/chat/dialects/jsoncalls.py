@@ -18,9 +18,9 @@ _COMPOSED = {"$ref", "allOf", "anyOf", "oneOf", "patternProperties"}
 
 
 def read_call(reader: StreamReader, *, known: bool = False) -> Parser[bool]:
-    """Whether a call's object came. Its arguments are told as they come if its name came first.
+    """Read one call's object; return whether it was one.
 
-    known: only the name of a tool there is makes it a call.
+    Emits the arguments as they come if the name came first. known: only accept a known tool's name.
     """
     if not (yield from _opens(reader)):
         return False
@@ -47,8 +47,10 @@ def read_call(reader: StreamReader, *, known: bool = False) -> Parser[bool]:
 def read_known_call(
     reader: StreamReader, *, opened: bool = False
 ) -> Parser[tuple[str, str] | None]:
-    """The name and the arguments of a call of a tool there is; None if no object of only those
-    came. Nothing of it is told. opened: its first brace was read."""
+    """Read a call of a known tool without emitting events; return its name and arguments.
+
+    Returns None if the object has other members. opened: its first brace was read already.
+    """
     found: dict[str, str] = {}
     if not (yield from _opens(reader, opened=opened)):
         return None
@@ -81,7 +83,7 @@ def read_known_call(
 
 
 def _opens(reader: StreamReader, *, opened: bool = False) -> Parser[bool]:
-    """Whether an object begins: with two braces where a template shows its form so."""
+    """Skip the first brace (or two, as some templates show the form); return whether it came."""
     if not opened:
         yield from reader.space()
         if not (yield from reader.expect("{")):
@@ -91,13 +93,13 @@ def _opens(reader: StreamReader, *, opened: bool = False) -> Parser[bool]:
 
 
 def _closes(reader: StreamReader) -> Parser[None]:
-    """Nothing; the last brace is read over: if it is missing, or comes twice, that does no harm."""
+    """Skip the last brace; a missing or a doubled one does no harm."""
     while (yield from reader.expect("}")):
         pass
 
 
 def read_calls(reader: StreamReader) -> Parser[bool]:
-    """Whether an array of calls' objects came, or one alone, or several in lines."""
+    """Read an array of calls, one alone, or several in lines; return whether any came."""
     yield from reader.space()
     is_array = yield from reader.expect("[")
     while True:
@@ -115,7 +117,7 @@ def read_calls(reader: StreamReader) -> Parser[bool]:
 
 
 def read_arguments(reader: StreamReader, name: str) -> Parser[bool]:
-    """Whether the JSON object of the arguments of `name` came; told as it does."""
+    """Read the JSON arguments of `name`, emitting them as they come; return whether they came."""
     if not name or (yield from reader.peek()) != "{":
         return False
     call = _Call(reader, name=name)
@@ -123,7 +125,7 @@ def read_arguments(reader: StreamReader, name: str) -> Parser[bool]:
 
 
 def read_fenced(reader: StreamReader, name: str) -> Parser[bool]:
-    """Whether the arguments of `name` came, in a block of code or bare; told as they do."""
+    """Read the arguments of `name`, in a code block or bare; return whether they came."""
     yield from reader.space()
     if (yield from reader.expect(FENCE)):
         yield from reader.expect("json")
@@ -137,7 +139,7 @@ def read_fenced(reader: StreamReader, name: str) -> Parser[bool]:
 
 
 def read_value(reader: StreamReader) -> Parser[Any]:
-    """The JSON value that comes next; None if it is none, or null."""
+    """Read the next JSON value; None if there is none, or it is null."""
     parts: list[str] = []
     if not (yield from reader.json(parts.append)):
         return None
@@ -145,7 +147,7 @@ def read_value(reader: StreamReader) -> Parser[Any]:
 
 
 class _Call:
-    """One object's members as they come."""
+    """Reads the members of one call's object."""
 
     def __init__(self, reader: StreamReader, *, name: str = "", known: bool = False) -> None:
         self._reader = reader
@@ -156,7 +158,7 @@ class _Call:
         self._pending = ""
 
     def read(self, key: str) -> Parser[bool]:
-        """Whether the member `key` has a value of its kind."""
+        """Read the value of the member `key`; return whether it has the right type."""
         if key == "name" and not self._begun:
             value = yield from read_value(self._reader)
             self._name = value if isinstance(value, str) and _is_name(value) else ""
@@ -174,7 +176,7 @@ class _Call:
         return self._held is not None
 
     def complete(self) -> bool:
-        """Whether the object was a call, which then has been told whole."""
+        """Emit what is left of the call; return whether the object was one."""
         if not self._name:
             return False
         if not self._begun:
@@ -183,7 +185,7 @@ class _Call:
         return True
 
     def _stream(self, text: str) -> None:
-        """Nothing; the call is begun once its arguments look like an object's."""
+        """Buffer the arguments and begin the call once they look like an object's."""
         if self._begun:
             self._reader.arguments(text)
             return
@@ -195,7 +197,7 @@ class _Call:
 
 
 def _object(text: str) -> str | None:
-    """The object that JSON `text` is, or holds as a string; {} for null; None for anything else."""
+    """Return the object that JSON `text` is or holds as a string; {} for null; else None."""
     if text == "null":
         return "{}"
     if text.startswith('"'):
@@ -216,7 +218,7 @@ def _is_name(text: str) -> bool:
 
 
 def call_rule(tools: Schemas, rules: Rules, *, key: str = "arguments") -> str:
-    """What says one call's object, its arguments under `key`."""
+    """Return the grammar rule of one call's object, with its arguments under `key`."""
     calls = [
         f"{rules.literal(_head(name, key))} {arguments_rule(name, schema, rules)} {quoted('}')}"
         for name, schema in tools.items()
@@ -225,7 +227,7 @@ def call_rule(tools: Schemas, rules: Rules, *, key: str = "arguments") -> str:
 
 
 def arguments_rule(name: str, schema: Mapping[str, Any], rules: Rules) -> str:
-    """The name of the rule for the arguments of the tool `name`."""
+    """Return the name of the rule for the arguments of the tool `name`."""
     # A schema that names properties means those: small models invent others where they may.
     closed = {} if _COMPOSED & schema.keys() else {"additionalProperties": False}
     typed = {"type": "object", **closed, **schema}
@@ -238,29 +240,29 @@ def _head(name: str, key: str) -> str:
 
 @dataclass(frozen=True)
 class ArrayCalls:
-    """[{"name": …, "arguments": {…}}, …] between two marks; lines of objects will do."""
+    """[{"name": …, "arguments": {…}}, …] between two delimiters; lines of objects will do."""
 
     open: str
     close: str
 
     @property
     def start_markers(self) -> tuple[str, ...]:
-        """The mark before the array."""
+        """The delimiter before the array."""
         return (self.open,)
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Both marks."""
+        """Both delimiters."""
         return (self.open, self.close)
 
     def parse(self, reader: StreamReader, mark: str) -> Parser[bool]:
-        """Whether calls came; the closing mark may be missing at the end of the text."""
+        """Read the calls; the end delimiter may be missing at the end of the text."""
         if not (yield from read_calls(reader)):
             return False
         yield from reader.space()
         return (yield from reader.expect(self.close)) or (yield from reader.peek()) == ""
 
     def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:
-        """What says an array of calls between the marks."""
+        """Return the grammar of an array of calls between the delimiters."""
         calls = some_of(call_rule(tools, rules), '", "', several=several)
         return f"{rules.literal(self.open + '[')} {calls} {rules.literal(']' + self.close)}"

@@ -27,12 +27,12 @@ class JsonText:
         self._is_key = False
 
     def offer(self, character: str) -> str | None:
-        """What `character` adds to the text; None if it is not part of the value."""
+        """Read `character`; return what it adds to the JSON, or None if it is not part of it."""
         text: str | None = getattr(self, f"_in_{self._state}")(character)
         return text
 
     def end(self) -> None:
-        """Nothing; no more text comes, which may end a number."""
+        """End the text, which may complete a number."""
         if not self.done and not (self._state == "word" and not self._stack and self._end_word()):
             self.failed = True
 
@@ -126,7 +126,7 @@ class JsonText:
         return c
 
     def _end_word(self) -> bool:
-        """Whether the word was a number or a literal; the value then ends with it."""
+        """End the value if the word is a number or a literal; return whether it is."""
         if self._word not in _LITERALS and not _NUMBER.fullmatch(self._word):
             return False
         self._end_value()

@@ -1,4 +1,4 @@
-"""Keys and values between marks: the calls of Hunyuan 3 and of GLM."""
+"""Keys and values between delimiters: the calls of Hunyuan 3 and of GLM."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ class KeyCalls:
 
     @property
     def start_markers(self) -> tuple[str, ...]:
-        """The mark around all calls, if there is one, and that of a single call."""
+        """The delimiter of all calls, if there is one, and that of a single call."""
         single = self.mark("tool_call")
         return (self.mark("tool_calls"), single) if self.listed else (single,)
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Every mark."""
+        """Every delimiter."""
         paired = ("tool_call", "arg_key", "arg_value", *(("tool_calls",) if self.listed else ()))
         both = [mark for name in paired for mark in (self.mark(name), self.mark(f"/{name}"))]
         return (*both, self.mark("tool_sep")) if self.listed else tuple(both)
 
     def mark(self, name: str) -> str:
-        """The mark called `name`."""
+        """Return the delimiter called `name`."""
         return f"<{name}{self.suffix}>"
 
     def parse(self, reader: StreamReader, mark: str) -> Parser[bool]:
-        """Whether calls came; the mark after the last may be missing."""
+        """Read the calls; the end delimiter may be missing."""
         single = self.mark("tool_call")
         if not self.listed:
             return (yield from self._call(reader))
@@ -84,7 +84,7 @@ class KeyCalls:
         return True
 
     def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:
-        """What says calls, within the mark around all if there is one."""
+        """Return the grammar of calls, within the delimiters of all if there are any."""
 
         def around(name: str, _kind: str) -> tuple[str, str]:
             key = f"{self.mark('arg_key')}{name}{self.mark('/arg_key')}\n"

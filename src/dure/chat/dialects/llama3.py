@@ -1,4 +1,4 @@
-"""Llama 3: a call is the whole answer, a JSON object with no mark before it but a rare one."""
+"""Llama 3: a call is the whole answer, a JSON object with no delimiter before it but a rare one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class BareCalls:
     marks: tuple[str, ...] = (TAG,)
 
     def parse(self, reader: StreamReader, mark: str) -> Parser[bool]:
-        """Whether calls of tools that there are came."""
+        """Read calls of known tools; return whether they came."""
         while True:
             if not (yield from read_call(reader, known=True)):
                 return False
@@ -30,7 +30,7 @@ class BareCalls:
                 return True
 
     def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:
-        """What says one call: the template takes no more in a turn."""
+        """Return what says one call: the template takes no more in a turn."""
         return call_rule(tools, rules, key="parameters")
 
 
@@ -38,6 +38,6 @@ LLAMA3 = Dialect("Llama 3", calls=BareCalls(), bare_calls=True)
 
 
 def find(template: str, has_token: HasToken) -> Dialect | None:
-    """The dialect of Llama 3's templates, or None."""
+    """Return the dialect of Llama 3's templates, or None."""
     found = "<|start_header_id|>" in template and '"parameters"' in template
     return LLAMA3 if found else None

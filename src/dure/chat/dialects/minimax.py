@@ -16,7 +16,7 @@ M3 = Dialect(
 
 
 def find(template: str, has_token: HasToken) -> Dialect | None:
-    """The dialect of MiniMax's templates, or None."""
+    """Return the dialect of MiniMax's templates, or None."""
     if PREFIX in template:
         return M3
     if "<minimax:tool_call>" in template:

@@ -1,4 +1,4 @@
-"""openPangu: tokens of its own around thoughts and around a JSON array of calls."""
+"""openPangu: tokens of its own around reasoning and around a JSON array of calls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def _form(begin: str, end: str) -> CallFormat:
     return CallFormat(f'{begin}[{{"name": "', '", "arguments": ', f"}}]{end}")
 
 
-# The older vocabulary has no names for its marks.
+# The older vocabulary has no names for its delimiters.
 OLD = Dialect(
     "openPangu",
     Delimiters("[unused16]", "[unused17]", "[unused17]"),
@@ -30,7 +30,7 @@ NEW = Dialect(
 
 
 def find(template: str, has_token: HasToken) -> Dialect | None:
-    """The dialect of openPangu's templates, or None."""
+    """Return the dialect of openPangu's templates, or None."""
     if "[unused9]" not in template and "[unused10]" not in template:
         return None
     return NEW if has_token("<|tool_call_start|>") else OLD

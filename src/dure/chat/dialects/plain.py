@@ -1,6 +1,6 @@
-"""Plain: a template that no family is known by; thoughts if it or the vocabulary knows them.
+"""Plain: a template that no family is known by; reasoning if it or the vocabulary can.
 
-Where it has no place for tools, calls are asked for as Hermes writes them. One that has shows a
+Where it has no place for tools, calls are asked for as Hermes writes them. One that has, shows a
 form of its own, which we cannot read.
 """
 
@@ -15,7 +15,7 @@ PLAIN = Dialect("plain")
 
 
 def find(template: str, has_token: HasToken) -> Dialect | None:
-    """Always a dialect."""
+    """Return the dialect of any other template."""
     thinks = THINK.close in template or has_token(THINK.close)
     think = THINK if thinks else None
     if "tools" in template:

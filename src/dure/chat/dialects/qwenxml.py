@@ -18,7 +18,7 @@ FUNCTION, PARAMETER = "<function=", "<parameter="
 class XmlCalls:
     """<tool_call>⏎<function=f>⏎<parameter=p>⏎value⏎</parameter>⏎</function>⏎</tool_call>.
 
-    The opening mark is sometimes left out. escaped: values are HTML-escaped, without line ends
+    The start delimiter is sometimes left out. escaped: values are HTML-escaped, without line ends
     around them (MiMo-V2).
     """
 
@@ -27,7 +27,7 @@ class XmlCalls:
     escaped: bool = False
 
     def parse(self, reader: StreamReader, mark: str) -> Parser[bool]:
-        """Whether a function and its parameters came; the last mark may be missing at the end."""
+        """Read a function and its parameters; the end delimiter may be missing."""
         if mark == OPEN:
             yield from reader.space()
             if not (yield from reader.expect(FUNCTION)):
@@ -46,7 +46,7 @@ class XmlCalls:
         members.close()
         reader.end_call()
         yield from reader.space()
-        # A mark that is missing after a whole function is no loss.
+        # A missing delimiter after a whole function does no harm.
         yield from reader.expect(CLOSE)
         return True
 
@@ -70,7 +70,7 @@ class XmlCalls:
         return end is not None
 
     def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:
-        """What says functions, each between the marks."""
+        """Return the grammar of functions, each between the delimiters."""
         pad = "" if self.escaped else "\n"
 
         def around(name: str, _kind: str) -> tuple[str, str]:
@@ -85,7 +85,7 @@ class XmlCalls:
 
 
 def find(template: str, has_token: HasToken) -> Dialect | None:
-    """The dialect of a template that shows functions so, or None."""
+    """Return the dialect of a template that shows functions so, or None."""
     if FUNCTION not in template:
         return None
     inline = f"{PARAMETER}' + " in template.replace('"', "'") and "</parameter>\\n" not in template

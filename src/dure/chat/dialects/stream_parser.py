@@ -1,6 +1,6 @@
-"""StreamParser: reads a model's text as it comes and says what is reasoning, content and calls.
+"""StreamParser: splits a model's text, as it comes, into reasoning, content and tool calls.
 
-One for every dialect; what a family writes between the delimiters of a call is its CallSyntax.
+One class serves every dialect; a CallSyntax reads what stands between the delimiters of a call.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ if TYPE_CHECKING:
 
 
 class StreamParser(StreamReader):
-    """One answer's events. `push` its text in any pieces, then `finish`; neither ever raises.
+    """Turns one answer into events. `push` its text in any pieces, then `finish`; neither raises.
 
-    Joined, events of one kind that follow each other are the same however the text was cut.
-    `thinking` says whether the text so far ends within thoughts; `unparsed` counts the calls that
-    were begun and could not be read.
+    Joined, the events do not depend on how the text was cut. `thinking`: the text so far ends
+    within reasoning. `unparsed`: how many calls began but could not be read.
     """
 
     def __init__(
@@ -32,26 +31,26 @@ class StreamParser(StreamReader):
         make_id: Callable[[], str] = new_id,
     ) -> None:
         """tools: the schema of each tool's arguments; without any, no text is taken for a call.
-        opened: the prompt ends within thoughts."""
+        starts_in_reasoning: the prompt ends within reasoning."""
         super().__init__(tools, make_id)
         self.thinking = starts_in_reasoning and dialect.think is not None
         self.unparsed = 0
         self._dialect = dialect
         self._syntax = dialect.calls if self.tools else None
         self._fallback = dialect.fallback_parser if self.tools else None
-        self._fresh = False  # a mark has just ended: space that follows is dropped
-        self._stray = ""  # a mark that comes too late, and is passed over
-        self._line_begins = True  # what was said ends with a line
+        self._fresh = False  # just after a delimiter: drop the space that follows
+        self._stray = ""  # a delimiter that comes too late and is skipped
+        self._line_begins = True  # the content so far ends with a line end
         self._parser: Parser[None] = self._parse()
         self._over = False
 
     def push(self, text: str) -> list[Event]:
-        """What `text` adds."""
+        """Read `text`; return the events it adds."""
         self._buffer += text
         return self._run()
 
     def finish(self) -> list[Event]:
-        """What was held back. Nothing may be pushed afterwards."""
+        """Return the events that were held back. No text may be pushed afterwards."""
         self._ended = True
         return self._run()
 
@@ -61,7 +60,7 @@ class StreamParser(StreamReader):
         events, self._events = self._events, []
         return events
 
-    # --- what the text says -------------------------------------------------------------------
+    # --- the grammar of an answer -----------------------------------------------------------------
 
     def _parse(self) -> Parser[None]:
         yield from self._think()
@@ -82,7 +81,7 @@ class StreamParser(StreamReader):
         if not self.thinking:
             self.thinking = yield from self.skip_to(think.open)
             if not self.thinking:
-                # A model that chose not to think may say so by the closing mark alone.
+                # A model that chose not to reason may write the end delimiter alone.
                 self._fresh = yield from self.skip_to(think.close)
                 return
         self._fresh = True
@@ -94,12 +93,12 @@ class StreamParser(StreamReader):
             return
         self.thinking = False
         self._drop_space()
-        if mark != think.close:  # a call that forgot to end the thoughts
+        if mark != think.close:  # a call that forgot to end the reasoning
             self._stray = think.close
             self.unread(mark)
 
     def _answer(self, ends: Sequence[str]) -> Parser[str | None]:
-        """The mark of `ends` that ended the answer, or None at the end of the text."""
+        """Read content and calls; return the one of `ends` that came, None at the end."""
         start_markers = self._syntax.start_markers if self._syntax else ()
         guesses = self._fallback.start_markers if self._fallback else ()
         while True:
@@ -131,7 +130,7 @@ class StreamParser(StreamReader):
             self._fresh = self._line_begins = True
             return
         self.unparsed += syntax is self._syntax
-        if self.calls == discard_raw:  # no call after all: the space before it was content
+        if self.calls == discard_raw:  # not a call after all: the space before it is content
             self._space = space
         else:
             self._fresh = True
@@ -145,7 +144,7 @@ class StreamParser(StreamReader):
         self._emit("reasoning", text, "\n")
 
     def _emit(self, kind: EventKind, text: str, space: str) -> None:
-        """Nothing; `text` is told, but for space at its end, and at its beginning after a mark."""
+        """Emit `text` without space at its end, and at its beginning after a delimiter."""
         if self._fresh:
             text = text.lstrip(space if self.calls else "\n")
             if not text:
@@ -167,7 +166,7 @@ class StreamParser(StreamReader):
         self._space, self._fresh = "", True
 
     def _release(self, mark: str | None) -> None:
-        """Nothing; at the end of the text the space before it is told after all."""
+        """Emit the space held back, if the text ended there."""
         if mark is None and self._space and not self.thinking:
             if not self.calls:
                 self._events.append(Event("content", self._space))

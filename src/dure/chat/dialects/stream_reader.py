@@ -1,4 +1,4 @@
-"""StreamReader: what a call syntax reads a model's text with, and tells calls by.
+"""StreamReader: how a call syntax reads a model's text and emits calls.
 
 Parsers are generators: they yield where they need more text, and read as if they had it all.
 """
@@ -21,14 +21,14 @@ MAX_NAME = 256
 
 
 def new_id() -> str:
-    """An id for a call, as OpenAI's look."""
+    """Return a new call id in OpenAI's form."""
     return f"call_{secrets.token_hex(12)}"
 
 
 class StreamReader:
-    """Text that comes in pieces, and the calls that were found in it so far.
+    """Reads text that comes in pieces, and emits the calls found in it.
 
-    `tools` are the schemas of each tool's arguments, by name; `calls` counts the calls told.
+    tools: the schema of each tool's arguments, by name. calls: how many calls began so far.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class StreamReader:
         self._buffer = ""
         self._ended = False
         self._events: list[Event] = []
-        self._space = ""  # at the end of what was said: dropped if a mark follows
-        self._raw: list[str] | None = None  # of a call, what no event has told yet
+        self._space = ""  # at the end of the content: dropped if a delimiter follows
+        self._raw: list[str] | None = None  # the text of a call that no event holds yet
         self._open_call = False
 
-    # --- what a syntax tells ------------------------------------------------------------------
+    # --- emitting calls ------------------------------------------------------------------
 
     def begin_call(self, name: str) -> None:
-        """Nothing; a call of `name` begins."""
+        """Begin a call of `name`."""
         self.end_call()
         self._events.append(Event("call", index=self.calls, id=self._make_id(), name=name))
         self.calls += 1
@@ -56,27 +56,27 @@ class StreamReader:
         self._raw = []
 
     def arguments(self, text: str) -> None:
-        """Nothing; `text` is added to the arguments of the call that is open."""
+        """Add `text` to the arguments of the open call."""
         self._raw = []
         if text:
             self._events.append(Event("arguments", text, index=self.calls - 1))
 
     def end_call(self) -> None:
-        """Nothing; the call that is open, if one is, ends."""
+        """End the open call, if there is one."""
         if self._open_call:
             self._events.append(Event("call_end", index=self.calls - 1))
             self._open_call = False
 
     def discard_raw(self) -> None:
-        """Nothing; the text read so far needs no telling: it was syntax."""
+        """Discard the raw text read so far: it was syntax, never content."""
         self._raw = []
 
     # --- reading ------------------------------------------------------------------------------
 
     def until(self, marks: Sequence[str], sink: Sink) -> Parser[str | None]:
-        """The first of `marks`, which is read over; None at the end. What is before goes to `sink`.
+        """Read up to the first of `marks`, which is skipped; return it, or None at the end.
 
-        What may yet become a mark is held back.
+        The text before it goes to `sink`. What may yet become a mark is held back.
         """
         while True:
             found = [(at, mark) for mark in marks if (at := self._buffer.find(mark)) >= 0]
@@ -96,8 +96,11 @@ class StreamReader:
     def listed(
         self, mark: str, begin: str, read: Callable[[StreamReader], Parser[bool]]
     ) -> Parser[int | None]:
-        """How many calls that `begin` so were read one after the other, the first's beginning being
-        `mark` if that was seen already; None if one of them could not be read."""
+        """Read calls that start with `begin`, one after the other; return how many.
+
+        mark: the delimiter read before; equal to `begin`, the first call has started. Returns
+        None if a call could not be read.
+        """
         count = 0
         while True:
             yield from self.space()
@@ -109,7 +112,7 @@ class StreamReader:
             count += 1
 
     def expect(self, text: str) -> Parser[bool]:
-        """Whether `text` comes next; it is read over if it does."""
+        """Skip `text` if it comes next; return whether it did."""
         while len(self._buffer) < len(text) and text.startswith(self._buffer) and not self._ended:
             yield
         if not self._buffer.startswith(text):
@@ -118,7 +121,7 @@ class StreamReader:
         return True
 
     def space(self) -> Parser[None]:
-        """Nothing; spaces and line ends are read over."""
+        """Skip spaces and line ends."""
         while True:
             rest = self._buffer.lstrip()
             self._take(len(self._buffer) - len(rest))
@@ -127,13 +130,13 @@ class StreamReader:
             yield
 
     def peek(self) -> Parser[str]:
-        """The next character, not read over; empty at the end."""
+        """Return the next character without reading it; empty at the end."""
         while not self._buffer and not self._ended:
             yield
         return self._buffer[:1]
 
     def skip_to(self, mark: str) -> Parser[bool]:
-        """Whether `mark` comes next, after space; both are read over if it does, else neither."""
+        """Skip space and `mark` if they come next, else neither; return whether they did."""
         while not self._ended:
             rest = self._buffer.lstrip()
             if len(rest) >= len(mark) or not mark.startswith(rest):
@@ -146,7 +149,7 @@ class StreamReader:
         return True
 
     def word(self, ends: str) -> Parser[str]:
-        """What comes before any of the characters `ends`; empty if it is longer than a name is."""
+        """Read up to any of the characters `ends`; empty if that is longer than a name may be."""
         while True:
             at = min((i for end in ends if (i := self._buffer.find(end)) >= 0), default=-1)
             if at > MAX_NAME or (at < 0 and (self._ended or len(self._buffer) > MAX_NAME)):
@@ -157,7 +160,7 @@ class StreamReader:
             yield
 
     def json(self, sink: Sink) -> Parser[bool]:
-        """Whether a whole JSON value came; its text goes to `sink` as it does."""
+        """Read one JSON value, its text into `sink`; return whether it was whole."""
         value = JsonText()
         while True:
             text, count = [], 0
@@ -186,12 +189,12 @@ class StreamReader:
         return taken
 
     def unread(self, text: str) -> None:
-        """Nothing; `text`, just read, is to be read again."""
+        """Put back `text`, which was just read."""
         self._buffer = text + self._buffer
 
 
 def _begun(text: str, marks: Sequence[str]) -> int:
-    """How many characters at the end of `text` may be the beginning of one of `marks`."""
+    """Count the characters at the end of `text` that may begin one of `marks`."""
     longest = 0
     for mark in marks:
         for size in range(min(len(mark) - 1, len(text)), longest, -1):

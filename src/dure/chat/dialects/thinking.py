@@ -1,4 +1,4 @@
-"""Thinking, as each family's chat template is told of it: which variables, with which values."""
+"""Maps thinking options to the variables of each family's chat template."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COMMON = {"minimal": "low", "low": "low", "medium": "medium"}
 
 
 def template_variables(template: str, *, on: bool | None, effort: str | None) -> dict[str, Any]:
-    """The variables that turn thinking `on`, off or leave it (None), as hard as `effort` says."""
+    """Return the variables that turn thinking `on`, off or leave it (None), with an `effort`."""
     variables: dict[str, Any] = {}
     if on is not None:
         if "enable_thinking" in template:
@@ -32,13 +32,13 @@ def template_variables(template: str, *, on: bool | None, effort: str | None) ->
 
 
 def has_switch(template: str) -> bool:
-    """Whether some variable of the template turns thinking on and off."""
+    """Return whether some variable of the template turns thinking on and off."""
     both = [template_variables(template, on=on, effort=None) for on in (True, False)]
     return both[0] != both[1]
 
 
 def _effort(template: str, *, on: bool | None, effort: str | None) -> str | None:
-    """The effort by the template's own word; None to leave it out."""
+    """Return the effort in the template's own word; None to leave it out."""
     if "'no_think'" in template:  # Hunyuan 3: it refuses any word but its three
         if on is False:
             return "no_think"

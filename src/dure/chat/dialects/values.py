@@ -1,4 +1,4 @@
-"""Values that a model writes as bare text, made JSON by the tool's schema."""
+"""Converts values that a model writes as bare text to JSON, by the tool's schema."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ORDER = ("boolean", "integer", "number", "object", "array", "null")
 
 
 def types_of(schema: Any, *, depth: int = 8) -> frozenset[str]:
-    """The JSON types that a value of `schema` may have; {"string"} where it does not say.
+    """Return the JSON types that a value of `schema` may have; {"string"} where it does not say.
 
     Choices within choices are followed to `depth`.
     """
@@ -41,7 +41,7 @@ def types_of(schema: Any, *, depth: int = 8) -> frozenset[str]:
 
 
 def as_json(text: str, schema: Any) -> str:
-    """The JSON text of a value written as `text`: of the first type of `schema` that it can be."""
+    """Return the JSON of a value written as `text`: of the first type of `schema` that fits."""
     types = types_of(schema)
     bare = text.strip()
     for kind in _ORDER:
@@ -51,7 +51,7 @@ def as_json(text: str, schema: Any) -> str:
 
 
 def property_schema(schema: Schema, name: str) -> Any:
-    """The schema of the property `name` of an object's, or None."""
+    """Return the schema of the property `name` of an object's, or None."""
     properties = schema.get("properties")
     return properties.get(name) if isinstance(properties, Mapping) else None
 
@@ -59,7 +59,7 @@ def property_schema(schema: Schema, name: str) -> Any:
 def members_rule(
     schema: Schema, rules: Rules, around: Callable[[str, str], tuple[str, str]]
 ) -> str:
-    """What says the properties of `schema` in their order, those not required or not.
+    """Return what says the properties of `schema` in their order, those not required or not.
 
     around: what is written before and after the value of a property, by its name and by
     whether it is "string" or "json".
@@ -88,7 +88,7 @@ def _value_rule(schema: Any, kind: str, after: str, rules: Rules, shared: Mappin
 
 
 class Members:
-    """Tells the members of a call's arguments, one after the other, as one JSON object."""
+    """Emits the members of a call's arguments, one by one, as a JSON object."""
 
     def __init__(self, reader: StreamReader, schema: Schema) -> None:
         self._reader = reader
@@ -96,13 +96,13 @@ class Members:
         self._count = 0
 
     def add(self, name: str, text: str, *, schema: Any = None) -> None:
-        """Nothing; one more member, whose value stands in `text`."""
+        """Add a member whose value is written as bare `text`."""
         schema = property_schema(self._schema, name) if schema is None else schema
         self._key(name)
         self._reader.arguments(as_json(text, schema))
 
     def add_json(self, name: str, text: str) -> None:
-        """Nothing; one more member, whose value is the JSON `text`, or else a string."""
+        """Add a member whose value is the JSON `text`, or a string if it is not JSON."""
         self._key(name)
         made = as_value(text)
         self._reader.arguments(json.dumps(text, ensure_ascii=False) if made is None else made)
@@ -110,7 +110,7 @@ class Members:
     def read(
         self, name: str, ends: Sequence[str], *, padded: bool = False, string: bool = False
     ) -> Parser[str | None]:
-        """The mark of `ends` that ended the member's value; None at the end of the text.
+        """Return the mark of `ends` that ended the member's value; None at the end of the text.
 
         padded: a line end on either side of the value is not of it. A string is told as it comes,
         any other value when it is whole.
@@ -126,7 +126,7 @@ class Members:
         return end
 
     def close(self) -> None:
-        """Nothing; the object is complete."""
+        """Complete the object."""
         self._reader.arguments("}" if self._count else "{}")
 
     def _key(self, name: str) -> None:
