@@ -93,7 +93,7 @@ def test_before_the_request_is_whole_nothing_is_begun(serve, model, sent) -> Non
 @pytest.mark.parametrize("path", APIS)
 def test_while_the_request_is_prepared_nothing_is_begun(serve, model, monkeypatch, path) -> None:
     entered, go_on = threading.Event(), threading.Event()
-    real = LLM.prepared
+    real = LLM.prepare
 
     def slow(*arguments, **options):
         entered.set()
@@ -101,7 +101,7 @@ def test_while_the_request_is_prepared_nothing_is_begun(serve, model, monkeypatc
         return real(*arguments, **options)
 
     server = serve(model)
-    monkeypatch.setattr(LLM, "question", slow)
+    monkeypatch.setattr(LLM, "prepare", slow)
     connection = server.send(path, APIS[path]("hi", stream=True))
     assert entered.wait(60)
     connection.close()
