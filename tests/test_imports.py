@@ -20,7 +20,7 @@ LINE = (
     {"models"},
     {"engine", "convert"},
     {"chat", "loading", "benchmark"},
-    {"driver"},
+    {"driver", "arguments"},
     {"llm"},
     {"server"},
     {"cli"},

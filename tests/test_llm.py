@@ -183,7 +183,7 @@ def test_a_prompt_of_no_or_unknown_tokens_is_refused(make_llm: MakeLLM, prompt: 
 
 
 def test_a_bare_list_of_numbers_is_not_taken_for_prompts(make_llm: MakeLLM) -> None:
-    with pytest.raises(InvalidRequestError, match="single number"):
+    with pytest.raises(InvalidRequestError, match=r"not 1 \(int\)"):
         make_llm().generate([1, 2, 3])  # type: ignore[list-item]
 
 

@@ -49,7 +49,7 @@ class DirectRunner:
         sequences: Sequence[int],
         logit_rows: Sequence[int],
     ) -> NDArray[np.float32]:
-        """Logits (len(logit_rows), vocab_size) of these rows, which are also put in the cache."""
+        """Put these rows in the cache; return the logits (len(logit_rows), vocab_size)."""
         batch = Batch(
             tokens=np.asarray(tokens, np.int32),
             positions=np.asarray(positions, np.int32),
@@ -61,7 +61,7 @@ class DirectRunner:
         return self.runner.execute(batch)
 
     def fill(self, tokens: Sequence[int], sequence: int = 0) -> None:
-        """Nothing; `tokens` are put in the cache from position 0 on, and their logits dropped."""
+        """Put `tokens` in the cache from position 0 on, and drop their logits."""
         for start in range(0, len(tokens), CHUNK):
             part = tokens[start : start + CHUNK]
             positions = range(start, start + len(part))
@@ -69,7 +69,7 @@ class DirectRunner:
             self.forward(part, positions, [sequence] * len(part), [len(part) - 1])
 
     def logits(self, tokens: Sequence[int]) -> Iterator[NDArray[np.float32]]:
-        """Logits (≤ 128, vocab_size) at a time, of every one of `tokens` from position 0 on."""
+        """Yield logits (≤ 128, vocab_size) of every one of `tokens` from position 0 on."""
         for start in range(0, len(tokens), LOGIT_ROWS):
             part = tokens[start : start + LOGIT_ROWS]
             positions = range(start, start + len(part))
@@ -87,7 +87,7 @@ def speed(
     cache_dtype: CacheDtype = "f16",
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float | None]:
-    """Tokens per second as {"prefill_tps", "decode_tps"}: the median of `repeat` after a warm-up.
+    """Measure tokens per second: {"prefill_tps", "decode_tps"}, medians of `repeat` rounds.
 
     Prefill: `prompt` random tokens in one empty sequence. Decode: `decode` steps of one token in
     each of `batch` sequences that hold `depth` tokens, counted over all of them. None if 0 tokens.
@@ -127,7 +127,9 @@ def perplexity(
     cache_dtype: CacheDtype = "f16",
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
-    """{"tokens", "scored", "perplexity"}: exp of the mean negative log-likelihood.
+    """Measure the perplexity of `tokens`, exp of the mean negative log-likelihood.
+
+    Returns {"tokens", "scored", "perplexity"}.
 
     Scored is the second half of each full window, each window starting from an empty cache.
     Raises InvalidRequestError if there is no full window.

@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from dure.batch import PassInterruptedError
 from dure.chat.output import Chunk, Completion, OutputProcessor
+from dure.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from dure.chat.prompt import PreparedRequest
@@ -22,11 +25,38 @@ if TYPE_CHECKING:
     from dure.text.tokenizer import Tokenizer
 
 
+_home: list[int] = []
+"""The process whose threads compute, once a model was loaded: OpenMP's belong to one for good."""
+
+
+def check_process() -> None:
+    """Raise InvalidRequestError in a process that was forked from one that loaded a model.
+
+    fork() copies memory and no threads but one: the kernels would wait for theirs for ever.
+    """
+    if _home and _home[0] != os.getpid():
+        raise InvalidRequestError(
+            f"This process was forked from {_home[0]}, which had loaded a model, and fork() does "
+            "not carry a model's threads over.",
+            hint='load models in the child alone, or multiprocessing.get_context("spawn")',
+        )
+
+
 class Driver:
     """One engine behind one lock. Threads may share it: whoever holds the lock steps for all."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        *,
+        on_complete: Callable[[PreparedRequest, Completion], None] | None = None,
+    ) -> None:
+        """on_complete: is told of every whole answer to a request."""
+        check_process()
+        _home[:] = [os.getpid()]
         self.engine = engine
+        self._on_complete = on_complete
         self.lock = threading.RLock()
         self._tokenizer = tokenizer
         self._answers: dict[str, OutputProcessor] = {}
@@ -42,8 +72,9 @@ class Driver:
             deferred=prepared.reading.starts_in_reasoning,
             may_draft=prepared.reading.budget is None,  # a budget is kept token by token
         )
+        told = None if self._on_complete is None else partial(self._on_complete, prepared)
         answers = [
-            OutputProcessor(self.engine, self._tokenizer, request, prepared.reading)
+            OutputProcessor(self.engine, self._tokenizer, request, prepared.reading, told)
             for request in first.choices or (first,)
         ]
         self._answers.update((answer.request.id, answer) for answer in answers)

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from dure import machine
+from dure import arguments, machine
 from dure.benchmark import DirectRunner
 from dure.chat.dialects import Dialect
 from dure.chat.output import Chunk, Completion
 from dure.chat.prompt import PreparedRequest, RequestBuilder
 from dure.chat.request import ChatRequest, Format, Thinking
 from dure.chat.template import default_template
-from dure.driver import Driver
+from dure.driver import Driver, check_process
 from dure.engine.engine import Engine
 from dure.engine.model_runner import ModelRunner
 from dure.engine.params import SamplingParams
+from dure.engine.request import check_prompt
 from dure.errors import InvalidRequestError, NotEnoughMemoryError
 from dure.loading.load import load
 from dure.loading.memory import gigabytes
@@ -49,6 +50,7 @@ class LLM:
         cache_dtype: Literal["f16", "q8"] = "f16",
         max_sequences: int = 64,
         conversations: int = 1,
+        fallback_sampling: Mapping[str, float] | None = None,
         download_progress: Callable[[hub.Progress], None] | None = None,
         load_progress: Progress | None = None,
     ) -> None:
@@ -57,11 +59,17 @@ class LLM:
         threads: None for this process's physical cores. context: tokens of a prompt and its answer;
         None for the model's own, up to 32,768 and to what fits in memory. exact: float32 arithmetic
         from dequantised weights, for checking. quantize: weights that the files have in floats (FP8
-        is one) become blocks of about so many bits. cache_bytes: size of the key-value cache that
-        all sequences share, else one of 32,768 tokens, or of 4,096 for each of `conversations` if
-        half of the free memory holds as many; cache_dtype "q8" keeps it in 8 bits, in about half
-        the memory. Raises the errors of dure.errors.
+        is one) become blocks of about so many bits. cache_bytes: size of the KV cache that all
+        sequences share, else one of 32,768 tokens, or of 4,096 for each of `conversations` if half
+        of the free memory holds as many; cache_dtype "q8" keeps it in 8 bits, in about half the
+        memory. max_sequences: requests computed at once. fallback_sampling: fields of
+        SamplingParams for a model whose makers recommend none of them.
+
+        Raises ModelNotFoundError, DownloadError, ModelFileError, UnsupportedModelError,
+        TokenizerError, NotEnoughMemoryError, and InvalidRequestError for a wrong argument.
         """
+        self._check_options(locals())
+        check_process()
         loaded = load(
             model,
             threads=threads,
@@ -85,7 +93,9 @@ class LLM:
         self.model = loaded.model
         self.tokenizer = loaded.tokenizer
         self.template_source = checkpoint.chat_template or default_template(self.tokenizer)
-        self.sampling_defaults: dict[str, Any] = dict(loaded.sampling)
+        fallback = fallback_sampling or {}
+        recommended = {**({} if fallback.keys() & loaded.sampling.keys() else fallback)}
+        recommended |= loaded.sampling
         self.request_builder = RequestBuilder(
             self.tokenizer,
             template=self.template_source,
@@ -93,7 +103,7 @@ class LLM:
             context=loaded.context,
             longest=loaded.model.context_length,
             vocab_size=loaded.model.vocab_size,
-            sampling_defaults=self.sampling_defaults,
+            sampling_defaults=recommended,
         )
         engine = Engine(
             ModelRunner(
@@ -107,7 +117,30 @@ class LLM:
             eos_ids=self.tokenizer.eos_ids,
             threads=loaded.threads,
         )
-        self.driver = Driver(engine, self.tokenizer)
+        self.driver = Driver(engine, self.tokenizer, on_complete=self.request_builder.remember)
+
+    @staticmethod
+    def _check_options(options: Mapping[str, Any]) -> None:
+        """Raise InvalidRequestError for an argument of the constructor that is of a wrong type."""
+        model = options["model"]
+        if model is not None and not isinstance(model, (str, os.PathLike)):
+            raise InvalidRequestError(
+                f"A model is a name or a path, not {model!r:.60}.", hint='LLM("smollm2:135m")'
+            )
+        for name, low in (("threads", 1), ("context", 1), ("cache_bytes", 1)):
+            arguments.check_integer(name, options[name], low=low)
+        for name in ("max_sequences", "conversations"):
+            arguments.check_integer(name, options[name], low=1, optional=False)
+        arguments.check_flag("exact", options["exact"])
+        arguments.check_choice("quantize", options["quantize"], ("q8", "q6", "q4"), optional=True)
+        arguments.check_choice("cache_dtype", options["cache_dtype"], ("f16", "q8"), optional=False)
+        for name in ("download_progress", "load_progress"):
+            arguments.check_callable(name, options[name])
+
+    @property
+    def sampling_defaults(self) -> Mapping[str, Any]:
+        """What holds for fields of SamplingParams that a request leaves None; read-only."""
+        return self.request_builder.sampling_defaults
 
     @property
     def engine(self) -> Engine:
@@ -119,15 +152,17 @@ class LLM:
         prompts: str | Sequence[str | Sequence[int]],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[Completion]:
-        """One Completion a prompt, in order. Prompts are text, or token ids, and are batched.
+        """Complete prompts, which are text or lists of token ids; no chat template is applied.
 
-        No chat template is applied. Raises ContextLengthError or InvalidRequestError before any
-        prompt is begun.
+        Returns one Completion a prompt, in order; all are computed in shared batches. params: one
+        for all, or one for each. Raises ContextLengthError or InvalidRequestError before any prompt
+        is begun.
         """
-        listed = [prompts] if isinstance(prompts, str) else list(prompts)
+        listed = arguments.check_prompts(prompts)
         if params is None or isinstance(params, SamplingParams):
-            chosen = [params] * len(listed)
+            chosen: list[SamplingParams | None] = [params] * len(listed)
         else:
+            arguments.check_params(None if isinstance(params, Sequence) else params)
             chosen = list(params)
         if len(chosen) != len(listed):
             raise InvalidRequestError(
@@ -146,12 +181,14 @@ class LLM:
         think: bool | int | None = None,
         format: Format | None = None,  # noqa: A002 - the word that requests use
     ) -> Completion:
-        """The reply to `messages`, a list of {"role": …, "content": …}, or to a ChatRequest.
+        """Reply to `messages`, a list of {"role": …, "content": …}, or to a ChatRequest.
 
         think: True or False turns a thinking model's thinking on or off, a number caps its tokens.
         format: what the reply must be, such as Format("json_schema", {…}).
         Calling again with the reply and a new message appended computes only what is new.
+        Raises ContextLengthError, TemplateError or InvalidRequestError.
         """
+        arguments.check_messages(messages)
         prepared = self._asked(messages, params, tools=tools, think=think, format=format)
         return self.driver.answer([prepared])[0]
 
@@ -165,20 +202,29 @@ class LLM:
         format: Format | None = None,  # noqa: A002
         on_prefill: Callable[[int, int], None] | None = None,
     ) -> Generator[Chunk, None, None]:
-        """A Chunk a token, the last with the whole Completion. `prompt` as for generate or chat.
+        """Yield a Chunk a token, the last with the whole Completion; `prompt` is text, token ids,
+        messages or a ChatRequest.
 
         on_prefill is called with (tokens done, tokens in all) while the prompt is computed. Errors
         are raised here, not at the first chunk. Closing the iterator aborts the request.
         """
+        arguments.check_callable("on_prefill", on_prefill)
         prepared = self._asked(prompt, params, tools=tools, think=think, format=format)
         if prepared.params.n != 1:
             raise InvalidRequestError("A stream has one answer; n is more than 1.")
         return self.driver.stream(prepared, on_prefill)
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Raw logits (tokens, vocab_size) after each of `token_ids`, from an empty cache."""
-        ids = self.request_builder.checked_ids(token_ids)
+        """Score `token_ids` from an empty cache: raw logits float32 (tokens, vocab_size).
+
+        Raises InvalidRequestError for what are no ids, NotEnoughMemoryError for too many.
+        """
+        check_process()
+        if isinstance(token_ids, str):
+            raise InvalidRequestError("logits takes token ids.", hint="llm.tokenizer.encode(text)")
+        arguments.check_prompt(token_ids)
         vocab_size = self.model.vocab_size
+        ids = check_prompt(token_ids, vocab_size)
         needed, available = len(ids) * vocab_size * 4, machine.memory_available()
         if needed > available:
             raise NotEnoughMemoryError(
@@ -206,14 +252,17 @@ class LLM:
         tools: Sequence[Mapping[str, Any]] | None = None,
         think: bool | int | None = None,
     ) -> str:
-        """The text that the model's template makes of `messages`, up to where the reply begins."""
+        """Render `messages` with the model's template, up to where the reply begins."""
+        arguments.check_messages(messages)
+        arguments.check_tools(tools)
         self.check_think(think)
         return self.request_builder.render(
             ChatRequest(messages, tools or (), thinking=_thinking(think))
         )
 
     def check_think(self, think: bool | int | None) -> None:
-        """Nothing, or an error: a wish about thinking is never silently dropped."""
+        """Raise TemplateError if the model cannot do what `think` asks: it is never dropped."""
+        arguments.check_think(think)
         self.request_builder.check_thinking(_thinking(think))
 
     def prepare(
@@ -225,11 +274,13 @@ class LLM:
         cache_salt: str = "",
         priority: int = 0,
     ) -> PreparedRequest:
-        """`prompt`, rendered, tokenised and checked: what an answer needs before it can begin.
+        """Render, tokenise and check `prompt`: the slow part of asking, before an answer begins.
 
-        The slow part of asking. Safe from any thread, without the lock. Raises the errors of
-        dure.errors that are the asker's.
+        cache_salt: only requests of one salt share cached prefixes. priority: the lowest goes
+        first. Safe from any thread, without the driver's lock. Raises ContextLengthError,
+        TemplateError or InvalidRequestError.
         """
+        check_process()
         return self.request_builder.make(
             prompt, params, format=format, cache_salt=cache_salt, priority=priority
         )
@@ -243,15 +294,16 @@ class LLM:
         think: bool | int | None = None,
         format: Format | None = None,  # noqa: A002
     ) -> PreparedRequest:
-        """The question that a prompt of generate, chat or stream is."""
-        if isinstance(prompt, int):
-            raise InvalidRequestError(
-                "A prompt is text or a list of token ids, not a single number.",
-                hint="give a list of prompts: [[1, 2, 3]]",
-            )
+        """Prepare what generate, chat or stream were asked."""
+        arguments.check_params(params)
+        arguments.check_format(format)
+        arguments.check_tools(tools)
+        arguments.check_think(think)
         if isinstance(prompt, ChatRequest):
             return self.prepare(prompt, params, format=format)
+        arguments.check_prompt(prompt)
         if not isinstance(prompt, str) and len(prompt) and isinstance(prompt[0], Mapping):
+            arguments.check_messages(prompt)
             self.check_think(think)
             messages = cast(Sequence[Message], prompt)
             request = ChatRequest(messages, tools or (), thinking=_thinking(think))
@@ -265,7 +317,7 @@ class LLM:
 
 
 def _thinking(think: bool | int | None) -> Thinking:
-    """What `think` says: on, off, a number of tokens at most, or None for the model's own way."""
+    """Translate `think`: on, off, a number of tokens at most, or None for the model's own way."""
     if think is None:
         return Thinking()
     if isinstance(think, bool):

@@ -295,7 +295,7 @@ def test_a_request_that_never_fits_the_cache_is_refused_with_the_numbers() -> No
         ([], "no tokens"),
         ([1, VOCAB_SIZE], "Token id 64.*0 to 63"),
         ([-1, 5], "Token id -1"),
-        ([10**40], "whole token ids"),
+        ([10**40], "outside the vocabulary"),
         ([1.5], "whole token ids"),
         (["1"], "whole token ids"),
         ([True], "whole token ids"),

@@ -74,7 +74,6 @@ class OutputParserOptions:
     budget: int | None = None  # reasoning tokens at most
     reasoning_end_ids: tuple[int, ...] = ()  # tokens forced at the end of that budget
     single_call: bool = False  # the answer ends with its first call
-    remember: Callable[[Completion], None] | None = None  # called with the finished answer
 
 
 class OutputProcessor:
@@ -86,6 +85,7 @@ class OutputProcessor:
         tokenizer: Tokenizer,
         request: Request,
         reading: OutputParserOptions | None = None,
+        on_complete: Callable[[Completion], None] | None = None,
     ) -> None:
         reading = reading or OutputParserOptions()
         self.request = request
@@ -93,6 +93,7 @@ class OutputProcessor:
         self.completion: Completion | None = None
         self.error: Exception | None = None
         self._engine = engine
+        self._on_complete = on_complete
         self._params = request.params
         self._budget = reading.budget
         self._reasoning_end_ids = reading.reasoning_end_ids
@@ -176,8 +177,8 @@ class OutputProcessor:
         self._events += events
         if reason is not None:
             self.completion = self._complete(reason)
-            if self._reading.remember is not None:
-                self._reading.remember(self.completion)
+            if self._on_complete is not None:
+                self._on_complete(self.completion)
         self.chunks.append(Chunk(text, token_id, self.completion, tuple(events), logprobs, prompt))
 
     def end_thinking(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from dure.chat.dialects import PLAIN, Dialect, dialect_of
@@ -18,7 +19,8 @@ from dure.chat.template_probe import Needs, needs_of
 from dure.chat.tool_prompt import with_tools
 from dure.engine.grammar import Grammar
 from dure.engine.params import SamplingParams
-from dure.errors import ContextLengthError, InvalidRequestError, TemplateError
+from dure.engine.request import check_prompt
+from dure.errors import ContextLengthError, TemplateError
 from dure.text.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int] | ChatRequest
@@ -32,7 +34,7 @@ class PreparedRequest:
     Only requests of one `cache_salt` share cached prefixes.
     """
 
-    token_ids: list[int]
+    token_ids: tuple[int, ...]
     params: SamplingParams
     reading: OutputParserOptions = field(default_factory=OutputParserOptions)
     grammar: Grammar | None = None
@@ -62,7 +64,7 @@ class RequestBuilder:
         self.context = context
         self._longest = longest
         self._vocab_size = vocab_size
-        self._sampling_defaults = sampling_defaults
+        self._sampling_defaults = MappingProxyType(dict(sampling_defaults))
         self._template: ChatTemplate | None = None
         self._needs: Needs | None = None
         self._reasoning_cache = ReasoningCache()
@@ -70,6 +72,11 @@ class RequestBuilder:
         if template is not None:
             self.dialect = dialect_of(template, lambda text: tokenizer.token_id(text) is not None)
         self.grammars = GrammarBuilder(tokenizer, self.dialect, vocab_size)
+
+    @property
+    def sampling_defaults(self) -> Mapping[str, Any]:
+        """What the model's makers recommend, for fields that a request leaves open; read-only."""
+        return self._sampling_defaults
 
     @property
     def has_think_switch(self) -> bool:
@@ -109,15 +116,15 @@ class RequestBuilder:
                 prompt = replace(prompt, format=prompt.format or format)
             text, reading = self._chat(prompt, cache_salt)
             # The template wrote BOS itself where the model wants it.
-            ids = self.tokenizer.encode(text, add_special=False)
+            raw: Sequence[int] = self.tokenizer.encode(text, add_special=False)
             grammar = self.grammars.of_chat(prompt, text, reading)
             if prompt.tool_choice.mode == "none":
                 params = self.grammars.without_calls(params)
         else:
             reading = OutputParserOptions()
-            ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+            raw = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
             grammar = self.grammars.of_format(format)
-        ids = self.checked_ids(ids)
+        ids = check_prompt(raw, self._vocab_size)
         resolved = self._with_room(len(ids), params)
         reading = self._with_budget(reading, resolved, leave_room=grammar is not None)
         return PreparedRequest(ids, resolved, reading, grammar, cache_salt, priority)
@@ -189,9 +196,6 @@ class RequestBuilder:
         # Whatever the template did: reasoning that begins all the same ends at once.
         budget = 0 if thinking.is_off else thinking.budget
 
-        def remember(completion: Completion) -> None:
-            self._reasoning_cache.remember(cache_salt, completion)
-
         # A fallback parser enforces no schema, and requested JSON is not a call.
         certain = request.format is not None or any(is_strict(tool) for tool in request.tools)
         return text, OutputParserOptions(
@@ -200,7 +204,6 @@ class RequestBuilder:
             starts_in_reasoning,
             budget,
             single_call=not request.parallel_tool_calls,
-            remember=remember if tools else None,
         )
 
     def _with_budget(
@@ -241,16 +244,10 @@ class RequestBuilder:
             hint=f"shorten it, or {more}" if self._longest > self.context else "shorten it",
         )
 
-    def checked_ids(self, token_ids: Sequence[int]) -> list[int]:
-        """Return the ids as a list; raise InvalidRequestError if empty or out of range."""
-        ids = [int(token) for token in token_ids]
-        if not ids:
-            raise InvalidRequestError("The prompt is empty: it has no tokens at all.")
-        highest = self._vocab_size - 1
-        for token in (min(ids), max(ids)):
-            if not 0 <= token <= highest:
-                raise InvalidRequestError(f"Token id {token} is outside 0 to {highest}.")
-        return ids
+    def remember(self, request: PreparedRequest, completion: Completion) -> None:
+        """Keep the reasoning before the answer's calls, for clients that send it back without."""
+        if request.reading.tools:
+            self._reasoning_cache.remember(request.cache_salt, completion)
 
 
 def _with_said(request: ChatRequest) -> ChatRequest:

@@ -189,10 +189,7 @@ def load(model: str | None, **options: Any) -> LLM:
     from dure.llm import LLM
 
     with console.loading() as progress:
-        llm = LLM(model, **progress, **options)
-    if not FALLBACK_SAMPLING.keys() & llm.sampling_defaults.keys():
-        llm.sampling_defaults.update(FALLBACK_SAMPLING)
-    return llm
+        return LLM(model, fallback_sampling=FALLBACK_SAMPLING, **progress, **options)
 
 
 def describe(llm: LLM) -> str:

@@ -20,19 +20,19 @@ MAX_CANDIDATES = 32
 
 
 def root_digest(cache_salt: str, model_id: str) -> bytes:
-    """32 bytes that all blocks of one tenant and one model descend from."""
+    """Return the 32 bytes that all blocks of one tenant and one model descend from."""
     salt, model = (text.encode("utf-8", "surrogatepass") for text in (cache_salt, model_id))
     # The length first: salt "a" of model "bc" must not be salt "ab" of model "c".
     return hashlib.blake2b(len(salt).to_bytes(8, "little") + salt + model, digest_size=32).digest()
 
 
 def block_digest(parent: bytes, tokens: Sequence[int]) -> bytes:
-    """32 bytes that name these tokens after everything that `parent` names."""
+    """Return 32 bytes that name these tokens after everything that `parent` names."""
     return hashlib.blake2b(parent + array("i", tokens).tobytes(), digest_size=32).digest()
 
 
 def blocks_for(num_tokens: int) -> int:
-    """Blocks that hold so many tokens."""
+    """Return how many blocks hold so many tokens."""
     return -(-num_tokens // BLOCK_SIZE)
 
 
@@ -62,7 +62,7 @@ class BlockPool:
         return len(self._free)
 
     def find(self, digests: Iterable[bytes]) -> list[int]:
-        """Blocks of the longest known run of full blocks from the first digest; takes none."""
+        """Find the longest known run of full blocks from the first digest on; hold none of them."""
         blocks = []
         for digest in digests:
             block = self._by_digest.get(digest)
@@ -72,9 +72,10 @@ class BlockPool:
         return blocks
 
     def find_tail(self, parent: bytes, tokens: Sequence[int]) -> tuple[int, int]:
-        """(block, count): the block after `parent` that begins with most of `tokens`, or (-1, 0).
+        """Find the block after `parent` that begins with most of `tokens`.
 
-        Its first `count` positions may be copied: whoever holds it only ever adds behind them.
+        Returns (block, count of tokens in common), or (-1, 0). The first `count` positions may be
+        copied: whoever holds the block only ever adds behind them.
         """
         best, longest = -1, 0
         children = self._children.get(parent, {})
@@ -85,16 +86,16 @@ class BlockPool:
         return best, longest
 
     def count_free(self, blocks: Iterable[int]) -> int:
-        """How many of the blocks are free: holding them would use up that many."""
+        """Count the free ones among the blocks: holding them would use up that many."""
         return sum(self._references[block] == 0 for block in blocks)
 
     def hold(self, block: int) -> None:
-        """Nothing; one more block table holds the block."""
+        """Count one more block table that holds the block."""
         self._references[block] += 1
         self._free.pop(block, None)
 
     def allocate(self) -> int:
-        """A block for new contents, held once: of the free ones the least recently freed."""
+        """Take a block for new contents, held once: the least recently freed."""
         block, _ = self._free.popitem(last=False)
         self._forget(block)
         self._references[block] = 1
@@ -107,10 +108,10 @@ class BlockPool:
             self._free.move_to_end(source)
 
     def publish(self, block: int, parent: bytes, tokens: Sequence[int]) -> int:
-        """The block to hold for these tokens: `block`, or the one that already has them all.
+        """Make the tokens that were computed into `block`, a held one, findable.
 
-        Makes the tokens, computed into `block` by a held request, findable. When an equal full
-        block exists, that one is held instead and `block` is given back.
+        Returns the block to hold for them: `block`, or an equal full one that exists, which is then
+        held instead while `block` is given back.
         """
         self._forget(block)
         digest = None
@@ -127,7 +128,7 @@ class BlockPool:
         return block
 
     def release(self, blocks: Sequence[int], *, forget: bool = False) -> None:
-        """Nothing; one block table lets go of its blocks, in its order.
+        """Let go of one block table's blocks, given in its order.
 
         `forget`: their contents may be wrong; nobody finds them again, and the next pass clears
         them of a not-a-number, because zero times it is not zero for the block's next user.
@@ -151,7 +152,7 @@ class BlockPool:
         return ops
 
     def check(self, block_tables: Iterable[Sequence[int]]) -> None:
-        """Nothing; RuntimeError unless exactly these block tables hold exactly the held blocks."""
+        """Raise RuntimeError unless exactly these block tables hold exactly the held blocks."""
         held = self.num_blocks - self.num_free
         tables = list(block_tables)
         if tables:
@@ -166,7 +167,7 @@ class BlockPool:
             raise RuntimeError(f"{held} cache blocks leaked: held, but in no block table")
 
     def _forget(self, block: int) -> None:
-        """Nothing; the block's contents cannot be found any more."""
+        """Make the block's contents unfindable."""
         contents = self._contents.pop(block, None)
         if contents is None:
             return

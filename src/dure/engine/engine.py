@@ -114,13 +114,14 @@ class Engine:
         deferred: bool = False,
         may_draft: bool = True,
     ) -> Request:
-        """The new request, waiting; its `choices` are all n of them.
+        """Queue a request and return its first choice, whose `choices` are all n of them.
 
         Only requests of one `cache_salt` find each other's prefixes. One of a lower `priority` goes
         first, and in the place of one of a higher if there is no room for both. Each keeps to
-        `grammar`, if there is one: at once, or if it `deferred` from when its constraint is told to
-        begin. InvalidRequestError for an empty prompt, an id outside the vocabulary or a request id
-        in use; ContextLengthError if prompt and max_tokens exceed the context or the cache.
+        `grammar`, if there is one: at once, or if `deferred` from when its state is told to begin.
+        may_draft: whether a step may bring it several tokens.
+        Raises InvalidRequestError for an empty prompt, an id outside the vocabulary or a request
+        id in use; ContextLengthError if prompt and max_tokens exceed the context or the cache.
         """
         params = params.resolve({})
         prompt = check_prompt(prompt_ids, self.runner.vocab_size)
@@ -169,7 +170,7 @@ class Engine:
         return outputs
 
     def abort(self, request_id: str) -> None:
-        """Nothing; the request and, by choice 0's id, all its choices end and give back blocks.
+        """End the request, by choice 0's id all its choices, and take the blocks back.
 
         A request that has finished, or was never there, is no error.
         """
@@ -180,14 +181,14 @@ class Engine:
         self.check_idle()
 
     def finish(self, request_id: str, *, reason: FinishReason = "stop") -> None:
-        """Nothing; this one choice ends as if a stop token had come: its text is complete."""
+        """End this one choice as if a stop token had come: its text is complete."""
         request = self._requests.get(request_id)
         if request is not None:
             self._finish(request, reason)
         self.check_idle()
 
     def force_tokens(self, request_id: str, token_ids: Sequence[int]) -> None:
-        """Nothing; the next tokens of this one choice are these, whatever is drawn."""
+        """Make these the next tokens of this one choice, whatever is drawn."""
         request = self._requests.get(request_id)
         if request is not None:
             request.forced_tokens.extend(token_ids)
@@ -203,7 +204,7 @@ class Engine:
         return self.scheduler.stats
 
     def check_idle(self) -> None:
-        """Nothing; RuntimeError if no request is left but a block or a place in a queue is."""
+        """Raise RuntimeError if no request is left but a block or a place in a queue is."""
         if self._requests:
             return
         if self._choices or self.scheduler.waiting or self.scheduler.running:
@@ -211,7 +212,7 @@ class Engine:
         self.scheduler.check()
 
     def _enter(self, choices: tuple[Request, ...]) -> None:
-        """Nothing; all choices of one request wait. InvalidRequestError if an id is in use."""
+        """Queue all choices of one request; InvalidRequestError if an id is in use."""
         for request in choices:
             if request.id in self._requests or request.id in self._choices:
                 raise InvalidRequestError(f"A request with the id {request.id!r} is still running.")
@@ -224,7 +225,7 @@ class Engine:
     def _compute(
         self, chunks: Sequence[Chunk], ops: CacheOps, interrupted: Callable[[], bool] | None
     ) -> list[StepOutput]:
-        """The outputs of the chunks. What the model raises ends a request, and never the engine.
+        """Compute the chunks and return their outputs; what the model raises ends requests alone.
 
         Nobody can tell whose fault it was, so each is computed again by itself: its bits are the
         same. A recurrent state that was left in the middle of a pass cannot be taken back.
@@ -241,7 +242,7 @@ class Engine:
         return self._deliver(chunks, logits)
 
     def _deliver(self, chunks: Sequence[Chunk], logits: NDArray[np.float32]) -> list[StepOutput]:
-        """One output for each chunk that ended in tokens; the others are only kept."""
+        """Draw from the logits; return an output for each chunk that ended in tokens."""
         draws, row = [], 0
         for chunk in chunks:
             if chunk.num_scored:
@@ -261,7 +262,7 @@ class Engine:
         return [output for output in outputs if output is not None]
 
     def _accept(self, draws: _Draws, drawn: Sampled) -> bool:
-        """Take what was drawn for the chunk; whether the next of its drafts was right, so that the
+        """Take what was drawn for the chunk; return whether its next draft was right, so that the
         row after it counts, too."""
         request, drafts = draws.chunk.request, draws.chunk.drafts
         if isinstance(drawn, Exception):  # a row of NaN, or a kernel that refuses it
@@ -277,7 +278,7 @@ class Engine:
         return draws.reason is None and depth <= len(drafts) and drafts[depth - 1] == token_id
 
     def _conclude(self, draws: _Draws) -> StepOutput | None:
-        """The chunk is kept, and its request fails or ends if it did; None without tokens."""
+        """Commit the chunk, and end its request if it failed or is done; None without tokens."""
         chunk, accepted = draws.chunk, len(draws.token_ids)
         if draws.error is not None and not accepted:  # behind a draft the next step will tell
             return self._fail(chunk.request, draws.error)
@@ -293,7 +294,7 @@ class Engine:
     def _append(
         self, request: Request, token_id: int, logprobs: TokenLogprobs | None
     ) -> FinishReason | None:
-        """Add one more token to the request; why it is the last, if it is."""
+        """Add one more token to the request; return why it is the last, if it is."""
         request.append(token_id)
         self.stats.output_tokens += 1
         if logprobs is not None:
@@ -322,14 +323,14 @@ class Engine:
             del self._choices[request.choices[0].id]
 
     def _rest(self) -> list[StepOutput]:
-        """No output: nothing to do. RuntimeError if there was, so that no caller spins for ever."""
+        """Return no output; RuntimeError if requests wait, so that no caller spins for ever."""
         if self._requests:
             raise RuntimeError("requests wait, but none can be scheduled")
         self.check_idle()
         return []
 
     def _min_tokens_banned_ids(self, params: SamplingParams) -> tuple[int, ...]:
-        """The tokens that would end an answer before it has min_tokens."""
+        """Return the tokens that would end an answer before it has min_tokens."""
         if params.min_tokens == 0:
             return ()
         ends = frozenset() if params.ignore_eos else self.eos_ids

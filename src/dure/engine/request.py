@@ -73,7 +73,7 @@ class TokenCounts:
         return self._counts[: self._size]
 
     def add(self, token_id: int) -> None:
-        """Nothing; counts one more output of `token_id`."""
+        """Count one more output of `token_id`."""
         slot = self._slots.setdefault(token_id, self._size)
         if slot == self._size:
             if slot == self._ids.size:  # doubling keeps the cost of a token constant
@@ -154,7 +154,7 @@ class Request:
         return self.state is RequestState.FINISHED
 
     def append(self, token_id: int) -> None:
-        """Nothing; adds one output token."""
+        """Add one output token."""
         self.output_ids.append(token_id)
         self.tokens.append(token_id)
         if self.token_counts is not None:
@@ -162,32 +162,40 @@ class Request:
 
 
 def check_prompt(prompt_ids: Sequence[int], vocab_size: int) -> tuple[int, ...]:
-    """The prompt as plain integers; InvalidRequestError if empty or outside the vocabulary."""
+    """Return the prompt as plain integers.
+
+    Raises InvalidRequestError if it is empty, or not all of it whole numbers from 0 to
+    vocab_size - 1: a bool, a float or a text is none, however whole it looks.
+    """
     if len(prompt_ids) == 0:
         raise InvalidRequestError(
-            "The prompt has no tokens; at least 1 is needed.",
+            "The prompt is empty: it has no tokens, and at least 1 is needed.",
             hint="send some text, or the model's beginning-of-text token",
         )
-    try:
-        ids = np.asarray(prompt_ids)
-    except (ValueError, OverflowError):
-        ids = np.empty(0, dtype=object)
-    if ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise InvalidRequestError("A prompt must be a flat list of whole token ids.")
-    lowest, highest = int(ids.min()), int(ids.max())
-    if lowest < 0 or highest >= vocab_size:
-        wrong = lowest if lowest < 0 else highest
-        raise InvalidRequestError(
-            f"Token id {wrong} in the prompt is outside the vocabulary: 0 to {vocab_size - 1}.",
-            hint="use this model's own tokenizer",
+    if isinstance(prompt_ids, np.ndarray):
+        flat = prompt_ids.ndim == 1 and prompt_ids.dtype.kind in "iu"
+        ids = prompt_ids.tolist() if flat else None
+    else:
+        whole = all(
+            isinstance(each, (int, np.integer)) and not isinstance(each, bool)
+            for each in prompt_ids
         )
-    return tuple(ids.tolist())
+        ids = [int(each) for each in prompt_ids] if whole else None
+    if ids is None:
+        raise InvalidRequestError("A prompt must be a flat list of whole token ids.")
+    for token in (min(ids), max(ids)):
+        if not 0 <= token < vocab_size:
+            raise InvalidRequestError(
+                f"Token id {token} in the prompt is outside the vocabulary: 0 to {vocab_size - 1}.",
+                hint="use this model's own tokenizer",
+            )
+    return tuple(ids)
 
 
 def output_limit(
     prompt_tokens: int, max_tokens: int | None, *, context_length: int, cache_tokens: int
 ) -> int:
-    """How many tokens may be put out; ContextLengthError with both numbers if that cannot fit.
+    """Return how many tokens may be put out; ContextLengthError if that cannot fit.
 
     `cache_tokens` is what the whole pool holds. The last token put out is never itself computed,
     so a pool of k tokens is enough for k + 1.
@@ -212,7 +220,7 @@ def output_limit(
 
 
 def choice_seed(seed: int | None, choice: int) -> int:
-    """The 64-bit seed of choice `choice`: the seed itself (mod 2**64) for choice 0.
+    """Return the 64-bit seed of choice `choice`: the seed itself (mod 2**64) for choice 0.
 
     Choice i > 0 takes the first 8 bytes, little-endian, of BLAKE2b over the seed and i as 8
     little-endian bytes each. None draws from the operating system.

@@ -60,7 +60,7 @@ class Sampler:
         self._threads = threads
 
     def sample(self, requests: Sequence[Request], logits: NDArray[np.float32]) -> list[Sampled]:
-        """Each request's next token and, if asked for, its log-probabilities.
+        """Draw each request's next token, with its log-probabilities if asked for.
 
         logits: (requests, V), a row each, left as they are. What went wrong takes a request's
         place: an ArithmeticError if a logit is not a number or infinitely high.
@@ -74,7 +74,7 @@ class Sampler:
             return [self.sample([each], logits[i : i + 1])[0] for i, each in enumerate(requests)]
 
     def score(self, request: Request, logits: NDArray[np.float32]) -> None:
-        """Nothing; the request's next prompt tokens have log-probabilities, by logits (rows, V)."""
+        """Give the request's next prompt tokens their log-probabilities, from logits (rows, V)."""
         count = request.params.prompt_logprobs or 0
         for row in logits:
             token_id = request.prompt_ids[len(request.prompt_logprobs)]
@@ -128,7 +128,9 @@ class Sampler:
 
 
 def adjust(request: Request, logits: NDArray[np.float32]) -> Replaced:
-    """What logits (V,) were, as (ids, values), where penalties and bias have changed them in place.
+    """Change logits (V,) in place by penalties, bias, min_tokens and grammar.
+
+    Returns what they were, as (ids, values).
 
     Repetition first (a positive logit is divided, a negative one multiplied, as CTRL's paper
     has it), then presence and frequency, then the bias, then

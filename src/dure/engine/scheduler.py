@@ -95,13 +95,13 @@ class Scheduler:
         self._arrivals = 0
 
     def add(self, request: Request) -> None:
-        """Nothing; the request waits behind all of its priority that came before it."""
+        """Queue the request behind earlier ones of equal priority."""
         self._arrivals += 1
         request.arrival = self._arrivals
         insort(self.waiting, request, key=_by_turn)
 
     def schedule(self) -> list[Chunk]:
-        """The chunks of the next step, at most one a request; empty only when none has work."""
+        """Choose the chunks of the next step, at most one a request; none only if none has work."""
         counts: dict[Request, int] = {}
         self._make_way()
         for request in list(self.running):  # the first in turn, so a victim is not yet counted
@@ -157,7 +157,7 @@ class Scheduler:
             self.states.publish(slot, *self._prefix(request, position))
 
     def finish(self, request: Request, *, forget: bool = False) -> None:
-        """Nothing; the request has left, its blocks are back. `forget`: its pass went wrong."""
+        """Remove the request and take its blocks back. `forget`: its pass went wrong."""
         if request.state is RequestState.WAITING:
             self.waiting.remove(request)
         elif request.state is RequestState.RUNNING:
@@ -165,14 +165,14 @@ class Scheduler:
         request.state = RequestState.FINISHED
 
     def check(self) -> None:
-        """Nothing; RuntimeError if a block or a state is held by none of the running requests."""
+        """Raise RuntimeError if a block or a state is held by none of the running requests."""
         self.pool.check([request.block_table for request in self.running])
         if self.states:
             slots = [request.state_slot for request in self.running]
             self.states.check([*slots, *(slot for r in self.running for _, slot in r.snapshots)])
 
     def _grow(self, request: Request) -> bool:
-        """Whether the request has a block for its next token; the youngest pay for it."""
+        """Give the request a block for its next token; False if it had to be preempted itself."""
         if request.num_computed_tokens < len(request.block_table) * BLOCK_SIZE:
             return True
         while self.pool.num_free == 0:
@@ -184,7 +184,7 @@ class Scheduler:
         return True
 
     def _make_way(self) -> None:
-        """Nothing; the first in turn has the room of running ones of a higher priority, if need be.
+        """Preempt running requests of a higher priority number if the first in turn lacks room.
 
         A preempted request's blocks stay findable: what it loses is mostly its place.
         """
@@ -223,7 +223,7 @@ class Scheduler:
         self.running.remove(request)
 
     def _release_states(self, request: Request, *, forget: bool) -> None:
-        """Nothing; the request's state becomes a snapshot unless it is to be forgotten."""
+        """Turn the request's state into a snapshot unless it is to be forgotten."""
         for _, slot in request.snapshots:
             self.states.release(slot)
         if forget or request.num_computed_tokens == 0:
@@ -236,7 +236,7 @@ class Scheduler:
         request.state_slot, request.snapshots = -1, []
 
     def _prefills(self, scheduled: dict[Request, int]) -> Iterator[Request]:
-        """Requests with more of a prompt to compute: the running ones, then newly admitted."""
+        """Yield requests with more of a prompt to compute: running ones, then newly admitted."""
         yield from [request for request in self.running if request not in scheduled]
         if not self.waiting:
             return
@@ -253,7 +253,7 @@ class Scheduler:
             yield request
 
     def _share(self, request: Request, budget: int) -> int:
-        """How much of what is left of the budget the request gets.
+        """Return how many rows of what is left of the budget the request gets.
 
         All it needs if that fits; else half, so that a short prompt behind a long one need not
         wait for its end. `schedule` gives it the other half if nobody takes that.
@@ -262,7 +262,7 @@ class Scheduler:
         return needed if needed <= budget else min(budget, max(MIN_CHUNK, budget // 2))
 
     def _drafts(self, request: Request, budget: int) -> tuple[int, ...]:
-        """Guesses for a request that decodes, no more than rows, blocks and its output allow."""
+        """Return guesses for a request that decodes, as many as rows, blocks and output allow."""
         if self._drafter is None or not request.may_draft or self.states:
             return ()  # a recurrent state cannot be taken back to before a wrong guess
         if request.num_uncomputed_tokens != 1:
@@ -279,7 +279,7 @@ class Scheduler:
         return drafts
 
     def _lacking(self, request: Request, drafts: int) -> int:
-        """Blocks that the request's next row and so many drafts need beyond those it has."""
+        """Count the blocks that the next row and so many drafts need beyond those there are."""
         return blocks_for(request.num_computed_tokens + 1 + drafts) - len(request.block_table)
 
     def _chunk(self, request: Request, count: int, drafts: tuple[int, ...]) -> Chunk:
@@ -299,7 +299,7 @@ class Scheduler:
         )
 
     def _admit(self, request: Request, found: list[int]) -> bool:
-        """Whether there is room for all its tokens; if so it runs, with `found` as its first."""
+        """Run the request, with `found` as its first blocks; False if there is no room for it."""
         shared = len(found) * BLOCK_SIZE
         found, tail, state = self._reusable(request, found)
         if not self._has_room(request, found):
@@ -327,7 +327,7 @@ class Scheduler:
         return True
 
     def _reusable(self, request: Request, found: list[int]) -> tuple[list[int], list[int], int]:
-        """What the request can start from: full blocks, tokens after them, and a state's slot.
+        """Return what the request can start from: full blocks, tokens after, a state's slot.
 
         Without recurrent states all that was found, and as much of a block as another shares. With
         them up to the last snapshot, or nothing. The last token is always computed: its logits are
@@ -348,8 +348,8 @@ class Scheduler:
         return [], [], -1
 
     def _take_states(self, request: Request, source: int, shared: int) -> None:
-        """Nothing; the request has a state's slot, a copy of `source` if there is one, and slots
-        for snapshots: where it parts from `shared` tokens of another, and at its last full block.
+        """Give the request a state's slot, a copy of `source` if there is one, and slots for
+        snapshots: where it parts from `shared` tokens of another, and at its last full block.
         """
         request.state_slot = self.states.allocate(source)
         last = (len(request.tokens) - 1) // BLOCK_SIZE * BLOCK_SIZE
@@ -359,17 +359,17 @@ class Scheduler:
                 request.snapshots.append((position, self.states.allocate()))
 
     def _parent(self, request: Request, count: int) -> bytes:
-        """The digest of the request's first `count` full blocks."""
+        """Return the digest of the request's first `count` full blocks."""
         return self._digests(request)[count - 1] if count else request.root
 
     def _prefix(self, request: Request, position: int) -> tuple[bytes, list[int]]:
-        """What names the request's tokens before `position`: of full blocks, and those after."""
+        """Return what names the request's tokens before `position`: a digest, and tokens after."""
         count = position // BLOCK_SIZE
         return self._parent(request, count), request.tokens[count * BLOCK_SIZE : position]
 
     def _publish(self, request: Request, first: int, *, tail: bool) -> None:
-        """Nothing; blocks from number `first` that are full, or also a part-filled last, are
-        findable, and an equal block that exists takes the place of the request's own."""
+        """Make blocks from number `first` on that are full, or also a part-filled last, findable;
+        an equal block that exists takes the place of the request's own."""
         full, rest = divmod(request.num_computed_tokens, BLOCK_SIZE)
         for index in range(first, full + (tail and rest > 0)):
             start = index * BLOCK_SIZE
@@ -379,7 +379,7 @@ class Scheduler:
             request.block_table[index] = self.pool.publish(block, parent, tokens)
 
     def _digests(self, request: Request) -> list[bytes]:
-        """The digest of every full block of the request's tokens; each is computed once."""
+        """Return the digest of every full block of the request's tokens; each is computed once."""
         digests = request.digests
         for index in range(len(digests), len(request.tokens) // BLOCK_SIZE):
             tokens = request.tokens[index * BLOCK_SIZE : (index + 1) * BLOCK_SIZE]
@@ -387,18 +387,18 @@ class Scheduler:
         return digests
 
     def _matchable(self, request: Request) -> list[bytes]:
-        """The digests of full blocks that end before the last token, which is always computed."""
+        """Return the digests of full blocks before the last token, which is always computed."""
         return self._digests(request)[: (len(request.tokens) - 1) // BLOCK_SIZE]
 
     def _uncomputed(self, request: Request) -> list[bytes]:
-        """What names each block of its prompt that the request is still computing."""
+        """Return what names each block of its prompt that the request is still computing."""
         if request.num_uncomputed_tokens == 1:  # decoding, or a token that each must compute itself
             return []
         first = request.num_computed_tokens // BLOCK_SIZE
         return [self._key(request, i) for i in range(first, blocks_for(len(request.tokens)))]
 
     def _key(self, request: Request, index: int) -> bytes:
-        """A digest of one block of the request's tokens, the part-filled last one too."""
+        """Return a digest of one block of the request's tokens, the part-filled last one too."""
         digests = self._digests(request)
         if index < len(digests):
             return digests[index]

@@ -36,7 +36,7 @@ class StatePool:
         return len(self._free)
 
     def find(self, parent: bytes, tokens: Sequence[int]) -> tuple[int, int]:
-        """(slot, count) of the snapshot after `parent` and the most of `tokens`; or (-1, 0).
+        """Find the snapshot after `parent` and the most of `tokens`: (slot, count), or (-1, 0).
 
         A slot with a count of 0 holds the state after `parent` itself.
         """
@@ -47,7 +47,7 @@ class StatePool:
         return slot, max(longest, 0)
 
     def allocate(self, source: int = -1) -> int:
-        """A slot held by the caller; the next pass copies the snapshot `source` there, if given.
+        """Take a slot; the next pass copies the snapshot `source` there, if one is given.
 
         An empty slot, else the least recently used snapshot's. There must be one free.
         """
@@ -61,7 +61,7 @@ class StatePool:
         return slot
 
     def publish(self, slot: int, parent: bytes, tokens: Sequence[int]) -> None:
-        """Nothing; the slot, so far held, is now the snapshot after `parent` and `tokens`."""
+        """Turn the slot, so far held, into the snapshot after `parent` and `tokens`."""
         tail = tuple(tokens)
         existing = self._by_parent.get(parent, {}).get(tail)
         if existing is not None:
@@ -74,13 +74,13 @@ class StatePool:
         self._names[slot] = parent, tail
 
     def release(self, slot: int) -> None:
-        """Nothing; the slot is empty, and the first to be used again."""
+        """Give the slot back: it is empty, and the first to be used again."""
         self._held.remove(slot)
         self._free[slot] = None
         self._free.move_to_end(slot, last=False)
 
     def forget(self, parents: Iterable[bytes]) -> None:
-        """Nothing; snapshots after these may be wrong, and nobody finds them again."""
+        """Make snapshots after these, which may be wrong, unfindable."""
         for parent in parents:
             for slot in list(self._by_parent.get(parent, {}).values()):
                 self._forget(slot)
@@ -92,7 +92,7 @@ class StatePool:
         return copies
 
     def check(self, slots: Sequence[int]) -> None:
-        """Nothing; RuntimeError unless exactly these slots are held."""
+        """Raise RuntimeError unless exactly these slots are held."""
         if sorted(self._held) != sorted(slots):
             raise RuntimeError(
                 f"{len(self._held)} recurrent states leaked or shared: {len(slots)} are in use"

@@ -91,8 +91,9 @@ class Attention:
         add: Floats | None = None,
         rows: NDArray[np.int32] | None = None,
     ) -> Floats:
-        """rows (m,): only theirs come back, (m, hidden), though all rows' keys and values are kept.
-        add (n, hidden) is added, row for row."""
+        """Attend, and keep all rows' keys and values in `cache`.
+
+        Returns (n, hidden) + add; of `rows` (m,), those alone."""
         if self._gated or self.q_norm is not None or self._is_shuffled:
             return self._in_parts(x, rotation, batch, cache, add, rows)
         cos, sin = rotation or (None, None)

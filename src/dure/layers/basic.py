@@ -29,14 +29,14 @@ class Linear:
         self._exact, self._threads = weights.exact, weights.threads
 
     def __call__(self, x: Rows, *, add: Floats | None = None) -> Floats:
-        """add (n, outputs) is added last."""
+        """Return x Wᵀ + b + add, (n, outputs); add is added last."""
         return kernels.matmul(
             x, self.weight, bias=self.bias, add=add, exact=self._exact, threads=self._threads
         )
 
     @staticmethod
     def together(x: Rows, *layers: Linear) -> list[Floats]:
-        """What each of the layers makes of the same x, in one call."""
+        """Apply each of the layers to the same x, in one call; a list of their results."""
         return kernels.matmuls(
             x,
             [layer.weight for layer in layers],
@@ -57,12 +57,12 @@ class Embedding:
         return kernels.embed(tokens, self.weight, threads=self._threads)
 
     def as_head(self, x: Rows) -> Floats:
-        """x (n, width) -> logits (n, vocabulary): the tied head."""
+        """Return the logits (n, vocabulary) of x (n, width): the tied head."""
         return kernels.matmul(x, self.weight, exact=self._exact, threads=self._threads)
 
 
 def head(weights: Weights, embedding: Embedding, *, tied: bool) -> Callable[[Rows], Floats]:
-    """The output head, (n, hidden) -> (n, vocabulary): its own matrix, or the embedding's."""
+    """Make the output head, (n, hidden) -> (n, vocabulary): its own matrix, or the embedding's."""
     if tied:
         weights.skip("lm_head.weight")  # some checkpoints repeat the embedding under this name
         return embedding.as_head
@@ -87,7 +87,7 @@ class RMSNorm:
         return kernels.Activations(x, self.weight, self._eps)
 
     def floats(self, x: Floats) -> Floats:
-        """The normed x (…, width) as floats, for whoever is not a layer of this file."""
+        """Return the normed x (…, width) as floats, for whoever is no layer of this file."""
         return kernels.rms_norm(x, self.weight, self._eps, threads=self._threads)
 
 
@@ -99,5 +99,5 @@ class GatedMLP:
         self._exact, self._threads = weights.exact, weights.threads
 
     def __call__(self, x: Rows, *, add: Floats | None = None) -> Floats:
-        """add (n, hidden) is added last."""
+        """Return the MLP of x (n, hidden) + add; add is added last."""
         return kernels.gated_mlp(x, self.weight, add=add, exact=self._exact, threads=self._threads)

@@ -89,8 +89,9 @@ class GatedDeltaNet:
         add: Floats | None = None,
         rows: NDArray[np.int32] | None = None,
     ) -> Floats:
-        """rows (m,): only theirs come back, (m, hidden), though the state goes through all of them.
-        add (n, hidden) is added, row for row. rotation is what every mixer gets; unused here."""
+        """Carry the states in `cache` through all rows. rotation is what every mixer gets, unused.
+
+        Returns (n, hidden) + add; of `rows` (m,), those alone."""
         del rotation
         mixed, *rest, ba = Linear.together(x, *self._projections)
         z = rest[0] if rest else mixed

@@ -107,8 +107,9 @@ class LatentAttention:
         add: Floats | None = None,
         rows: NDArray[np.int32] | None = None,
     ) -> Floats:
-        """rows (m,): only theirs come back, (m, hidden), though all rows' latents are kept.
-        add (n, hidden) is added, row for row."""
+        """Attend, and keep all rows' latents in `cache`.
+
+        Returns (n, hidden) + add; of `rows` (m,), those alone."""
         queries = self.q_a_proj or self.q_proj
         positions, sequences = batch.positions, batch.sequences
         if rows is None:
@@ -143,7 +144,7 @@ class LatentAttention:
         return self.o_proj(values.reshape(len(q), self._heads * self._value), add=add)
 
     def _write(self, entries: Floats, rotation: Rotation, batch: Batch, cache: LayerArray) -> None:
-        """Nothing; entries (n, latent + rotated), normed and rotated, are in the cache."""
+        """Write entries (n, latent + rotated), normed and rotated, to the cache."""
         latent = self.kv_a_norm.floats(np.ascontiguousarray(entries[:, : self._latent]))
         rest = self._turned(entries[:, None, self._latent :], rotation)
         kernels.write_latent(
@@ -151,7 +152,7 @@ class LatentAttention:
         )
 
     def _absorbed(self, q: Floats, rotation: Rotation) -> Floats:
-        """Queries (n, heads * (plain + rotated)) as they meet the cache's entries."""
+        """Return queries (n, heads * (plain + rotated)) as they meet the cache's entries."""
         queries = q.reshape(len(q), self._heads, self._plain + self._rotated)
         out = kernels.head_matmul(
             queries,
@@ -165,7 +166,7 @@ class LatentAttention:
         return out
 
     def _turned(self, x: Floats, rotation: Rotation) -> Floats:
-        """A copy of x (n, heads, rotated), rotated."""
+        """Return a rotated copy of x (n, heads, rotated)."""
         x = np.array(x, order="C")
         kernels.rope(x, *rotation, interleaved=self._interleaved, threads=self._threads)
         return x

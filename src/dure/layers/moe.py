@@ -33,8 +33,7 @@ class Routing:
 
 
 class SparseMLP:
-    """A mixture of experts: the router names a row's experts, their weighted sum comes back, with
-    what an expert that every row goes to has to add."""
+    """The weighted sum of each row's top-k experts, plus the shared expert if there is one."""
 
     def __init__(
         self,
@@ -68,7 +67,7 @@ class SparseMLP:
         self._exact, self._threads = weights.exact, weights.threads
 
     def __call__(self, x: Rows, *, add: Floats | None = None) -> Floats:
-        """add (n, hidden) is added last."""
+        """Return the mixture of x (n, hidden) + add."""
         routing = self._routing
         ids, shares = kernels.route(
             self.gate(x),

@@ -42,7 +42,7 @@ class Ernie45Config:
 
     @classmethod
     def read(cls, config: Config) -> Ernie45Config:
-        """The sizes in a checkpoint's config; refuses what this file does not compute."""
+        """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.expect("hidden_act", "silu")
         config.expect("use_bias", False)
         heads, kv_heads = config.heads()

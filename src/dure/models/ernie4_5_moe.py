@@ -49,7 +49,7 @@ class Ernie45MoeConfig:
 
     @classmethod
     def read(cls, config: Config) -> Ernie45MoeConfig:
-        """The sizes in a checkpoint's config; refuses what this file does not compute."""
+        """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.expect("hidden_act", "silu")
         config.expect("use_bias", False)
         config.expect("moe_norm_min", 1e-12)

@@ -51,7 +51,7 @@ class Glm4MoeConfig:
 
     @classmethod
     def read(cls, config: Config, weights: Weights) -> Glm4MoeConfig:
-        """The sizes in a checkpoint's config; refuses what this file does not compute."""
+        """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         gguf = weights.is_gguf
         config.expect("hidden_act", "silu")
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()

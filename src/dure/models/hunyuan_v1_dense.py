@@ -44,7 +44,7 @@ class HunyuanV1DenseConfig:
 
     @classmethod
     def read(cls, config: Config) -> HunyuanV1DenseConfig:
-        """The sizes in a checkpoint's config; refuses what this file does not compute."""
+        """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.expect("hidden_act", "silu")
         config.expect("mlp_bias", False)
         config.expect("use_qk_norm", True)

@@ -44,7 +44,7 @@ class LlamaConfig:
 
     @classmethod
     def read(cls, config: Config, *, gguf: bool) -> LlamaConfig:
-        """The sizes in a checkpoint's config; refuses what this file does not compute."""
+        """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.expect("hidden_act", "silu")
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         config.expect("mlp_bias", False)

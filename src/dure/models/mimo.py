@@ -48,7 +48,7 @@ class MimoConfig:
 
     @classmethod
     def read(cls, config: Config) -> MimoConfig:
-        """The sizes in a checkpoint's config; refuses what this file does not compute."""
+        """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.expect("hidden_act", "silu")
         config.expect("num_nextn_predict_layers", 0, 1)
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()

@@ -51,7 +51,7 @@ class MinimaxM2Config:
 
     @classmethod
     def read(cls, config: Config, *, gguf: bool) -> MinimaxM2Config:
-        """The sizes in a checkpoint's config; refuses what this file does not compute."""
+        """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.expect("hidden_act", "silu")
         config.expect("scoring_func", "sigmoid")
         config.expect("use_routing_bias", True)

@@ -49,7 +49,7 @@ class PanguProMoeConfig:
 
     @classmethod
     def read(cls, config: Config) -> PanguProMoeConfig:
-        """The sizes in a checkpoint's config; refuses what this file does not compute."""
+        """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.expect("hidden_act", "silu")
         config.expect("mlp_only_layers", [])
         config.expect("norm_topk_prob", False)

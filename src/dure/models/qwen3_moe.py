@@ -49,7 +49,7 @@ class Qwen3MoeConfig:
 
     @classmethod
     def read(cls, config: Config, *, gguf: bool) -> Qwen3MoeConfig:
-        """The sizes in a checkpoint's config; refuses what this file does not compute."""
+        """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.expect("hidden_act", "silu")
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         layers = config.integer("num_hidden_layers", high=1024)

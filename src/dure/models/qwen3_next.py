@@ -61,7 +61,7 @@ class Qwen3NextConfig:
 
     @classmethod
     def read(cls, config: Config, *, gguf: bool) -> Qwen3NextConfig:
-        """The sizes in a checkpoint's config; refuses what this file does not compute."""
+        """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.expect("hidden_act", "silu")
         heads, kv_heads = config.heads()
         experts = config.integer("num_experts", high=65536)

@@ -45,7 +45,7 @@ async def tokenize(service: Service, request: Request) -> Response:
     def tokens(llm: LLM) -> dict[str, Any]:
         if body.messages is not None:
             messages = [message.model_dump(exclude_none=True) for message in body.messages]
-            ids = llm.prepare(ChatRequest(messages, body.tools or ())).token_ids
+            ids = list(llm.prepare(ChatRequest(messages, body.tools or ())).token_ids)
         else:
             ids = llm.tokenizer.encode(
                 text or "", add_special=add_special, parse_special=body.parse_special is not False

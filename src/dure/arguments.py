@@ -1,0 +1,164 @@
+"""Checks of what a Python caller passes to `LLM`: a clear sentence in place of a guess.
+
+Types alone are checked here. What a value must be for a model is checked where it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+from dure.chat.request import ChatRequest, Format
+from dure.engine.params import SamplingParams
+from dure.errors import InvalidRequestError
+
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_MESSAGES = '[{"role": "user", "content": "…"}]'
+
+
+def check_integer(name: str, value: object, *, low: int, optional: bool = True) -> None:
+    """Raise InvalidRequestError unless `value` is a whole number from `low` on, or None."""
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < low:
+        raise InvalidRequestError(
+            f"{name} must be a whole number from {low:,} on, but is {_shown(value)}."
+        )
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise InvalidRequestError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise InvalidRequestError(f"{name} must be True or False, but is {_shown(value)}.")
+
+
+def check_choice(name: str, value: object, allowed: Sequence[str], *, optional: bool) -> None:
+    """Raise InvalidRequestError unless `value` is one of `allowed`, or None if that is optional."""
+    if not (value is None and optional) and value not in allowed:
+        raise InvalidRequestError(
+            f"{name} must be one of {', '.join(allowed)}, but is {_shown(value)}."
+        )
+
+
+def check_callable(name: str, value: object) -> None:
+    """Raise InvalidRequestError unless `value` can be called, or is None."""
+    if value is not None and not callable(value):
+        raise InvalidRequestError(f"{name} must be a function, but is {_shown(value)}.")
+
+
+def check_params(params: object) -> None:
+    """Raise InvalidRequestError unless `params` are SamplingParams, or None."""
+    if params is not None and not isinstance(params, SamplingParams):
+        raise InvalidRequestError(
+            f"Sampling parameters must be a SamplingParams, but are {_shown(params)}.",
+            hint="SamplingParams(max_tokens=64, temperature=0)",
+        )
+
+
+def check_format(form: object) -> None:
+    """Raise InvalidRequestError unless `form` is a Format, or None."""
+    if form is not None and not isinstance(form, Format):
+        raise InvalidRequestError(
+            f"format must be a Format, but is {_shown(form)}.",
+            hint='Format("json_object"), or Format("json_schema", {…})',
+        )
+
+
+def check_think(think: object) -> None:
+    """Raise InvalidRequestError unless `think` is True, False, None or a number of tokens."""
+    if think is not None and not isinstance(think, bool):
+        whole = isinstance(think, Integral)
+        if not whole or (isinstance(think, Real) and think < 0):
+            raise InvalidRequestError(
+                "think must be True, False or a number of tokens from 0 on, "
+                f"but is {_shown(think)}."
+            )
+
+
+def check_prompt(prompt: object) -> None:
+    """Raise InvalidRequestError unless `prompt` is a text or a list of token ids."""
+    if isinstance(prompt, str):
+        return
+    if isinstance(prompt, (bytes, bytearray, memoryview)):
+        raise InvalidRequestError(
+            "A prompt is text or a list of token ids, not bytes.", hint="decode it: prompt.decode()"
+        )
+    if not _is_list(prompt):
+        raise InvalidRequestError(
+            f"A prompt is text or a list of token ids, not {_shown(prompt)}.",
+            hint='give a list of prompts: ["Once upon a time"], or [[1, 2, 3]]',
+        )
+
+
+def check_prompts(prompts: object) -> list[Any]:
+    """Return the prompts as a list; InvalidRequestError unless they are a text or a list."""
+    if isinstance(prompts, str):
+        return [prompts]
+    if not _is_list(prompts):
+        check_prompt(prompts)
+    listed: list[Any] = list(prompts)  # type: ignore[call-overload]
+    for prompt in listed:
+        check_prompt(prompt)
+    return listed
+
+
+def check_messages(messages: object) -> None:
+    """Raise InvalidRequestError unless `messages` are those of a chat, or a ChatRequest."""
+    if isinstance(messages, ChatRequest):
+        return
+    if isinstance(messages, str):
+        raise InvalidRequestError(
+            "A chat takes messages, and this is plain text.",
+            hint=f"chat({_MESSAGES}), or generate() to complete a text",
+        )
+    if not _is_list(messages):
+        raise InvalidRequestError(
+            f"A chat takes a list of messages, not {_shown(messages)}.", hint=_MESSAGES
+        )
+    for number, message in enumerate(messages, 1):  # type: ignore[var-annotated,arg-type]
+        _check_message(number, message)
+
+
+def check_tools(tools: object) -> None:
+    """Raise InvalidRequestError unless `tools` are a list, or None."""
+    if tools is not None and not _is_list(tools):
+        raise InvalidRequestError(
+            f"tools must be a list of tools, but is {_shown(tools)}.",
+            hint='[{"type": "function", "function": {"name": …, "parameters": {…}}}]',
+        )
+
+
+def _check_message(number: int, message: object) -> None:
+    if not isinstance(message, Mapping):
+        raise InvalidRequestError(
+            f"Message {number} must be a dictionary, but is {_shown(message)}.", hint=_MESSAGES
+        )
+    role, content = message.get("role"), message.get("content")
+    if role not in _ROLES:
+        raise InvalidRequestError(
+            f"Message {number} has the role {_shown(role)}.", hint=f"one of {', '.join(_ROLES)}"
+        )
+    has_more = any(message.get(key) for key in ("tool_calls", "function_call", "reasoning_content"))
+    if content is None and not has_more:
+        raise InvalidRequestError(f"Message {number} has no content.", hint=_MESSAGES)
+    if content is not None and not isinstance(content, str) and not _is_list(content):
+        raise InvalidRequestError(
+            f"The content of message {number} must be text or a list of parts, "
+            f"but is {_shown(content)}."
+        )
+
+
+def _is_list(value: object) -> bool:
+    """Whether the value is a list of things in the widest sense: an array, a tuple, a range."""
+    if isinstance(value, (str, bytes, bytearray, memoryview, Mapping, set, frozenset)):
+        return False
+    return hasattr(value, "__len__") and hasattr(value, "__getitem__")
+
+
+def _shown(value: object) -> str:
+    """The value and its type, as an error may show them."""
+    if value is None:
+        return "None"
+    text = repr(value)
+    return f"{text[:60]}{'…' if len(text) > 60 else ''} ({type(value).__name__})"
