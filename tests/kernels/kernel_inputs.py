@@ -49,13 +49,15 @@ def with_scales(
     for name in ("scale", "min", "value"):
         if name not in (LAYOUTS[dtype].names or ()):
             continue
-        values = draw(blocks.shape).astype(np.float32)
+        values = draw(blocks[name].shape).astype(np.float32)
         if dtype == "BF16":
             blocks[name] = values.view(np.uint32) >> 16
         else:
             blocks[name] = values
     if dtype in GROUPED_TYPES:
         blocks["zero"] %= 17
+    if dtype.startswith("A") and "codes" in (LAYOUTS[dtype].names or ()):
+        blocks["codes"] &= (1 << int(dtype[1])) - 1
     if dtype == "MXFP4":  # 2^-13 to 2^2
         exponents = 124 if rng is None else rng.integers(115, 131, blocks.shape)
         blocks["exponent"] = exponents
