@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-import dure
+import dure.chat
 from dure.llm import LLM
 
 
@@ -58,7 +58,5 @@ def test_a_former_module_has_its_names(module: str, names: list[str]) -> None:
 
 @pytest.mark.parametrize("name", ["ChatRequest", "Format", "Thinking", "ToolChoice"])
 def test_request_types_are_found_where_they_were(name: str) -> None:
-    import dure.chat  # noqa: PLC0415
-
     with pytest.warns(DeprecationWarning, match=f"Import {name} from dure"):
         assert getattr(dure.chat, name) is getattr(dure, name)
