@@ -22,6 +22,7 @@ LINE = (
     {"chat", "loading", "benchmark"},
     {"driver", "arguments"},
     {"llm"},
+    {"measure", "answer"},  # names of before 0.1
     {"server"},
     {"cli"},
 )

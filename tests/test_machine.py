@@ -31,11 +31,11 @@ def write(folder: Path, **files: str) -> None:
 def test_hyperthreads_of_one_core_count_once(tmp_path: Path) -> None:
     for cpu, core in {0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"}.items():
         write(tmp_path / f"cpu{cpu}" / "topology", core_cpus_list=core)
-    assert machine.usable_threads(tmp_path / "none", tmp_path) == 2
+    assert machine.usable_threads(tmp_path / "none", tmp_path, tmp_path / "none") == 2
 
 
 def test_without_a_topology_each_cpu_counts(tmp_path: Path) -> None:
-    assert machine.usable_threads(tmp_path, tmp_path) == 4
+    assert machine.usable_threads(tmp_path, tmp_path, tmp_path / "none") == 4
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,47 @@ def test_without_a_topology_each_cpu_counts(tmp_path: Path) -> None:
 )
 def test_a_cpu_quota_is_a_ceiling(tmp_path: Path, quota: str, threads: int) -> None:
     write(tmp_path, cpu__max=quota)
-    assert machine.usable_threads(tmp_path, tmp_path / "none") == threads
+    assert machine.usable_threads(tmp_path, tmp_path / "none", tmp_path / "none") == threads
+
+
+@pytest.mark.parametrize(
+    "line", ["5:cpu,cpuacct:/jobs/7", "5:cpuacct,cpu:/jobs/7", "5:cpu:/jobs/7"]
+)
+@pytest.mark.parametrize("where", ["", "jobs", "jobs/7"])
+def test_a_cpu_quota_of_the_first_version_of_cgroups_is_a_ceiling(
+    tmp_path: Path, line: str, where: str
+) -> None:
+    write(tmp_path / "self", cgroup=f"4:memory:/other\n{line}\n0::/")
+    for tree in (line.split(":")[1], "cpu"):  # both are there where the second is a link
+        for group in ("", "jobs", "jobs/7"):
+            write(tmp_path / tree / group, cpu__cfs_quota_us="-1", cpu__cfs_period_us="100000")
+        write(tmp_path / tree / where, cpu__cfs_quota_us="250000", cpu__cfs_period_us="100000")
+    membership = tmp_path / "self" / "cgroup"
+    assert machine.usable_threads(tmp_path, tmp_path / "none", membership) == 2
+
+
+def test_a_cpu_quota_is_found_where_the_tree_has_no_link(tmp_path: Path) -> None:
+    write(tmp_path / "self", cgroup="5:cpu,cpuacct:/")
+    write(tmp_path / "cpu,cpuacct", cpu__cfs_quota_us="100000", cpu__cfs_period_us="100000")
+    assert machine.usable_threads(tmp_path, tmp_path / "none", tmp_path / "self" / "cgroup") == 1
+
+
+@pytest.mark.parametrize("limited", ["system.slice", "system.slice/dure.service"])
+def test_a_services_own_cpu_quota_and_its_parents_are_ceilings(
+    tmp_path: Path, limited: str
+) -> None:
+    write(tmp_path / "self", cgroup="0::/system.slice/dure.service")
+    for group in ("system.slice", "system.slice/dure.service"):
+        write(tmp_path / group, cpu__max="max 100000")
+    write(tmp_path / limited, cpu__max="200000 100000")
+    membership = tmp_path / "self" / "cgroup"
+    assert machine.usable_threads(tmp_path, tmp_path / "none", membership) == 2
+
+
+@pytest.mark.parametrize("quota", ["0 0", "-1 100000", "1", "", "a b c", "max max"])
+def test_a_quota_that_makes_no_sense_is_none(tmp_path: Path, quota: str) -> None:
+    write(tmp_path, cpu__max=quota)
+    assert machine.usable_threads(tmp_path, tmp_path / "none", tmp_path / "none") == 4
 
 
 def test_without_a_limit_the_machines_memory_is_available(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Open-weight models on ordinary CPUs. The public names; each is imported when first asked for."""
+"""Open-weight models on ordinary CPUs: the public names, each imported on first use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from dure.errors import (
 )
 
 if TYPE_CHECKING:
-    from dure.chat.output import Completion
+    from dure.chat.output import Chunk, Completion, Timings
+    from dure.chat.request import ChatRequest, Format, Thinking, ToolChoice
     from dure.engine.params import SamplingParams
     from dure.llm import LLM
 
@@ -27,17 +28,23 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LLM",
+    "ChatRequest",
+    "Chunk",
     "Completion",
     "ContextLengthError",
     "DownloadError",
     "DureError",
+    "Format",
     "InvalidRequestError",
     "ModelFileError",
     "ModelNotFoundError",
     "NotEnoughMemoryError",
     "SamplingParams",
     "TemplateError",
+    "Thinking",
+    "Timings",
     "TokenizerError",
+    "ToolChoice",
     "UnsupportedModelError",
     "__version__",
 ]
@@ -45,13 +52,19 @@ __all__ = [
 # numpy, tokenizers and the kernels take longer to import than `dure --help` may last.
 _HOMES = {
     "LLM": "dure.llm",
+    "ChatRequest": "dure.chat.request",
+    "Chunk": "dure.chat.output",
     "Completion": "dure.chat.output",
+    "Format": "dure.chat.request",
     "SamplingParams": "dure.engine.params",
+    "Thinking": "dure.chat.request",
+    "Timings": "dure.chat.output",
+    "ToolChoice": "dure.chat.request",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """The public class `name`, imported now; AttributeError if it is not one of ours."""
+    """Import the public class `name`. Raises AttributeError for any other name."""
     if name not in _HOMES:
         raise AttributeError(f"module 'dure' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

@@ -33,7 +33,11 @@ if TYPE_CHECKING:
     from dure.loading.load import Progress
 
 Message = Mapping[str, Any]
-_MOVED = {
+Prompt = str | Sequence[int] | Sequence[Message] | ChatRequest
+"""Text, token ids, the messages of a chat, or all that a chat may ask."""
+
+
+_RENAMED = {
     "question": "prepare",
     "questions": "request_builder",
     "begin": "driver.begin",
@@ -42,14 +46,11 @@ _MOVED = {
     "abandon": "driver.abandon",
     "lock": "driver.lock",
 }
-"""Names of before version 0.2, and what they are now; they go with version 0.3."""
-
-Prompt = str | Sequence[int] | Sequence[Message] | ChatRequest
-"""Text, token ids, the messages of a chat, or all that a chat may ask."""
+"""Names that people who drive an LLM may hold -> where that is now."""
 
 
 class LLM:
-    """A model ready to answer. Threads may share it; their requests are then batched together."""
+    """A model in memory. Threads may share it; their requests are then batched together."""
 
     def __init__(
         self,
@@ -67,19 +68,25 @@ class LLM:
         download_progress: Callable[[hub.Progress], None] | None = None,
         load_progress: Progress | None = None,
     ) -> None:
-        """Load `model`: a short name, a hub id, a GGUF file, a folder, or the catalogue's default.
+        """Load a model, and download it first if it is not on this machine.
 
-        threads: None for this process's physical cores. context: tokens of a prompt and its answer;
-        None for the model's own, up to 32,768 and to what fits in memory. exact: float32 arithmetic
-        from dequantised weights, for checking. quantize: weights that the files have in floats (FP8
-        is one) become blocks of about so many bits. cache_bytes: size of the KV cache that all
-        sequences share, else one of 32,768 tokens, or of 4,096 for each of `conversations` if half
-        of the free memory holds as many; cache_dtype "q8" keeps it in 8 bits, in about half the
-        memory. max_sequences: requests computed at once. fallback_sampling: fields of
-        SamplingParams for a model whose makers recommend none of them.
+        model: a short name, a hub id, a GGUF file or a folder; None: the catalogue's default.
+        threads: CPU threads; None: the physical cores that this process may use.
+        context: tokens of a prompt and its answer; None: the model's own, up to 32,768 and to what
+            fits in memory.
+        exact: compute in float32 from dequantised weights, for checking; slow.
+        quantize: bits for float and FP8 weights, which are quantised while they are read.
+        cache_bytes: bytes of the KV cache that all sequences share; None: 32,768 tokens, or 4,096
+            for each of `conversations` if half of the free memory holds as many.
+        cache_dtype: type of the KV cache; "q8" takes about half the memory of "f16".
+        max_sequences: sequences computed in one step at most; others wait.
+        conversations: sequences that the KV cache is made for, where `cache_bytes` is None.
+        fallback_sampling: fields of SamplingParams for a model whose makers recommend none of them.
+        download_progress: is called with the progress of a download.
+        load_progress: is called with (bytes read, bytes in all) while weights are read.
 
         Raises ModelNotFoundError, DownloadError, ModelFileError, UnsupportedModelError,
-        TokenizerError, NotEnoughMemoryError, and InvalidRequestError for a wrong argument.
+        NotEnoughMemoryError, TokenizerError or InvalidRequestError.
         """
         self._check_options(locals())
         check_process()
@@ -156,11 +163,15 @@ class LLM:
         return self.request_builder.sampling_defaults
 
     def __getattr__(self, name: str) -> Any:
-        """Return what an attribute of before version 0.2 has become, with a DeprecationWarning."""
-        if name not in _MOVED:
-            raise AttributeError(f"'LLM' object has no attribute {name!r}")
-        warnings.warn(f"LLM.{name} is now LLM.{_MOVED[name]}", DeprecationWarning, stacklevel=2)
-        return attrgetter(_MOVED[name])(self)
+        """Return what a name of before 0.1 means now, with a DeprecationWarning."""
+        if name not in _RENAMED:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        warnings.warn(
+            f"LLM.{name} is LLM.{_RENAMED[name]} now, and goes in 0.2.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return attrgetter(_RENAMED[name])(self)
 
     @property
     def engine(self) -> Engine:
@@ -172,11 +183,13 @@ class LLM:
         prompts: str | Sequence[str | Sequence[int]],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[Completion]:
-        """Complete prompts, which are text or lists of token ids; no chat template is applied.
+        """Complete prompts without a chat template, all in one batch.
 
-        Returns one Completion a prompt, in order; all are computed in shared batches. params: one
-        for all, or one for each. Raises ContextLengthError or InvalidRequestError before any prompt
-        is begun.
+        prompts: a text, or a list of texts and of token ids.
+        params: sampling parameters for all prompts, or one for each; None: the model's own.
+
+        Returns one Completion per prompt, in order. Raises ContextLengthError or
+        InvalidRequestError before any prompt is begun.
         """
         listed = arguments.check_prompts(prompts)
         if params is None or isinstance(params, SamplingParams):
@@ -201,12 +214,17 @@ class LLM:
         think: bool | int | None = None,
         format: Format | None = None,  # noqa: A002 - the word that requests use
     ) -> Completion:
-        """Reply to `messages`, a list of {"role": …, "content": …}, or to a ChatRequest.
+        """Answer a chat through the model's chat template.
 
-        think: True or False turns a thinking model's thinking on or off, a number caps its tokens.
-        format: what the reply must be, such as Format("json_schema", {…}).
-        Calling again with the reply and a new message appended computes only what is new.
-        Raises ContextLengthError, TemplateError or InvalidRequestError.
+        messages: a list of {"role": …, "content": …}, or a ChatRequest, which has more options.
+        params: sampling parameters; None: the model's own.
+        tools: functions that the model may call, in the form of OpenAI's `tools`.
+        think: True or False turns thinking on or off, a number is the most tokens of reasoning.
+        format: what the answer must be, such as Format("json_schema", {…}).
+
+        Returns the Completion: `content`, `reasoning`, `tool_calls`, and `text` with all of them.
+        A chat that begins like an earlier one computes only what is new. Raises
+        ContextLengthError, InvalidRequestError or TemplateError.
         """
         arguments.check_messages(messages)
         prepared = self._asked(messages, params, tools=tools, think=think, format=format)
@@ -222,11 +240,15 @@ class LLM:
         format: Format | None = None,  # noqa: A002
         on_prefill: Callable[[int, int], None] | None = None,
     ) -> Generator[Chunk, None, None]:
-        """Yield a Chunk a token, the last with the whole Completion; `prompt` is text, token ids,
-        messages or a ChatRequest.
+        """Answer one prompt or chat token by token.
 
-        on_prefill is called with (tokens done, tokens in all) while the prompt is computed. Errors
-        are raised here, not at the first chunk. Closing the iterator aborts the request.
+        prompt: a text, token ids, messages or a ChatRequest, as for `generate` and `chat`.
+        params, tools, think, format: as for `chat`; `params.n` is 1.
+        on_prefill: is called with (tokens done, tokens in all) while the prompt is computed.
+
+        Returns an iterator of one Chunk per token, the last with the whole Completion; closing it
+        aborts the request. Raises ContextLengthError, InvalidRequestError or TemplateError at the
+        call, not at the first chunk.
         """
         arguments.check_callable("on_prefill", on_prefill)
         prepared = self._asked(prompt, params, tools=tools, think=think, format=format)
@@ -235,9 +257,12 @@ class LLM:
         return self.driver.stream(prepared, on_prefill)
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Score `token_ids` from an empty cache: raw logits float32 (tokens, vocab_size).
+        """Compute the raw logits after each token of one sequence, from an empty KV cache.
 
-        Raises InvalidRequestError for what are no ids, NotEnoughMemoryError for too many.
+        token_ids: the sequence, at most the context length.
+
+        Returns float32 logits (len(token_ids), vocab_size). Raises NotEnoughMemoryError if they do
+        not fit in memory, ContextLengthError or InvalidRequestError.
         """
         check_process()
         if isinstance(token_ids, str):
@@ -262,7 +287,7 @@ class LLM:
 
     @property
     def dialect(self) -> Dialect:
-        """How the model writes thoughts and calls, found from its template and vocabulary."""
+        """The format of reasoning and tool calls, found from the template and the vocabulary."""
         return self.request_builder.dialect
 
     def chat_prompt(
@@ -272,7 +297,12 @@ class LLM:
         tools: Sequence[Mapping[str, Any]] | None = None,
         think: bool | int | None = None,
     ) -> str:
-        """Render `messages` with the model's template, up to where the reply begins."""
+        """Render `messages` with the model's chat template, up to where the answer begins.
+
+        messages, tools, think: as for `chat`.
+
+        Returns the prompt's text. Raises TemplateError or InvalidRequestError.
+        """
         arguments.check_messages(messages)
         arguments.check_tools(tools)
         self.check_think(think)
@@ -281,7 +311,12 @@ class LLM:
         )
 
     def check_think(self, think: bool | int | None) -> None:
-        """Raise TemplateError if the model cannot do what `think` asks: it is never dropped."""
+        """Check that the model's template can do what `think` asks for.
+
+        think: as for `chat`.
+
+        Raises TemplateError or InvalidRequestError.
+        """
         arguments.check_think(think)
         self.request_builder.check_thinking(_thinking(think))
 
@@ -294,11 +329,15 @@ class LLM:
         cache_salt: str = "",
         priority: int = 0,
     ) -> PreparedRequest:
-        """Render, tokenise and check `prompt`: the slow part of asking, before an answer begins.
+        """Render, tokenise and check a request, for those who drive an LLM themselves.
 
-        cache_salt: only requests of one salt share cached prefixes. priority: the lowest goes
-        first. Safe from any thread, without the driver's lock. Raises ContextLengthError,
-        TemplateError or InvalidRequestError.
+        prompt: a text, token ids or a ChatRequest.
+        params, format: as for `chat`.
+        cache_salt: requests reuse KV cache of requests with the same salt only.
+        priority: the lowest number runs first.
+
+        Returns what `driver.begin` takes. May be called from any thread, without the lock. Raises
+        ContextLengthError, InvalidRequestError or TemplateError.
         """
         check_process()
         return self.request_builder.make(
@@ -314,7 +353,7 @@ class LLM:
         think: bool | int | None = None,
         format: Format | None = None,  # noqa: A002
     ) -> PreparedRequest:
-        """Prepare what generate, chat or stream were asked."""
+        """Prepare a prompt of generate, chat or stream."""
         arguments.check_params(params)
         arguments.check_format(format)
         arguments.check_tools(tools)
@@ -337,7 +376,7 @@ class LLM:
 
 
 def _thinking(think: bool | int | None) -> Thinking:
-    """Translate `think`: on, off, a number of tokens at most, or None for the model's own way."""
+    """Convert `think` (on, off, a number of tokens, None for the template's default)."""
     if think is None:
         return Thinking()
     if isinstance(think, bool):

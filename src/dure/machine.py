@@ -7,28 +7,31 @@ from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 CORES = Path("/sys/devices/system/cpu")
+MEMBERSHIP = Path("/proc/self/cgroup")
 MEMORY = Path("/proc/meminfo")
 MAPPED = Path("/proc/self/statm")
 
 
-def usable_threads(cgroups: Path = CGROUPS, cores: Path = CORES) -> int:
+def usable_threads(
+    cgroups: Path = CGROUPS, cores: Path = CORES, membership: Path = MEMBERSHIP
+) -> int:
     """Return the number of threads to start: the usable physical cores, within CPU quotas."""
     if hasattr(os, "sched_getaffinity"):
         allowed = os.sched_getaffinity(0)
     else:
         allowed = set(range(os.cpu_count() or 1))
     physical = {_core_of(cpu, cores) for cpu in allowed}
-    quota = _cpu_quota(cgroups)
+    quota = _cpu_quota(cgroups, membership)
     return max(1, len(physical) if quota is None else min(len(physical), round(quota)))
 
 
-def memory_available(cgroups: Path = CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> int:
+def memory_available(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
     """Return the bytes that can be filled without swapping or being killed.
 
     The least of what the machine, the control groups and `ulimit -v` leave.
     """
     available = _in_the_machine()
-    for room in (*map(_room_in, _memory_folders(cgroups, membership)), _in_the_process()):
+    for room in (*map(_room_in, _control_groups("memory", cgroups, membership)), _in_the_process()):
         if room is not None:
             available = min(available, room)
     return max(0, available)
@@ -70,17 +73,34 @@ def _core_of(cpu: int, cores: Path) -> str:
         return str(cpu)
 
 
-def _cpu_quota(cgroups: Path) -> float | None:
-    """CPUs' worth of time that the container may use (cgroup v2), or None if not limited."""
+def _cpu_quota(cgroups: Path, membership: Path) -> float | None:
+    """Return the CPUs that the tightest quota of our control groups allows; None without one."""
+    quotas = map(_quota_in, _control_groups("cpu", cgroups, membership))
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _quota_in(folder: Path) -> float | None:
+    """Return this control group's CPU time per time (v2 or v1); None if it is not limited."""
     try:
-        limit, period = (cgroups / "cpu.max").read_text().split()
-        return None if limit == "max" else int(limit) / int(period)
+        limit, period = (folder / "cpu.max").read_text().split()
     except (OSError, ValueError):
+        try:
+            limit = (folder / "cpu.cfs_quota_us").read_text()
+            period = (folder / "cpu.cfs_period_us").read_text()
+        except OSError:
+            return None
+    try:
+        quota = int(limit) / int(period)  # v2 writes "max" for no limit, v1 writes -1
+    except (ValueError, ZeroDivisionError):
         return None
+    return quota if quota > 0 else None
 
 
-def _memory_folders(cgroups: Path, membership: Path) -> list[Path]:
-    """List the control groups, ours and all parents, whose memory limits apply."""
+def _control_groups(controller: str, cgroups: Path, membership: Path) -> list[Path]:
+    """List the control groups, ours and all parents, whose limits of `controller` apply.
+
+    In v2 one tree has all controllers; in v1 each controller has a tree of its own.
+    """
     try:
         lines = membership.read_text().splitlines()
     except OSError:
@@ -90,8 +110,8 @@ def _memory_folders(cgroups: Path, membership: Path) -> list[Path]:
         hierarchy, controllers, path = [*line.split(":", 2), "", ""][:3]
         if hierarchy == "0":
             base = cgroups
-        elif "memory" in controllers.split(","):
-            base = cgroups / "memory"
+        elif controller in controllers.split(","):
+            base = _tree_of(controllers, controller, cgroups)
             folders.append(base)
         else:
             continue
@@ -99,6 +119,12 @@ def _memory_folders(cgroups: Path, membership: Path) -> list[Path]:
         parts = Path(path.strip("/")).parts
         folders += [base.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)]
     return folders
+
+
+def _tree_of(controllers: str, controller: str, cgroups: Path) -> Path:
+    """Return the v1 tree of `controller`, which shares "cpu,cpuacct" or has a folder of its own."""
+    own = cgroups / controller
+    return own if own.is_dir() else cgroups / controllers
 
 
 def _room_in(folder: Path) -> int | None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_hub import COMMIT, QUICK, FakeHub, Fault
+from fake_hub import COMMIT, PAGE, QUICK, FakeHub, Fault
 
 from dure import hub
 from dure.errors import DownloadError, DureError, ModelNotFoundError, UnsupportedModelError
@@ -244,6 +245,50 @@ def test_a_listing_that_is_none_is_an_error(server: FakeHub, data: bytes) -> Non
     server.faults[f"/api/models/{REPO}/revision/main"] = to_a_page
     with pytest.raises(DownloadError, match="not JSON"):
         pull()
+
+
+@pytest.mark.parametrize("host", ["the same", "the redirect's"])
+def test_a_mirror_that_redirects_may_list_its_files_in_several_pages(
+    server: FakeHub, data: bytes, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    server.huggingface[REPO] |= {f"note-{n}.txt": b"text" for n in range(2 * PAGE)}
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    if host == "the redirect's":
+        monkeypatch.setenv("HF_ENDPOINT", server.cdn_url)
+    tree = f"/api/models/{REPO}/tree/{COMMIT}"
+    server.faults[tree] = [Fault(redirect=f"{server.url}{tree}?recursive=true")]
+    assert data == pull().path.read_bytes()
+    pages = [headers for path, headers in server.asked if path.startswith(tree)]
+    assert len(pages) == 4  # the redirect, and three pages
+    for headers in pages:
+        to_the_mirror = headers["Host"] in os.environ["HF_ENDPOINT"]
+        assert headers.get("Authorization") == ("Bearer secret" if to_the_mirror else None)
+
+
+def test_a_next_page_on_a_third_host_is_refused(server: FakeHub, data: bytes) -> None:
+    server.huggingface[REPO] |= {f"note-{n}.txt": b"text" for n in range(PAGE)}
+    listing = server.url
+    server.url = server.cdn_url  # what the links name
+    with pytest.raises(DownloadError, match="sent us to") as caught:
+        pull()
+    assert listing in caught.value.message
+
+
+@pytest.mark.parametrize("wanted", [f"{REPO}:Q8_0", REPO])
+def test_offline_the_quantisations_that_are_here_are_named(
+    server: FakeHub, data: bytes, monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    hub.pull(f"{REPO}:Q4_0", patience=QUICK)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(DownloadError) as caught:
+        hub.resolve(wanted, patience=QUICK)
+    assert caught.value.message.startswith(
+        f"{wanted} is not on this machine, and it could not be downloaded: "
+    )
+    assert caught.value.hint == f"{REPO} is here as {REPO}:Q4_0"
+    with pytest.raises(ModelNotFoundError) as missing:
+        hub.resolve(wanted, allow_download=False)
+    assert f"{REPO} is here as {REPO}:Q4_0" in missing.value.hint
 
 
 def test_without_a_hub_the_error_says_what_was_tried_and_what_works(

@@ -148,3 +148,12 @@ def test_models_are_readable_by_who_may_read_the_home(
     server.huggingface["a/b"] = {"m-Q4_0.gguf": noise(1000)}
     mode = hub.pull("a/b", patience=QUICK).path.stat().st_mode
     assert mode & stat.S_IRUSR and not mode & stat.S_IXUSR
+
+
+def test_another_quantisation_in_the_hubs_own_cache_is_named(
+    home: Path, tmp_path: Path, server: FakeHub
+) -> None:
+    _cached(tmp_path, {"m-Q4_K_M.gguf": b"GGUF", "m-Q8_0.gguf": b"GGUF"})
+    with pytest.raises(ModelNotFoundError) as caught:
+        hub.resolve("Org/Model:Q6_K", allow_download=False)
+    assert "Org/Model is here as Org/Model:Q4_K_M or Org/Model:Q8_0" in caught.value.hint

@@ -6,15 +6,13 @@ import warnings
 from importlib import import_module
 from typing import Any
 
-_MOVED = {"ChatRequest", "Format", "Thinking", "ToolChoice", "tool_schemas"}
-"""What `dure.chat` was a file of, before version 0.2; it stands in dure.chat.request now."""
+_FORMERLY_HERE = ("ChatRequest", "Format", "Thinking", "ToolChoice")
 
 
 def __getattr__(name: str) -> Any:
-    """Return a name of before version 0.2, with a DeprecationWarning."""
-    if name not in _MOVED:
+    """Return a request type under its name of before 0.1, with a DeprecationWarning."""
+    if name not in _FORMERLY_HERE:
         raise AttributeError(f"module 'dure.chat' has no attribute {name!r}")
-    warnings.warn(
-        f"dure.chat.{name} is now dure.chat.request.{name}", DeprecationWarning, stacklevel=2
-    )
+    message = f"Import {name} from dure; dure.chat.{name} goes in 0.2."
+    warnings.warn(message, DeprecationWarning, stacklevel=2)
     return getattr(import_module("dure.chat.request"), name)

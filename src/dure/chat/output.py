@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Timings:
     """How long an answer took. Prefill ends with the first token, and includes any queueing."""
 
-    prefill_s: float
-    decode_s: float
+    prefill_s: float  # seconds to the first token
+    decode_s: float  # seconds from the first token to the last
     prefill_tps: float  # prompt tokens computed (not those found in the cache) per second
     decode_tps: float  # tokens after the first per second; 0 if there is none
 
@@ -36,32 +36,32 @@ class Completion:
     `tool_calls` (in OpenAI's form) are its parts.
     """
 
-    text: str
-    token_ids: tuple[int, ...]
-    logprobs: tuple[TokenLogprobs | None, ...] | None  # None for a forced token
+    text: str  # all that the model wrote
+    token_ids: tuple[int, ...]  # the tokens of `text`
+    logprobs: tuple[TokenLogprobs | None, ...] | None  # one per token; None for a forced token
     finish_reason: str  # "stop", "length" or "abort"
-    prompt_tokens: int
-    cached_tokens: int
-    timings: Timings
-    choices: tuple[Completion, ...] = ()
-    content: str = ""
-    reasoning: str = ""
-    tool_calls: tuple[Mapping[str, Any], ...] = ()
-    reasoning_tokens: int = 0
+    prompt_tokens: int  # tokens of the prompt
+    cached_tokens: int  # prompt tokens that were in the KV cache
+    timings: Timings  # seconds and tokens per second
+    choices: tuple[Completion, ...] = ()  # all n choices, where n > 1
+    content: str = ""  # the answer without reasoning and tool calls
+    reasoning: str = ""  # the reasoning, without delimiters
+    tool_calls: tuple[Mapping[str, Any], ...] = ()  # in OpenAI's form
+    reasoning_tokens: int = 0  # tokens of `reasoning`
     stopped: str | None = None  # the stop string that ended it
     unparsed_calls: int = 0  # calls that could not be read; their text is in `content`
-    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None  # one per prompt token
 
 
 @dataclass(frozen=True)
 class Chunk:
     """What one token adds to a stream. `text` is empty while a character or stop word is open."""
 
-    text: str
-    token_id: int
-    completion: Completion | None = None  # the whole answer, with its last chunk
-    events: tuple[Event, ...] = ()
-    logprobs: TokenLogprobs | None = None
+    text: str  # what can be shown
+    token_id: int  # the token
+    completion: Completion | None = None  # the whole answer, with the last chunk
+    events: tuple[Event, ...] = ()  # the same as pieces of reasoning, content and tool calls
+    logprobs: TokenLogprobs | None = None  # where params.logprobs asks for them
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None  # with the first chunk
 
 

@@ -55,8 +55,8 @@ class Thinking:
 class ToolChoice:
     """Whether the model may, must or must not call tools; `name` is that of the "named" one."""
 
-    mode: ChoiceMode = "auto"
-    name: str = ""
+    mode: ChoiceMode = "auto"  # auto, none, required or named
+    name: str = ""  # the tool that "named" demands
 
     def __post_init__(self) -> None:
         _one_of("tool_choice", self.mode, get_args(ChoiceMode))
@@ -69,8 +69,8 @@ class Format:
     value: a JSON schema, a regular expression, a Lark grammar, or the texts to choose from.
     """
 
-    kind: FormatKind
-    value: Any = None
+    kind: FormatKind  # json_object, json_schema, regex, grammar (Lark) or choice
+    value: Any = None  # the schema, the expression, the grammar, or the list of texts
 
     def __post_init__(self) -> None:
         _one_of("The answer's format", self.kind, get_args(FormatKind))
@@ -80,13 +80,13 @@ class Format:
 class ChatRequest:
     """A chat in the form of OpenAI's messages and tools, and what is asked of its next message."""
 
-    messages: Sequence[Mapping[str, Any]]
-    tools: Sequence[Mapping[str, Any]] = ()
-    tool_choice: ToolChoice = ToolChoice()
-    parallel_tool_calls: bool = True
-    thinking: Thinking = Thinking()
-    format: Format | None = None
-    template_variables: Mapping[str, Any] = field(default_factory=dict)
+    messages: Sequence[Mapping[str, Any]]  # {"role": …, "content": …}, oldest first
+    tools: Sequence[Mapping[str, Any]] = ()  # {"type": "function", "function": {…}}; at most 512
+    tool_choice: ToolChoice = ToolChoice()  # whether a tool must be called
+    parallel_tool_calls: bool = True  # False: at most one call
+    thinking: Thinking = Thinking()  # whether the model thinks, and for how many tokens
+    format: Format | None = None  # what the answer must be
+    template_variables: Mapping[str, Any] = field(default_factory=dict)  # for the chat template
     continue_final: bool = False  # continue the last message, the assistant's
 
     def __post_init__(self) -> None:

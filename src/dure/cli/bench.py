@@ -21,7 +21,7 @@ def command(
     decode: Annotated[int, typer.Option(min=0, help="Tokens to decode, one step each.")] = 64,
     depth: Annotated[int, typer.Option(min=0, help="Tokens in the cache before decoding.")] = 0,
     batch: Annotated[int, typer.Option(min=1, max=512, help="Sequences decoded together.")] = 1,
-    repeat: Annotated[int, typer.Option(min=1, help="Rounds after the warm-up.")] = 3,
+    repeat: Annotated[int, typer.Option(min=1, max=1000, help="Rounds after the warm-up.")] = 3,
     cache: Annotated[
         console.Cache,
         typer.Option(help="KV cache type: f16, or q8 for about half the memory."),

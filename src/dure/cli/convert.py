@@ -37,9 +37,11 @@ def command(
     """
     from dure import hub
     from dure.convert.gguf import convert
+    from dure.loading.memory import check_threads
     from dure.weights.quantize import check_scheme
 
     scheme = None if quantize is None else check_scheme(quantize)
+    threads = check_threads(threads)
     folder = hub.resolve(model, allow_download=False).path
     with console.ProgressLine("writing") as line:
         written = convert(

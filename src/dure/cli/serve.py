@@ -18,7 +18,8 @@ from dure.errors import InvalidRequestError
 if TYPE_CHECKING:
     from dure.llm import LLM
 
-DEFAULT_KEEP_ALIVE = 300.0  # seconds, of models that are loaded when they are asked for
+DEFAULT_KEEP_ALIVE = 300.0  # seconds, of models that are loaded on demand
+MAX_CACHE_GB = 1_000_000
 
 
 def command(
@@ -78,7 +79,6 @@ def command(
     cache_gb: Annotated[
         float | None,
         typer.Option(
-            min=0,
             show_default="4,096 tokens for each request, within half the free memory",
             help="Size of the KV cache of all requests, in GB.",
         ),
@@ -113,6 +113,7 @@ def command(
 
     # A wrong value ends the command, not the first request.
     scheme = None if quantize is None else check_scheme(quantize)
+    cache_bytes = _cache_bytes(cache_gb)
     served = tuple(models or ())
     if keep_alive is None and len(served) != 1:
         keep_alive = DEFAULT_KEEP_ALIVE
@@ -144,7 +145,7 @@ def command(
                 context=context,
                 quantize=scheme,
                 cache_dtype=cache.value,
-                cache_bytes=None if cache_gb is None else round(cache_gb * 1e9),
+                cache_bytes=cache_bytes,
                 max_sequences=parallel,
                 # Of several models each would take half of the memory that none has touched yet.
                 conversations=parallel if max_models == 1 else 1,
@@ -162,6 +163,18 @@ def command(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def _cache_bytes(gigabytes: float | None) -> int | None:
+    """Convert --cache-gb to bytes. Raises InvalidRequestError, also for nan and infinity."""
+    if gigabytes is None:
+        return None
+    if not 0.001 <= gigabytes <= MAX_CACHE_GB:
+        raise InvalidRequestError(
+            f"--cache-gb must be from 0.001 to {MAX_CACHE_GB:,}, but is {gigabytes:g}.",
+            hint="leave it out to use half of the free memory",
+        )
+    return round(gigabytes * 1e9)
 
 
 def _introduce(name: str, llm: LLM, parallel: int) -> None:

@@ -37,21 +37,21 @@ class SamplingParams:
     InvalidRequestError, naming the field, its range and its value.
     """
 
-    max_tokens: int | None = None  # None: until the context is full
-    min_tokens: int = 0  # no token ends the answer before; a stop string may, and a form's end
-    temperature: float | None = None  # 0: always the likeliest token
-    top_k: int | None = None  # 0 or -1: off
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None  # over prompt and output; 1: off
-    presence_penalty: float = 0.0  # over output
-    frequency_penalty: float = 0.0  # over output
-    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    max_tokens: int | None = None  # most tokens of the answer; None: until the context is full
+    min_tokens: int = 0  # tokens before which no token ends the answer; a stop string may
+    temperature: float | None = None  # 0 to 100; 0: greedy
+    top_k: int | None = None  # sample from the k most likely tokens; 0 or -1: off
+    top_p: float | None = None  # sample from the most likely tokens up to this mass; 1: off
+    min_p: float | None = None  # drop tokens below this share of the top probability; 0: off
+    repetition_penalty: float | None = None  # over prompt and output, 0.01 to 100; 1: off
+    presence_penalty: float = 0.0  # over output, -2 to 2
+    frequency_penalty: float = 0.0  # over output, -2 to 2
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)  # id -> -100 to 100
     seed: int | None = None  # None: a new one for every request
-    logprobs: int | None = None  # None: none; k: of the chosen token and the k likeliest
+    logprobs: int | None = None  # k: of the chosen token and the k most likely, 0 to 20
     prompt_logprobs: int | None = None  # the same for each token of the prompt but the first
-    stop: Sequence[str] = ()  # strings; a single one may stand alone
-    stop_token_ids: Sequence[int] = ()
+    stop: Sequence[str] = ()  # strings before which the answer ends; a single one may stand alone
+    stop_token_ids: Sequence[int] = ()  # token ids that end the answer
     ignore_eos: bool = False  # go on after an end-of-generation token; stop_token_ids still stop
     n: int = 1  # choices: independent continuations of the one prompt
 
@@ -76,10 +76,13 @@ class SamplingParams:
         self._check_logit_bias()
 
     def resolve(self, defaults: Mapping[str, Any]) -> SamplingParams:
-        """The same with no distribution field None: the model's default, else the neutral value.
+        """Fill the fields of the distribution that are None.
 
-        `defaults` is the model's generation_config: unknown keys are passed over, and
-        `do_sample: false` means temperature 0. ModelFileError if a default is out of range.
+        defaults: the model's generation_config; unknown keys are passed over, and
+            `do_sample: false` means temperature 0.
+
+        Returns parameters with the model's defaults, else the neutral values. Raises ModelFileError
+        if a default is out of range.
         """
         given = {name: defaults[name] for name in _NEUTRAL if defaults.get(name) is not None}
         if defaults.get("do_sample") is False:

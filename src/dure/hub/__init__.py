@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dure.errors import DownloadError, InvalidRequestError, ModelNotFoundError
 from dure.hub import store
-from dure.hub.cached import find_in_huggingface_cache
+from dure.hub.cached import find_in_huggingface_cache, quantisations_in_huggingface_cache
 from dure.hub.catalogue import (
     Catalogue,
     CatalogueEntry,
@@ -83,9 +83,11 @@ def resolve(
     if cached is not None:
         return ResolvedModel(wanted.text, cached)
     if not allow_download:
-        raise ModelNotFoundError(
-            f"{wanted.text} is not on this machine.", hint=f"fetch it: dure pull {wanted.text}"
-        )
+        hint = f"fetch it: dure pull {wanted.text}"
+        other = _same_repository(wanted)
+        if other:
+            hint += f"; {wanted.repo} is here as {_or(other)}"
+        raise ModelNotFoundError(f"{wanted.text} is not on this machine.", hint=hint)
     return pull(wanted.text, progress=progress, patience=patience)
 
 
@@ -120,6 +122,13 @@ def pull(
     try:
         local = fetch_model(job)
     except (DownloadError, ModelNotFoundError) as failure:
+        other = _same_repository(wanted)
+        if other and isinstance(failure, DownloadError):
+            raise DownloadError(
+                f"{wanted.text} is not on this machine, and it could not be downloaded: "
+                f"{failure.message}",
+                hint=f"{wanted.repo} is here as {_or(other)}",
+            ) from None
         if not failure.hint:
             failure.hint = _what_works_offline(wanted)
         raise
@@ -214,6 +223,22 @@ def _sources(
         there = _or([source.kind for source in entry.sources])
         raise InvalidRequestError(f"{entry.name} does not come from {only!r}, but from {there}.")
     return kept
+
+
+def _same_repository(wanted: ModelName) -> list[str]:
+    """List the names of what is here of the same repository: other quantisations, other forms."""
+    if not wanted.repo:
+        return []
+    here = []
+    for model in local_models():
+        try:
+            name = parse_name(model.name)
+        except InvalidRequestError:  # a record that somebody edited
+            continue
+        if (name.kind, name.repo.casefold()) == (wanted.kind, wanted.repo.casefold()):
+            here.append(model.name)
+    here += quantisations_in_huggingface_cache(wanted) if wanted.kind == "huggingface" else []
+    return list(dict.fromkeys(here))
 
 
 def _what_works_offline(wanted: ModelName) -> str:

@@ -8,22 +8,16 @@ from pathlib import Path
 
 from dure.errors import DureError
 from dure.hub.names import ModelName
-from dure.hub.repository import RemoteFile, choose_files
+from dure.hub.repository import RemoteFile, choose_files, quant_of
 from dure.hub.types import Check
 
 
 def find_in_huggingface_cache(wanted: ModelName) -> Path | None:
     """Return the path to open for `wanted` in Hugging Face's cache; None if it is not complete."""
-    cache = huggingface_cache()
-    repository = _repository_folder(cache, wanted.repo) if cache else None
-    snapshot = _snapshot(repository, wanted.revision) if repository else None
+    snapshot = _snapshot_of(wanted)
     if snapshot is None:
         return None
-    files = [
-        RemoteFile(f.relative_to(snapshot).as_posix(), Check(f.stat().st_size))
-        for f in sorted(snapshot.rglob("*"))
-        if f.is_file()  # not so for a link to a blob that is gone or not yet there
-    ]
+    files = _files_in(snapshot)
     try:
         chosen = choose_files(files, wanted.quant, wanted.repo)
     except DureError:
@@ -31,6 +25,30 @@ def find_in_huggingface_cache(wanted: ModelName) -> Path | None:
     if chosen[0].path.casefold().endswith(".gguf"):
         return snapshot / chosen[0].path
     return snapshot if _has_every_shard(snapshot) else None
+
+
+def quantisations_in_huggingface_cache(wanted: ModelName) -> list[str]:
+    """List the names `org/repo:QUANT` of the GGUF files of `wanted`'s repository in the cache."""
+    snapshot = _snapshot_of(wanted)
+    if snapshot is None:
+        return []
+    ggufs = [f.path for f in _files_in(snapshot) if f.path.casefold().endswith(".gguf")]
+    at = f"@{wanted.revision}" if wanted.revision else ""
+    return [f"{wanted.repo}{at}:{quant}" for quant in sorted({*map(quant_of, ggufs)} - {""})]
+
+
+def _snapshot_of(wanted: ModelName) -> Path | None:
+    cache = huggingface_cache()
+    repository = _repository_folder(cache, wanted.repo) if cache else None
+    return _snapshot(repository, wanted.revision) if repository else None
+
+
+def _files_in(snapshot: Path) -> list[RemoteFile]:
+    return [
+        RemoteFile(f.relative_to(snapshot).as_posix(), Check(f.stat().st_size))
+        for f in sorted(snapshot.rglob("*"))
+        if f.is_file()  # not so for a link to a blob that is gone or not yet there
+    ]
 
 
 def huggingface_cache() -> Path | None:

@@ -12,6 +12,7 @@ import os
 import ssl
 from base64 import b64encode
 from collections.abc import Mapping
+from dataclasses import dataclass
 from email.message import Message
 from functools import lru_cache
 from http.client import HTTPException
@@ -73,28 +74,37 @@ def open_url(url: str, *, headers: Mapping[str, str] | None = None, timeout_s: f
     return response
 
 
+@dataclass(frozen=True)
+class Document:
+    """A whole answer. `url` is where it came from after redirects: the base of its links."""
+
+    body: bytes
+    headers: Message
+    url: str
+
+
 def read_document(
     url: str, *, headers: Mapping[str, str] | None = None, timeout_s: float
-) -> tuple[bytes, Message]:
-    """Read the whole body and headers at `url`. Raises DownloadError past MAX_DOCUMENT_BYTES."""
+) -> Document:
+    """Read the whole answer at `url`. Raises DownloadError past MAX_DOCUMENT_BYTES."""
     try:
         with open_url(url, headers=headers, timeout_s=timeout_s) as response:
             body: bytes = response.read(MAX_DOCUMENT_BYTES + 1)
-            answered: Message = response.headers
+            document = Document(body, response.headers, _address(url, response.url))
     except (OSError, HTTPException) as failure:
         raise unreachable(url, failure) from None
     if len(body) > MAX_DOCUMENT_BYTES:
         raise DownloadError(f"{host_of(url)} answered with more than {MAX_DOCUMENT_BYTES} bytes.")
-    return body, answered
+    return document
 
 
 def read_json(
     url: str, *, headers: Mapping[str, str] | None = None, timeout_s: float
-) -> tuple[Any, Message]:
-    """Read and parse the JSON at `url`; return it with the headers. Raises DownloadError."""
-    body, answered = read_document(url, headers=headers, timeout_s=timeout_s)
+) -> tuple[Any, Document]:
+    """Read and parse the JSON at `url`; return it with the answer. Raises DownloadError."""
+    document = read_document(url, headers=headers, timeout_s=timeout_s)
     try:
-        return json.loads(body), answered
+        return json.loads(document.body), document
     except (ValueError, RecursionError):
         raise DownloadError(f"{host_of(url)} answered with something that is not JSON.") from None
 
@@ -120,6 +130,18 @@ def host_of(url: str) -> str:
 def join_path(endpoint: str, *parts: str) -> str:
     """Join `parts` to `endpoint`, each quoted except for slashes."""
     return "/".join([endpoint.rstrip("/"), *(quote(part, safe="/") for part in parts)])
+
+
+def _address(asked: str, answered: str) -> str:
+    """Return the address that answered, with `asked`'s user and password on the same host."""
+    if host_of(asked) != host_of(answered):
+        return answered
+    return urlunsplit(urlsplit(answered)._replace(netloc=urlsplit(asked).netloc))
+
+
+def without_secrets(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return `headers` without those that hold a secret, for another host than theirs."""
+    return {name: value for name, value in headers.items() if name.casefold() not in _SECRETS}
 
 
 def _credentials(url: str) -> dict[str, str]:

@@ -126,16 +126,14 @@ def _check_of(wheel: Wheel, max_bytes: int, patience: Timeouts) -> Check:
 def _find(index: str, distribution: str, version: str, patience: Timeouts) -> Wheel:
     url = index.rstrip("/") + "/" + _normal(distribution) + "/"
     try:
-        body, answered = read_document(
-            url, headers={"Accept": _ACCEPT}, timeout_s=patience.answer_s
-        )
+        page = read_document(url, headers={"Accept": _ACCEPT}, timeout_s=patience.answer_s)
     except RefusedError as refusal:
         if refusal.status == 404:
             raise DownloadError(f"{host_of(index)} has no package {distribution}.") from None
         raise
-    is_json = "json" in answered.get_content_type()
+    read = _from_json if "json" in page.headers.get_content_type() else _from_html
     try:
-        wheels = list(_from_json(url, body) if is_json else _from_html(url, body))
+        wheels = list(read(page.url, page.body))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DownloadError(f"{host_of(index)} answered, but not as a package index.") from None
     for wheel in wheels:

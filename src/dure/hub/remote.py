@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urljoin
 
 from dure.errors import DownloadError, ModelNotFoundError
 from dure.hub.cached import huggingface_home
-from dure.hub.http import RefusedError, host_of, join_path, read_json
+from dure.hub.http import RefusedError, host_of, join_path, read_json, without_secrets
 from dure.hub.repository import MAX_FILES, RemoteFile
 from dure.hub.types import Check, Timeouts
 
@@ -119,17 +119,22 @@ def _is_on(variable: str) -> bool:
 
 
 def _tree(url: str, headers: Mapping[str, str], patience: Timeouts) -> list[dict[str, Any]]:
-    """Read all entries of a paged listing; each page names the next in its Link header."""
+    """Read all entries of a paged listing; each page names the next in its Link header.
+
+    A mirror may redirect to another host, whose next page is then on that host. The token is sent
+    to the first host alone.
+    """
     entries: list[dict[str, Any]] = []
     start = host_of(url)
     while url and len(entries) <= MAX_FILES:
-        page, answered = read_json(url, headers=headers, timeout_s=patience.answer_s)
+        sent = headers if host_of(url) == start else without_secrets(headers)
+        page, answered = read_json(url, headers=sent, timeout_s=patience.answer_s)
         if not isinstance(page, list) or not all(isinstance(entry, dict) for entry in page):
             raise DownloadError(f"{start} answered with something that is not a list of files.")
         entries += page
-        following = re.search(r'<([^>]+)>;\s*rel="next"', answered.get("Link", ""))
-        url = following[1] if following and page else ""
-        if url and host_of(url) != start:  # the token would go along
+        following = re.search(r'<([^>]+)>;\s*rel="next"', answered.headers.get("Link", ""))
+        url = urljoin(answered.url, following[1]) if following and page else ""
+        if url and host_of(url) not in (start, host_of(answered.url)):
             raise DownloadError(f"{start} sent us to {host_of(url)} for the rest of its files.")
     return entries
 

@@ -15,10 +15,13 @@ from dure.errors import TokenizerError
 from dure.formats.checkpoint import open_checkpoint
 from dure.formats.string_array import StringArray
 from dure.loading.memory import (
+    MAX_CACHE_BYTES,
+    MAX_TOKENS,
     OVERHEAD_BYTES,
     MemoryPlan,
     check_cache_dtype,
     check_threads,
+    check_whole,
     plan_memory,
     state_slots,
 )
@@ -82,15 +85,23 @@ def load(
     Raises NotEnoughMemoryError, before any matrix is read, if weights, cache and overhead do not
     fit; and the other errors of dure.errors.
     """
+    threads = check_threads(threads)
+    for what, value, most in (
+        ("context", context, MAX_TOKENS),
+        ("cache_bytes", cache_bytes, MAX_CACHE_BYTES),
+        ("cache_tokens", cache_tokens, MAX_TOKENS),
+        ("conversations", conversations, MAX_TOKENS),
+    ):
+        if value is not None:
+            check_whole(what, value, 1, most)
+    dtype = check_cache_dtype(cache_dtype, exact=exact)
+    scheme = None if quantize is None else check_scheme(quantize)
     resolved = hub.resolve(None if name is None else os.fspath(name), progress=download_progress)
     name = _label(resolved)
-    threads = check_threads(threads)
     checkpoint = open_checkpoint(resolved.path)
     models.family_of(checkpoint)  # an unsupported architecture is reported first
     tokenizer = _TokenizerMaker(checkpoint if with_tokenizer else None)
     checkpoint = _without_vocabulary(checkpoint)
-    dtype = check_cache_dtype(cache_dtype, exact=exact)
-    scheme = None if quantize is None else check_scheme(quantize)
     weight_bytes = models.memory_needed(checkpoint, quantize=scheme)
     available = machine.memory_available()
 

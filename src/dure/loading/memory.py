@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import cast
 
 from dure import hub, machine
@@ -37,16 +38,35 @@ class MemoryPlan:
     cache_tokens: int
 
 
+MAX_THREADS = 1024
+
+
+MAX_TOKENS = 1 << 40
+"""More than any context or cache: what is larger is a mistake."""
+
+
+MAX_CACHE_BYTES = 1 << 50
+
+
 def check_threads(threads: int | None) -> int:
     """Return `threads`, or the number of physical cores. Raises InvalidRequestError."""
     if threads is None:
         return machine.usable_threads()
-    if not 1 <= threads <= 1024:
+    hint = f"leave it out to use this machine's {machine.usable_threads()}"
+    return check_whole("threads", threads, 1, MAX_THREADS, hint=hint)
+
+
+def check_whole(name: str, value: object, low: int, high: int, *, hint: str = "") -> int:
+    """Return `value` if it is an integer from `low` to `high`; else raise InvalidRequestError."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InvalidRequestError(f"{name} must be a whole number, not {value!r:.60}.", hint=hint)
+    number = int(value)
+    if not low <= number <= high:
+        shown = f"{number:,}" if abs(number) < 10**30 else "a number of over 30 digits"
         raise InvalidRequestError(
-            f"{threads} threads are outside 1 to 1024.",
-            hint=f"leave it out to use this machine's {machine.usable_threads()}",
+            f"{name} must be from {low:,} to {high:,}, but is {shown}.", hint=hint
         )
-    return threads
+    return number
 
 
 def check_cache_dtype(dtype: str, *, exact: bool) -> CacheDtype:

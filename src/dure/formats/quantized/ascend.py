@@ -21,8 +21,6 @@ from dure.formats.quantized.signed import RowPairs, SignedMatrix
 from dure.formats.tensors import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
     from dure.formats.quantized.base import QuantizedMatrix
