@@ -36,13 +36,22 @@ enum class Type : int {
   IQ4_NL,
   IQ4_XS,
   MXFP4,
-  // Ours (formats/blocks.py): what AWQ, GPTQ and compressed-tensors checkpoints come down to, and
-  // FP8 ones.
-  I4G32,
+  // Ours (formats/blocks.py): what quantised Hugging Face folders come down to.
+  I4G32,  // 4-bit codes, scale and zero point
   I4G64,
   I4G128,
-  F8G32,
+  F8G32,  // FP8
   F8G128,
+  I8G32,  // signed 8-bit codes and a scale
+  I8G128,
+  U8G32,  // 8-bit codes, scale and zero point
+  U8G128,
+  A4G32,  // 4-bit codes, scale and minimum
+  A4G64,
+  A8G32,  // 8-bit codes, scale and minimum
+  A8G64,
+  NV4G32,  // NVFP4
+  NV4G128,
 };
 
 inline uint16_t load_u16(const uint8_t* p) {
@@ -94,6 +103,13 @@ inline float bfloat_to_float(uint16_t b) { return bits_to_float(static_cast<uint
 // files that hold one are refused.
 inline uint16_t fp8_as_half(uint8_t v) {
   return static_cast<uint16_t>(((v & 0x80) << 8) | ((v & 0x7F) << 7));
+}
+
+// The scale of 16 columns of NVFP4, halved because the table of its values is doubled: an e4m3 times
+// a global scale, or divided by one, which is then stored as a negative number.
+inline float fp8_scale(uint8_t v, float global) {
+  const float scale = half_to_float(fp8_as_half(v));
+  return global < 0 ? scale * -128.0f / global : scale * 128.0f * global;
 }
 
 inline int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }

@@ -170,6 +170,7 @@ const float* float_columns(const Packed& w, const uint8_t* panel, int64_t first,
   }
   with_quantised_type(w.type, [&](auto type) {
     using L = Layout<type()>;
+    constexpr int kOffset = L::scales == Scales::FloatMin ? 0 : L::offset;
     const PanelSource<type()> source(w, panel);
     for (int b = 0; b < count / kBlock; ++b) {
       uint8_t codes[kGroups][64];
@@ -180,11 +181,12 @@ const float* float_columns(const Packed& w, const uint8_t* panel, int64_t first,
         const int half = L::halves == 1 ? 0 : c / 16;
         float q[kPanel];
         for (int r = 0; r < kPanel; ++r)
-          q[r] = static_cast<float>(codes[c / kGroup][r * kGroup + c % kGroup] - L::offset);
+          q[r] = static_cast<float>(codes[c / kGroup][r * kGroup + c % kGroup] - kOffset);
         f32x16 value = load(q);
         if constexpr (L::scales == Scales::Zero) value = value - source.zero(index);
         value = source.scale(index, half) * value;
-        if constexpr (L::has_min && L::scales != Scales::Zero)
+        if constexpr (L::scales == Scales::FloatMin) value = value + source.minimum(index);
+        else if constexpr (L::has_min && L::scales != Scales::Zero)
           value = value + source.add(index, half);
         store(buffer + (b * kBlock + c) * kPanel, value);
       }

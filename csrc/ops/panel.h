@@ -36,9 +36,12 @@ struct PanelSource {
   using F = PackedForm<L>;
   const uint8_t* codes;
   const uint8_t* scales;
+  bool divides = false;  // of Scales::Fp8: whether its global scales divide, all or none
 
   PanelSource(const Packed& m, const uint8_t* panel)
-      : codes(panel), scales(panel + m.panel_codes_bytes()) {}
+      : codes(panel), scales(panel + m.panel_codes_bytes()) {
+    if constexpr (L::scales == Scales::Fp8) divides = *reinterpret_cast<const float*>(scales) < 0;
+  }
 
   struct Block {
     const uint8_t* p;
@@ -67,7 +70,17 @@ struct PanelSource {
     const uint8_t* u = unit(b);
     const int j = b % L::unit_blocks;
     if constexpr (L::scales == Scales::Power) return load_bfloat(halves(u));
-    if constexpr (L::scales == Scales::Zero) return load(reinterpret_cast<const float*>(u));
+    if constexpr (L::scales == Scales::Zero || L::scales == Scales::Float ||
+                  L::scales == Scales::FloatMin)
+      return load(reinterpret_cast<const float*>(u));
+    if constexpr (L::scales == Scales::Fp8) {  // as fp8_scale has it
+      alignas(32) uint16_t e4m3[16];
+      const uint8_t* p = u + 64 + 16 * (2 * j + half);
+      for (int i = 0; i < 16; ++i) e4m3[i] = fp8_as_half(p[i]);
+      const f32x16 global = load(reinterpret_cast<const float*>(u));
+      const f32x16 own = load_half(e4m3);
+      return divides ? own * set1(-128.0f) / global : own * set1(128.0f) * global;
+    }
     const f32x16 d = load_half(halves(u));
     if constexpr (L::scales == Scales::SuperMin32) return d * load_u8_float(u + 64 + 32 * j);
     if constexpr (L::scales == Scales::Super32) return d * load_i8_float(u + 32 + 16 * j);
@@ -81,6 +94,8 @@ struct PanelSource {
     const uint8_t* u = unit(b);
     const int j = b % L::unit_blocks;
     if constexpr (L::scales == Scales::Zero) return scale(b, half) * zero(b) * set1(-1.0f);
+    if constexpr (L::scales == Scales::FloatMin)
+      return minimum(b) + scale(b, half) * set1(static_cast<float>(L::offset));
     const f32x16 m = load_half(halves(u + 32));
     if constexpr (L::scales == Scales::HalfMin) return m;
     const f32x16 negative = m * set1(-1.0f);
@@ -88,7 +103,12 @@ struct PanelSource {
       return negative * load_high4_float(u + 64 + 16 * (2 * j + half));
     return negative * load_u8_float(u + 64 + 32 * j + 16);
   }
-  f32x16 zero(int b) const { return load_u8_float(unit(b) + 64); }
+  // The zero point of codes without their offset.
+  f32x16 zero(int b) const {
+    return load_u8_float(unit(b) + 64) - set1(static_cast<float>(L::offset));
+  }
+  // What is added to scale times code, of codes with their offset.
+  f32x16 minimum(int b) const { return load(reinterpret_cast<const float*>(unit(b) + 64)); }
 };
 
 template <Type kType>

@@ -7,7 +7,7 @@
 //           a time
 //
 // Nothing is lost: weight = scale * (code - kOffset) + add, with the very floats the source format
-// defines; of the grouped types it is scale * (code - zero).
+// defines; of the types with a zero point it is scale * (code - zero).
 #pragma once
 
 #include "common.h"
@@ -26,7 +26,10 @@ enum class Scales {
   Super32,     // f16 d, 8 x i8 scale                          (IQ4_XS)
   Super16,     // f16 d, 16 x i8 scale, each for 16 columns    (Q6_K Q3_K)
   SuperMin16,  // f16 d, f16 dmin, 16 x u8 (scale | min << 4)  (Q2_K)
-  Zero,        // f32 d, u8 zero                               (I4G32 I4G64 I4G128)
+  Zero,        // f32 d, u8 zero                               (I4G* U8G*)
+  Float,       // f32 d                                        (I8G*)
+  FloatMin,    // f32 d, f32 m: weight = d * code + m          (A4G* A8G*)
+  Fp8,         // f32 d, f8 (e4m3) for each 16 columns         (NV4G*)
 };
 
 template <Planes P, Scales S, int Bits, int Offset>
@@ -39,8 +42,10 @@ struct LayoutOf {
   static constexpr bool super = S == Scales::SuperMin32 || S == Scales::Super32 ||
                                 S == Scales::Super16 || S == Scales::SuperMin16;
   static constexpr bool has_min = S == Scales::HalfMin || S == Scales::SuperMin32 ||
-                                  S == Scales::SuperMin16 || S == Scales::Zero;
-  static constexpr int halves = (S == Scales::Super16 || S == Scales::SuperMin16) ? 2 : 1;
+                                  S == Scales::SuperMin16 || S == Scales::Zero ||
+                                  S == Scales::FloatMin;
+  static constexpr int halves =
+      (S == Scales::Super16 || S == Scales::SuperMin16 || S == Scales::Fp8) ? 2 : 1;
   static constexpr int unit_blocks = super ? 8 : 1;
   static constexpr int code_bytes = P == Planes::P2     ? 128
                                     : P == Planes::P2_1 ? 192
@@ -50,7 +55,9 @@ struct LayoutOf {
                                     : P == Planes::P4_2 ? 384
                                                         : 512;
   static constexpr int scale_bytes = S == Scales::Half || S == Scales::Power ? 32
-                                     : S == Scales::HalfMin                  ? 64
+                                     : S == Scales::HalfMin || S == Scales::Float || S == Scales::Fp8
+                                         ? 64
+                                     : S == Scales::FloatMin                 ? 128
                                      : S == Scales::Zero                     ? 64 + 16
                                      : S == Scales::SuperMin32               ? 64 + 256
                                      : S == Scales::Super32                  ? 32 + 128
@@ -58,11 +65,19 @@ struct LayoutOf {
                                                                              : 64 + 256;
 };
 
-// One scale and zero point for `Columns` columns.
-template <int Columns>
-struct GroupedLayout : LayoutOf<Planes::P4, Scales::Zero, 4, 0> {
+// One unit for `Columns` columns.
+template <class Base, int Columns>
+struct UnitOf : Base {
   static constexpr int unit_blocks = Columns / kBlock;
+  static constexpr int scale_bytes =
+      Base::scale_bytes + (Base::scales == Scales::Fp8 ? 2 * kPanel * unit_blocks : 0);
 };
+using Int4Zero = LayoutOf<Planes::P4, Scales::Zero, 4, 0>;
+using Int8 = LayoutOf<Planes::P8, Scales::Float, 8, 128>;
+using Int8Zero = LayoutOf<Planes::P8, Scales::Zero, 8, 128>;
+using Int4Min = LayoutOf<Planes::P4, Scales::FloatMin, 4, 0>;
+using Int8Min = LayoutOf<Planes::P8, Scales::FloatMin, 8, 128>;
+using Fp4 = LayoutOf<Planes::Lut, Scales::Fp8, 5, 16>;
 
 template <Type>
 struct Layout;
@@ -80,9 +95,19 @@ template <> struct Layout<Type::Q6_K> : LayoutOf<Planes::P4_2, Scales::Super16, 
 template <> struct Layout<Type::IQ4_NL> : LayoutOf<Planes::Lut, Scales::Half, 8, 128> {};
 template <> struct Layout<Type::IQ4_XS> : LayoutOf<Planes::Lut, Scales::Super32, 8, 128> {};
 template <> struct Layout<Type::MXFP4> : LayoutOf<Planes::Lut, Scales::Power, 5, 16> {};
-template <> struct Layout<Type::I4G32> : GroupedLayout<32> {};
-template <> struct Layout<Type::I4G64> : GroupedLayout<64> {};
-template <> struct Layout<Type::I4G128> : GroupedLayout<128> {};
+template <> struct Layout<Type::I4G32> : UnitOf<Int4Zero, 32> {};
+template <> struct Layout<Type::I4G64> : UnitOf<Int4Zero, 64> {};
+template <> struct Layout<Type::I4G128> : UnitOf<Int4Zero, 128> {};
+template <> struct Layout<Type::I8G32> : UnitOf<Int8, 32> {};
+template <> struct Layout<Type::I8G128> : UnitOf<Int8, 128> {};
+template <> struct Layout<Type::U8G32> : UnitOf<Int8Zero, 32> {};
+template <> struct Layout<Type::U8G128> : UnitOf<Int8Zero, 128> {};
+template <> struct Layout<Type::A4G32> : UnitOf<Int4Min, 32> {};
+template <> struct Layout<Type::A4G64> : UnitOf<Int4Min, 64> {};
+template <> struct Layout<Type::A8G32> : UnitOf<Int8Min, 32> {};
+template <> struct Layout<Type::A8G64> : UnitOf<Int8Min, 64> {};
+template <> struct Layout<Type::NV4G32> : UnitOf<Fp4, 32> {};
+template <> struct Layout<Type::NV4G128> : UnitOf<Fp4, 128> {};
 // clang-format on
 
 // The 16 values of the non-linear 4-bit types, plus their offset so that they are codes like all
@@ -93,7 +118,7 @@ alignas(16) constexpr uint8_t kFp4Codes[16] = {16, 17, 18, 19, 20, 22, 24, 28,
                                                16, 15, 14, 13, 12, 10, 8,  4};
 template <Type T>
 constexpr const uint8_t* lut_of() {
-  return T == Type::MXFP4 ? kFp4Codes : kIq4Codes;
+  return T == Type::IQ4_NL || T == Type::IQ4_XS ? kIq4Codes : kFp4Codes;
 }
 
 constexpr bool is_fp8(Type t) { return t == Type::F8G32 || t == Type::F8G128; }
@@ -125,6 +150,9 @@ auto with_quantised_type(Type t, F&& f) {
     DURE_CASE(Q2_K) DURE_CASE(Q3_K) DURE_CASE(Q4_K) DURE_CASE(Q5_K) DURE_CASE(Q6_K)
     DURE_CASE(IQ4_NL) DURE_CASE(IQ4_XS) DURE_CASE(MXFP4)
     DURE_CASE(I4G32) DURE_CASE(I4G64) DURE_CASE(I4G128)
+    DURE_CASE(I8G32) DURE_CASE(I8G128) DURE_CASE(U8G32) DURE_CASE(U8G128)
+    DURE_CASE(A4G32) DURE_CASE(A4G64) DURE_CASE(A8G32) DURE_CASE(A8G64)
+    DURE_CASE(NV4G32) DURE_CASE(NV4G128)
     default: throw std::invalid_argument("not a quantised type");
   }
 // clang-format on

@@ -38,6 +38,16 @@ const TypeSizes kSizes[] = {
     packed_sizes<Type::I4G128>("I4G128", 128, 69),
     {"F8G32", 32, 36, 16, 64, 1},
     {"F8G128", 128, 132, 16, 64, 4},
+    packed_sizes<Type::I8G32>("I8G32", 32, 36),
+    packed_sizes<Type::I8G128>("I8G128", 128, 132),
+    packed_sizes<Type::U8G32>("U8G32", 32, 37),
+    packed_sizes<Type::U8G128>("U8G128", 128, 133),
+    packed_sizes<Type::A4G32>("A4G32", 32, 24),
+    packed_sizes<Type::A4G64>("A4G64", 64, 40),
+    packed_sizes<Type::A8G32>("A8G32", 32, 40),
+    packed_sizes<Type::A8G64>("A8G64", 64, 72),
+    packed_sizes<Type::NV4G32>("NV4G32", 32, 22),
+    packed_sizes<Type::NV4G128>("NV4G128", 128, 76),
 };
 
 using u8x16 = uint8_t __attribute__((vector_size(16)));
@@ -58,7 +68,8 @@ struct Unit {
   uint8_t* codes = nullptr;
   uint16_t d = 0, m = 0;  // f16 (bf16 for Power)
   uint8_t scale[16] = {}, min[16] = {};
-  uint8_t zero[5] = {};  // of Scales::Zero: f32 scale, u8 zero point
+  // Of Scales::Zero f32 scale, u8 zero point; Float f32; FloatMin two f32; Fp8 f32 and the scales.
+  uint8_t unit[12] = {};
 };
 
 // Q4_K and Q5_K keep eight 6-bit scales and mins in 12 bytes: the last four borrow their top bits
@@ -128,6 +139,14 @@ void add_high_bits(uint8_t bits, uint8_t* codes) {
   std::memcpy(&v, codes, 8);
   v |= ((spread + 0x7F7F7F7F7F7F7F7Fu) >> 3) & 0x1010101010101010u;
   std::memcpy(codes, &v, 8);
+}
+
+// What follows the codes in a source block of our own types.
+template <class L>
+constexpr int unit_bytes() {
+  if (L::scales == Scales::Zero) return 5;
+  if (L::scales == Scales::FloatMin) return 8;
+  return L::scales == Scales::Fp8 ? 4 + 2 * L::unit_blocks : 4;
 }
 
 template <Type type>
@@ -215,10 +234,28 @@ void decode_unit(const uint8_t* s, Unit& u) {
     }
     case Type::I4G32:
     case Type::I4G64:
-    case Type::I4G128: {
-      constexpr int kBytes = Layout<type>::unit_blocks * kBlock / 2;
+    case Type::I4G128:
+    case Type::A4G32:
+    case Type::A4G64:
+    case Type::NV4G32:
+    case Type::NV4G128: {
+      using L = Layout<type>;
+      constexpr int kBytes = L::unit_blocks * kBlock / 2;
       pair_nibbles<kBytes>(s, u.codes);
-      std::memcpy(u.zero, s + kBytes, 5);
+      std::memcpy(u.unit, s + kBytes, unit_bytes<L>());
+      break;
+    }
+    case Type::I8G32:
+    case Type::I8G128:
+    case Type::U8G32:
+    case Type::U8G128:
+    case Type::A8G32:
+    case Type::A8G64: {
+      using L = Layout<type>;
+      constexpr int kBytes = L::unit_blocks * kBlock;
+      for (int i = 0; i < kBytes; i += 16)
+        store16(u.codes + i, load16(s + i) ^ (L::scales == Scales::Float ? 128 : 0));
+      std::memcpy(u.unit, s + kBytes, unit_bytes<L>());
       break;
     }
     default:
@@ -282,13 +319,17 @@ void put_block(uint8_t* out, const uint8_t* codes, size_t stride) {
 
 void put_u16(uint8_t* p, uint16_t v) { std::memcpy(p, &v, 2); }
 
-template <Scales S>
+template <class L>
 void put_scales(uint8_t* out, int row, const Unit& u) {
-  if constexpr (S == Scales::Zero) {
-    std::memcpy(out + 4 * row, u.zero, 4);
-    out[64 + row] = u.zero[4];
-    return;
-  }
+  constexpr Scales S = L::scales;
+  constexpr bool kOwn =
+      S == Scales::Zero || S == Scales::Float || S == Scales::FloatMin || S == Scales::Fp8;
+  if constexpr (kOwn) std::memcpy(out + 4 * row, u.unit, 4);
+  if constexpr (S == Scales::FloatMin) std::memcpy(out + 64 + 4 * row, u.unit + 4, 4);
+  if constexpr (S == Scales::Zero) out[64 + row] = u.unit[4];
+  if constexpr (S == Scales::Fp8)
+    for (int j = 0; j < 2 * L::unit_blocks; ++j) out[64 + 16 * j + row] = u.unit[4 + j];
+  if constexpr (kOwn) return;
   put_u16(out + 2 * row, u.d);
   if constexpr (S == Scales::HalfMin || S == Scales::SuperMin32 || S == Scales::SuperMin16)
     put_u16(out + 32 + 2 * row, u.m);
@@ -318,7 +359,7 @@ void pack_panel(uint8_t* panel, const Packed& m, const uint8_t* source, int rows
       u.codes = codes[row];
       decode_unit<T>(
           source + row * row_bytes + static_cast<size_t>(unit) * sizes_of(T).source_bytes, u);
-      put_scales<L::scales>(scales, row, u);
+      put_scales<L>(scales, row, u);
     }
     for (int b = 0; b < L::unit_blocks; ++b, panel += L::code_bytes)
       put_block<L::planes>(panel, codes[0] + b * kBlock, kColumns);

@@ -31,7 +31,13 @@ void get_scale(const uint8_t* in, int row, int block_in_unit, int half, float& s
   const int j = block_in_unit, h = 2 * block_in_unit + half;
   add = 0;
   if constexpr (S == Scales::Half || S == Scales::Power) scale = d;
-  if constexpr (S == Scales::Zero) std::memcpy(&scale, in + 4 * row, 4);
+  if constexpr (S == Scales::Zero || S == Scales::Float || S == Scales::FloatMin)
+    std::memcpy(&scale, in + 4 * row, 4);
+  if constexpr (S == Scales::FloatMin) std::memcpy(&add, in + 64 + 4 * row, 4);
+  if constexpr (S == Scales::Fp8) {
+    std::memcpy(&scale, in + 4 * row, 4);
+    scale = fp8_scale(in[64 + 16 * h + row], scale);
+  }
   if constexpr (S == Scales::HalfMin) scale = d, add = half_to_float(load_u16(in + 32 + 2 * row));
   if constexpr (S == Scales::SuperMin32) {
     scale = d * static_cast<float>(in[64 + 32 * j + row]);
@@ -90,7 +96,8 @@ void unpack_row(const Packed& m, int64_t row, float* out) {
           int code = get_code<L::planes>(codes, r, c);
           if constexpr (L::planes == Planes::Lut) code = lut_of<t()>()[code];
           if constexpr (L::scales == Scales::Zero) code -= unit[64 + r];
-          const float value = scale * static_cast<float>(code - L::offset);
+          else if constexpr (L::scales != Scales::FloatMin) code -= L::offset;
+          const float value = scale * static_cast<float>(code);
           out[b * kBlock + c] = L::has_min && L::scales != Scales::Zero ? value + add : value;
         }
       }

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True)
 class BlockType:
-    """One tensor type. `ggml_id` is None for types that only safetensors files have."""
+    """One tensor type. `ggml_id` is None for types that GGUF does not have."""
 
     name: str
     ggml_id: int | None
@@ -37,13 +37,32 @@ _GGML_SUPPORTED = (
     ("BF16", 30, 1, 2),
     ("MXFP4", 39, 32, 17),
 )
-# Ours, in no file: what 4-bit checkpoints of other tools come down to. A block is 4-bit codes, two
-# a byte and the low half first, then a float32 scale and a zero point of one byte (0 to 16):
-# weight = scale * (code - zero).
-_GROUPED = (("I4G32", 32, 21), ("I4G64", 64, 37), ("I4G128", 128, 69))
-# Ours, too: FP8 (e4m3) codes, a byte each, then their float32 scale: weight = value * scale. What
-# e4m3 calls a NaN would be 480.
-_FP8 = (("F8G32", 32, 36), ("F8G128", 128, 132))
+# dure's own types, in no file: what quantised Hugging Face folders come down to. A block has its
+# codes first, those of 4 bits two a byte and the low half first, then its scales:
+_OWN = (
+    # 4-bit codes, a float32 scale, a zero point of one byte: weight = scale * (code - zero).
+    ("I4G32", 32, 21),
+    ("I4G64", 64, 37),
+    ("I4G128", 128, 69),
+    # FP8 (e4m3) codes, a float32 scale: weight = value * scale. What e4m3 calls a NaN would be 480.
+    ("F8G32", 32, 36),
+    ("F8G128", 128, 132),
+    # Signed 8-bit codes, a float32 scale: weight = scale * code.
+    ("I8G32", 32, 36),
+    ("I8G128", 128, 132),
+    # 8-bit codes, a float32 scale, a zero point of one byte: weight = scale * (code - zero).
+    ("U8G32", 32, 37),
+    ("U8G128", 128, 133),
+    # 4- or 8-bit codes, a float32 scale, a float32 minimum: weight = scale * code + minimum.
+    ("A4G32", 32, 24),
+    ("A4G64", 64, 40),
+    ("A8G32", 32, 40),
+    ("A8G64", 64, 72),
+    # NVFP4: 4-bit codes of e2m1, a float32 global scale, and a scale of e4m3 for each 16 columns:
+    # weight = value * (scale * global), or value * (scale / -global) where the global is negative.
+    ("NV4G32", 32, 22),
+    ("NV4G128", 128, 76),
+)
 _GGML_LISTED = (
     ("Q8_1", 9, 32, 40),
     ("Q8_K", 15, 256, 292),
@@ -84,10 +103,7 @@ _SAFETENSORS_LISTED = (
 
 BLOCKS: Mapping[str, BlockType] = MappingProxyType(
     {row[0]: BlockType(*row, supported=True) for row in _GGML_SUPPORTED}
-    | {
-        name: BlockType(name, None, size, count, supported=True)
-        for name, size, count in (*_GROUPED, *_FP8)
-    }
+    | {name: BlockType(name, None, size, count, supported=True) for name, size, count in _OWN}
     | {row[0]: BlockType(*row, supported=False) for row in _GGML_LISTED}
     | {
         name: BlockType(name, None, size, num_bytes, supported=False)

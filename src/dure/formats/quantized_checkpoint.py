@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from dure.errors import DureError, ModelFileError, UnsupportedModelError
+from dure.formats.quantized.autoround import read_autoround
 from dure.formats.quantized.awq import read_awq
 from dure.formats.quantized.base import QuantizedMatrix
 from dure.formats.quantized.compressed_tensors import read_compressed_tensors
@@ -32,6 +33,7 @@ _METHODS: Mapping[str, Callable[[QuantizedFolder], None]] = {
     "awq": read_awq,
     "compressed-tensors": read_compressed_tensors,
     "mxfp4": read_mxfp4,
+    "auto-round": read_autoround,
 }
 # Names of quantised tensors, where no config says that there are any.
 _MARKS = (".qweight", ".weight_packed", "_scale_inv", "_blocks")

@@ -2,8 +2,9 @@
 
 A quantised weight is scale * code - min, with one scale (and min) for a group of 16 or 32 codes.
 The scales of a K block are products of one float16 and a small integer, rounded to float32 once.
-A weight of our own grouped types is scale * (code - zero): rounded once, where their product with
-activations takes scale * zero for the min. One of our FP8 types is value * scale, rounded once.
+A weight of dure's own types with a zero point is scale * (code - zero): rounded once, where their
+product with activations takes scale * zero for the min. One of its FP8 types is value * scale,
+rounded once. `formats/blocks.py` says how the blocks of dure's own types lie.
 """
 
 from __future__ import annotations
@@ -61,11 +62,26 @@ _FIELDS: Mapping[str, list[Any]] = {
     "I4G128": [("low", "u1", 64), ("scale", "<f4"), ("zero", "u1")],
     "F8G32": [("codes", "u1", 32), ("scale", "<f4")],
     "F8G128": [("codes", "u1", 128), ("scale", "<f4")],
+    "I8G32": [("codes", "i1", 32), ("scale", "<f4")],
+    "I8G128": [("codes", "i1", 128), ("scale", "<f4")],
+    "U8G32": [("codes", "u1", 32), ("scale", "<f4"), ("zero", "u1")],
+    "U8G128": [("codes", "u1", 128), ("scale", "<f4"), ("zero", "u1")],
+    "A4G32": [("low", "u1", 16), ("scale", "<f4"), ("min", "<f4")],
+    "A4G64": [("low", "u1", 32), ("scale", "<f4"), ("min", "<f4")],
+    "A8G32": [("codes", "u1", 32), ("scale", "<f4"), ("min", "<f4")],
+    "A8G64": [("codes", "u1", 64), ("scale", "<f4"), ("min", "<f4")],
+    "NV4G32": [("low", "u1", 16), ("scale", "<f4"), ("groups", "u1", 2)],
+    "NV4G128": [("low", "u1", 64), ("scale", "<f4"), ("groups", "u1", 8)],
 }
 LAYOUTS: Mapping[str, np.dtype[Any]] = {name: np.dtype(f) for name, f in _FIELDS.items()}
 FLOAT_TYPES = ("F32", "F16", "BF16")
-GROUPED_TYPES = ("I4G32", "I4G64", "I4G128")  # ours, as the next; all others are GGUF's
+# dure's own; all others are GGUF's.
+GROUPED_TYPES = ("I4G32", "I4G64", "I4G128", "U8G32", "U8G128")
+AFFINE_TYPES = ("A4G32", "A4G64", "A8G32", "A8G64")
 FP8_TYPES = ("F8G32", "F8G128")
+INT8_TYPES = ("I8G32", "I8G128")
+NVFP4_TYPES = ("NV4G32", "NV4G128")
+OWN_TYPES = (*GROUPED_TYPES, *AFFINE_TYPES, *FP8_TYPES, *INT8_TYPES, *NVFP4_TYPES)
 QUANTIZED_TYPES = tuple(name for name in LAYOUTS if name not in (*FLOAT_TYPES, *FP8_TYPES))
 
 # IQ4's sixteen levels, spaced more finely near zero.
@@ -106,7 +122,7 @@ def block_size(dtype: str) -> int:
     """Weights in one block of `dtype`: 1, or 32 to 256."""
     if dtype in FLOAT_TYPES:
         return 1
-    if dtype in (*GROUPED_TYPES, *FP8_TYPES):
+    if dtype in OWN_TYPES:
         return int(dtype.partition("G")[2])
     return 256 if dtype.endswith("_K") or dtype == "IQ4_XS" else 32
 
@@ -130,8 +146,12 @@ def dequantize(dtype: str, raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32
         return values.astype(np.float32)
     if dtype in GROUPED_TYPES:
         grouped = _blocks(dtype, raw)
-        whole = _neighbours(grouped).astype(np.float32) - grouped["zero"][..., None]
+        whole = _own_codes(grouped).astype(np.float32) - grouped["zero"][..., None]
         product: Array = _scale(grouped) * whole
+        return product.reshape(len(raw), -1)
+    if dtype in AFFINE_TYPES:
+        affine = _blocks(dtype, raw)
+        product = _scale(affine) * _own_codes(affine).astype(np.float32) + _scale(affine, "min")
         return product.reshape(len(raw), -1)
     if dtype in FP8_TYPES:
         units = _blocks(dtype, raw)
@@ -190,6 +210,11 @@ def _neighbours(blocks: Array) -> Array:
     """The low and the high half of the first byte, then of the second: (..., 2 * bytes)."""
     halves = np.stack([blocks["low"] & 15, blocks["low"] >> 4], axis=-1)
     return halves.reshape(*halves.shape[:-2], -1)
+
+
+def _own_codes(blocks: Array) -> Array:
+    """The codes of a block of dure's own, one a byte."""
+    return blocks["codes"] if "codes" in blocks.dtype.names else _neighbours(blocks)
 
 
 def _fifth_bits(blocks: Array) -> Array:
@@ -291,11 +316,36 @@ def _mxfp4(blocks: Array) -> Unpacked:
     return _FP4_LEVELS[_nibbles(blocks)], scales[..., None], None
 
 
+# Products are added up per 32 codes, whatever shares a scale. Codes of 8 bits are taken less 128.
+
+
+def _signed_codes(blocks: Array) -> tuple[Array, int]:
+    codes = _own_codes(blocks)
+    offset = 128 if codes.dtype == np.uint8 and "codes" in blocks.dtype.names else 0
+    return codes.astype(np.int16) - offset, offset
+
+
 def _grouped(blocks: Array) -> Unpacked:
-    codes = _neighbours(blocks)
-    times = codes.shape[-1] // 32  # products are added up per 32 codes, whatever shares a scale
-    scales = _scale(blocks).repeat(times, axis=-1)
-    return codes, scales, scales * blocks["zero"].astype(np.float32)[..., None]
+    codes, offset = _signed_codes(blocks)
+    scales = _scale(blocks).repeat(codes.shape[-1] // 32, axis=-1)
+    return codes, scales, scales * (blocks["zero"].astype(np.float32) - offset)[..., None]
+
+
+def _affine(blocks: Array) -> Unpacked:
+    codes, offset = _signed_codes(blocks)
+    times = codes.shape[-1] // 32
+    scales, mins = (_scale(blocks, name).repeat(times, axis=-1) for name in ("scale", "min"))
+    return codes, scales, -(mins + scales * np.float32(offset))
+
+
+def _int8(blocks: Array) -> Unpacked:
+    return blocks["codes"], _scale(blocks).repeat(blocks["codes"].shape[-1] // 32, axis=-1), None
+
+
+def _nvfp4(blocks: Array) -> Unpacked:
+    own, whole = _FP8_VALUES[blocks["groups"]] * np.float32(0.5), _scale(blocks)
+    divides = whole.flat[0] < 0  # all of a matrix, or none
+    return _FP4_LEVELS[_neighbours(blocks)], -own / whole if divides else own * whole, None
 
 
 _UNPACK: Mapping[str, Callable[[Array], Unpacked]] = {
@@ -313,4 +363,7 @@ _UNPACK: Mapping[str, Callable[[Array], Unpacked]] = {
     "IQ4_XS": _iq4_xs,
     "MXFP4": _mxfp4,
     **dict.fromkeys(GROUPED_TYPES, _grouped),
+    **dict.fromkeys(AFFINE_TYPES, _affine),
+    **dict.fromkeys(INT8_TYPES, _int8),
+    **dict.fromkeys(NVFP4_TYPES, _nvfp4),
 }

@@ -9,12 +9,12 @@ import numpy as np
 from dure.formats.quantized.base import (
     FLOAT_TYPES,
     check_part,
-    join_nibbles,
     matrix_shape,
     read_array,
     read_floats,
 )
-from dure.formats.quantized.grouped import GroupedMatrix
+from dure.formats.quantized.grouped import GroupedMatrix, group_size
+from dure.formats.tensors import shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
     Bytes = NDArray[np.uint8]
+    Floats = NDArray[np.float32]
 
 _COLUMNS = (0, 2, 4, 6, 1, 3, 5, 7)  # the output column of each of the eight codes of a word
 
@@ -33,11 +34,15 @@ def read_awq(folder: QuantizedFolder) -> None:
     folder.expect("bits", folder.settings.get("bits", folder.settings.get("w_bit")), 4)
     form = folder.settings.get("version", folder.settings.get("format", "gemm"))
     folder.expect("version", str(form).lower(), "gemm")
-    group = folder.integer("group_size", folder.settings.get("q_group_size", 128))
+    add_awq(folder, folder.group_sizes("dynamic"))
+
+
+def add_awq(folder: QuantizedFolder, sizes: list[int]) -> None:
+    """Put together every module of AWQ's names. sizes: of groups, as the config knows them."""
     for base, codes in folder.ending(".qweight"):
         del folder.tensors[codes.name]
         scales, zeros = (folder.take(f"{base}.{each}", codes.name) for each in ("scales", "qzeros"))
-        folder.add(AwqMatrix(f"{base}.weight", codes, scales, zeros, group))
+        folder.add(AwqMatrix(f"{base}.weight", codes, scales, zeros, sizes))
 
 
 class AwqMatrix(GroupedMatrix):
@@ -47,19 +52,25 @@ class AwqMatrix(GroupedMatrix):
     whole = True
 
     def __init__(
-        self, name: str, codes: TensorInfo, scales: TensorInfo, zeros: TensorInfo, group: int
+        self,
+        name: str,
+        codes: TensorInfo,
+        scales: TensorInfo,
+        zeros: TensorInfo,
+        sizes: list[int],
     ) -> None:
         cols, words = matrix_shape(codes)
-        super().__init__(name, (8 * words, cols), group, codes, scales, zeros)
+        group = group_size(scales, matrix_shape(scales)[0], cols, sizes, shown(name))
+        super().__init__(name, (8 * words, cols), group, 4, codes, scales, zeros)
         self._code, self._scale, self._zero = codes, scales, zeros
         check_part(codes, (cols, words), "I32")
         check_part(scales, (self.groups, 8 * words), *FLOAT_TYPES)
         check_part(zeros, (self.groups, words), "I32")
 
     def _codes(self, start: int, stop: int) -> Bytes:
-        return join_nibbles(self._ordered(self._code)[:, start:stop].T)
+        return self._ordered(self._code)[:, start:stop].T
 
-    def _scales(self, start: int, stop: int) -> tuple[Array, Bytes]:
+    def _scales(self, start: int, stop: int) -> tuple[Floats, Bytes]:
         zeros = self._ordered(self._zero)[:, start:stop]
         return read_floats(self._scale)[:, start:stop].T, zeros.T
 

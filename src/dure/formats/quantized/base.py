@@ -30,7 +30,7 @@ class QuantizedMatrix(RowShape, ABC):
     exactly: F32 where no smaller type does.
     """
 
-    stored: ClassVar[str] = ""  # the name of the layout, for people
+    stored: str = ""  # the name of the layout, for people
     whole: ClassVar[bool] = False  # rows lie across the file, so reading one reads all
 
     def __init__(
@@ -59,14 +59,14 @@ class QuantizedMatrix(RowShape, ABC):
         """The matrix's column at each place of a row that is read; None if they are in order."""
         return None
 
-    def checked(self, scales: Floats, part: TensorInfo) -> Floats:
-        """Return the scales; raise ModelFileError if one is a NaN or infinite."""
-        if not np.isfinite(scales).all():
-            raise ModelFileError(
-                f"{shown(part.name)} holds a value that is NaN or infinite.",
-                hint="the file is damaged, or its quantisation failed: download it again.",
-            )
-        return scales
+
+def check_finite(scales: Floats, name: str) -> None:
+    """Raise ModelFileError, which names the matrix, for a scale that is NaN or infinite."""
+    if not np.isfinite(scales).all():
+        raise ModelFileError(
+            f"{shown(name)} has a scale that is NaN or infinite.",
+            hint="the file is damaged, or its quantisation failed: download it again.",
+        )
 
 
 def matrix_shape(tensor: TensorInfo) -> tuple[int, int]:

@@ -90,3 +90,23 @@ class QuantizedFolder:
         if len(sizes) != 2 or any(type(size) is not int or size < 1 for size in sizes):
             raise ModelFileError(f"{self.where} has {key} = {value!r:.60}; it must be two sizes.")
         return sizes[0], sizes[1]
+
+    def group_sizes(self, overrides: str) -> list[int]:
+        """The group sizes that the settings name: `group_size`, then those of the table `overrides`.
+
+        The table's values are tables of their own, a module's each. Raises ModelFileError for a
+        size that is not -1 or a number above 0.
+        """
+        found = [self.settings.get("group_size", self.settings.get("q_group_size", 128))]
+        modules = self.settings.get(overrides)
+        if modules is not None and not isinstance(modules, dict):
+            raise ModelFileError(f"{self.where} has {overrides} that is not a table.")
+        for each in (modules or {}).values():
+            if isinstance(each, dict) and each.get("group_size") is not None:
+                found.append(each["group_size"])
+        for size in found:
+            if type(size) is not int or (size != -1 and size < 1):
+                raise ModelFileError(
+                    f"{self.where} has group_size = {size!r:.60}; it must be -1 or a number above 0."
+                )
+        return list(dict.fromkeys(found))

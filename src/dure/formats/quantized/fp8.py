@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dure.errors import ModelFileError
-from dure.formats.quantized.base import QuantizedMatrix, read_floats, read_part_rows
+from dure.formats.quantized.base import (
+    FLOAT_TYPES,
+    QuantizedMatrix,
+    check_finite,
+    read_floats,
+    read_part_rows,
+)
+from dure.formats.tensors import shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,7 +57,12 @@ class Fp8Matrix(QuantizedMatrix):
         if len(codes.shape) < 2 or 0 in codes.shape:
             raise ModelFileError(f"{name} is FP8 of shape {codes.shape}; it must be a matrix.")
         *lead, rows, cols = codes.shape
+        if scales.dtype not in (*FLOAT_TYPES, "U8", "F8_E8M0"):
+            raise ModelFileError(f"{shown(scales.name)} is {scales.dtype}; scales must be floats.")
         self._code, self._scale = codes, scales
+        if scales.dtype == "U8":  # MXFP8: a power of two for 32 columns
+            block = (1, 32)
+            self.stored = "MXFP8"
         self._grid, self._each = _grid(scales, tuple(lead), (rows, cols), block)
         width = self._each[1] if self._grid[1] > 1 else cols
         fitting = [n for n in (128, 32) if width % n == 0 and cols % n == 0]
@@ -61,11 +73,15 @@ class Fp8Matrix(QuantizedMatrix):
         """Read rows as blocks of F8G, or as F32; see `QuantizedMatrix.read_rows`."""
         codes, cols = read_part_rows(self._code, start, stop), self.shape[-1]
         if (codes & 127 == 127).any():
-            raise ModelFileError(f"{self.name} holds what is no number (NaN).")
+            raise ModelFileError(
+                f"{shown(self.name)} holds a weight that is NaN.",
+                hint="the file is damaged, or its quantisation failed: download it again.",
+            )
         rows = np.arange(start, stop)
         line = rows // self.shape[-2] * self._grid[0] + rows % self.shape[-2] // self._each[0]
         scales = read_floats(self._scale).reshape(-1, self._grid[1])
         line %= len(scales)  # one scale for all of a stack
+        check_finite(scales[line], self.name)
         if not self.unit:
             each = scales[line][:, np.arange(cols) // self._each[1]]
             values: Array = E4M3[codes] * each

@@ -1,4 +1,4 @@
-"""GPTQ, as AutoGPTQ and GPTQModel write it."""
+"""GPTQ, as AutoGPTQ, GPTQModel and AutoRound write it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.quantized.base import (
     FLOAT_TYPES,
     check_part,
@@ -14,7 +15,13 @@ from dure.formats.quantized.base import (
     read_array,
     read_floats,
 )
-from dure.formats.quantized.grouped import GroupedMatrix, split_words
+from dure.formats.quantized.grouped import (
+    GroupedMatrix,
+    group_size,
+    unpack_stream,
+    unpack_words,
+)
+from dure.formats.tensors import shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,54 +31,82 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
     Bytes = NDArray[np.uint8]
+    Floats = NDArray[np.float32]
+
+# What version 1 takes from every word of zero points before it is stored: 1 from each code, with a
+# borrow from the next where a code is 0. Of 3 bits it lowers each code by itself, modulo 8.
+_LOWERED = {2: 0x55555555, 4: 0x11111111, 8: 0x01010101}
+# The widths of the bit planes of a code in GPTQModel's planar form, the low bits first.
+_PLANES = {3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
 
 
 def read_gptq(folder: QuantizedFolder) -> None:
-    """Put together X.qweight, X.qzeros, X.scales and perhaps X.g_idx.
+    """Put together X.qweight, X.qzeros, X.scales and perhaps X.g_idx of every module.
 
-    Version 1 stores zero points less 1, version 2 as they are.
+    Version 1 stores zero points less 1, version 2 as they are. Bits and group sizes of a module,
+    which `dynamic` may change, are those of its tensors.
     """
-    folder.expect("bits", folder.settings.get("bits"), 4)
     form = folder.settings.get("checkpoint_format", folder.settings.get("format"))
-    folder.expect("checkpoint_format", form, "gptq", "gptq_v2", None)
-    group = folder.integer("group_size", 128)
+    folder.expect("checkpoint_format", form, "gptq", "gptq_v2", "gptq_p", None)
+    folder.expect("bits", folder.integer("bits", 4), 2, 3, 4, 5, 6, 7, 8)
+    sizes = folder.group_sizes("dynamic")
+    add_gptq(folder, sizes, lowered=form in ("gptq", None), planar=form == "gptq_p")
+
+
+def add_gptq(
+    folder: QuantizedFolder, sizes: list[int], *, lowered: bool, planar: bool = False
+) -> None:
+    """Put together every module of GPTQ's names.
+
+    sizes: of groups, as the config knows them. lowered: whether zero points are stored less 1, as
+    version 1 does. planar: whether codes of 3, 5, 6 and 7 bits are cut into bit planes.
+    """
     for base, codes in folder.ending(".qweight"):
         del folder.tensors[codes.name]
         scales, zeros = (folder.take(f"{base}.{each}", codes.name) for each in ("scales", "qzeros"))
-        groups = folder.optional(f"{base}.g_idx")
-        less = 0 if form == "gptq_v2" else 1
-        folder.add(GptqMatrix(f"{base}.weight", codes, scales, zeros, groups, group, less))
+        parts = codes, scales, zeros, folder.optional(f"{base}.g_idx")
+        folder.add(GptqMatrix(f"{base}.weight", parts, sizes, lowered=lowered, planar=planar))
 
 
 class GptqMatrix(GroupedMatrix):
     """weight[row, col] = scales[g, row] * (code[col, row] - zero[g, row]).
 
-    g is the column's group: by g_idx, else col // group.
+    g is the column's group: by g_idx, else col // group. Codes are a bit stream along the columns
+    of the matrix, zero points one along its rows.
     """
 
-    stored = "GPTQ-4"
     whole = True
 
     def __init__(
         self,
         name: str,
-        codes: TensorInfo,
-        scales: TensorInfo,
-        zeros: TensorInfo,
-        indices: TensorInfo | None,
-        group: int,
-        less: int,
+        parts: tuple[TensorInfo, TensorInfo, TensorInfo, TensorInfo | None],
+        sizes: list[int],
+        *,
+        lowered: bool,
+        planar: bool,
     ) -> None:
-        """less: how far stored zero points are below the true ones."""
+        """parts: codes, scales, zero points and g_idx. The others are as `add_gptq` has them."""
+        codes, scales, zeros, indices = parts
         words, rows = matrix_shape(codes)
-        super().__init__(name, (rows, 8 * words), group, codes, scales, zeros, indices)
+        groups = matrix_shape(scales)[0]
+        bits = _bits(codes, zeros, rows)
+        cols = 32 * words // bits if indices is None else max(indices.shape[:1], default=0)
+        if -(-cols * bits // 32) != words or cols < 1:
+            raise ModelFileError(
+                f"{shown(codes.name)} has shape {codes.shape}, which are no rows of {cols:,} codes "
+                f"of {bits} bits."
+            )
+        group = group_size(scales, groups, cols, sizes, shown(name))
+        super().__init__(name, (rows, cols), group, bits, *parts)
+        self.stored = f"GPTQ-{bits}"
         self._code, self._scale, self._zero, self._index = codes, scales, zeros, indices
-        self._less = less
+        self._lowered, self._planar = lowered, planar and bits in _PLANES
         check_part(codes, (words, rows), "I32")
         check_part(scales, (self.groups, rows), *FLOAT_TYPES)
-        check_part(zeros, (self.groups, -(-rows // 8)), "I32")
+        check_part(zeros, (self.groups, -(-rows * bits // 32)), "I32")
         if indices is not None:
-            check_part(indices, (8 * words,), "I32")
+            check_part(indices, (cols,), "I32")
 
     @cached_property
     def columns(self) -> NDArray[np.int32] | None:
@@ -79,8 +114,44 @@ class GptqMatrix(GroupedMatrix):
         return self._sorted(self._index)
 
     def _codes(self, start: int, stop: int) -> Bytes:
-        return np.ascontiguousarray(read_array(self._code, "<u4")[:, start:stop].T).view(np.uint8)
+        words = np.ascontiguousarray(read_array(self._code, "<u4")[:, start:stop].T)
+        return self._unpacked(words, self.shape[1])
 
-    def _scales(self, start: int, stop: int) -> tuple[Array, Bytes]:
-        zeros = split_words(read_array(self._zero, "<u4"))[:, start:stop] + np.uint8(self._less)
+    def _scales(self, start: int, stop: int) -> tuple[Floats, Bytes]:
+        words = read_array(self._zero, "<u4")
+        if self._lowered and self.bits in _LOWERED:
+            words = words + np.uint32(_LOWERED[self.bits])  # modulo 2^32: borrows are undone
+        zeros = self._unpacked(words, self.shape[0])[:, start:stop]
+        if self._lowered and self.bits not in _LOWERED:
+            zeros = (zeros + np.uint8(1)) & np.uint8((1 << self.bits) - 1)
         return read_floats(self._scale)[:, start:stop].T, zeros.T
+
+    def _unpacked(self, words: Array, count: int) -> Bytes:
+        unpack = _unpack_planes if self._planar else unpack_stream
+        return unpack(words, self.bits, count)
+
+
+def _unpack_planes(words: Array, bits: int, count: int) -> Bytes:
+    """Unpack GPTQModel's planar form: of 32 codes all low bits come first, then all higher ones.
+
+    words: uint32 (…, n * bits). Returns the first `count` codes, uint8 (…, count).
+    """
+    blocks = words.reshape(*words.shape[:-1], -1, bits)
+    codes, first = np.zeros((*blocks.shape[:-1], 32), np.uint8), 0
+    for width in _PLANES[bits]:
+        plane = unpack_words(blocks[..., first : first + width], width, 32)
+        codes |= plane << np.uint8(first)
+        first += width
+    return codes.reshape(*words.shape[:-1], -1)[..., :count]
+
+
+def _bits(codes: TensorInfo, zeros: TensorInfo, rows: int) -> int:
+    """How many bits a code has, by the width of the zero points, of which each row has one."""
+    width = matrix_shape(zeros)[1]
+    for bits in range(2, 9):
+        if -(-rows * bits // 32) == width:
+            return bits
+    raise UnsupportedModelError(
+        f"{shown(zeros.name)} has {width} words for {rows} rows beside {shown(codes.name)}, which "
+        "are no zero points of 2 to 8 bits."
+    )

@@ -14,6 +14,7 @@ from dure.formats.quantized.base import (
     read_part_rows,
     split_nibbles,
 )
+from dure.formats.tensors import shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,7 +60,7 @@ class Mxfp4Matrix(QuantizedMatrix):
         blocks = np.empty((stop - start, count, 17), np.uint8)
         blocks[..., 0] = read_part_rows(self._scale, start, stop)
         if (blocks[..., 0] == 255).any():
-            raise ModelFileError(f"{self.name} holds a scale that is no number (NaN).")
+            raise ModelFileError(f"{shown(self.name)} has a scale that is NaN.")
         # In a block of GGUF's, a byte has a value of the first half and one of the second.
         blocks[..., 1:] = (values[:, :16] | values[:, 16:] << 4).reshape(stop - start, count, 16)
         return blocks.reshape(stop - start, -1)
