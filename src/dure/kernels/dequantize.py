@@ -214,7 +214,7 @@ def _neighbours(blocks: Array) -> Array:
 
 def _own_codes(blocks: Array) -> Array:
     """The codes of a block of dure's own, one a byte."""
-    return blocks["codes"] if "codes" in blocks.dtype.names else _neighbours(blocks)
+    return blocks["codes"] if "codes" in (blocks.dtype.names or ()) else _neighbours(blocks)
 
 
 def _fifth_bits(blocks: Array) -> Array:
@@ -321,7 +321,7 @@ def _mxfp4(blocks: Array) -> Unpacked:
 
 def _signed_codes(blocks: Array) -> tuple[Array, int]:
     codes = _own_codes(blocks)
-    offset = 128 if codes.dtype == np.uint8 and "codes" in blocks.dtype.names else 0
+    offset = 128 if "codes" in (blocks.dtype.names or ()) else 0
     return codes.astype(np.int16) - offset, offset
 
 

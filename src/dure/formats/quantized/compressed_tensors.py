@@ -55,7 +55,7 @@ _KINDS = (*(("int", bits) for bits in range(2, 9)), ("float", 8), ("float", 4))
 
 @dataclass(frozen=True)
 class _Scheme:
-    """What one of the config's groups says of weights. size: of a group of columns, -1 for a row."""
+    """What one of the config's groups says of weights. size: columns of a group, -1 for a row."""
 
     kind: str
     bits: int
@@ -121,7 +121,8 @@ def _listed(folder: QuantizedFolder, key: str) -> list[Any]:
 def _scheme(folder: QuantizedFolder, weights: object) -> _Scheme:
     if not isinstance(weights, dict):
         raise ModelFileError(f"{folder.where} has weights = {weights!r:.60}; it must be a table.")
-    kind, bits = weights.get("type", "int"), weights.get("num_bits")
+    kind: Any = weights.get("type", "int")
+    bits: Any = weights.get("num_bits")
     folder.expect("type, num_bits of weights", (kind, bits), *_KINDS)
     strategy, size = weights.get("strategy", "group"), weights.get("group_size")
     folder.expect(
@@ -131,9 +132,10 @@ def _scheme(folder: QuantizedFolder, weights: object) -> _Scheme:
         raise ModelFileError(
             f"{folder.where} has group_size = {size!r:.60}; it must be -1 or a number above 0."
         )
-    grouped = strategy in ("group", None) and size is not None
     block = folder.block("block_structure", weights.get("block_structure"))
-    return _Scheme(kind, bits, size if grouped else -1, block)
+    if size is None or strategy not in ("group", None):
+        size = -1
+    return _Scheme(kind, bits, size, block)
 
 
 class WordMatrix(GroupedMatrix):

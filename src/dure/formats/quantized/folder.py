@@ -92,7 +92,7 @@ class QuantizedFolder:
         return sizes[0], sizes[1]
 
     def group_sizes(self, overrides: str) -> list[int]:
-        """The group sizes that the settings name: `group_size`, then those of the table `overrides`.
+        """The group sizes of the settings: `group_size`, then those of the table `overrides`.
 
         The table's values are tables of their own, a module's each. Raises ModelFileError for a
         size that is not -1 or a number above 0.
@@ -107,6 +107,7 @@ class QuantizedFolder:
         for size in found:
             if type(size) is not int or (size != -1 and size < 1):
                 raise ModelFileError(
-                    f"{self.where} has group_size = {size!r:.60}; it must be -1 or a number above 0."
+                    f"{self.where} has group_size = {size!r:.60}; it must be -1 or a number above "
+                    "0."
                 )
         return list(dict.fromkeys(found))

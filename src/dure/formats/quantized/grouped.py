@@ -77,7 +77,8 @@ class GroupedMatrix(QuantizedMatrix):
         if not self.block:
             group = np.arange(cols) // self.group
             lows: Any = self.zero if zeros is None else zeros[:, group].astype(np.float32)
-            return (scales[:, group] * (codes.astype(np.float32) - lows)).view(np.uint8)
+            values: Floats = scales[:, group] * (codes.astype(np.float32) - lows)
+            return values.view(np.uint8)
         count = cols // self.block
         group = np.arange(count) * self.block // self.group
         signed = self.dtype.startswith("I8G")
