@@ -24,7 +24,7 @@ import numpy as np
 
 from dure import kernels
 from dure.formats.blocks import BLOCKS, SUPPORTED
-from dure.kernels.dequantize import FP8_TYPES, GROUPED_TYPES, LAYOUTS
+from dure.kernels.dequantize import LAYOUTS, OWN_TYPES
 
 # The largest matrix of Qwen2.5-1.5B, and the experts of Qwen3-30B-A3B.
 ROWS, COLS = 8960, 1536
@@ -48,8 +48,10 @@ def random_blocks(dtype: str, rows: int, cols: int) -> np.ndarray:
             return (values.view(np.uint32) >> 16).astype("<u2").view(np.uint8)
         return values.view(np.uint8)
     raw = draw.integers(0, 256, (rows, cols // block.block_size * block.block_bytes), np.uint8)
-    if dtype in (*GROUPED_TYPES, *FP8_TYPES):  # as of floats
+    if dtype in OWN_TYPES:  # as of floats
         raw.view(LAYOUTS[dtype])["scale"] = 0.01
+        if "min" in (LAYOUTS[dtype].names or ()):
+            raw.view(LAYOUTS[dtype])["min"] = -0.01
     return raw
 
 
@@ -174,7 +176,7 @@ def table(found: list[dict[str, str | int | float]], threads: int) -> str:
 def main() -> None:
     """Run the whole table, each instruction set in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    ours = ("I4G", "F8G")
+    ours = ("I4G", "F8G", "I8G", "U8G", "NV4G")
     known = [dtype for dtype in SUPPORTED if dtype in DOWNLOADED or dtype.startswith(ours)]
     parser.add_argument("--types", nargs="*", default=known, choices=SUPPORTED)
     parser.add_argument("--rows", nargs="+", type=int, default=[1, 4, 8, 16, 32, 512])

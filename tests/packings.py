@@ -21,10 +21,18 @@ E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 
 
 def grouped(
-    weight: np.ndarray, group: int, *, symmetric: bool = False, scale_type: Any = np.float16
+    weight: np.ndarray,
+    group: int,
+    *,
+    bits: int = 4,
+    symmetric: bool = False,
+    scale_type: Any = np.float16,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Codes (rows, cols) of 0 to 15, scales and zero points (rows, groups) of the nearest fit."""
+    """Codes (rows, cols) of 0 to 2^bits - 1, scales and zero points (rows, groups), each the
+    nearest fit. A group of positive weights alone has the zero point 0, of negative ones the
+    highest."""
     rows, cols = weight.shape
+    top = (1 << bits) - 1
     codes = np.zeros((rows, cols), np.int64)
     count = -(-cols // group)
     scales, zeros = np.zeros((rows, count), scale_type), np.zeros((rows, count), np.int64)
@@ -32,15 +40,44 @@ def grouped(
         part = weight[:, g * group : (g + 1) * group]
         low, high = np.minimum(part.min(axis=1), 0), np.maximum(part.max(axis=1), 0)
         if symmetric:
-            scale = (np.maximum(-low, high) / 7.5).astype(scale_type)
-            zero = np.full(rows, 8)
+            scale = (np.maximum(-low, high) / (top / 2)).astype(scale_type)
+            zero = np.full(rows, 1 << (bits - 1))
         else:
-            scale = ((high - low) / 15).astype(scale_type)
-            zero = np.clip(np.rint(-low / scale.astype(np.float32)), 1, 15).astype(np.int64)
+            scale = ((high - low) / top).astype(scale_type)
+            zero = np.clip(np.rint(-low / scale.astype(np.float32)), 0, top).astype(np.int64)
         scales[:, g], zeros[:, g] = scale, zero
         steps = np.rint(part / scale.astype(np.float32)[:, None])
-        codes[:, g * group : (g + 1) * group] = np.clip(steps + zero[:, None], 0, 15)
+        codes[:, g * group : (g + 1) * group] = np.clip(steps + zero[:, None], 0, top)
     return codes, scales, zeros
+
+
+def stream(lines: np.ndarray, bits: int, *, dense: bool = True) -> np.ndarray:
+    """Codes (n, count) as words of 32 bits, int32 (n, words), the lowest bits first.
+
+    dense: a code may go on in the next word; else each word has 32 // bits codes.
+    """
+    whole = [sum(int(code) << (bits * place) for place, code in enumerate(line)) for line in lines]
+    if dense:
+        size = -(-lines.shape[1] * bits // 32)
+        raw = [value.to_bytes(4 * size, "little") for value in whole]
+        return np.frombuffer(b"".join(raw), "<i4").reshape(len(lines), size).copy()
+    each = 32 // bits
+    words = np.zeros((len(lines), -(-lines.shape[1] // each)), np.uint32)
+    for place, code in enumerate(lines.T):
+        words[:, place // each] |= code.astype(np.uint32) << np.uint32(bits * (place % each))
+    return words.view(np.int32)
+
+
+def planes(lines: np.ndarray, bits: int) -> np.ndarray:
+    """The same in GPTQModel's planar form: of 32 codes the words of the low bits come first."""
+    words = []
+    for first in range(0, lines.shape[1], 32):
+        low = 0
+        for width in {3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}[bits]:
+            plane = lines[:, first : first + 32] >> low & ((1 << width) - 1)
+            words.append(stream(plane, width))
+            low += width
+    return np.concatenate(words, axis=1)
 
 
 def values_of(
@@ -54,34 +91,38 @@ def values_of(
     return out
 
 
+# What GPTQModel takes from each word of zero points for version 1.
+GPTQ_LOWERED = {2: 0x55555555, 4: 0x11111111, 8: 0x01010101}
+
+
 def gptq(
     weight: np.ndarray,
     *,
     group: int = 32,
+    bits: int = 4,
     version: int = 1,
     order: np.ndarray | None = None,
     with_indices: bool = True,
-    highest_zero: bool = False,
+    symmetric: bool = False,
+    planar: bool = False,
 ) -> Packed:
-    """AutoGPTQ's. order: the column that is quantised in whose place (desc_act)."""
-    rows, cols = weight.shape
+    """AutoGPTQ's and GPTQModel's. order: the column quantised in whose place (desc_act)."""
+    cols = weight.shape[1]
     group = cols if group == -1 else group
     order = np.arange(cols) if order is None else order
-    sorted_codes, scales, zeros = grouped(weight[:, order], group)
-    if highest_zero:
-        zeros[:] = 16
+    sorted_codes, scales, zeros = grouped(weight[:, order], group, bits=bits, symmetric=symmetric)
     codes, group_of = np.empty_like(sorted_codes), np.empty(cols, np.int64)
     codes[:, order], group_of[order] = sorted_codes, np.arange(cols) // group
-    qweight = np.zeros((cols // 8, rows), np.uint32)
-    for column in range(cols):
-        qweight[column // 8] |= codes[:, column].astype(np.uint32) << np.uint32(4 * (column % 8))
-    stored = zeros.T - (1 if version == 1 else 0)
-    qzeros = np.zeros((stored.shape[0], rows // 8), np.uint32)
-    for row in range(rows):
-        qzeros[:, row // 8] |= stored[:, row].astype(np.uint32) << np.uint32(4 * (row % 8))
+    pack = planes if planar else stream
+    stored = zeros.T
+    if version == 1 and bits == 3:  # code by code, modulo 8
+        stored = (stored - 1) % 8
+    qzeros = pack(stored, bits).view(np.uint32)
+    if version == 1 and bits in GPTQ_LOWERED:  # the whole word at once: a code of 0 borrows
+        qzeros = qzeros - np.uint32(GPTQ_LOWERED[bits])
     tensors = {
-        "qweight": torch.from_numpy(qweight.view(np.int32)),
-        "qzeros": torch.from_numpy(qzeros.view(np.int32)),
+        "qweight": torch.from_numpy(np.ascontiguousarray(pack(codes, bits).T)),
+        "qzeros": torch.from_numpy(qzeros.view(np.int32).copy()),
         "scales": torch.from_numpy(np.ascontiguousarray(scales.T)),
     }
     if with_indices:
@@ -115,38 +156,91 @@ def pack_quantized(
     weight: np.ndarray,
     *,
     group: int = 32,
+    bits: int = 4,
     symmetric: bool = True,
     order: np.ndarray | None = None,
+    dense: bool = True,
 ) -> Packed:
-    """compressed-tensors': signed codes stored + 8, zero points packed along the rows."""
+    """compressed-tensors': signed codes raised by half, zero points packed along the rows.
+
+    dense: a bit stream, as versions from 0.15 on write it; else 32 // bits codes a word.
+    """
     rows, cols = weight.shape
     group = cols if group == -1 else group
     order = np.arange(cols) if order is None else order
     sorted_codes, scales, zeros = grouped(
-        weight[:, order], group, symmetric=symmetric, scale_type=np.float32
+        weight[:, order], group, bits=bits, symmetric=symmetric, scale_type=np.float32
     )
     scales = torch.from_numpy(scales).bfloat16().float().numpy()
     codes, group_of = np.empty_like(sorted_codes), np.empty(cols, np.int64)
     codes[:, order], group_of[order] = sorted_codes, np.arange(cols) // group
-
-    def along_columns(lines: np.ndarray) -> np.ndarray:
-        words = np.zeros((lines.shape[0], -(-lines.shape[1] // 8)), np.uint32)
-        for column in range(lines.shape[1]):
-            bits = lines[:, column].astype(np.uint32)
-            words[:, column // 8] |= bits << np.uint32(4 * (column % 8))
-        return words.view(np.int32)
-
     tensors = {
-        "weight_packed": torch.from_numpy(along_columns(codes)),
+        "weight_packed": torch.from_numpy(stream(codes, bits, dense=dense).copy()),
         "weight_scale": torch.from_numpy(scales).bfloat16(),
         "weight_shape": torch.tensor([rows, cols]),
     }
     if not symmetric:
-        packed = np.ascontiguousarray(along_columns(zeros.T).T)
+        packed = np.ascontiguousarray(stream(zeros.T, bits, dense=dense).T)
         tensors["weight_zero_point"] = torch.from_numpy(packed)
     if not np.array_equal(order, np.arange(cols)):
         tensors["weight_g_idx"] = torch.from_numpy(group_of.astype(np.int32))
     return tensors, values_of(codes, scales, zeros, group_of)
+
+
+def int_quantized(
+    weight: np.ndarray, *, group: int = -1, bits: int = 8, symmetric: bool = True
+) -> Packed:
+    """compressed-tensors' int-quantized: signed codes, a byte each, whatever their bits are."""
+    cols = weight.shape[1]
+    group = cols if group == -1 else group
+    codes, scales, zeros = grouped(
+        weight, group, bits=bits, symmetric=symmetric, scale_type=np.float32
+    )
+    scales = torch.from_numpy(scales).bfloat16().float().numpy()
+    half = 1 << (bits - 1)
+    tensors = {
+        "weight": torch.from_numpy((codes - half).astype(np.int8)),
+        "weight_scale": torch.from_numpy(scales).bfloat16(),
+    }
+    if not symmetric:
+        tensors["weight_zero_point"] = torch.from_numpy((zeros - half).astype(np.int8))
+    return tensors, values_of(codes, scales, zeros, np.arange(cols) // group)
+
+
+def nvfp4(weight: np.ndarray) -> Packed:
+    """compressed-tensors': 16 values of e2m1 under an e4m3, and a global scale that divides."""
+    rows, cols = weight.shape
+    blocks = weight.reshape(rows, cols // 16, 16)
+    whole = np.float32(448 * 6 / np.abs(weight).max())
+    scales = torch.from_numpy(np.abs(blocks).max(axis=-1) / 6 * whole).to(torch.float8_e4m3fn)
+    each = (scales.float().numpy() / whole)[..., None]
+    scaled = blocks / np.maximum(each, np.float32(1e-30))
+    codes = np.abs(np.abs(scaled)[..., None] - E2M1).argmin(axis=-1)
+    values = np.where(scaled < 0, -E2M1[codes], E2M1[codes]) * each
+    codes = codes + 8 * (scaled < 0)
+    tensors = {
+        "weight_packed": torch.from_numpy(
+            (codes[..., 0::2] | codes[..., 1::2] << 4).astype(np.uint8).reshape(rows, cols // 2)
+        ),
+        "weight_scale": scales,
+        "weight_global_scale": torch.tensor([whole]),
+        "input_global_scale": torch.tensor([2.5]),
+    }
+    return tensors, values.reshape(rows, cols).astype(np.float32)
+
+
+def mxfp8(weight: np.ndarray) -> Packed:
+    """compressed-tensors': e4m3 codes, 32 of them under a power of two, by its exponent + 127."""
+    rows, cols = weight.shape
+    blocks = torch.from_numpy(weight.reshape(rows, cols // 32, 32))
+    exponents = torch.ceil(torch.log2(blocks.abs().amax(-1) / 448))
+    codes = (blocks / 2.0 ** exponents[..., None]).to(torch.float8_e4m3fn)
+    values = (codes.float() * 2.0 ** exponents[..., None]).reshape(rows, cols).numpy()
+    tensors = {
+        "weight": codes.reshape(rows, cols),
+        "weight_scale": (exponents + 127).to(torch.uint8),
+    }
+    return tensors, values
 
 
 def fp8(

@@ -21,15 +21,16 @@ GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "zero_point": True}
 FP8 = {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}
 MXFP4 = {"quant_method": "mxfp4"}
+AUTOROUND = {"quant_method": "auto-round", "bits": 4, "group_size": 32, "data_type": "int"}
 NAME = "model.layers.0.mlp.up_proj.weight"
 
 
-def compressed(**weights: Any) -> dict[str, Any]:
+def compressed(format: str = "pack-quantized", **weights: Any) -> dict[str, Any]:  # noqa: A002
     """The config of compressed-tensors with these arguments of weights."""
     known = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32, **weights}
     return {
         "quant_method": "compressed-tensors",
-        "format": "pack-quantized",
+        "format": format,
         "config_groups": {"group_0": {"targets": ["Linear"], "weights": known}},
     }
 
@@ -110,11 +111,85 @@ CASES: dict[str, tuple[Any, Callable[[np.ndarray], packings.Packed], tuple[int, 
         "F32",
     ),
     "gptq without g_idx": (GPTQ, lambda w: packings.gptq(w, with_indices=False), (8, 64), "I4G32"),
-    "gptq, zero points of 16": (
-        GPTQ,
-        lambda w: packings.gptq(w, highest_zero=True),
-        (16, 64),
+    **{
+        f"gptq of {bits} bits, version {version}": (
+            {**GPTQ, "bits": bits, "checkpoint_format": {1: "gptq", 2: "gptq_v2"}[version]},
+            lambda w, bits=bits, version=version: packings.gptq(
+                one_sided(w), bits=bits, version=version, with_indices=version == 1
+            ),
+            (64, 96),
+            "I4G32" if bits <= 4 else "U8G32",
+        )
+        for bits in (2, 3, 4, 8)
+        for version in (1, 2)
+    },
+    **{
+        f"gptq of {bits} bits in planes": (
+            {**GPTQ, "bits": bits, "checkpoint_format": "gptq_p"},
+            lambda w, bits=bits: packings.gptq(one_sided(w), bits=bits, version=2, planar=True),
+            (64, 96),
+            "I4G32" if bits <= 4 else "U8G32",
+        )
+        for bits in (3, 5, 6, 7)
+    },
+    "gptq of other bits than the config's, for this module": (
+        {**GPTQ, "dynamic": {"+:.*up_proj": {"bits": 8, "group_size": 64}}},
+        lambda w: packings.gptq(w, bits=8, group=64),
+        (32, 128),
+        "U8G32",
+    ),
+    "auto-round in gptq's packing": (
+        {**AUTOROUND, "packing_format": "auto_round:auto_gptq"},
+        lambda w: packings.gptq(one_sided(w), with_indices=False),
+        (32, 96),
         "I4G32",
+    ),
+    **{
+        f"auto-round in its own packing of {bits} bits": (
+            {**AUTOROUND, "bits": bits, "packing_format": "auto_round"},
+            lambda w, bits=bits: packings.gptq(
+                one_sided(w), bits=bits, version=2, with_indices=False
+            ),
+            (32, 96),
+            "I4G32" if bits <= 4 else "U8G32",
+        )
+        for bits in (2, 3, 5, 6, 7)
+    },
+    "auto-round in gptqmodel's packing": (
+        {**AUTOROUND, "packing_format": "auto_round:gptqmodel"},
+        lambda w: packings.gptq(one_sided(w), version=2),
+        (32, 96),
+        "I4G32",
+    ),
+    "auto-round in awq's packing": (
+        {**AUTOROUND, "packing_format": "auto_round:auto_awq"},
+        packings.awq,
+        (40, 96),
+        "I4G32",
+    ),
+    "auto-round with other bits for this module": (
+        {**AUTOROUND, "extra_config": {".*up.*": {"bits": 2, "group_size": 64}}},
+        lambda w: packings.gptq(w, bits=2, group=64, with_indices=False),
+        (32, 128),
+        "I4G64",
+    ),
+    "auto-round in nvfp4": (
+        {**AUTOROUND, "data_type": "nv_fp", "packing_format": "auto_round:llm_compressor"},
+        packings.nvfp4,
+        (24, 96),
+        "NV4G32",
+    ),
+    "auto-round in mxfp4": (
+        {**AUTOROUND, "data_type": "mx_fp", "packing_format": "auto_round:llm_compressor"},
+        lambda w: packings.mxfp4(w, names=("weight_packed", "weight_scale"), split=False),
+        (21, 96),
+        "MXFP4",
+    ),
+    "auto-round in fp8": (
+        {**AUTOROUND, "data_type": "fp", "bits": 8, "packing_format": "auto_round:fp8_static"},
+        lambda w: flat(packings.fp8(w, block=(1, -1), suffix="weight_scale")),
+        (33, 128),
+        "F8G128",
     ),
     "gptq version 2": (
         {**GPTQ, "checkpoint_format": "gptq_v2"},
@@ -153,6 +228,79 @@ CASES: dict[str, tuple[Any, Callable[[np.ndarray], packings.Packed], tuple[int, 
         lambda w: packings.pack_quantized(w, group=-1, symmetric=False),
         (5, 43),
         "F32",
+    ),
+    **{
+        f"compressed of {bits} bits, {form}, {kind}": (
+            compressed(num_bits=bits, symmetric=kind == "symmetric"),
+            lambda w, bits=bits, form=form, kind=kind: packings.pack_quantized(
+                w, bits=bits, symmetric=kind == "symmetric", dense=form == "dense"
+            ),
+            (21, 192),
+            "I4G32" if bits <= 4 else "I8G32" if kind == "symmetric" else "U8G32",
+        )
+        for bits in (2, 3, 5, 6, 7, 8)
+        for form in ("dense", "word by word")
+        for kind in ("symmetric", "asymmetric")
+    },
+    "compressed in int8, a scale a row": (
+        compressed(num_bits=8, strategy="channel", group_size=None, format="int-quantized"),
+        packings.int_quantized,
+        (21, 384),
+        "I8G128",
+    ),
+    "compressed in int8, a scale a matrix": (
+        compressed(num_bits=8, strategy="tensor", group_size=None, format="int-quantized"),
+        lambda w: alone(packings.int_quantized(np.repeat(w[:1], len(w), axis=0))),
+        (21, 384),
+        "I8G128",
+    ),
+    "compressed in int8, a scale a group": (
+        compressed(num_bits=8, group_size=64, format="int-quantized"),
+        lambda w: packings.int_quantized(w, group=64),
+        (21, 384),
+        "I8G32",
+    ),
+    "compressed in int8 with zero points": (
+        compressed(num_bits=8, strategy="channel", symmetric=False, format="int-quantized"),
+        lambda w: packings.int_quantized(one_sided(w), symmetric=False),
+        (24, 384),
+        "U8G128",
+    ),
+    "compressed in four bits, a byte each": (
+        compressed(num_bits=4, group_size=128, format="int-quantized"),
+        lambda w: packings.int_quantized(w, bits=4, group=128),
+        (21, 384),
+        "I4G128",
+    ),
+    "compressed in four bits, a byte each, with zero points": (
+        compressed(num_bits=4, group_size=128, symmetric=False, format="int-quantized"),
+        lambda w: packings.int_quantized(one_sided(w), bits=4, group=128, symmetric=False),
+        (24, 384),
+        "I4G128",
+    ),
+    "nvfp4 by compressed-tensors": (
+        compressed(
+            num_bits=4,
+            type="float",
+            strategy="tensor_group",
+            group_size=16,
+            format="nvfp4-pack-quantized",
+        ),
+        packings.nvfp4,
+        (24, 256),
+        "NV4G128",
+    ),
+    "nvfp4 of rows that fit no type": (
+        compressed(num_bits=4, type="float", strategy="tensor_group", group_size=16),
+        packings.nvfp4,
+        (24, 112),
+        "F32",
+    ),
+    "mxfp8 by compressed-tensors": (
+        compressed(num_bits=8, type="float", group_size=32, format="mxfp8-quantized"),
+        packings.mxfp8,
+        (24, 96),
+        "F8G32",
     ),
     "compressed, groups that lie apart": (
         compressed(actorder="group"),
@@ -210,6 +358,27 @@ CASES: dict[str, tuple[Any, Callable[[np.ndarray], packings.Packed], tuple[int, 
         "MXFP4",
     ),
 }
+
+
+def flat(packed: packings.Packed) -> packings.Packed:
+    """Its scales in one dimension."""
+    tensors, values = packed
+    return {**tensors, "weight_scale": tensors["weight_scale"].reshape(-1)}, values
+
+
+def alone(packed: packings.Packed) -> packings.Packed:
+    """The first of its scales, which all rows share."""
+    tensors, values = packed
+    return {**tensors, "weight_scale": tensors["weight_scale"].reshape(-1)[:1]}, values
+
+
+def one_sided(drawn: np.ndarray) -> np.ndarray:
+    """Every third row of positive weights alone, another third of negative ones, so that zero
+    points are the lowest and the highest there are."""
+    changed = drawn.copy()
+    changed[::3] = np.abs(changed[::3]) + np.float32(1e-3)
+    changed[1::3] = -np.abs(changed[1::3]) - np.float32(1e-3)
+    return changed
 
 
 def scalar(packed: packings.Packed) -> packings.Packed:
@@ -287,11 +456,15 @@ def test_what_runtimes_store_beside_weights_is_left_out(tmp_path: Path) -> None:
     [
         ({"quant_method": "bitsandbytes"}, "bitsandbytes"),
         ({"quant_method": None}, "None"),
-        ({**GPTQ, "bits": 8}, "bits = 8"),
+        ({**GPTQ, "bits": 16}, "bits = 16"),
         ({**GPTQ, "checkpoint_format": "marlin"}, "marlin"),
         ({**AWQ, "version": "gemv"}, "gemv"),
         ({**FP8, "fmt": "e5m2"}, "e5m2"),
-        (compressed(num_bits=8), "('int', 8)"),
+        (compressed(num_bits=16), "('int', 16)"),
+        (compressed("marlin-24"), "marlin-24"),
+        ({**AUTOROUND, "data_type": "mx_int"}, "mx_int"),
+        ({**AUTOROUND, "extra_config": {"lm_head": {"data_type": "nvfp4_v2"}}}, "nvfp4_v2"),
+        ({**AUTOROUND, "packing_format": "auto_round:other"}, "other"),
     ],
 )
 def test_what_is_not_read_is_refused_by_name_with_what_is(
@@ -317,7 +490,84 @@ WRONG: dict[str, tuple[Any, packings.Packed, str]] = {
     "no config": (None, GOOD, "no quantization_config"),
     "a config that is no table": ("gptq", GOOD, "not a table"),
     "another group size": ({**GPTQ, "group_size": 16}, GOOD, "scales"),
-    "no group size": ({**GPTQ, "group_size": 0}, GOOD, "groups of 0"),
+    "no group size": ({**GPTQ, "group_size": 0}, GOOD, "group_size = 0"),
+    "groups of a size below -1": ({**GPTQ, "group_size": -2}, GOOD, "group_size = -2"),
+    "groups of a huge size": ({**GPTQ, "group_size": 1 << 70}, GOOD, "no groups of"),
+    "groups of half a column": ({**GPTQ, "group_size": 0.5}, GOOD, "group_size = 0.5"),
+    "dynamic that is no table": ({**GPTQ, "dynamic": [1]}, GOOD, "dynamic"),
+    "dynamic groups below -1": ({**GPTQ, "dynamic": {"a": {"group_size": -7}}}, GOOD, "-7"),
+    "bits that are text": ({**GPTQ, "bits": "4"}, GOOD, "bits"),
+    "compressed groups of none": (
+        compressed(group_size=0),
+        packings.pack_quantized(weights(8, 64)),
+        "group_size = 0",
+    ),
+    "compressed groups that are text": (
+        compressed(group_size="32"),
+        packings.pack_quantized(weights(8, 64)),
+        "group_size",
+    ),
+    "compressed weights that are no table": (
+        {
+            "quant_method": "compressed-tensors",
+            "config_groups": {"group_0": {"weights": 4}},
+        },
+        GOOD,
+        "weights = 4",
+    ),
+    "codes of other bits than the config's": (
+        compressed(num_bits=8),
+        packings.pack_quantized(weights(8, 64)),
+        "no codes of the bits",
+    ),
+    "an empty matrix": (
+        GPTQ,
+        replaced(GOOD, qweight=torch.zeros(0, 16, dtype=torch.int32)),
+        "qweight",
+    ),
+    "empty codes of fp8": (
+        FP8,
+        (
+            {
+                "weight": torch.zeros(0, 64).to(torch.float8_e4m3fn),
+                "weight_scale_inv": torch.zeros(0, 1),
+            },
+            GOOD[1],
+        ),
+        "must be a matrix",
+    ),
+    "empty codes of mxfp4": (
+        MXFP4,
+        (
+            {
+                "weight_blocks": torch.zeros(4, 0, 16, dtype=torch.uint8),
+                "weight_scales": torch.zeros(4, 0, dtype=torch.uint8),
+            },
+            GOOD[1],
+        ),
+        "empty",
+    ),
+    "empty codes of int8": (
+        compressed("int-quantized", num_bits=8, strategy="channel"),
+        (
+            {
+                "weight": torch.zeros(0, 64, dtype=torch.int8),
+                "weight_scale": torch.zeros(0, 1),
+            },
+            GOOD[1],
+        ),
+        "must be a matrix",
+    ),
+    "nvfp4 of another shape": (
+        compressed(num_bits=4, type="float"),
+        replaced(packings.nvfp4(weights(8, 64)), weight_packed=torch.zeros(8, 16).byte()),
+        "no NVFP4 matrix",
+    ),
+    "nvfp4 without its global scale": (
+        compressed(num_bits=4, type="float"),
+        replaced(packings.nvfp4(weights(8, 64)), weight_global_scale=None),
+        "weight_global_scale",
+    ),
     "a size that is no number": ({**GPTQ, "group_size": "32"}, GOOD, "group_size"),
     "scales that are missing": (GPTQ, replaced(GOOD, scales=None), "no .*up_proj.scales"),
     "zero points of another shape": (
@@ -411,12 +661,46 @@ def test_a_config_that_contradicts_its_tensors_is_refused(tmp_path: Path, case: 
                 GOOD[1],
             ),
         ),
+        (GPTQ, replaced(GOOD, scales=torch.full((2, 16), np.inf).half())),
+        (
+            compressed("int-quantized", num_bits=8, strategy="channel"),
+            replaced(
+                packings.int_quantized(weights(16, 64)), weight_scale=torch.full((16, 1), np.nan)
+            ),
+        ),
+        (
+            compressed("int-quantized", num_bits=4, strategy="channel"),
+            packings.int_quantized(weights(16, 64), bits=5),
+        ),
+        (FP8, replaced(packings.fp8(weights(16, 64)), weight_scale_inv=torch.full((1, 1), np.nan))),
+        (
+            compressed(num_bits=4, type="float"),
+            replaced(
+                packings.nvfp4(weights(16, 64)),
+                weight_scale=torch.full((16, 4), np.nan).to(torch.float8_e4m3fn),
+            ),
+        ),
+        (
+            compressed(num_bits=4, type="float"),
+            replaced(packings.nvfp4(weights(16, 64)), weight_global_scale=torch.zeros(1)),
+        ),
+        (
+            compressed(num_bits=4, type="float"),
+            replaced(packings.nvfp4(weights(16, 64)), weight_global_scale=torch.tensor([np.inf])),
+        ),
     ],
     ids=[
         "all columns in one group",
         "groups below zero",
         "codes that are no numbers",
         "scales that are no numbers",
+        "gptq scales that are infinite",
+        "int8 scales that are no numbers",
+        "four bits that are five",
+        "fp8 scales that are no numbers",
+        "nvfp4 scales that are no numbers",
+        "a global scale of zero",
+        "a global scale that is infinite",
     ],
 )
 def test_contents_that_make_no_sense_are_refused(

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 
 from dure import kernels
 from dure.kernels import reference
-from dure.kernels.dequantize import GROUPED_TYPES, LAYOUTS, block_size, row_bytes
+from dure.kernels.dequantize import LAYOUTS, NVFP4_TYPES, block_size, row_bytes
 
 # Column counts that end inside, on and past the tiles a kernel may use.
 COLS = {
@@ -54,8 +54,11 @@ def with_scales(
             blocks[name] = values.view(np.uint32) >> 16
         else:
             blocks[name] = values
-    if dtype in GROUPED_TYPES:
+    if dtype.startswith("I4G"):
         blocks["zero"] %= 17
+    if dtype in NVFP4_TYPES:  # one sign for all: whether global scales divide
+        sign = -1 if rng is not None and rng.integers(2) else 1
+        blocks["scale"] = sign * np.maximum(np.abs(blocks["scale"]), np.float32(1e-3))
     if dtype == "MXFP4":  # 2^-13 to 2^2
         exponents = 124 if rng is None else rng.integers(115, 131, blocks.shape)
         blocks["exponent"] = exponents

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import gguf
 import numpy as np
 import pytest
 from kernel_inputs import columns, constant_raw, random_raw
 
 from dure.kernels.dequantize import (
+    AFFINE_TYPES,
     FLOAT_TYPES,
     FP8_TYPES,
     GROUPED_TYPES,
+    INT8_TYPES,
     LAYOUTS,
+    NVFP4_TYPES,
+    OWN_TYPES,
     QUANTIZED_TYPES,
     block_size,
     dequantize,
@@ -19,7 +25,7 @@ from dure.kernels.dequantize import (
     row_bytes,
 )
 
-IN_GGUF = tuple(name for name in LAYOUTS if name not in (*GROUPED_TYPES, *FP8_TYPES))
+IN_GGUF = tuple(name for name in LAYOUTS if name not in OWN_TYPES)
 
 
 def oracle(dtype: str, raw: np.ndarray) -> np.ndarray:
@@ -94,25 +100,69 @@ def test_codes_fit_eight_bits_and_groups_are_16_or_32(dtype: str) -> None:
     raw = random_raw(np.random.default_rng(4), dtype, 3, 512)
     blocks = integer_blocks(dtype, raw)
     assert blocks.codes.dtype == np.int8
-    assert blocks.group == (16 if dtype in ("Q2_K", "Q3_K", "Q6_K") else 32)
-    with_mins = ("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K", *GROUPED_TYPES)
+    assert blocks.group == (16 if dtype in ("Q2_K", "Q3_K", "Q6_K", *NVFP4_TYPES) else 32)
+    with_mins = ("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K", *GROUPED_TYPES, *AFFINE_TYPES)
     assert (blocks.mins is not None) == (dtype in with_mins)
 
 
 @pytest.mark.parametrize("dtype", GROUPED_TYPES)
 def test_a_grouped_weight_is_the_scale_times_code_less_zero_point(dtype: str) -> None:
-    size, zero = block_size(dtype), 9
-    codes = np.arange(2 * size, dtype=np.uint8) % 16
-    scales = np.array([0.1, -3e-5], np.float32)
-    data = [
-        (codes[i : i + size : 2] | codes[i + 1 : i + size : 2] << 4).tobytes()
-        + scales[i // size].tobytes()
-        + bytes([zero])
-        for i in (0, size)
-    ]
-    raw = np.frombuffer(b"".join(data), np.uint8)[None]
-    expected = scales.repeat(size) * (codes.astype(np.float32) - zero)
+    codes, scales, raw = own_blocks(dtype, lambda _i: bytes([9]))
+    expected = scales.repeat(block_size(dtype)) * (codes.astype(np.float32) - 9)
     np.testing.assert_array_equal(bits(dequantize(dtype, raw)[0]), bits(expected))
+
+
+def own_blocks(
+    dtype: str, rest: Callable[[int], bytes]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes and scales of two blocks, and their bytes; rest: what follows a block's scale."""
+    size, four = block_size(dtype), dtype.startswith(("I4", "A4", "NV4"))
+    codes = (np.arange(2 * size) * 7 % (16 if four else 256)).astype(np.uint8)
+    scales = np.array([0.1, 3e-5], np.float32)
+    data = b""
+    for i in (0, size):
+        own = codes[i : i + size]
+        data += (own[::2] | own[1::2] << 4 if four else own).tobytes()
+        data += scales[i // size].tobytes() + rest(i // size)
+    return codes, scales, np.frombuffer(data, np.uint8)[None]
+
+
+@pytest.mark.parametrize("dtype", INT8_TYPES)
+def test_an_int8_weight_is_scale_times_code(dtype: str) -> None:
+    codes, scales, raw = own_blocks(dtype, lambda _i: b"")
+    expected = scales.repeat(block_size(dtype)) * codes.view(np.int8).astype(np.float32)
+    np.testing.assert_array_equal(bits(dequantize(dtype, raw)[0]), bits(expected))
+
+
+@pytest.mark.parametrize("dtype", AFFINE_TYPES)
+def test_an_affine_weight_is_scale_times_code_plus_minimum(dtype: str) -> None:
+    minima = np.array([-0.37, 1e-4], np.float32)
+    codes, scales, raw = own_blocks(dtype, lambda i: minima[i].tobytes())
+    size = block_size(dtype)
+    expected = scales.repeat(size) * codes.astype(np.float32) + minima.repeat(size)
+    np.testing.assert_array_equal(bits(dequantize(dtype, raw)[0]), bits(expected))
+
+
+@pytest.mark.parametrize("divides", [False, True])
+@pytest.mark.parametrize("dtype", NVFP4_TYPES)
+def test_an_nvfp4_weight_is_value_times_scale_times_or_by_the_global(
+    dtype: str, divides: bool
+) -> None:
+    import torch  # noqa: PLC0415  # seconds
+
+    count = block_size(dtype) // 16
+    groups = np.arange(2 * count, dtype=np.uint8) * 7 + 3
+    codes, whole, raw = own_blocks(dtype, lambda i: groups[i * count : (i + 1) * count].tobytes())
+    own = torch.from_numpy(groups).view(torch.float8_e4m3fn).float().numpy()
+    each = whole.repeat(count)
+    if divides:
+        blocks = raw.copy().view(LAYOUTS[dtype])
+        blocks["scale"] *= -1
+        raw = blocks.view(np.uint8)
+    scales = own / each if divides else own * each
+    e2m1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+    values = np.where(codes < 8, e2m1[codes % 8], -e2m1[codes % 8])
+    np.testing.assert_array_equal(dequantize(dtype, raw)[0], values * scales.repeat(16))
 
 
 @pytest.mark.parametrize("dtype", FP8_TYPES)

@@ -105,7 +105,7 @@ def test_a_weight_row_has_the_same_bits_in_any_matrix(dtype: str, exact: bool) -
         np.testing.assert_array_equal(bits(part), bits(whole[:, first:stop].copy()))
 
 
-@pytest.mark.parametrize("dtype", ["F16", "Q4_K", "I4G32", "F8G32"])
+@pytest.mark.parametrize("dtype", ["F16", "Q4_K", "I4G32", "F8G32", "I8G32"])
 def test_columns_in_another_order_change_nothing_but_the_order(dtype: str) -> None:
     rng, cols = np.random.default_rng(11), columns(dtype)[-1]
     x = random_activations(rng, 9, cols)

@@ -38,12 +38,11 @@ def read_autoround(folder: QuantizedFolder) -> None:
                 "does not read.",
                 hint=f"it reads {', '.join(_DATA_TYPES[:4])} and fp.",
             )
-    sizes = folder.group_sizes("extra_config")
     form = packing.removeprefix("auto_round").lstrip(":") or "auto_round"
     known = ("auto_gptq", "auto_round", "gptqmodel", "auto_awq", "llm_compressor", "fp8_static")
     folder.expect("packing_format", form, *known)
     add_float_forms(folder, None)
     if form == "auto_awq":
-        add_awq(folder, sizes)
-    else:
-        add_gptq(folder, sizes, lowered=form == "auto_gptq")
+        add_awq(folder, "extra_config")
+    elif form not in ("llm_compressor", "fp8_static"):
+        add_gptq(folder, "extra_config", lowered=form == "auto_gptq")

@@ -34,11 +34,15 @@ def read_awq(folder: QuantizedFolder) -> None:
     folder.expect("bits", folder.settings.get("bits", folder.settings.get("w_bit")), 4)
     form = folder.settings.get("version", folder.settings.get("format", "gemm"))
     folder.expect("version", str(form).lower(), "gemm")
-    add_awq(folder, folder.group_sizes("dynamic"))
+    add_awq(folder, "dynamic")
 
 
-def add_awq(folder: QuantizedFolder, sizes: list[int]) -> None:
-    """Put together every module of AWQ's names. sizes: of groups, as the config knows them."""
+def add_awq(folder: QuantizedFolder, overrides: str) -> None:
+    """Put together every module of AWQ's names.
+
+    overrides: the key of other group sizes for some modules.
+    """
+    sizes = folder.group_sizes(overrides)
     for base, codes in folder.ending(".qweight"):
         del folder.tensors[codes.name]
         scales, zeros = (folder.take(f"{base}.{each}", codes.name) for each in ("scales", "qzeros"))

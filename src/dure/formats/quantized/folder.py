@@ -97,13 +97,8 @@ class QuantizedFolder:
         The table's values are tables of their own, a module's each. Raises ModelFileError for a
         size that is not -1 or a number above 0.
         """
-        found = [self.settings.get("group_size", self.settings.get("q_group_size", 128))]
-        modules = self.settings.get(overrides)
-        if modules is not None and not isinstance(modules, dict):
-            raise ModelFileError(f"{self.where} has {overrides} that is not a table.")
-        for each in (modules or {}).values():
-            if isinstance(each, dict) and each.get("group_size") is not None:
-                found.append(each["group_size"])
+        first = self.settings.get("group_size", self.settings.get("q_group_size", 128))
+        found = [first, *self._overriding(overrides, "group_size")]
         for size in found:
             if type(size) is not int or (size != -1 and size < 1):
                 raise ModelFileError(
@@ -111,3 +106,22 @@ class QuantizedFolder:
                     "0."
                 )
         return list(dict.fromkeys(found))
+
+    def bits(self, overrides: str, *allowed: int) -> list[int]:
+        """The bits of the settings, then those of the table `overrides`, but 16: plain floats.
+
+        Raises UnsupportedModelError for a number of bits that is not one of `allowed`.
+        """
+        found = [self.integer("bits", 4)]
+        found += [bits for bits in self._overriding(overrides, "bits") if bits != 16]
+        for bits in found:
+            self.expect("bits", bits, *allowed)
+        return list(dict.fromkeys(found))
+
+    def _overriding(self, overrides: str, key: str) -> list[Any]:
+        """The values at `key` of the tables in the table `overrides`."""
+        modules = self.settings.get(overrides)
+        if modules is not None and not isinstance(modules, dict):
+            raise ModelFileError(f"{self.where} has {overrides} that is not a table.")
+        tables = [each for each in (modules or {}).values() if isinstance(each, dict)]
+        return [each[key] for each in tables if each.get(key) is not None]

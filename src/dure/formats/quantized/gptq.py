@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dure.errors import ModelFileError, UnsupportedModelError
+from dure.errors import ModelFileError
 from dure.formats.quantized.base import (
     FLOAT_TYPES,
     check_part,
@@ -48,24 +48,24 @@ def read_gptq(folder: QuantizedFolder) -> None:
     """
     form = folder.settings.get("checkpoint_format", folder.settings.get("format"))
     folder.expect("checkpoint_format", form, "gptq", "gptq_v2", "gptq_p", None)
-    folder.expect("bits", folder.integer("bits", 4), 2, 3, 4, 5, 6, 7, 8)
-    sizes = folder.group_sizes("dynamic")
-    add_gptq(folder, sizes, lowered=form in ("gptq", None), planar=form == "gptq_p")
+    add_gptq(folder, "dynamic", lowered=form in ("gptq", None), planar=form == "gptq_p")
 
 
 def add_gptq(
-    folder: QuantizedFolder, sizes: list[int], *, lowered: bool, planar: bool = False
+    folder: QuantizedFolder, overrides: str, *, lowered: bool, planar: bool = False
 ) -> None:
     """Put together every module of GPTQ's names.
 
-    sizes: of groups, as the config knows them. lowered: whether zero points are stored less 1, as
-    version 1 does. planar: whether codes of 3, 5, 6 and 7 bits are cut into bit planes.
+    overrides: the key of other bits and group sizes for some modules. lowered: whether zero points
+    are stored less 1, as version 1 does. planar: whether codes of 3, 5, 6 and 7 bits are cut into
+    bit planes.
     """
+    known = folder.bits(overrides, 2, 3, 4, 5, 6, 7, 8), folder.group_sizes(overrides)
     for base, codes in folder.ending(".qweight"):
         del folder.tensors[codes.name]
         scales, zeros = (folder.take(f"{base}.{each}", codes.name) for each in ("scales", "qzeros"))
         parts = codes, scales, zeros, folder.optional(f"{base}.g_idx")
-        folder.add(GptqMatrix(f"{base}.weight", parts, sizes, lowered=lowered, planar=planar))
+        folder.add(GptqMatrix(f"{base}.weight", parts, known, lowered=lowered, planar=planar))
 
 
 class GptqMatrix(GroupedMatrix):
@@ -81,23 +81,20 @@ class GptqMatrix(GroupedMatrix):
         self,
         name: str,
         parts: tuple[TensorInfo, TensorInfo, TensorInfo, TensorInfo | None],
-        sizes: list[int],
+        known: tuple[list[int], list[int]],
         *,
         lowered: bool,
         planar: bool,
     ) -> None:
-        """parts: codes, scales, zero points and g_idx. The others are as `add_gptq` has them."""
+        """parts: codes, scales, zero points and g_idx. known: the config's bits and group sizes.
+
+        The others are as `add_gptq` has them.
+        """
         codes, scales, zeros, indices = parts
         words, rows = matrix_shape(codes)
         groups = matrix_shape(scales)[0]
-        bits = _bits(codes, zeros, rows)
-        cols = 32 * words // bits if indices is None else max(indices.shape[:1], default=0)
-        if -(-cols * bits // 32) != words or cols < 1:
-            raise ModelFileError(
-                f"{shown(codes.name)} has shape {codes.shape}, which are no rows of {cols:,} codes "
-                f"of {bits} bits."
-            )
-        group = group_size(scales, groups, cols, sizes, shown(name))
+        bits, cols = _bits_and_columns(codes, zeros, indices, known[0])
+        group = group_size(scales, groups, cols, known[1], shown(name))
         super().__init__(name, (rows, cols), group, bits, *parts)
         self.stored = f"GPTQ-{bits}"
         self._code, self._scale, self._zero, self._index = codes, scales, zeros, indices
@@ -145,13 +142,17 @@ def _unpack_planes(words: Array, bits: int, count: int) -> Bytes:
     return codes.reshape(*words.shape[:-1], -1)[..., :count]
 
 
-def _bits(codes: TensorInfo, zeros: TensorInfo, rows: int) -> int:
-    """How many bits a code has, by the width of the zero points, of which each row has one."""
+def _bits_and_columns(
+    codes: TensorInfo, zeros: TensorInfo, indices: TensorInfo | None, known: list[int]
+) -> tuple[int, int]:
+    """The bits of a code, of those that the config knows, and the columns of the matrix."""
+    words, rows = matrix_shape(codes)
     width = matrix_shape(zeros)[1]
-    for bits in range(2, 9):
-        if -(-rows * bits // 32) == width:
-            return bits
-    raise UnsupportedModelError(
-        f"{shown(zeros.name)} has {width} words for {rows} rows beside {shown(codes.name)}, which "
-        "are no zero points of 2 to 8 bits."
+    for bits in known:
+        cols = 32 * words // bits if indices is None else max(indices.shape[:1], default=0)
+        if cols and -(-cols * bits // 32) == words and -(-rows * bits // 32) == width:
+            return bits, cols
+    raise ModelFileError(
+        f"{shown(codes.name)} {codes.shape} and {shown(zeros.name)} {zeros.shape} are no codes and "
+        f"zero points of {' or '.join(map(str, known))} bits, as config.json says."
     )
