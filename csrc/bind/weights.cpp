@@ -85,7 +85,8 @@ void bind_weights(nb::module_& m) {
       .def("add_part",
            [](FilePacker& f, const Experts& e, const std::string& part, int expert,
               uint64_t offset) { f.add(e.part(part, expert), offset, e.owner(expert)); })
-      .def("run", &run_packer);
+      .def("run", &run_packer)
+      .def_prop_ro("not_finite", &FilePacker::not_finite);
 
   m.def(
       "quantize_blocks",

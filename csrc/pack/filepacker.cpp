@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <cstring>
 
 namespace dure {
 
@@ -28,6 +29,52 @@ int read_all(int descriptor, uint8_t* out, size_t size, uint64_t offset) {
     out += count, offset += static_cast<uint64_t>(count), size -= static_cast<size_t>(count);
   }
   return 0;
+}
+
+// Whether all of `count` numbers are finite, which lie `stride` bytes apart: of `T` that has its
+// exponent in the bits of kMask.
+template <class T, T kMask>
+bool finite(const uint8_t* at, size_t count, size_t stride) {
+  bool all = true;
+  for (size_t i = 0; i < count; ++i, at += stride) {
+    T bits;
+    std::memcpy(&bits, at, sizeof bits);
+    all &= (bits & kMask) != kMask;
+  }
+  return all;
+}
+
+// Whether the weights of a float type, and the float16 scales of a GGUF type's blocks, are finite.
+bool all_finite(Type type, const uint8_t* source, size_t bytes) {
+  if (type == Type::F32) return finite<uint32_t, 0x7F800000>(source, bytes / 4, 4);
+  if (type == Type::BF16) return finite<uint16_t, 0x7F80>(source, bytes / 2, 2);
+  if (type == Type::F16) return finite<uint16_t, 0x7C00>(source, bytes / 2, 2);
+  const size_t block = static_cast<size_t>(sizes_of(type).source_bytes), count = bytes / block;
+  const auto halves = [&](size_t first, size_t second) {
+    return finite<uint16_t, 0x7C00>(source + first, count, block) &&
+           finite<uint16_t, 0x7C00>(source + second, count, block);
+  };
+  switch (type) {
+    case Type::Q4_0:
+    case Type::Q5_0:
+    case Type::Q8_0:
+    case Type::IQ4_NL:
+    case Type::IQ4_XS:
+      return halves(0, 0);
+    case Type::Q4_1:
+    case Type::Q5_1:
+    case Type::Q4_K:
+    case Type::Q5_K:
+      return halves(0, 2);
+    case Type::Q2_K:
+      return halves(80, 82);
+    case Type::Q3_K:
+      return halves(108, 108);
+    case Type::Q6_K:
+      return halves(208, 208);
+    default:
+      return true;  // no GGUF type, or one without floats
+  }
 }
 
 // Rows of about `bytes`, in whole panels.
@@ -66,7 +113,11 @@ int FilePacker::run(int descriptor, int threads, double seconds, const Report& r
     const auto thread = static_cast<size_t>(omp_get_thread_num());
     auto due = Clock::now() + interval;
     for (size_t i; !failure && (i = next++) < pieces_.size();) {
-      if (const int error = pack(pieces_[i], descriptor, buffers[thread])) failure = error;
+      if (const int error = pack(pieces_[i], descriptor, buffers[thread])) {
+        if (error == kNotFinite && failure.exchange(error) != kNotFinite)
+          not_finite_ = pieces_[i].offset;
+        failure = error;
+      }
       done += pieces_[i].bytes();
       if (thread == 0 && !failure && Clock::now() >= due) {
         if (!report(done)) failure = kStopped;
@@ -87,6 +138,7 @@ int FilePacker::pack(const Piece& piece, int descriptor, std::vector<uint8_t>& b
     if (const int error = read_all(descriptor, buffer.data(), bytes,
                                    piece.offset + static_cast<uint64_t>(done) * row_bytes))
       return error;
+    if (!all_finite(piece.target.type, buffer.data(), bytes)) return kNotFinite;
     pack_panels(piece.target, piece.first_row + done, rows, buffer.data());
   }
   return 0;

@@ -20,11 +20,16 @@ class FilePacker {
   // All of `target` from source blocks that begin at byte `offset`. `owner`, if there is one, keeps
   // the memory of the target.
   void add(const Packed& target, uint64_t offset, std::shared_ptr<const void> owner = nullptr);
-  // Packs all of it, and reports about every `seconds`. Returns 0, an errno, kEnded or kStopped.
+  // Packs all of it, and reports about every `seconds`. Returns 0, an errno, kEnded, kStopped or
+  // kNotFinite.
   int run(int descriptor, int threads, double seconds, const Report& report);
 
   static constexpr int kEnded = -1;    // the file is shorter than was asked for
   static constexpr int kStopped = -2;  // by the report
+  // A weight, or the scale of a block, is NaN or infinite: of the matrix whose rows are read from
+  // the byte `not_finite`.
+  static constexpr int kNotFinite = -3;
+  uint64_t not_finite() const { return not_finite_; }
 
  private:
   struct Piece {
@@ -38,6 +43,7 @@ class FilePacker {
   static int pack(const Piece& piece, int descriptor, std::vector<uint8_t>& buffer);
 
   std::vector<Piece> pieces_;
+  uint64_t not_finite_ = 0;
   std::vector<std::shared_ptr<const void>> owners_;
 };
 

@@ -1,4 +1,4 @@
-"""What a model's README says of it in its first lines: licence, and what it was made from."""
+"""Reads the head of a model's README: licence, and what it was made from."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _ITEM = re.compile(r"\s*-\s+(.+)")
 
 
 def read_card(folder: Path) -> dict[str, list[str]]:
-    """The texts by key at the head of README.md, a single one as a list, too; empty without one.
+    """Read the texts by key at the head of README.md; empty without one.
 
-    It is YAML, of which this reads plain keys with plain texts or lists of them, which is what
-    licences and base models are; all else is left out.
+    A single text is a list, too. The head is YAML, of which this reads plain keys with plain texts
+    or lists of them, which is what licences and base models are; all else is left out.
     """
     try:
         source = SourceFile(folder / "README.md")

@@ -1,4 +1,4 @@
-"""A model as it lies on disk: its tensors and what is written beside them."""
+"""Opens a model as it lies on disk: its tensors and what is written beside them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ _WANTED = "give a .gguf file, or a folder with config.json and .safetensors file
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a model's files say. `metadata` is the GGUF's key-values, the other fields come from
-    a Hugging Face folder; each is empty or None for the other kind."""
+    """What a model's files say.
+
+    `metadata` is the GGUF's key-values, the other fields come from a Hugging Face folder; each is
+    empty or None for the other kind.
+    """
 
     path: Path  # the file or folder that was opened
     kind: Literal["gguf", "safetensors"]
@@ -40,8 +43,11 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """The model at a GGUF file, a safetensors file, or a folder with either; no weight is read.
-    ModelFileError if there is none or it is damaged, UnsupportedModelError if we cannot read it."""
+    """Open the model at a GGUF file, a safetensors file, or a folder with either; read no weight.
+
+    Raises ModelFileError if there is none or it is damaged, UnsupportedModelError if it is of a
+    format that is not supported.
+    """
     path = Path(path)
     if _is_folder(path):
         return _open_folder(path)
@@ -90,7 +96,7 @@ def _open_folder(folder: Path) -> Checkpoint:
 
 
 def _gguf_models(names: Sequence[str]) -> list[str]:
-    """The names to open: all GGUF files but later parts of a split set and vision projectors."""
+    """Return the names to open: GGUF files but later parts of a set and vision projectors."""
     models = []
     for name in names:
         parts = part_names(name)
@@ -116,7 +122,7 @@ def _open_gguf(path: Path) -> Checkpoint:
 
 
 def _whole_set(path: Path) -> Path:
-    """The index of the set that a file is a part of, or the file itself."""
+    """Return the index of the set that a file is a part of, or the file itself."""
     index = path.with_name(INDEX_NAME)
     return index if _SHARD.fullmatch(path.name) and index.exists() else path
 
@@ -147,7 +153,7 @@ def _read_optional(path: Path) -> dict[str, Any]:
 
 
 def _chat_template(folder: Path, tokenizer_config: dict[str, Any]) -> str | None:
-    """The template of chat_template.jinja, else that of tokenizer_config.json, else None."""
+    """Return the template of chat_template.jinja, else of tokenizer_config.json, else None."""
     path = folder / "chat_template.jinja"
     if path.exists():
         source = SourceFile(path)

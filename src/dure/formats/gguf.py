@@ -63,8 +63,10 @@ _DAMAGED = "the file is damaged or made by a faulty tool: download or convert it
 
 @dataclass(frozen=True, slots=True)
 class GGUFFile:
-    """A parsed GGUF file: its key-values, its tensors by name, and its format version. An array of
-    strings is a list, or of a large file Texts."""
+    """A parsed GGUF file: its key-values, its tensors by name, and its format version.
+
+    An array of strings is a list, or in a large file a StringArray.
+    """
 
     metadata: dict[str, Any]
     tensors: dict[str, TensorInfo]
@@ -72,8 +74,11 @@ class GGUFFile:
 
 
 def read_gguf(path: str | Path) -> GGUFFile:
-    """The metadata and tensors of a GGUF file. The first file of a split set (…-00001-of-0000N)
-    brings all its parts. ModelFileError for a bad file, UnsupportedModelError for one we lack."""
+    """Read the metadata and tensors of a GGUF file.
+
+    The first file of a split set (…-00001-of-0000N) brings all its parts. Raises ModelFileError for
+    a bad file, UnsupportedModelError for a version or type that is not supported.
+    """
     first = Path(path)
     whole = _read_part(first)
     count = _whole_number(first, whole.metadata, "split.count", default=0)
@@ -103,8 +108,10 @@ def read_gguf(path: str | Path) -> GGUFFile:
 
 
 def part_names(name: str) -> list[str] | None:
-    """The names of all parts of a split set, in order, of which `name` is one; None if it is not
-    named like a part."""
+    """Return the names of all parts of the split set that `name` is a part of, in order.
+
+    None if it is not named like a part.
+    """
     match = _PART_NAME.fullmatch(name)
     if not match or not 1 <= int(match["number"]) <= int(match["count"]) <= MAX_PARTS:
         return None
@@ -199,8 +206,10 @@ def _read_version(header: _Header) -> int:
 
 
 class _Header:
-    """A position in the header of one file. Nothing is read, let alone allocated, before its size
-    is compared with what is left of the file."""
+    """A position in the header of one file.
+
+    A size is compared with what is left of the file before anything is read or allocated.
+    """
 
     def __init__(self, source: SourceFile) -> None:
         self.source = source
@@ -210,11 +219,11 @@ class _Header:
         self._memory_left = 2 * source.size_bytes + _SPARE_MEMORY
 
     def wrong(self, what: str) -> ModelFileError:
-        """The error for a file that says something impossible."""
+        """Make the error for a file that says something impossible."""
         return ModelFileError(f"{self.source.path} {what}.", hint=_DAMAGED)
 
     def require(self, size: int, what: str) -> None:
-        """Nothing; ModelFileError if fewer than `size` bytes are left of the file."""
+        """Raise ModelFileError if fewer than `size` bytes are left of the file."""
         if size > self.source.size_bytes - self.position:
             raise ModelFileError(
                 f"{self.source.path} is truncated or damaged: {what} needs {size:,} bytes at byte "
@@ -223,7 +232,7 @@ class _Header:
             )
 
     def charge(self, size: int) -> None:
-        """Nothing; ModelFileError once what is kept would take over twice the file and 48 MiB."""
+        """Count memory; raise ModelFileError once it is over twice the file and 48 MiB."""
         self._memory_left -= size
         if self._memory_left < 0:
             raise self.wrong(
@@ -232,13 +241,13 @@ class _Header:
             )
 
     def number(self, layout: struct.Struct, what: str) -> Any:
-        """The next number of that layout."""
+        """Read the next number of that layout."""
         at = self._fill(layout.size, what)
         self.position += layout.size
         return layout.unpack_from(self._window, at)[0]
 
     def count(self, what: str, limit: int, *, least_bytes_each: int) -> int:
-        """The next count, which is at most `limit` and fits what is left of the file."""
+        """Read the next count, which must be at most `limit` and fit what is left of the file."""
         count: int = self.number(_U64, f"the number of {what}")
         if count > limit:
             raise self.wrong(f"claims {count:,} {what}, and the limit is {limit:,}")
@@ -246,14 +255,14 @@ class _Header:
         return count
 
     def name(self, what: str) -> str:
-        """The next string, not empty and at most MAX_NAME_BYTES long."""
+        """Read the next string, which must not be empty or longer than MAX_NAME_BYTES."""
         name = self.text(what, MAX_NAME_BYTES)
         if not name:
             raise self.wrong(f"has {what} with an empty name")
         return name
 
     def text(self, what: str, limit: int = MAX_STRING_BYTES) -> str:
-        """The next string; bytes that are not UTF-8 become lone surrogates (surrogateescape)."""
+        """Read the next string; bytes that are not UTF-8 become lone surrogates."""
         size = self.number(_U64, f"the length of {what}")
         if size > limit:
             raise self.wrong(f"has {what} of {size:,} bytes, and the limit is {limit:,}")
@@ -277,7 +286,7 @@ class _Header:
         return text
 
     def array(self, size: int, what: str) -> npt.NDArray[np.uint8]:
-        """The next `size` bytes as a fresh uint8 array."""
+        """Read the next `size` bytes as a fresh uint8 array."""
         self.require(size, what)
         self.charge(size + 128)
         raw = self.source.read(self.position, size)
@@ -285,10 +294,12 @@ class _Header:
         return raw
 
     def texts(self, count: int, what: str) -> list[str] | StringArray:
-        """The next `count` strings, a window at a time: a vocabulary has 150,000 tokens and as many
-        merges. Those of a large file are decoded when they are first wanted: it has memory to
-        spare, so they are charged the most that they can take, 76 bytes and a pointer each, and 4
-        for every byte."""
+        """Read the next `count` strings, a window at a time.
+
+        A vocabulary has 150,000 tokens and as many merges. Those of a large file are decoded when
+        they are first wanted: it has memory to spare, so they are charged the most that they can
+        take, 76 bytes and a pointer each, and 4 for every byte.
+        """
         later = self.source.size_bytes >= _LARGE_FILE
         texts: list[str] | StringArray = StringArray() if later else []
         while (done := len(texts)) < count:
@@ -308,7 +319,7 @@ class _Header:
         return texts
 
     def _fill(self, size: int, what: str) -> int:
-        """Where in the window the position lies, after making sure that `size` bytes follow it."""
+        """Make sure that `size` bytes follow the position; return its place in the window."""
         at = self.position - self._window_start
         if at < 0 or at + size > len(self._window):
             self.require(size, what)
@@ -361,7 +372,7 @@ def _read_array(header: _Header, what: str) -> Any:
 
 
 def _read_tensor(header: _Header) -> tuple[str, str, tuple[int, ...], int, int]:
-    """The next entry of the tensor list: name, type, numpy shape, offset in the data, size."""
+    """Read the next entry of the tensor list: name, type, numpy shape, offset in the data, size."""
     name = header.name("a tensor")
     what = f"tensor {shown(name)}"
     num_dimensions = header.number(_U32, what)
@@ -397,7 +408,7 @@ def _place(
     data_start: int,
     alignment: int,
 ) -> dict[str, TensorInfo]:
-    """The tensors by name, once each is known to lie inside the file and apart from the others."""
+    """Check that each tensor lies inside the file and apart from the others; return all by name."""
     tensors: dict[str, TensorInfo] = {}
     for name, dtype, shape, offset, size in listed:
         if name in tensors:

@@ -1,4 +1,4 @@
-"""Writes a GGUF file, version 3, tensor by tensor. It gets its name when it is whole."""
+"""Writes a GGUF file, version 3, tensor by tensor. The file gets its name when it is whole."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """A tensor to be written. `shape` is row-major as in numpy; `pieces` makes its bytes, in order,
-    when its turn comes."""
+    """A tensor to be written.
+
+    `shape` is row-major as in numpy. `pieces` makes its bytes, in order, when its turn comes.
+    """
 
     name: str
     dtype: str  # a key of BLOCKS that GGUF has
@@ -40,7 +42,7 @@ class TensorPlan:
 
     @property
     def size_bytes(self) -> int:
-        """What the blocks take, without padding."""
+        """The bytes of its blocks, without padding."""
         block = BLOCKS[self.dtype]
         return math.prod(self.shape) // block.block_size * block.block_bytes
 
@@ -53,10 +55,11 @@ def write_gguf(
     force: bool = False,
     progress: Progress | None = None,
 ) -> int:
-    """The size of the file now at `path`. progress(done, total) in bytes of weights.
+    """Write the file at `path`; return its size.
 
-    Values are bool, int, float, str, lists of str, and arrays of bool, int32, uint32 or float32.
-    Raises InvalidRequestError if `path` exists and is not to be replaced, or its disk is too full.
+    metadata: values are bool, int, float, str, lists of str, and arrays of bool, int32, uint32 or
+    float32. progress: called with the bytes of weights done, and all. Raises InvalidRequestError if
+    `path` exists and is not to be replaced, or its disk is too full.
     """
     header = _header(metadata, tensors)
     total = sum(_padded(tensor.size_bytes) for tensor in tensors)
@@ -81,7 +84,7 @@ def write_gguf(
 
 
 def check_target(path: Path, *, force: bool) -> None:
-    """Nothing, if a file can be written there; else InvalidRequestError."""
+    """Raise InvalidRequestError unless a file can be written at `path`."""
     if path.suffix != ".gguf":
         raise InvalidRequestError(f"{path} must end in .gguf, which is what is written.")
     if not path.parent.is_dir():
@@ -91,7 +94,7 @@ def check_target(path: Path, *, force: bool) -> None:
 
 
 def _place(partial: Path, path: Path, *, force: bool) -> None:
-    """Gives the finished file its name, and takes nobody's who came first."""
+    """Give the finished file its name; without `force`, never that of a file that exists."""
     if force:
         partial.replace(path)
         return
@@ -118,7 +121,7 @@ def _check_space(path: Path, needed: int) -> None:
 def _write_tensor(
     file: BinaryIO, tensor: TensorPlan, done: int, total: int, progress: Progress | None
 ) -> int:
-    """Bytes of weights in the file, this tensor's and its padding included."""
+    """Write one tensor and its padding; return the bytes of weights now in the file."""
     wrote = 0
     for piece in tensor.pieces():
         file.write(np.ascontiguousarray(piece).data)
@@ -150,7 +153,7 @@ def _header(metadata: Mapping[str, Any], tensors: Sequence[TensorPlan]) -> bytes
 
 
 def _value(value: Any) -> bytes:
-    """The value behind its type."""
+    """Encode a value behind its type."""
     if isinstance(value, bool):
         return struct.pack("<I?", _BOOL, value)
     if isinstance(value, int):

@@ -1,4 +1,4 @@
-"""JSON from model folders, parsed only when small enough, and only into plain values."""
+"""Reads JSON of model folders, only when small enough, and only into plain values."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ def read_object(
     memory: int = 256 << 20,
     refuse_duplicates: bool = False,
 ) -> dict[str, Any]:
-    """The JSON object in a file; ModelFileError if it is larger than `limit` bytes, needs more
-    than `memory` bytes once parsed, is nested deeper than 64, or is not an object."""
+    """Read the JSON object in a file.
+
+    Raises ModelFileError if it is larger than `limit` bytes, needs more than `memory` bytes once
+    parsed, is nested deeper than 64, or is not an object.
+    """
     source = SourceFile(path)
     if source.size_bytes > limit:
         raise ModelFileError(
@@ -42,7 +45,7 @@ def read_object(
 def parse_object(
     raw: bytes, what: str, *, memory: int, refuse_duplicates: bool = False
 ) -> dict[str, Any]:
-    """The JSON object in `raw`; `what` names it in errors, which are those of `read_object`."""
+    """Parse the JSON object in `raw`; `what` names it in errors, which are as `read_object`'s."""
     needed = sum(raw.count(mark) * size for mark, size in _MEMORY)
     needed += len(raw) * (2 if raw.isascii() else 6)
     if needed > memory:

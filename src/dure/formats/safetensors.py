@@ -1,4 +1,4 @@
-"""Reads safetensors: one file, or many with an index. The header is checked before it is believed.
+"""Reads safetensors: one file, or many with an index. A header is checked before it is used.
 
 A file is an 8-byte length, that many bytes of JSON, then the tensors without gaps:
 https://github.com/huggingface/safetensors#format. The checks are those of that library.
@@ -29,8 +29,11 @@ _DAMAGED = "the file is damaged or made by a faulty tool: download or convert it
 
 
 def read_safetensors(path: str | Path) -> dict[str, TensorInfo]:
-    """The tensors of a .safetensors file, of an index (.index.json) and its files, or of a folder
-    that holds either, by name. ModelFileError for a bad file."""
+    """Read the tensors, by name, of a .safetensors file, an index (.index.json), or a folder.
+
+    Of a folder, one whole model.safetensors goes before an index, which may be left over from a
+    model in parts: transformers reads it so, too. Raises ModelFileError for a bad file.
+    """
     path = Path(path)
     if path.is_dir():
         return _read_folder(path)
@@ -40,10 +43,10 @@ def read_safetensors(path: str | Path) -> dict[str, TensorInfo]:
 
 
 def _read_folder(folder: Path) -> dict[str, TensorInfo]:
-    if (folder / INDEX_NAME).exists():
-        return _read_index(folder / INDEX_NAME)
     if (folder / "model.safetensors").exists():
         return _read_file(folder / "model.safetensors")
+    if (folder / INDEX_NAME).exists():
+        return _read_index(folder / INDEX_NAME)
     paths = sorted(folder.glob("*.safetensors"))
     if len(paths) == 1:
         shard = _SHARD_NAME.fullmatch(paths[0].name)
@@ -96,9 +99,11 @@ def _read_index(index_path: Path) -> dict[str, TensorInfo]:
 
 
 def _shard_path(index_path: Path, name: str) -> Path:
-    """The file beside the index. Only a plain name is taken, so an index cannot reach outside its
-    folder. A symlink there is followed: the hub's cache is made of them, and a repository's JSON
-    cannot create one."""
+    """Return the path of a file beside the index.
+
+    Only a plain name is taken, so an index cannot reach outside its folder. A symlink there is
+    followed: the hub's cache is made of them, and a repository's JSON cannot create one.
+    """
     plain = name.endswith(".safetensors") and not any(mark in name for mark in "/\\:\0")
     if not plain or len(name) > 255 or name.startswith("."):
         raise ModelFileError(
@@ -189,8 +194,10 @@ def _are_sizes(values: object) -> TypeGuard[list[int]]:
 
 
 def _check_layout(source: SourceFile, tensors: dict[str, TensorInfo], data_start: int) -> None:
-    """Nothing, if the tensors fill the file without gap or overlap; else ModelFileError. A gap
-    could hide another file format in this one, so the library refuses it, and so do we."""
+    """Raise ModelFileError unless the tensors fill the file without gap or overlap.
+
+    A gap could hide another file format in this one, so the safetensors library refuses it, too.
+    """
     ordered = sorted(tensors.values(), key=lambda tensor: (tensor.offset, tensor.size_bytes))
     end = data_start
     place = "at the start"

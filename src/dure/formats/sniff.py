@@ -1,4 +1,4 @@
-"""What a file that is not a model looks like, from its first bytes."""
+"""Says what a file that is not a model looks like, from its first bytes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TEXT_BYTES = bytes([*b"\t\n\r\f", *range(0x20, 0x7F)])
 
 
 def describe(source: SourceFile) -> str:
-    """A phrase that goes after "it": what the file looks like, "looks like an HTML page"."""
+    """Describe the file in a phrase, such as "it looks like an HTML page"."""
     if source.size_bytes == 0:
         return "it is empty"
     first = source.read(0, min(512, source.size_bytes)).tobytes()

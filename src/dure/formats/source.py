@@ -19,8 +19,11 @@ _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOC
 
 
 class SourceFile:
-    """A file opened read-only. It is read with `pread`, never mapped: a mapped page of a file
-    that someone truncates kills the process (SIGBUS), a short read is an error we can explain."""
+    """A file opened read-only.
+
+    It is read with `pread` and never mapped: a mapped page of a file that someone truncates kills
+    the process (SIGBUS), while a short read is an error that can be explained.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -47,12 +50,15 @@ class SourceFile:
         return f"SourceFile({str(self.path)!r}, {self.size_bytes:,} bytes)"
 
     def close(self) -> None:
-        """Nothing; the descriptor is released now rather than with the last reference."""
+        """Release the descriptor now rather than with the last reference."""
         self._close()
 
     def read(self, offset: int, size: int) -> npt.NDArray[np.uint8]:
-        """Fresh uint8 (size,) with the bytes from `offset`; ModelFileError if the range is not
-        inside the file, or the file is not the one that was opened any more."""
+        """Read `size` bytes from `offset` on into a fresh uint8 (size,).
+
+        Raises ModelFileError if the range is not inside the file, or the file has changed since it
+        was opened; NotEnoughMemoryError if there is no memory for the bytes.
+        """
         end = offset + size
         if offset < 0 or size < 0 or end > self.size_bytes:
             raise ModelFileError(
@@ -76,9 +82,11 @@ class SourceFile:
 
     @contextmanager
     def reading(self) -> Iterator[int]:
-        """The descriptor, for code that reads ranges inside the file by itself. ModelFileError for
-        an OSError or EOFError of the reads, and if the file is not the one that was opened, before
-        or after; what was read must not be used then."""
+        """Lend the descriptor to code that reads ranges inside the file by itself.
+
+        Raises ModelFileError for an OSError or EOFError of the reads, and if the file has changed
+        since it was opened, before or after; what was read must not be used then.
+        """
         if not self._close.alive:
             raise ModelFileError(f"{self.path} has been closed.")
         self._check_unchanged()

@@ -1,4 +1,4 @@
-"""The strings of one GGUF array: where each lies, and what it says, many at once."""
+"""Finds and decodes the strings of one GGUF array, many at once."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ _U64 = struct.Struct("<Q")
 
 
 class StringArray:
-    """The strings of one array as the file has them. They are decoded whenever they are gone
-    through: a vocabulary of 150,000 tokens and as many merges takes 0.1 s, which a model's weights
-    need not wait for."""
+    """The strings of one array as the file has them, decoded each time they are iterated over.
+
+    A vocabulary of 150,000 tokens and as many merges takes 0.1 s to decode, which loading a model's
+    weights need not wait for.
+    """
 
     def __init__(self) -> None:
         self._pieces: list[tuple[bytes, Starts] | str] = []
         self._count = 0
 
     def add(self, piece: bytes, starts: Starts) -> None:
-        """Nothing; the strings whose lengths begin at `starts` of a piece follow the last ones."""
+        """Append the strings of a piece, whose lengths begin at `starts`."""
         self._pieces.append((piece, starts))
         self._count += len(starts)
 
     def append(self, text: str) -> None:
-        """Nothing; `text` follows."""
+        """Append one string."""
         self._pieces.append(text)
         self._count += 1
 
@@ -44,14 +46,18 @@ class StringArray:
 
 
 def places(window: bytes, at: int, most: int) -> tuple[Starts, int]:
-    """Where the lengths of up to `most` strings lie that are wholly in the window, and where the
-    last of them ends."""
+    """Find up to `most` strings that lie wholly in the window from `at` on.
+
+    Returns where their lengths begin, and where the last of them ends.
+    """
     return _short(window, at, most) or _any(window, at, most)
 
 
 def decoded(piece: bytes, starts: Starts) -> list[str]:
-    """The strings of a piece that holds nothing else; bytes that are not UTF-8 become lone
-    surrogates."""
+    """Decode the strings of a piece that holds nothing else.
+
+    Bytes that are not UTF-8 become lone surrogates.
+    """
     if not starts.size:
         return []
     # Each length becomes eight NULs, and the text is decoded and split there, all at once.
@@ -66,7 +72,7 @@ def decoded(piece: bytes, starts: Starts) -> list[str]:
 
 
 def _any(window: bytes, at: int, most: int) -> tuple[Starts, int]:
-    """What `places` says, one string after another."""
+    """Do what `places` does, one string after another."""
     starts: list[int] = []
     add_start, length_at = starts.append, _U64.unpack_from
     stop, last = at, len(window) - 8
@@ -81,8 +87,11 @@ def _any(window: bytes, at: int, most: int) -> tuple[Starts, int]:
 
 
 def _short(window: bytes, at: int, most: int) -> tuple[Starts, int] | None:
-    """The same where no string is empty, longer than 255 bytes, or has a NUL, else None: then the
-    only eight bytes below 256 are the lengths, and numpy finds them all at once."""
+    """Do what `places` does where no string is empty, longer than 255 bytes, or has a NUL.
+
+    Then only the lengths are eight bytes below 256, and numpy finds them all at once. Returns None
+    where that is not so.
+    """
     if len(window) - at < 8:
         return None
     numbers: npt.NDArray[np.uint64] = np.ndarray((len(window) - at - 7,), "<u8", window, at, (1,))

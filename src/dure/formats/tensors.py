@@ -37,8 +37,11 @@ class RowShape:
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo(RowShape):
-    """Where a tensor lies. `shape` is row-major as in numpy: (rows, cols), (experts, rows, cols).
-    The reader that made it has checked that the range is inside the file and fits the shape."""
+    """Where a tensor lies in a file.
+
+    `shape` is row-major as in numpy: (rows, cols), (experts, rows, cols). The reader that made it
+    has checked that the range is inside the file and fits the shape.
+    """
 
     name: str
     dtype: str  # a key of BLOCKS
@@ -49,12 +52,15 @@ class TensorInfo(RowShape):
 
     @property
     def stored(self) -> str:
-        """What the file has, in a word: its type."""
+        """The name of what the file has, for people: its type."""
         return self.dtype
 
     def read_rows(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
-        """Fresh uint8 (stop - start, row_bytes), rows counted over all leading dimensions
-        flattened; UnsupportedModelError if we do not run this type."""
+        """Read rows, counted over all leading dimensions, as fresh uint8 (n, row_bytes).
+
+        Raises UnsupportedModelError for a type that is not supported, ModelFileError for rows that
+        there are not.
+        """
         if not BLOCKS[self.dtype].supported:
             raise UnsupportedModelError(
                 f"tensor {shown(self.name)} of {self.source.path} is stored as {self.dtype}, "
@@ -71,10 +77,10 @@ class TensorInfo(RowShape):
         return raw.reshape(stop - start, row_bytes)
 
     def read(self) -> npt.NDArray[np.uint8]:
-        """Fresh uint8 (num_rows, row_bytes): the whole tensor; errors as `read_rows`."""
+        """Read the whole tensor, uint8 (num_rows, row_bytes); errors as of `read_rows`."""
         return self.read_rows(0, self.num_rows)
 
 
 def shown(name: str, limit: int = 80) -> str:
-    """The name in quotes, escaped and cut to `limit` characters: fit for an error message."""
+    """Return the name in quotes, escaped and cut to `limit` characters, for error messages."""
     return repr(name if len(name) <= limit else name[: limit - 1] + "…")

@@ -48,6 +48,7 @@ Matrix = packed.Matrix
 Experts = packed.Experts
 ExpertBuffer = packed.ExpertBuffer
 FilePacker = packed.FilePacker
+NotFiniteError = packed.NotFiniteError
 uniform = _core.uniform
 
 

@@ -67,6 +67,8 @@ class FilePacker:
     def run(
         self, descriptor: int, threads: int, seconds: float, report: Callable[[int], object]
     ) -> int: ...
+    @property
+    def not_finite(self) -> int: ...
 
 asserts: bool
 

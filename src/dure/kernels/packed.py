@@ -141,6 +141,17 @@ class Experts:
         self.packed.fill(part, expert, first_row, raw, threads)
 
 
+_NOT_FINITE = -3  # FilePacker::kNotFinite
+
+
+class NotFiniteError(ValueError):
+    """A weight or a block's scale is NaN or infinite, at or soon after `offset` of the file."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"a weight at or after byte {offset:,} is NaN or infinite")
+        self.offset = offset
+
+
 class FilePacker:
     """Packs matrices straight from one file: every thread reads pieces and packs them while they
     are in its cache, so that no second copy is ever in memory."""
@@ -169,10 +180,12 @@ class FilePacker:
         """Packs all of it from an open file. Other Python threads run meanwhile, and report(bytes
         done) is called about every `seconds` and at the end; what it raises ends the packing.
 
-        OSError when the file cannot be read, EOFError when it is too short; what was added must not
-        be used then.
+        OSError when the file cannot be read, EOFError when it is too short, NotFiniteError for a
+        weight or scale that is NaN or infinite; what was added must not be used then.
         """
         error = self._packer.run(descriptor, threads, seconds, report)
+        if error == _NOT_FINITE:
+            raise NotFiniteError(self._packer.not_finite)
         if error > 0:
             raise OSError(error, os.strerror(error))
         if error:

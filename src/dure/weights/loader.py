@@ -1,4 +1,4 @@
-"""Names in files -> a model's parameters: found, checked against the shape wanted, and packed."""
+"""Finds a model's parameters by name, checks their shapes, and packs them for the kernels."""
 
 from __future__ import annotations
 
@@ -45,12 +45,13 @@ if TYPE_CHECKING:
 
 
 class Weights:
-    """The parameters of one checkpoint. Vectors are read at once; matrices and experts are what
-    they say only after `finish`, which packs all of them in the order in which they lie on disk,
-    and then those that are kept otherwise than they lie there.
+    """The parameters of one checkpoint.
 
-    What is asked for and missing, or of another shape, gets a stand-in, so that `check` can list
-    all of it; a model made of stand-ins never runs."""
+    Vectors are read at once. Matrices and experts have their values only after `finish`, which
+    packs all of them in the order in which they lie on disk, and then those whose type in memory is
+    another than in the file. A parameter that is missing or of another shape gets a stand-in, so
+    that `check` can list all of them; a model made of stand-ins never runs.
+    """
 
     def __init__(
         self,
@@ -63,9 +64,12 @@ class Weights:
         progress: Callable[[int, int], None] | None = None,
         expert_pool: ExpertPool | None = None,
     ) -> None:
-        """tensor_aliases: parts of names as a family's files may write them -> as it asks for them.
-        quantize: what becomes of matrices of floats. expert_pool: where mixtures' experts live; all
-        in memory if it is None."""
+        """Take the checkpoint's parameters; read none.
+
+        tensor_aliases: parts of names as a family's files may write them -> as it asks for them.
+        quantize: what becomes of matrices of floats. progress: called with the bytes done and all.
+        expert_pool: where mixtures' experts live; all in memory if it is None.
+        """
         self.threads = threads
         self.exact = exact
         self.expert_pool = expert_pool or ExpertPool()
@@ -91,28 +95,33 @@ class Weights:
         return name in self._tensors
 
     def skip(self, name: str) -> None:
-        """Leaves a tensor unread that the model knows and does not need."""
+        """Leave a tensor unread that the model knows and does not need."""
         if name in self._unused:
             self._unused.discard(name)
             self._advance(self._tensors[name].size_bytes)
 
     def skip_all(self, prefix: str) -> None:
-        """Leaves unread all tensors whose names begin so."""
+        """Leave unread all tensors whose names begin with `prefix`."""
         for name in [name for name in self._unused if name.startswith(prefix)]:
             self.skip(name)
 
     def vector(
         self, name: str, size: int, *, as_row: bool = False, offset: float = 0.0
     ) -> NDArray[np.float32]:
-        """The float tensor `name` of `size` entries, + offset, as float32 (size,); as_row:
-        (1, size) will do, too."""
+        """Read the float tensor `name` of `size` entries, + offset, as float32 (size,).
+
+        as_row: whether the shape (1, size) will do, too.
+        """
         return self.floats(name, (size,), *([(1, size)] if as_row else []), offset=offset)
 
     def floats(
         self, name: str, *shapes: tuple[int, ...], offset: float = 0.0
     ) -> NDArray[np.float32]:
-        """The small float tensor `name`, + offset, as float32 of the first of `shapes`, in
-        whichever of them it is stored."""
+        """Read the small float tensor `name`, + offset, as float32 of the first of `shapes`.
+
+        It may be stored in any of `shapes`. Raises UnsupportedModelError for a tensor that is not
+        of floats, ModelFileError for a value that is NaN or infinite.
+        """
         stored = self._tensors[name].shape if self.has(name) else ()
         tensor = self._take(name, stored if stored in shapes else shapes[0])
         if tensor is None:
@@ -125,10 +134,12 @@ class Weights:
         values.fill(0, tensor.read().reshape(1, -1))
         self._advance(tensor.size_bytes)
         entries: NDArray[np.float32] = values.row_values(np.zeros(1, np.int32))
+        if not np.isfinite(entries).all():
+            raise self._not_finite(name)
         return entries.reshape(shapes[0]) + np.float32(offset)
 
     def matrix(self, name: str, rows: int, cols: int) -> kernels.Matrix:
-        """The tensor `name`, (rows, cols), packed for the kernels by `finish`."""
+        """The tensor `name`, (rows, cols), which `finish` packs for the kernels."""
         # Files that llama.cpp quantised have lost the dimension of a single row.
         flat = rows == 1 and self.has(name) and self._tensors[name].shape == (cols,)
         tensor = self._take(name, (cols,) if flat else (rows, cols))
@@ -144,7 +155,7 @@ class Weights:
         return self._matrix(name, tensor, count * rows, cols)
 
     def on_finish(self, derive: Callable[[], None]) -> None:
-        """Has `derive` called by `finish` when everything is packed."""
+        """Call `derive` in `finish`, when everything is packed."""
         self._on_finish.append(derive)
 
     def _matrix(self, name: str, tensor: Parameter, rows: int, cols: int) -> kernels.Matrix:
@@ -247,8 +258,12 @@ class Weights:
         return self._packers.setdefault(tensor.source, kernels.FilePacker())
 
     def check(self, *, asked_all: bool = True) -> None:
-        """Raises ModelFileError if tensors were asked for that are missing or of another shape,
-        UnsupportedModelError if only some remain that nobody asked for."""
+        """Compare what the model asked for with what the checkpoint has.
+
+        asked_all: whether the model has asked for all of it. Raises ModelFileError if tensors are
+        missing or of another shape, UnsupportedModelError if only some remain that nobody asked
+        for.
+        """
         left = sorted(
             n
             for n in self._unused
@@ -285,18 +300,25 @@ class Weights:
             )
 
     def finish(self) -> None:
-        """Packs what was asked for. Raises what `check` does, before, InvalidRequestError if all of
-        it was to be quantised and is, and ModelFileError if a file cannot be read or changes."""
+        """Pack what was asked for.
+
+        Raises what `check` raises, before anything is read; InvalidRequestError if quantisation was
+        asked for and all is quantised already; ModelFileError if a file cannot be read, changes, or
+        holds a weight that is NaN or infinite.
+        """
         self.check()
         self._types.check(self._path)
         for source, packer in self._packers.items():
             with source.reading() as descriptor:
-                packer.run(
-                    descriptor,
-                    threads=self.threads,
-                    seconds=_REPORT_SECONDS,
-                    report=partial(self._advance_from, self._done_bytes),
-                )
+                try:
+                    packer.run(
+                        descriptor,
+                        threads=self.threads,
+                        seconds=_REPORT_SECONDS,
+                        report=partial(self._advance_from, self._done_bytes),
+                    )
+                except kernels.NotFiniteError as error:
+                    raise self._not_finite(self._name_at(source, error.offset)) from None
         self._packers.clear()
         if self._jobs:
             conversions = (each for job in self._jobs for each in job())
@@ -304,6 +326,21 @@ class Weights:
             self._jobs.clear()
         for derive in self._on_finish:
             derive()
+
+    def _name_at(self, source: SourceFile, offset: int) -> str:
+        """The tensor that has the byte at `offset` of a file."""
+        for name, tensor in self._tensors.items():
+            if not isinstance(tensor, TensorInfo) or tensor.source is not source:
+                continue
+            if tensor.offset <= offset < tensor.offset + tensor.size_bytes:
+                return name
+        return "a tensor"
+
+    def _not_finite(self, name: str) -> ModelFileError:
+        return ModelFileError(
+            f"{self._path}: {name} holds a weight that is NaN or infinite.",
+            hint="the file is damaged, or its conversion failed: download or convert it again.",
+        )
 
     def _dense_rows(
         self, prefix: str, part: Part, _count: int, shape: tuple[int, int]
@@ -368,7 +405,7 @@ def memory_needed(
     quantize: Scheme | None = None,
     tensor_aliases: Mapping[str, str] | None = None,
 ) -> int:
-    """Bytes that the checkpoint's weights take in memory once packed."""
+    """Return the bytes that the checkpoint's weights take in memory once packed."""
     is_gguf = checkpoint.kind == "gguf"
     tensors = {
         canonical_name(name, is_gguf, tensor_aliases or {}): tensor
@@ -377,7 +414,7 @@ def memory_needed(
     types = DtypePolicy(tensors, quantize)
     total = 0
     for name, tensor in tensors.items():
-        if len(tensor.shape) < 2 or not BLOCKS[tensor.dtype].supported:
+        if len(tensor.shape) < 2 or 0 in tensor.shape or not BLOCKS[tensor.dtype].supported:
             total += tensor.size_bytes
             continue
         *stack, rows, cols = tensor.shape

@@ -1,4 +1,4 @@
-"""The names of parameters: GGUF's, a folder's, and those that families ask for."""
+"""Translates names of parameters: GGUF's, a folder's, and those that families ask for."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _RECOMPUTED = re.compile(r".*\.(rotary_emb\.inv_freq|masked_bias|attn\.bias)")
 
 
 def canonical_name(name: str, is_gguf: bool, tensor_aliases: Mapping[str, str]) -> str:
-    """The name by which a model file asks for the tensor that a file calls `name`."""
+    """Return the name by which a family asks for the tensor that a file calls `name`."""
     if is_gguf:
         name = _from_gguf(name)
     for theirs, ours in tensor_aliases.items():
@@ -85,12 +85,12 @@ def _from_gguf(name: str) -> str:
 
 
 def plain_name(name: str, tensor_aliases: Mapping[str, str]) -> str | None:
-    """A folder's tensor as its family asks for it; None for a table that models compute."""
+    """Return a folder's tensor name as its family asks for it; None for a computed table."""
     return None if is_recomputed(name) else canonical_name(name, False, tensor_aliases)
 
 
 def gguf_name(name: str) -> str | None:
-    """What GGUF calls the parameter that a family asks for as `name`; None if it has no word."""
+    """Return GGUF's name of the parameter that a family asks for as `name`; None without one."""
     if name in _INTO_GGUF:
         return _INTO_GGUF[name]
     match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", name)
@@ -105,7 +105,7 @@ def gguf_name(name: str) -> str | None:
 
 
 def from_gguf(name: str) -> str:
-    """A GGUF tensor's name as a family asks for it."""
+    """Return a GGUF tensor's name as a family asks for it."""
     return canonical_name(name, True, {})
 
 

@@ -1,4 +1,4 @@
-"""Floats -> quantised rows, and which part of a model gets which type."""
+"""Quantises rows of floats, and says which part of a model gets which type."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _SMALLER_BLOCKS: Mapping[str, str] = {"Q4_K": "Q5_0", "Q6_K": "Q8_0", "Q8_0": "F
 def quantize_rows(
     values: NDArray[np.float32], dtype: str, *, threads: int = 1
 ) -> NDArray[np.uint8]:
-    """values (n, cols) as blocks of Q8_0, Q6_K, Q4_K, Q5_0 or Q4_0, uint8 (n, row bytes).
+    """Quantise values (n, cols) to blocks of Q8_0, Q6_K, Q4_K, Q5_0 or Q4_0.
 
-    Blocks are chosen for the least squared error, weighted by rms + |value| of their group. The
-    same bits with any threads and instruction set. ModelFileError for a NaN, an infinity, or a
-    weight too large for a block.
+    Returns uint8 (n, row bytes), the same bits with any threads and instruction set. Blocks are
+    chosen for the least squared error, weighted by rms + |value| of their group. Raises
+    ModelFileError for a NaN, an infinity, or a weight too large for a block.
     """
     try:
         return kernels.quantize_blocks(dtype, values, threads=threads)
@@ -44,7 +44,7 @@ def quantize_rows(
 
 
 def check_scheme(name: str) -> Scheme:
-    """`name` if it is a scheme we have; InvalidRequestError names those that are."""
+    """Return `name` if it is a scheme; raise InvalidRequestError, which names them, if not."""
     for scheme in SCHEMES:
         if scheme == name:
             return scheme
@@ -54,7 +54,7 @@ def check_scheme(name: str) -> Scheme:
 
 
 def type_for(scheme: Scheme, part: Part, cols: int, *, sparse: bool) -> str:
-    """The type that rows of `cols` weights of that part of a model get.
+    """Return the type that rows of `cols` weights of a part of a model get.
 
     q8: Q8_0 throughout. q6: Q6_K. q4: Q4_K, and where the model is sparse only its experts: what
     works on every token (attention, dense and shared MLPs) is Q6_K. Routers and vectors stay F32:
@@ -71,7 +71,7 @@ def type_for(scheme: Scheme, part: Part, cols: int, *, sparse: bool) -> str:
 
 
 def part_of(name: str, dimensions: int) -> Part:
-    """Which part of a model a parameter belongs to, by the name by which a family asks for it."""
+    """Return the part of a model that a parameter belongs to, by the name a family gives it."""
     if dimensions < 2 or name.endswith(".conv1d.weight"):
         return "vector"  # or as small as one
     if name in ("model.embed_tokens.weight", "lm_head.weight"):
@@ -84,7 +84,7 @@ def part_of(name: str, dimensions: int) -> Part:
 
 
 class DtypePolicy:
-    """The type in which memory holds each matrix: its own, or what a scheme makes of floats."""
+    """Decides the type of each matrix in memory: its own, or what a scheme makes of floats."""
 
     def __init__(self, tensors: Mapping[str, Parameter], quantize: Scheme | None) -> None:
         """tensors: all of a checkpoint, under the names by which a family asks for them."""
@@ -93,7 +93,7 @@ class DtypePolicy:
         self._changed = 0
 
     def of(self, name: str, tensor: Parameter) -> str:
-        """The type of that matrix. UnsupportedModelError for one that we do not run."""
+        """Return the type of a matrix in memory; UnsupportedModelError for one not supported."""
         if not BLOCKS[tensor.dtype].supported:
             tensor.read_rows(0, 0)  # raises the error that names the types we run
         part = part_of(name, len(tensor.shape))
@@ -104,7 +104,7 @@ class DtypePolicy:
         return tensor.dtype if _is_float(wanted) else wanted
 
     def check(self, path: object) -> None:
-        """InvalidRequestError if a scheme was asked for, and no matrix was left to quantise."""
+        """Raise InvalidRequestError if a scheme was asked for and no matrix can be quantised."""
         if self._scheme is not None and not self._changed:
             raise InvalidRequestError(
                 f"{path} has no matrix of floats that {self._scheme} could quantise.",
@@ -113,8 +113,10 @@ class DtypePolicy:
 
 
 def _is_shuffled(part: Part, tensor: Parameter) -> bool:
-    """Whether it is an expert's whose columns lie in an order of its own, which is not run as it
-    is: all experts take the same rows."""
+    """Whether an expert's columns lie in an order of their own.
+
+    That is not run as it is, because all experts take the same rows.
+    """
     return part == "experts" and isinstance(tensor, QuantizedMatrix) and tensor.columns is not None
 
 

@@ -1,7 +1,7 @@
-"""Rows that memory keeps otherwise than the file does: read, converted and packed piece by piece.
+"""Converts tensors whose type in memory differs from the file's: read, converted, packed by pieces.
 
-Only a few rows are there in floats at any time, so that a load's peak is its result and one matrix
-at most: that of a layout whose rows lie across the file.
+Only a few rows exist as floats at any time, so a load's peak is its result and at most one matrix:
+that of a layout whose rows lie across the file.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dure.errors import ModelFileError
 from dure.formats.quantized.base import QuantizedMatrix
 from dure.formats.tensors import RowShape
 from dure.kernels.dequantize import dequantize
@@ -33,7 +34,7 @@ _PANEL = 16
 
 @dataclass(frozen=True)
 class Conversion:
-    """Rows of a parameter that become rows of `dtype`, and where to put them."""
+    """Rows of a parameter that become rows of `dtype`, and the function that puts them away."""
 
     source: Parameter
     first_row: int
@@ -45,7 +46,7 @@ class Conversion:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Some rows of a conversion: blocks of its type, or floats that are to become them."""
+    """Some rows of a conversion: blocks of its type, or floats that become such blocks."""
 
     conversion: Conversion
     first: int
@@ -55,8 +56,11 @@ class _Piece:
 
 
 class Dequantised(RowShape):
-    """A quantised matrix of a folder as rows of float32, its columns in order. Of a layout whose
-    rows lie across the file, what was read stays until the last row has been asked for."""
+    """A quantised matrix of a folder as rows of float32, its columns in order.
+
+    Of a layout whose rows lie across the file, what was read stays in memory until the last row has
+    been asked for.
+    """
 
     dtype = "F32"
 
@@ -66,7 +70,7 @@ class Dequantised(RowShape):
         self._raw: Bytes | None = None
 
     def read_rows(self, start: int, stop: int) -> Bytes:
-        """Fresh uint8 (stop - start, row_bytes), rows counted over all leading dimensions."""
+        """Read rows, counted over all leading dimensions, as uint8 (stop - start, row_bytes)."""
         if not self._source.whole:
             raw = self._source.read_rows(start, stop)
         else:
@@ -79,8 +83,12 @@ class Dequantised(RowShape):
 def repack_all(
     conversions: Iterable[Conversion], *, threads: int, advance: Callable[[int], None]
 ) -> None:
-    """Converts and puts all rows. advance(bytes of the file) is called after each piece. The next
-    piece is read while one is packed; Python can be interrupted in between."""
+    """Convert and put away all rows.
+
+    advance(bytes of the file) is called after each piece. The next piece is read while one is
+    packed; Python can be interrupted in between. Raises ModelFileError, which names the tensor, for
+    weights that cannot be quantised.
+    """
     pieces = (piece for conversion in conversions for piece in _pieces(conversion))
     with ThreadPoolExecutor(max_workers=1) as reader:
         coming = reader.submit(next, pieces, None)
@@ -88,10 +96,18 @@ def repack_all(
             coming = reader.submit(next, pieces, None)
             blocks = piece.blocks
             if piece.floats is not None:
-                blocks = quantize_rows(piece.floats, piece.conversion.dtype, threads=threads)
+                blocks = _quantized(piece.floats, piece.conversion, threads)
             if blocks is not None:
                 piece.conversion.put(piece.first, blocks)
             advance(piece.file_bytes)
+
+
+def _quantized(floats: NDArray[np.float32], conversion: Conversion, threads: int) -> Bytes:
+    """Rows of floats as blocks of the conversion's type; errors name its tensor."""
+    try:
+        return quantize_rows(floats, conversion.dtype, threads=threads)
+    except ModelFileError as error:
+        raise ModelFileError(f"{conversion.source.name}: {error.message}") from None
 
 
 def _pieces(conversion: Conversion) -> Iterator[_Piece]:
@@ -117,7 +133,7 @@ def _pieces(conversion: Conversion) -> Iterator[_Piece]:
 
 
 def _floats(source: Parameter, raw: Bytes) -> NDArray[np.float32]:
-    """The weights, (rows, columns), of rows as they come, their columns in order."""
+    """Dequantise rows of blocks to (rows, columns), the columns in order."""
     values = dequantize(source.dtype, raw)
     columns = source.columns if isinstance(source, QuantizedMatrix) else None
     if columns is not None:
