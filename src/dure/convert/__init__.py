@@ -1,1 +1,1 @@
-"""A folder of safetensors as one GGUF file."""
+"""Converts a folder of safetensors to one GGUF file."""

@@ -1,4 +1,4 @@
-"""A Hugging Face folder as a GGUF file that llama.cpp computes alike, quantised if asked."""
+"""Converts a Hugging Face folder to a GGUF file for dure and llama.cpp, quantised if asked."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _SIZES = {
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written."""
+    """What `convert` wrote: the file, its size, and its tensors by type."""
 
     path: Path
     size_bytes: int
@@ -73,12 +73,13 @@ def convert(
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Converted:
-    """Writes the model in `folder` to the GGUF file `out`, and says what it wrote.
+    """Convert the model in `folder` to the GGUF file `out`.
 
-    Without `quantize` every matrix keeps its type, which a quantised folder's cannot; vectors and
-    routers are float32 in any case. progress(done, total) is told bytes of weights. Raises
-    UnsupportedModelError, by name, for what llama.cpp would compute otherwise, and
-    InvalidRequestError if `out` exists and not `force`.
+    quantize: the scheme for matrices; None keeps the type of each, which only float folders can.
+    Vectors and routers are float32 in any case. threads: for quantising; None for all cores.
+    force: overwrite `out`. progress: called with (bytes done, bytes in all) of weights.
+    Returns what was written. Raises UnsupportedModelError for what llama.cpp would compute
+    differently, and InvalidRequestError if `out` exists and not `force`.
     """
     check_target(out, force=force)
     checkpoint = open_checkpoint(folder)
@@ -110,7 +111,7 @@ def convert(
 
 
 def _understood(checkpoint: Checkpoint, quantize: Scheme | None) -> tuple[Config, _Family]:
-    """The config of a model that llama.cpp computes alike, and what it knows of the family."""
+    """Read the config and find the family's table; UnsupportedModelError if it does not convert."""
     if checkpoint.kind == "gguf":
         raise UnsupportedModelError(
             f"{checkpoint.path} is a GGUF file already.",
@@ -148,12 +149,12 @@ def _understood(checkpoint: Checkpoint, quantize: Scheme | None) -> tuple[Config
 
 
 def _otherwise(what: str) -> UnsupportedModelError:
-    """The error for what llama.cpp would compute otherwise, or not load."""
+    """Make the error for what llama.cpp would compute differently, or not load."""
     return UnsupportedModelError(what, hint="run the folder as it is.")
 
 
 def _type(name: str, tensor: Tensor, scheme: Scheme | None, *, sparse: bool) -> str:
-    """How the GGUF stores a tensor."""
+    """Choose the type that the GGUF stores a tensor in."""
     stored = tensor.rows[0].tensor.dtype
     part = part_of(from_gguf(name), len(tensor.shape))
     if part in ("vector", "router"):
@@ -165,14 +166,14 @@ def _type(name: str, tensor: Tensor, scheme: Scheme | None, *, sparse: bool) -> 
 
 
 def _rope_factors(rope: RopeConfig) -> TensorPlan:
-    """llama3's scaling as GGUF has it: what each plain frequency is divided by."""
+    """Make the tensor of llama3's scaling: the divisor of each plain frequency."""
     plain = rope_frequencies(RopeConfig("default", rope.theta, rope.dim))[0]
     factors = (plain / rope_frequencies(rope)[0]).astype(np.float32)
     return TensorPlan("rope_freqs.weight", "F32", factors.shape, lambda: [factors.view(np.uint8)])
 
 
 def _architecture(config: Config, sizes: Any, family: _Family, architecture: str) -> dict[str, Any]:
-    """The keys under the architecture's name, what the config leaves to defaults spelled out."""
+    """Make the keys under the architecture's name; defaults of the config are spelled out."""
     values = {theirs: getattr(sizes, ours, None) for ours, theirs in _SIZES.items()}
     values |= {
         "rope_theta": stretched_theta(sizes.rope),
@@ -186,7 +187,7 @@ def _architecture(config: Config, sizes: Any, family: _Family, architecture: str
 
 
 def _rope_scaling(config: Config, sizes: Any, family: _Family) -> dict[str, Any]:
-    """config.json's table of the scaling, as far as GGUF has keys for it; the rest is refused."""
+    """Make the table of the rotation's scaling; UnsupportedModelError if GGUF has no keys for it."""
     rope: RopeConfig = sizes.rope
     latent = hasattr(sizes, "latent")
     if not latent and not family.turns_part and rope.dim != sizes.head_dim:
@@ -218,7 +219,7 @@ def _rope_scaling(config: Config, sizes: Any, family: _Family) -> dict[str, Any]
 
 
 def _general(checkpoint: Checkpoint, architecture: str, plans: list[TensorPlan]) -> dict[str, Any]:
-    """The keys that tell a person what the file is."""
+    """Make the `general.` keys: name, licence, origin, and the type of most weights."""
     weights: dict[str, int] = {}
     for plan in plans:
         weights[plan.dtype] = weights.get(plan.dtype, 0) + int(np.prod(plan.shape, dtype=np.int64))
@@ -246,12 +247,12 @@ def _general(checkpoint: Checkpoint, architecture: str, plans: list[TensorPlan])
 
 
 def _most(weights: Mapping[str, int]) -> str:
-    """The type of most weights, of those that a file is named after."""
+    """Find the type of most weights, among those that name a file."""
     return max((each for each in weights if each in _FILE_TYPES), key=lambda each: weights[each])
 
 
 def _routed(routing: Routing) -> dict[str, Any]:
-    """What the keys about a router say."""
+    """Make the values of a router's keys."""
     grouped = routing.groups > 1
     return {
         "num_experts_per_tok": routing.top_k,
@@ -264,7 +265,7 @@ def _routed(routing: Routing) -> dict[str, Any]:
 
 
 def _latent_values(config: Config, sizes: Any) -> dict[str, Any]:
-    """What a model over latents calls its sizes, to llama.cpp: one head of keys, its entries."""
+    """Make the values of latent attention, which llama.cpp sees as one head of keys."""
     if sizes.query_latent is None and sizes.layers not in _LITE_LAYERS:
         raise _otherwise(
             f"{config.source} has no q_lora_rank and {sizes.layers} layers, and llama.cpp knows "
@@ -284,7 +285,7 @@ def _latent_values(config: Config, sizes: Any) -> dict[str, Any]:
 
 
 def _ernie_values(config: Config, sizes: Any) -> dict[str, Any]:
-    """All layers behind the first few are mixtures, to llama.cpp's loader."""
+    """Make ERNIE's values; llama.cpp needs all dense layers in front of the mixtures."""
     dense = sizes.layers - len(sizes.sparse_layers)
     if sizes.sparse_layers != frozenset(range(dense, sizes.layers)):
         raise _otherwise(
@@ -300,23 +301,23 @@ def _ernie_values(config: Config, sizes: Any) -> dict[str, Any]:
 
 
 def _hunyuan_values(_config: Config, sizes: Any) -> dict[str, Any]:
-    """One width is that of each expert and of the one that all tokens go to."""
+    """Make Hunyuan's values: routed and shared experts have one width."""
     width = sizes.intermediate
     return {"moe_intermediate_size": width, "shared_expert_intermediate_size": width}
 
 
 def _minimax_values(_config: Config, sizes: Any) -> dict[str, Any]:
-    """llama.cpp reads the experts' width under both names, and which function scores them."""
+    """Make MiniMax's values: the experts' width and the router's score function."""
     return {"moe_intermediate_size": sizes.intermediate, "gating_func": _SIGMOID}
 
 
 def _glm_values(_config: Config, sizes: Any) -> dict[str, Any]:
-    """DeepSeek's router over ordinary attention."""
+    """Make GLM's values: DeepSeek's router over ordinary attention."""
     return {"first_k_dense_replace": sizes.dense_layers, **_routed(sizes.routing)}
 
 
 def _recurrent_values(config: Config, sizes: Any) -> dict[str, Any]:
-    """What a recurrent layer is called in the keys of state-space models, and which layers are."""
+    """Make Qwen3-Next's values: recurrent layers under the keys of state-space models."""
     if sizes.key_dim != sizes.value_dim:
         raise _otherwise(
             f"{config.source} has linear_key_head_dim = {sizes.key_dim} and linear_value_head_dim "
@@ -341,8 +342,7 @@ def _recurrent_values(config: Config, sizes: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Family:
-    """How llama.cpp has a family, and what it computes of it whatever the file says: a config that
-    differs is refused."""
+    """How llama.cpp names and lays out a family, and the config values that it takes for granted."""
 
     layout: Layout = field(default_factory=Layout)
     architecture: str | None = None  # llama.cpp's name, where the model file says none

@@ -1,4 +1,4 @@
-"""The tensors of a GGUF file, in llama.cpp's order of rows, made of the rows of a folder's."""
+"""Plans the tensors of a GGUF file from the rows of a folder's, in llama.cpp's order."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ _FUSED = re.compile(r"(.*\.experts)\.(gate_up_proj|down_proj)")
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a family's GGUF files differ from its folders, beyond what all of them do."""
+    """How a family's GGUF files differ from its folders, beyond what all families do."""
 
     pairs: bool = False
-    """Neighbours (2i, 2i + 1) turn together, so that the rows of q and k change places."""
+    """Whether neighbours (2i, 2i + 1) rotate together, so that rows of q and k are reordered."""
     kinds: Mapping[str, str] = field(default_factory=dict)
-    """What it calls a kind of tensor -> instead of what most architectures call it."""
+    """The usual name of a kind of tensor -> the name in this architecture."""
     drafts: str | None = None
-    """What the names begin with of a layer that only drafts: it is left out."""
+    """The prefix of a layer that only drafts, which is left out."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a tensor of the folder, counted over all its leading dimensions."""
+    """A range of rows of a folder's tensor, counted over all leading dimensions."""
 
     tensor: Source
     start: int
@@ -61,7 +61,7 @@ class Rows:
 
 @dataclass
 class Tensor:
-    """A tensor of the GGUF, and the rows it is made of."""
+    """A tensor of the GGUF and the rows that make it."""
 
     shape: tuple[int, ...]
     rows: list[Rows]
@@ -71,8 +71,10 @@ class Tensor:
 def gguf_tensors(
     checkpoint: Checkpoint, sizes: Any, layout: Layout, tensor_aliases: Mapping[str, str]
 ) -> dict[str, Tensor]:
-    """The tensors of the GGUF by name, in the order in which a model reads them. `sizes` are those
-    of the family's config; UnsupportedModelError for a tensor that GGUF has no name for."""
+    """Plan the tensors of the GGUF, by name and in the order in which a model reads them.
+
+    sizes: the family's config. Raises UnsupportedModelError for a tensor without a GGUF name.
+    """
     moving = {"attn_q": sizes.heads, "attn_k": sizes.kv_heads} if layout.pairs else {}
     found: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
@@ -103,7 +105,7 @@ def gguf_tensors(
 
 
 def tensor_plan(name: str, tensor: Tensor, dtype: str, threads: int) -> TensorPlan:
-    """How the writer gets that tensor as `dtype`, a few rows at a time."""
+    """Plan how the writer gets a tensor as `dtype`, a few rows at a time."""
 
     def pieces() -> Iterator[Bytes]:
         for rows in tensor.rows:
@@ -116,7 +118,7 @@ def tensor_plan(name: str, tensor: Tensor, dtype: str, threads: int) -> TensorPl
 
 
 def _only_drafts(name: str, layers: int, layout: Layout) -> bool:
-    """Whether it is of what predicts further tokens, which llama.cpp does not need."""
+    """Whether a tensor belongs to a layer that only drafts, which llama.cpp does not need."""
     if layout.drafts is not None and name.startswith(layout.drafts):
         return True
     match = _LAYER.fullmatch(name)
@@ -124,7 +126,7 @@ def _only_drafts(name: str, layers: int, layout: Layout) -> bool:
 
 
 def _written(name: str, layout: Layout) -> str | None:
-    """The name in the GGUF."""
+    """Translate a name to the GGUF's; None if GGUF has none."""
     written = gguf_name(name)
     if written is None or not layout.kinds:
         return written
@@ -134,8 +136,10 @@ def _written(name: str, layout: Layout) -> str | None:
 def _parts(
     name: str, tensor: Source, sizes: Any
 ) -> Iterator[tuple[str, tuple[int, ...], list[Rows]]]:
-    """What one tensor of the folder adds to the GGUF: names, shapes, rows. Those of one name are a
-    stack: the experts of a layer, whether each is a tensor, or fused with gate and up in turn."""
+    """Cut one tensor of the folder into parts of GGUF tensors: names, shapes, rows.
+
+    Parts of one name make a stack: the experts of a layer, stored one by one or fused.
+    """
     if name.endswith(".kv_b_proj.weight"):
         yield from _latent_parts(name, tensor, sizes)
         return
@@ -162,8 +166,7 @@ def _parts(
 def _latent_parts(
     name: str, tensor: Source, sizes: Any
 ) -> Iterator[tuple[str, tuple[int, ...], list[Rows]]]:
-    """What makes keys and values of latents is two stacks of one matrix a head, of which that of
-    the keys is turned."""
+    """Cut kv_b_proj into one matrix a head for keys, transposed, and one for values."""
     for head in range(sizes.heads):
         first = head * (sizes.plain + sizes.value)
         keys = Rows(tensor, first, first + sizes.plain, turned=True)
@@ -175,8 +178,7 @@ def _latent_parts(
 def _recurrent_parts(
     name: str, tensor: Source, sizes: Any
 ) -> Iterator[tuple[str, tuple[int, ...], list[Rows]]]:
-    """Of q, k, v and z, which the folder has key head by key head, q k v are one matrix with all
-    heads of each in turn, and z is another."""
+    """Cut in_proj_qkvz, which is grouped by key head, into one matrix of q, k, v and one of z."""
     heads, key = sizes.key_heads, sizes.key_dim
     value = sizes.value_heads // heads * sizes.value_dim
     height = 2 * (key + value)
@@ -192,7 +194,7 @@ def _recurrent_parts(
 
 
 def _shape(name: str, tensor: Source) -> tuple[int, ...]:
-    """The tensor's shape, less a dimension of 1 that only folders have."""
+    """Drop the dimension of 1 that only folders have."""
     if name.endswith(".conv1d.weight"):  # (channels, 1, tokens)
         return tensor.shape[0], tensor.shape[-1]
     if name.endswith("bias"):  # ERNIE's of its experts is (1, experts)
@@ -201,7 +203,7 @@ def _shape(name: str, tensor: Source) -> tuple[int, ...]:
 
 
 def _change(name: str, sizes: Any) -> Callable[[Floats], Floats] | None:
-    """What becomes of the values: folders may keep a norm less 1, and a decay as a logarithm."""
+    """Choose the change of values: norms that folders store less 1, decays stored as logarithms."""
     if name.endswith(".A_log"):
         return lambda log: (-np.exp(log.astype(np.float64))).astype(np.float32)
     offset = np.float32(getattr(sizes, "norm_offset", 0.0))
@@ -211,12 +213,12 @@ def _change(name: str, sizes: Any) -> Callable[[Floats], Floats] | None:
 
 
 def _natural(item: tuple[str, Any]) -> list[tuple[int, str]]:
-    """Sorts layer 10 behind layer 9."""
+    """Sort key by which layer 10 comes after layer 9."""
     return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", item[0])]
 
 
 def _converted(rows: Rows, dtype: str, heads: int, threads: int) -> Iterator[Bytes]:
-    """The bytes of those rows in another type, a few at a time."""
+    """Convert rows to another type, a few at a time."""
     source = rows.tensor
     is_vector = len(source.shape) == 1  # which lies in its file as one row
     height = source.shape[0] if is_vector else rows.stop - rows.start
@@ -235,7 +237,7 @@ def _converted(rows: Rows, dtype: str, heads: int, threads: int) -> Iterator[Byt
 
 
 def _turned(rows: Rows, dtype: str, threads: int) -> Bytes:
-    """The bytes of those rows' columns, in turn, in another type."""
+    """Convert the transpose of some rows to another type."""
     source = rows.tensor
     raw = source.read_rows(rows.start, rows.stop)
     numbers = raw.view(np.uint32 if source.dtype == "F32" else np.uint16)
@@ -246,7 +248,7 @@ def _turned(rows: Rows, dtype: str, threads: int) -> Bytes:
 
 
 def _interleaved(lines: Bytes, head_dim: int) -> Bytes:
-    """The lines with each head's two halves in turn: what llama.cpp rotates are neighbours."""
+    """Interleave the two halves of each head's rows, as llama.cpp rotates neighbours."""
     halves = lines.reshape(-1, 2, head_dim // 2, lines.shape[-1])
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(lines.shape)
 
