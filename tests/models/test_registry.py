@@ -15,7 +15,7 @@ from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.checkpoint import Checkpoint
 from dure.models import families, family_of
 
-FILES = sorted({module.name for module in pkgutil.iter_modules(dure.models.__path__)} - {"config"})
+FILES = sorted({module.name for module in pkgutil.iter_modules(dure.models.__path__)} - {"config", "gguf_keys"})
 
 
 def checkpoint(model_type: Any, *, kind: Any = "safetensors") -> Checkpoint:

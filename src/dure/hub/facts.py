@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dure.formats.card import read_card
 from dure.formats.checkpoint import Checkpoint, open_checkpoint
+from dure.formats.context import stretched_context
 from dure.formats.quantized_checkpoint import parameters_or_tensors
 
 if TYPE_CHECKING:
@@ -117,10 +118,11 @@ def _numbers(checkpoint: Checkpoint) -> dict[str, int]:
         tokens = checkpoint.metadata.get("tokenizer.ggml.tokens")
         return {**found, "vocabulary": found["vocabulary"] or len(tokens or ())}
     config = checkpoint.config
-    return {
+    found = {
         field: next((n for key in keys if (n := _number(config.get(key)))), 0)
         for field, keys in _CONFIG_KEYS.items()
     }
+    return {**found, "context": max(found["context"], stretched_context(config, found["context"]))}
 
 
 def _number(value: Any) -> int:

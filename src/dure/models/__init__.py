@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dure.errors import DureError, UnsupportedModelError
 from dure.models.config import architecture_of, read_config
+from dure.models.gguf_keys import check_keys
 from dure.weights.loader import Weights
 from dure.weights.loader import memory_needed as _memory_needed
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Model", "checked_model", "families", "family_of", "load_model", "memory_needed"]
 
 
-_SHARED = {"config"}
+_SHARED = {"config", "gguf_keys"}
 """Files of this folder that are no family."""
 
 
@@ -100,7 +101,9 @@ def checked_model(checkpoint: Checkpoint) -> Any:
     read: it cannot run, but tells its `config` and `kv_cache_specs`. Raises as loading does."""
     family = family_of(checkpoint)
     weights = Weights(checkpoint, tensor_aliases=getattr(family, "TENSOR_ALIASES", None))
-    model = family.Model(read_config(checkpoint), weights)
+    config = read_config(checkpoint)
+    model = family.Model(config, weights)
+    check_keys(checkpoint, config)
     weights.check()
     return model
 
@@ -132,7 +135,9 @@ def load_model(
         quantize=quantize,
         progress=progress,
     )
-    model: Model = family.Model(read_config(checkpoint), weights)
+    config = read_config(checkpoint)
+    model: Model = family.Model(config, weights)
+    check_keys(checkpoint, config)
     weights.check()
     before_packing(model)
     weights.finish()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dure.errors import ModelFileError, UnsupportedModelError
+from dure.formats.context import stretched_context
+from dure.layers.rope import magnitude_scale
 
 if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 _MOST_HEADS = 65536
 _MOST_HEAD_DIM = 65536
 
-# GGUF key, without the architecture prefix -> config.json key.
-_GGUF_KEYS = {
+# GGUF key, without the architecture prefix -> config.json key; `gguf_keys` checks the others.
+GGUF_KEYS = {
     "embedding_length": "hidden_size",
     "block_count": "num_hidden_layers",
     "feed_forward_length": "intermediate_size",
@@ -62,7 +64,7 @@ _GGUF_ROPE_KEYS = {
     "type": "rope_type",
     "factor": "factor",
     "original_context_length": "original_max_position_embeddings",
-    "attn_factor": "attention_factor",
+    "yarn_attn_factor": "attention_factor",
     "yarn_beta_fast": "beta_fast",
     "yarn_beta_slow": "beta_slow",
 }
@@ -85,11 +87,29 @@ _SYNONYMS = {
 _REQUIRED: Any = object()
 
 
+class _Watched(Mapping[str, Any]):
+    """A mapping that notes which keys were asked for."""
+
+    def __init__(self, values: Mapping[str, Any], asked: set[str]) -> None:
+        self._values, self._asked = values, asked
+
+    def __getitem__(self, key: str) -> Any:
+        self._asked.add(key)
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
 class Config:
     """Typed reads of one config; a missing, mistyped or absurd value is a ModelFileError."""
 
     def __init__(self, values: Mapping[str, Any], source: str) -> None:
-        self.values = values
+        self.asked: set[str] = set()
+        self.values: Mapping[str, Any] = _Watched(values, self.asked)
         self.source = source
 
     def integer(
@@ -102,6 +122,12 @@ class Config:
         if not low <= value <= high:
             raise self._wrong(key, value, f"between {low:,} and {high:,}")
         return value
+
+    def context_length(self, default: int) -> int:
+        """The tokens of the longest sequence: max_position_embeddings, or what the config's own
+        scaling of the rotation stretches it to."""
+        longest = self.integer("max_position_embeddings", default)
+        return max(longest, stretched_context(self.values, longest))
 
     def positive(self, key: str, default: float | None = _REQUIRED) -> float:
         """The finite number above 0 at `key`; null counts as absent."""
@@ -260,17 +286,10 @@ def read_config(checkpoint: Checkpoint) -> Config:
     metadata = checkpoint.metadata
     values = {
         theirs: _same_for_all(metadata[prefix + ours], prefix + ours, checkpoint)
-        for ours, theirs in _GGUF_KEYS.items()
+        for ours, theirs in GGUF_KEYS.items()
         if prefix + ours in metadata
     }
-    scaling = {
-        theirs: metadata[f"{prefix}rope.scaling.{ours}"]
-        for ours, theirs in _GGUF_ROPE_KEYS.items()
-        if f"{prefix}rope.scaling.{ours}" in metadata
-    }
-    logarithmic = metadata.get(f"{prefix}rope.scaling.yarn_log_multiplier")
-    if isinstance(logarithmic, float):  # 0.1 mscale_all_dim, which is mscale in every release
-        scaling["mscale"] = scaling["mscale_all_dim"] = 10 * logarithmic
+    scaling = _gguf_scaling(metadata, prefix, checkpoint)
     if scaling.get("rope_type", "none") != "none":
         values["rope_scaling"] = scaling
     recurrent = metadata.get(prefix + "attention.recurrent_layers")
@@ -286,10 +305,41 @@ def read_config(checkpoint: Checkpoint) -> Config:
     return Config(values, str(checkpoint.path))
 
 
+def _gguf_scaling(
+    metadata: Mapping[str, Any], prefix: str, checkpoint: Checkpoint
+) -> dict[str, Any]:
+    """Read a GGUF's scaling of the rotation under config.json's names, empty if it has none."""
+    scaling = {
+        theirs: metadata[f"{prefix}rope.scaling.{ours}"]
+        for ours, theirs in _GGUF_ROPE_KEYS.items()
+        if f"{prefix}rope.scaling.{ours}" in metadata
+    }
+    # Converters wrote only a factor before there were types: of linear scaling.
+    factor = scaling.get("factor", metadata.get(f"{prefix}rope.scale_linear"))
+    if factor in (None, 0):  # which llama.cpp reads as none
+        scaling.pop("factor", None)
+    else:
+        scaling |= {"rope_type": scaling.get("rope_type", "linear"), "factor": factor}
+    logarithmic = metadata.get(f"{prefix}rope.scaling.yarn_log_multiplier")
+    if isinstance(logarithmic, float):  # 0.1 mscale_all_dim, which is mscale in every release
+        scaling["mscale"] = scaling["mscale_all_dim"] = 10 * logarithmic
+    times = metadata.get(f"{prefix}rope.scaling.attn_factor", 1.0)
+    if times not in (0.0, 1.0):  # multiplies YaRN's own magnitude
+        kind, whole = scaling.get("rope_type"), scaling.get("attention_factor")
+        if kind != "yarn" or isinstance(logarithmic, float) or not isinstance(times, float):
+            raise UnsupportedModelError(
+                f"{checkpoint.path} has {prefix}rope.scaling.attn_factor = {_shown(times)}, which "
+                "dure runs only with plain YaRN."
+            )
+        own = magnitude_scale(float(factor or 1)) if whole is None else whole
+        scaling["attention_factor"] = own * times
+    return scaling
+
+
 def gguf_keys(values: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     """The GGUF metadata from which `read_config` gets these values; what is None is left out."""
     scaling = values.get("rope_scaling") or {}
-    found = {ours: values.get(theirs) for ours, theirs in _GGUF_KEYS.items()}
+    found = {ours: values.get(theirs) for ours, theirs in GGUF_KEYS.items()}
     found |= {
         f"rope.scaling.{ours}": scaling.get(theirs) for ours, theirs in _GGUF_ROPE_KEYS.items()
     }

@@ -76,7 +76,7 @@ class DeepseekConfig:
         no_latent = gguf or "q_lora_rank" in config.values
         queries = config.integer("q_lora_rank", 1 if no_latent else 1536)
         rope = RopeConfig.from_hf({**config.values, "rotary_dim": rotated}, rotated)
-        context = config.integer("max_position_embeddings", 2048 if version == 2 else 4096)
+        context = config.context_length(2048 if version == 2 else 4096)
         return cls(
             vocab_size=config.integer("vocab_size"),
             hidden=config.integer("hidden_size"),

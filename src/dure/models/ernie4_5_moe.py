@@ -50,6 +50,7 @@ class Ernie45MoeConfig:
     @classmethod
     def read(cls, config: Config) -> Ernie45MoeConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
+        config.expect("gating_func", 0, 1)  # GGUF's number of the router's function
         config.expect("hidden_act", "silu")
         config.expect("use_bias", False)
         config.expect("moe_norm_min", 1e-12)
@@ -70,7 +71,7 @@ class Ernie45MoeConfig:
             kv_heads=kv_heads,
             head_dim=head_dim,
             norm_eps=config.positive("rms_norm_eps", 1e-5),
-            context_length=config.integer("max_position_embeddings", 131072),
+            context_length=config.context_length(131072),
             tied=config.flag("tie_word_embeddings", True),
             rope=RopeConfig.from_hf(config.values, head_dim, default_theta=500_000.0),
         )

@@ -53,6 +53,7 @@ class Glm4MoeConfig:
     def read(cls, config: Config, weights: Weights) -> Glm4MoeConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         gguf = weights.is_gguf
+        config.expect("gating_func", 2)  # GGUF's number of the router's function
         config.expect("hidden_act", "silu")
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         layers = config.integer("num_hidden_layers", high=1024)
@@ -80,7 +81,7 @@ class Glm4MoeConfig:
             head_dim=head_dim,
             norm_eps=config.positive("rms_norm_eps", 1e-5),
             head_norms=_has("self_attn.q_norm.weight", "use_qk_norm", config, weights),
-            context_length=config.integer("max_position_embeddings", 131072),
+            context_length=config.context_length(131072),
             tied=config.flag("tie_word_embeddings", False),
             bias=_has("self_attn.q_proj.bias", "attention_bias", config, weights),
             rope=RopeConfig.from_hf(rope, head_dim),

@@ -60,7 +60,7 @@ class HunyuanV1DenseConfig:
             kv_heads=kv_heads,
             head_dim=head_dim,
             norm_eps=config.positive("rms_norm_eps", 1e-5),
-            context_length=config.integer("max_position_embeddings", 2048),
+            context_length=config.context_length(2048),
             tied=config.flag("tie_word_embeddings", False),
             bias=config.flag("attention_bias", False),
             rope=RopeConfig.from_hf(config.values, head_dim),

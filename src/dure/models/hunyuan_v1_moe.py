@@ -52,6 +52,7 @@ class HunyuanV1MoeConfig:
     @classmethod
     def read(cls, config: Config) -> HunyuanV1MoeConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
+        config.expect("gating_func", 0, 1)  # GGUF's number of the router's function
         config.expect("hidden_act", "silu")
         config.expect("mlp_bias", False)
         config.expect("use_qk_norm", True)
@@ -74,7 +75,7 @@ class HunyuanV1MoeConfig:
             kv_heads=kv_heads,
             head_dim=head_dim,
             norm_eps=config.positive("rms_norm_eps", 1e-5),
-            context_length=config.integer("max_position_embeddings", 2048),
+            context_length=config.context_length(2048),
             tied=config.flag("tie_word_embeddings", False),
             bias=config.flag("attention_bias", False),
             rope=RopeConfig.from_hf(config.values, head_dim),

@@ -49,7 +49,7 @@ class LlamaConfig:
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         config.expect("mlp_bias", False)
         head_dim = config.head_dim(hidden // heads)
-        context = config.integer("max_position_embeddings", 2048)
+        context = config.context_length(2048)
         if config.flag(
             "use_sliding_window", True
         ):  # Llama has none: what says so is of another kind

@@ -63,7 +63,7 @@ class MimoConfig:
             kv_heads=kv_heads,
             head_dim=head_dim,
             norm_eps=config.positive("rms_norm_eps", 1e-5),
-            context_length=config.integer("max_position_embeddings", 32768),
+            context_length=config.context_length(32768),
             tied=config.flag("tie_word_embeddings", False),
             windows=config.windows(layers),
             rope=RopeConfig.from_hf(config.values, head_dim, default_theta=640_000.0),

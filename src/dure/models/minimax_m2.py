@@ -52,6 +52,7 @@ class MinimaxM2Config:
     @classmethod
     def read(cls, config: Config, *, gguf: bool) -> MinimaxM2Config:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
+        config.expect("gating_func", 2)  # GGUF's number of the router's function
         config.expect("hidden_act", "silu")
         config.expect("scoring_func", "sigmoid")
         config.expect("use_routing_bias", True)
@@ -74,7 +75,7 @@ class MinimaxM2Config:
             kv_heads=kv_heads,
             head_dim=head_dim,
             norm_eps=config.positive("rms_norm_eps", 1e-6),
-            context_length=config.integer("max_position_embeddings", 196608),
+            context_length=config.context_length(196608),
             tied=config.flag("tie_word_embeddings", False),
             rope=RopeConfig.from_hf(config.values, head_dim, default_theta=5_000_000.0),
         )

@@ -73,7 +73,7 @@ class PanguProMoeConfig:
             kv_heads=kv_heads,
             head_dim=head_dim,
             norm_eps=config.positive("rms_norm_eps", 1e-5),
-            context_length=config.integer("max_position_embeddings", 131072),
+            context_length=config.context_length(131072),
             tied=config.flag("tie_word_embeddings", False),
             bias=config.flag("bias", config.flag("attention_bias", True)),
             rope=RopeConfig.from_hf(config.values, head_dim),

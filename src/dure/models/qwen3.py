@@ -57,7 +57,7 @@ class Qwen3Config:
             kv_heads=kv_heads,
             head_dim=head_dim,
             norm_eps=config.positive("rms_norm_eps", 1e-6),
-            context_length=config.integer("max_position_embeddings", 32768),
+            context_length=config.context_length(32768),
             tied=config.flag("tie_word_embeddings", False),
             windows=config.windows(layers),
             bias=config.flag("attention_bias", False),

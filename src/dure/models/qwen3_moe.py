@@ -50,6 +50,7 @@ class Qwen3MoeConfig:
     @classmethod
     def read(cls, config: Config, *, gguf: bool) -> Qwen3MoeConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
+        config.expect("gating_func", 0, 1)  # GGUF's number of the router's function
         config.expect("hidden_act", "silu")
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         layers = config.integer("num_hidden_layers", high=1024)
@@ -70,7 +71,7 @@ class Qwen3MoeConfig:
             kv_heads=kv_heads,
             head_dim=head_dim,
             norm_eps=config.positive("rms_norm_eps", 1e-6),
-            context_length=config.integer("max_position_embeddings", 32768),
+            context_length=config.context_length(32768),
             tied=config.flag("tie_word_embeddings", False),
             window=config.window(),
             bias=config.flag("attention_bias", False),

@@ -62,6 +62,7 @@ class Qwen3NextConfig:
     @classmethod
     def read(cls, config: Config, *, gguf: bool) -> Qwen3NextConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
+        config.expect("gating_func", 0, 1)  # GGUF's number of the router's function
         config.expect("hidden_act", "silu")
         heads, kv_heads = config.heads()
         experts = config.integer("num_experts", high=65536)
@@ -101,7 +102,7 @@ class Qwen3NextConfig:
             kernel=config.integer("linear_conv_kernel_dim", 4, high=16),
             norm_eps=config.positive("rms_norm_eps", 1e-6),
             norm_offset=0.0 if gguf else 1.0,
-            context_length=config.integer("max_position_embeddings", 32768),
+            context_length=config.context_length(32768),
             tied=config.flag("tie_word_embeddings", False),
             bias=config.flag("attention_bias", False),
             rope=RopeConfig.from_hf(rope, head_dim),
