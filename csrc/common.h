@@ -52,6 +52,11 @@ enum class Type : int {
   A8G64,
   NV4G32,  // NVFP4
   NV4G128,
+  A2G64,  // 2- and 6-bit codes, scale and minimum
+  A6G32,
+  A6G64,
+  A4G16,  // 4- and 8-bit codes, scale and minimum for 16 columns
+  A8G16,
 };
 
 inline uint16_t load_u16(const uint8_t* p) {

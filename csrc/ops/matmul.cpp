@@ -170,7 +170,7 @@ const float* float_columns(const Packed& w, const uint8_t* panel, int64_t first,
   }
   with_quantised_type(w.type, [&](auto type) {
     using L = Layout<type()>;
-    constexpr int kOffset = L::scales == Scales::FloatMin ? 0 : L::offset;
+    constexpr int kOffset = L::affine ? 0 : L::offset;
     const PanelSource<type()> source(w, panel);
     for (int b = 0; b < count / kBlock; ++b) {
       uint8_t codes[kGroups][64];
@@ -185,7 +185,7 @@ const float* float_columns(const Packed& w, const uint8_t* panel, int64_t first,
         f32x16 value = load(q);
         if constexpr (L::scales == Scales::Zero) value = value - source.zero(index);
         value = source.scale(index, half) * value;
-        if constexpr (L::scales == Scales::FloatMin) value = value + source.minimum(index);
+        if constexpr (L::affine) value = value + source.minimum(index, half);
         else if constexpr (L::has_min && L::scales != Scales::Zero)
           value = value + source.add(index, half);
         store(buffer + (b * kBlock + c) * kPanel, value);

@@ -21,7 +21,8 @@ using PackedForm = Form<L::bits, L::offset, L::halves, L::has_min>;
 // moved to a common offset: these loops are most of what there is to compile.
 template <class L>
 constexpr auto unpacked_form() {
-  if constexpr (L::bits == 8) return Form<8, L::offset, L::halves, L::has_min, kWideCodes>{};
+  if constexpr (L::bits == 8)
+    return Form<8, L::offset, L::halves, L::has_min, kWideCodes && L::halves == 1>{};
   else if constexpr (L::has_min) return PackedForm<L>{};
   else if constexpr (L::halves == 2) return Form<6, 32, 2, false>{};
   else return Form<5, 16, 1, false>{};
@@ -73,6 +74,8 @@ struct PanelSource {
     if constexpr (L::scales == Scales::Zero || L::scales == Scales::Float ||
                   L::scales == Scales::FloatMin)
       return load(reinterpret_cast<const float*>(u));
+    if constexpr (L::scales == Scales::FloatMin16)
+      return load(reinterpret_cast<const float*>(u) + 32 * half);
     if constexpr (L::scales == Scales::Fp8) {  // as fp8_scale has it
       alignas(32) uint16_t e4m3[16];
       const uint8_t* p = u + 64 + 16 * (2 * j + half);
@@ -94,8 +97,9 @@ struct PanelSource {
     const uint8_t* u = unit(b);
     const int j = b % L::unit_blocks;
     if constexpr (L::scales == Scales::Zero) return scale(b, half) * zero(b) * set1(-1.0f);
-    if constexpr (L::scales == Scales::FloatMin)
-      return minimum(b) + scale(b, half) * set1(static_cast<float>(L::offset));
+    if constexpr (L::affine && L::offset == 0) return minimum(b, half);
+    if constexpr (L::affine)
+      return minimum(b, half) + scale(b, half) * set1(static_cast<float>(L::offset));
     const f32x16 m = load_half(halves(u + 32));
     if constexpr (L::scales == Scales::HalfMin) return m;
     const f32x16 negative = m * set1(-1.0f);
@@ -108,7 +112,9 @@ struct PanelSource {
     return load_u8_float(unit(b) + 64) - set1(static_cast<float>(L::offset));
   }
   // What is added to scale times code, of codes with their offset.
-  f32x16 minimum(int b) const { return load(reinterpret_cast<const float*>(unit(b) + 64)); }
+  f32x16 minimum(int b, int half) const {
+    return load(reinterpret_cast<const float*>(unit(b) + 64 + 128 * half));
+  }
 };
 
 template <Type kType>

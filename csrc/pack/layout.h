@@ -28,7 +28,8 @@ enum class Scales {
   SuperMin16,  // f16 d, f16 dmin, 16 x u8 (scale | min << 4)  (Q2_K)
   Zero,        // f32 d, u8 zero                               (I4G* U8G*)
   Float,       // f32 d                                        (I8G*)
-  FloatMin,    // f32 d, f32 m: weight = d * code + m          (A4G* A8G*)
+  FloatMin,    // f32 d, f32 m: weight = d * code + m          (A2G* A4G* A6G* A8G*)
+  FloatMin16,  // the same twice, each for 16 columns          (A4G16 A8G16)
   Fp8,         // f32 d, f8 (e4m3) for each 16 columns         (NV4G*)
 };
 
@@ -43,9 +44,14 @@ struct LayoutOf {
                                 S == Scales::Super16 || S == Scales::SuperMin16;
   static constexpr bool has_min = S == Scales::HalfMin || S == Scales::SuperMin32 ||
                                   S == Scales::SuperMin16 || S == Scales::Zero ||
-                                  S == Scales::FloatMin;
+                                  S == Scales::FloatMin || S == Scales::FloatMin16;
+  // The offset is taken from codes only where int8 asks for it: the minimum is of whole codes.
+  static constexpr bool affine = S == Scales::FloatMin || S == Scales::FloatMin16;
   static constexpr int halves =
-      (S == Scales::Super16 || S == Scales::SuperMin16 || S == Scales::Fp8) ? 2 : 1;
+      (S == Scales::Super16 || S == Scales::SuperMin16 || S == Scales::Fp8 ||
+       S == Scales::FloatMin16)
+          ? 2
+          : 1;
   static constexpr int unit_blocks = super ? 8 : 1;
   static constexpr int code_bytes = P == Planes::P2     ? 128
                                     : P == Planes::P2_1 ? 192
@@ -58,6 +64,7 @@ struct LayoutOf {
                                      : S == Scales::HalfMin || S == Scales::Float || S == Scales::Fp8
                                          ? 64
                                      : S == Scales::FloatMin                 ? 128
+                                     : S == Scales::FloatMin16               ? 256
                                      : S == Scales::Zero                     ? 64 + 16
                                      : S == Scales::SuperMin32               ? 64 + 256
                                      : S == Scales::Super32                  ? 32 + 128
@@ -77,6 +84,8 @@ using Int8 = LayoutOf<Planes::P8, Scales::Float, 8, 128>;
 using Int8Zero = LayoutOf<Planes::P8, Scales::Zero, 8, 128>;
 using Int4Min = LayoutOf<Planes::P4, Scales::FloatMin, 4, 0>;
 using Int8Min = LayoutOf<Planes::P8, Scales::FloatMin, 8, 128>;
+using Int2Min = LayoutOf<Planes::P2, Scales::FloatMin, 2, 0>;
+using Int6Min = LayoutOf<Planes::P4_2, Scales::FloatMin, 6, 0>;
 using Fp4 = LayoutOf<Planes::Lut, Scales::Fp8, 5, 16>;
 
 template <Type>
@@ -108,6 +117,11 @@ template <> struct Layout<Type::A8G32> : UnitOf<Int8Min, 32> {};
 template <> struct Layout<Type::A8G64> : UnitOf<Int8Min, 64> {};
 template <> struct Layout<Type::NV4G32> : UnitOf<Fp4, 32> {};
 template <> struct Layout<Type::NV4G128> : UnitOf<Fp4, 128> {};
+template <> struct Layout<Type::A2G64> : UnitOf<Int2Min, 64> {};
+template <> struct Layout<Type::A6G32> : UnitOf<Int6Min, 32> {};
+template <> struct Layout<Type::A6G64> : UnitOf<Int6Min, 64> {};
+template <> struct Layout<Type::A4G16> : LayoutOf<Planes::P4, Scales::FloatMin16, 4, 0> {};
+template <> struct Layout<Type::A8G16> : LayoutOf<Planes::P8, Scales::FloatMin16, 8, 128> {};
 // clang-format on
 
 // The 16 values of the non-linear 4-bit types, plus their offset so that they are codes like all
@@ -153,6 +167,7 @@ auto with_quantised_type(Type t, F&& f) {
     DURE_CASE(I8G32) DURE_CASE(I8G128) DURE_CASE(U8G32) DURE_CASE(U8G128)
     DURE_CASE(A4G32) DURE_CASE(A4G64) DURE_CASE(A8G32) DURE_CASE(A8G64)
     DURE_CASE(NV4G32) DURE_CASE(NV4G128)
+    DURE_CASE(A2G64) DURE_CASE(A6G32) DURE_CASE(A6G64) DURE_CASE(A4G16) DURE_CASE(A8G16)
     default: throw std::invalid_argument("not a quantised type");
   }
 // clang-format on

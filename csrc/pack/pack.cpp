@@ -48,6 +48,11 @@ const TypeSizes kSizes[] = {
     packed_sizes<Type::A8G64>("A8G64", 64, 72),
     packed_sizes<Type::NV4G32>("NV4G32", 32, 22),
     packed_sizes<Type::NV4G128>("NV4G128", 128, 76),
+    packed_sizes<Type::A2G64>("A2G64", 64, 72),
+    packed_sizes<Type::A6G32>("A6G32", 32, 40),
+    packed_sizes<Type::A6G64>("A6G64", 64, 72),
+    packed_sizes<Type::A4G16>("A4G16", 32, 48),
+    packed_sizes<Type::A8G16>("A8G16", 32, 48),
 };
 
 using u8x16 = uint8_t __attribute__((vector_size(16)));
@@ -69,7 +74,8 @@ struct Unit {
   uint16_t d = 0, m = 0;  // f16 (bf16 for Power)
   uint8_t scale[16] = {}, min[16] = {};
   // Of Scales::Zero f32 scale, u8 zero point; Float f32; FloatMin two f32; Fp8 f32 and the scales.
-  uint8_t unit[12] = {};
+  // FloatMin16 two scales, then two minima.
+  uint8_t unit[16] = {};
 };
 
 // Q4_K and Q5_K keep eight 6-bit scales and mins in 12 bytes: the last four borrow their top bits
@@ -145,7 +151,7 @@ void add_high_bits(uint8_t bits, uint8_t* codes) {
 template <class L>
 constexpr int unit_bytes() {
   if (L::scales == Scales::Zero) return 5;
-  if (L::scales == Scales::FloatMin) return 8;
+  if (L::affine) return 8 * L::halves;
   return L::scales == Scales::Fp8 ? 4 + 2 * L::unit_blocks : 4;
 }
 
@@ -250,7 +256,12 @@ void decode_unit(const uint8_t* s, Unit& u) {
     case Type::U8G32:
     case Type::U8G128:
     case Type::A8G32:
-    case Type::A8G64: {
+    case Type::A8G64:
+    case Type::A2G64:
+    case Type::A6G32:
+    case Type::A6G64:
+    case Type::A4G16:
+    case Type::A8G16: {
       using L = Layout<type>;
       constexpr int kBytes = L::unit_blocks * kBlock;
       for (int i = 0; i < kBytes; i += 16)
@@ -323,9 +334,12 @@ template <class L>
 void put_scales(uint8_t* out, int row, const Unit& u) {
   constexpr Scales S = L::scales;
   constexpr bool kOwn =
-      S == Scales::Zero || S == Scales::Float || S == Scales::FloatMin || S == Scales::Fp8;
+      S == Scales::Zero || S == Scales::Float || L::affine || S == Scales::Fp8;
   if constexpr (kOwn) std::memcpy(out + 4 * row, u.unit, 4);
   if constexpr (S == Scales::FloatMin) std::memcpy(out + 64 + 4 * row, u.unit + 4, 4);
+  if constexpr (S == Scales::FloatMin16)
+    for (int i = 1; i < 4; ++i)  // scale, minimum, scale, minimum: of 16 rows each
+      std::memcpy(out + 64 * i + 4 * row, u.unit + 4 * (i % 2 * 2 + i / 2), 4);
   if constexpr (S == Scales::Zero) out[64 + row] = u.unit[4];
   if constexpr (S == Scales::Fp8)
     for (int j = 0; j < 2 * L::unit_blocks; ++j) out[64 + 16 * j + row] = u.unit[4 + j];

@@ -34,6 +34,10 @@ void get_scale(const uint8_t* in, int row, int block_in_unit, int half, float& s
   if constexpr (S == Scales::Zero || S == Scales::Float || S == Scales::FloatMin)
     std::memcpy(&scale, in + 4 * row, 4);
   if constexpr (S == Scales::FloatMin) std::memcpy(&add, in + 64 + 4 * row, 4);
+  if constexpr (S == Scales::FloatMin16) {
+    std::memcpy(&scale, in + 128 * half + 4 * row, 4);
+    std::memcpy(&add, in + 128 * half + 64 + 4 * row, 4);
+  }
   if constexpr (S == Scales::Fp8) {
     std::memcpy(&scale, in + 4 * row, 4);
     scale = fp8_scale(in[64 + 16 * h + row], scale);
@@ -96,7 +100,7 @@ void unpack_row(const Packed& m, int64_t row, float* out) {
           int code = get_code<L::planes>(codes, r, c);
           if constexpr (L::planes == Planes::Lut) code = lut_of<t()>()[code];
           if constexpr (L::scales == Scales::Zero) code -= unit[64 + r];
-          else if constexpr (L::scales != Scales::FloatMin) code -= L::offset;
+          else if constexpr (!L::affine) code -= L::offset;
           const float value = scale * static_cast<float>(code);
           out[b * kBlock + c] = L::has_min && L::scales != Scales::Zero ? value + add : value;
         }

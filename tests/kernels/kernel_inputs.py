@@ -49,7 +49,7 @@ def with_scales(
     for name in ("scale", "min", "value"):
         if name not in (LAYOUTS[dtype].names or ()):
             continue
-        values = draw(blocks.shape).astype(np.float32)
+        values = draw(blocks[name].shape).astype(np.float32)
         if dtype == "BF16":
             blocks[name] = values.view(np.uint32) >> 16
         else:
@@ -59,6 +59,8 @@ def with_scales(
     if dtype in NVFP4_TYPES:  # one sign for all: whether global scales divide
         sign = -1 if rng is not None and rng.integers(2) else 1
         blocks["scale"] = sign * np.maximum(np.abs(blocks["scale"]), np.float32(1e-3))
+    if dtype.startswith("A") and "codes" in (LAYOUTS[dtype].names or ()):
+        blocks["codes"] &= (1 << int(dtype[1])) - 1
     if dtype == "MXFP4":  # 2^-13 to 2^2
         exponents = 124 if rng is None else rng.integers(115, 131, blocks.shape)
         blocks["exponent"] = exponents

@@ -11,14 +11,22 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from dure.errors import DureError, ModelFileError, UnsupportedModelError
+from dure.formats.quantized.ascend import ascend_description, read_ascend
 from dure.formats.quantized.autoround import read_autoround
 from dure.formats.quantized.awq import read_awq
 from dure.formats.quantized.base import QuantizedMatrix
+from dure.formats.quantized.bitsandbytes import read_bitsandbytes
 from dure.formats.quantized.compressed_tensors import read_compressed_tensors
 from dure.formats.quantized.folder import QuantizedFolder
 from dure.formats.quantized.fp8 import read_fp8
+from dure.formats.quantized.gguf_grids import GRID_TYPES, GgufGridMatrix
+from dure.formats.quantized.gguf_nvfp4 import GgufNvfp4Matrix
 from dure.formats.quantized.gptq import read_gptq
+from dure.formats.quantized.hqq import read_hqq
+from dure.formats.quantized.mlx import is_mlx, read_mlx
+from dure.formats.quantized.modelopt import read_modelopt
 from dure.formats.quantized.mxfp4 import read_mxfp4
+from dure.formats.quantized.torchao import read_torchao
 from dure.formats.tensors import TensorInfo, shown
 
 if TYPE_CHECKING:
@@ -34,6 +42,10 @@ _METHODS: Mapping[str, Callable[[QuantizedFolder], None]] = {
     "compressed-tensors": read_compressed_tensors,
     "mxfp4": read_mxfp4,
     "auto-round": read_autoround,
+    "bitsandbytes": read_bitsandbytes,
+    "torchao": read_torchao,
+    "modelopt": read_modelopt,
+    "hqq": read_hqq,
 }
 # Names of quantised tensors, where no config says that there are any.
 _MARKS = (".qweight", ".weight_packed", "_scale_inv", "_blocks")
@@ -47,7 +59,19 @@ def parameters(checkpoint: Checkpoint) -> dict[str, Parameter]:
     config contradict each other.
     """
     if checkpoint.kind == "gguf":
-        return dict(checkpoint.tensors)
+        return _gguf_parameters(checkpoint)
+    if is_mlx(checkpoint.config, checkpoint.tensors):
+        where = f"{checkpoint.path}: quantization"
+        settings = checkpoint.config.get("quantization") or {}
+        folder = QuantizedFolder(dict(checkpoint.tensors), settings, where)
+        read_mlx(folder)
+        return folder.result()
+    description = ascend_description(checkpoint.path)
+    if description is not None:
+        where = f"{checkpoint.path}: quant_model_description.json"
+        folder = QuantizedFolder(dict(checkpoint.tensors), description, where)
+        read_ascend(folder)
+        return folder.result()
     settings = checkpoint.config.get("quantization_config")
     if settings is None:
         settings = checkpoint.config.get("compression_config")  # compressed-tensors' first name
@@ -71,6 +95,17 @@ def parameters(checkpoint: Checkpoint) -> dict[str, Parameter]:
             hint="config.json may be of another version of the model.",
         )
     return folder.result()
+
+
+def _gguf_parameters(checkpoint: Checkpoint) -> dict[str, Parameter]:
+    """List a GGUF's tensors; types that the kernels lack are held in others."""
+    found: dict[str, Parameter] = dict(checkpoint.tensors)
+    for name, tensor in checkpoint.tensors.items():
+        if tensor.dtype in GRID_TYPES:
+            found[name] = GgufGridMatrix(name, tensor)
+        elif tensor.dtype == "NVFP4":
+            found[name] = GgufNvfp4Matrix(name, tensor)
+    return found
 
 
 def parameters_or_tensors(checkpoint: Checkpoint) -> dict[str, Parameter]:

@@ -42,11 +42,20 @@ def read_safetensors(path: str | Path) -> dict[str, TensorInfo]:
     return _read_file(path)
 
 
+def header_notes(source: SourceFile) -> dict[str, str]:
+    """Return the texts of a safetensors file's __metadata__, by name."""
+    notes = _read_header(source)[0].get("__metadata__", {})
+    return {str(key): note for key, note in notes.items() if isinstance(note, str)}
+
+
 def _read_folder(folder: Path) -> dict[str, TensorInfo]:
     if (folder / "model.safetensors").exists():
         return _read_file(folder / "model.safetensors")
     if (folder / INDEX_NAME).exists():
         return _read_index(folder / INDEX_NAME)
+    indexes = sorted(folder.glob("*.safetensors.index.json"))
+    if len(indexes) == 1:  # of a tool that calls its files otherwise
+        return _read_index(indexes[0])
     paths = sorted(folder.glob("*.safetensors"))
     if len(paths) == 1:
         shard = _SHARD_NAME.fullmatch(paths[0].name)

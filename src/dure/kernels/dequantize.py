@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,11 @@ _FIELDS: Mapping[str, list[Any]] = {
     "A4G64": [("low", "u1", 32), ("scale", "<f4"), ("min", "<f4")],
     "A8G32": [("codes", "u1", 32), ("scale", "<f4"), ("min", "<f4")],
     "A8G64": [("codes", "u1", 64), ("scale", "<f4"), ("min", "<f4")],
+    "A2G64": [("codes", "u1", 64), ("scale", "<f4"), ("min", "<f4")],
+    "A6G32": [("codes", "u1", 32), ("scale", "<f4"), ("min", "<f4")],
+    "A6G64": [("codes", "u1", 64), ("scale", "<f4"), ("min", "<f4")],
+    "A4G16": [("codes", "u1", 32), ("scale", "<f4", 2), ("min", "<f4", 2)],
+    "A8G16": [("codes", "u1", 32), ("scale", "<f4", 2), ("min", "<f4", 2)],
     "NV4G32": [("low", "u1", 16), ("scale", "<f4"), ("groups", "u1", 2)],
     "NV4G128": [("low", "u1", 64), ("scale", "<f4"), ("groups", "u1", 8)],
 }
@@ -77,7 +83,7 @@ LAYOUTS: Mapping[str, np.dtype[Any]] = {name: np.dtype(f) for name, f in _FIELDS
 FLOAT_TYPES = ("F32", "F16", "BF16")
 # dure's own; all others are GGUF's.
 GROUPED_TYPES = ("I4G32", "I4G64", "I4G128", "U8G32", "U8G128")
-AFFINE_TYPES = ("A4G32", "A4G64", "A8G32", "A8G64")
+AFFINE_TYPES = tuple(name for name in LAYOUTS if name.startswith("A"))
 FP8_TYPES = ("F8G32", "F8G128")
 INT8_TYPES = ("I8G32", "I8G128")
 NVFP4_TYPES = ("NV4G32", "NV4G128")
@@ -123,7 +129,7 @@ def block_size(dtype: str) -> int:
     if dtype in FLOAT_TYPES:
         return 1
     if dtype in OWN_TYPES:
-        return int(dtype.partition("G")[2])
+        return max(32, int(dtype.partition("G")[2]))
     return 256 if dtype.endswith("_K") or dtype == "IQ4_XS" else 32
 
 
@@ -151,7 +157,10 @@ def dequantize(dtype: str, raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32
         return product.reshape(len(raw), -1)
     if dtype in AFFINE_TYPES:
         affine = _blocks(dtype, raw)
-        product = _scale(affine) * _own_codes(affine).astype(np.float32) + _scale(affine, "min")
+        scales, minima = (_each(affine, name)[..., None] for name in ("scale", "min"))
+        codes = _own_codes(affine).reshape(*scales.shape[:-1], -1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            product = scales * codes.astype(np.float32) + minima
         return product.reshape(len(raw), -1)
     if dtype in FP8_TYPES:
         units = _blocks(dtype, raw)
@@ -331,11 +340,17 @@ def _grouped(blocks: Array) -> Unpacked:
     return codes, scales, scales * (blocks["zero"].astype(np.float32) - offset)[..., None]
 
 
-def _affine(blocks: Array) -> Unpacked:
-    codes, offset = _signed_codes(blocks)
-    times = codes.shape[-1] // 32
-    scales, mins = (_scale(blocks, name).repeat(times, axis=-1) for name in ("scale", "min"))
-    return codes, scales, -(mins + scales * np.float32(offset))
+def _each(blocks: Array, name: str) -> Array:
+    """A field of one or more floats a block, (…, floats)."""
+    return blocks[name].reshape(*blocks.shape, -1).astype(np.float32)
+
+
+def _affine(blocks: Array, *, offset: int) -> Unpacked:
+    codes = _own_codes(blocks).astype(np.int16) - offset
+    scales, mins = _each(blocks, "scale"), _each(blocks, "min")
+    times = max(1, codes.shape[-1] // 32 // scales.shape[-1])
+    mins = -(mins + scales * np.float32(offset)) if offset else -mins
+    return codes, scales.repeat(times, axis=-1), mins.repeat(times, axis=-1)
 
 
 def _int8(blocks: Array) -> Unpacked:
@@ -363,7 +378,7 @@ _UNPACK: Mapping[str, Callable[[Array], Unpacked]] = {
     "IQ4_XS": _iq4_xs,
     "MXFP4": _mxfp4,
     **dict.fromkeys(GROUPED_TYPES, _grouped),
-    **dict.fromkeys(AFFINE_TYPES, _affine),
+    **{n: partial(_affine, offset=128 if n[1] == "8" else 0) for n in AFFINE_TYPES},
     **dict.fromkeys(INT8_TYPES, _int8),
     **dict.fromkeys(NVFP4_TYPES, _nvfp4),
 }

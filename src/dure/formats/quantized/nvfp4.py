@@ -49,14 +49,21 @@ class Nvfp4Matrix(QuantizedMatrix):
         *,
         divides: bool = False,
     ) -> None:
-        """codes: (…, columns / 2) of U8 or columns / 8 of U32; scales: (…, columns / 16), e4m3.
+        """codes: (…, columns / 2) of U8 or columns / 8 of U32; scales: (…, columns / 16) or fewer.
 
         whole: one global scale, or one for each leading dimension; None for 1.
         """
         check_not_empty(codes)
-        shape = (*scales.shape[:-1], GROUP * scales.shape[-1]) if scales.shape else ()
+        check_not_empty(scales)
         each = 8 if codes.dtype == "U32" else 2
-        if len(shape) < 2 or codes.shape != (*shape[:-1], shape[-1] // each):
+        shape = (*codes.shape[:-1], each * codes.shape[-1]) if codes.shape else ()
+        self._times = shape[-1] // (GROUP * scales.shape[-1]) if scales.shape and shape else 0
+        groups = shape[-1] // (GROUP * self._times) if self._times else 0
+        if (
+            len(shape) < 2
+            or scales.shape != (*shape[:-1], groups)
+            or shape[-1] != GROUP * self._times * groups
+        ):
             raise ModelFileError(
                 f"{shown(codes.name)} {codes.shape} and {shown(scales.name)} {scales.shape} are no "
                 "NVFP4 matrix."
@@ -77,21 +84,11 @@ class Nvfp4Matrix(QuantizedMatrix):
         codes, scales = (read_part_rows(part, start, stop) for part in (self._code, self._scale))
         if (scales & 127 == 127).any():
             raise ModelFileError(f"{shown(self.name)} has a scale that is NaN.")
+        scales = scales.repeat(self._times, axis=1)
         whole = self._globals(start, stop)
-        cols = self.shape[-1]
         if not self.block:
             return _values(codes, scales, whole).view(np.uint8)
-        count, groups = cols // self.block, self.block // GROUP
-        fields: list[Any] = [
-            ("codes", "u1", self.block // 2),
-            ("whole", "<f4"),
-            ("scales", "u1", groups),
-        ]
-        blocks = np.empty((stop - start, count), fields)
-        blocks["codes"] = codes.reshape(-1, count, self.block // 2)
-        blocks["scales"] = scales.reshape(-1, count, groups)
-        blocks["whole"] = whole[:, None]
-        return blocks.view(np.uint8).reshape(stop - start, -1)
+        return nvfp4_blocks(codes, scales, whole, self.block)
 
     def _globals(self, start: int, stop: int) -> NDArray[np.float32]:
         """The global scale of each of those rows; negative where it divides."""
@@ -105,6 +102,23 @@ class Nvfp4Matrix(QuantizedMatrix):
         each = np.arange(start, stop) // self.shape[-2] if found.size > 1 else 0
         whole: NDArray[np.float32] = np.broadcast_to(found[each], (stop - start,))
         return -whole if self._divides else whole
+
+
+def nvfp4_blocks(
+    codes: Bytes, scales: Bytes, whole: NDArray[np.float32], block: int
+) -> Bytes:
+    """Lay rows out as blocks of NV4G, uint8 (rows, row bytes).
+
+    codes: (rows, columns / 2). scales: e4m3 (rows, columns / 16). whole: (rows,), negative where
+    it divides. block: columns under one global scale, 32 or 128.
+    """
+    count, groups = 2 * codes.shape[1] // block, block // GROUP
+    fields: list[Any] = [("codes", "u1", block // 2), ("whole", "<f4"), ("scales", "u1", groups)]
+    blocks = np.empty((len(codes), count), fields)
+    blocks["codes"] = codes.reshape(-1, count, block // 2)
+    blocks["scales"] = scales.reshape(-1, count, groups)
+    blocks["whole"] = whole[:, None]
+    return blocks.view(np.uint8).reshape(len(codes), -1)
 
 
 def _values(codes: Bytes, scales: Bytes, whole: NDArray[np.float32]) -> NDArray[np.float32]:
