@@ -28,6 +28,7 @@ from dure.formats.quantized.mlx import is_mlx, read_mlx
 from dure.formats.quantized.modelopt import read_modelopt
 from dure.formats.quantized.mxfp4 import read_mxfp4
 from dure.formats.quantized.paddle import is_paddle, read_paddle
+from dure.formats.quantized.slices import join_slices
 from dure.formats.quantized.torchao import read_torchao
 from dure.formats.tensors import TensorInfo, shown
 
@@ -85,7 +86,7 @@ def parameters(checkpoint: Checkpoint) -> dict[str, Parameter]:
     where = f"{checkpoint.path}: quantization_config"
     if settings is None:
         _check_plain(checkpoint)
-        return dict(checkpoint.tensors)
+        return join_slices(checkpoint.tensors)
     if not isinstance(settings, dict):
         raise ModelFileError(f"{where} is not a table.")
     method = settings.get("quant_method")
