@@ -19,7 +19,10 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 def folder(
-    path: Path, tensors: Tensors, config: Mapping[str, Any], metadata: Mapping[str, str] | None = None
+    path: Path,
+    tensors: Tensors,
+    config: Mapping[str, Any],
+    metadata: Mapping[str, str] | None = None,
 ) -> Checkpoint:
     """Write a folder with these tensors and this config, and open it."""
     path.mkdir(parents=True, exist_ok=True)

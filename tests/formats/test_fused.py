@@ -38,8 +38,10 @@ def test_ernie_of_paddleformers_is_that_of_transformers(tmp_path: Path, native: 
         "mlp.down_proj": (HIDDEN, WIDE),
     }
     plain = {f"{layer}.{name}.weight": torch.randn(shape) for name, shape in shapes.items()}
-    plain |= {f"{layer}.self_attn.{x}_proj.bias": torch.randn(rows) for x, rows in
-              (("q", HEADS * SIZE), ("k", KV_HEADS * SIZE), ("v", KV_HEADS * SIZE))}
+    plain |= {
+        f"{layer}.self_attn.{x}_proj.bias": torch.randn(rows)
+        for x, rows in (("q", HEADS * SIZE), ("k", KV_HEADS * SIZE), ("v", KV_HEADS * SIZE))
+    }
 
     def by_group(suffix: str) -> torch.Tensor:
         each = HEADS // KV_HEADS
@@ -77,7 +79,9 @@ def _gguf(path: Path, rows: int, *, recurrent: bool = False, raw: bool = False) 
     weight = np.arange(rows * 64, dtype=np.float32).reshape(rows, 64)
     if raw:
         kind = gguf.GGMLQuantizationType.Q8_0
-        writer.add_tensor("blk.0.attn_qkv.weight", gguf.quants.quantize(weight, kind), raw_dtype=kind)
+        writer.add_tensor(
+            "blk.0.attn_qkv.weight", gguf.quants.quantize(weight, kind), raw_dtype=kind
+        )
     else:
         writer.add_tensor("blk.0.attn_qkv.weight", weight)
     writer.add_tensor("blk.0.attn_qkv.bias", np.arange(rows, dtype=np.float32))

@@ -151,9 +151,7 @@ def _open_safetensors(folder: Path, weights: Path) -> Checkpoint:
     return _open_tensors(folder, path, None)
 
 
-def _open_tensors(
-    folder: Path, path: Path, tensors: dict[str, TensorInfo] | None
-) -> Checkpoint:
+def _open_tensors(folder: Path, path: Path, tensors: dict[str, TensorInfo] | None) -> Checkpoint:
     """Open a folder with a config.json; without `tensors` they are those of safetensors files."""
     if not (folder / "config.json").exists():
         raise ModelFileError(

@@ -60,7 +60,8 @@ def _sizes(metadata: Mapping[str, Any], layer: int) -> tuple[int, int, int]:
         if hasattr(value, "__len__") and not isinstance(value, str):
             value = value[layer] if layer < len(value) else default
         try:
-            return max(0, math.floor(value))
+            whole: int = math.floor(value)
+            return max(0, whole)
         except (TypeError, ValueError, OverflowError):
             return 0
 

@@ -1,7 +1,7 @@
 """MindSpore's .ckpt: a protobuf of named tensors, which holds data alone (no pickle).
 
-The message is mindspore/ccsrc/utils/checkpoint.proto's Checkpoint: values of a tag and a tensor with
-dims, tensor_type and tensor_content. Tensors above 512 MB are cut into values of one tag.
+The message is mindspore/ccsrc/utils/checkpoint.proto's Checkpoint: values of a tag and a tensor
+with dims, tensor_type and tensor_content. Tensors above 512 MB are cut into values of one tag.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def _read_value(source: SourceFile, place: int, found: dict[str, TensorInfo]) ->
     end = head.place + size
     if end > source.size_bytes or len(found) >= MAX_TENSORS:
         raise _damaged(source, place)
-    name, kind, dims, content = "", "", [], (0, -1)
+    name, kind, content = "", "", (0, -1)
+    dims: list[int] = []
     for field, start, stop in _fields(head, end):
         if field == (_TAG, _BYTES):
             name = head.text(start, stop)
@@ -112,7 +113,8 @@ class _Head:
 
     def number(self) -> int:
         """Read a varint; ModelFileError if it is longer than ten bytes, or the file ends."""
-        raw = self.source.read(self.place, min(10, self.source.size_bytes - self.place)).tolist()
+        size = min(10, self.source.size_bytes - self.place)
+        raw = self.source.read(self.place, size).tobytes()
         value = 0
         for index, byte in enumerate(raw):
             value |= (byte & 127) << 7 * index
@@ -158,7 +160,8 @@ def _fields(head: _Head, end: int) -> Iterator[tuple[tuple[int, int], int, int]]
 
 def _packed(source: SourceFile, start: int, stop: int) -> list[int]:
     """Read dims that are stored as one run of bytes."""
-    head, dims = _Head(source, start), []
+    head = _Head(source, start)
+    dims: list[int] = []
     while head.place < stop and len(dims) <= MAX_DIMENSIONS:
         dims.append(head.number())
     return dims

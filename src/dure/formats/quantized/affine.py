@@ -40,7 +40,6 @@ class AffineMatrix(QuantizedMatrix):
         super().__init__(name, shape, affine_type(bits, self.group, cols), *parts)
 
 
-
 def affine_type(bits: int, group: int, cols: int) -> str:
     """Return the type that holds codes of so many bits, in groups of `group` of a row of `cols`."""
     for held, sizes in _TYPES.items():

@@ -21,8 +21,6 @@ from dure.formats.quantized.signed import RowPairs, SignedMatrix
 from dure.formats.tensors import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
     from dure.formats.quantized.base import QuantizedMatrix
@@ -78,9 +76,7 @@ def read_ascend(folder: QuantizedFolder) -> None:
             folder.optional(f"{base}.{each}")
 
 
-def _matrix(
-    folder: QuantizedFolder, base: str, kind: str, codes: TensorInfo
-) -> QuantizedMatrix:
+def _matrix(folder: QuantizedFolder, base: str, kind: str, codes: TensorInfo) -> QuantizedMatrix:
     """Put one matrix together, by its type."""
     scales = folder.optional(f"{base}.weight_scale")
     if kind in _STATIC and scales is None:

@@ -14,7 +14,13 @@ import numpy as np
 
 from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.quantized.affine import AffineMatrix, affine_rows
-from dure.formats.quantized.base import FLOAT_TYPES, check_finite, check_part, read_array, read_floats
+from dure.formats.quantized.base import (
+    FLOAT_TYPES,
+    check_finite,
+    check_part,
+    read_array,
+    read_floats,
+)
 from dure.formats.tensors import shown
 
 if TYPE_CHECKING:
@@ -125,7 +131,7 @@ class HqqMatrix(AffineMatrix):
         # Groups that lie apart, or go over a row's end, are no groups of columns: float32.
         size = 1 if over or cols % settings.group else settings.group
         super().__init__(name, (rows, cols), settings.bits, size, codes, scales, zeros)
-        self.stored = f"HQQ-{settings.bits}"  # type: ignore[misc]
+        self.stored = f"HQQ-{settings.bits}"
         self._settings, self._lines = settings, lines
         self._code, self._scale, self._zero = codes, scales, zeros
 

@@ -104,9 +104,7 @@ class Nvfp4Matrix(QuantizedMatrix):
         return -whole if self._divides else whole
 
 
-def nvfp4_blocks(
-    codes: Bytes, scales: Bytes, whole: NDArray[np.float32], block: int
-) -> Bytes:
+def nvfp4_blocks(codes: Bytes, scales: Bytes, whole: NDArray[np.float32], block: int) -> Bytes:
     """Lay rows out as blocks of NV4G, uint8 (rows, row bytes).
 
     codes: (rows, columns / 2). scales: e4m3 (rows, columns / 16). whole: (rows,), negative where

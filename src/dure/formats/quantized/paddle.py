@@ -101,7 +101,7 @@ class Turned(QuantizedMatrix):
         check_part(tensor, tensor.shape, *FLOAT_TYPES)
         super().__init__(name, (len(columns), *tensor.shape[:-1]), tensor.dtype, tensor)
         self.size_bytes = tensor.size_bytes * len(columns) // tensor.shape[-1]
-        self.stored = tensor.dtype  # type: ignore[misc]
+        self.stored = tensor.dtype
         self._tensor, self._columns = tensor, columns
 
     def read_rows(self, start: int, stop: int) -> Bytes:

@@ -38,7 +38,7 @@ class Joined(QuantizedMatrix):
     def __init__(self, name: str, slices: list[TensorInfo]) -> None:
         """slices: in their order; all have the shape of the whole."""
         super().__init__(name, slices[0].shape, slices[0].dtype, *slices)
-        self.stored = slices[0].dtype  # type: ignore[misc]
+        self.stored = slices[0].dtype
         self._ends = np.cumsum([each.size_bytes for each in slices]).tolist()
 
     def read_rows(self, start: int, stop: int) -> Bytes:
