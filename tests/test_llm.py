@@ -348,3 +348,19 @@ def test_ctrl_c_gives_a_long_prompt_up_between_two_layers(make_llm: MakeLLM) -> 
         llm.generate(["Once upon a time"], SamplingParams(max_tokens=3))
     assert not llm.engine.has_work
     assert llm.generate(["Once upon a time"], SamplingParams(max_tokens=3))[0].text
+
+
+@pytest.mark.parametrize("name", ["question", "questions", "begin", "step", "abandon", "lock"])
+def test_names_of_before_are_told_and_still_there(make_llm: MakeLLM, name: str) -> None:
+    llm = make_llm()
+    with pytest.warns(DeprecationWarning, match=f"LLM.{name} is now LLM"):
+        assert getattr(llm, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = llm.nonsense
+
+
+def test_the_chat_of_before_is_told_and_still_there() -> None:
+    import dure.chat  # noqa: PLC0415
+
+    with pytest.warns(DeprecationWarning, match=r"dure\.chat\.request\.Format"):
+        assert dure.chat.Format("json_object").kind == "json_object"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -31,6 +33,17 @@ if TYPE_CHECKING:
     from dure.loading.load import Progress
 
 Message = Mapping[str, Any]
+_MOVED = {
+    "question": "prepare",
+    "questions": "request_builder",
+    "begin": "driver.begin",
+    "answer": "driver.answer",
+    "step": "driver.step",
+    "abandon": "driver.abandon",
+    "lock": "driver.lock",
+}
+"""Names of before version 0.2, and what they are now; they go with version 0.3."""
+
 Prompt = str | Sequence[int] | Sequence[Message] | ChatRequest
 """Text, token ids, the messages of a chat, or all that a chat may ask."""
 
@@ -141,6 +154,13 @@ class LLM:
     def sampling_defaults(self) -> Mapping[str, Any]:
         """What holds for fields of SamplingParams that a request leaves None; read-only."""
         return self.request_builder.sampling_defaults
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what an attribute of before version 0.2 has become, with a DeprecationWarning."""
+        if name not in _MOVED:
+            raise AttributeError(f"'LLM' object has no attribute {name!r}")
+        warnings.warn(f"LLM.{name} is now LLM.{_MOVED[name]}", DeprecationWarning, stacklevel=2)
+        return attrgetter(_MOVED[name])(self)
 
     @property
     def engine(self) -> Engine:

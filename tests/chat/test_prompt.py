@@ -302,6 +302,120 @@ def test_a_developer_is_the_system_where_the_template_knows_none(make_llm: MakeL
     assert "]~b]developer\nBe brief." in prompt(make_llm("minimax-m3"), ChatRequest(messages))
 
 
+# --- stop strings --------------------------------------------------------------------------------
+
+
+def test_a_stop_string_is_looked_for_in_the_content_only(make_llm: MakeLLM) -> None:
+    words = f"<think>\nOne. Two STOP three.\n</think>\n\nLet me STOP here.\n{HERMES_CALL}"
+    completion = ask(make_llm(words=words), ChatRequest(ASK, TOOLS), stop=["STOP"])
+    assert completion.reasoning == "One. Two STOP three."
+    assert (completion.content, completion.tool_calls) == ("Let me ", ())
+    assert (completion.finish_reason, completion.stopped) == ("stop", "STOP")
+    assert completion.text == words[: words.rindex("STOP")]
+
+
+@pytest.mark.parametrize("stop", ["Oslo", '"', "}", "city", "get_", "</think>", "\n"])
+def test_a_stop_string_within_reasoning_or_a_call_ends_nothing(
+    make_llm: MakeLLM, stop: str
+) -> None:
+    words = f"<think>\nOslo, then.\n</think>\n\n{HERMES_CALL}"
+    completion = ask(make_llm(words=words), ChatRequest(ASK, TOOLS), stop=[stop])
+    [call] = completion.tool_calls
+    assert call["function"] == {"name": "get_weather", "arguments": '{"city": "Oslo"}'}
+    assert (completion.reasoning, completion.stopped) == ("Oslo, then.", None)
+    assert completion.text == words
+
+
+def test_a_stop_string_does_not_go_on_behind_a_call(make_llm: MakeLLM) -> None:
+    words = f"I see EN{HERMES_CALL}D now"
+    completion = ask(make_llm(words=words), ChatRequest(ASK, TOOLS), stop=["END"])
+    assert (completion.content, completion.stopped) == ("I see END now", None)
+    assert len(completion.tool_calls) == 1
+
+
+@pytest.mark.parametrize("tools", [(), TOOLS])
+def test_streamed_text_never_shows_what_a_stop_string_cuts_off(
+    make_llm: MakeLLM, tools: Any
+) -> None:
+    words = "<think>\nEND\n</think>\n\nIt is EN route, at the END of it"
+    chunks = list(
+        make_llm(words=words).stream(ChatRequest(ASK, tools), SamplingParams(stop=["END"]))
+    )
+    completion = chunks[-1].completion
+    assert completion is not None
+    assert completion.content == "It is EN route, at the "
+    events = [event for chunk in chunks for event in chunk.events]
+    assert "".join(event.text for event in events if event.kind == "content") == completion.content
+    assert "".join(chunk.text for chunk in chunks) == completion.text
+    assert completion.text == words[: words.rindex("END")]
+
+
+# --- beginnings of an answer ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "message, ending",
+    [
+        ({"content": "<think>\nHm, Os"}, "<think>\nHm, Os"),
+        ({"content": "<think>Hm, Os"}, "<think>\nHm, Os"),
+        ({"content": "", "reasoning_content": "Hm, Os"}, "<think>\nHm, Os"),
+        ({"content": None, "reasoning": "Hm, Os"}, "<think>\nHm, Os"),
+    ],
+)
+@pytest.mark.parametrize("name", ["qwen3", "qwen3.5", "glm-4.6", "minimax-m2", "qwq"])
+def test_reasoning_that_was_begun_is_gone_on_with(
+    make_llm: MakeLLM, name: str, message: dict[str, Any], ending: str
+) -> None:
+    def goes_on(text: str) -> str | None:
+        begun = text.rpartition("Hm, Os")[2]
+        words = "lo.\n</think>\n\nCold."
+        return words[len(begun)] if len(begun) < len(words) else None
+
+    llm = make_llm(name, words=goes_on)
+    request = ChatRequest([*ASK, {"role": "assistant", **message}], continue_final=True)
+    assert prompt(llm, request).endswith(ending)
+    completion = ask(llm, request)
+    assert (completion.reasoning, completion.content) == ("lo.", "Cold.")
+
+
+SWITCHED = ["qwen3", "qwen3.5", "glm-4.6", "deepseek-v3.1", "deepseek-v3.2", "deepseek-v4", "qwq"]
+
+
+@pytest.mark.parametrize("name", [*SWITCHED, "minimax-m2", "hunyuan-3", "minimax-m3"])
+@pytest.mark.parametrize("mode", ["on", "off"])
+@pytest.mark.parametrize("content", ["It is", "{open}\n\n{close}\n\nIt is", "{close}It is"])
+def test_an_empty_block_of_reasoning_is_written_once(
+    make_llm: MakeLLM, name: str, mode: Any, content: str
+) -> None:
+    llm = make_llm(name)
+    think = llm.prepare(ChatRequest(ASK)).reading.dialect.think
+    assert think is not None
+    text = content.format(open=think.open, close=think.close)
+    begun = {"role": "assistant", "content": text}
+    request = ChatRequest([*ASK, begun], continue_final=True, thinking=Thinking(mode))
+    turn = prompt(llm, request).rpartition("weather?")[2]
+    assert turn.endswith("It is")
+    assert turn.count(think.close) <= 1
+    assert turn.count(think.open) <= 1
+    assert not llm.prepare(request).reading.starts_in_reasoning
+
+
+def test_reasoning_and_content_are_both_gone_on_from(make_llm: MakeLLM) -> None:
+    begun = {"role": "assistant", "content": "It is", "reasoning_content": "Hm."}
+    for mode in ("on", "off"):
+        request = ChatRequest([*ASK, begun], continue_final=True, thinking=Thinking(mode))
+        for name in ("qwen3", "qwen3.5"):
+            turn = prompt(make_llm(name), request).rpartition("assistant\n")[2]
+            assert turn == "<think>\nHm.\n</think>\n\nIt is"
+        assert prompt(make_llm("deepseek-v3.1"), request).endswith("Hm.\n</think>\n\nIt is")
+
+
+def test_parts_of_a_beginning_are_one_text(make_llm: MakeLLM) -> None:
+    parts = [{"type": "text", "text": "It is un"}, {"type": "text", "text": "usual"}]
+    request = ChatRequest([*ASK, {"role": "assistant", "content": parts}], continue_final=True)
+    assert prompt(make_llm("qwen2.5"), request).endswith("assistant\nIt is unusual")
+
+
 # --- messages ------------------------------------------------------------------------------------
 
 

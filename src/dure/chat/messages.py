@@ -24,22 +24,28 @@ def prepared(
     needs: Needs,
     *,
     recall: Recall | None = None,
-    suffix: str = "",
-    developer: bool = False,
+    continued: bool = False,
 ) -> list[dict[str, Any]]:
     """Return the messages with text as content, calls as the template needs them, and reasoning.
 
-    recall: finds reasoning that a client dropped. suffix: ends the last user message.
-    developer: the template knows that role; elsewhere it becomes the system role.
+    recall: finds reasoning that a client dropped. continued: the last message is the beginning of
+    an answer, so that its parts are one text.
     Raises InvalidRequestError for a part that is not text, or a call without a name.
     """
-    made = [_prepared(message, needs, recall) for message in messages]
-    for message in made:
-        if message["role"] == "developer" and not developer:
-            message["role"] = "system"
-    users = [message for message in made if message.get("role") == "user"]
-    if suffix and users and not users[-1]["content"].endswith(suffix):
-        users[-1]["content"] += suffix
+    last = len(messages) - 1
+    return [
+        _prepared(message, needs, recall, between="" if continued and index == last else "\n")
+        for index, message in enumerate(messages)
+    ]
+
+
+def with_suffix(messages: Sequence[dict[str, Any]], suffix: str) -> list[dict[str, Any]]:
+    """Return the messages with `suffix` at the end of the user's last one."""
+    made = list(messages)
+    users = [index for index, message in enumerate(made) if message["role"] == "user"]
+    if suffix and users and not made[users[-1]]["content"].endswith(suffix):
+        message = made[users[-1]]
+        made[users[-1]] = {**message, "content": message["content"] + suffix}
     return made
 
 
@@ -57,18 +63,19 @@ def said_thinking(messages: Sequence[Mapping[str, Any]]) -> bool | None:
     return None
 
 
-def has_calls(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether any message carries calls."""
-    return any(message.get("tool_calls") for message in messages)
-
-
-def _prepared(message: Mapping[str, Any], needs: Needs, recall: Recall | None) -> dict[str, Any]:
+def _prepared(
+    message: Mapping[str, Any], needs: Needs, recall: Recall | None, *, between: str
+) -> dict[str, Any]:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise InvalidRequestError("A message has no role.", hint='{"role": "user", "content": "…"}')
     made = {key: value for key, value in message.items() if value is not None}
-    made["content"] = _text(message.get("content"))
+    made["content"] = _text(made.get("content", made.get("refusal")), between)
+    if made["role"] == "function":  # OpenAI's older name for the role and, below, for the call
+        made["role"] = "tool"
     reasoning = next((made[name] for name in _REASONING if isinstance(made.get(name), str)), None)
     calls = message.get("tool_calls")
+    if not calls and made.get("function_call"):
+        calls = [{"type": "function", "function": made.pop("function_call")}]
     if calls:
         if not isinstance(calls, Sequence) or isinstance(calls, str):
             raise InvalidRequestError(
@@ -88,15 +95,15 @@ def _prepared(message: Mapping[str, Any], needs: Needs, recall: Recall | None) -
     return made
 
 
-def _text(content: Any) -> str:
-    """Return the text of a content; parts are joined by line ends."""
+def _text(content: Any, between: str = "\n") -> str:
+    """Return the text of a content, with `between` between its parts."""
     if content is None:
         return ""
     if isinstance(content, str):
         return content
     texts = []
     for part in content if isinstance(content, Sequence) else [content]:
-        text = part.get("text") if isinstance(part, Mapping) else part
+        text = part.get("text", part.get("refusal")) if isinstance(part, Mapping) else part
         if not isinstance(text, str):
             kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
             raise InvalidRequestError(
@@ -104,7 +111,7 @@ def _text(content: Any) -> str:
                 hint='{"type": "text", "text": …}',
             )
         texts.append(text)
-    return "\n".join(texts)
+    return between.join(texts)
 
 
 def _call(call: Any, *, as_text: bool) -> dict[str, Any]:

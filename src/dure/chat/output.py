@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dure.chat.dialects import PLAIN, Dialect, Event, StreamParser
 from dure.text.detokenizer import Detokenizer
+from dure.text.stop import StopSearch
 
 if TYPE_CHECKING:
     from dure.engine.engine import Engine, StepOutput
@@ -103,9 +104,10 @@ class OutputProcessor:
             reading.dialect, tools=reading.tools, starts_in_reasoning=reading.starts_in_reasoning
         )
         shown = {tokenizer.token_id(mark) for mark in reading.dialect.marks}
-        self._stream = Detokenizer(
-            tokenizer, stop=request.params.stop, shown={i for i in shown if i is not None}
-        )
+        self._stream = Detokenizer(tokenizer, shown={i for i in shown if i is not None})
+        # Stop strings end the content: those in reasoning, or in a call's arguments, do not count.
+        self._stops = StopSearch(request.params.stop)
+        self._held_text = ""  # raw text whose content may yet become a stop string
         self._text: list[str] = []
         self._events: list[Event] = []
         self._token_ids: list[int] = []
@@ -160,14 +162,15 @@ class OutputProcessor:
         reason: str | None = finish_reason
         # The token that ends an answer (EOS, a stop token) is not part of its text.
         text = "" if reason and request.stop_token_id is not None else self._stream.push(token_id)
-        if reason is None and self._stream.stopped is not None:
-            self._engine.finish(request.id, reason="stop")
-            reason = "stop"
         if reason is not None:
             text += self._stream.finish()
-            # The last text to be released may complete a stop string, too.
-            reason = "stop" if self._stream.stopped is not None else reason
         events = self._read(text, ends=reason is not None)
+        if self._stops:
+            text, events = self._before_stop(text, events, ends=reason is not None)
+            if self._stops.stopped is not None:
+                if reason is None:
+                    self._engine.finish(request.id, reason="stop")
+                reason = "stop"
         if self._reading.single_call and _ends_call(events):
             if reason is None:
                 self._engine.finish(request.id, reason="stop")
@@ -207,6 +210,35 @@ class OutputProcessor:
             constraint.begin()
         return events
 
+    def _before_stop(
+        self, text: str, events: list[Event], *, ends: bool
+    ) -> tuple[str, list[Event]]:
+        """Cut the raw text and the events before a stop string in the content.
+
+        A stop string lies within one run of content: it does not go on after a call. What may yet
+        become one is held back, until `ends`.
+        """
+        made: list[Event] = []
+        for event in events:
+            is_content = event.kind == "content"
+            shown = self._stops.push(event.text) if is_content else self._stops.flush()
+            if shown:
+                made.append(Event("content", shown))
+            if self._stops.stopped is not None:
+                break
+            if not is_content:
+                made.append(event)
+        held = self._held_text + text
+        if self._stops.stopped is not None:
+            self._held_text = ""
+            return held[: max(0, held.find(self._stops.stopped))], made
+        if ends and (rest := self._stops.flush()):
+            made.append(Event("content", rest))
+        keep = 0 if ends else len(self._stops.held) + self._parser.pending
+        cut = max(0, len(held) - keep)
+        self._held_text = held[cut:]
+        return held[:cut], made
+
     def _keep_to_budget(self) -> None:
         """Force the tokens that end the reasoning once its budget is used up."""
         if (
@@ -241,7 +273,7 @@ class OutputProcessor:
             reasoning=_joined(self._events, "reasoning"),
             tool_calls=_tool_calls(self._events),
             reasoning_tokens=self._reasoning_tokens,
-            stopped=self._stream.stopped,
+            stopped=self._stops.stopped,
             unparsed_calls=self._parser.unparsed,
             prompt_logprobs=self._prompt_logprobs(),
         )

@@ -7,14 +7,17 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
+from dure.chat.conversation import arranged, results_in_order
 from dure.chat.dialects import PLAIN, Dialect, dialect_of
 from dure.chat.dialects.thinking import has_switch, template_variables
-from dure.chat.messages import has_calls, prepared, said_thinking
+from dure.chat.messages import prepared, said_thinking, with_suffix
 from dure.chat.output import Completion, OutputParserOptions
+from dure.chat.prefill import begin_answer
 from dure.chat.reasoning_cache import ReasoningCache
 from dure.chat.request import ChatRequest, Format, Thinking, tool_schemas
 from dure.chat.structured_output import GrammarBuilder, is_strict
 from dure.chat.template import ChatTemplate
+from dure.chat.template_check import TemplateCheck
 from dure.chat.template_probe import Needs, needs_of
 from dure.chat.tool_prompt import with_tools
 from dure.engine.grammar import Grammar
@@ -131,6 +134,10 @@ class RequestBuilder:
 
     def render(self, request: ChatRequest, *, cache_salt: str = "") -> str:
         """Render a chat with the model's template, up to where the reply begins."""
+        return self._render(request, cache_salt)[0]
+
+    def _render(self, request: ChatRequest, cache_salt: str) -> tuple[str, bool]:
+        """Return the rendered prompt, and whether it ends within reasoning."""
         source = self.template_source
         if source is None:
             raise TemplateError(
@@ -138,59 +145,55 @@ class RequestBuilder:
                 hint="generate from plain text instead (`dure run --raw`)",
             )
         if self._template is None:
-            self._template = ChatTemplate(
+            made = ChatTemplate(
                 source, bos_token=self.tokenizer.bos_token, eos_token=self.tokenizer.eos_token
             )
+            self._check = TemplateCheck(made)
+            self._template = made
         request = _with_said(request)
         thinking = request.thinking
         on = False if thinking.is_off else True if thinking.is_on else None
         variables = template_variables(source, on=on, effort=thinking.effort)
         messages = self._messages(request, cache_salt, off=on is False)
+        shown = messages[:-1] if request.continue_final else messages
+        switches = {**variables, **request.template_variables}
         text: str = self._template.render(
-            messages[:-1] if request.continue_final else messages,
-            tools=list(request.tools) or None,
-            add_generation_prompt=True,
-            **{**variables, **request.template_variables},
+            shown, tools=list(request.tools) or None, add_generation_prompt=True, **switches
         )
-        return text + self._begun(text, messages[-1]) if request.continue_final else text
-
-    def _begun(self, prompt: str, message: Mapping[str, Any]) -> str:
-        """Return how an answer begins: with the reasoning of `message`, if any, and its content."""
-        think, reasoning = self.dialect.think, message.get("reasoning_content", "")
-        starts_in_reasoning = self.dialect.opens_thinking(prompt)
-        content = str(message["content"])
-        if think is None or not (starts_in_reasoning or reasoning):
-            return content
-        begun = ("" if starts_in_reasoning else think.open + "\n") + str(reasoning)
-        return begun + think.reasoning_end + content if content else begun
+        self._check.check(shown, tools=bool(request.tools), variables=switches)
+        if request.continue_final:
+            return begin_answer(text, messages[-1], self.dialect)
+        return text, self.dialect.opens_thinking(text)
 
     def _messages(
         self, request: ChatRequest, cache_salt: str, *, off: bool
     ) -> list[dict[str, Any]]:
         """Return the messages as the template needs them, with reasoning the client dropped."""
-        needs = Needs()
+        if self._needs is None and self._template is not None:
+            self._needs = needs_of(self._template)
+        needs = self._needs or Needs()
         tools = request.tools if request.tool_choice.mode != "none" else ()
-        if (tools or has_calls(request.messages)) and self._template is not None:
-            if self._needs is None:
-                self._needs = needs_of(self._template)
-            needs = self._needs
         made = prepared(
             request.messages,
             needs,
             recall=lambda call_id: self._reasoning_cache.recall(cache_salt, call_id),
-            suffix=self.dialect.no_think if off else "",
-            developer="developer" in (self.template_source or ""),
+            continued=request.continue_final,
         )
-        call_format = self.dialect.call_format
-        return made if call_format is None else with_tools(made, tools, needs, call_format)
+        begun = made.pop() if request.continue_final else None
+        made = results_in_order(made)
+        if self.dialect.call_format is not None:
+            made = with_tools(made, tools, needs, self.dialect.call_format)
+        made = with_suffix(arranged(made, needs), self.dialect.no_think if off else "")
+        return made if begun is None else [*made, begun]
 
     def _chat(self, request: ChatRequest, cache_salt: str) -> tuple[str, OutputParserOptions]:
-        text = self.render(request, cache_salt=cache_salt)
-        starts_in_reasoning = self.dialect.opens_thinking(text)
+        text, starts_in_reasoning = self._render(request, cache_salt)
         thinking = request.thinking
         if starts_in_reasoning and self.dialect.think and (thinking.is_off or thinking.budget == 0):
             # The template has no switch, or ignores it: end the reasoning before it begins.
-            text, starts_in_reasoning = text + self.dialect.think.reasoning_end.lstrip("\n"), False
+            end = self.dialect.think.reasoning_end
+            open_line = text.endswith(("\n", self.dialect.think.open))
+            text, starts_in_reasoning = text + (end.lstrip("\n") if open_line else end), False
         choice = request.tool_choice.mode
         tools = tool_schemas(request.tools) if choice != "none" else {}
         # Whatever the template did: reasoning that begins all the same ends at once.

@@ -1,8 +1,8 @@
-"""What a chat template needs calls to look like, and what it leaves out: found by trying."""
+"""Finds out what a chat template needs messages to look like, by rendering small conversations."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,15 @@ if TYPE_CHECKING:
     from dure.chat.template import ChatTemplate
 
 _TOOL_NAME, _NAME, _KEY, _RESULT = "probed_tool", "probed_function", "probed_key", "probed_result"
+_USER, _ASSISTANT, _SYSTEM = "probed_user", "probed_answer", "probed_system"
+Message = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Needs:
-    """arguments_as_text: as a JSON string and no object. no_content: None where it is empty.
+    """What a template has a place for, and the form it wants calls in.
 
-    tools, calls, results: whether the template has a place for them.
+    arguments_as_text: as a JSON string, not an object. no_content: None where it is empty.
     """
 
     arguments_as_text: bool = False
@@ -26,32 +28,133 @@ class Needs:
     tools: bool = True
     calls: bool = True
     results: bool = True
+    several_calls: bool = True  # in one message
+    content_with_calls: bool = True  # in one message
+    system: bool = True  # a first message of the system
+    systems: bool = True  # several of them
+    later_systems: bool = True  # anywhere later, in their place
+    developer: bool = True  # that role, first
+    later_developers: bool = True  # that role, anywhere later
+    turns_in_a_row: bool = True  # two messages of one role, one after the other
+    names: bool = False  # the name of who speaks
 
 
 def needs_of(template: ChatTemplate) -> Needs:
-    """Return the first form of a call that the template shows with its name and its arguments.
+    """Probe a template: what it shows of each role, and the first form of a call that it shows.
 
-    Most write an object with `tojson` or go through its items; DeepSeek's own join texts, and
+    Most write arguments with `tojson` or go through their items; DeepSeek's own join texts, and
     would fail or show Python's form of a dict. Some take "" for an answer, some fail on None.
     """
-    tools = _TOOL_NAME in _rendered(template, _QUESTION)
+    if not _shows(template, [_user(1)]):
+        return Needs()  # broken, or refusing: the real rendering says why
+    return replace(
+        _call_needs(template),
+        **{name: _shows_all(template, cases) for name, cases in _ROLES.items()},
+        developer="developer" in template.source
+        and _shows(template, [_said("developer", _SYSTEM), _user(1)]),
+        names="probed_name" in _rendered(template, [{**_user(1), "name": "probed_name"}]),
+    )
+
+
+def _call_needs(template: ChatTemplate) -> Needs:
+    tools = _TOOL_NAME in _rendered(template, [_user(1)], tools=True)
     results = False
     for as_text, no_content in product((False, True), (True, False)):
-        text = _rendered(template, _conversation(as_text, no_content))
+        call = _calls(as_text, None if no_content else "", "1")
+        text = _rendered(template, [_user(1), call, _result("1")], tools=True)
         results = results or _RESULT in text
-        shown = _NAME in text and _KEY in text
-        if shown and f"'{_KEY}'" not in text and "None" not in text:
-            return Needs(as_text, no_content, tools, results=results)
+        shown = f"{_NAME}1" in text and f"{_KEY}1" in text
+        if not shown or f"'{_KEY}1'" in text or "None" in text:
+            continue
+        both = [_user(1), _calls(as_text, _ASSISTANT, "1"), _result("1")]
+        several = [
+            _user(1),
+            _calls(as_text, None if no_content else "", "1", "2"),
+            _result("1"),
+            _result("2"),
+        ]
+        texts = (f"{_NAME}1", f"{_KEY}1", f"{_NAME}2", f"{_KEY}2")
+        return Needs(
+            as_text,
+            no_content,
+            tools,
+            results=results,
+            content_with_calls=_shows(template, both, _ASSISTANT, f"{_NAME}1", f"{_KEY}1"),
+            several_calls=_shows(template, several, *texts),
+        )
     return Needs(tools=tools, calls=False, results=results)
 
 
-def _rendered(template: ChatTemplate, messages: list[dict[str, Any]]) -> str:
-    """Return what the template makes of the messages and a tool; nothing if it refuses them."""
+def _shows(template: ChatTemplate, messages: list[Message], *texts: str) -> bool:
+    """Return whether the template shows these texts, or all the messages', in their order.
+
+    Texts that are named are those of calls: a tool is then given, too.
+    """
+    shown, at = _rendered(template, messages, tools=bool(texts)), 0
+    for text in texts or [message["content"] for message in messages]:
+        at = shown.find(text, at)
+        if at < 0:
+            return False
+    return True
+
+
+def _shows_all(template: ChatTemplate, cases: list[list[Message]]) -> bool:
+    return all(_shows(template, messages) for messages in cases)
+
+
+def _rendered(template: ChatTemplate, messages: list[Message], *, tools: bool = False) -> str:
+    """Render the messages; return an empty text if the template refuses them."""
     try:
-        return template.render(messages, tools=[_TOOL])
+        return template.render(messages, tools=[_TOOL] if tools else None)
     except TemplateError:
         return ""
 
+
+def _said(role: str, text: str) -> Message:
+    return {"role": role, "content": text}
+
+
+def _user(number: int) -> Message:
+    return _said("user", f"{_USER}{number}")
+
+
+def _calls(as_text: bool, content: str | None, *numbers: str) -> Message:
+    calls = []
+    for number in numbers:
+        key = f"{_KEY}{number}"
+        function = {
+            "name": f"{_NAME}{number}",
+            "arguments": f'{{"{key}": "value"}}' if as_text else {key: "value"},
+        }
+        calls.append({"id": f"call0000{number}", "type": "function", "function": function})
+    return {"role": "assistant", "content": content, "tool_calls": calls}
+
+
+def _result(number: str) -> Message:
+    return {"role": "tool", "content": f"{_RESULT}{number}", "tool_call_id": f"call0000{number}"}
+
+
+def _later(role: str) -> list[list[Message]]:
+    """Conversations in which a message of `role` comes later."""
+    first, answer = _said("system", f"{_SYSTEM}1"), _said("assistant", _ASSISTANT)
+    later = _said(role, f"{_SYSTEM}2")
+    return [
+        [first, _user(1), answer, later, _user(2)],
+        [_user(1), answer, later, _user(2)],
+        [first, _user(1), later],
+    ]
+
+
+_ROLES: dict[str, list[list[Message]]] = {
+    "system": [[_said("system", _SYSTEM), _user(1)]],
+    "systems": [[_said("system", f"{_SYSTEM}1"), _said("system", f"{_SYSTEM}2"), _user(1)]],
+    "later_systems": _later("system"),
+    "later_developers": _later("developer"),
+    "turns_in_a_row": [
+        [_user(1), _user(2)],
+        [_user(1), *[_said("assistant", f"{_ASSISTANT}{number}") for number in (1, 2)], _user(2)],
+    ],
+}
 
 _TOOL = {
     "type": "function",
@@ -61,18 +164,3 @@ _TOOL = {
         "parameters": {"type": "object", "properties": {"a": {"type": "string"}}},
     },
 }
-_QUESTION = [{"role": "user", "content": "question"}]
-
-
-def _conversation(as_text: bool, no_content: bool) -> list[dict[str, Any]]:
-    arguments = f'{{"{_KEY}": "value"}}' if as_text else {_KEY: "value"}
-    call = {
-        "id": "call00001",
-        "type": "function",
-        "function": {"name": _NAME, "arguments": arguments},
-    }
-    return [
-        *_QUESTION,
-        {"role": "assistant", "content": None if no_content else "", "tool_calls": [call]},
-        {"role": "tool", "content": _RESULT, "tool_call_id": "call00001"},
-    ]

@@ -19,7 +19,7 @@ import textwrap  # noqa: F401
 import traceback  # noqa: F401
 import unicodedata  # noqa: F401
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, BinaryIO
 
@@ -115,6 +115,13 @@ def make_environment() -> Sandbox:
     return environment
 
 
+def _to_list(value: Any) -> list[Any]:
+    """Make a list of what `map`, `select` and their like return."""
+    if isinstance(value, Iterator):
+        return list(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
 def to_json(
     value: Any,
     ensure_ascii: bool = False,
@@ -125,6 +132,7 @@ def to_json(
     """Return `value` as JSON, as transformers writes it: letters unescaped, no HTML escapes."""
     return json.dumps(
         value,
+        default=_to_list,
         ensure_ascii=ensure_ascii,
         indent=indent,
         separators=separators,

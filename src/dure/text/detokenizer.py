@@ -7,32 +7,10 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
-from dure.errors import InvalidRequestError
+from dure.text.stop import StopSearch
 
 if TYPE_CHECKING:
     from dure.text.tokenizer import Tokenizer
-
-
-class _StopFinder:
-    """Follows one stop string through a text, a character at a time (Knuth, Morris and Pratt)."""
-
-    def __init__(self, stop: str) -> None:
-        self.stop = stop
-        self.matched = 0  # how much of `stop` the text read so far ends with
-        self._fallback = [0] * len(stop)
-        length = 0
-        for index in range(1, len(stop)):
-            while length and stop[index] != stop[length]:
-                length = self._fallback[length - 1]
-            length += stop[index] == stop[length]
-            self._fallback[index] = length
-
-    def read(self, character: str) -> bool:
-        """Return True when `character` completes the stop string. Not to be called after that."""
-        while self.matched and self.stop[self.matched] != character:
-            self.matched = self._fallback[self.matched - 1]
-        self.matched += self.stop[self.matched] == character
-        return self.matched == len(self.stop)
 
 
 class Detokenizer:
@@ -56,18 +34,16 @@ class Detokenizer:
 
         Raises InvalidRequestError for an empty stop string.
         """
-        if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop):
-            raise InvalidRequestError(
-                "stop must be a list of texts, none of them empty", hint='stop=["\\n\\n"]'
-            )
-        self.stopped: str | None = None
         self._tokenizer = tokenizer
         self._skipped = tokenizer.special_ids - shown if skip_special else frozenset()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        # Longest first: of stops completed by the same character, the longest began first.
-        self._finders = [_StopFinder(text) for text in sorted(set(stop), key=len, reverse=True)]
-        self._held = ""
+        self._stops = StopSearch(stop)
         self._drop_space = tokenizer.strips_leading_space and not continues
+
+    @property
+    def stopped(self) -> str | None:
+        """The stop string that was met."""
+        return self._stops.stopped
 
     def push(self, token_id: int) -> str:
         """Return the text that is now safe to show; empty once a stop string was met."""
@@ -76,32 +52,13 @@ class Detokenizer:
         return self._emit(self._decoder.decode(self._tokenizer.token_bytes(token_id)))
 
     def finish(self) -> str:
-        """Return the rest of the text: what was held back, and U+FFFD for a character cut short."""
-        if self.stopped is not None:
-            return ""
+        """Return the text held back, with U+FFFD for a character cut short."""
         shown = self._emit(self._decoder.decode(b"", final=True))
-        if self.stopped is None:
-            shown, self._held = shown + self._held, ""
-        return shown
+        return shown if self.stopped is not None else shown + self._stops.flush()
 
     def _emit(self, text: str) -> str:
         """Return what of the held text and `text` can be shown."""
         if self._drop_space and text:
             text = text.removeprefix(" ")
             self._drop_space = False
-        if not self._finders:
-            return text
-        start = len(self._held)
-        self._held += text
-        for index, character in enumerate(text):
-            # Every finder reads every character: a list, not any(), which would stop at the first.
-            done = [finder for finder in self._finders if finder.read(character)]
-            if done:
-                self.stopped = done[0].stop
-                shown = self._held[: start + index + 1 - len(self.stopped)]
-                self._held = ""
-                return shown
-        keep = max(finder.matched for finder in self._finders)
-        cut = len(self._held) - keep
-        shown, self._held = self._held[:cut], self._held[cut:]
-        return shown
+        return self._stops.push(text)

@@ -44,6 +44,11 @@ class StreamParser(StreamReader):
         self._parser: Parser[None] = self._parse()
         self._over = False
 
+    @property
+    def pending(self) -> int:
+        """The number of characters at the end of the text that no event holds yet."""
+        return len(self._buffer) + len(self._space)
+
     def push(self, text: str) -> list[Event]:
         """Read `text`; return the events it adds."""
         self._buffer += text

@@ -1,0 +1,179 @@
+"""Arranges a conversation so that a chat template shows every message, in its place.
+
+Templates differ in what they have a place for. What one leaves out, or refuses, is written in the
+nearest form that it shows:
+
+- Several first messages of the system are one, with an empty line between them.
+- A later message of the system stands between <system> and </system> in the user's turn that it
+  comes before, or else after, or in a turn of its own. Where the template has no place for any
+  message of the system, the first one begins the first user's turn.
+- Results stand in the order of their calls. Where a message may hold one call only, each call is a
+  message, followed by its result. Where it may not hold content and calls, the content comes first.
+- Messages of one role in a row are one where roles must alternate.
+- Where messages of one role have different names, each begins with its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dure.chat.template_probe import Needs
+
+Message = dict[str, Any]
+_SYSTEM = ("system", "developer")
+
+
+def arranged(messages: Sequence[Message], needs: Needs) -> list[Message]:
+    """Return the messages arranged for a template with these needs."""
+    made = list(messages) if needs.names else _named(messages)
+    if needs.calls and not (needs.several_calls and needs.content_with_calls):
+        made = _split_calls(made, needs)
+    made = _placed_systems(made, needs)
+    return made if needs.turns_in_a_row else _alternating(made)
+
+
+def _named(messages: Sequence[Message]) -> list[Message]:
+    """Write the names of a role's speakers before their texts, where it has several."""
+    speakers: dict[str, set[Any]] = {}
+    for message in messages:
+        speakers.setdefault(message["role"], set()).add(str(message.get("name") or ""))
+    made = []
+    for message in messages:
+        name, role, text = message.get("name"), message["role"], message["content"]
+        if role != "tool" and isinstance(name, str) and name and len(speakers[role]) > 1:
+            text = f"{name}: {text or ''}"
+        made.append({**message, "content": text})
+    return made
+
+
+def results_in_order(messages: Sequence[Message]) -> list[Message]:
+    """Put the results after a message with calls in the order of these."""
+    made: list[Message] = []
+    index = 0
+    while index < len(messages):
+        message = messages[index]
+        made.append(message)
+        index += 1
+        if not message.get("tool_calls"):
+            continue
+        end = index
+        while end < len(messages) and messages[end]["role"] == "tool":
+            end += 1
+        ids = [call.get("id") for call in message["tool_calls"]]
+        results = list(messages[index:end])
+        if all(result.get("tool_call_id") in ids for result in results):
+            results.sort(key=lambda result: ids.index(result.get("tool_call_id")))
+        made += results
+        index = end
+    return made
+
+
+def _split_calls(messages: Sequence[Message], needs: Needs) -> list[Message]:
+    """Split messages that hold more calls, or content beside calls, than the template shows."""
+    made: list[Message] = []
+    waiting: list[Message] = []  # calls that follow once their predecessor has its result
+    for message in messages:
+        if waiting and message["role"] == "tool":
+            while waiting and _answers(message, waiting[0]):
+                made.append(waiting.pop(0))
+            made.append(message)
+            continue
+        made += waiting
+        parts = _parts(message, needs)
+        # Content, if it is apart, and the first call come now.
+        now = 1 + ("tool_calls" not in parts[0] and len(parts) > 1)
+        made += parts[:now]
+        waiting = parts[now:]
+    return made + waiting
+
+
+def _parts(message: Message, needs: Needs) -> list[Message]:
+    """Return a message as messages of no more calls, or content beside them, than is shown."""
+    calls = message.get("tool_calls") or []
+    if not calls:
+        return [message]
+    first = message
+    parts: list[Message] = []
+    apart: Message = {
+        "role": message["role"],
+        "content": None if needs.no_content else "",
+        "tool_calls": calls,
+    }
+    if message["content"] and not needs.content_with_calls:
+        parts.append({name: each for name, each in message.items() if name != "tool_calls"})
+        first = apart
+    if needs.several_calls:
+        return [*parts, first]
+    return [
+        *parts,
+        {**first, "tool_calls": calls[:1]},
+        *({**apart, "tool_calls": [call]} for call in calls[1:]),
+    ]
+
+
+def _answers(result: Message, message: Message) -> bool:
+    """Return whether a result is that of the message's call."""
+    given = result.get("tool_call_id")
+    return given is not None and given == message["tool_calls"][0].get("id")
+
+
+def _placed_systems(messages: Sequence[Message], needs: Needs) -> list[Message]:
+    """Place the messages of the system where the template shows them."""
+    first = 0
+    while first < len(messages) and messages[first]["role"] in _SYSTEM:
+        first += 1
+    head, made = _first_systems(messages[:first], needs), []
+    before = ""  # texts of the system that the next user's turn begins with
+    for index, message in enumerate(messages[first:], first):
+        role = message["role"]
+        if role == "developer" and not needs.later_developers:
+            role = "system"
+        if role not in _SYSTEM or (needs.later_systems if role == "system" else True):
+            text = before + (message["content"] or "") if before else message["content"]
+            made.append({**message, "role": role, "content": text})
+            before = ""
+            continue
+        said = f"<system>\n{message['content']}\n</system>"
+        later = messages[index + 1]["role"] if index + 1 < len(messages) else ""
+        if later == "user" or (before and later in _SYSTEM):
+            before += f"{said}\n\n"
+        elif before:
+            made.append({"role": "user", "content": before + said})
+            before = ""
+        elif made and made[-1]["role"] == "user":
+            made[-1] = {**made[-1], "content": f"{made[-1]['content']}\n\n{said}"}
+        else:
+            made.append({"role": "user", "content": said})
+    if head and not needs.system:
+        text = "\n\n".join(message["content"] for message in head)
+        if made and made[0]["role"] == "user":
+            return [{**made[0], "content": f"{text}\n\n{made[0]['content']}"}, *made[1:]]
+        return [{"role": "user", "content": text}, *made]
+    return [*head, *made]
+
+
+def _first_systems(messages: Sequence[Message], needs: Needs) -> list[Message]:
+    """Return the first messages of the system, as one where the template shows only one."""
+    made = [
+        {**message, "role": message["role"] if needs.developer else "system"}
+        for message in messages
+    ]
+    if len(made) < 2 or (needs.systems and all(each["role"] == "system" for each in made)):
+        return made
+    text = "\n\n".join(message["content"] for message in made if message["content"])
+    return [{**made[0], "content": text}]
+
+
+def _alternating(messages: Sequence[Message]) -> list[Message]:
+    """Join messages of the user, or of the assistant, that follow each other."""
+    made: list[Message] = []
+    for message in messages:
+        last = made[-1] if made else None
+        plain = message["role"] in ("user", "assistant") and not message.get("reasoning_content")
+        if last and plain and last["role"] == message["role"] and not last.get("tool_calls"):
+            texts = [text for text in (last["content"], message["content"]) if text]
+            made[-1] = {**last, **message, "content": "\n\n".join(texts)}
+        else:
+            made.append(message)
+    return made
