@@ -454,7 +454,7 @@ def test_what_runtimes_store_beside_weights_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "settings, named",
     [
-        ({"quant_method": "bitsandbytes"}, "bitsandbytes"),
+        ({"quant_method": "vptq"}, "vptq"),
         ({"quant_method": None}, "None"),
         ({**GPTQ, "bits": 16}, "bits = 16"),
         ({**GPTQ, "checkpoint_format": "marlin"}, "marlin"),

@@ -100,7 +100,8 @@ def test_codes_fit_eight_bits_and_groups_are_16_or_32(dtype: str) -> None:
     raw = random_raw(np.random.default_rng(4), dtype, 3, 512)
     blocks = integer_blocks(dtype, raw)
     assert blocks.codes.dtype == np.int8
-    assert blocks.group == (16 if dtype in ("Q2_K", "Q3_K", "Q6_K", *NVFP4_TYPES) else 32)
+    of_16 = ("Q2_K", "Q3_K", "Q6_K", "A4G16", "A8G16", *NVFP4_TYPES)
+    assert blocks.group == (16 if dtype in of_16 else 32)
     with_mins = ("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K", *GROUPED_TYPES, *AFFINE_TYPES)
     assert (blocks.mins is not None) == (dtype in with_mins)
 
@@ -134,7 +135,22 @@ def test_an_int8_weight_is_scale_times_code(dtype: str) -> None:
     np.testing.assert_array_equal(bits(dequantize(dtype, raw)[0]), bits(expected))
 
 
-@pytest.mark.parametrize("dtype", AFFINE_TYPES)
+@pytest.mark.parametrize("dtype", ["A4G16", "A8G16"])
+def test_an_affine_weight_of_16_columns_has_a_scale_and_minimum_of_its_own(dtype: str) -> None:
+    codes = (np.arange(64) * 7 % (1 << int(dtype[1]))).astype(np.uint8)
+    scales, minima = np.array([0.1, 3e-5, 2, 7], "<f4"), np.array([-0.37, 1e-4, 5, -1], "<f4")
+    data = b"".join(
+        codes[32 * i : 32 * i + 32].tobytes()
+        + scales[2 * i : 2 * i + 2].tobytes()
+        + minima[2 * i : 2 * i + 2].tobytes()
+        for i in range(2)
+    )
+    raw = np.frombuffer(data, np.uint8)[None]
+    expected = scales.repeat(16) * codes.astype(np.float32) + minima.repeat(16)
+    np.testing.assert_array_equal(bits(dequantize(dtype, raw)[0]), bits(expected))
+
+
+@pytest.mark.parametrize("dtype", [name for name in AFFINE_TYPES if not name.endswith("G16")])
 def test_an_affine_weight_is_scale_times_code_plus_minimum(dtype: str) -> None:
     minima = np.array([-0.37, 1e-4], np.float32)
     codes, scales, raw = own_blocks(dtype, lambda i: minima[i].tobytes())

@@ -15,9 +15,8 @@ from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.checkpoint import Checkpoint
 from dure.models import families, family_of
 
-FILES = sorted(
-    {module.name for module in pkgutil.iter_modules(dure.models.__path__)} - {"config", "gguf_keys"}
-)
+NO_FAMILY = {"config", "gguf_keys"}
+FILES = sorted({m.name for m in pkgutil.iter_modules(dure.models.__path__)} - NO_FAMILY)
 
 
 def checkpoint(model_type: Any, *, kind: Any = "safetensors") -> Checkpoint:

@@ -187,7 +187,7 @@ def _architecture(config: Config, sizes: Any, family: _Family, architecture: str
 
 
 def _rope_scaling(config: Config, sizes: Any, family: _Family) -> dict[str, Any]:
-    """Make the table of the rotation's scaling; UnsupportedModelError if GGUF has no keys for it."""
+    """Make the table of the rotation's scaling; refuse what GGUF has no keys for."""
     rope: RopeConfig = sizes.rope
     latent = hasattr(sizes, "latent")
     if not latent and not family.turns_part and rope.dim != sizes.head_dim:
@@ -342,7 +342,7 @@ def _recurrent_values(config: Config, sizes: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Family:
-    """How llama.cpp names and lays out a family, and the config values that it takes for granted."""
+    """How llama.cpp names and lays out a family, and the values that it takes for granted."""
 
     layout: Layout = field(default_factory=Layout)
     architecture: str | None = None  # llama.cpp's name, where the model file says none

@@ -58,8 +58,8 @@ _OWN = (
     ("A4G64", 64, 40),
     ("A8G32", 32, 40),
     ("A8G64", 64, 72),
-    # The same of codes of a byte each, of which 2, 6, 4 or 8 bits are used; G16 has two scales, then
-    # two minima, each for 16 columns of the block's 32.
+    # The same of codes of a byte each, of which 2, 6, 4 or 8 bits are used; G16 has two scales,
+    # then two minima, each for 16 columns of the block's 32.
     ("A2G64", 64, 72),
     ("A6G32", 32, 40),
     ("A6G64", 64, 72),

@@ -11,10 +11,11 @@ from typing import Any, Literal
 from dure.errors import ModelFileError
 from dure.formats.gguf import part_names, read_gguf
 from dure.formats.jsonfile import read_object
+from dure.formats.mindspore import is_mindspore, read_mindspore
 from dure.formats.safetensors import INDEX_NAME, read_safetensors
 from dure.formats.sniff import describe
 from dure.formats.source import SourceFile
-from dure.formats.tensors import TensorInfo
+from dure.formats.tensors import TensorInfo, shown
 
 MAX_TEMPLATE_BYTES = 1 << 20
 
@@ -86,6 +87,9 @@ def _open_folder(folder: Path) -> Checkpoint:
             f"{folder} has {len(models)} GGUF models: {_some(models)}.", hint="give one of them."
         )
     pickles = [name for name in names if name.endswith(_PICKLES)]
+    ours = [n for n in pickles if n.endswith(".ckpt") and is_mindspore(folder / n)]
+    if ours:
+        return _open_tensors(folder, folder, _mindspore(folder, ours))
     if pickles:
         raise ModelFileError(
             f"{folder} has only PyTorch weights ({_some(pickles)}), which can run code when they "
@@ -127,19 +131,40 @@ def _whole_set(path: Path) -> Path:
     return index if _SHARD.fullmatch(path.name) and index.exists() else path
 
 
+def _mindspore(folder: Path, names: Sequence[str]) -> dict[str, TensorInfo]:
+    """Read the tensors of MindSpore's files, which are parts of one model or only one."""
+    found: dict[str, TensorInfo] = {}
+    for name in names:
+        tensors = read_mindspore(folder / name)
+        twice = next((each for each in tensors if each in found), None)
+        if twice is not None:
+            raise ModelFileError(
+                f"{folder} has {shown(twice)} in two of its .ckpt files.",
+                hint="leave one model in the folder.",
+            )
+        found |= tensors
+    return found
+
+
 def _open_safetensors(folder: Path, weights: Path) -> Checkpoint:
+    path = folder if weights != folder and weights.name == INDEX_NAME else weights
+    return _open_tensors(folder, path, None)
+
+
+def _open_tensors(folder: Path, path: Path, tensors: dict[str, TensorInfo] | None) -> Checkpoint:
+    """Open a folder with a config.json; without `tensors` they are those of safetensors files."""
     if not (folder / "config.json").exists():
         raise ModelFileError(
-            f"{folder} has .safetensors files but no config.json, which says what they are.",
+            f"{folder} has weights but no config.json, which says what they are.",
             hint="download config.json and tokenizer.json of the same model into that folder.",
         )
     config = read_object(folder / "config.json")
     tokenizer_config = _read_optional(folder / "tokenizer_config.json")
     tokenizer_json = folder / "tokenizer.json"
     return Checkpoint(
-        path=folder if weights != folder and weights.name == INDEX_NAME else weights,
+        path=path,
         kind="safetensors",
-        tensors=read_safetensors(weights),
+        tensors=read_safetensors(path) if tensors is None else tensors,
         config=config,
         generation_config=_read_optional(folder / "generation_config.json"),
         tokenizer_json=tokenizer_json if tokenizer_json.is_file() else None,

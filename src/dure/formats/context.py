@@ -10,7 +10,7 @@ MOST_TOKENS = 1 << 24
 
 
 def stretched_context(config: Mapping[str, Any], longest: int) -> int:
-    """Return factor x original context of YaRN, or of linear scaling that names the original; else 0.
+    """Return factor x original context of YaRN, or of linear scaling that names it; else 0.
 
     config: config.json, with `rope_parameters` or `rope_scaling`. longest: max_position_embeddings,
     which is YaRN's original where the table has none. What is no table or number counts as absent.
@@ -26,13 +26,13 @@ def stretched_context(config: Mapping[str, Any], longest: int) -> int:
     if kind == "yarn" and original is None:
         original = config.get("original_max_position_embeddings", longest)
     factor = table.get("factor")
-    if kind not in ("yarn", "linear") or not _is_number(original) or not _is_number(factor):
+    if kind not in ("yarn", "linear"):
         return 0
-    return int(min(original * factor, MOST_TOKENS))
+    return int(min(_number(original) * _number(factor), MOST_TOKENS))
 
 
-def _is_number(value: object) -> bool:
-    """Whether it is a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value) and value > 0 if isinstance(value, float) else 0 < value < 1 << 60
+def _number(value: object) -> float:
+    """Return a finite number above 0, capped at MOST_TOKENS; 0 for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        return 0.0
+    return float(min(value, MOST_TOKENS)) if value != math.inf else 0.0

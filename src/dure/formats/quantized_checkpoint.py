@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from dure.errors import DureError, ModelFileError, UnsupportedModelError
+from dure.formats.gguf_fused import split_fused
 from dure.formats.quantized.ascend import ascend_description, read_ascend
 from dure.formats.quantized.autoround import read_autoround
 from dure.formats.quantized.awq import read_awq
@@ -26,6 +27,8 @@ from dure.formats.quantized.hqq import read_hqq
 from dure.formats.quantized.mlx import is_mlx, read_mlx
 from dure.formats.quantized.modelopt import read_modelopt
 from dure.formats.quantized.mxfp4 import read_mxfp4
+from dure.formats.quantized.paddle import is_paddle, read_paddle
+from dure.formats.quantized.slices import join_slices
 from dure.formats.quantized.torchao import read_torchao
 from dure.formats.tensors import TensorInfo, shown
 
@@ -66,6 +69,11 @@ def parameters(checkpoint: Checkpoint) -> dict[str, Parameter]:
         folder = QuantizedFolder(dict(checkpoint.tensors), settings, where)
         read_mlx(folder)
         return folder.result()
+    if is_paddle(checkpoint.config, checkpoint.tensors):
+        where = f"{checkpoint.path}: config.json"
+        folder = QuantizedFolder(dict(checkpoint.tensors), checkpoint.config, where)
+        read_paddle(folder)
+        return folder.result()
     description = ascend_description(checkpoint.path)
     if description is not None:
         where = f"{checkpoint.path}: quant_model_description.json"
@@ -78,7 +86,7 @@ def parameters(checkpoint: Checkpoint) -> dict[str, Parameter]:
     where = f"{checkpoint.path}: quantization_config"
     if settings is None:
         _check_plain(checkpoint)
-        return dict(checkpoint.tensors)
+        return join_slices(checkpoint.tensors)
     if not isinstance(settings, dict):
         raise ModelFileError(f"{where} is not a table.")
     method = settings.get("quant_method")
@@ -99,8 +107,9 @@ def parameters(checkpoint: Checkpoint) -> dict[str, Parameter]:
 
 def _gguf_parameters(checkpoint: Checkpoint) -> dict[str, Parameter]:
     """List a GGUF's tensors; types that the kernels lack are held in others."""
-    found: dict[str, Parameter] = dict(checkpoint.tensors)
-    for name, tensor in checkpoint.tensors.items():
+    tensors = split_fused(checkpoint.tensors, checkpoint.metadata)
+    found: dict[str, Parameter] = dict(tensors)
+    for name, tensor in tensors.items():
         if tensor.dtype in GRID_TYPES:
             found[name] = GgufGridMatrix(name, tensor)
         elif tensor.dtype == "NVFP4":

@@ -11,6 +11,7 @@ import numpy as np
 
 from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.context import stretched_context
+from dure.formats.quantized.mlx import is_mlx
 from dure.layers.rope import magnitude_scale
 
 if TYPE_CHECKING:
@@ -281,6 +282,8 @@ def read_config(checkpoint: Checkpoint) -> Config:
     """The config of a checkpoint, a GGUF's keys under the names that config.json uses."""
     if checkpoint.kind == "safetensors":
         values = {_SYNONYMS.get(key, key): value for key, value in checkpoint.config.items()}
+        if is_mlx(checkpoint.config, checkpoint.tensors):  # which adds the 1 when it converts
+            values["norms_are_whole"] = True
         return Config(values, f"{checkpoint.path}: config.json")
     prefix = architecture_of(checkpoint) + "."
     metadata = checkpoint.metadata

@@ -101,7 +101,7 @@ class Qwen3NextConfig:
             value_dim=value_dim,
             kernel=config.integer("linear_conv_kernel_dim", 4, high=16),
             norm_eps=config.positive("rms_norm_eps", 1e-6),
-            norm_offset=0.0 if gguf else 1.0,
+            norm_offset=0.0 if gguf or config.flag("norms_are_whole", False) else 1.0,
             context_length=config.context_length(32768),
             tied=config.flag("tie_word_embeddings", False),
             bias=config.flag("attention_bias", False),

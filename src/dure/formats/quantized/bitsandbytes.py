@@ -94,7 +94,7 @@ class BlockwiseMatrix(QuantizedMatrix):
         """codes: U8, two a byte and the HIGH half first. table: 16 values, (16,)."""
         parts = (codes, table, absmax.values, absmax.table, absmax.nested)
         super().__init__(name, shape, "F32", *parts)
-        self.stored = f"BNB-{kind.upper()}"  # type: ignore[misc]
+        self.stored = f"BNB-{kind.upper()}"
         self._code, self._table, self._absmax, self._block = codes, table, absmax, block
 
     def read_rows(self, start: int, stop: int) -> Bytes:

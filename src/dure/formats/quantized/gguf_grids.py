@@ -2,8 +2,8 @@
 
 A code of these types names a row of a grid of small integers, a bit its sign, and a float16 with a
 few bits its scale: weight = scale * integer, which an affine type holds exactly, in more bytes
-(5 to 10 bits a weight). The definitions are those of llama.cpp's ggml-quants.c; the grids in
-gguf_grids.bin are its ggml-common.h's, as indices into their levels, packed with the low bits first.
+(3 to 10 bits a weight). The definitions are those of llama.cpp's ggml-quants.c; the grids in
+gguf_grids.bin are its ggml-common.h's, as indices into their levels, low bits first.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class GgufGridMatrix(QuantizedMatrix):
     def __init__(self, name: str, tensor: TensorInfo) -> None:
         super().__init__(name, tensor.shape, GRID_TYPES[tensor.dtype], tensor)
         self._tensor = tensor
-        self.stored = tensor.dtype  # type: ignore[misc]
+        self.stored = tensor.dtype
 
     def read_rows(self, start: int, stop: int) -> Bytes:
         """Read rows as blocks of an affine type; see `QuantizedMatrix.read_rows`."""
@@ -88,7 +88,8 @@ def _nibbles(raw: Bytes) -> Bytes:
 
 def _signs(bits: Array) -> Array:
     """Bytes (…) as -1 for a set bit and 1 for another, (…, 8)."""
-    return 1 - 2 * (bits[..., None] >> np.arange(8, dtype=bits.dtype) & 1).astype(np.int16)
+    signs: Array = 1 - 2 * (bits[..., None] >> np.arange(8, dtype=bits.dtype) & 1).astype(np.int16)
+    return signs
 
 
 def _even_signs(codes: Array) -> Array:
@@ -174,7 +175,7 @@ def _tq1_0(raw: Bytes) -> Affine:
 def _tq2_0(raw: Bytes) -> Affine:
     pairs = raw[:, :64].reshape(-1, 2, 1, 32) >> np.arange(0, 8, 2, dtype=np.uint8)[:, None] & 3
     scale = _half(raw[:, 64:])
-    return pairs.reshape(len(raw), -1), scale, -scale
+    return pairs.reshape(len(raw), -1).astype(np.uint8), scale, -scale
 
 
 def _q1_0(raw: Bytes) -> Affine:

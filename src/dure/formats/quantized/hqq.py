@@ -131,7 +131,7 @@ class HqqMatrix(AffineMatrix):
         # Groups that lie apart, or go over a row's end, are no groups of columns: float32.
         size = 1 if over or cols % settings.group else settings.group
         super().__init__(name, (rows, cols), settings.bits, size, codes, scales, zeros)
-        self.stored = f"HQQ-{settings.bits}"  # type: ignore[misc]
+        self.stored = f"HQQ-{settings.bits}"
         self._settings, self._lines = settings, lines
         self._code, self._scale, self._zero = codes, scales, zeros
 

@@ -73,7 +73,10 @@ def read_mlx(folder: QuantizedFolder) -> None:
         codes = folder.take(f"{base}.weight", scales.name)
         mode = _mode_of(folder, base)
         folder.add(_matrix(folder, _usual(codes.name), mode, codes, scales))
-    for name in list(folder.tensors):
+    for name, tensor in list(folder.tensors.items()):
+        if name.endswith(".conv1d.weight") and len(tensor.shape) == 3 and tensor.shape[-1] == 1:
+            channels, taps, one = tensor.shape  # in memory as (channels, 1, taps)
+            folder.tensors[name] = replace(tensor, shape=(channels, one, taps))
         if (usual := _usual(name)) != name:
             folder.tensors[usual] = folder.tensors.pop(name)
 
@@ -152,7 +155,7 @@ class MlxMatrix(AffineMatrix):
         check_part(adds, scales.shape, *FLOAT_TYPES)
         shape = (*codes.shape[:-1], 32 * codes.shape[-1] // bits)
         super().__init__(name, shape, bits, group, codes, scales, adds)
-        self.stored = f"MLX-{bits}"  # type: ignore[misc]
+        self.stored = f"MLX-{bits}"
         self._code, self._scale, self._add = codes, scales, adds
 
     def read_rows(self, start: int, stop: int) -> Bytes:

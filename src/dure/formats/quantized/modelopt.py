@@ -1,7 +1,7 @@
 """NVIDIA ModelOpt's folders: FP8, int8, int4, NVFP4, MXFP4 and MXFP8 weights by their tensors.
 
-Its definitions: modelopt/torch/export/quant_utils.py. `quant_algo` names the format of most modules,
-but a folder may mix them; what tensors stand beside a weight says which it has.
+Its definitions: modelopt/torch/export/quant_utils.py. `quant_algo` names the format of most
+modules, but a folder may mix them; what tensors stand beside a weight says which it has.
 """
 
 from __future__ import annotations

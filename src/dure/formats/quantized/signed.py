@@ -32,7 +32,7 @@ _WHOLE = {"I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
 
 
 class SignedMatrix(QuantizedMatrix):
-    """weight = scale * (code - zero), of a signed code and a zero that is 0 where none is stored."""
+    """weight = scale * (code - zero), of a signed code; zero is 0 where none is stored."""
 
     scale_types: ClassVar[tuple[str, ...]] = FLOAT_TYPES
 
@@ -69,7 +69,7 @@ class SignedMatrix(QuantizedMatrix):
         kind = "I4" if bits == 4 else "I8" if zeros is None else "U8"
         dtype = f"{kind}G{self.block}" if self.block else "F32"
         super().__init__(name, (rows, cols), dtype, codes, scales, zeros, inputs)
-        self.stored = stored  # type: ignore[misc]
+        self.stored = stored
         self._bits, self._divisor = bits, np.float32(divisor)
         self._code, self._scale, self._zero, self._input = codes, scales, zeros, inputs
 
