@@ -62,9 +62,36 @@ class Rules:
         self._lines.append(f"{name}[lazy]: {expression}")
         return name
 
+    def raw(self, expressions: Sequence[str], end: str, marks: Sequence[str]) -> str:
+        """Return what says a text that all `expressions` match, and `end`.
+
+        The text holds none of `marks`, since they could not be told from its end.
+        """
+        found = self._split.search(end) if self._ids else None
+        tail = _escaped(end[: found.start()] if found else end)
+        head = end[: found.start()] if found else end
+        # The expression's own end holds a mark: then the text must not hold another.
+        held = [
+            f"{_escaped(mark)}(?s:.*){_escaped(mark)}" if mark in head else _escaped(mark)
+            for mark in marks
+        ]
+        parts = [f"/({_slashed(each)}){tail}/" for each in expressions]
+        body = " & ".join([*parts, f"~/(?s:.*)({'|'.join(held)})(?s:.*)/"])
+        name = f"TEXT_{len(self._lines)}"
+        self._lines.append(f"{name}: {body}")
+        if found:  # a token ends the text before it
+            return f"{self.add(name)} {self.literal(end[found.start() :])}"
+        self._lines.append(f"rule_{len(self._lines)}[lazy]: {name}")
+        return f"rule_{len(self._lines) - 1}"
+
     def text(self, answer: str) -> str:
         """The whole grammar, of which `answer` is the beginning."""
         return "\n".join([f"answer: {answer}", *self._lines])
+
+
+def _escaped(text: str) -> str:
+    """Return an expression, as it stands between slashes, of exactly `text`."""
+    return re.escape(text).replace("/", r"\/").replace("\\\n", r"\n")
 
 
 def quoted(text: str) -> str:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from dure.chat.dialects.dialect import Schemas
+from dure.chat.dialects.json_schema import resolved, types_of
+from dure.chat.dialects.raw_values import members_rule
 from dure.chat.dialects.stream_reader import Parser, StreamReader
-from dure.chat.dialects.values import Members, as_json, members_rule, property_schema, types_of
+from dure.chat.dialects.values import Ends, Members, as_json, property_schema
 from dure.chat.grammar_rules import Rules, one_of, some_of
 
 BLOCK, INVOKE, ITEM = "tool_call", "invoke", "item"
@@ -73,16 +75,29 @@ class ElementCalls:
         return True
 
     def _member(self, reader: StreamReader, members: Members, key: str, tool: str) -> Parser[bool]:
-        schema = property_schema(reader.tools.get(tool, {}), key)
-        if schema is not None and types_of(schema) == {"string"}:
-            end = yield from members.read(key, (self.mark(f"/{key}"),), string=True)
+        root = reader.tools.get(tool, {})
+        schema = property_schema(root, key)
+        if schema is not None and types_of(schema, root) == {"string"}:
+            end = yield from members.read(key, self._ends(key), string=True)
             return end is not None
-        value = yield from self._value(reader, key, schema, MAX_DEPTH)
+        value = yield from self._value(reader, key, schema, root, MAX_DEPTH)
         if value is not None:
             members.add_json(key, value)
         return value is not None
 
-    def _value(self, reader: StreamReader, key: str, schema: Any, depth: int) -> Parser[str | None]:
+    def _ends(self, key: str) -> Ends:
+        invoke = f"{self.prefix}<{INVOKE}"
+        return Ends(
+            self.mark(f"/{key}"),
+            (f"{self.prefix}<", ">"),
+            self.mark(f"/{INVOKE}"),
+            after=(invoke, self.mark(f"/{BLOCK}")),
+            any_name=True,
+        )
+
+    def _value(
+        self, reader: StreamReader, key: str, schema: Any, root: Any, depth: int
+    ) -> Parser[str | None]:
         """Return the JSON of the element `key`; None if it does not end, or is too deep."""
         text: list[str] = []
         inner: list[tuple[str, str]] = []
@@ -93,10 +108,12 @@ class ElementCalls:
             if not name or not (yield from reader.expect(">")):
                 return None
             if name == f"/{key}":
-                return _json(inner, schema) if inner else _scalar("".join(text), schema)
+                raw = "".join(text)
+                return _json(inner, schema, root) if inner else _scalar(raw, schema, root)
             if depth == 0:
                 return None
-            value = yield from self._value(reader, name, _within(schema, name), depth - 1)
+            within = _within(schema, name, root)
+            value = yield from self._value(reader, name, within, root, depth - 1)
             if value is None:
                 return None
             inner.append((name, value))
@@ -112,15 +129,16 @@ class ElementCalls:
         for name, schema in tools.items():
             head = rules.literal(f'{self.prefix}<{INVOKE} name="{name}">')
             tail = rules.literal(self.mark(f"/{INVOKE}") + "\n")
-            invocations.append(f"{head} {members_rule(schema, rules, around)} {tail}")
+            members = members_rule(schema, rules, around, marks=(self.prefix,))
+            invocations.append(f"{head} {members} {tail}")
         listed = some_of(rules.add(one_of(invocations)), "", several=several)
         block = rules.literal(self.mark(BLOCK) + "\n"), rules.literal(self.mark(f"/{BLOCK}"))
         return f"{block[0]} {listed} {block[1]}"
 
 
-def _json(inner: list[tuple[str, str]], schema: Any) -> str:
+def _json(inner: list[tuple[str, str]], schema: Any, root: Any) -> str:
     """Return the JSON of nested elements: an array if all are items, else an object."""
-    types = types_of(schema)
+    types = types_of(schema, root)
     items = all(name == ITEM for name, _ in inner)
     if items and ("array" in types or "object" not in types):
         return f"[{', '.join(value for _, value in inner)}]"
@@ -128,28 +146,24 @@ def _json(inner: list[tuple[str, str]], schema: Any) -> str:
     return f"{{{', '.join(members)}}}"
 
 
-def _scalar(text: str, schema: Any) -> str:
+def _scalar(text: str, schema: Any, root: Any) -> str:
     """Convert a text by its schema; no text is an empty array or object where one is meant."""
     empty = {frozenset({"array"}): "[]", frozenset({"object"}): "{}"}
-    if not text.strip() and types_of(schema) in empty:
-        return empty[types_of(schema)]
-    return as_json(text, schema)
+    types = types_of(schema, root)
+    return empty[types] if not text.strip() and types in empty else as_json(text, schema, root)
 
 
-def _within(schema: Any, name: str) -> Any:
+def _within(schema: Any, name: str, root: Any) -> Any:
     """Return the schema of the element `name` within one of `schema`, or None."""
-    if not isinstance(schema, Mapping):
-        return None
+    found = property_schema(schema, name, root)
+    if found is not None or name != ITEM:
+        return found
+    schema = resolved(schema, root)
     choices: list[Any] = [schema]
     for key in ("anyOf", "oneOf", "allOf"):
-        listed = schema.get(key)
-        choices += listed if isinstance(listed, Sequence) else ()
-    for choice in choices:
-        if not isinstance(choice, Mapping):
-            continue
-        found = property_schema(choice, name)
-        if found is None and name == ITEM:
-            found = choice.get("items")
-        if found is not None:
-            return found
-    return None
+        given = schema.get(key) if isinstance(schema, Mapping) else None
+        choices += given if isinstance(given, Sequence) else ()
+    listed = [resolved(choice, root) for choice in choices]
+    return next(
+        (each["items"] for each in listed if isinstance(each, Mapping) and "items" in each), None
+    )

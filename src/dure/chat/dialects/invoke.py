@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dure.chat.dialects.dialect import Schemas
+from dure.chat.dialects.json_schema import types_of
+from dure.chat.dialects.raw_values import members_rule
 from dure.chat.dialects.stream_reader import Parser, StreamReader
-from dure.chat.dialects.values import Members, members_rule, property_schema, types_of
+from dure.chat.dialects.values import Ends, Members, property_schema
 from dure.chat.grammar_rules import Rules, one_of, some_of
 
 
@@ -68,11 +69,21 @@ class InvokeCalls:
         kind = (yield from _attribute(reader, "string")) if self.typed else None
         if not name or not (yield from reader.expect(">")):
             return False
-        ends = (self._mark("parameter", end=True),)
+        ends = self._ends
         if kind != "false":
             string = kind == "true"
             return (yield from members.read(name, ends, string=string)) is not None
         return (yield from _json_member(reader, members, name, ends, tool))
+
+    @property
+    def _ends(self) -> Ends:
+        invoke = self._mark("invoke")
+        return Ends(
+            self._mark("parameter", end=True),
+            (f'{self._mark("parameter")} name="', '"'),
+            self._mark("invoke", end=True),
+            after=(invoke, f"</{self.block}>"),
+        )
 
     def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:
         """Return the grammar of invocations within the block."""
@@ -86,21 +97,23 @@ class InvokeCalls:
         for name, schema in tools.items():
             head = rules.literal(f'{self._mark("invoke")} name="{name}">\n')
             tail = rules.literal(self._mark("invoke", end=True) + "\n")
-            invocations.append(f"{head} {members_rule(schema, rules, around)} {tail}")
+            members = members_rule(schema, rules, around, marks=self._ends.marks, typed=self.typed)
+            invocations.append(f"{head} {members} {tail}")
         listed = some_of(rules.add(one_of(invocations)), "", several=several)
         block = rules.literal(f"<{self.block}>\n"), rules.literal(f"</{self.block}>")
         return f"{block[0]} {listed} {block[1]}"
 
 
 def _json_member(
-    reader: StreamReader, members: Members, name: str, ends: Sequence[str], tool: str
+    reader: StreamReader, members: Members, name: str, ends: Ends, tool: str
 ) -> Parser[bool]:
     """Read a value that is declared to be JSON; return whether it ended."""
     parts: list[str] = []
-    if (yield from reader.until(ends, parts.append)) is None:
+    if (yield from members.until(name, ends, parts.append)) is None:
         return False
-    schema = property_schema(reader.tools.get(tool, {}), name)
-    if schema is None or types_of(schema) == {"string"}:
+    root = reader.tools.get(tool, {})
+    schema = property_schema(root, name)
+    if schema is None or types_of(schema, root) == {"string"}:
         members.add_json(name, "".join(parts))
     else:
         members.add(name, "".join(parts))

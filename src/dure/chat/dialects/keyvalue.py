@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dure.chat.dialects.dialect import Schemas
+from dure.chat.dialects.raw_values import members_rule
 from dure.chat.dialects.stream_reader import Parser, StreamReader
-from dure.chat.dialects.values import Members, members_rule
+from dure.chat.dialects.values import Ends, Members
 from dure.chat.grammar_rules import Rules, one_of, quoted, some_of
 
 
@@ -76,12 +77,17 @@ class KeyCalls:
             yield from reader.space()
             if not (yield from reader.expect(self.mark("arg_value"))):
                 return False
-            ends = (self.mark("/arg_value"),)
-            if (yield from members.read("".join(key).strip(), ends)) is None:
+            if (yield from members.read("".join(key).strip(), self._ends)) is None:
                 return False
         members.close()
         reader.end_call()
         return True
+
+    @property
+    def _ends(self) -> Ends:
+        key = (self.mark("arg_key"), self.mark("/arg_key"))
+        after = (self.mark("tool_call"), self.mark("/tool_calls")) if self.listed else ()
+        return Ends(self.mark("/arg_value"), key, self.mark("/tool_call"), after)
 
     def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:
         """Return the grammar of calls, within the delimiters of all if there are any."""
@@ -95,10 +101,12 @@ class KeyCalls:
             separator = self.mark("tool_sep") if self.listed else ""
             head = rules.literal(f"{self.mark('tool_call')}{name}{separator}\n")
             tail = rules.literal(self.mark("/tool_call") + ("\n" if self.listed else ""))
-            calls.append(f"{head} {members_rule(schema, rules, around)} {tail}")
+            calls.append(
+                f"{head} {members_rule(schema, rules, around, marks=self._ends.marks)} {tail}"
+            )
         call = rules.add(one_of(calls))
         if not self.listed:
             return some_of(call, quoted("\n"), several=several)
         listed = some_of(call, "", several=several)
-        begin, end = self.mark("tool_calls") + "\n", self.mark("/tool_calls")
-        return f"{rules.literal(begin)} {listed} {rules.literal(end)}"
+        before, after = self.mark("tool_calls") + "\n", self.mark("/tool_calls")
+        return f"{rules.literal(before)} {listed} {rules.literal(after)}"

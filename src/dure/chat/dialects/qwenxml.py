@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass
+from functools import partial
 
 from dure.chat.dialects.dialect import THINK, Dialect, HasToken, Schemas
+from dure.chat.dialects.raw_values import members_rule
 from dure.chat.dialects.stream_reader import Parser, StreamReader
-from dure.chat.dialects.values import Members, members_rule
+from dure.chat.dialects.values import Ends, Members
 from dure.chat.grammar_rules import Rules, one_of, quoted, some_of
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 FUNCTION, PARAMETER = "<function=", "<parameter="
+ENDS = Ends(
+    "</parameter>", (PARAMETER, ">"), "</function>", after=(CLOSE, OPEN, FUNCTION), missing=True
+)
 
 
 @dataclass(frozen=True)
@@ -58,13 +63,12 @@ class XmlCalls:
             return False
         if not self.escaped:
             # Without its closing mark a value ends where the next begins.
-            ends = ("</parameter>", f"\n{PARAMETER}", "\n</function>")
-            end = yield from members.read(name, ends, padded=True)
-            if end not in (None, ends[0]):
+            end = yield from members.read(name, ENDS, padded=True)
+            if end not in (None, ENDS.mark):
                 reader.unread(end.removeprefix("\n"))
             return end is not None
         parts: list[str] = []
-        end = yield from reader.until(("</parameter>",), parts.append)
+        end = yield from members.until(name, ENDS, parts.append)
         if end is not None:
             members.add(name, html.unescape("".join(parts)))
         return end is not None
@@ -72,6 +76,7 @@ class XmlCalls:
     def grammar(self, tools: Schemas, rules: Rules, *, several: bool) -> str:
         """Return the grammar of functions, each between the delimiters."""
         pad = "" if self.escaped else "\n"
+        write = partial(html.escape, quote=False) if self.escaped else str
 
         def around(name: str, _kind: str) -> tuple[str, str]:
             return f"{PARAMETER}{name}>{pad}", f"{pad}</parameter>{pad}"
@@ -80,7 +85,8 @@ class XmlCalls:
         for name, schema in tools.items():
             head = rules.literal(f"{OPEN}\n{FUNCTION}{name}>{pad}")
             tail = rules.literal(f"</function>\n{CLOSE}")
-            functions.append(f"{head} {members_rule(schema, rules, around)} {tail}")
+            members = members_rule(schema, rules, around, marks=ENDS.marks, write=write)
+            functions.append(f"{head} {members} {tail}")
         return some_of(rules.add(one_of(functions)), quoted("\n"), several=several)
 
 

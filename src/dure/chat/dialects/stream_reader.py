@@ -135,6 +135,32 @@ class StreamReader:
             yield
         return self._buffer[:1]
 
+    def ahead(self, at: int, choices: Sequence[str]) -> Parser[tuple[str | None, int]]:
+        """Look ahead over space from `at`; return which of `choices` comes, and where it ends.
+
+        Returns an empty text at the end of the text, None for anything else. Nothing is read.
+        """
+        while True:
+            rest = self._buffer[at:].lstrip()
+            open_ = [each for each in choices if each.startswith(rest) and each != rest]
+            if not open_ or self._ended:
+                found = max(filter(rest.startswith, choices), key=len, default=None)
+                if found is None and not rest and self._ended:
+                    found = ""
+                return found, len(self._buffer) - len(rest) + len(found or "")
+            yield
+
+    def word_ahead(self, at: int, end: str) -> Parser[str | None]:
+        """Look ahead for a name that stands between `at` and `end`; None if there is none."""
+        while True:
+            stop = self._buffer.find(end, at)
+            if stop >= 0:
+                word = self._buffer[at:stop]
+                return word if len(word) <= MAX_NAME and word.strip().isprintable() else None
+            if self._ended or len(self._buffer) - at > MAX_NAME + len(end):
+                return None
+            yield
+
     def skip_to(self, mark: str) -> Parser[bool]:
         """Skip space and `mark` if they come next, else neither; return whether they did."""
         while not self._ended:

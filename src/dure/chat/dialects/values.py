@@ -3,88 +3,61 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Any
 
+from dure.chat.dialects.json_schema import branches_of, properties_of, types_of
 from dure.chat.dialects.stream_reader import Parser, StreamReader
-from dure.chat.grammar_rules import Rules, one_of, quoted
 
 Schema = Mapping[str, Any]
 _ORDER = ("boolean", "integer", "number", "object", "array", "null")
+_EXACT = 2.0**53  # integers below it are whole in a float
 
 
-def types_of(schema: Any, *, depth: int = 8) -> frozenset[str]:
-    """Return the JSON types that a value of `schema` may have; {"string"} where it does not say.
+@dataclass(frozen=True)
+class Ends:
+    """What ends a value: the mark, if what follows goes on with the call.
 
-    Choices within choices are followed to `depth`.
+    A text may hold the mark itself. It is the end only before the next member (after a text: one
+    that the tool has), which was not given yet, or before the end of the call. after: what may
+    follow that, beside the end of the text; anything if it is empty. missing: the next member, or
+    the end of the call, ends a value whose own mark was left out.
     """
-    if not isinstance(schema, Mapping) or depth == 0:
-        return frozenset({"string"})
-    given = schema.get("type")
-    if isinstance(given, str):
-        return frozenset({given})
-    if isinstance(given, Sequence):
-        return frozenset(each for each in given if isinstance(each, str))
-    found: set[str] = set()
-    for name in ("anyOf", "oneOf", "allOf"):
-        choices = schema.get(name)
-        for choice in choices if isinstance(choices, Sequence) else ():
-            found |= types_of(choice, depth=depth - 1)
-    values = schema.get("enum", [schema["const"]] if "const" in schema else ())
-    if isinstance(values, Sequence) and not isinstance(values, str):
-        found |= {_type_of(value) for value in values}
-    if "properties" in schema:
-        found.add("object")
-    if "items" in schema:
-        found.add("array")
-    return frozenset(found or {"string"})
+
+    mark: str
+    key: tuple[str, str]  # around the name of the next member
+    close: str  # the end of the call
+    after: tuple[str, ...] = ()
+    missing: bool = False
+    any_name: bool = False  # a member of any name follows: its mark is no text
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Every text that may end a value."""
+        return (self.mark, *(f"\n{text}" for text in self._missing))
+
+    @property
+    def _missing(self) -> tuple[str, ...]:
+        return (self.key[0], self.close) if self.missing else ()
 
 
-def as_json(text: str, schema: Any) -> str:
+def as_json(text: str, schema: Any, root: Any = None) -> str:
     """Return the JSON of a value written as `text`: of the first type of `schema` that fits."""
-    types = types_of(schema)
+    types = types_of(schema, root)
     bare = text.strip()
+    if not bare and "null" in types and "string" not in types:
+        return "null"
     for kind in _ORDER:
-        if kind in types and (made := _as(kind, bare)) is not None:
+        if kind in types and (made := _as(kind, bare, types)) is not None:
             return made
     return json.dumps(text, ensure_ascii=False)
 
 
-def property_schema(schema: Schema, name: str) -> Any:
+def property_schema(schema: Any, name: str, root: Any = None) -> Any:
     """Return the schema of the property `name` of an object's, or None."""
-    properties = schema.get("properties")
-    return properties.get(name) if isinstance(properties, Mapping) else None
-
-
-def members_rule(
-    schema: Schema, rules: Rules, around: Callable[[str, str], tuple[str, str]]
-) -> str:
-    """Return what says the properties of `schema` in their order, those not required or not.
-
-    around: what is written before and after the value of a property, by its name and by
-    whether it is "string" or "json".
-    """
-    properties = schema.get("properties")
-    required = schema.get("required")
-    needed = required if isinstance(required, Sequence) else ()
-    shared = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
-    said = []
-    for name, each in properties.items() if isinstance(properties, Mapping) else ():
-        kind = "string" if "string" in types_of(each) or "$ref" in each else "json"
-        before, after = around(name, kind)
-        member = f"{rules.literal(before)} {_value_rule(each, kind, after, rules, shared)}"
-        said.append(member if name in needed else f"({member})?")
-    return rules.add(" ".join(said) or '""')
-
-
-def _value_rule(schema: Any, kind: str, after: str, rules: Rules, shared: Mapping[str, Any]) -> str:
-    values = schema.get("enum") if isinstance(schema, Mapping) else None
-    if kind == "json":
-        return f"{rules.json({**schema, **shared}, 'A parameter')} {rules.literal(after)}"
-    if isinstance(values, list) and values and all(isinstance(v, str) for v in values):
-        return f"{one_of([quoted(value) for value in values])} {rules.literal(after)}"
-    longest = schema.get("maxLength") if isinstance(schema, Mapping) else None
-    return rules.until(after, longest=longest if isinstance(longest, int) else None)
+    return properties_of(schema, schema if root is None else root).get(name)
 
 
 class Members:
@@ -94,12 +67,13 @@ class Members:
         self._reader = reader
         self._schema = schema
         self._count = 0
+        self._given: set[str] = set()
 
-    def add(self, name: str, text: str, *, schema: Any = None) -> None:
+    def add(self, name: str, text: str) -> None:
         """Add a member whose value is written as bare `text`."""
-        schema = property_schema(self._schema, name) if schema is None else schema
+        schema = property_schema(self._schema, name)
         self._key(name)
-        self._reader.arguments(as_json(text, schema))
+        self._reader.arguments(as_json(text, schema, self._schema))
 
     def add_json(self, name: str, text: str) -> None:
         """Add a member whose value is the JSON `text`, or a string if it is not JSON."""
@@ -108,33 +82,73 @@ class Members:
         self._reader.arguments(json.dumps(text, ensure_ascii=False) if made is None else made)
 
     def read(
-        self, name: str, ends: Sequence[str], *, padded: bool = False, string: bool = False
+        self, name: str, ends: Ends, *, padded: bool = False, string: bool = False
     ) -> Parser[str | None]:
-        """Return the mark of `ends` that ended the member's value; None at the end of the text.
+        """Read a member's value; return the mark that ended it, None at the end of the text.
 
         padded: a line end on either side of the value is not of it. A string is told as it comes,
         any other value when it is whole.
         """
-        types = types_of(property_schema(self._schema, name))
+        types = types_of(property_schema(self._schema, name), self._schema)
         if string or types == {"string"}:
             return (yield from self._read_string(name, ends, padded=padded))
         parts: list[str] = []
-        end = yield from self._reader.until(ends, parts.append)
+        end = yield from self.until(name, ends, parts.append)
         if end is not None:
             text = "".join(parts)
             self.add(name, _unpadded(text) if padded else text)
         return end
+
+    def until(self, name: str, ends: Ends, sink: Callable[[str], None]) -> Parser[str | None]:
+        """Read the value of `name` up to the mark that ends it, None at the end of the text."""
+        self._given.add(name)
+        while True:
+            mark = yield from self._reader.until(ends.marks, sink)
+            if mark is None or (yield from self._is_end(name, mark, ends)):
+                return mark
+            sink(mark)
+
+    def _is_end(self, name: str, mark: str, ends: Ends) -> Parser[bool]:
+        """Return whether what follows `mark`, after a value of `name`, goes on with the call."""
+        reader = self._reader
+        if mark == ends.mark:
+            found, at = yield from reader.ahead(0, (ends.key[0], ends.close))
+        else:
+            found, at = mark.removeprefix("\n"), 0
+        if found == ends.key[0]:
+            following = yield from reader.word_ahead(at, ends.key[1])
+            if following is None:
+                return False
+            return ends.any_name or self._may_follow(name, following.strip())
+        if found == ends.close and ends.after:
+            found, _ = yield from reader.ahead(at, ends.after)
+        return found is not None
+
+    def _may_follow(self, name: str, following: str) -> bool:
+        """Return whether a member `following` may come after that of `name`.
+
+        One that the tool does not have may come after a number or a choice, but not after a free
+        text, which more likely goes on.
+        """
+        known = properties_of(self._schema, self._schema)
+        if following in self._given:
+            return False
+        if following in known or not known:
+            return True
+        branches = branches_of(known.get(name), self._schema)
+        return all(each["type"] != "string" or "enum" in each for each in branches)
 
     def close(self) -> None:
         """Complete the object."""
         self._reader.arguments("}" if self._count else "{}")
 
     def _key(self, name: str) -> None:
+        self._given.add(name)
         before = ", " if self._count else "{"
         self._count += 1
         self._reader.arguments(f"{before}{json.dumps(name, ensure_ascii=False)}: ")
 
-    def _read_string(self, name: str, ends: Sequence[str], *, padded: bool) -> Parser[str | None]:
+    def _read_string(self, name: str, ends: Ends, *, padded: bool) -> Parser[str | None]:
         self._key(name)
         self._reader.arguments('"')
         if padded:
@@ -148,7 +162,7 @@ class Members:
                 text, held = text[:-1], "\n"
             self._reader.arguments(json.dumps(text, ensure_ascii=False)[1:-1])
 
-        end = yield from self._reader.until(ends, tell)
+        end = yield from self.until(name, ends, tell)
         if end is not None:
             self._reader.arguments('"')
         return end
@@ -162,7 +176,7 @@ def as_value(text: str) -> str | None:
         return None
 
 
-def _as(kind: str, text: str) -> str | None:
+def _as(kind: str, text: str, types: AbstractSet[str]) -> str | None:
     if kind == "null":
         return "null" if text.lower() in ("null", "none") else None
     if kind == "boolean":
@@ -172,17 +186,13 @@ def _as(kind: str, text: str) -> str | None:
         return None
     is_number = made[0] in "-0123456789"
     if kind == "integer":
-        return made if made.lstrip("-").isdigit() else None
+        if made.lstrip("-").isdigit():
+            return made
+        whole = is_number and "number" not in types and abs(float(made)) < _EXACT
+        return str(int(float(made))) if whole and float(made).is_integer() else None
     if kind == "number":
         return made if is_number else None
     return made if made[0] == {"object": "{", "array": "["}[kind] else None
-
-
-def _type_of(value: Any) -> str:
-    if isinstance(value, bool):
-        return "boolean"
-    names = {str: "string", int: "integer", float: "number", dict: "object", list: "array"}
-    return names.get(type(value), "null")
 
 
 def _unpadded(text: str) -> str:
