@@ -92,11 +92,15 @@ def _error(request: Request, error: HTTPError) -> Response:
 
 
 async def _unknown(request: Request, error: Any) -> Response:
-    """A path or a method that no route has, in our form."""
-    asked = f"{request.method} {request.url.path[:120]}"
+    """Answer an unknown path or method in the form of its API."""
+    method, path = request.method, request.url.path[:120]
     if error.status_code == 405:
-        known = HTTPError(405, f"{asked} is not to be had.", code="method_not_allowed")
+        known = HTTPError(
+            405, f"Method {method} is not allowed on {path}.", code="method_not_allowed"
+        )
     else:
-        known = HTTPError(error.status_code, f"There is no {asked} here.", code="not_found")
+        known = HTTPError(
+            error.status_code, f"{method} {path} does not exist on this server.", code="not_found"
+        )
     known.headers = error.headers or {}
     return _error(request, known)

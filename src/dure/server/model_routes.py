@@ -112,7 +112,10 @@ async def props(service: Service, request: Request) -> Response:
         return {
             "model_alias": llm.name,
             "total_slots": service.parallel,
-            "default_generation_settings": {"n_ctx": llm.context, "params": llm.sampling_defaults},
+            "default_generation_settings": {
+                "n_ctx": llm.context,
+                "params": dict(llm.sampling_defaults),
+            },
             "chat_template": llm.template_source or "",
             "bos_token": llm.tokenizer.bos_token,
             "eos_token": llm.tokenizer.eos_token,

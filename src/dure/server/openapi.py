@@ -31,7 +31,7 @@ _ERROR = {
 
 
 def publish(app: FastAPI, described: Sequence[tuple[str, str, type[BaseModel] | None]]) -> None:
-    """Nothing; the app's /openapi.json has the shapes of bodies, by (method, path, shape)."""
+    """Add the shapes of bodies to the app's /openapi.json, by (method, path, shape)."""
 
     def describe() -> dict[str, Any]:
         if app.openapi_schema is None:

@@ -58,7 +58,7 @@ class Settings:
     def __post_init__(self) -> None:
         if is_public(self.host) and not self.keys and not self.insecure:
             raise InvalidRequestError(
-                f"{self.host} can be reached from other machines, and there is no API key.",
+                f"{self.host} can be reached from other machines, and no API key is set.",
                 hint="give one with --api-key, or --insecure if everybody may ask",
             )
         if not 1 <= self.parallel <= limits.MAX_PARALLEL:
@@ -103,7 +103,7 @@ class Server:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def run(self) -> None:
-        """Nothing, when a signal has ended it and everything that ran is over."""
+        """Serve until a signal ends the server and all running answers are over."""
         asyncio.run(self.serve())
         if self.failure is not None:
             raise self.failure
@@ -114,7 +114,7 @@ class Server:
         return self._registry is not None and self._registry.is_loading
 
     async def serve(self) -> None:
-        """The same, on a loop that runs already."""
+        """Serve on the running event loop, until `stop` is called."""
         settings = self.settings
         metrics = Metrics(prefix=settings.metrics_prefix)
         registry = self._registry = ModelPool(
@@ -177,7 +177,7 @@ class Server:
                 await service.close()
 
     def stop(self) -> None:
-        """Nothing; as a signal would: what runs may finish; the second time nothing more may."""
+        """Shut down as at a signal: running answers may finish; a second call ends them."""
         self._signals += 1
         http = self._http
         if http is None:
@@ -197,7 +197,7 @@ class Server:
         http.should_exit = True
 
     async def _first_model(self, service: Service) -> None:
-        """Nothing; with one model named, it is loaded before anyone asks for it."""
+        """Load the model before the first request, if exactly one is named."""
         llm: LLM | None = None
         if len(self.settings.models) == 1:
             service.loading = True
@@ -243,7 +243,7 @@ class _HTTP(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Nothing; it listens. asyncio accepts few at a time, so that we can turn some away before
+        """Start to listen. asyncio accepts few at a time, so that we can turn some away before
         the system's files are used up; the system may hold more of them meanwhile."""
         await super().startup(sockets)
         for each in sockets or ():

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-anthropic = pytest.importorskip("anthropic")
+anthropic = pytest.importorskip("anthropic", minversion="0")
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = {"name": "weather", "description": "Now.", "input_schema": CITY}

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-ollama = pytest.importorskip("ollama")
+pytest.importorskip("ollama._client")  # tests/server/ollama is no such package
+import ollama
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": CITY}}

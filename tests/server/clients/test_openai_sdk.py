@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-openai = pytest.importorskip("openai")
+openai = pytest.importorskip("openai", minversion="1")
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": CITY}}

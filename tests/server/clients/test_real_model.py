@@ -29,7 +29,7 @@ def strictly(value: Any) -> None:
 
 
 def test_openai_streams_what_it_answers_whole(real: Any) -> None:
-    openai = pytest.importorskip("openai")
+    openai = pytest.importorskip("openai", minversion="1")
     with openai.OpenAI(base_url=real.v1, api_key=real.key) as client:
         asked: dict[str, Any] = {
             "model": real.model,
@@ -53,7 +53,7 @@ def test_openai_streams_what_it_answers_whole(real: Any) -> None:
 
 
 def test_anthropic_streams_what_it_answers_whole(real: Any) -> None:
-    anthropic = pytest.importorskip("anthropic")
+    anthropic = pytest.importorskip("anthropic", minversion="0")
     with anthropic.Anthropic(base_url=real.url, api_key=real.key) as client:
         asked: dict[str, Any] = {
             "model": real.model,
@@ -72,7 +72,9 @@ def test_anthropic_streams_what_it_answers_whole(real: Any) -> None:
 
 
 def test_ollama_streams_what_it_answers_whole(real: Any) -> None:
-    ollama = pytest.importorskip("ollama")
+    pytest.importorskip("ollama._client")  # tests/server/ollama is no such package
+    import ollama  # noqa: PLC0415
+
     with ollama.Client(real.url, headers={"Authorization": f"Bearer {real.key}"}) as client:
         options = {"temperature": 0, "num_predict": 24}
         whole = client.chat(real.model, QUESTION, options=options)

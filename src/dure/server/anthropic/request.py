@@ -112,7 +112,7 @@ def _block_text(block: Block, where: str) -> str:
 
 
 def _add_user(messages: list[dict[str, Any]], message: Message, where: str) -> None:
-    """Nothing; the turn's texts and the results of tools follow the messages, in their order."""
+    """Append the turn's texts and tool results to the messages, in their order."""
     blocks = message.content
     if isinstance(blocks, str):
         blocks = [Block(type="text", text=blocks)]
@@ -138,7 +138,7 @@ def _add_user(messages: list[dict[str, Any]], message: Message, where: str) -> N
 
 
 def _add_text(messages: list[dict[str, Any]], texts: list[str]) -> None:
-    """Nothing; turns of the user that follow each other are one turn, as in Anthropic's API."""
+    """Append user text; adjacent user turns are merged, as in Anthropic's API."""
     if not texts:
         return
     text = "\n\n".join(texts)

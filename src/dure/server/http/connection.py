@@ -26,12 +26,12 @@ class Connections:
         self.most = most_connections()
 
     def began(self, client: tuple[str, int] | None) -> None:
-        """Nothing; a request's head has come, and the application has it."""
+        """Stop the head timer: the application has received the request's head."""
         if client is not None and client in self.open:
             self.open[client].head_received()
 
     def ended(self, client: tuple[str, int] | None) -> None:
-        """Nothing; the application is done with the request."""
+        """Note that the application is done with the request."""
         if client is not None and client in self.open:
             self.open[client].answered()
 
@@ -53,7 +53,7 @@ class KeptConnection(H11Protocol):
         self._stall_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Nothing; a client has come, and its first request's head is awaited."""
+        """Register the connection and start the timer for the first request's head."""
         self._raw = transport
         if len(self._connections.open) >= self._connections.most:
             transport.abort()  # files are left for those that are here already
@@ -65,7 +65,7 @@ class KeptConnection(H11Protocol):
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing; the client is gone."""
+        """Unregister the connection and stop its timers."""
         self._stop_head_timer()
         self.resumed()
         if self._client is None:
@@ -74,7 +74,7 @@ class KeptConnection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Nothing; the client has sent something: of a body, or of the next request's head."""
+        """Take bytes of a body or of the next request's head."""
         if self._client is None:
             return
         if not self._busy and self._head_timer is None:
@@ -82,10 +82,9 @@ class KeptConnection(H11Protocol):
         super().data_received(data)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - it is h11's, and not ours
-        """Nothing; whoever does not speak HTTP is told so in our form, and the connection ends."""
-        sentence = (
-            f"This is no HTTP request, or its head has over {limits.MAX_HEADER_BYTES:,} bytes."
-        )
+        """Answer input that is not valid HTTP with a 400 in JSON, and close the connection."""
+        limit = limits.MAX_HEADER_BYTES
+        sentence = f"This is not a valid HTTP request, or its head has over {limit:,} bytes."
         body = json.dumps(errors.openai_body(errors.invalid(sentence))).encode()
         headers = [
             (b"content-type", b"application/json"),
@@ -101,29 +100,29 @@ class KeptConnection(H11Protocol):
         self.transport.close()
 
     def pause_writing(self) -> None:
-        """Nothing; what was sent is not being read."""
+        """Start the timer that cuts off a client which does not read."""
         super().pause_writing()
         if self._stall_timer is None:
             self._stall_timer = self.loop.call_later(limits.STALLED_SECONDS, self._cut)
 
     def resume_writing(self) -> None:
-        """Nothing; it was read."""
+        """Stop that timer: the client reads again."""
         self.resumed()
         super().resume_writing()
 
     def resumed(self) -> None:
-        """Nothing; the clock for a client that does not read is stopped."""
+        """Stop the timer for a client that does not read."""
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
 
     def head_received(self) -> None:
-        """Nothing; the clock for the head is stopped."""
+        """Stop the timer for the head; the connection is busy."""
         self._busy = True
         self._stop_head_timer()
 
     def answered(self) -> None:
-        """Nothing; the next thing to come is another head."""
+        """Mark the connection as waiting for the next head."""
         self._busy = False
 
     def _await_head(self) -> None:

@@ -40,7 +40,7 @@ class RequestMiddleware:
         self._on_failure = on_failure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Nothing; the request is answered."""
+        """Check the request, pass it on, and answer whatever error it raises."""
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
@@ -97,7 +97,7 @@ class RequestMiddleware:
 
 
 async def send_error(path: str, error: errors.HTTPError, send: Callable[[Any], Any]) -> None:
-    """Nothing; the whole answer is the error, in the form of the API that `path` belongs to."""
+    """Send the error as the whole answer, in the form of the API that `path` belongs to."""
     body = json.dumps(errors.body_for(path, error)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     headers += [(name.lower().encode(), text.encode()) for name, text in error.headers.items()]

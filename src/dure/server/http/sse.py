@@ -68,7 +68,7 @@ class FrameStream(Response):
         self._on_error = on_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        """Nothing; everything is sent, or the client is gone."""
+        """Send all frames; stop when the client disconnects."""
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             with contextlib.suppress(ClientGone):

@@ -59,7 +59,7 @@ def prompt_request(body: GenerateBody) -> ChatRequest:
 
 
 def check_generate(body: GenerateBody) -> None:
-    """Nothing, or an error for what /api/generate is asked and we do not do."""
+    """Raise InvalidRequestError if /api/generate is asked for something unsupported."""
     refuse(body, _UNSUPPORTED)
     if (body.raw or body.suffix) and body.system:
         raise InvalidRequestError(
@@ -117,7 +117,7 @@ def sampling(body: Asked) -> SamplingParams:
 
 
 def check_context(body: Asked, context: int) -> None:
-    """Nothing, or an error: a larger context than there is would be cut without a word."""
+    """Raise InvalidRequestError if num_ctx is larger than the context that is served."""
     asked = body.options.num_ctx if body.options else None
     if asked is not None and asked > context:
         raise InvalidRequestError(

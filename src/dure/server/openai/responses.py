@@ -139,7 +139,7 @@ async def _frames(
 
 
 def _finish(store: Store, kept: StoredResponse, writer: ResponseWriter) -> None:
-    """Nothing; the response is over, and the next one can go on from it."""
+    """Complete the response, so that the next one can continue it."""
     kept.generation = None
     kept.messages = [*kept.messages, writer.message()]
     if kept.response["store"]:
@@ -147,7 +147,7 @@ def _finish(store: Store, kept: StoredResponse, writer: ResponseWriter) -> None:
 
 
 def _close(store: Store, kept: StoredResponse) -> None:
-    """Nothing; an answer whose client has gone ends, and is not kept half said."""
+    """End an answer whose client has disconnected; a part of one is not stored."""
     if kept.generation is not None:
         kept.generation.close()
         store.drop(kept)

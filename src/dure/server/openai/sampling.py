@@ -162,13 +162,13 @@ def _bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:
     for key in bias:
         if not (key.isascii() and key.isdigit() and len(key) <= 10):
             raise invalid(
-                f"logit_bias has the key {key[:40]!r}, which is no token id.", "logit_bias"
+                f"logit_bias has the key {key[:40]!r}, which is not a token id.", "logit_bias"
             )
     return {int(key): value for key, value in bias.items()}
 
 
 def chat_thinking(body: ChatBody) -> Thinking:
-    """The same for OpenAI's chat, with DeepSeek's `thinking` and OpenRouter's `reasoning`."""
+    """Thinking for OpenAI's chat, with DeepSeek's `thinking` and OpenRouter's `reasoning`."""
     wish = body.thinking if isinstance(body.thinking, Mapping) else {}
     reasoning = body.reasoning or {}
     return thinking_of(

@@ -86,7 +86,7 @@ class Generation:
         return self._ready.popleft()
 
     async def updates(self) -> AsyncIterator[Progress | tuple[int, Chunk]]:
-        """The same, and before the first chunk a Progress whenever more of the prompt was read."""
+        """Iterate over (choice, Chunk), and a Progress whenever more of the prompt was computed."""
         seen: Progress | None = None
         while True:
             if self._ready:
@@ -101,7 +101,7 @@ class Generation:
                 await self._news()
 
     def abort(self) -> None:
-        """Nothing; what runs of it ends within one step, and nothing more is read of it."""
+        """End the answers within one step; nothing more can be read."""
         self.closed = True
         self._ready.clear()
         self._over()
@@ -109,7 +109,7 @@ class Generation:
     close = abort
 
     def fail(self, error: Exception) -> None:
-        """Nothing; it ends within one step, and whoever reads it is told why."""
+        """End the answers within one step, with an error for whoever reads them."""
         if not self.is_over:
             self.error = error
             self._over()
@@ -121,14 +121,14 @@ class Generation:
         self.close()
 
     def end_thinking(self) -> None:
-        """Nothing; "answer now": the model closes its thoughts at the next token."""
+        """Make the model close its reasoning at the next token."""
         if not self.is_over:
             self._on_end_thinking(self)
 
     def deliver(
         self, chunks: list[tuple[int, Chunk]], progress: Progress, error: Exception | None
     ) -> None:
-        """Nothing; what one step brought can be read. Called by the worker, on the event loop."""
+        """Take what one step brought. Called by the worker, on the event loop."""
         if self.closed or self.error is not None:
             return
         if not self.begun.done():
@@ -154,7 +154,7 @@ class Generation:
         self._wake()
 
     def _over(self) -> None:
-        """Nothing; whoever made us knows that nothing runs of us any more, and is told once."""
+        """Call `on_over`, once."""
         on_over, self._on_over = self._on_over, None
         try:
             if on_over is not None:

@@ -69,7 +69,7 @@ class Metrics:
         self._seen_preemptions: dict[str, int] = {}
 
     def on_news(self, model: str, now: float, all_news: list[StepUpdate]) -> None:
-        """Nothing; the tokens of one step are counted. Before their generations take them."""
+        """Count the tokens of one step. To be called before the generations take them."""
         tokens = 0
         between = self._between.labels(model)
         for news in all_news:
@@ -84,7 +84,7 @@ class Metrics:
             self._output.labels(model).inc(tokens)
 
     def on_over(self, generation: Generation) -> None:
-        """Nothing; a generation that is over is counted."""
+        """Count a generation that is over."""
         model, times = generation.model, generation.times
         for completion in generation.completions:
             if completion is None:
@@ -108,7 +108,7 @@ class Metrics:
             self._whole.labels(model).observe(times.last - times.asked)
 
     def on_failure(self, status: int, model: str = "") -> None:
-        """Nothing; a request that was refused or failed is counted by its status."""
+        """Count a request that was refused or failed, by its status."""
         self._failed.labels(model, str(status)).inc()
 
     def text(self, registry: ModelPool) -> bytes:

@@ -126,7 +126,7 @@ class ModelPool:
         return entry
 
     def release(self, entry: PooledModel) -> None:
-        """Nothing; one request less holds the model."""
+        """Give the model back: one request fewer holds it."""
         entry.users -= 1
         entry.used = time.monotonic()
         if entry.users == 0:
@@ -146,7 +146,7 @@ class ModelPool:
                         await self._unload(entry)
 
     async def close(self) -> None:
-        """Nothing; every model has left, and what still ran has failed."""
+        """Unload every model; answers that still run fail."""
         self._closing = True
         for entry in self.loaded():
             await self._unload(entry)
@@ -164,7 +164,7 @@ class ModelPool:
         return task
 
     async def _bring(self, name: str) -> None:
-        """Nothing; the model is in memory, and others that had to have left it."""
+        """Load the model, and unload others to make room for it."""
         async with self._changing:
             while len(self.loaded()) >= self.max_loaded:
                 await self._unload(await self._idle())

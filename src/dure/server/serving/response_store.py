@@ -49,7 +49,7 @@ class Store:
         return len(self._kept)
 
     def keep(self, kept: StoredResponse) -> None:
-        """Nothing; it can be found by its id, until others need its place."""
+        """Store the response under its id, until newer ones need its place."""
         self._forget(kept.id)
         kept.size = len(json.dumps([kept.response, kept.items, kept.messages]))
         self._kept[kept.id] = kept
@@ -72,7 +72,7 @@ class Store:
         return kept
 
     def drop(self, kept: StoredResponse) -> None:
-        """Nothing; this one is not kept any more, if it ever was."""
+        """Remove the response, if it is stored."""
         if self._kept.get(kept.id) is kept:
             self._forget(kept.id)
 

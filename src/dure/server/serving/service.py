@@ -142,7 +142,7 @@ class Service:
         return await self.off_loop(partial(self.facts.of, self.registry.find(name)))
 
     def end_thinking(self, generation_id: str, *, key: str = "") -> None:
-        """Nothing; that answer's thinking ends. InvalidRequestError unless it runs for this key.
+        """End that answer's thinking; InvalidRequestError unless it runs for this key.
 
         The id is that of any API: its last digits name the answer.
         """
@@ -167,19 +167,19 @@ class Service:
         return "loading model" if self.loading else "ok"
 
     async def drain(self, seconds: float) -> None:
-        """Nothing; new requests are refused, and what runs is over or `seconds` have passed."""
+        """Refuse new requests; return when all answers are over or after `seconds`."""
         self.draining = True
         end = time.monotonic() + seconds
         while self._admitted and time.monotonic() < end:
             await asyncio.sleep(0.05)
 
     def fail_all(self) -> None:
-        """Nothing; whatever runs ends now, and its readers are told so."""
+        """End every running answer now, with an error for its readers."""
         for generation in list(self._running.values()):
             generation.fail(errors.unavailable("The server was shut down.", "shutting_down"))
 
     async def close(self) -> None:
-        """Nothing; models are unloaded and threads have ended."""
+        """Unload the models and end the threads."""
         self.draining = True
         self.fail_all()
         await self.registry.close()
@@ -264,7 +264,7 @@ class Service:
             ) from None
 
     def _over(self, generation: Generation) -> None:
-        """Nothing; a generation is over, and no mistake in counting it is its client's."""
+        """Count a generation that is over; an error in counting never reaches its client."""
         self._running.pop(generation.id, None)
         try:
             self._count(generation)
@@ -272,7 +272,7 @@ class Service:
             log.exception("%s could not be counted", generation.id)
 
     def _count(self, generation: Generation) -> None:
-        """Nothing; a generation that is over is counted, and logged without its words."""
+        """Count a generation that is over, and log it without its text."""
         self.metrics.on_over(generation)
         times, progress = generation.times, generation.progress
         seconds = time.perf_counter() - times.asked

@@ -103,7 +103,7 @@ class Worker:
         return generation
 
     def close(self) -> None:
-        """Nothing; the thread has ended, within one step. What still ran has an error."""
+        """End the thread within one step; answers that still run get an error."""
         with self._wake:
             self._ended = True
             self._wake.notify()
@@ -132,8 +132,10 @@ class Worker:
             self._tell()
 
     def _survive(self, action: Callable[[], None]) -> None:
-        """Nothing; it was done, or what runs has failed. This thread outlives any error, and no
-        error of one action keeps the next from being done: somebody waits for each."""
+        """Run the action; if it raises, fail the running answers.
+
+        The thread outlives any error, and the next action is still run: somebody waits for it.
+        """
         try:
             action()
         except BaseException as error:  # the panic of a library in Rust is no Exception
@@ -170,7 +172,7 @@ class Worker:
                 answer.end_thinking()
 
     def _collect(self, began: float) -> None:
-        """Nothing; what the step that began then brought each generation is in the news."""
+        """Collect what one step brought each generation."""
         for generation, run in list(self._running.items()):
             first = run.answers[0]
             news = StepUpdate(generation, run.progress)
@@ -202,7 +204,7 @@ class Worker:
         self._running.clear()
 
     def _tell(self) -> None:
-        """Nothing; all news go to the event loop in one call."""
+        """Pass all updates to the event loop in one call."""
         if self._news:
             news, self._news = self._news, []
             try:
@@ -211,7 +213,7 @@ class Worker:
                 log.debug("the event loop has ended before the engine")
 
     def _deliver(self, now: float, all_news: list[StepUpdate]) -> None:
-        """Nothing; on the event loop, everyone gets theirs."""
+        """Deliver each update to its generation; runs on the event loop."""
         for news in all_news:
             times = news.generation.times
             if news.started:

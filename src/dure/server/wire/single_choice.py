@@ -45,7 +45,7 @@ async def chat_up_to(
 async def read_all(
     request: Request, generation: Generation, push: Callable[[Chunk], object]
 ) -> None:
-    """Nothing; every chunk was pushed. ClientGone, and the answer ends, if nobody waits for it."""
+    """Push every chunk; ClientGone, and the answer ends, if the client disconnects."""
 
     async def read() -> None:
         async for _, chunk in generation:

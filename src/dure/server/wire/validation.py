@@ -40,7 +40,7 @@ class Body(BaseModel):
 
 
 def refuse(body: Body, unsupported: Mapping[str, str]) -> None:
-    """Nothing, or an error: a field that would change the answer is never silently dropped.
+    """Raise InvalidRequestError for a field that would change the answer and is not supported.
 
     unsupported: why not, by the field's name. A field that is null, false or empty asks nothing.
     """

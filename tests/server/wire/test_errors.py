@@ -52,7 +52,7 @@ def assert_error(answer, status, says, *, param=None, code=None):
         ({"messages": HELLO, "stop": [""]}, "stop"),
         ({"messages": HELLO, "stop": ["x"] * 17}, "stop"),
         ({"messages": HELLO, "stop": 5}, "stop"),
-        ({"messages": HELLO, "logit_bias": {"x": 1}}, "no token id"),
+        ({"messages": HELLO, "logit_bias": {"x": 1}}, "not a token id"),
         ({"messages": HELLO, "logit_bias": {"999999": 1}}, "outside the vocabulary"),
         ({"messages": HELLO, "logit_bias": {"1": 101}}, "at most 100"),
         ({"messages": HELLO, "priority": -1}, "priority must be at least 0"),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fake_model import ScriptModel
 
-TEMPLATES = Path(__file__).parents[1] / "chat" / "templates"
+TEMPLATES = Path(__file__).parents[2] / "chat" / "templates"
 ALICE, BOB = "alices-own-key", "bobs-other-key"
 ASK = [{"role": "user", "content": "How is the weather in Oslo?"}]
 CLOSING = len("\n</think")  # bytes of it that are thoughts still

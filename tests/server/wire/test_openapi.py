@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fake_model import END, ScriptModel
 
-CHECKS = Path(__file__).with_name("openapi_checks.py")
+CHECKS = Path(__file__).parents[1] / "openapi_checks.py"
 
 
 class Terse(ScriptModel):

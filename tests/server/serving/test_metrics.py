@@ -38,7 +38,7 @@ def test_the_step_that_reads_a_prompt_is_no_waiting(serve) -> None:
     assert float(prefill) >= 0.2
 
 
-DASHBOARD = Path(__file__).parents[2] / "docs" / "guides" / "grafana-dashboard.json"
+DASHBOARD = Path(__file__).parents[3] / "docs" / "guides" / "grafana-dashboard.json"
 
 
 def test_the_dashboard_asks_for_what_is_exposed() -> None:

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from wire import read_until, rest
 
-SCRIPT = Path(__file__).with_name("fake_server.py")
+SCRIPT = Path(__file__).parents[1] / "fake_server.py"
 CHAT = "/v1/chat/completions"
 STREAM = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
 GIB = 1 << 30

@@ -156,6 +156,7 @@ def test_background_work_waits_for_a_person(serve) -> None:
     model = Stepped(reply("x" * 400))
     server = serve(model, model_options=ROOMY, max_sequences=1)
     first = server.send(CHAT, body("first", stream=True))
+    server.wait_until(lambda: model.begun > 0)  # else the next connection may be served first
     waiting = server.llm.engine.scheduler.waiting
     background = server.send(CHAT, body("later", stream=True, service_tier="flex"))
     model.let_until(lambda: len(waiting) == 1)
