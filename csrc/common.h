@@ -110,8 +110,8 @@ inline uint16_t fp8_as_half(uint8_t v) {
   return static_cast<uint16_t>(((v & 0x80) << 8) | ((v & 0x7F) << 7));
 }
 
-// The scale of 16 columns of NVFP4, halved because the table of its values is doubled: an e4m3 times
-// a global scale, or divided by one, which is then stored as a negative number.
+// The scale of 16 columns of NVFP4, halved because the table of its values is doubled: an e4m3
+// times a global scale, or divided by one, which is then stored as a negative number.
 inline float fp8_scale(uint8_t v, float global) {
   const float scale = half_to_float(fp8_as_half(v));
   return global < 0 ? scale * -128.0f / global : scale * 128.0f * global;

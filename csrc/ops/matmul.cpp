@@ -180,8 +180,10 @@ const float* float_columns(const Packed& w, const uint8_t* panel, int64_t first,
       for (int c = 0; c < kBlock; ++c) {
         const int half = L::halves == 1 ? 0 : c / 16;
         float q[kPanel];
-        for (int r = 0; r < kPanel; ++r)
-          q[r] = static_cast<float>(codes[c / kGroup][r * kGroup + c % kGroup] - kOffset);
+        for (int r = 0; r < kPanel; ++r) {
+          const int code = codes[c / kGroup][r * kGroup + c % kGroup];
+          q[r] = static_cast<float>(code - kOffset);
+        }
         f32x16 value = load(q);
         if constexpr (L::scales == Scales::Zero) value = value - source.zero(index);
         value = source.scale(index, half) * value;

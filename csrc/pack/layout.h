@@ -47,11 +47,10 @@ struct LayoutOf {
                                   S == Scales::FloatMin || S == Scales::FloatMin16;
   // The offset is taken from codes only where int8 asks for it: the minimum is of whole codes.
   static constexpr bool affine = S == Scales::FloatMin || S == Scales::FloatMin16;
-  static constexpr int halves =
-      (S == Scales::Super16 || S == Scales::SuperMin16 || S == Scales::Fp8 ||
-       S == Scales::FloatMin16)
-          ? 2
-          : 1;
+  static constexpr int halves = (S == Scales::Super16 || S == Scales::SuperMin16 ||
+                                 S == Scales::Fp8 || S == Scales::FloatMin16)
+                                    ? 2
+                                    : 1;
   static constexpr int unit_blocks = super ? 8 : 1;
   static constexpr int code_bytes = P == Planes::P2     ? 128
                                     : P == Planes::P2_1 ? 192
@@ -60,16 +59,16 @@ struct LayoutOf {
                                     : P == Planes::P4_1 ? 320
                                     : P == Planes::P4_2 ? 384
                                                         : 512;
-  static constexpr int scale_bytes = S == Scales::Half || S == Scales::Power ? 32
-                                     : S == Scales::HalfMin || S == Scales::Float || S == Scales::Fp8
-                                         ? 64
-                                     : S == Scales::FloatMin                 ? 128
-                                     : S == Scales::FloatMin16               ? 256
-                                     : S == Scales::Zero                     ? 64 + 16
-                                     : S == Scales::SuperMin32               ? 64 + 256
-                                     : S == Scales::Super32                  ? 32 + 128
-                                     : S == Scales::Super16                  ? 32 + 256
-                                                                             : 64 + 256;
+  static constexpr int scale_bytes =
+      S == Scales::Half || S == Scales::Power                          ? 32
+      : S == Scales::HalfMin || S == Scales::Float || S == Scales::Fp8 ? 64
+      : S == Scales::FloatMin                                          ? 128
+      : S == Scales::FloatMin16                                        ? 256
+      : S == Scales::Zero                                              ? 64 + 16
+      : S == Scales::SuperMin32                                        ? 64 + 256
+      : S == Scales::Super32                                           ? 32 + 128
+      : S == Scales::Super16                                           ? 32 + 256
+                                                                       : 64 + 256;
 };
 
 // One unit for `Columns` columns.

@@ -333,8 +333,7 @@ void put_u16(uint8_t* p, uint16_t v) { std::memcpy(p, &v, 2); }
 template <class L>
 void put_scales(uint8_t* out, int row, const Unit& u) {
   constexpr Scales S = L::scales;
-  constexpr bool kOwn =
-      S == Scales::Zero || S == Scales::Float || L::affine || S == Scales::Fp8;
+  constexpr bool kOwn = S == Scales::Zero || S == Scales::Float || L::affine || S == Scales::Fp8;
   if constexpr (kOwn) std::memcpy(out + 4 * row, u.unit, 4);
   if constexpr (S == Scales::FloatMin) std::memcpy(out + 64 + 4 * row, u.unit + 4, 4);
   if constexpr (S == Scales::FloatMin16)

@@ -26,6 +26,7 @@ struct Lanes {
   Vector v[kVectors] = {};
 
   Lanes() = default;
+  // NOLINTNEXTLINE(google-explicit-constructor): numbers stand beside lanes in sums and products
   Lanes(T x) {
     for (auto& part : v) part = Vector{} + x;
   }
