@@ -116,6 +116,13 @@ def test_an_index_cannot_reach_outside_its_folder(name: str, tmp_path: Path) -> 
         read_safetensors(tmp_path)
 
 
+def test_one_whole_file_goes_before_an_index_that_is_left_over(tmp_path: Path) -> None:
+    """As transformers reads it: after merging parts, tools leave the index where it was."""
+    save_file({"whole": np.zeros((2, 3), np.float32)}, tmp_path / "model.safetensors")
+    _write_index(tmp_path, {"part": "model-00001-of-00002.safetensors"})
+    assert list(read_safetensors(tmp_path)) == ["whole"]
+
+
 def test_an_index_that_does_not_fit_its_files_is_refused(tmp_path: Path) -> None:
     weight_map = _save_sharded(tmp_path)
     for changed, says in (

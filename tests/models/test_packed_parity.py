@@ -53,6 +53,32 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "format": "mxfp4-pack-quantized",
         "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "float"}}},
     },
+    "gptq of 8 bits": {**GPTQ, "bits": 8},
+    "auto-round": {"quant_method": "auto-round", "bits": 2, "group_size": 32},
+    "w8a8": {
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized",
+        "config_groups": {"group_0": {"weights": {"num_bits": 8, "strategy": "channel"}}},
+    },
+    "w8a16 with zero points": {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {
+            "group_0": {"weights": {"num_bits": 8, "group_size": 32, "symmetric": False}}
+        },
+    },
+    "nvfp4": {
+        "quant_method": "compressed-tensors",
+        "format": "nvfp4-pack-quantized",
+        "config_groups": {
+            "group_0": {"weights": {"num_bits": 4, "type": "float", "strategy": "tensor_group"}}
+        },
+    },
+    "mxfp8": {
+        "quant_method": "compressed-tensors",
+        "format": "mxfp8-quantized",
+        "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float"}}},
+    },
 }
 
 
@@ -71,6 +97,12 @@ PACK: dict[str, Callable[[str, np.ndarray], packings.Packed]] = {
     "awq": lambda _, w: packings.awq(w),
     "compressed": lambda _, w: packings.pack_quantized(w, symmetric=False),
     "mxfp4": lambda _, w: packings.mxfp4(w, names=("weight_packed", "weight_scale"), split=False),
+    "gptq of 8 bits": lambda _, w: packings.gptq(w, bits=8),
+    "auto-round": lambda _, w: packings.gptq(w, bits=2, with_indices=False),
+    "w8a8": lambda _, w: packings.int_quantized(w),
+    "w8a16 with zero points": lambda _, w: packings.pack_quantized(w, bits=8, symmetric=False),
+    "nvfp4": lambda _, w: packings.nvfp4(w),
+    "mxfp8": lambda _, w: packings.mxfp8(w),
 }
 
 
@@ -182,6 +214,29 @@ def test_experts_whose_columns_lie_in_orders_of_their_own_need_quantising(tmp_pa
         exact=True,
     )
     assert prefill_logits(anew, TOKENS).tobytes() == prefill_logits(plain, TOKENS).tobytes()
+
+
+@pytest.mark.parametrize("floats", [False, True])
+def test_experts_of_several_bits_are_one_mixture_of_their_own_values(
+    tmp_path: Path, floats: bool
+) -> None:
+    """As GPTQModel's `dynamic` and AutoRound's mixed bits have it; some may be plain floats."""
+    config = config_of("qwen3_moe")
+
+    def pack(name: str, weight: np.ndarray) -> packings.Packed | None:
+        if ".experts." not in name or (floats and ".experts.2." in name):
+            return None
+        return packings.gptq(weight, bits=8 if ".experts.0." in name else 4)
+
+    settings = {**GPTQ, "dynamic": {"+:.*experts.0.*": {"bits": 8}}}
+    values = packings.write_packed(
+        tmp_path / "packed", config, parameters_of(config), settings, pack
+    )
+    write_folder(tmp_path / "plain", config, values)
+    packed, plain = (
+        prefill_logits(loaded(tmp_path / name), TOKENS) for name in ("packed", "plain")
+    )
+    assert packed.tobytes() == plain.tobytes()
 
 
 def test_fp8_is_quantised_from_the_values_it_stands_for(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from tiny_models import loaded, prefill_logits
 from dure import kernels
 from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.checkpoint import Checkpoint, open_checkpoint
+from dure.kernels.dequantize import LAYOUTS, row_bytes
 from dure.models import load_model, memory_needed
 from dure.weights.loader import Weights
 
@@ -154,21 +155,23 @@ def test_a_gguf_tensor_with_an_unknown_name_is_refused(tmp_path: Path) -> None:
     assert Weights(open_checkpoint(path)).has("blk.1.attn_r.bias")
 
 
-def test_a_quantised_norm_and_a_type_we_do_not_run_are_refused(tmp_path: Path) -> None:
-    def with_tensor(name: str, raw: np.ndarray, kind: Kind) -> Weights:
-        writer = gguf.GGUFWriter(tmp_path / "one.gguf", "llama")
-        writer.add_tensor(name, raw, raw_dtype=kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        return Weights(open_checkpoint(tmp_path / "one.gguf"))
+def with_tensor(folder: Path, name: str, raw: np.ndarray, kind: Kind) -> Weights:
+    """The weights of a GGUF with one tensor."""
+    writer = gguf.GGUFWriter(folder / "one.gguf", "llama")
+    writer.add_tensor(name, raw, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return Weights(open_checkpoint(folder / "one.gguf"))
 
-    weights = with_tensor("output_norm.weight", np.zeros(68, np.uint8), Kind.Q8_0)
+
+def test_a_quantised_norm_and_a_type_we_do_not_run_are_refused(tmp_path: Path) -> None:
+    weights = with_tensor(tmp_path, "output_norm.weight", np.zeros(68, np.uint8), Kind.Q8_0)
     with pytest.raises(UnsupportedModelError, match=r"model\.norm\.weight is stored as Q8_0"):
         weights.vector("model.norm.weight", 64)
-    weights = with_tensor("output.weight", np.zeros((16, 66), np.uint8), Kind.IQ2_XXS)
-    with pytest.raises(UnsupportedModelError, match="IQ2_XXS") as caught:
+    weights = with_tensor(tmp_path, "output.weight", np.zeros((16, 292), np.uint8), Kind.Q8_K)
+    with pytest.raises(UnsupportedModelError, match="Q8_K") as caught:
         weights.matrix("lm_head.weight", 16, 256)
     assert "Q4_K" in caught.value.hint
 
@@ -181,6 +184,54 @@ def test_experts_of_one_layer_stored_in_different_types_are_refused(tmp_path: Pa
 
     with pytest.raises(UnsupportedModelError, match=r"layers\.0\.mlp\.experts differ in type"):
         loaded(saved(tmp_path, "qwen3_moe", half))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("quantize", [None, "q8"])
+def test_a_weight_that_is_not_finite_is_refused_with_its_tensor(
+    tmp_path: Path, quantize: Any, value: float
+) -> None:
+    for name in (
+        "model.norm.weight",
+        "model.embed_tokens.weight",
+        "model.layers.1.mlp.down_proj.weight",
+    ):
+
+        def spoil(parameters: Arrays, name: str = name) -> None:
+            parameters[name].reshape(-1)[-3] = value
+
+        folder = saved(tmp_path, "llama", spoil)
+        with pytest.raises(ModelFileError) as caught:
+            load_model(open_checkpoint(folder), quantize=quantize)
+        assert name in caught.value.message
+
+
+@pytest.mark.parametrize("dtype", ["F16", "Q4_0", "Q5_1", "Q8_0", "Q4_K", "Q6_K", "Q2_K", "Q3_K"])
+def test_a_block_whose_scale_is_not_finite_is_refused_with_its_tensor(
+    tmp_path: Path, dtype: str
+) -> None:
+    raw = gguf.quants.quantize(np.ones((16, 256), np.float32), Kind.Q8_0)
+    if dtype != "Q8_0":
+        raw = np.zeros((16, row_bytes(dtype, 256)), np.uint8)
+    field = "value" if dtype == "F16" else "scale"
+    blocks = raw.view(LAYOUTS[dtype])
+    blocks[field][7, -1] = np.nan  # float16: the bits of its exponent
+    weights = with_tensor(tmp_path, "output.weight", raw, Kind[dtype])
+    weights.matrix("lm_head.weight", 16, 256)
+    with pytest.raises(ModelFileError, match=r"lm_head\.weight .*NaN"):
+        weights.finish()
+
+
+def test_a_matrix_without_rows_is_of_another_shape(tmp_path: Path) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+
+    def empty(parameters: Arrays) -> None:
+        parameters[name] = parameters[name][:0]
+
+    checkpoint = open_checkpoint(saved(tmp_path, "llama", empty))
+    assert memory_needed(checkpoint) > 0
+    with pytest.raises(ModelFileError, match=r"up_proj\.weight has shape \(0, "):
+        load_model(checkpoint)
 
 
 def test_a_large_matrix_is_packed_in_pieces_without_losing_a_row(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Literal, cast
@@ -14,12 +14,13 @@ from dure import kernels
 from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.blocks import BLOCKS, FLOATS
 from dure.formats.quantized.base import QuantizedMatrix
+from dure.formats.quantized.grouped import with_one_type
 from dure.formats.quantized_checkpoint import is_idle_bias, parameters, parameters_or_tensors
 from dure.formats.tensors import TensorInfo
 from dure.weights.expert_pool import ExpertPool
 from dure.weights.names import canonical_name, is_recomputed
 from dure.weights.quantize import DtypePolicy
-from dure.weights.repack import Conversion, repack_all
+from dure.weights.repack import Conversion, Dequantised, repack_all
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +41,8 @@ _REPORT_SECONDS = 0.25
 
 Part = Literal["gate", "up", "down"]
 if TYPE_CHECKING:
-    Reader = Callable[[int], tuple[Parameter, int]]  # expert -> its tensor, and first row there
+    Stored = Parameter | Dequantised
+    Reader = Callable[[int], tuple[Stored, int]]  # expert -> its tensor, and first row there
     Finder = Callable[[str, Part, int, tuple[int, int]], Reader | None]
 
 
@@ -203,11 +205,11 @@ class Weights:
             return cast(kernels.Experts, None)
         firsts = {part: reader(0)[0] for part, reader in readers.items()}
         types = {
-            part: self._types.of(f"{prefix}.{part}_proj.weight", tensor)
+            part: self._types.of(f"{prefix}.{part}_proj.weight", cast("Parameter", tensor))
             for part, tensor in firsts.items()
         }
         experts = make(count, hidden, intermediate, *types.values())
-        if any(isinstance(t, QuantizedMatrix) or t.dtype != types[p] for p, t in firsts.items()):
+        if any(not isinstance(t, TensorInfo) or t.dtype != types[p] for p, t in firsts.items()):
             self._jobs.append(partial(self._experts_job, prefix, experts, shapes, types, readers))
             return experts
         for part, reader in readers.items():
@@ -367,9 +369,15 @@ class Weights:
         each = [tensor for tensor in found if tensor is not None]
         if len(each) < count:
             return None
-        if len({(t.dtype, t.stored) for t in each}) > 1:
+        if len({tensor.dtype for tensor in each}) == 1:
+            return lambda expert: (each[expert], 0)
+        if all(isinstance(tensor, TensorInfo) for tensor in each):
             raise UnsupportedModelError(f"{self._path}: the experts under {prefix} differ in type.")
-        return lambda expert: (each[expert], 0)
+        alike: Sequence[Stored] | None = with_one_type(each)
+        if alike is None:
+            alike = [Dequantised(tensor) for tensor in each]
+        same_type = alike
+        return lambda expert: (same_type[expert], 0)
 
     def _part_of_each(self, name: str, shape: tuple[int, int, int], first: int) -> Reader | None:
         """The rows from `first` on of each expert, in one tensor (experts, rows, cols)."""
@@ -423,7 +431,7 @@ def memory_needed(
     return total
 
 
-def _columns(tensor: Parameter, dtype: str) -> Ints | None:
+def _columns(tensor: Stored, dtype: str) -> Ints | None:
     """The order of a matrix's columns in memory, where it is kept as that type."""
     return tensor.columns if isinstance(tensor, QuantizedMatrix) and tensor.dtype == dtype else None
 

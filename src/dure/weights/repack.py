@@ -36,7 +36,7 @@ _PANEL = 16
 class Conversion:
     """Rows of a parameter that become rows of `dtype`, and the function that puts them away."""
 
-    source: Parameter
+    source: Parameter | Dequantised
     first_row: int
     rows: int
     dtype: str
@@ -56,7 +56,7 @@ class _Piece:
 
 
 class Dequantised(RowShape):
-    """A quantised matrix of a folder as rows of float32, its columns in order.
+    """A matrix as rows of float32, its columns in order.
 
     Of a layout whose rows lie across the file, what was read stays in memory until the last row has
     been asked for.
@@ -64,14 +64,15 @@ class Dequantised(RowShape):
 
     dtype = "F32"
 
-    def __init__(self, source: QuantizedMatrix) -> None:
+    def __init__(self, source: Parameter) -> None:
         self.name, self.shape, self.stored = source.name, source.shape, source.stored
+        self.size_bytes = source.size_bytes
         self._source = source
         self._raw: Bytes | None = None
 
     def read_rows(self, start: int, stop: int) -> Bytes:
         """Read rows, counted over all leading dimensions, as uint8 (stop - start, row_bytes)."""
-        if not self._source.whole:
+        if not isinstance(self._source, QuantizedMatrix) or not self._source.whole:
             raw = self._source.read_rows(start, stop)
         else:
             whole = self._source.read() if self._raw is None else self._raw
@@ -132,7 +133,7 @@ def _pieces(conversion: Conversion) -> Iterator[_Piece]:
             yield _Piece(conversion, first, None, _floats(source, raw), size)
 
 
-def _floats(source: Parameter, raw: Bytes) -> NDArray[np.float32]:
+def _floats(source: Parameter | Dequantised, raw: Bytes) -> NDArray[np.float32]:
     """Dequantise rows of blocks to (rows, columns), the columns in order."""
     values = dequantize(source.dtype, raw)
     columns = source.columns if isinstance(source, QuantizedMatrix) else None

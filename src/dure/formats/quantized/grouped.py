@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from dure.formats.quantized.base import (
     join_nibbles,
     read_array,
 )
-from dure.formats.tensors import shown
+from dure.formats.tensors import RowShape, shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,14 +79,14 @@ class GroupedMatrix(QuantizedMatrix):
             group = np.arange(cols) // self.group
             lows: Any = self.zero if zeros is None else zeros[:, group].astype(np.float32)
             values: Floats = scales[:, group] * (codes.astype(np.float32) - lows)
-            return values.view(np.uint8)
+            return np.ascontiguousarray(values).view(np.uint8)
         count = cols // self.block
         group = np.arange(count) * self.block // self.group
-        signed = self.dtype.startswith("I8G")
-        width = self.block // 2 if self.bits <= 4 else self.block
+        signed, four = self.dtype.startswith("I8G"), self.dtype.startswith("I4G")
+        width = self.block // 2 if four else self.block
         fields: list[Any] = [("codes", "u1", width), ("scale", "<f4")]
         blocks = np.empty((stop - start, count), fields if signed else [*fields, ("zero", "u1")])
-        if self.bits <= 4:
+        if four:
             codes = join_nibbles(codes)
         elif signed:
             codes = codes - np.uint8(self.zero or 0)  # modulo 256: as int8
@@ -109,6 +110,21 @@ class GroupedMatrix(QuantizedMatrix):
                 f"{indices.name} puts columns into groups that do not have {self.group} each."
             )
         return order.astype(np.int32)
+
+
+def with_one_type(found: Sequence[RowShape]) -> list[GroupedMatrix] | None:
+    """Copies of matrices whose types differ, in one type that holds all of them exactly.
+
+    So a mixture may have experts of several bits or group sizes. Returns None if one of them is not
+    a GroupedMatrix, or no block fits all.
+    """
+    copies = [copy(each) for each in found if isinstance(each, GroupedMatrix)]
+    fits = [n for n in (128, 32) if all(c.group % n == 0 == c.shape[1] % n for c in copies)]
+    if len(copies) < len(found) or not fits:
+        return None
+    for each in copies:
+        each.block, each.dtype = fits[0], f"U8G{fits[0]}"
+    return copies
 
 
 def group_size(
