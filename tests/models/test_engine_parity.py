@@ -40,7 +40,10 @@ def test_logprobs_are_transformers_after_prefix_reuse_and_preemption(
     tiny: Callable[[str], Any], name: str
 ) -> None:
     small = tiny(name)
-    engine = Engine(ModelRunner(small.model, num_blocks=5, cache_dtype="f32"), max_batch_tokens=33)
+    engine = Engine(
+        ModelRunner(small.model, num_blocks=5, num_states=128, cache_dtype="f32"),
+        max_batch_tokens=33,
+    )
     prompt, other, short, _ = small.sequences
     params = SamplingParams(max_tokens=60, temperature=0.8, seed=1, logprobs=20, ignore_eos=True)
     engine.add(prompt, SamplingParams(max_tokens=1))
