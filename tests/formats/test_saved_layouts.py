@@ -126,6 +126,23 @@ def test_int4_and_float8_of_torchao_are_read_and_other_classes_refused(tmp_path:
 MODELOPT = method("modelopt", quant_algo="X")
 
 
+def test_modelopt_is_known_by_its_own_file_where_config_json_says_nothing(tmp_path: Path) -> None:
+    codes, row = int8(4, 64), scales(4)
+    folder(tmp_path, {W: codes, f"{P}.weight_scale": row}, {})
+    own = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "W8A16"}}
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(own))
+    expected = row.numpy()[:, None] * codes.numpy().astype(np.float32)
+    np.testing.assert_array_equal(values(open_checkpoint(tmp_path), W), expected)
+
+
+def test_a_pickle_of_a_known_tool_is_refused_by_the_tools_name(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(method("torchao")))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
+    with pytest.raises(ModelFileError, match="of torchao, which can run code") as caught:
+        open_checkpoint(tmp_path)
+    assert "safetensors" in caught.value.hint
+
+
 def test_int4_of_modelopt_has_two_rows_in_a_byte(tmp_path: Path) -> None:
     codes, scale = rng().integers(-8, 8, (6, 128)), scales(6, 1)
     pairs = ((codes[0::2] & 15) | (codes[1::2] & 15) << 4).astype(np.uint8)

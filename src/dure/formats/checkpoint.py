@@ -91,12 +91,22 @@ def _open_folder(folder: Path) -> Checkpoint:
     if ours:
         return _open_tensors(folder, folder, _mindspore(folder, ours))
     if pickles:
+        tool = _quantised_by(folder)
         raise ModelFileError(
-            f"{folder} has only PyTorch weights ({_some(pickles)}), which can run code when they "
-            "are loaded, so dure never does.",
-            hint="use the model's safetensors or GGUF files, or convert it.",
+            f"{folder} has only PyTorch weights ({_some(pickles)}){tool and f' of {tool}'}, which "
+            "can run code when they are loaded, so dure never does.",
+            hint=f"save the model again with a newer {tool}, which writes safetensors."
+            if tool
+            else "use the model's safetensors or GGUF files, or convert it.",
         )
     raise ModelFileError(f"{folder} has no model in it.", hint=_WANTED)
+
+
+def _quantised_by(folder: Path) -> str:
+    """Return the quant_method of a folder's config.json; empty without one."""
+    settings = _read_optional(folder / "config.json").get("quantization_config")
+    method = settings.get("quant_method") if isinstance(settings, dict) else None
+    return method[:40] if isinstance(method, str) else ""
 
 
 def _gguf_models(names: Sequence[str]) -> list[str]:

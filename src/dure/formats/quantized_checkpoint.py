@@ -25,7 +25,7 @@ from dure.formats.quantized.gguf_nvfp4 import GgufNvfp4Matrix
 from dure.formats.quantized.gptq import read_gptq
 from dure.formats.quantized.hqq import read_hqq
 from dure.formats.quantized.mlx import is_mlx, read_mlx
-from dure.formats.quantized.modelopt import read_modelopt
+from dure.formats.quantized.modelopt import modelopt_settings, read_modelopt
 from dure.formats.quantized.mxfp4 import read_mxfp4
 from dure.formats.quantized.paddle import is_paddle, read_paddle
 from dure.formats.quantized.slices import join_slices
@@ -83,6 +83,8 @@ def parameters(checkpoint: Checkpoint) -> dict[str, Parameter]:
     settings = checkpoint.config.get("quantization_config")
     if settings is None:
         settings = checkpoint.config.get("compression_config")  # compressed-tensors' first name
+    if settings is None:
+        settings = modelopt_settings(checkpoint.path)
     where = f"{checkpoint.path}: quantization_config"
     if settings is None:
         _check_plain(checkpoint)

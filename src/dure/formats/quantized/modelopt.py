@@ -6,9 +6,11 @@ modules, but a folder may mix them; what tensors stand beside a weight says whic
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dure.errors import ModelFileError, UnsupportedModelError
+from dure.formats.jsonfile import read_object
 from dure.formats.quantized.fp8 import Fp8Matrix
 from dure.formats.quantized.mxfp4 import Mxfp4Matrix
 from dure.formats.quantized.nvfp4 import Nvfp4Matrix
@@ -21,6 +23,15 @@ if TYPE_CHECKING:
 
 _FP8_BLOCK = 128
 _MX_GROUP = 32
+
+
+def modelopt_settings(path: Path) -> dict[str, Any] | None:
+    """Read hf_quant_config.json beside a model's files, where config.json says nothing; or None."""
+    file = (path if path.is_dir() else path.parent) / "hf_quant_config.json"
+    if not file.is_file():
+        return None
+    settings = read_object(file).get("quantization")
+    return {"quant_method": "modelopt", **(settings if isinstance(settings, dict) else {})}
 
 
 def read_modelopt(folder: QuantizedFolder) -> None:
