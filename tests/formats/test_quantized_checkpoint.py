@@ -475,7 +475,7 @@ def test_what_is_not_read_is_refused_by_name_with_what_is(
         parameters(checkpoint)
     assert named in caught.value.message
     known = caught.value.message + caught.value.hint
-    assert any(word in known for word in ("gptq", "4", "gemm", "e4m3"))
+    assert any(word in known for word in ("gptq", "4", "gemm", "e4m3", "nv_fp", "pack-quantized"))
     assert parameters_or_tensors(checkpoint) == checkpoint.tensors
 
 
