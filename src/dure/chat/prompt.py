@@ -172,6 +172,8 @@ class RequestBuilder:
         if self._needs is None and self._template is not None:
             self._needs = needs_of(self._template)
         needs = self._needs or Needs()
+        if not (request.tools or needs.calls_alone):
+            needs = replace(needs, calls=False)
         tools = request.tools if request.tool_choice.mode != "none" else ()
         made = prepared(
             request.messages,

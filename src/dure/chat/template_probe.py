@@ -28,6 +28,7 @@ class Needs:
     tools: bool = True
     calls: bool = True
     results: bool = True
+    calls_alone: bool = True  # calls where the request has no tools
     several_calls: bool = True  # in one message
     content_with_calls: bool = True  # in one message
     system: bool = True  # a first message of the system
@@ -79,6 +80,7 @@ def _call_needs(template: ChatTemplate) -> Needs:
             no_content,
             tools,
             results=results,
+            calls_alone=f"{_NAME}1" in _rendered(template, [_user(1), call, _result("1")]),
             content_with_calls=_shows(template, both, _ASSISTANT, f"{_NAME}1", f"{_KEY}1"),
             several_calls=_shows(template, several, *texts),
         )

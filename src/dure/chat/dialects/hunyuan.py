@@ -63,7 +63,10 @@ THINK = Delimiters("<think>", "</think>", "\n</think>\n")
 WRAPPER = ("<answer>", "</answer>")
 FORM = CallFormat(CALLS + CALL, f"\n{FENCE}json\n", f"\n{FENCE}{CALL_END}{CALLS_END}")
 HUNYUAN = Dialect("Hunyuan", THINK, HunyuanCalls(), wrapper=WRAPPER, call_format=FORM)
-ARRAYS = Dialect("Hunyuan", THINK, HunyuanCalls(arrays=True), wrapper=WRAPPER)
+ARRAY_FORM = CallFormat(f'{CALLS}[{{"name": "', '", "arguments": ', f"}}]{CALLS_END}")
+ARRAYS = Dialect(
+    "Hunyuan", THINK, HunyuanCalls(arrays=True), wrapper=WRAPPER, call_format=ARRAY_FORM
+)
 _TURNS = ("<｜hy_User｜>", "<|hy_User|>", "<|extra_4|>")
 
 
