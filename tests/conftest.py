@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,11 @@ def _find_one_dure() -> None:
     found = str(Path(spec.origin).parent.parent)
     os.environ["PYTHONPATH"] = os.pathsep.join([found, *filter(None, [os.getenv("PYTHONPATH")])])
 
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A script runs the tests in the background. Many processes that tests start are sent Ctrl-C,
+    # and would inherit that it is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _find_one_dure()  # now, since the conftests of the folders below import dure
 

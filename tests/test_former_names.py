@@ -1,4 +1,4 @@
-"""Public names of before 0.1 work for one minor version, with a warning."""
+"""Public names of before 0.2 work for one minor version, with a warning."""
 
 from __future__ import annotations
 

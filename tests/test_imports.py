@@ -22,7 +22,7 @@ LINE = (
     {"chat", "loading", "benchmark"},
     {"driver", "arguments"},
     {"llm"},
-    {"measure", "answer"},  # names of before 0.1
+    {"measure", "answer"},  # names of before 0.2
     {"server"},
     {"cli"},
 )

@@ -306,6 +306,19 @@ def test_ctrl_c_waits_for_the_end_of_a_step_and_leaves_the_model_usable(make_llm
     assert llm.generate("t")[0].text == "uvwxyz"
 
 
+def test_a_ctrl_c_that_is_ignored_changes_no_answer(make_llm: MakeLLM) -> None:
+    def interrupt(text: str) -> str | None:
+        signal.raise_signal(signal.SIGINT)
+        return alphabet(text)
+
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert make_llm(interrupt).generate("t")[0].text == "uvwxyz"
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
 def test_an_error_of_the_model_reaches_the_caller_and_not_the_next_one(make_llm: MakeLLM) -> None:
     def fail(text: str) -> str | None:
         if text.endswith("c"):

@@ -1,4 +1,4 @@
-"""The former home of Completion, Chunk and Timings, which `dure` has; goes in 0.2."""
+"""The former home of Completion, Chunk and Timings, which `dure` has; goes in 0.3."""
 
 from __future__ import annotations
 

@@ -166,7 +166,10 @@ def _interrupts_deferred() -> Iterator[Callable[[], bool] | None]:
     Yields what says whether it was pressed; None where signals do not come to this thread.
     """
     previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or previous is None:
+    if threading.current_thread() is not threading.main_thread() or previous in (
+        None,
+        signal.SIG_IGN,
+    ):
         yield None
         return
     pressed = threading.Event()

@@ -163,11 +163,11 @@ class LLM:
         return self.request_builder.sampling_defaults
 
     def __getattr__(self, name: str) -> Any:
-        """Return what a name of before 0.1 means now, with a DeprecationWarning."""
+        """Return what a name of before 0.2 means now, with a DeprecationWarning."""
         if name not in _RENAMED:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         warnings.warn(
-            f"LLM.{name} is LLM.{_RENAMED[name]} now, and goes in 0.2.",
+            f"LLM.{name} is LLM.{_RENAMED[name]} now, and goes in 0.3.",
             DeprecationWarning,
             stacklevel=2,
         )

@@ -1,4 +1,4 @@
-"""The former name of dure.benchmark; goes in 0.2."""
+"""The former name of dure.benchmark; goes in 0.3."""
 
 from __future__ import annotations
 

@@ -133,13 +133,13 @@ def test_a_start_is_shown_in_seconds_and_compared_as_a_speed(peers: Any) -> None
     assert "| **2.00 s** | 3.00 s | 1.50 |" in peers.table([row], ["ik"])
 
 
-def test_the_table_is_written_between_the_marks_of_the_readme(peers: Any) -> None:
-    readme = (BENCH.parent / "README.md").read_text("utf-8")
+def test_the_table_is_written_between_the_marks_of_the_page(peers: Any) -> None:
+    page = (BENCH.parent / "docs" / "benchmarks.md").read_text("utf-8")
     first, last = peers.MARKS
-    written = peers.replaced(readme, "| new |")
+    written = peers.replaced(page, "| new |")
     assert f"{first}\n| new |\n{last}" in written
-    assert written.split(first)[0] == readme.split(first)[0]
-    assert written.split(last)[1] == readme.split(last)[1]
+    assert written.split(first)[0] == page.split(first)[0]
+    assert written.split(last)[1] == page.split(last)[1]
 
 
 @pytest.mark.model

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -270,11 +271,20 @@ def test_without_a_template_each_message_is_completed_alone(
     assert "A system message needs a chat template" in said
 
 
+def ignore_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class Screen:
     """A `dure` with a fake model at a pseudo-terminal, and what it has shown."""
 
     def __init__(
-        self, home: Path, *arguments: str, pause: float = 0.0, stdout: int | None = None
+        self,
+        home: Path,
+        *arguments: str,
+        pause: float = 0.0,
+        stdout: int | None = None,
+        ignoring: bool = False,
     ) -> None:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
@@ -286,6 +296,7 @@ class Screen:
             stdout=slave if stdout is None else stdout,
             stderr=slave,
             start_new_session=True,
+            preexec_fn=ignore_ctrl_c if ignoring else None,  # noqa: PLW1509
             env={
                 **ENVIRONMENT,
                 "DURE_HOME": str(home),
@@ -378,8 +389,11 @@ def test_alt_enter_starts_a_line_and_an_arrow_brings_back_the_last_message(
     assert shown.end() == 0
 
 
-def test_ctrl_c_typed_during_an_answer_stops_it_and_the_chat_goes_on(screen: MakeScreen) -> None:
-    shown = screen("fake", pause=20.0)
+@pytest.mark.parametrize("ignoring", [False, True], ids=["", "ignored by the parent"])
+def test_ctrl_c_typed_during_an_answer_stops_it_and_the_chat_goes_on(
+    screen: MakeScreen, ignoring: bool
+) -> None:
+    shown = screen("fake", pause=20.0, ignoring=ignoring)
     shown.expect(">>>")
     shown.type("first second\r")
     shown.expect("2004lfirst")  # prompt_toolkit has let go of the terminal; the answer begins

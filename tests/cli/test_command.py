@@ -217,6 +217,21 @@ def test_ctrl_c_ends_a_question_with_130_and_no_traceback() -> None:
     process.stderr.close()
 
 
+def test_ctrl_c_that_was_ignored_at_the_start_does_not_end_an_answer() -> None:
+    process = subprocess.Popen(
+        [sys.executable, str(FAKE), "run", "fake", "one two three"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env={**ENVIRONMENT, "FAKE_PAUSE": "0.5"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # noqa: PLW1509
+    )
+    assert process.stdout
+    assert process.stdout.read(3) == b"one"
+    process.send_signal(signal.SIGINT)
+    assert (process.stdout.read(), process.wait(60)) == (b" two three\n", 0)
+    process.stdout.close()
+
+
 def test_a_latin_terminal_gets_every_answer() -> None:
     done = subprocess.run(
         [sys.executable, str(FAKE), "run", "fake", "tea 🍵 time"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from pathlib import Path
@@ -38,6 +39,10 @@ def _changed(metadata: dict[str, Any], **changes: Any) -> dict[str, Any]:
         ({"tokens": ["a" * 5000]}, "at most 1,024 characters"),
         ({"tokens": ["\udcff"]}, "UTF-8"),
         ({"token_type": np.array([1, 1])}, "2 token types"),
+        ({"token_type": 3}, "token_type is not a list"),
+        ({"token_type": "normal"}, "token_type is not a list"),
+        ({"bos_token_id": float("inf")}, "bos_token_id is not a number"),
+        ({"bos_token_id": [1]}, "bos_token_id is not a number"),
         ({"merges": None}, "no list of merges"),
         ({"merges": ["a"]}, "merge 0 is not two tokens"),
         ({"merges": ["a b", "a b c"]}, "merge 1 is not two tokens"),
@@ -58,6 +63,21 @@ def test_damaged_metadata_is_refused_with_a_reason(
     with pytest.raises(TokenizerError, match=message) as caught:
         tiny.from_metadata(_changed(metadata, **changes))
     assert caught.value.hint
+
+
+ANY_TYPE = (
+    *(True, 0, -1, 2**31, 2**63, 10**30, 0.5, float("nan"), float("inf"), "", "x", "\0"),
+    *([], [1], [-1], [1.5], [float("nan")], ["a"], [["a"]], [None], [2**64], {}, list(range(300))),
+)
+
+
+@pytest.mark.parametrize(
+    "key", sorted(tiny.gguf_metadata(tiny.train_byte_level(pre_tokenizers.ByteLevel()), "gpt-2"))
+)
+def test_a_key_of_any_type_loads_or_is_refused(metadata: dict[str, Any], key: str) -> None:
+    for value in ANY_TYPE:
+        with contextlib.suppress(TokenizerError):
+            tiny.from_metadata({**metadata, key: value})
 
 
 def test_an_unknown_rule_is_answered_with_the_nearest_known_ones(metadata: dict[str, Any]) -> None:

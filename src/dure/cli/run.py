@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json as json_module
+import signal
 import sys
 import threading
 import time
@@ -142,6 +143,10 @@ def command(
     if prepared is None:
         from dure.cli.chat import Chat
 
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+            # Inherited from a parent that ignores Ctrl-C, as nohup does. A chat is at a terminal,
+            # where Ctrl-C stops an answer; a single answer keeps ignoring it.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         Chat(llm, params, system=system, think=thinking, raw=raw, verbose=verbose).run()
         return
     asked: str | list[dict[str, str]] = prepared

@@ -217,10 +217,16 @@ class Server:
 
     @contextlib.contextmanager
     def _watching_signals(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        """In the main thread, SIGTERM and Ctrl-C call `stop`."""
+        """Call `stop` at SIGTERM and Ctrl-C, in the main thread.
+
+        A Ctrl-C that was ignored when the server started (nohup, a script's background job) stays
+        ignored: it is meant for another program.
+        """
         watched: list[signal.Signals] = []
         with contextlib.suppress(ValueError, NotImplementedError, RuntimeError):
             for number in (signal.SIGTERM, signal.SIGINT):
+                if number == signal.SIGINT and signal.getsignal(number) == signal.SIG_IGN:
+                    continue
                 loop.add_signal_handler(number, self.stop)
                 watched.append(number)
         try:

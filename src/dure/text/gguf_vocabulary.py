@@ -251,6 +251,8 @@ def _types(metadata: Mapping[str, Any], count: int) -> Types:
     types = metadata.get(_KEY + "token_type")
     if types is None:
         return np.full(count, NORMAL)
+    if isinstance(types, str) or not hasattr(types, "__len__"):
+        raise TokenizerError(f"{_KEY}token_type is not a list", hint=_DAMAGED)
     if len(types) != count:
         raise TokenizerError(
             f"the tokenizer has {count:,} tokens but {len(types):,} token types", hint=_DAMAGED
@@ -343,7 +345,7 @@ def _token_id(metadata: Mapping[str, Any], name: str, count: int) -> int | None:
         return None
     try:
         token_id = int(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:  # the last of infinity
         raise TokenizerError(f"{_KEY}{name} is not a number", hint=_DAMAGED) from error
     # Old converters wrote -1 (as 2**32 - 1) for "none".
     if token_id in (-1, 2**32 - 1):

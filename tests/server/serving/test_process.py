@@ -35,9 +35,12 @@ class Process:
         *arguments: str,
         files: int | None = None,
         memory: int | None = None,
+        ignoring: signal.Signals | None = None,
         **environment: str,
     ) -> None:
         def limited() -> None:
+            if ignoring is not None:
+                signal.signal(ignoring, signal.SIG_IGN)
             if files is not None:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
             if memory is not None:
@@ -138,6 +141,15 @@ def test_sigterm_and_ctrl_c_at_idle_end_it_with_0(start: Start, number: signal.S
     server.process.send_signal(number)
     assert 0 == server.ended()
     assert "Traceback" not in server.said
+
+
+def test_a_ctrl_c_that_was_ignored_at_the_start_does_not_end_the_server(start: Start) -> None:
+    server = start("fake", "--port", "0", ignoring=signal.SIGINT).ready()
+    server.process.send_signal(signal.SIGINT)
+    assert server.status("/health") == "200"
+    assert server.process.poll() is None
+    server.process.send_signal(signal.SIGTERM)
+    assert 0 == server.ended()
 
 
 def test_at_sigterm_what_runs_is_finished_and_what_comes_is_told_to_come_later(
