@@ -135,6 +135,7 @@ class LLM:
             max_sequences=max_sequences,
             model_id=loaded.name,
             eos_ids=self.tokenizer.eos_ids,
+            num_tokens=self.tokenizer.vocab_size,
             threads=loaded.threads,
         )
         self.driver = Driver(engine, self.tokenizer, on_complete=self.request_builder.remember)

@@ -24,7 +24,11 @@ class GrammarBuilder:
         self._dialect = dialect
         ids = {mark: tokenizer.token_id(mark) for mark in dialect.marks}
         single = tokenizer.added_ids | tokenizer.special_ids
-        self._marks = {mark: token for mark, token in ids.items() if token in single}
+        self._marks = {  # a token beyond the logits cannot be asked for
+            mark: token
+            for mark, token in ids.items()
+            if token in single and token is not None and token < vocab_size
+        }
 
     def of_format(self, form: Format | None) -> Grammar | None:
         """The grammar of a completion; None if it is free."""

@@ -7,6 +7,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from dure.batch import BLOCK_SIZE, CacheOps, PassInterruptedError
 from dure.engine.batch import build_batch
 from dure.engine.block_pool import BlockPool, root_digest
@@ -25,7 +27,6 @@ from dure.engine.states import StatePool
 from dure.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from dure.engine.grammar import Grammar
@@ -70,12 +71,15 @@ class Engine:
         max_sequences: int = 64,
         model_id: str = "",
         eos_ids: AbstractSet[int] = frozenset(),
+        num_tokens: int | None = None,
         threads: int = 1,
         sampling: SamplingFunctions | None = None,
         drafter: Drafter | None = None,
     ) -> None:
         """runner: computes the batches, and has the cache. threads: of sampling; the model has its
         own number. drafter: guesses tokens, so that a step may bring several; no answer changes.
+        num_tokens: of the tokenizer. Rows of logits from there on have no token (safetensors pad
+        the vocabulary) and are never drawn. None: every row has one.
         """
         limits = {
             "num_blocks": runner.num_blocks,
@@ -88,6 +92,8 @@ class Engine:
         self.runner = runner
         self.model_id = model_id
         self.eos_ids = frozenset(eos_ids)
+        size = runner.vocab_size
+        self.num_tokens = size if num_tokens is None else min(num_tokens, size)
         self.pool = BlockPool(runner.num_blocks)
         self.states = StatePool(runner.num_states)
         self.scheduler = Scheduler(
@@ -243,6 +249,8 @@ class Engine:
 
     def _deliver(self, chunks: Sequence[Chunk], logits: NDArray[np.float32]) -> list[StepOutput]:
         """Draw from the logits; return an output for each chunk that ended in tokens."""
+        if self.num_tokens < self.runner.vocab_size:
+            logits[:, self.num_tokens :] = -np.inf
         draws, row = [], 0
         for chunk in chunks:
             if chunk.num_scored:

@@ -67,7 +67,8 @@ class GrammarCompiler:
             if self._engine is None:
                 self._engine = _engine(self._tokenizer, self._vocab_size)
             engine = self._engine
-        made = Grammar(engine, text, what, self._tokenizer.eos_ids, self._vocab_size)
+        eos_ids = {each for each in self._tokenizer.eos_ids if each < self._vocab_size}
+        made = Grammar(engine, text, what, eos_ids, self._vocab_size)
         with self._lock:
             self._kept[text] = made
             while len(self._kept) > MAX_KEPT:
@@ -145,7 +146,10 @@ class GrammarState:
         words = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._seconds += time.thread_time() - began
         self._steps += 1
-        allowed = np.unpackbits(words, bitorder="little")[: self._vocab_size].astype(np.bool_)
+        # The mask is as long as the tokenizer, rounded up: logits beyond it have no token.
+        bits = np.unpackbits(words, bitorder="little")[: self._vocab_size]
+        allowed = np.zeros(self._vocab_size, np.bool_)
+        allowed[: len(bits)] = bits
         too_slow = self._seconds > MAX_SLOW_SECONDS + self._steps * MAX_STEP_SECONDS
         if self._matcher.is_error() or too_slow:
             raise InvalidRequestError(
@@ -170,21 +174,32 @@ def _engine(tokenizer: Tokenizer, vocab_size: int) -> Any:
     import llguidance  # noqa: PLC0415
 
     return llguidance.LLTokenizer(
-        llguidance.TokenizerWrapper(_Vocabulary(tokenizer)), n_vocab=vocab_size
+        llguidance.TokenizerWrapper(_Vocabulary(tokenizer, vocab_size)), n_vocab=vocab_size
     )
 
 
 class _Vocabulary:
     """A tokenizer as llguidance asks for it."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         self._tokenizer = tokenizer
-        self.tokens = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
+        # Tokens may lie beyond the model's logits: none of those can ever be chosen.
+        size = min(tokenizer.vocab_size, vocab_size)
+        self.tokens = [tokenizer.token_bytes(token) for token in range(size)]
         # Marks that are no control tokens, such as <tool_call>, must not come up in texts either.
-        self.special_token_ids = sorted(tokenizer.special_ids | tokenizer.added_ids)
-        eos = tokenizer.eos_id
-        self.eos_token_id = min(tokenizer.eos_ids) if eos is None else eos
-        self.bos_token_id = tokenizer.bos_id
+        special = tokenizer.special_ids | tokenizer.added_ids
+        self.special_token_ids = sorted(token for token in special if token < size)
+        ends = {tokenizer.eos_id, *tokenizer.eos_ids}
+        known = sorted(token for token in ends if token is not None and token < size)
+        if not known:
+            raise InvalidRequestError(
+                f"This model has no token that ends an answer among its {vocab_size:,}, so no "
+                "format can be enforced.",
+                hint="leave the format out, and tell the model in words",
+            )
+        self.eos_token_id = tokenizer.eos_id if tokenizer.eos_id in known else known[0]
+        bos = tokenizer.bos_id
+        self.bos_token_id = bos if bos is not None and bos < size else None
 
     def __call__(self, text: str | bytes) -> list[int]:
         """The ids of a text in which no mark counts."""

@@ -122,7 +122,9 @@ class Sampler:
         chosen = self._functions.logprob(logits, token_id)
         if count == 0:
             return TokenLogprobs(token_id, chosen, ())
-        ids, values = self._functions.top_logprobs(logits, min(count, logits.size))
+        ids, values = self._functions.top_logprobs(
+            logits, min(count, int((logits > -np.inf).sum()))
+        )
         top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
         return TokenLogprobs(token_id, chosen, top)
 
