@@ -31,7 +31,7 @@ class Rules:
         self._lines: list[str] = []
 
     def add(self, body: str) -> str:
-        """The name of a new rule that says `body`."""
+        """Add a rule that says `body`; return its name."""
         name = f"rule_{len(self._lines)}"
         self._lines.append(f"{name}: {body}")
         return name
@@ -46,7 +46,7 @@ class Rules:
         return " ".join(part for part in said if part != '""') or '""'
 
     def json(self, schema: Any, what: str) -> str:
-        """The name of a new rule for JSON of a schema."""
+        """Add a rule for JSON of a schema; return its name."""
         return self.add(json_rule(schema, what))
 
     def until(self, end: str, *, longest: int | None = None) -> str:
@@ -85,7 +85,7 @@ class Rules:
         return f"rule_{len(self._lines) - 1}"
 
     def text(self, answer: str) -> str:
-        """The whole grammar, of which `answer` is the beginning."""
+        """Return the whole grammar, of which `answer` is the beginning."""
         return "\n".join([f"answer: {answer}", *self._lines])
 
 
@@ -128,7 +128,7 @@ def json_rule(schema: Any, what: str = "The JSON schema") -> str:
 
 
 def format_grammar(kind: str, value: Any, *, name: str = "answer") -> str:
-    """The grammar, with the rule `name`, of an answer of a Format's kind and value.
+    """Return the grammar, with the rule `name`, of an answer of a Format's kind and value.
 
     InvalidRequestError if the value is not of its kind, or too large.
     """
@@ -153,7 +153,7 @@ def format_grammar(kind: str, value: Any, *, name: str = "answer") -> str:
 
 
 def complete(grammar: str, *, before: str | None = None) -> str:
-    """The grammar, with what may stand before the answer if that is not None: and line ends."""
+    """Return the grammar, with what may stand before the answer if that is not None: and line ends."""
     return f"start: {'' if before is None else before + LINE_ENDS}answer\n{grammar}"
 
 

@@ -31,7 +31,7 @@ class GrammarBuilder:
         }
 
     def of_format(self, form: Format | None) -> Grammar | None:
-        """The grammar of a completion; None if it is free."""
+        """Return the grammar of a completion; None if it is free."""
         if form is None:
             return None
         return self._grammars.compile(complete(format_grammar(form.kind, form.value)), _name(form))
@@ -39,7 +39,7 @@ class GrammarBuilder:
     def of_chat(
         self, request: ChatRequest, prompt: str, reading: OutputParserOptions
     ) -> Grammar | None:
-        """The grammar of the answer to `prompt`, thoughts before it; None if it is free.
+        """Return the grammar of the answer to `prompt`, reasoning first; None if it is free.
 
         InvalidRequestError if the model has no way to call tools and must, or if what is asked for
         cannot be enforced.
@@ -63,7 +63,7 @@ class GrammarBuilder:
         return self._grammars.compile(complete(body, before=before), what)
 
     def without_calls(self, params: SamplingParams) -> SamplingParams:
-        """The same with a call's beginning forbidden, as far as tokens of its own are in it."""
+        """Forbid the beginning of a call, as far as it has tokens of its own."""
         start_markers = self._dialect.calls.start_markers if self._dialect.calls else ()
         parts = {mark for mark in self._marks for begin in start_markers if mark in begin}
         banned = {self._marks[mark]: BAN for mark in parts}

@@ -51,7 +51,7 @@ class GrammarCompiler:
         self._lock = threading.Lock()
 
     def compile(self, text: str, what: str = "The grammar") -> Grammar:
-        """The grammar of a Lark text. InvalidRequestError, about `what`, if it has none or is too
+        """Compile a Lark text; InvalidRequestError, about `what`, if it has none or is too
         large."""
         size = len(text.encode("utf-8", "replace"))
         if size > MAX_GRAMMAR_BYTES:
@@ -106,7 +106,7 @@ class Grammar:
             )
 
     def start(self, *, deferred: bool = False) -> GrammarState:
-        """The state at the grammar's beginning; `deferred`: it allows all until told to begin."""
+        """Return the state at the grammar's beginning; `deferred`: it allows all until told to begin."""
         return GrammarState(
             self._matcher.deep_copy(), self._eos_ids, self._engine_eos, self._vocab_size, deferred
         )
@@ -132,11 +132,11 @@ class GrammarState:
         self._steps = 0
 
     def begin(self) -> None:
-        """Nothing; from the next token on the grammar holds."""
+        """Enforce the grammar from the next token on."""
         self.deferred = False
 
     def forbidden(self) -> NDArray[np.int32]:
-        """The ids that must not come next. Before the grammar begins: an end, as it is still owed.
+        """Return the ids that must not come next. Before the grammar begins: an end, as it is still owed.
 
         InvalidRequestError if the grammar's limits were met on the way.
         """
@@ -202,7 +202,7 @@ class _Vocabulary:
         self.bos_token_id = bos if bos is not None and bos < size else None
 
     def __call__(self, text: str | bytes) -> list[int]:
-        """The ids of a text in which no mark counts."""
+        """Encode a text in which no mark counts."""
         if isinstance(text, bytes):
             text = text.decode("utf-8", "replace")
         return self._tokenizer.encode(text, add_special=False, parse_special=False)
