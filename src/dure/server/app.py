@@ -22,6 +22,7 @@ from dure.server.http.sse import ClientGone, json_response
 from dure.server.openapi import publish
 from dure.server.route import Handler
 from dure.server.routes import ROUTES
+from dure.server.wire.body import BodyReader
 
 if TYPE_CHECKING:
     from dure.server.serving.service import Service
@@ -46,6 +47,11 @@ def make_app(
         redoc_url=None,
         lifespan=lifespan,
     )
+
+    async def off_loop(work: Callable[[], Any]) -> Any:
+        return await service.off_loop(work)
+
+    app.state.bodies = BodyReader(off_loop)
     described: list[tuple[str, str, type[BaseModel] | None]] = []
     for route in ROUTES:
         answer = _answering(service, route.handler)

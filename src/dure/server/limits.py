@@ -6,6 +6,10 @@ from __future__ import annotations
 MAX_BODY_BYTES = 8 << 20  # an agent's 100,000 tokens of context are half a megabyte
 MAX_HEADER_BYTES = 16 << 10
 MAX_JSON_DEPTH = 64
+MAX_JSON_VALUES = 1 << 17  # of one body: as many are parsed in some 20 ms
+INLINE_BODY_BYTES = 64 << 10  # a larger body is parsed off the event loop
+MAX_UNPARSED_BYTES = 96 << 20  # of all bodies that are being received
+MAX_UNKNOWN_FIELDS = 128  # of one body, passed over
 MAX_MESSAGES = 4096
 MAX_PARTS = 4096  # of one message's content
 MAX_TOOLS = 128

@@ -21,12 +21,13 @@ from dure import hub
 from dure.errors import DureError, InvalidRequestError
 from dure.server import limits
 from dure.server.app import make_app
-from dure.server.http.auth import Hosts, Keys, is_public
+from dure.server.http.auth import Hosts, Keys, Origins, is_public
 from dure.server.http.connection import Connections
 from dure.server.http.middleware import RequestMiddleware
 from dure.server.serving.metrics import Metrics
 from dure.server.serving.model_pool import ModelPool
 from dure.server.serving.service import Service
+from dure.server.wire.body import BodyReader
 
 if TYPE_CHECKING:
     from dure.llm import LLM
@@ -132,10 +133,13 @@ class Server:
         self.service = service
         connections = self.connections = Connections()
         keys, hosts = Keys(settings.keys), Hosts((*settings.allowed_hosts, settings.host))
+        api = make_app(service)
+        self.bodies: BodyReader = api.state.bodies
         app: Any = RequestMiddleware(
-            make_app(service),
+            api,
             keys=keys,
             hosts=hosts,
+            origins=Origins(settings.cors),
             connections=connections,
             on_failure=metrics.on_failure,
         )

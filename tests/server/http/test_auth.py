@@ -103,7 +103,10 @@ def test_only_its_own_key_may_end_an_answers_thoughts(serve) -> None:
         ("127.0.0.1:8000", 200),
         ("[::1]:8000", 200),
         ("192.168.1.5", 200),
-        ("host.docker.internal:8000", 200),
+        ("host.docker.internal:8000", 403),
+        ("other.local", 403),
+        ("metadata.internal", 403),
+        ("page.localhost", 200),
         ("my.name", 200),
         ("evil.example", 403),
         ("evil.example:8000", 403),
@@ -127,6 +130,29 @@ def test_no_origin_is_allowed_unless_it_was_named(serve) -> None:
     assert "https://page.example" == answer.headers["access-control-allow-origin"]
     other = opened.ask("OPTIONS", "/v1/models", headers={**asks, "Origin": "https://evil.example"})
     assert "access-control-allow-origin" not in other.headers
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://evil.example", 403),
+        ("null", 403),
+        ("http://192.168.1.77", 403),
+        ("http://localhost.evil.example", 403),
+        ("http://localhost:3000", 200),
+        ("http://127.0.0.1:5173", 200),
+        ("vscode-webview://abc", 200),
+        ("https://page.example", 200),
+    ],
+)
+def test_a_foreign_page_may_not_use_a_server_without_a_key(serve_module, origin, status) -> None:
+    server = serve_module(reply("ok"), cors=("https://page.example",))
+    headers = {"Origin": origin, "Content-Type": "text/plain"}
+    for path, body in (
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
+        ("/api/generate", {"model": "fake", "prompt": "hi"}),
+    ):
+        assert status == server.post(path, body, headers=headers).status
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "my.name"])

@@ -15,7 +15,7 @@ from dure.server.errors import HTTPError
 PUBLIC = frozenset({"/health", "/v1/health"})
 """What answers without a key: whether the server lives, and nothing else."""
 
-LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
+LOCAL_SUFFIXES = (".localhost",)  # RFC 6761: never another machine
 MIN_KEY_CHARACTERS = 8
 
 
@@ -72,7 +72,8 @@ class Hosts:
     away: its reader's browser sends that name."""
 
     def __init__(self, allowed: Sequence[str] = ()) -> None:
-        names = {"localhost", socket.gethostname(), socket.getfqdn(), *allowed}
+        own = socket.gethostname()
+        names = {"localhost", own, f"{own}.local", socket.getfqdn(), *allowed}
         self._names = {name.casefold() for name in names if name}
 
     def check(self, headers: Mapping[bytes, bytes]) -> None:
@@ -86,6 +87,38 @@ class Hosts:
             f"This server does not answer to the name {name[:80]!r} (hint: --allowed-host NAME).",
             "permission_error",
             code="host_not_allowed",
+        )
+
+
+class Origins:
+    """The web pages that may ask a server without a key.
+
+    A browser sends a simple request (text/plain) of any page without asking first, and names the
+    page in `Origin`. Programs that are not browsers send none.
+    """
+
+    def __init__(self, allowed: Sequence[str] = ()) -> None:
+        self._allowed = {origin.casefold().rstrip("/") for origin in allowed}
+
+    def check(self, headers: Mapping[bytes, bytes]) -> None:
+        """Raise a 403 for a page of another machine that is not allowed by name."""
+        origin = headers.get(b"origin", b"").decode("latin-1").strip().casefold()
+        if not origin or "*" in self._allowed or origin in self._allowed:
+            return
+        scheme, separator, host = origin.partition("://")
+        if separator and scheme not in ("http", "https"):
+            return  # a program's own page: app://, tauri://, vscode-webview://
+        name = _without_port(host)
+        own = headers.get(b"host", b"").decode("latin-1").strip().casefold()
+        if separator and (host == own or name == "localhost" or name.endswith(LOCAL_SUFFIXES)):
+            return
+        if separator and _is_address(name) and ipaddress.ip_address(name).is_loopback:
+            return
+        raise HTTPError(
+            403,
+            f"The web page {origin[:80]!r} may not use this server (hint: --cors ORIGIN).",
+            "permission_error",
+            code="origin_not_allowed",
         )
 
 

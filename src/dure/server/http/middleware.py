@@ -6,11 +6,11 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dure.server import errors
-from dure.server.http.auth import PUBLIC, Hosts, Keys
+from dure.server import errors, limits
+from dure.server.http.auth import PUBLIC, Hosts, Keys, Origins
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,12 +30,14 @@ class RequestMiddleware:
         *,
         keys: Keys,
         hosts: Hosts,
+        origins: Origins | None = None,
         connections: Connections | None = None,
         on_failure: Callable[[int], None] | None = None,
     ) -> None:
         self._app = app
         self._keys = keys
         self._hosts = hosts
+        self._origins = origins or Origins()
         self._connections = connections
         self._on_failure = on_failure
 
@@ -71,7 +73,10 @@ class RequestMiddleware:
         scope.setdefault("state", {})["request_id"] = request_id
         try:
             headers = dict(scope["headers"])
+            _check_head(scope, headers)
             self._hosts.check(headers)
+            if not self._keys:  # with keys, a foreign page does not know one
+                self._origins.check(headers)
             if scope["path"] not in PUBLIC:
                 scope["state"]["tenant"] = self._keys.tenant(headers)
             await self._app(scope, receive, watched)
@@ -103,6 +108,29 @@ async def send_error(path: str, error: errors.HTTPError, send: Callable[[Any], A
     headers += [(name.lower().encode(), text.encode()) for name, text in error.headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _check_head(scope: Scope, headers: Mapping[bytes, bytes]) -> None:
+    """Refuse a head that is too long, or gives its body two lengths; the connection ends.
+
+    h11 bounds a head that comes in several packets; one that comes whole passes it.
+    """
+    size = len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))
+    size += sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    if size > limits.MAX_HEADER_BYTES:
+        raise errors.HTTPError(
+            431,
+            f"The request's head has {size:,} bytes; the limit is {limits.MAX_HEADER_BYTES:,}.",
+            code="head_too_large",
+            headers={"Connection": "close"},
+        )
+    if b"transfer-encoding" in headers and b"content-length" in headers:
+        raise errors.HTTPError(
+            400,
+            "A request has either Content-Length or Transfer-Encoding, not both.",
+            code="two_lengths",
+            headers={"Connection": "close"},
+        )
 
 
 def _printable(path: str) -> str:

@@ -24,9 +24,6 @@ _UNSUPPORTED = {
     "width": "this server makes no images",
     "height": "this server makes no images",
 }
-_NEUTRAL = {"mirostat": 0, "typical_p": 1, "tfs_z": 1}
-"""Ways of drawing tokens that we do not have, and the value at which each changes nothing."""
-
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PERIOD = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
 FOR_EVER = -1.0
@@ -91,12 +88,7 @@ def format_of(body: Asked) -> Format | None:
 def sampling(body: Asked) -> SamplingParams:
     """How the body wants its answer drawn; what it leaves out takes the model's defaults."""
     options = body.options or Options()
-    extra = options.model_extra or {}
-    for name, neutral in _NEUTRAL.items():
-        if extra.get(name) not in (None, neutral, False):
-            raise InvalidRequestError(
-                f'The option "{name}" is not supported.', hint=f"leave it out, or at {neutral}"
-            )
+    refuse(options, {})
     unlimited = options.num_predict is not None and options.num_predict < 0
     remembers = options.repeat_last_n != 0  # 0 turns the penalty off
     return SamplingParams(

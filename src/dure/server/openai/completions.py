@@ -23,8 +23,9 @@ from dure.server.openai import chat, sampling
 from dure.server.openai.schemas import CompletionBody
 from dure.server.serving.generation import Generation, Progress
 from dure.server.wire.body import read_as
-from dure.server.wire.logprobs import completion_logprobs
+from dure.server.wire.logprobs import TextOffset, completion_logprobs
 from dure.server.wire.tenant import tenant
+from dure.server.wire.thinking import first
 from dure.text.fim import infill_prompt, infill_stops
 
 if TYPE_CHECKING:
@@ -55,9 +56,15 @@ def prompts_of(body: CompletionBody) -> list[str | list[int]]:
     return listed
 
 
+def max_tokens_of(body: CompletionBody) -> int:
+    """Return the most tokens an answer may have, by any word for it; OpenAI's default is 16."""
+    longest: int = first(body.max_tokens, body.n_predict, body.max_new_tokens, body.num_predict, 16)
+    return longest
+
+
 def completion_params(body: CompletionBody) -> SamplingParams:
     """How the body wants its texts continued. OpenAI's own default is 16 tokens."""
-    longest = 16 if body.max_tokens is None else body.max_tokens
+    longest = max_tokens_of(body)
     if longest == 0 and not body.echo:
         raise invalid("max_tokens is 0: that is of use with echo alone.", "max_tokens")
     if body.best_of not in (None, 1, body.n):
@@ -140,12 +147,12 @@ async def completion(generations: Sequence[Generation], body: CompletionBody) ->
     for generation in generations:
         for done in chat.finished(generation):
             choices.append(_choice(len(choices), generation, done, body))
-    first = generations[0]
+    leading = generations[0]
     return {
-        **_start(first),
+        **_start(leading),
         "choices": choices,
-        "usage": _usage(generations, shown=body.max_tokens != 0),
-        "timings": chat.timings(chat.finished(first)[0]),
+        "usage": _usage(generations, shown=max_tokens_of(body) != 0),
+        "timings": chat.timings(chat.finished(leading)[0]),
     }
 
 
@@ -153,11 +160,12 @@ async def completion_chunks(
     generations: Sequence[Generation], body: CompletionBody
 ) -> AsyncGenerator[bytes, None]:
     """The answer as server-sent events, while it is written."""
-    first = generations[0]
-    tokenizer = first.tokenizer
-    start = _start(first)
+    leading = generations[0]
+    tokenizer = leading.tokenizer
+    start = _start(leading)
     head = json.dumps(start, ensure_ascii=False, separators=(",", ":"))[:-1]
     width = body.n or 1
+    offsets = [TextOffset() for _ in range(width * len(generations))]
     if body.echo and body.logprobs is None:
         for number, generation in enumerate(generations):
             text = tokenizer.decode(generation.prepared.token_ids)
@@ -166,17 +174,18 @@ async def completion_chunks(
     async for number, item in _merged(generations):
         if isinstance(item, Progress):
             if body.return_progress:
-                at = chat.progress(item, generations[number].times.asked)
-                yield data({**start, "choices": [], "prompt_progress": at})
+                read = chat.progress(item, generations[number].times.asked)
+                yield data({**start, "choices": [], "prompt_progress": read})
             continue
         choice, chunk = item
         if chunk.prompt_logprobs is not None:
-            echoed = _echoed(generations[number], chunk.prompt_logprobs)
+            at = offsets[number * width + choice]
+            echoed = _echoed(generations[number], chunk.prompt_logprobs, at)
             yield _frame(head, {"index": number * width + choice, **echoed})
         entry: dict[str, Any] = {"index": number * width + choice, "text": chunk.text}
         if chunk.logprobs is not None:
             entry["logprobs"] = completion_logprobs(
-                [chunk.logprobs], [chunk.token_id], tokenizer, 0
+                [chunk.logprobs], [chunk.token_id], tokenizer, offsets[entry["index"]]
             )
         if body.return_token_ids:
             entry["token_ids"] = [chunk.token_id]
@@ -242,7 +251,7 @@ def _choice(
     body: CompletionBody,
 ) -> dict[str, Any]:
     tokenizer = generation.tokenizer
-    shown = body.max_tokens != 0
+    shown = max_tokens_of(body) != 0
     prompt_ids = generation.prepared.token_ids if body.echo else []
     before = tokenizer.decode(prompt_ids) if body.echo else ""
     choice: dict[str, Any] = {
@@ -257,17 +266,19 @@ def _choice(
         if shown:
             entries += done.logprobs or ()
             ids += done.token_ids
-        choice["logprobs"] = completion_logprobs(entries, ids, tokenizer, 0)
+        choice["logprobs"] = completion_logprobs(entries, ids, tokenizer, TextOffset())
     if body.return_token_ids:
         choice["token_ids"] = list(done.token_ids) if shown else []
         choice["prompt_token_ids"] = list(generation.prepared.token_ids)
     return choice
 
 
-def _echoed(generation: Generation, logprobs: Sequence[TokenLogprobs | None]) -> dict[str, Any]:
+def _echoed(
+    generation: Generation, logprobs: Sequence[TokenLogprobs | None], at: TextOffset
+) -> dict[str, Any]:
     """The prompt as a part of a stream, its tokens scored."""
     ids, tokenizer = generation.prepared.token_ids, generation.tokenizer
-    scored = completion_logprobs(list(logprobs), list(ids), tokenizer, 0)
+    scored = completion_logprobs(list(logprobs), list(ids), tokenizer, at)
     return {"text": tokenizer.decode(ids), "logprobs": scored}
 
 

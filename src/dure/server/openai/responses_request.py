@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -30,6 +32,7 @@ from dure.server.wire.validation import (
     unsupported_type,
 )
 
+log = logging.getLogger("dure.server")
 Message = dict[str, Any]
 
 _UNSUPPORTED = {
@@ -67,7 +70,7 @@ def chat_request(body: InputBody, before: Sequence[Message] = ()) -> ChatRequest
     if not messages:
         raise missing("The request", "input")
     choice, allowed = _choice(body.tool_choice)
-    tools = [_tool(tool) for tool in body.tools or ()]
+    tools = [_tool(tool) for tool in _functions(body)]
     if allowed is not None:
         tools = [tool for tool in tools if tool["function"]["name"] in allowed]
     return ChatRequest(
@@ -119,16 +122,19 @@ def _add(messages: list[Message], item: Item, where: str) -> None:
     elif kind == "reasoning":
         turn = _turn(messages, holds=False)
         turn["reasoning_content"] = _thoughts(item, where)
-    elif kind == "function_call":
+    elif kind in ("function_call", "custom_tool_call"):
         if item.call_id is None or item.name is None:
             lacks = "call_id" if item.call_id is None else "name"
-            raise missing(f"{where} of type function_call", lacks)
-        function = {"name": item.name, "arguments": item.arguments or "{}"}
+            raise missing(f"{where} of type {kind}", lacks)
+        arguments = item.arguments or "{}"
+        if kind == "custom_tool_call":
+            arguments = json.dumps({"input": item.input or ""}, ensure_ascii=False)
+        function = {"name": item.name, "arguments": arguments}
         call = {"id": item.call_id, "type": "function", "function": function}
         _turn(messages, holds=True).setdefault("tool_calls", []).append(call)
-    elif kind == "function_call_output":
+    elif kind in ("function_call_output", "custom_tool_call_output"):
         if item.call_id is None:
-            raise missing(f"{where} of type function_call_output", "call_id")
+            raise missing(f"{where} of type {kind}", "call_id")
         output = _text(item.output, f"{where}.output")
         messages.append({"role": "tool", "tool_call_id": item.call_id, "content": output})
     else:
@@ -171,9 +177,23 @@ def _thoughts(item: Item, where: str) -> str:
     return "\n".join(part.text or "" for part in item.summary or ())
 
 
+def _functions(body: InputBody) -> list[Tool]:
+    """Return the tools that are functions.
+
+    Coding agents declare tools of other types (custom, local_shell, web_search) in every request.
+    The model is not told of them, so it never calls one; that is logged. Raises
+    InvalidRequestError if no other tool is left and one must be called.
+    """
+    others = sorted({tool.type[:60] for tool in body.tools or () if tool.type != "function"})
+    found = [tool for tool in body.tools or () if tool.type == "function"]
+    if others:
+        if not found and body.tool_choice == "required":
+            raise unsupported_type("A tool", others[0], "tools of type function are taken")
+        log.info("tools of these types are not offered to the model: %s", ", ".join(others))
+    return found
+
+
 def _tool(tool: Tool) -> dict[str, Any]:
-    if tool.type != "function":
-        raise unsupported_type("A tool", tool.type, "tools of type function are taken")
     if not tool.name:
         raise missing("A tool of type function", "name")
     function = {

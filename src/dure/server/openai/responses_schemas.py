@@ -31,6 +31,7 @@ class Item(Body):
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
+    input: str | None = None  # of a custom tool's call
     output: str | Parts | None = None
     summary: Parts | None = None
     encrypted_content: str | None = None

@@ -30,9 +30,6 @@ UNSUPPORTED = {
     "chat_template": "the model's own template is used",
     "documents": "put them into a message",
     "lora": "no adapters are loaded",
-    "mirostat": "use top_p or min_p",
-    "dry_multiplier": "use frequency_penalty",
-    "xtc_probability": "use temperature and min_p",
 }
 """What would change an answer and is not done, by its field in a body, and what to do instead."""
 
@@ -43,9 +40,18 @@ def sampling_params(
     """How the body wants its tokens drawn; what it leaves open is the model's to say. An error for
     a field that would change the answer and is not supported."""
     refuse(body, UNSUPPORTED)
+    max_tokens = first(max_tokens, body.n_predict, body.max_new_tokens, body.num_predict)
+    penalty = first(body.repetition_penalty, body.repeat_penalty, 1.0)
+    if penalty != 1.0 and body.repeat_last_n not in (None, -1):
+        raise invalid(
+            "repeat_last_n is not supported: repetition_penalty counts the prompt and the answer. "
+            "Leave it out, or at -1.",
+            "repeat_last_n",
+        )
+    seed = first(body.seed, body.random_seed, body.sampling_seed)
     given: dict[str, Any] = {
         "max_tokens": None if max_tokens == -1 else max_tokens,
-        "min_tokens": body.min_tokens,
+        "min_tokens": first(body.min_tokens, body.min_new_tokens),
         "logprobs": logprobs,
         "temperature": body.temperature,
         # 0 is OpenAI's for "the likeliest alone"; a share of nothing would be no token at all
@@ -56,7 +62,7 @@ def sampling_params(
         "presence_penalty": body.presence_penalty,
         "frequency_penalty": body.frequency_penalty,
         "logit_bias": _bias(body.logit_bias),
-        "seed": None if body.seed == -1 else body.seed,
+        "seed": None if seed == -1 else seed,
         "stop": body.stop,
         "stop_token_ids": body.stop_token_ids,
         "ignore_eos": body.ignore_eos,
@@ -110,8 +116,11 @@ def format_of(body: Sampling) -> Format | None:
     if structured.get("json_object"):
         return Format("json_object")
     for kind, value in (
-        ("regex", first(structured.get("regex"), body.guided_regex)),
-        ("grammar", first(structured.get("grammar"), body.guided_grammar, body.grammar)),
+        ("regex", first(structured.get("regex"), body.guided_regex, body.regex)),
+        (
+            "grammar",
+            first(structured.get("grammar"), body.guided_grammar, body.grammar, body.ebnf),
+        ),
         ("choice", first(structured.get("choice"), body.guided_choice)),
     ):
         if value is not None:

@@ -39,6 +39,13 @@ class Sampling(Body):
     stream_options: StreamOptions | None = None
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
     max_tokens: Tokens | None = None
+    n_predict: Tokens | None = None  # llama-server's word for max_tokens
+    num_predict: Tokens | None = None  # Ollama's
+    max_new_tokens: Tokens | None = None  # TGI's and SGLang's
+    min_new_tokens: int | None = Field(None, ge=0, le=MAX_ID)
+    random_seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)  # Mistral's
+    sampling_seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)  # SGLang's
+    repeat_last_n: int | None = None
     min_tokens: int | None = Field(None, ge=0, le=MAX_ID)
     temperature: float | None = Field(None, ge=0, le=MAX_TEMPERATURE)
     top_p: float | None = Field(None, ge=0, le=1)
@@ -67,6 +74,8 @@ class Sampling(Body):
     guided_choice: list[str] | None = None
     json_schema: Object | None = None
     grammar: str | None = None
+    regex: str | None = None  # SGLang's
+    ebnf: str | None = None
 
 
 class ChatMessage(BaseModel):

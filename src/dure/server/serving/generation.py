@@ -88,8 +88,12 @@ class Generation:
     async def updates(self) -> AsyncIterator[Progress | tuple[int, Chunk]]:
         """Iterate over (choice, Chunk), and a Progress whenever more of the prompt was computed."""
         seen: Progress | None = None
+        answered = False
         while True:
             if self._ready:
+                if not answered and seen != self.progress:
+                    yield self.progress  # the last of them: all of the prompt is computed
+                answered = True
                 yield self._ready.popleft()
             elif seen != self.progress and not self.times.first and not self.is_over:
                 seen = self.progress

@@ -55,7 +55,7 @@ class Store:
         self._kept[kept.id] = kept
         self._bytes += kept.size
         while len(self._kept) > self._most or self._bytes > self._most_bytes:
-            self._forget(next(iter(self._kept)))
+            self._forget(self._oldest_of_largest())
 
     def find(self, identity: str, tenant: str) -> StoredResponse:
         """The response; a 404 if it was never this tenant's, or is forgotten."""
@@ -75,6 +75,18 @@ class Store:
         """Remove the response, if it is stored."""
         if self._kept.get(kept.id) is kept:
             self._forget(kept.id)
+
+    def _oldest_of_largest(self) -> str:
+        """Return the id to forget: the oldest of the tenant that holds the largest share.
+
+        So no tenant can push out the responses of one that holds less.
+        """
+        shares: dict[str, float] = {}
+        for kept in self._kept.values():
+            share = max(kept.size / self._most_bytes, 1 / self._most)
+            shares[kept.tenant] = shares.get(kept.tenant, 0.0) + share
+        largest = max(shares, key=shares.__getitem__)
+        return next(name for name, kept in self._kept.items() if kept.tenant == largest)
 
     def _forget(self, identity: str) -> None:
         kept = self._kept.pop(identity, None)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from dure.server import limits
-from dure.server.errors import HTTPError, invalid
+from dure.server.errors import HTTPError, invalid, unavailable
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -46,41 +47,85 @@ _SENTENCES: Mapping[str, str] = {
 
 
 _LARGE = 1 << 20
+_BLOCK = 1 << 18
 _TYPES = ("str", "int", "float", "bool", "dict", "list", "none")
 
 
-async def read_body(request: Request) -> bytes:
-    """All of the body; a 413 for one that is too long, a 408 for one that takes too long."""
-    declared = request.headers.get("content-length", "0")
-    if declared.isdigit() and int(declared) > limits.MAX_BODY_BYTES:
-        raise _too_large(int(declared))
-    try:
-        return await asyncio.wait_for(_received(request), limits.BODY_SECONDS)
-    except (asyncio.TimeoutError, TimeoutError):
-        raise HTTPError(
-            408,
-            f"The request's body did not come within {limits.BODY_SECONDS:g} s.",
-            code="request_timeout",
-            headers={"Connection": "close"},
-        ) from None
+class BodyReader:
+    """Receives and parses the bodies of one server, within a common budget of bytes.
 
+    off_loop: runs a function on a thread; large bodies are parsed there.
+    """
 
-async def read_json(request: Request) -> dict[str, Any]:
-    """The body's JSON object; a 400 for anything else."""
-    return parse_object(await read_body(request))
+    def __init__(self, off_loop: Callable[[Callable[[], Any]], Awaitable[Any]]) -> None:
+        self._off_loop = off_loop
+        self.bytes = 0  # received and not yet parsed, of all requests
+
+    async def read(self, request: Request, shape: type[M]) -> M:
+        """Return the body in that shape.
+
+        Raises a 400 that names the first wrong field, a 408 for a body that takes too long, a 413
+        for one that is too long, and a 503 when the common budget is spent.
+        """
+        declared = request.headers.get("content-length", "0")
+        if declared.isdigit() and int(declared) > limits.MAX_BODY_BYTES:
+            raise _too_large(int(declared))
+        parts: list[bytes] = []
+        try:
+            try:
+                await asyncio.wait_for(self._receive(request, parts), limits.BODY_SECONDS)
+            except (asyncio.TimeoutError, TimeoutError):
+                raise HTTPError(
+                    408,
+                    f"The request's body did not come within {limits.BODY_SECONDS:g} s.",
+                    code="request_timeout",
+                    headers={"Connection": "close"},
+                ) from None
+            if sum(map(len, parts)) <= limits.INLINE_BODY_BYTES:
+                return _parsed(parts, shape)
+            parsed: M = await self._off_loop(partial(_parsed, parts, shape))
+            return parsed
+        finally:
+            self.bytes -= sum(map(len, parts))
+
+    async def _receive(self, request: Request, parts: list[bytes]) -> None:
+        """Append the body's parts; they count in the budget as they come."""
+        size = 0
+        async for part in request.stream():
+            size += len(part)
+            if size > limits.MAX_BODY_BYTES:
+                raise _too_large(size)
+            if part and self.bytes + len(part) > limits.MAX_UNPARSED_BYTES:
+                raise _no_room()
+            if part:
+                parts.append(part)
+                self.bytes += len(part)
 
 
 async def read_as(request: Request, shape: type[M]) -> M:
-    """The body in that shape; a 400 that names the first field which is wrong."""
-    return checked(shape, await read_json(request))
+    """Return the body in that shape; a 400 names the first field which is wrong."""
+    reader: BodyReader = request.app.state.bodies
+    return await reader.read(request, shape)
+
+
+def _parsed(parts: list[bytes], shape: type[M]) -> M:
+    return checked(shape, parse_object(b"".join(parts)))
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
-    """The JSON object that `body` is; a 400 for what is none, or is nested too deeply."""
+    """Return the JSON object that `body` is.
+
+    Raises a 400 if it is not one, is nested too deeply, or has too many values.
+    """
     if len(body) > _LARGE:
         np.empty(8 * len(body), np.uint8)  # a MemoryError here: in Rust it would end the process
-    if depth(body) > limits.MAX_JSON_DEPTH:
+    levels, values = measure(body)
+    if levels > limits.MAX_JSON_DEPTH:
         raise invalid(f"The JSON is nested more than {limits.MAX_JSON_DEPTH} deep.")
+    if values > limits.MAX_JSON_VALUES:
+        raise invalid(
+            f"The JSON has {values:,} values; at most {limits.MAX_JSON_VALUES:,} are allowed."
+        )
     try:
         value = from_json(body, allow_inf_nan=False)
     except ValueError:
@@ -98,31 +143,39 @@ def checked(shape: type[M], value: Mapping[str, Any]) -> M:
         raise _first_mistake(error) from None
 
 
-def depth(body: bytes) -> int:
-    """How deeply the brackets of a JSON text are nested, in one pass and without recursion.
+def measure(body: bytes) -> tuple[int, int]:
+    """Return how deeply a JSON text is nested, and a bound of its values, without recursion.
 
-    Of text that is not JSON it is some number; a parser refuses that, and has a limit of its own.
+    The text is scanned in blocks. Of text that is not JSON both are some number; the parser
+    refuses that, and has a limit of its own.
     """
-    if body.count(b"[") + body.count(b"{") <= limits.MAX_JSON_DEPTH:
-        return 0  # less than the limit, whichever way they are nested
-    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")  # every quote left is one of the text's
-    codes = np.frombuffer(plain, np.uint8)
-    outside = np.cumsum(codes == ord('"'), dtype=np.uint8) & 1 == 0
-    opens = ((codes == ord("[")) | (codes == ord("{"))) & outside
-    closes = ((codes == ord("]")) | (codes == ord("}"))) & outside
-    levels = np.cumsum(opens.astype(np.int8) - closes.astype(np.int8), dtype=np.int32)
-    return int(levels.max(initial=0))
+    opened = body.count(b"[") + body.count(b"{")
+    if opened <= limits.MAX_JSON_DEPTH and len(body) <= limits.MAX_JSON_VALUES:
+        return 0, 0  # below both limits, whatever it holds
+    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")  # every quote left is a text's own
+    inside, level, deepest, values = 0, 0, 0, 1
+    for start in range(0, len(plain), _BLOCK):
+        codes = np.frombuffer(plain, np.uint8, min(_BLOCK, len(plain) - start), start)
+        quoted = (np.cumsum(codes == ord('"'), dtype=np.uint8) + np.uint8(inside)) & 1
+        inside = int(quoted[-1])
+        outside = quoted == 0
+        opens = ((codes == ord("[")) | (codes == ord("{"))) & outside
+        closes = ((codes == ord("]")) | (codes == ord("}"))) & outside
+        values += int(np.count_nonzero(opens))
+        values += int(np.count_nonzero((codes == ord(",")) & outside))
+        levels = np.cumsum(opens.astype(np.int8) - closes.astype(np.int8), dtype=np.int32) + level
+        deepest, level = max(deepest, int(levels.max(initial=0))), int(levels[-1])
+    return deepest, values
 
 
-async def _received(request: Request) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limits.MAX_BODY_BYTES:
-            raise _too_large(size)
-        parts.append(part)
-    return b"".join(parts)
+def _no_room() -> HTTPError:
+    error = unavailable(
+        f"The bodies of all requests that are being received have {limits.MAX_UNPARSED_BYTES:,} "
+        "bytes, which is the limit. Try again later.",
+        "bodies_too_large",
+    )
+    error.headers = {**error.headers, "Connection": "close"}
+    return error
 
 
 def _too_large(size: int) -> HTTPError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,18 +26,32 @@ def chat_logprobs(
     }
 
 
+class TextOffset:
+    """Where the next token begins, in characters of the text; characters may span tokens."""
+
+    def __init__(self) -> None:
+        self._characters = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: bytes) -> int:
+        """Return where the token begins: the number of whole characters before it."""
+        begins = self._characters
+        self._characters += len(self._decoder.decode(token))
+        return begins
+
+
 def completion_logprobs(
-    entries: Sequence[TokenLogprobs | None], ids: Sequence[int], tokenizer: Tokenizer, offset: int
+    entries: Sequence[TokenLogprobs | None],
+    ids: Sequence[int],
+    tokenizer: Tokenizer,
+    at: TextOffset,
 ) -> dict[str, Any]:
     """A completion's `logprobs`: four lists, a token each; None where nothing came before.
 
-    ids: the tokens, of which `entries` may lack some. offset: characters before the first.
+    ids: the tokens, of which `entries` may lack some. at: where the first begins; it is moved on.
     """
     texts = [token_text(tokenizer, token_id) for token_id in ids]
-    offsets = []
-    for token_id in ids:
-        offsets.append(offset)
-        offset += len(tokenizer.token_bytes(token_id).decode("utf-8", "replace"))
+    offsets = [at.push(tokenizer.token_bytes(token_id)) for token_id in ids]
     return {
         "tokens": texts,
         "token_logprobs": [None if each is None else finite(each.logprob) for each in entries],

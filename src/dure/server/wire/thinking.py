@@ -15,6 +15,10 @@ Budget = Annotated[int, Field(ge=-1, le=MAX_ID)]  # -1 is llama-server's for no 
 
 _OTHER_EFFORTS = {"ultra": "max", "highest": "max", "off": "none", "no_think": "none"}
 _OURS = ("enable_thinking", "thinking", "reasoning_effort")
+_RENDERERS = frozenset(
+    ("messages", "tools", "self", "add_generation_prompt", "bos_token", "eos_token")
+)
+"""Variables that the renderer itself passes to a template: a request sets them by other fields."""
 
 
 class ThinkingFields(Body):
@@ -58,8 +62,18 @@ def thinking_of(
 
 
 def variables_of(body: ThinkingFields) -> dict[str, Any]:
-    """The template's own switches, without those that `thinking_of` has understood."""
+    """Return the template's own switches, without those that `thinking_of` reads.
+
+    Raises a 400 for a name that the renderer itself sets.
+    """
     given = body.chat_template_kwargs or {}
+    for name in given:
+        if name in _RENDERERS or not name.isidentifier():
+            raise invalid(
+                f"chat_template_kwargs must not hold {name[:60]!r}: the server sets it, "
+                "or it is not a name that a template can use.",
+                "chat_template_kwargs",
+            )
     return {name: value for name, value in given.items() if name not in _OURS}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import islice
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from dure.engine.params import MAX_ID, MAX_STOP_CHARACTERS, MAX_STOP_STRINGS
 from dure.errors import InvalidRequestError
 from dure.server import limits
+from dure.server.wire.fields import refuse_foreign, refuse_misspelt
 
 Name = Annotated[str, Field(max_length=limits.MAX_NAME_CHARACTERS)]
 Tokens = Annotated[int, Field(ge=1, le=MAX_ID)]
@@ -44,11 +46,22 @@ def refuse(body: Body, unsupported: Mapping[str, str]) -> None:
 
     unsupported: why not, by the field's name. A field that is null, false or empty asks nothing.
     """
-    for name, value in (body.model_extra or {}).items():
+    extra = body.model_extra or {}
+    if len(extra) > limits.MAX_UNKNOWN_FIELDS:
+        raise InvalidRequestError(
+            f"The request has {len(extra):,} fields that are not known; "
+            f"at most {limits.MAX_UNKNOWN_FIELDS} are passed over."
+        )
+    for name, value in extra.items():
         if name in unsupported and value not in (None, False, "", [], {}):
             raise InvalidRequestError(
                 f'"{name}" is not supported: {unsupported[name]}.', hint="leave it out"
             )
+    refuse_foreign(
+        {name: value for name, value in extra.items() if name not in unsupported},
+        choices=getattr(body, "n", None),
+    )
+    refuse_misspelt((name for name in extra if name not in unsupported), type(body).model_fields)
 
 
 def unsupported_type(what: str, kind: object, allowed: str) -> InvalidRequestError:
@@ -68,10 +81,28 @@ def given(**values: Any) -> dict[str, Any]:
 
 def check_schema(schema: Form, where: str) -> Form:
     """The schema, or a form in words, itself; InvalidRequestError if it is too large to compile."""
-    size = len(schema if isinstance(schema, str) else json.dumps(schema))
+    size = len(schema) if isinstance(schema, str) else _least_size(schema)
+    if size <= limits.MAX_SCHEMA_BYTES and not isinstance(schema, str):
+        size = len(json.dumps(schema))
     if size > limits.MAX_SCHEMA_BYTES:
         raise InvalidRequestError(
-            f"The schema of {where} takes {size:,} characters; "
+            f"The schema of {where} takes {size:,} characters or more; "
             f"at most {limits.MAX_SCHEMA_BYTES:,} are allowed."
         )
     return schema
+
+
+def _least_size(value: object) -> int:
+    """Return a lower bound of the JSON text's length; counting ends beyond the limit."""
+    size, waiting = 0, [value]
+    while waiting and size <= limits.MAX_SCHEMA_BYTES:
+        each = waiting.pop()
+        size += 1
+        if isinstance(each, str):
+            size += len(each)
+        elif isinstance(each, Mapping):
+            size += sum(len(key) + 3 for key in islice(each, limits.MAX_SCHEMA_BYTES))
+            waiting += islice(each.values(), limits.MAX_SCHEMA_BYTES)
+        elif isinstance(each, list | tuple):
+            waiting += islice(each, limits.MAX_SCHEMA_BYTES)
+    return size
