@@ -153,7 +153,7 @@ def format_grammar(kind: str, value: Any, *, name: str = "answer") -> str:
 
 
 def complete(grammar: str, *, before: str | None = None) -> str:
-    """Return the grammar, with what may stand before the answer if that is not None: and line ends."""
+    """Return the grammar with line ends, and with what may stand before the answer, if anything."""
     return f"start: {'' if before is None else before + LINE_ENDS}answer\n{grammar}"
 
 

@@ -106,7 +106,7 @@ class Grammar:
             )
 
     def start(self, *, deferred: bool = False) -> GrammarState:
-        """Return the state at the grammar's beginning; `deferred`: it allows all until told to begin."""
+        """Return the grammar's first state; `deferred`: it allows all until told to begin."""
         return GrammarState(
             self._matcher.deep_copy(), self._eos_ids, self._engine_eos, self._vocab_size, deferred
         )
@@ -136,7 +136,7 @@ class GrammarState:
         self.deferred = False
 
     def forbidden(self) -> NDArray[np.int32]:
-        """Return the ids that must not come next. Before the grammar begins: an end, as it is still owed.
+        """Return the ids that must not come next; before the grammar begins: an end, still owed.
 
         InvalidRequestError if the grammar's limits were met on the way.
         """
