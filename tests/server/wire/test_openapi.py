@@ -18,7 +18,7 @@ CHECKS = Path(__file__).parents[1] / "openapi_checks.py"
 class Terse(ScriptModel):
     """Ends its answers at once if it may, and takes no time to think."""
 
-    def forward(self, batch):
+    def forward(self, batch, cache):
         logits = np.zeros((len(batch.logit_rows), self.vocab_size), np.float32)
         logits[:, END] = 30.0
         return logits
