@@ -213,6 +213,11 @@ def test_a_responses_tokens_are_counted(client: Any, scripted: Any) -> None:
     assert counted.input_tokens == made.usage.input_tokens
 
 
-def test_tools_that_only_openai_has_are_refused_by_name(client: Any, scripted: Any) -> None:
+def test_a_tool_that_only_openai_has_cannot_be_required(client: Any, scripted: Any) -> None:
     with pytest.raises(openai.BadRequestError, match="web_search"):
-        client.responses.create(model=scripted.model, input="Hello", tools=[{"type": "web_search"}])
+        client.responses.create(
+            model=scripted.model,
+            input="Hello",
+            tools=[{"type": "web_search"}],
+            tool_choice="required",
+        )

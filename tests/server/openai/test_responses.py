@@ -104,8 +104,8 @@ def test_of_allowed_tools_the_model_sees_no_others() -> None:
 @pytest.mark.parametrize(
     ("bad", "named"),
     [
-        ({"tools": [{"type": "web_search"}]}, "web_search"),
-        ({"tools": [{"type": "custom", "name": "patch"}]}, "custom"),
+        ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, "web_search"),
+        ({"tools": [{"type": "custom", "name": "patch"}], "tool_choice": "required"}, "custom"),
         ({"background": True}, "background"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "p"}}, "prompt"),

@@ -144,7 +144,7 @@ def test_a_library_that_panics_over_a_request_fails_it_alone(serve, monkeypatch)
 
     server = serve(reply("fine"))
     with monkeypatch.context() as patch:
-        patch.setattr(LLM, "question", panicking)
+        patch.setattr(LLM, "prepare", panicking)
         answer = server.chat("hi")
     assert (500, "internal_error") == (answer.status, answer.json["error"]["code"])
     assert "secret" not in answer.body.decode()

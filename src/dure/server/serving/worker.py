@@ -178,7 +178,7 @@ class Worker:
             news = StepUpdate(generation, run.progress)
             if not run.started and first.request.state is not RequestState.WAITING:
                 run.started, news.started = True, began
-            if not first.started or first.is_over:
+            if run.progress.done < run.progress.total or first.is_over:
                 news.progress = run.progress = _progress(first)
             for choice, answer in enumerate(run.answers):
                 while answer.chunks:

@@ -205,6 +205,8 @@ def _first_mistake(error: ValidationError) -> HTTPError:
     kind, context = first["type"], first.get("ctx", {})
     if kind == "value_error":
         return invalid(f"{field}: {context.get('error', 'not allowed')}", field)
+    if kind == "too_long" and context.get("actual_length") is None:
+        return invalid(f"{field} has over {context['max_length']} entries.", field)
     sentence = _SENTENCES.get(kind, "{field} has a value that is not allowed.")
     try:
         return invalid(sentence.format(field=field, **context), field)

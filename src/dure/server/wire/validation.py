@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from itertools import islice
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -100,9 +99,8 @@ def _least_size(value: object) -> int:
         size += 1
         if isinstance(each, str):
             size += len(each)
-        elif isinstance(each, Mapping):
-            size += sum(len(key) + 3 for key in islice(each, limits.MAX_SCHEMA_BYTES))
-            waiting += islice(each.values(), limits.MAX_SCHEMA_BYTES)
-        elif isinstance(each, list | tuple):
-            waiting += islice(each, limits.MAX_SCHEMA_BYTES)
+        elif isinstance(each, Mapping | list | tuple):
+            size += 2 * len(each)  # each entry, and a comma or a bracket
+            if size <= limits.MAX_SCHEMA_BYTES:
+                waiting += each.values() if isinstance(each, Mapping) else each
     return size
