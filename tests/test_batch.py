@@ -46,5 +46,5 @@ def test_a_cache_is_f16_or_q8_and_f32_if_exact() -> None:
     assert check_cache_dtype("f16", exact=True) == "f32"
     with pytest.raises(InvalidRequestError, match="'q4' is not known"):
         check_cache_dtype("q4", exact=False)
-    with pytest.raises(InvalidRequestError, match="not in 8 bits"):
+    with pytest.raises(InvalidRequestError, match="float32 KV cache, not q8"):
         check_cache_dtype("q8", exact=True)
