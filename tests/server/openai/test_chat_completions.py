@@ -118,7 +118,8 @@ def test_progress_of_the_prompt_is_told_before_the_first_token(serve) -> None:
         if "prompt_progress" in line
     ]
     processed = [entry["processed"] for entry in entries]
-    assert [0, *(entries[-1]["cache"] + 512 * steps for steps in (1, 2))] == processed
+    steps = [entries[-1]["cache"] + 512 * count for count in (1, 2)]
+    assert [0, *steps, entries[-1]["total"]] == processed
     assert {1200 < entry["total"] < 1400 for entry in entries} == {True}
     assert entries[-1]["cache"] >= 64
 
