@@ -115,6 +115,9 @@ def _theirs(source: str, options: dict[str, Any]) -> str | None:
     given = {"add_generation_prompt": True, "bos_token": "<s>", "eos_token": "</s>", **options}
     # A filter that llama.cpp has and transformers has not; no argument here is a text.
     source = source.replace("| from_json", "")
+    # R1 hands what `map` gives to transformers' tojson, which takes lists alone; ours takes both.
+    mapped = "map(attribute='function') |"
+    source = source.replace(f"{mapped} tojson", f"{mapped} list | tojson")
     try:
         messages = [_named(message) for message in given.pop("messages")]
         return str(render_jinja_template([messages], chat_template=source, **given)[0][0])
