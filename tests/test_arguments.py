@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from fake_model import ScriptModel, loaded, reply
 
+import dure.hub
 import dure.llm
 from dure import LLM, SamplingParams
 from dure.errors import InvalidRequestError
@@ -107,7 +108,7 @@ def test_other_calls_refuse_what_they_cannot_use(llm: LLM) -> None:
 def test_a_wrong_option_of_the_constructor_is_refused_before_anything_is_loaded(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(dure.llm, "load", lambda *_, **__: pytest.fail("began to load"))
+    monkeypatch.setattr(dure.hub, "resolve", lambda *_, **__: pytest.fail("began to load"))
     with pytest.raises(InvalidRequestError):
         LLM(**{"model": "fake", **options})
 

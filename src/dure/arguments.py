@@ -17,16 +17,6 @@ _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _MESSAGES = '[{"role": "user", "content": "…"}]'
 
 
-def check_integer(name: str, value: object, *, low: int, optional: bool = True) -> None:
-    """Raise InvalidRequestError unless `value` is a whole number from `low` on, or None."""
-    if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < low:
-        raise InvalidRequestError(
-            f"{name} must be a whole number from {low:,} on, but is {_shown(value)}."
-        )
-
-
 def check_flag(name: str, value: object) -> None:
     """Raise InvalidRequestError unless `value` is True or False."""
     if not isinstance(value, bool):

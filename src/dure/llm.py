@@ -24,7 +24,7 @@ from dure.engine.params import SamplingParams
 from dure.engine.request import check_prompt
 from dure.errors import InvalidRequestError, NotEnoughMemoryError
 from dure.loading.load import load
-from dure.loading.memory import gigabytes
+from dure.loading.memory import check_whole, gigabytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,6 +36,9 @@ Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | Sequence[Message] | ChatRequest
 """Text, token ids, the messages of a chat, or all that a chat may ask."""
 
+
+MAX_SEQUENCES = 65_536
+"""Sequences in one step: more would wait for rows of it anyway."""
 
 _RENAMED = {
     "question": "prepare",
@@ -142,16 +145,13 @@ class LLM:
 
     @staticmethod
     def _check_options(options: Mapping[str, Any]) -> None:
-        """Raise InvalidRequestError for an argument of the constructor that is of a wrong type."""
+        """Raise InvalidRequestError for a wrong argument that `load` does not check itself."""
         model = options["model"]
         if model is not None and not isinstance(model, (str, os.PathLike)):
             raise InvalidRequestError(
                 f"A model is a name or a path, not {model!r:.60}.", hint='LLM("smollm2:135m")'
             )
-        for name, low in (("threads", 1), ("context", 1), ("cache_bytes", 1)):
-            arguments.check_integer(name, options[name], low=low)
-        for name in ("max_sequences", "conversations"):
-            arguments.check_integer(name, options[name], low=1, optional=False)
+        check_whole("max_sequences", options["max_sequences"], 1, MAX_SEQUENCES)
         arguments.check_flag("exact", options["exact"])
         arguments.check_choice("quantize", options["quantize"], ("q8", "q6", "q4"), optional=True)
         arguments.check_choice("cache_dtype", options["cache_dtype"], ("f16", "q8"), optional=False)

@@ -66,7 +66,7 @@ def available_isas() -> tuple[str, ...]:
 
 
 def release_free_memory() -> None:
-    """Nothing; memory that was freed goes back to the system, where the C library would keep it."""
+    """Give freed memory back to the system, where the C library would keep it."""
     _core.release_free_memory()
 
 

@@ -38,7 +38,7 @@ def make_app(
     *,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
 ) -> FastAPI:
-    """The application. It checks neither key nor host: Gate does, before it."""
+    """The application. It checks neither key nor host: RequestMiddleware does, before it."""
     app = FastAPI(
         title="dure",
         version=__version__,

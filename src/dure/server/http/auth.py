@@ -77,7 +77,7 @@ class Hosts:
         self._names = {name.casefold() for name in names if name}
 
     def check(self, headers: Mapping[bytes, bytes]) -> None:
-        """Nothing; a 403 for a name that is not ours."""
+        """Raise a 403 for a name that is not ours."""
         host = headers.get(b"host", b"").decode("latin-1").strip().casefold()
         name = _without_port(host)
         if not name or name in self._names or name.endswith(LOCAL_SUFFIXES) or _is_address(name):
