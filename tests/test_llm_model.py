@@ -129,6 +129,18 @@ def test_bench_prints_speeds_of_what_was_asked(smollm2: Path) -> None:
     assert asked == {name: value[name] for name in asked}
 
 
+@pytest.mark.parametrize("other", ["prompt", "decode"])
+def test_bench_measures_one_of_the_two_alone(smollm2: Path, other: str) -> None:
+    sizes = [f"--{other}", "0", "--repeat", "1", "--threads", "1", "--json"]
+    measured = {"prompt": "decode", "decode": "prompt"}[other]
+    done = command("bench", str(smollm2), f"--{measured}", "4", *sizes)
+    assert (done.returncode, done.stderr) == (0, "")
+    value = json.loads(done.stdout)
+    speeds = {"prompt": value["prefill_tps"], "decode": value["decode_tps"]}
+    assert speeds[measured] > 0
+    assert speeds[other] is None
+
+
 def test_perplexity_of_a_repeated_text_is_low(smollm2: Path, tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text(TEXT, encoding="utf-8")

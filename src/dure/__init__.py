@@ -19,8 +19,9 @@ from dure.errors import (
 )
 
 if TYPE_CHECKING:
-    from dure.chat.output import Chunk, Completion, Timings
+    from dure.chat.output import Chunk, Completion
     from dure.chat.request import ChatRequest, Format, Thinking, ToolChoice
+    from dure.chat.usage import Timings, Usage
     from dure.engine.params import SamplingParams
     from dure.llm import LLM
 
@@ -46,6 +47,7 @@ __all__ = [
     "TokenizerError",
     "ToolChoice",
     "UnsupportedModelError",
+    "Usage",
     "__version__",
 ]
 
@@ -58,8 +60,9 @@ _HOMES = {
     "Format": "dure.chat.request",
     "SamplingParams": "dure.engine.params",
     "Thinking": "dure.chat.request",
-    "Timings": "dure.chat.output",
+    "Timings": "dure.chat.usage",
     "ToolChoice": "dure.chat.request",
+    "Usage": "dure.chat.usage",
 }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 
-from dure.chat.output import Chunk, Completion, Timings
+from dure.chat.output import Chunk, Completion
+from dure.chat.usage import Timings
 
 __all__ = ["Chunk", "Completion", "Timings"]
 

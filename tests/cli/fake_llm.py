@@ -14,7 +14,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from dure.chat.output import Chunk, Completion, Timings
+from dure.chat.output import Chunk, Completion
+from dure.chat.usage import Usage
 from dure.cli import main
 from dure.engine.params import SamplingParams
 from dure.errors import ContextLengthError, ModelNotFoundError, TemplateError
@@ -97,9 +98,13 @@ def _completion(said: Sequence[str], reason: str) -> Completion:
         token_ids=tuple(range(len(said))),
         logprobs=None,
         finish_reason=reason,
-        prompt_tokens=10,
-        cached_tokens=4,
-        timings=Timings(prefill_s=0.5, decode_s=2.0, prefill_tps=12.0, decode_tps=3.5),
+        usage=Usage(
+            prompt_tokens=10,
+            cached_tokens=4,
+            output_tokens=len(said),
+            prefill_s=0.5,
+            decode_s=2.0,
+        ),
     )
 
 

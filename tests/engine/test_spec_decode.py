@@ -67,6 +67,8 @@ def test_answers_and_logprobs_are_the_same_with_any_drafts(wrong: float, blocks:
     stats = engine.stats
     assert stats.drafted_tokens > 0
     assert (stats.accepted_tokens > 0) == (wrong < 1)
+    assert stats.drafted_tokens == sum(each.num_drafted_tokens for each in actual)
+    assert stats.accepted_tokens == sum(each.num_accepted_tokens for each in actual)
     if wrong == 0:
         assert stats.accepted_tokens >= stats.drafted_tokens * 0.9  # all but those behind an end
         assert engine.stats.steps < plain.stats.steps

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from dure.chat.dialects import Event
-from dure.chat.output import Chunk, Completion, Timings
+from dure.chat.output import Chunk, Completion
+from dure.chat.usage import Usage
 
 ASKED, CACHED = 30, 20
 
@@ -34,13 +35,17 @@ def chunks(events: Sequence[Event], *, reason: str = "stop", **completion: Any) 
         token_ids=tuple(range(len(events) + 1)),
         logprobs=None,
         finish_reason=reason,
-        prompt_tokens=ASKED,
-        cached_tokens=CACHED,
-        timings=Timings(0.5, 0.25, 20.0, 4.0),
+        usage=Usage(
+            prompt_tokens=ASKED,
+            cached_tokens=CACHED,
+            output_tokens=len(events) + 1,
+            reasoning_tokens=sum(event.kind == "reasoning" for event in events),
+            prefill_s=0.5,
+            decode_s=0.25,
+        ),
         content="".join(event.text for event in events if event.kind == "content"),
         reasoning="".join(event.text for event in events if event.kind == "reasoning"),
         tool_calls=_calls(events),
-        reasoning_tokens=sum(event.kind == "reasoning" for event in events),
     )
     return [*made, Chunk("", 8, replace(done, **completion))]
 

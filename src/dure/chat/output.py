@@ -1,4 +1,4 @@
-"""OutputProcessor: turns a request's tokens into text, events, a finish reason and timings."""
+"""OutputProcessor: turns a request's tokens into text, events, a finish reason and usage."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dure.chat.dialects import PLAIN, Dialect, Event, StreamParser
+from dure.chat.usage import Timings, Usage
 from dure.text.detokenizer import Detokenizer
 from dure.text.stop import StopSearch
 
@@ -16,16 +17,6 @@ if TYPE_CHECKING:
     from dure.engine.engine import Engine, StepOutput
     from dure.engine.request import FinishReason, Request, TokenLogprobs
     from dure.text.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True)
-class Timings:
-    """How long an answer took. Prefill ends with the first token, and includes any queueing."""
-
-    prefill_s: float  # seconds to the first token
-    decode_s: float  # seconds from the first token to the last
-    prefill_tps: float  # prompt tokens computed (not those found in the cache) per second
-    decode_tps: float  # tokens after the first per second; 0 if there is none
 
 
 @dataclass(frozen=True)
@@ -40,17 +31,34 @@ class Completion:
     token_ids: tuple[int, ...]  # the tokens of `text`
     logprobs: tuple[TokenLogprobs | None, ...] | None  # one per token; None for a forced token
     finish_reason: str  # "stop", "length" or "abort"
-    prompt_tokens: int  # tokens of the prompt
-    cached_tokens: int  # prompt tokens that were in the KV cache
-    timings: Timings  # seconds and tokens per second
+    usage: Usage  # tokens and seconds
     choices: tuple[Completion, ...] = ()  # all n choices, where n > 1
     content: str = ""  # the answer without reasoning and tool calls
     reasoning: str = ""  # the reasoning, without delimiters
     tool_calls: tuple[Mapping[str, Any], ...] = ()  # in OpenAI's form
-    reasoning_tokens: int = 0  # tokens of `reasoning`
     stopped: str | None = None  # the stop string that ended it
     unparsed_calls: int = 0  # calls that could not be read; their text is in `content`
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None  # one per prompt token
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return self.usage.prompt_tokens
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that were in the KV cache."""
+        return self.usage.cached_tokens
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Tokens of `reasoning`."""
+        return self.usage.reasoning_tokens
+
+    @property
+    def timings(self) -> Timings:
+        """Seconds and tokens per second."""
+        return self.usage.timings
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,7 @@ class Chunk:
     events: tuple[Event, ...] = ()  # the same as pieces of reasoning, content and tool calls
     logprobs: TokenLogprobs | None = None  # where params.logprobs asks for them
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None  # with the first chunk
+    usage: Usage | None = None  # what the answer took so far
 
 
 @dataclass(frozen=True)
@@ -182,7 +191,10 @@ class OutputProcessor:
             self.completion = self._complete(reason)
             if self._on_complete is not None:
                 self._on_complete(self.completion)
-        self.chunks.append(Chunk(text, token_id, self.completion, tuple(events), logprobs, prompt))
+        usage = self._usage() if self.completion is None else self.completion.usage
+        self.chunks.append(
+            Chunk(text, token_id, self.completion, tuple(events), logprobs, prompt, usage)
+        )
 
     def end_thinking(self) -> None:
         """Make the model end its reasoning at the next token, and answer.
@@ -251,31 +263,32 @@ class OutputProcessor:
             self._engine.force_tokens(self.request.id, self._reasoning_end_ids)
 
     def _complete(self, reason: str) -> Completion:
-        first = self._began if self._first is None else self._first
-        prefill_s, decode_s = first - self._began, time.perf_counter() - first
-        prompt_tokens = len(self.request.prompt_ids)
-        computed = prompt_tokens - self._cached_tokens
-        later = len(self._token_ids) - 1
         return Completion(
             text="".join(self._text),
             token_ids=tuple(self._token_ids),
             logprobs=None if self._params.logprobs is None else tuple(self._logprobs),
             finish_reason=reason,
-            prompt_tokens=prompt_tokens,
-            cached_tokens=self._cached_tokens,
-            timings=Timings(
-                prefill_s=prefill_s,
-                decode_s=decode_s,
-                prefill_tps=computed / prefill_s if prefill_s else 0.0,
-                decode_tps=later / decode_s if decode_s else 0.0,
-            ),
+            usage=self._usage(),
             content=_joined(self._events, "content"),
             reasoning=_joined(self._events, "reasoning"),
             tool_calls=_tool_calls(self._events),
-            reasoning_tokens=self._reasoning_tokens,
             stopped=self._stops.stopped,
             unparsed_calls=self._parser.unparsed,
             prompt_logprobs=self._prompt_logprobs(),
+        )
+
+    def _usage(self) -> Usage:
+        """Count what the answer took so far."""
+        first = self._began if self._first is None else self._first
+        return Usage(
+            prompt_tokens=len(self.request.prompt_ids),
+            cached_tokens=self._cached_tokens,
+            output_tokens=len(self._token_ids),
+            reasoning_tokens=self._reasoning_tokens,
+            drafted_tokens=self.request.num_drafted_tokens,
+            accepted_tokens=self.request.num_accepted_tokens,
+            prefill_s=first - self._began,
+            decode_s=time.perf_counter() - first,
         )
 
     def _prompt_logprobs(self) -> tuple[TokenLogprobs | None, ...] | None:

@@ -48,7 +48,7 @@ def command(
             model,
             threads=threads,
             context=max(prompt, depth + decode, 1),
-            cache_tokens=batch * (depth + decode),
+            cache_tokens=max(prompt, batch * (depth + decode)),
             cache_dtype=cache.value,
             quantize=quantize,
             with_tokenizer=False,

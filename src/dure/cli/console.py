@@ -72,11 +72,11 @@ def read_text(path: Path) -> str:
 
 def summary(completion: Completion) -> str:
     """Format the token counts and speeds of an answer as one line, for --verbose."""
-    timings = completion.timings
-    cached = f" ({completion.cached_tokens} cached)" if completion.cached_tokens else ""
+    usage, timings = completion.usage, completion.usage.timings
+    cached = f" ({usage.cached_tokens} cached)" if usage.cached_tokens else ""
     return (
-        f"prompt {completion.prompt_tokens} tokens{cached} in {timings.prefill_s:.2f} s, "
-        f"{timings.prefill_tps:.1f} tok/s; answer {len(completion.token_ids)} tokens in "
+        f"prompt {usage.prompt_tokens} tokens{cached} in {timings.prefill_s:.2f} s, "
+        f"{timings.prefill_tps:.1f} tok/s; answer {usage.output_tokens} tokens in "
         f"{timings.decode_s:.2f} s, {timings.decode_tps:.1f} tok/s"
     )
 

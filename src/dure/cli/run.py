@@ -282,7 +282,7 @@ def check_can_chat(option: str | None) -> None:
 
 def as_json(llm: LLM, completion: Completion, load_s: float) -> dict[str, Any]:
     """Build the object that --json prints."""
-    timings = completion.timings
+    usage, timings = completion.usage, completion.usage.timings
     seconds: Sequence[tuple[str, float]] = (
         ("load_s", load_s),
         ("prefill_s", timings.prefill_s),
@@ -295,9 +295,9 @@ def as_json(llm: LLM, completion: Completion, load_s: float) -> dict[str, Any]:
         "text": completion.text,
         "finish_reason": completion.finish_reason,
         "tokens": {
-            "prompt": completion.prompt_tokens,
-            "cached": completion.cached_tokens,
-            "completion": len(completion.token_ids),
+            "prompt": usage.prompt_tokens,
+            "cached": usage.cached_tokens,
+            "completion": usage.output_tokens,
         },
         "timings": {name: round(value, 4) for name, value in seconds},
     }

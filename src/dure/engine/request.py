@@ -116,6 +116,8 @@ class Request:
     stop_token_id: int | None = None  # the token that ended it, if one did
     error: Exception | None = None  # why finish_reason is "error"
     num_cached_tokens: int = 0  # prompt tokens found in the cache when it was first admitted
+    num_drafted_tokens: int = 0  # tokens that a drafter guessed for it
+    num_accepted_tokens: int = 0  # of them, right
     num_preemptions: int = 0
 
     arrival: int = 0  # the order in which requests came; kept when preempted

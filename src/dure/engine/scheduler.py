@@ -144,8 +144,11 @@ class Scheduler:
         request = chunk.request
         request.num_computed_tokens += chunk.count - rejected
         self.stats.computed_tokens += chunk.count
+        accepted = len(chunk.drafts) - rejected
+        request.num_drafted_tokens += len(chunk.drafts)
+        request.num_accepted_tokens += accepted
         self.stats.drafted_tokens += len(chunk.drafts)
-        self.stats.accepted_tokens += len(chunk.drafts) - rejected
+        self.stats.accepted_tokens += accepted
         if rejected:
             kept = blocks_for(request.num_computed_tokens)
             self.pool.release(request.block_table[kept:])

@@ -53,12 +53,26 @@ def test_usage_comes_in_a_last_chunk_without_choices_if_asked_for(serve) -> None
     assert all("usage" not in each for each in answer.events[:-2])
 
 
+def test_usage_and_timings_come_with_every_event_if_asked_for(serve) -> None:
+    server = serve(reply("<think>no</think>ok"))
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    events = server.chat("hi", stream=True, timings_per_token=True, stream_options=options).events
+    *told, total = [event for event in events if "usage" in event]
+    written = [event["usage"]["completion_tokens"] for event in told]
+    assert written == sorted(written)
+    assert len(set(written)) > 2  # while it is written, not at its end only
+    assert [event["timings"]["predicted_n"] for event in told] == written
+    assert told[-1]["usage"] == total["usage"]
+
+
 def test_n_gives_as_many_choices(serve) -> None:
     server = serve(reply("ok"))
     body = server.chat("hi", n=3).json
     assert [0, 1, 2] == [choice["index"] for choice in body["choices"]]
     assert {"ok"} == {choice["message"]["content"] for choice in body["choices"]}
     assert 9 == body["usage"]["completion_tokens"]
+    one = server.chat("hi").json["usage"]
+    assert one["prompt_tokens"] == body["usage"]["prompt_tokens"]  # the prompt is read once
     events = server.chat("hi", n=3, stream=True).events[:-1]
     texts = ["", "", ""]
     for event in events:

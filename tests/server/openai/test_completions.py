@@ -61,7 +61,19 @@ def test_min_tokens_keeps_the_end_away(server) -> None:
 def test_n_answers_a_prompt_are_numbered_prompt_by_prompt(server) -> None:
     body = server.post(PATH, {"prompt": ["x", "y"], "n": 2}).json
     assert ["yz", "yz", "z", "z"] == [choice["text"] for choice in body["choices"]]
-    assert 2 == body["usage"]["prompt_tokens"]
+    usage = body["usage"]
+    assert (2, 10, 12) == tuple(
+        usage[name] for name in ("prompt_tokens", "completion_tokens", "total_tokens")
+    )
+
+
+def test_a_stream_says_timings_with_every_token_if_asked_for(server) -> None:
+    *events, _ = server.post(
+        PATH, {"prompt": "w", "stream": True, "timings_per_token": True}
+    ).events
+    assert [1, 2, 3, 4] == [event["timings"]["predicted_n"] for event in events]
+    *events, _ = server.post(PATH, {"prompt": "w", "stream": True}).events
+    assert [False, False, False, True] == ["timings" in event for event in events]
 
 
 def test_echo_with_logprobs_scores_the_prompt_as_a_harness_reads_it(server) -> None:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dure.chat.usage import Usage
 from dure.server.anthropic.request import chat_request, sampling
 from dure.server.anthropic.schemas import CountBody, MessagesBody
 from dure.server.errors import HTTPError, anthropic_body
@@ -50,7 +51,7 @@ class MessageWriter:
     def start(self, cached_tokens: int = 0) -> Iterator[Event]:
         """What a stream begins with, when the prompt is known and the answer is not."""
         cached = min(cached_tokens, self._prompt_tokens)
-        usage = _usage(self._prompt_tokens, cached, 0)
+        usage = _usage(Usage(self._prompt_tokens, cached))
         message = {**self._message([]), "stop_reason": None, "stop_sequence": None, "usage": usage}
         yield {"type": "message_start", "message": message}
 
@@ -114,11 +115,11 @@ class MessageWriter:
         return {"stop_reason": reason, "stop_sequence": sequence}
 
     def _final_usage(self) -> Event:
-        completion = self._done()
-        usage = _usage(
-            completion.prompt_tokens, completion.cached_tokens, len(completion.token_ids)
-        )
-        return {**usage, "output_tokens_details": {"thinking_tokens": completion.reasoning_tokens}}
+        usage = self._done().usage
+        return {
+            **_usage(usage),
+            "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
+        }
 
     def _done(self) -> Completion:
         if self._completion is None:
@@ -126,13 +127,13 @@ class MessageWriter:
         return self._completion
 
 
-def _usage(prompt: int, cached: int, answer: int) -> Event:
+def _usage(usage: Usage) -> Event:
     """input_tokens leaves out those found in the cache, as Anthropic counts."""
     return {
-        "input_tokens": prompt - cached,
+        "input_tokens": usage.computed_tokens,
         "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": cached,
-        "output_tokens": answer,
+        "cache_read_input_tokens": usage.cached_tokens,
+        "output_tokens": usage.output_tokens,
     }
 
 

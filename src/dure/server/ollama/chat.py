@@ -119,16 +119,16 @@ class LineWriter:
         return {**line, "message": message}
 
     def _end(self, completion: Completion) -> dict[str, Any]:
-        took = completion.timings
+        usage = completion.usage
         return {
             "done": True,
             "done_reason": completion.finish_reason,
             "total_duration": _nanoseconds(time.perf_counter() - self._began),
             "load_duration": _nanoseconds(self._loaded - self._began),
-            "prompt_eval_count": completion.prompt_tokens,
-            "prompt_eval_duration": _nanoseconds(took.prefill_s),
-            "eval_count": len(completion.token_ids),
-            "eval_duration": _nanoseconds(took.decode_s),
+            "prompt_eval_count": usage.prompt_tokens,
+            "prompt_eval_duration": _nanoseconds(usage.prefill_s),
+            "eval_count": usage.output_tokens,
+            "eval_duration": _nanoseconds(usage.decode_s),
         }
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dure import __version__
@@ -19,6 +18,7 @@ from dure.server.http.sse import (
 )
 from dure.server.openai import sampling
 from dure.server.openai.schemas import ChatBody, ControlBody
+from dure.server.openai.usage import beside, completion_usage, progress, timings, usage_of
 from dure.server.serving.generation import Generation, Progress
 from dure.server.wire.body import read_as
 from dure.server.wire.logprobs import chat_logprobs
@@ -109,8 +109,8 @@ async def chat_completion(generation: Generation) -> dict[str, Any]:
             }
             for index, completion in enumerate(done)
         ],
-        "usage": usage(generation, done),
-        "timings": timings(done[0]),
+        "usage": completion_usage(usage_of(generation, done)),
+        "timings": timings(done[0].usage),
     }
 
 
@@ -135,7 +135,7 @@ async def chat_chunks(generation: Generation, body: ChatBody) -> AsyncGenerator[
         yield _chunk(head, *item, body=body, tokenizer=generation.tokenizer)
     done = finished(generation)
     if body.stream_options is not None and body.stream_options.include_usage:
-        yield data({**start, "choices": [], "usage": usage(generation, done)})
+        yield data({**start, "choices": [], "usage": completion_usage(usage_of(generation, done))})
     yield DONE
 
 
@@ -176,50 +176,6 @@ def finish_reason(completion: Completion) -> str:
     return completion.finish_reason
 
 
-def usage(generation: Generation, done: Sequence[Completion]) -> dict[str, Any]:
-    """The tokens that a request took."""
-    prompt = len(generation.prepared.token_ids)
-    written = sum(len(completion.token_ids) for completion in done)
-    cached = done[0].cached_tokens if done else 0
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": written,
-        "total_tokens": prompt + written,
-        "prompt_tokens_details": {"cached_tokens": cached},
-        "completion_tokens_details": {
-            "reasoning_tokens": sum(completion.reasoning_tokens for completion in done)
-        },
-    }
-
-
-def timings(completion: Completion) -> dict[str, Any]:
-    """How long an answer took, as llama-server says it."""
-    took = completion.timings
-    read = completion.prompt_tokens - completion.cached_tokens
-    written = len(completion.token_ids)
-    return {
-        "cache_n": completion.cached_tokens,
-        "prompt_n": read,
-        "prompt_ms": round(1000 * took.prefill_s, 3),
-        "prompt_per_token_ms": round(1000 * took.prefill_s / max(1, read), 3),
-        "prompt_per_second": round(took.prefill_tps, 3),
-        "predicted_n": written,
-        "predicted_ms": round(1000 * took.decode_s, 3),
-        "predicted_per_token_ms": round(1000 * took.decode_s / max(1, written), 3),
-        "predicted_per_second": round(took.decode_tps, 3),
-    }
-
-
-def progress(at: Progress, began: float) -> dict[str, Any]:
-    """How much of a prompt has been read, as llama-server says it."""
-    return {
-        "total": at.total,
-        "cache": at.cached,
-        "processed": at.done,
-        "time_ms": round(1000 * (time.perf_counter() - began)),
-    }
-
-
 def _chunk(head: str, index: int, chunk: Chunk, *, body: ChatBody, tokenizer: Tokenizer) -> bytes:
     """The frames of one token."""
     more: dict[str, Any] = {}
@@ -229,11 +185,12 @@ def _chunk(head: str, index: int, chunk: Chunk, *, body: ChatBody, tokenizer: To
         more["token_ids"] = [chunk.token_id]
     found = deltas(chunk.events) or ([{}] if more and chunk.completion is None else [])
     frames = [_frame(head, index, delta) for delta in found[:-1]]
+    also = beside(chunk, body)
     if found:
-        frames.append(_frame(head, index, found[-1], more))
+        frames.append(_frame(head, index, found[-1], more, also))
         more = {}
     if chunk.completion is not None:
-        last = {"timings": timings(chunk.completion)} if index == 0 else {}
+        last = {"timings": timings(chunk.completion.usage), **also} if index == 0 else also
         reason = {**more, "finish_reason": finish_reason(chunk.completion)}
         frames.append(_frame(head, index, {}, reason, last))
     return b"".join(frames)
@@ -244,13 +201,13 @@ def _frame(
     index: int,
     delta: Mapping[str, Any],
     more: Mapping[str, Any] | None = None,
-    beside: Mapping[str, Any] | None = None,
+    also: Mapping[str, Any] | None = None,
 ) -> bytes:
     """One event. `head` is the JSON that all of a stream begin with, written once."""
     choice: dict[str, Any] = {"index": index, "delta": delta, "finish_reason": None}
     if more:
         choice.update(more)
-    tail = {"choices": [choice], **(beside or {})}
+    tail = {"choices": [choice], **(also or {})}
     text = json.dumps(tail, ensure_ascii=False, separators=(",", ":"))
     return f"data: {head},{text[1:]}\n\n".encode()
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from dure.chat.usage import Usage
 from dure.errors import InvalidRequestError
 from dure.server import limits
 from dure.server.errors import invalid
@@ -21,6 +22,7 @@ from dure.server.http.sse import (
 )
 from dure.server.openai import chat, sampling
 from dure.server.openai.schemas import CompletionBody
+from dure.server.openai.usage import beside, completion_usage, progress, timings, usage_of
 from dure.server.serving.generation import Generation, Progress
 from dure.server.wire.body import read_as
 from dure.server.wire.logprobs import TextOffset, completion_logprobs
@@ -152,7 +154,7 @@ async def completion(generations: Sequence[Generation], body: CompletionBody) ->
         **_start(leading),
         "choices": choices,
         "usage": _usage(generations, shown=max_tokens_of(body) != 0),
-        "timings": chat.timings(chat.finished(leading)[0]),
+        "timings": timings(chat.finished(leading)[0].usage),
     }
 
 
@@ -174,7 +176,7 @@ async def completion_chunks(
     async for number, item in _merged(generations):
         if isinstance(item, Progress):
             if body.return_progress:
-                read = chat.progress(item, generations[number].times.asked)
+                read = progress(item, generations[number].times.asked)
                 yield data({**start, "choices": [], "prompt_progress": read})
             continue
         choice, chunk = item
@@ -189,12 +191,12 @@ async def completion_chunks(
             )
         if body.return_token_ids:
             entry["token_ids"] = [chunk.token_id]
+        also = beside(chunk, body)
         if chunk.completion is not None:
             entry["finish_reason"] = chunk.completion.finish_reason
             if entry["index"] == 0:
-                yield _frame(head, entry, {"timings": chat.timings(chunk.completion)})
-                continue
-        yield _frame(head, entry)
+                also["timings"] = timings(chunk.completion.usage)
+        yield _frame(head, entry, also)
     if body.stream_options is not None and body.stream_options.include_usage:
         yield data({**start, "choices": [], "usage": _usage(generations)})
     yield DONE
@@ -283,22 +285,14 @@ def _echoed(
 
 
 def _usage(generations: Sequence[Generation], *, shown: bool = True) -> dict[str, Any]:
-    each = [chat.usage(one, chat.finished(one) if shown else []) for one in generations]
-    prompt = sum(one["prompt_tokens"] for one in each)
-    written = sum(one["completion_tokens"] for one in each)
-    cached = sum(done.cached_tokens for one in generations for done in chat.finished(one)[:1])
-    return {
-        **each[0],
-        "prompt_tokens": prompt,
-        "completion_tokens": written,
-        "total_tokens": prompt + written,
-        "prompt_tokens_details": {"cached_tokens": cached},
-    }
+    """Add up what all prompts took; without `shown` the answers are left out."""
+    each = (usage_of(one, chat.finished(one) if shown else []) for one in generations)
+    return completion_usage(Usage.of_prompts(each))
 
 
-def _frame(head: str, choice: dict[str, Any], beside: dict[str, Any] | None = None) -> bytes:
+def _frame(head: str, choice: dict[str, Any], also: dict[str, Any] | None = None) -> bytes:
     whole = {"logprobs": None, "finish_reason": None, **choice}
     text = json.dumps(
-        {"choices": [whole], **(beside or {})}, ensure_ascii=False, separators=(",", ":")
+        {"choices": [whole], **(also or {})}, ensure_ascii=False, separators=(",", ":")
     )
     return f"data: {head},{text[1:]}\n\n".encode()

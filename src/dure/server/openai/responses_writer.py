@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from dure.server.openai.responses_request import seal
+from dure.server.openai.usage import response_usage
 from dure.server.wire.blocks import BlockDelta, ContentBlock, ContentBlocks, new_id
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class ResponseWriter:
         self.response["completed_at"] = None if cut else int(time.time())
         if cut:
             self.response["incomplete_details"] = {"reason": "max_output_tokens"}
-        self.response["usage"] = _usage(completion)
+        self.response["usage"] = response_usage(completion.usage)
         yield self._event(f"response.{self.response['status']}", response=self.response)
 
     def _changed(self, change: BlockDelta, status: str = "completed") -> Iterator[Value]:
@@ -162,20 +163,6 @@ def _part(kind: str, text: str) -> Value:
     if kind == "reasoning":
         return {"type": "reasoning_text", "text": text}
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-
-
-def _usage(completion: Completion) -> Value:
-    asked, said = completion.prompt_tokens, len(completion.token_ids)
-    return {
-        "input_tokens": asked,
-        "input_tokens_details": {
-            "cached_tokens": completion.cached_tokens,
-            "cache_write_tokens": 0,
-        },
-        "output_tokens": said,
-        "output_tokens_details": {"reasoning_tokens": completion.reasoning_tokens},
-        "total_tokens": asked + said,
-    }
 
 
 def _response(body: ResponsesBody, model: str, name: str, *, stored: bool) -> Value:

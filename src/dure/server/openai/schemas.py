@@ -29,6 +29,7 @@ class StreamOptions(Body):
     """What a stream holds beside its text."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None  # vLLM: with every event, too
 
 
 class Sampling(Body):

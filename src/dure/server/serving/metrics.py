@@ -92,8 +92,8 @@ class Metrics:
                 self._success.labels(model, "error" if failed else "abort").inc()
                 continue
             self._success.labels(model, completion.finish_reason).inc()
-            self._output_sizes.labels(model).observe(len(completion.token_ids))
-            self._thinking.labels(model).inc(completion.reasoning_tokens)
+            self._output_sizes.labels(model).observe(completion.usage.output_tokens)
+            self._thinking.labels(model).inc(completion.usage.reasoning_tokens)
             self._unparsed.labels(model).inc(completion.unparsed_calls)
         if times.started:
             progress = generation.progress

@@ -1,0 +1,90 @@
+"""Usage and progress in the forms of OpenAI's APIs and of llama-server."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from dure.chat.usage import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dure.chat.output import Chunk, Completion
+    from dure.server.openai.schemas import Sampling
+    from dure.server.serving.generation import Generation, Progress
+
+
+def usage_of(generation: Generation, done: Sequence[Completion]) -> Usage:
+    """Return what a request with these finished choices took; only the prompt without any."""
+    prompt = len(generation.prepared.token_ids)
+    return Usage.of_choices((one.usage for one in done), prompt_tokens=prompt)
+
+
+def completion_usage(usage: Usage) -> dict[str, Any]:
+    """Return the `usage` of a chat completion or a completion."""
+    details: dict[str, int] = {"reasoning_tokens": usage.reasoning_tokens}
+    if usage.drafted_tokens:
+        details["accepted_prediction_tokens"] = usage.accepted_tokens
+        details["rejected_prediction_tokens"] = usage.drafted_tokens - usage.accepted_tokens
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": details,
+    }
+
+
+def response_usage(usage: Usage) -> dict[str, Any]:
+    """Return the `usage` of the Responses API."""
+    return {
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": usage.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "total_tokens": usage.total_tokens,
+    }
+
+
+def timings(usage: Usage) -> dict[str, Any]:
+    """Return how long an answer took, as llama-server says it."""
+    took, read, written = usage.timings, usage.computed_tokens, usage.output_tokens
+    drafts = {"draft_n": usage.drafted_tokens, "draft_n_accepted": usage.accepted_tokens}
+    return {
+        "cache_n": usage.cached_tokens,
+        "prompt_n": read,
+        "prompt_ms": round(1000 * took.prefill_s, 3),
+        "prompt_per_token_ms": round(1000 * took.prefill_s / max(1, read), 3),
+        "prompt_per_second": round(took.prefill_tps, 3),
+        "predicted_n": written,
+        "predicted_ms": round(1000 * took.decode_s, 3),
+        "predicted_per_token_ms": round(1000 * took.decode_s / max(1, written), 3),
+        "predicted_per_second": round(took.decode_tps, 3),
+        **(drafts if usage.drafted_tokens else {}),
+    }
+
+
+def beside(chunk: Chunk, body: Sampling) -> dict[str, Any]:
+    """Return what an event of a stream says beside its choice: llama-server's timings and vLLM's
+    usage so far, where the body asks for them with every token.
+    """
+    usage, options = chunk.usage, body.stream_options
+    if usage is None:
+        return {}
+    found: dict[str, Any] = {}
+    if body.timings_per_token:
+        found["timings"] = timings(usage)
+    if options is not None and options.include_usage and options.continuous_usage_stats:
+        found["usage"] = completion_usage(usage)
+    return found
+
+
+def progress(at: Progress, began: float) -> dict[str, Any]:
+    """Return how much of a prompt has been read, as llama-server says it."""
+    return {
+        "total": at.total,
+        "cache": at.cached,
+        "processed": at.done,
+        "time_ms": round(1000 * (time.perf_counter() - began)),
+    }
