@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "bind/gil.h"
 #include "ops/buffer_pool.h"
 
 namespace nb = nanobind;

@@ -130,7 +130,7 @@ Result<float> rope_cache_attention_rows(InOut<float, 2> q, InOut<float, 2> k, co
   require(q.shape(0) == (chosen ? chosen->shape(0) : n), "q must have one row a row that asks");
   const HeadNorms norms = head_norms(q_norm, k_norm, dim, eps, norm_last);
   auto out = fresh<float>({q.shape(0), q.shape(1)});
-  nb::gil_scoped_release release;
+  const GilReleased release;
   rope_cache_attention({q.data(), k.data(), v.data(), static_cast<int>(q.shape(1) / dim),
                         chosen ? chosen->data() : nullptr, static_cast<int64_t>(q.shape(0))},
                        norms, to.rotation, to.cache, to.rows, scale, window, out.data(), threads);
@@ -196,7 +196,7 @@ struct AttentionLayerKernel {
     std::optional<Activations> some;
     if (chosen) some.emplace(x.take(*chosen));
     Activations attended(gathered);
-    nb::gil_scoped_release release;
+    const GilReleased release;
     PooledBuffer<float> q(gathered.size()), k(n * static_cast<size_t>(keys())),
         v(n * static_cast<size_t>(keys()));
     if (some) {
@@ -232,7 +232,7 @@ Result<float> head_matmul_rows(const In<float, 3>& x, const Matrix& w, int64_t f
   auto out = fresh<float>({x.shape(0), x.shape(1), static_cast<size_t>(room)});
   const HeadProduct product{
       w.view, heads, first, outputs, x.data(), static_cast<int64_t>(x.shape(2)), out.data(), room};
-  nb::gil_scoped_release release;
+  const GilReleased release;
   head_matmul(product, static_cast<int64_t>(x.shape(0)), exact, threads);
   return out;
 }
@@ -250,7 +250,7 @@ void bind_attention(nb::module_& m) {
           require(k.shape(i) == v.shape(i), "k and v must have one shape");
         require(static_cast<int>(k.shape(1)) == view.kv_heads, "k does not have the cache's heads");
         const RowsView rows = rows_view(positions, sequences, tables, k.shape(0), view, false, 0);
-        nb::gil_scoped_release release;
+        const GilReleased release;
         write_cache(k.data(), v.data(), view, rows);
       },
       strict, strict, strict, strict, strict, strict);
@@ -268,7 +268,7 @@ void bind_attention(nb::module_& m) {
         const RowsView rows =
             rows_view(positions, sequences, tables, q.shape(0), view, true, window);
         auto out = fresh<float>({q.shape(0), q.shape(1), q.shape(2)});
-        nb::gil_scoped_release release;
+        const GilReleased release;
         ops().paged_attention(q.data(), static_cast<int>(q.shape(1)), view, rows, scale, window,
                               out.data(), threads);
         return out;
@@ -296,7 +296,7 @@ void bind_attention(nb::module_& m) {
             latent_view(cache, latent.shape(1) + rotated.shape(1), latent.shape(1));
         const RowsView rows =
             rows_view(positions, sequences, tables, latent.shape(0), view, false, 0);
-        nb::gil_scoped_release release;
+        const GilReleased release;
         write_latent(latent.data(), rotated.data(), view, rows);
       },
       strict, strict, strict, strict, strict, strict);
@@ -310,7 +310,7 @@ void bind_attention(nb::module_& m) {
         const CacheView view = latent_view(cache, q.shape(2), latent);
         const RowsView rows = rows_view(positions, sequences, tables, q.shape(0), view, true, 0);
         auto out = fresh<float>({q.shape(0), q.shape(1), latent});
-        nb::gil_scoped_release release;
+        const GilReleased release;
         ops().paged_attention(q.data(), static_cast<int>(q.shape(1)), view, rows, scale, 0,
                               out.data(), threads);
         return out;

@@ -20,7 +20,7 @@ Result<float> run_experts(Activations& a, const int32_t* ids, const float* weigh
   const float* added = addend(add, a.x.shape(0), a.x.shape(1));
   auto out = fresh<float>({a.x.shape(0), a.x.shape(1)});
   if (a.rows() == 0) return out;
-  nb::gil_scoped_release release;
+  const GilReleased release;
   const bool as_float = experts_use_floats(call.set, exact);
   const ActTiles* tiles = as_float ? nullptr : &a.as_tiles(threads);
   ops().experts(tiles, as_float ? a.as_floats(threads) : nullptr, a.rows(), ids, weights,

@@ -83,7 +83,7 @@ class Experts {
     const Packed p = part(name, expert);
     check_source(p, first_row, raw);
     const auto kept = owner(expert);
-    nb::gil_scoped_release release;
+    const GilReleased release;
     pack_rows(p, first_row, static_cast<int64_t>(raw.shape(0)), raw.data(), threads);
   }
 

@@ -66,7 +66,7 @@ struct Matrix {
   void fill(int64_t first_row, const In<uint8_t, 2>& raw, int threads) {
     check_threads(threads);
     check_source(view, first_row, raw);
-    nb::gil_scoped_release release;
+    const GilReleased release;
     pack_rows(view, first_row, static_cast<int64_t>(raw.shape(0)), raw.data(), threads);
   }
   Result<float> row_values(const In<int32_t, 1>& rows, int threads) const {
@@ -76,7 +76,7 @@ struct Matrix {
           rows.data()[i] >= 0 && rows.data()[i] < view.rows,
           "row " + std::to_string(rows.data()[i]) + " is not one of " + std::to_string(view.rows));
     auto out = fresh<float>({rows.shape(0), static_cast<size_t>(view.cols)});
-    nb::gil_scoped_release release;
+    const GilReleased release;
     unpack_rows(view, rows.data(), static_cast<int64_t>(rows.shape(0)), out.data(), threads);
     return out;
   }

@@ -29,7 +29,7 @@ std::vector<Result<float>> matmul(Activations& a, const std::vector<const Matrix
                         addend(add, a.x.shape(0), static_cast<size_t>(w.rows)),
                         results.back().data()});
   }
-  nb::gil_scoped_release release;
+  const GilReleased release;
   multiply(a, products, exact, threads);
   return results;
 }
@@ -44,6 +44,11 @@ NB_MODULE(_core, m) {
 #else
   m.attr("asserts") = true;  // of a build for sanitizers
 #endif
+  // Threads that still wait for a lock when the interpreter ends keep their models: nothing to report
+  // to users. Tests turn the report on.
+  nb::set_leak_warnings(false);
+  m.def("set_leak_warnings", [](bool on) { nb::set_leak_warnings(on); });
+  nb::module_::import_("atexit").attr("register")(nb::cpp_function([] { exit_gate().close(); }));
   m.def("available_isas", [] {
     std::vector<std::string> names;
     for (const Ops* o : available_ops()) names.emplace_back(o->name);
@@ -94,7 +99,7 @@ NB_MODULE(_core, m) {
         check_threads(threads);
         require(weight.shape(0) == x.shape(1), "the weight must have one entry a column");
         auto out = fresh<float>({x.shape(0), x.shape(1)});
-        nb::gil_scoped_release release;
+        const GilReleased release;
         ops().rms_norm(x.data(), static_cast<int64_t>(x.shape(0)), static_cast<int64_t>(x.shape(1)),
                        weight.data(), eps, out.data(), threads);
         return out;
@@ -110,7 +115,7 @@ NB_MODULE(_core, m) {
                     cos.shape(1) == sin.shape(1),
                 "cos and sin must have one row a row of x");
         require(2 * cos.shape(1) <= x.shape(2), "more rotary dimensions than the head has");
-        nb::gil_scoped_release release;
+        const GilReleased release;
         ops().rope(x.data(), static_cast<int64_t>(x.shape(0)), static_cast<int>(x.shape(1)),
                    static_cast<int>(x.shape(2)), cos.data(), sin.data(),
                    static_cast<int>(cos.shape(1)), interleaved, threads);
@@ -124,7 +129,7 @@ NB_MODULE(_core, m) {
         require(gate.shape(0) == up.shape(0) && gate.shape(1) == up.shape(1),
                 "gate and up must have one shape");
         auto out = fresh<float>({gate.shape(0), gate.shape(1)});
-        nb::gil_scoped_release release;
+        const GilReleased release;
         ops().silu_mul(gate.data(), up.data(), static_cast<int64_t>(gate.size()), out.data(),
                        threads);
         return out;

@@ -29,7 +29,7 @@ void bind_sampling(nb::module_& m) {
         }
         std::vector<int32_t> ids(n);
         {
-          nb::gil_scoped_release release;
+          const GilReleased release;
           sample_rows(logits.data(), static_cast<int64_t>(n), static_cast<int64_t>(logits.shape(1)),
                       filters.data(), uniforms.data(), ids.data(), threads);
         }

@@ -76,7 +76,7 @@ Result<float> short_conv(const In<float, 2>& x, const In<float, 2>& weight, cons
   const int32_t* map = checked(columns, channels, x.shape(1));
   const StatesView view = states_view(states, positions, sequences, slots, saves, x.shape(0));
   auto out = fresh<float>({x.shape(0), channels});
-  nb::gil_scoped_release release;
+  const GilReleased release;
   ops().states->short_conv(x.data(), static_cast<int64_t>(x.shape(1)), map, weight.data(),
                            static_cast<int64_t>(kernel), static_cast<int64_t>(channels), view,
                            out.data(), threads);
@@ -106,7 +106,7 @@ Result<float> delta_rule(const In<float, 2>& qkv, const In<float, 2>& a, const I
           "a state slot is too small for the heads");
   const StatesView view = states_view(states, positions, sequences, slots, saves, n);
   auto out = fresh<float>({n, static_cast<size_t>(left)});
-  nb::gil_scoped_release release;
+  const GilReleased release;
   ops().states->delta_rule(
       {shape, qkv.data(), a.data(), b.data(), rate.data(), bias.data(), offset}, view, out.data(),
       threads);
@@ -121,7 +121,7 @@ Result<float> gated_norm(const In<float, 2>& x, const In<float, 1>& weight, floa
   require(gate.shape(0) == x.shape(0), "x and gate must have the same rows");
   const int32_t* map = checked(columns, x.shape(1), gate.shape(1));
   auto out = fresh<float>({x.shape(0), x.shape(1)});
-  nb::gil_scoped_release release;
+  const GilReleased release;
   ops().states->gated_norm(x.data(), static_cast<int64_t>(x.shape(0)),
                            static_cast<int64_t>(x.shape(1) / dim), static_cast<int64_t>(dim),
                            weight.data(), eps, gate.data(), static_cast<int64_t>(gate.shape(1)),
@@ -135,7 +135,7 @@ Result<float> sigmoid_mul(const In<float, 2>& x, const In<float, 2>& gate, const
   require(gate.shape(0) == x.shape(0), "x and gate must have the same rows");
   const int32_t* map = checked(columns, x.shape(1), gate.shape(1));
   auto out = fresh<float>({x.shape(0), x.shape(1)});
-  nb::gil_scoped_release release;
+  const GilReleased release;
   ops().states->sigmoid_mul(x.data(), static_cast<int64_t>(x.shape(0)),
                             static_cast<int64_t>(x.shape(1)), gate.data(),
                             static_cast<int64_t>(gate.shape(1)), map, out.data(), threads);

@@ -15,7 +15,7 @@ int run_packer(FilePacker& packer, int descriptor, int threads, double seconds,
   check_threads(threads);
   std::exception_ptr raised;
   const auto tell = [&](uint64_t done) {
-    const nb::gil_scoped_acquire acquire;
+    const GilAcquired acquire;
     try {
       report(done);
       if (PyErr_CheckSignals() != 0) throw nb::python_error();
@@ -24,7 +24,7 @@ int run_packer(FilePacker& packer, int descriptor, int threads, double seconds,
   };
   int result = 0;
   {
-    const nb::gil_scoped_release release;
+    const GilReleased release;
     result = packer.run(descriptor, threads, seconds, tell);
   }
   if (raised) std::rethrow_exception(raised);
@@ -103,7 +103,7 @@ void bind_weights(nb::module_& m) {
             fresh<uint8_t>({x.shape(0), source_row_bytes(type, static_cast<int64_t>(x.shape(1)))});
         bool fits;
         {
-          nb::gil_scoped_release release;
+          const GilReleased release;
           fits = ops().quantize_blocks(type, x.data(), static_cast<int64_t>(x.size()), out.data(),
                                        threads);
         }
