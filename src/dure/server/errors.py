@@ -51,8 +51,9 @@ def unavailable(message: str, code: str, retry_seconds: int = 5) -> HTTPError:
 
 
 def of(error: BaseException) -> HTTPError:
-    """Convert any exception to an HTTPError. One that is not ours becomes a 500 without its
-    text.
+    """Convert any exception to an HTTPError.
+
+    One that is not ours becomes a 500 without its text.
     """
     if isinstance(error, HTTPError):
         return error
@@ -79,9 +80,7 @@ def of(error: BaseException) -> HTTPError:
 
 
 def is_ours(error: BaseException) -> bool:
-    """Check whether dure raised the error on purpose, with a message that is meant for the
-    client.
-    """
+    """Check whether dure raised the error on purpose, with a message meant for the client."""
     return isinstance(error, HTTPError | DureError)
 
 

@@ -305,8 +305,9 @@ def shown(name: str) -> str:
 
 
 def is_local(name: str) -> bool:
-    """Check whether a model of that name is on this machine. Paths never count: clients name no
-    files.
+    """Check whether a model of that name is on this machine. A path is never one.
+
+    So a client cannot name files.
     """
     try:
         if hub.parse_name(name).kind == "path":

@@ -20,9 +20,7 @@ MIN_KEY_CHARACTERS = 8
 
 
 class Keys:
-    """The server's API keys. Without any, every request is allowed, and all belong to one
-    tenant.
-    """
+    """The server's API keys. Without any, every request is allowed, and all share one tenant."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
         """Take the keys.

@@ -41,9 +41,7 @@ class Connections:
 
 
 class KeptConnection(H11Protocol):
-    """One connection. It is closed if a request's head takes too long or the client does not
-    read.
-    """
+    """One connection. It is closed if a request's head is slow to come, or its client to read."""
 
     def __init__(self, connections: Connections, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -141,9 +139,7 @@ class KeptConnection(H11Protocol):
 
 
 def most_connections() -> int:
-    """Return how many connections may be open: our limit, or less if the system allows fewer
-    files.
-    """
+    """Return how many connections may be open: our limit, or fewer if the system allows less."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return limits.MAX_CONNECTIONS

@@ -39,9 +39,7 @@ class LineWriter:
     def __init__(
         self, model: str, *, chat: bool, began: float, tokenizer: Tokenizer | None
     ) -> None:
-        """began: when the request came, by time.perf_counter. tokenizer: given if logprobs are
-        wanted.
-        """
+        """began: when the request came, by time.perf_counter. tokenizer: if logprobs are wanted."""
         self._model = model
         self._chat = chat
         self._began = began
@@ -135,9 +133,7 @@ class LineWriter:
 
 
 async def chat(service: Service, request: Request) -> Response:
-    """POST /api/chat: generate the reply to a chat, as a stream of lines unless `stream` is
-    false.
-    """
+    """POST /api/chat: generate the reply to a chat, as lines unless `stream` is false."""
     began = time.perf_counter()
     body = await read_as(request, ChatBody)
     body.model = known_name(service, body.model)
@@ -161,7 +157,7 @@ async def chat(service: Service, request: Request) -> Response:
 
 
 async def generate(service: Service, request: Request) -> Response:
-    """POST /api/generate: continue a prompt, as a stream of lines unless `stream` is false."""
+    """POST /api/generate: continue a prompt, as lines unless `stream` is false."""
     began = time.perf_counter()
     body = await read_as(request, GenerateBody)
     body.model = known_name(service, body.model)

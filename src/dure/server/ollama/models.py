@@ -123,9 +123,7 @@ def _details(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _model_info(facts: dict[str, Any], read: ModelFacts) -> dict[str, Any]:
-    """Return the model's sizes under Ollama's names; of a loaded model, the context that is
-    served.
-    """
+    """Return the model's sizes under Ollama's names; if it is loaded, the context served."""
     family = read.architecture
     return {
         "general.architecture": family,

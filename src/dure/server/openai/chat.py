@@ -1,6 +1,4 @@
-"""OpenAI's chat completions: a body to a ChatRequest, and its response as one object or a
-stream.
-"""
+"""OpenAI's chat completions: from a body to a ChatRequest, and from chunks to the response."""
 
 from __future__ import annotations
 
@@ -85,9 +83,7 @@ async def chat(service: Service, request: Request) -> Response:
 
 
 async def control(service: Service, request: Request) -> Response:
-    """Control a running chat completion: `reasoning_end` makes the model stop reasoning and
-    answer.
-    """
+    """Control a running chat completion: `reasoning_end` makes the model stop reasoning."""
     body = await read_as(request, ControlBody)
     service.end_thinking(body.id, key=tenant(request))
     return json_response({"id": body.id, "action": body.action, "success": True})

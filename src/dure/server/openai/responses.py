@@ -69,9 +69,7 @@ async def get(service: Service, request: Request) -> Response:
 
 
 async def input_items(service: Service, request: Request) -> Response:
-    """GET /v1/responses/{id}/input_items: list the input, the newest first unless `order` is
-    asc.
-    """
+    """GET /v1/responses/{id}/input_items: list the input, newest first unless `order` is asc."""
     items = _found(service, request).items
     if request.query_params.get("order", "desc") != "asc":
         items = items[::-1]

@@ -94,9 +94,7 @@ def sampling(body: ResponsesBody) -> SamplingParams:
 
 
 def input_messages(body: InputBody) -> list[Message]:
-    """Convert the input to messages; one assistant turn's reasoning, text and calls become one
-    message.
-    """
+    """Convert the input to messages; all items of one assistant turn become one message."""
     if body.input is None or isinstance(body.input, str):
         return [{"role": "user", "content": body.input}] if body.input else []
     messages: list[Message] = []
@@ -144,9 +142,7 @@ def _add(messages: list[Message], item: Item, where: str) -> None:
 
 
 def _turn(messages: list[Message], *, holds: bool) -> Message:
-    """Return the assistant turn that an item belongs to: the last message if `holds`, or a new
-    one.
-    """
+    """Return the assistant turn that an item belongs to: the last one if `holds`, or a new one."""
     if not holds or not messages or messages[-1]["role"] != "assistant":
         messages.append({"role": "assistant", "content": ""})
     return messages[-1]

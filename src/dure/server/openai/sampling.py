@@ -179,9 +179,7 @@ def _bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:
 
 
 def chat_thinking(body: ChatBody) -> Thinking:
-    """Read the reasoning settings of a chat, with DeepSeek's `thinking` and OpenRouter's
-    `reasoning`.
-    """
+    """Read a chat's reasoning settings, with DeepSeek's `thinking` and OpenRouter's `reasoning`."""
     wish = body.thinking if isinstance(body.thinking, Mapping) else {}
     reasoning = body.reasoning or {}
     return thinking_of(

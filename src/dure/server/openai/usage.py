@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 
 def usage_of(generation: Generation, done: Sequence[Completion]) -> Usage:
-    """Return the usage of a request with these finished choices; of the prompt alone without
-    any.
-    """
+    """Return the usage of a request with these finished choices; without any, of its prompt."""
     prompt = len(generation.prepared.token_ids)
     return Usage.of_choices((one.usage for one in done), prompt_tokens=prompt)
 
@@ -68,10 +66,9 @@ def timings(usage: Usage) -> dict[str, Any]:
 
 
 def beside(chunk: Chunk, body: Sampling) -> dict[str, Any]:
-    """Return the optional fields of a stream's event: llama-server's timings and vLLM's usage so
-    far.
+    """Return the optional fields of a stream's event, if the body asks for them with every token.
 
-    They are there if the body asks for them with every token.
+    These are llama-server's timings and vLLM's usage so far.
     """
     usage, options = chunk.usage, body.stream_options
     if usage is None:

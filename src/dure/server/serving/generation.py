@@ -86,9 +86,7 @@ class Generation:
         return self._ready.popleft()
 
     async def updates(self) -> AsyncIterator[Progress | tuple[int, Chunk]]:
-        """Iterate over (choice, Chunk), with a Progress whenever more of the prompt was
-        computed.
-        """
+        """Iterate over (choice, Chunk), with a Progress whenever more of the prompt is computed."""
         seen: Progress | None = None
         answered = False
         while True:

@@ -69,9 +69,7 @@ class Metrics:
         self._seen_preemptions: dict[str, int] = {}
 
     def on_news(self, model: str, now: float, all_news: list[StepUpdate]) -> None:
-        """Count the tokens of one step. Call it before the updates are delivered to the
-        generations.
-        """
+        """Count the tokens of one step. Call it before the updates are delivered."""
         tokens = 0
         between = self._between.labels(model)
         for news in all_news:

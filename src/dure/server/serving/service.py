@@ -101,9 +101,7 @@ class Service:
         )
 
     async def with_model(self, model_name: str | None, use: Callable[[LLM], T]) -> T:
-        """Return `use(llm)` of the loaded model, computed off the event loop: tokenizing,
-        templates.
-        """
+        """Return `use(llm)` of the loaded model, computed off the event loop."""
         self._check_draining()
         entry = await self.registry.acquire(model_name)
         try:
@@ -240,9 +238,7 @@ class Service:
         return generation
 
     def _admit(self, answers: int) -> Callable[[], None]:
-        """Admit so many choices; return what to call when they have finished. A 429 if the queue is
-        full.
-        """
+        """Admit so many choices; return what to call at their end. A 429 if the queue is full."""
         self._check_draining()
         if self._admitted + answers > self._room:
             rounds = self._room / max(1, self.parallel)

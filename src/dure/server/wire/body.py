@@ -144,8 +144,7 @@ def checked(shape: type[M], value: Mapping[str, Any]) -> M:
 
 
 def measure(body: bytes) -> tuple[int, int]:
-    """Return the nesting depth of a JSON text and a bound of its number of values, without
-    recursion.
+    """Return the nesting depth of a JSON text, and a bound of its values, without recursion.
 
     The text is scanned in blocks. For text that is not JSON the numbers mean nothing: the parser
     refuses it, and has a depth limit of its own.

@@ -1,6 +1,4 @@
-"""Log-probabilities as OpenAI's chat and completions APIs write them, and texts of single
-tokens.
-"""
+"""Log-probabilities as OpenAI's two APIs write them, and the texts of single tokens."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ LOWEST = -9999.0
 def chat_logprobs(
     entries: Sequence[TokenLogprobs | None] | None, tokenizer: Tokenizer
 ) -> dict[str, Any] | None:
-    """Write the `logprobs` of a chat choice: each token with its top tokens; None if not
-    requested.
-    """
+    """Write a chat choice's `logprobs`: each token with its top tokens; None if not requested."""
     if entries is None:
         return None
     return {
@@ -31,9 +27,7 @@ def chat_logprobs(
 
 
 class TextOffset:
-    """Counts where the next token begins, in characters of the text; a character may span
-    tokens.
-    """
+    """Counts where the next token begins, in characters; a character may span tokens."""
 
     def __init__(self) -> None:
         self._characters = 0
@@ -68,9 +62,7 @@ def completion_logprobs(
 
 
 def token_text(tokenizer: Tokenizer, token_id: int) -> str:
-    r"""Decode one token. Bytes that are not whole characters are written as OpenAI does:
-    "bytes:\xe2…".
-    """
+    """Decode one token; bytes that are not whole characters are written as "bytes:…", in hex."""
     raw = tokenizer.token_bytes(token_id)
     try:
         return raw.decode()

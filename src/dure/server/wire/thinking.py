@@ -37,8 +37,9 @@ class ThinkingFields(Body):
 def thinking_of(
     body: ThinkingFields, *, switch: Any = None, effort: Any = None, budget: Any = None
 ) -> Thinking:
-    """Read the reasoning settings of a body. switch, effort and budget: the values of the API's
-    own.
+    """Read the reasoning settings of a body.
+
+    switch, effort and budget: the values of the API's own fields, if it has any.
     """
     variables = body.chat_template_kwargs or {}
     switch = first(
@@ -80,9 +81,7 @@ def variables_of(body: ThinkingFields) -> dict[str, Any]:
 
 
 def switch_of(kind: Any) -> bool | None:
-    """Map DeepSeek's and Anthropic's type to a switch: True, False, or None ("adaptive" and
-    others).
-    """
+    """Map DeepSeek's and Anthropic's type to a switch: True, False, or None for "adaptive"."""
     return {"enabled": True, "disabled": False}.get(kind) if isinstance(kind, str) else None
 
 
