@@ -59,9 +59,9 @@ class KVCacheSpec:
         return self.num_kv_heads, parts * BLOCK_SIZE * columns
 
     def storage(self, num_blocks: int, dtype: CacheDtype) -> NDArray[Any]:
-        """A zeroed array (num_blocks, *block_shape), beginning at a cache line.
+        """Allocate a zeroed array (num_blocks, *block_shape), aligned to a cache line.
 
-        The pages are the operating system's until a block is first written.
+        The operating system provides a page when a block on it is first written.
         """
         shape, kind = self.block_shape(dtype), self._array_dtype(dtype)
         size = num_blocks * shape[0] * shape[1] * kind.itemsize
