@@ -199,9 +199,10 @@ class Scheduler:
             self._preempt(self.running[-1])
 
     def _has_room(self, request: Request, found: list[int]) -> bool:
-        """Whether there are blocks for all its tokens, and a state if need be, beside `found`.
+        """Check whether there are blocks for all its tokens, and a state slot if it needs one.
 
-        One block a running request is left for their next tokens, or admitting would preempt.
+        found: the blocks of its cached prefix. One block a running request is left for their next
+        tokens, or admitting would preempt.
         """
         needed = blocks_for(len(request.tokens)) - len(found)
         if needed + len(self.running) > self.pool.num_free - self.pool.count_free(found):
@@ -351,8 +352,11 @@ class Scheduler:
         return [], [], -1
 
     def _take_states(self, request: Request, source: int, shared: int) -> None:
-        """Give the request a state's slot, a copy of `source` if there is one, and slots for
-        snapshots: where it parts from `shared` tokens of another, and at its last full block.
+        """Give the request a state slot, with a copy of `source` if there is one, and snapshot
+        slots.
+
+        Snapshots are taken where it parts from `shared` tokens of another, and at its last full
+        block.
         """
         request.state_slot = self.states.allocate(source)
         last = (len(request.tokens) - 1) // BLOCK_SIZE * BLOCK_SIZE
