@@ -430,9 +430,7 @@ def sample_rows(
     uniforms: Sequence[float],
     threads: int = 1,
 ) -> list[int]:
-    """Draw a token id from each row of logits (n, V), as `sample` does; -1 where that is an
-    error.
-    """
+    """Draw a token id from each row of logits (n, V), as `sample` does; -1 instead of an error."""
     return _core.sample_rows(logits, temperatures, top_ks, top_ps, min_ps, uniforms, threads)
 
 

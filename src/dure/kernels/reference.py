@@ -290,9 +290,7 @@ def rope_cache_attention(
 
 
 def _cache_views(cache: Array, d: int) -> tuple[Array, Array]:
-    """Return views of a cache: keys (blocks, kv_heads, d, 32) and values (blocks, kv_heads, 32,
-    d).
-    """
+    """View a cache as keys (blocks, kv_heads, d, 32) and values (blocks, kv_heads, 32, d)."""
     numbers = cache.view(np.int8) if cache.dtype == np.uint8 else cache
     parts = numbers[..., : 2 * CACHE_BLOCK * d].reshape(*cache.shape[:2], 2, CACHE_BLOCK * d)
     keys = parts[:, :, 0].reshape(*cache.shape[:2], d, CACHE_BLOCK)

@@ -103,8 +103,9 @@ def sample_rows(
 def top_logprobs(
     logits: NDArray[np.float32], count: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Return the `count` likeliest ids (count,) and their log-softmax (count,), ties by lower
-    id.
+    """Return the `count` likeliest ids (count,) and their log-softmax (count,).
+
+    They fall by probability; ties go to the lower id.
     """
     ids = _descending(logits)[:count].astype(np.int32)
     return ids, (logits[ids].astype(np.float64) - _log_sum_exp(logits)).astype(np.float32)
