@@ -92,9 +92,7 @@ class GrammarBuilder:
         return f"{rules.text(answer)}\n{format_grammar(form.kind, form.value, name='formatted')}"
 
     def _strict(self, request: ChatRequest, rules: Rules) -> str | None:
-        """Return a grammar of text, or calls that fit their schemas; None if text can look like a
-        call.
-        """
+        """Return a grammar of text, or calls that fit their schemas; None if they look alike."""
         calls = self._dialect.calls
         if calls is None or not all(mark in self._marks for mark in calls.start_markers[:1]):
             return None
