@@ -93,7 +93,9 @@ class DtypePolicy:
         self._changed = 0
 
     def of(self, name: str, tensor: Parameter) -> str:
-        """Return the type of a matrix in memory. Raises UnsupportedModelError if it has none."""
+        """Return the type of a matrix in memory. Raises UnsupportedModelError for an unknown
+        one.
+        """
         if not BLOCKS[tensor.dtype].supported:
             tensor.read_rows(0, 0)  # raises the error that names the types we run
         part = part_of(name, len(tensor.shape))

@@ -183,7 +183,7 @@ def _call(call: Call, identity: str) -> dict[str, Any]:
 
 
 def _answered(waiting: list[dict[str, Any]], name: str | None) -> str:
-    """Return the call id for a result without one: the next open call of that name."""
+    """Return the call id for a result without one: the next open call, of that name if given."""
     for call in waiting:
         if name is None or call["function"]["name"] == name:
             waiting.remove(call)
