@@ -140,14 +140,14 @@ def _check_message(number: int, message: object) -> None:
 
 
 def _is_list(value: object) -> bool:
-    """Whether the value is a list of things in the widest sense: an array, a tuple, a range."""
+    """Check whether the value is a sequence in the widest sense: a list, an array, a range."""
     if isinstance(value, (str, bytes, bytearray, memoryview, Mapping, set, frozenset)):
         return False
     return hasattr(value, "__len__") and hasattr(value, "__getitem__")
 
 
 def _shown(value: object) -> str:
-    """The value and its type, as an error may show them."""
+    """Return the value and its type as text for an error."""
     if value is None:
         return "None"
     text = repr(value)

@@ -1,4 +1,4 @@
-"""What one forward pass works on: rows of tokens and where their sequences' blocks lie."""
+"""The input of one forward pass: rows of tokens, and where their sequences' cache blocks are."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ BLOCK_SIZE = 32
 """Tokens in one cache block."""
 
 CacheDtype = Literal["f16", "q8", "f32"]
-"""How keys and values are kept: q8 is int8 with a float scale for 32 numbers; f32 is for checking.
-"""
+"""Types of the KV cache: q8 is int8 with a float scale for 32 numbers; f32 is for checking."""
 
 _ARRAY_DTYPES = {"f16": np.float16, "q8": np.uint8, "f32": np.float32}
 _CACHE_LINE = 64
@@ -28,29 +27,30 @@ _SCALE_GROUP = 32  # numbers of one token, head and of K or V that share a q8 sc
 
 @dataclass(frozen=True)
 class KVCacheSpec:
-    """What one layer keeps of every past token, as the model says it."""
+    """What one layer caches of every past token."""
 
     kind: Literal["gqa", "window", "latent"]
     num_kv_heads: int
     head_dim: int  # of a "latent" layer: the one entry a token that all heads share
-    window: int | None = None  # tokens a "window" layer looks back; blocks are kept all the same
-    wide: bool = False  # its keys do not bear 8 bits: a q8 cache keeps this layer in f16
+    window: int | None = None  # sliding window in tokens; older blocks are kept all the same
+    wide: bool = False  # its keys need more than 8 bits: a q8 cache keeps this layer in f16
 
     def bytes_per_token(self, dtype: CacheDtype) -> int:
-        """Bytes that one token's key and value take in this layer when stored as `dtype`."""
+        """Return the bytes of one token's key and value in this layer when stored as `dtype`."""
         heads, numbers = self.block_shape(dtype)
         return heads * numbers * self._array_dtype(dtype).itemsize // BLOCK_SIZE
 
     @property
     def bytes_per_sequence(self) -> int:
-        """Bytes that a sequence takes however long it is: none."""
+        """Bytes of a sequence besides its tokens: none."""
         return 0
 
     def block_shape(self, dtype: CacheDtype = "f16") -> tuple[int, int]:
-        """(kv heads, 2 * 32 * head_dim): one block, of each head K transposed, then V (32, d).
+        """Return the shape of one block, (kv heads, 2 * 32 * head_dim).
 
-        As q8 these are bytes, and behind them are those of the scales, (groups, 32) of K and of V.
-        Of a latent layer there is one of each, (1, 32 * head_dim): its entries, a row a token.
+        A block has, for each head, K transposed, then V (32, d). As q8 these are bytes, followed by
+        the bytes of the scales, (groups, 32) of K and of V. A latent layer's is (1, 32 * head_dim):
+        its entries, one a token.
         """
         columns = self.head_dim
         if self._array_dtype(dtype) == np.uint8:
@@ -59,9 +59,9 @@ class KVCacheSpec:
         return self.num_kv_heads, parts * BLOCK_SIZE * columns
 
     def storage(self, num_blocks: int, dtype: CacheDtype) -> NDArray[Any]:
-        """A zeroed array (num_blocks, *block_shape), beginning at a cache line.
+        """Allocate a zeroed array (num_blocks, *block_shape), aligned to a cache line.
 
-        The pages are the operating system's until a block is first written.
+        The operating system provides a page when a block on it is first written.
         """
         shape, kind = self.block_shape(dtype), self._array_dtype(dtype)
         size = num_blocks * shape[0] * shape[1] * kind.itemsize
@@ -75,10 +75,10 @@ class KVCacheSpec:
 
 @dataclass(frozen=True)
 class StateSpec:
-    """What one recurrent layer keeps of a sequence, however long it is: `size` float32 numbers.
+    """What one recurrent layer caches of a sequence, whatever its length: `size` float32 numbers.
 
-    A state is what all tokens up to one position have left behind: it can be copied and gone on
-    from, and never be cut back to an earlier position.
+    A state is the result of all tokens up to one position: it can be copied and continued from, but
+    never be cut back to an earlier position.
     """
 
     size: int
@@ -86,7 +86,7 @@ class StateSpec:
     window: None = None
 
     def bytes_per_token(self, dtype: CacheDtype) -> int:
-        """Bytes that one more token takes: none."""
+        """Return the bytes that one more token takes: none."""
         del dtype
         return 0
 
@@ -98,11 +98,11 @@ class StateSpec:
 
 @dataclass(frozen=True)
 class States:
-    """Where the recurrent states of a batch's sequences lie.
+    """Where the recurrent states of a batch's sequences are.
 
-    The state of sequence i is read from slot `slots[i]` and written back there after its last row;
-    it is not read but starts from zeros when the first row is at position 0. `snapshots` are
-    copies: the state after row snapshots[j, 0] also goes to slot snapshots[j, 1], which is free.
+    The state of sequence i is read from slot `slots[i]` and written back there after its last row.
+    If the first row is at position 0, it is not read but starts from zeros. `snapshots` are copies:
+    the state after row snapshots[j, 0] also goes to slot snapshots[j, 1], which is free.
     """
 
     slots: NDArray[np.int32]  # (sequences,)
@@ -111,10 +111,10 @@ class States:
 
 @dataclass(frozen=True)
 class CacheOps:
-    """What a runner does to its cache before a pass: clear blocks, then copy, in this order."""
+    """What a runner does to its cache before a pass: first clear blocks, then copy."""
 
-    clear_blocks: tuple[int, ...] = ()  # to zeros: what was in them may hold a not-a-number
-    copy_blocks: tuple[tuple[int, int], ...] = ()  # (source, target), one after the other
+    clear_blocks: tuple[int, ...] = ()  # set to zero: they may hold NaNs
+    copy_blocks: tuple[tuple[int, int], ...] = ()  # (source, target), in this order
     copy_states: tuple[tuple[int, int], ...] = ()
 
     def __bool__(self) -> bool:
@@ -122,17 +122,16 @@ class CacheOps:
 
 
 class PassInterruptedError(Exception):
-    """A pass was given up between two layers. What it wrote to the cache is written anew later."""
+    """A pass was stopped between two layers. What it wrote to the cache is written again later."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One forward pass over prefill chunks and decode rows of many sequences.
+    """The rows of one forward pass: prefill chunks and decode rows of many sequences.
 
-    It holds no memory of the cache: a runner, here or on another machine, has its own.
-
-    Rows of one sequence are adjacent and in position order. Row i is token `tokens[i]` at
-    `positions[i]` of sequence `sequences[i]`, whose blocks are `block_tables[sequences[i]]`.
+    It does not hold the cache: a runner, here or on another machine, has its own. Rows of one
+    sequence are adjacent and in position order. Row i is token `tokens[i]` at `positions[i]` of
+    sequence `sequences[i]`, whose blocks are `block_tables[sequences[i]]`.
     """
 
     tokens: NDArray[np.int32]  # (rows,)
@@ -142,7 +141,7 @@ class Batch:
     logit_rows: NDArray[np.int32]  # (m,) the rows whose logits are wanted
     states: States | None = None  # None where no layer has a StateSpec
     cache_ops: CacheOps = CacheOps()
-    interrupted: Callable[[], bool] | None = None  # asked between layers: give the pass up?
+    interrupted: Callable[[], bool] | None = None  # called between layers: stop the pass?
 
     @property
     def wanted_rows(self) -> NDArray[np.int32] | None:

@@ -29,7 +29,7 @@ LOGIT_ROWS = 128
 
 
 class DirectRunner:
-    """A cache of `sequences` sequences of up to `tokens` tokens, to be filled with given tokens."""
+    """Runs a model on fixed tokens, with a cache for `sequences` sequences of `tokens` tokens."""
 
     def __init__(
         self, model: Model, *, tokens: int, sequences: int = 1, cache_dtype: CacheDtype = "f16"
@@ -167,12 +167,12 @@ def _decode(run: DirectRunner, steps: int, depth: int, batch: int) -> None:
 
 
 def _median(speeds: list[float]) -> float | None:
-    """The median without the first, which warmed the machine up; None if nothing was measured."""
+    """Return the median without the first run, a warm-up; None if there is no other."""
     return round(statistics.median(speeds[1:]), 2) if speeds[1:] else None
 
 
 def _loss(logits: NDArray[np.float32], token: int) -> float:
-    """Negative log of the softmax probability of `token`, in float64."""
+    """Return the negative log of the softmax probability of `token`, in float64."""
     wide = logits.astype(np.float64)
     wide -= wide.max()
     return math.log(float(np.exp(wide).sum())) - float(wide[token])

@@ -154,7 +154,7 @@ class Driver:
 
 
 def _joined(group: Sequence[OutputProcessor]) -> Completion:
-    """The group's first completion, which carries all of them if there are several."""
+    """Return the group's first completion; if there are several, with all of them as `choices`."""
     choices = tuple(answer.result() for answer in group)
     return choices[0] if len(choices) == 1 else replace(choices[0], choices=choices)
 

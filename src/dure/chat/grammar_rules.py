@@ -1,6 +1,6 @@
-"""Grammars in llguidance's variant of Lark: of what an answer must be, and pieces for calls.
+"""Builds grammars in llguidance's variant of Lark: for output formats, and for tool calls.
 
-Each text has a rule `answer`; `complete` puts before it what else the model may write.
+Each grammar has a rule `answer`; `complete` adds what the model may write before it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _START = re.compile(r"^start\b", re.MULTILINE)
 
 
 class Rules:
-    """A grammar as it is written. marks: the texts that are single tokens, with their ids."""
+    """A grammar being built. marks: the special tokens' texts, with their ids."""
 
     def __init__(self, marks: Mapping[str, int]) -> None:
         self._ids = dict(marks)
@@ -31,13 +31,13 @@ class Rules:
         self._lines: list[str] = []
 
     def add(self, body: str) -> str:
-        """Add a rule that says `body`; return its name."""
+        """Add a rule with the expression `body`; return its name."""
         name = f"rule_{len(self._lines)}"
         self._lines.append(f"{name}: {body}")
         return name
 
     def literal(self, text: str) -> str:
-        """What says `text`, the marks in it by their ids."""
+        """Return an expression that matches `text`, with special tokens by their ids."""
         said, at = [], 0
         for found in self._split.finditer(text) if self._ids else ():
             said += [quoted(text[at : found.start()]), f"<[{self._ids[found.group()]}]>"]
@@ -46,11 +46,14 @@ class Rules:
         return " ".join(part for part in said if part != '""') or '""'
 
     def json(self, schema: Any, what: str) -> str:
-        """Add a rule for JSON of a schema; return its name."""
+        """Add a rule for JSON that fits a schema; return its name."""
         return self.add(json_rule(schema, what))
 
     def until(self, end: str, *, longest: int | None = None) -> str:
-        """What says any text up to `end`, of so many characters at the longest, and `end`."""
+        """Return an expression for any text up to and including `end`.
+
+        longest: how many characters may come before `end`; any number if it is None.
+        """
         found = self._split.search(end) if self._ids else None
         before = re.escape(end[: found.start()] if found else end)
         before = before.replace("/", r"\/").replace("\\\n", r"\n")
@@ -63,9 +66,9 @@ class Rules:
         return name
 
     def raw(self, expressions: Sequence[str], end: str, marks: Sequence[str]) -> str:
-        """Return what says a text that all `expressions` match, and `end`.
+        """Return an expression for a text that all regular `expressions` match, followed by `end`.
 
-        The text holds none of `marks`, since they could not be told from its end.
+        The text contains none of `marks`, since they could not be told from its end.
         """
         found = self._split.search(end) if self._ids else None
         tail = _escaped(end[: found.start()] if found else end)
@@ -85,33 +88,36 @@ class Rules:
         return f"rule_{len(self._lines) - 1}"
 
     def text(self, answer: str) -> str:
-        """Return the whole grammar, of which `answer` is the beginning."""
+        """Return the whole grammar, whose rule `answer` is the expression given."""
         return "\n".join([f"answer: {answer}", *self._lines])
 
 
 def _escaped(text: str) -> str:
-    """Return an expression, as it stands between slashes, of exactly `text`."""
+    """Return a regular expression, as written between slashes, that matches exactly `text`."""
     return re.escape(text).replace("/", r"\/").replace("\\\n", r"\n")
 
 
 def quoted(text: str) -> str:
-    """`text` as a literal of a grammar."""
+    """Quote `text` as a string literal of a grammar."""
     return json.dumps(text)
 
 
 def one_of(bodies: Sequence[str]) -> str:
-    """What says any of `bodies`."""
+    """Return an expression that matches any one of `bodies`."""
     return f"({' | '.join(bodies)})"
 
 
 def some_of(body: str, separator: str, *, several: bool) -> str:
-    """What says `body` once, or, if there may be `several`, often, with `separator` between."""
+    """Return an expression for `body` once or, if `several`, repeated with `separator` between."""
     between = f"{separator} " if separator else ""
     return f"{body} ({between}{body}){{0,{MAX_CALLS - 1}}}" if several else body
 
 
 def json_rule(schema: Any, what: str = "The JSON schema") -> str:
-    """What a rule says whose text is JSON of `schema`. InvalidRequestError if it is too large."""
+    """Return the expression for JSON that fits `schema`.
+
+    Raises InvalidRequestError if the schema is too large or nested too deeply.
+    """
     if not isinstance(schema, Mapping):
         raise InvalidRequestError(f"{what} must be a JSON object.")
     if _too_deep(schema, MAX_DEPTH):
@@ -128,9 +134,9 @@ def json_rule(schema: Any, what: str = "The JSON schema") -> str:
 
 
 def format_grammar(kind: str, value: Any, *, name: str = "answer") -> str:
-    """Return the grammar, with the rule `name`, of an answer of a Format's kind and value.
+    """Return the grammar of a Format's kind and value; its first rule is called `name`.
 
-    InvalidRequestError if the value is not of its kind, or too large.
+    Raises InvalidRequestError if the value is not of its kind, or too large.
     """
     if kind == "json_object":
         return f"{name}: {json_rule({'type': 'object'})}"
@@ -153,12 +159,12 @@ def format_grammar(kind: str, value: Any, *, name: str = "answer") -> str:
 
 
 def complete(grammar: str, *, before: str | None = None) -> str:
-    """Return the grammar with line ends, and with what may stand before the answer, if anything."""
+    """Return the grammar with a start rule: `before`, if given, line ends, and the answer."""
     return f"start: {'' if before is None else before + LINE_ENDS}answer\n{grammar}"
 
 
 def _slashed(expression: str) -> str:
-    """A regular expression as it may stand between slashes."""
+    """Escape a regular expression so that it can stand between slashes."""
     made, escaped = [], False
     for character in expression:
         made.append("\\/" if character == "/" and not escaped else character)
@@ -178,7 +184,7 @@ def _choices(value: Any) -> list[str]:
 
 
 def _too_deep(value: Any, depth: int) -> bool:
-    """Whether `value` is nested deeper than `depth`; by a list, so that no depth is too much."""
+    """Check whether `value` is nested deeper than `depth`, without recursion."""
     level = [value]
     for _ in range(depth + 1):
         inner: list[Any] = []

@@ -59,8 +59,11 @@ class RequestBuilder:
         vocab_size: int,
         sampling_defaults: Mapping[str, Any],
     ) -> None:
-        """template: its source, if there is one. context: tokens of a prompt and its answer;
-        longest: what the model itself would allow. vocab_size: of the logits."""
+        """Take what requests are built with.
+
+        template: its source, if there is one. context: tokens of a prompt and its answer; longest:
+        the model's own limit of these. vocab_size: of the logits.
+        """
         self.tokenizer = tokenizer
         self.template_source = template
         self.name = name

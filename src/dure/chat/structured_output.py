@@ -1,4 +1,4 @@
-"""Constraints: from what a chat demands of its answer to the grammar that enforces it."""
+"""Structured output: builds the grammar that enforces what a chat demands of its answer."""
 
 from __future__ import annotations
 
@@ -85,14 +85,14 @@ class GrammarBuilder:
     def _formatted(
         self, request: ChatRequest, form: Format, rules: Rules, reading: OutputParserOptions
     ) -> str:
-        """The format, or with tools to choose from, calls in its place."""
+        """Build the grammar of a format; if there are tools, calls may take its place."""
         answer = "formatted"
         if reading.tools and self._dialect.calls is not None:
             answer += f" | {rules.add(self._calls(request, rules))}"
         return f"{rules.text(answer)}\n{format_grammar(form.kind, form.value, name='formatted')}"
 
     def _strict(self, request: ChatRequest, rules: Rules) -> str | None:
-        """Any text, or calls that keep to their schemas; None if a call begins as a text may."""
+        """Return a grammar of text, or calls that fit their schemas; None if they look alike."""
         calls = self._dialect.calls
         if calls is None or not all(mark in self._marks for mark in calls.start_markers[:1]):
             return None
@@ -102,7 +102,7 @@ class GrammarBuilder:
     def _thoughts(
         self, request: ChatRequest, prompt: str, reading: OutputParserOptions, rules: Rules
     ) -> str | None:
-        """What says the thoughts that may stand before the answer; None if there are none."""
+        """Return an expression for reasoning before the answer; None if there is none."""
         think = self._dialect.think
         if think is None or prompt.rstrip().endswith(think.close):
             return None
@@ -114,7 +114,7 @@ class GrammarBuilder:
 
 
 def is_strict(tool: object) -> bool:
-    """Whether a tool's arguments must keep to its schema even where it need not be called."""
+    """Check whether a tool's calls must fit its schema even if no call is required ("strict")."""
     function = tool.get("function") if isinstance(tool, dict) else None
     return isinstance(function, dict) and function.get("strict") is True
 

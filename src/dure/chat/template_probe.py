@@ -137,7 +137,7 @@ def _result(number: str) -> Message:
 
 
 def _later(role: str) -> list[list[Message]]:
-    """Conversations in which a message of `role` comes later."""
+    """Return conversations in which a message of `role` comes later."""
     first, answer = _said("system", f"{_SYSTEM}1"), _said("assistant", _ASSISTANT)
     later = _said(role, f"{_SYSTEM}2")
     return [

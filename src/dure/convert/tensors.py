@@ -118,7 +118,7 @@ def tensor_plan(name: str, tensor: Tensor, dtype: str, threads: int) -> TensorPl
 
 
 def _only_drafts(name: str, layers: int, layout: Layout) -> bool:
-    """Whether a tensor belongs to a layer that only drafts, which llama.cpp does not need."""
+    """Check whether a tensor is of a multi-token prediction layer, which we leave out."""
     if layout.drafts is not None and name.startswith(layout.drafts):
         return True
     match = _LAYER.fullmatch(name)

@@ -51,7 +51,7 @@ def build_batch(
 
 
 def _logit_rows(chunks: Sequence[Chunk]) -> NDArray[np.int32]:
-    """Each chunk's `logit_rows` as rows of the batch, int32."""
+    """Return each chunk's `logit_rows` as rows of the batch, int32."""
     rows: list[int] = []
     first_row = 0
     for chunk in chunks:
@@ -61,7 +61,7 @@ def _logit_rows(chunks: Sequence[Chunk]) -> NDArray[np.int32]:
 
 
 def _states(chunks: Sequence[Chunk]) -> States:
-    """Each chunk's slot, and the snapshots that fall into it."""
+    """Return each chunk's state slot, and the snapshots that fall into it."""
     snapshots, first_row = [], 0
     for chunk in chunks:
         for position, slot in chunk.request.snapshots:

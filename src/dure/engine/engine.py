@@ -76,8 +76,10 @@ class Engine:
         sampling: SamplingFunctions | None = None,
         drafter: Drafter | None = None,
     ) -> None:
-        """runner: computes the batches, and has the cache. threads: of sampling; the model has its
-        own number. drafter: guesses tokens, so that a step may bring several; no answer changes.
+        """Make an engine over a runner.
+
+        runner: computes the batches, and owns the cache. threads: of sampling; the model has its
+        own number. drafter: guesses tokens, so that a step may bring several; no output changes.
         num_tokens: of the tokenizer. Rows of logits from there on have no token (safetensors pad
         the vocabulary) and are never drawn. None: every row has one.
         """
@@ -270,8 +272,10 @@ class Engine:
         return [output for output in outputs if output is not None]
 
     def _accept(self, draws: _Draws, drawn: Sampled) -> bool:
-        """Take what was drawn for the chunk; return whether its next draft was right, so that the
-        row after it counts, too."""
+        """Take what was drawn for the chunk.
+
+        Returns whether its next draft was right, so that the row after it counts, too.
+        """
         request, drafts = draws.chunk.request, draws.chunk.drafts
         if isinstance(drawn, Exception):  # a row of NaN, or a kernel that refuses it
             draws.error = drawn

@@ -51,8 +51,10 @@ class GrammarCompiler:
         self._lock = threading.Lock()
 
     def compile(self, text: str, what: str = "The grammar") -> Grammar:
-        """Compile a Lark text; InvalidRequestError, about `what`, if it has none or is too
-        large."""
+        """Compile a Lark grammar.
+
+        Raises InvalidRequestError, about `what`, if it is not a grammar or too large.
+        """
         size = len(text.encode("utf-8", "replace"))
         if size > MAX_GRAMMAR_BYTES:
             raise InvalidRequestError(
@@ -136,9 +138,9 @@ class GrammarState:
         self.deferred = False
 
     def forbidden(self) -> NDArray[np.int32]:
-        """Return the ids that must not come next; before the grammar begins: an end, still owed.
+        """Return the ids that must not come next; before the grammar begins, the end tokens.
 
-        InvalidRequestError if the grammar's limits were met on the way.
+        Raises InvalidRequestError if the grammar's limits were met on the way.
         """
         if self.deferred:
             return self._eos_ids
@@ -162,7 +164,7 @@ class GrammarState:
         return np.flatnonzero(~allowed).astype(np.int32)
 
     def accept(self, token_id: int) -> bool:
-        """Whether, now that `token_id` has come, nothing may follow but an end of generation."""
+        """Advance by `token_id`; return whether nothing may follow but an end of generation."""
         if self.deferred or token_id in self._eos_ids:
             return False
         self._matcher.consume_token(token_id)
@@ -170,7 +172,7 @@ class GrammarState:
 
 
 def _engine(tokenizer: Tokenizer, vocab_size: int) -> Any:
-    """llguidance's view of the vocabulary: the bytes of each token, and which are marks."""
+    """Build llguidance's view of the vocabulary: the bytes of each token, and special tokens."""
     import llguidance  # noqa: PLC0415
 
     return llguidance.LLTokenizer(

@@ -27,7 +27,7 @@ class KVStorage:
         num_states: int = 0,
         dtype: CacheDtype = "f16",
     ) -> None:
-        """Allocate zeroed arrays; the pages are the operating system's until first written."""
+        """Allocate zeroed arrays; the system provides pages when they are first written."""
         self.arrays: tuple[LayerArray, ...] = tuple(
             np.zeros((num_states, spec.size), dtype=np.float32)
             if isinstance(spec, StateSpec)

@@ -30,9 +30,12 @@ class ModelRunner:
         num_states: int = 0,
         cache_dtype: CacheDtype = "f16",
     ) -> None:
-        """Allocate the cache: `num_blocks` blocks of 32 tokens in every attention layer, and
-        `num_states` slots in every recurrent one, of which there must be one a running sequence.
-        Raises InvalidRequestError if a recurrent model gets none."""
+        """Allocate the cache.
+
+        It has `num_blocks` blocks of 32 tokens in every attention layer, and `num_states` slots in
+        every recurrent one, of which each running sequence needs one. Raises InvalidRequestError if
+        a recurrent model gets none.
+        """
         specs = model.kv_cache_specs
         recurrent = any(isinstance(spec, StateSpec) for spec in specs)
         if recurrent and num_states < 1:

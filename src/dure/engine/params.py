@@ -187,7 +187,7 @@ def _integer(name: str, value: Any, low: int, high: int, hint: str) -> int:
 def _number(
     name: str, value: Any, low: float, high: float, hint: str, *, above: bool = False
 ) -> float:
-    """The value as float, from low to high, or over low with `above`; NaN is in no range."""
+    """Return the value as float: from low to high, or above low with `above`; never NaN."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise InvalidRequestError(f"{name} must be a number, but is {_shown(value)}.", hint=hint)
     try:
@@ -201,7 +201,7 @@ def _number(
 
 
 def _shown(value: Any) -> str:
-    """The value as an error may show it: at most 60 characters, whatever was sent."""
+    """Return the value as text for an error: at most 60 characters."""
     try:
         text = repr(value)
     except ValueError:  # Python refuses to print integers of more than 4,300 digits

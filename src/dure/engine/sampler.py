@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class SamplingFunctions(Protocol):
-    """What the sampler needs of dure.kernels; its numpy reference has the same four."""
+    """The functions of dure.kernels that the sampler needs; the numpy reference has them, too."""
 
     def sample_rows(
         self,
@@ -30,21 +30,21 @@ class SamplingFunctions(Protocol):
         uniforms: Sequence[float],
         threads: int,
     ) -> list[int]:
-        """The id drawn from each row of logits (n, V); -1 if its highest is not a number."""
+        """Draw a token id from each row of logits (n, V); -1 if its highest is not finite."""
         ...
 
     def top_logprobs(
         self, logits: NDArray[np.float32], count: int
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """The likeliest ids (count,) and their log-probabilities (count,), falling."""
+        """Return the likeliest ids (count,) and their log-probabilities (count,), falling."""
         ...
 
     def logprob(self, logits: NDArray[np.float32], token_id: int) -> float:
-        """The log-probability of one id."""
+        """Return the log-probability of one id."""
         ...
 
     def uniform(self, seed: int, position: int) -> float:
-        """The number in [0, 1) of stream `seed` at `position`."""
+        """Return the random number in [0, 1) of stream `seed` at `position`."""
         ...
 
 

@@ -59,14 +59,16 @@ class Stats:
 
 
 class Scheduler:
-    """First come, first served within a priority, under three limits: tokens a step, sequences, and
-    blocks. A request of a lower priority gets the place of a running one of a higher.
+    """Chooses the chunks of each step: first come, first served within a priority.
 
-    Blocks for a whole prompt are taken when it is admitted; then only decoding needs new ones.
-    When none is free, the last running request is preempted: its blocks go back, its output
-    stays, and it waits to be computed again, from whatever of it is still in the cache.
+    There are three limits: tokens a step, sequences, and blocks. A request of a lower priority
+    number preempts a running one of a higher.
 
-    Of a model with recurrent states each running request holds a slot of `states`, and a prefix is
+    Blocks for a whole prompt are taken when it is admitted; then only decoding needs new ones. When
+    none is free, the last running request is preempted: its blocks go back, its output stays, and
+    it waits to be computed again, from whatever of it is still in the cache.
+
+    In a model with recurrent states each running request holds a slot of `states`, and a prefix is
     reused up to where a snapshot of its state was kept: at the end of every request, at the last
     full block of every prompt, and where a prompt was found to part from an earlier one.
     """
@@ -199,9 +201,10 @@ class Scheduler:
             self._preempt(self.running[-1])
 
     def _has_room(self, request: Request, found: list[int]) -> bool:
-        """Whether there are blocks for all its tokens, and a state if need be, beside `found`.
+        """Check whether there are blocks for all its tokens, and a state slot if it needs one.
 
-        One block a running request is left for their next tokens, or admitting would preempt.
+        found: the blocks of its cached prefix. One block a running request is left for their next
+        tokens, or admitting would preempt.
         """
         needed = blocks_for(len(request.tokens)) - len(found)
         if needed + len(self.running) > self.pool.num_free - self.pool.count_free(found):
@@ -351,8 +354,10 @@ class Scheduler:
         return [], [], -1
 
     def _take_states(self, request: Request, source: int, shared: int) -> None:
-        """Give the request a state's slot, a copy of `source` if there is one, and slots for
-        snapshots: where it parts from `shared` tokens of another, and at its last full block.
+        """Give the request a state slot, a copy of `source` if there is one, and snapshot slots.
+
+        Snapshots are taken where it parts from `shared` tokens of another, and at its last full
+        block.
         """
         request.state_slot = self.states.allocate(source)
         last = (len(request.tokens) - 1) // BLOCK_SIZE * BLOCK_SIZE
@@ -371,8 +376,10 @@ class Scheduler:
         return self._parent(request, count), request.tokens[count * BLOCK_SIZE : position]
 
     def _publish(self, request: Request, first: int, *, tail: bool) -> None:
-        """Make blocks from number `first` on that are full, or also a part-filled last, findable;
-        an equal block that exists takes the place of the request's own."""
+        """Make full blocks from number `first` on findable, or also a part-filled last one.
+
+        If an equal block exists, it takes the place of the request's own.
+        """
         full, rest = divmod(request.num_computed_tokens, BLOCK_SIZE)
         for index in range(first, full + (tail and rest > 0)):
             start = index * BLOCK_SIZE

@@ -27,7 +27,7 @@ class StatePool:
         self._names: dict[int, tuple[bytes, tuple[int, ...]]] = {}  # slot -> its two keys above
 
     def __bool__(self) -> bool:
-        """Whether the model has states at all."""
+        """Return whether the model has recurrent states at all."""
         return self.num_slots > 0
 
     @property

@@ -52,7 +52,7 @@ def split_fused(
 
 
 def _sizes(metadata: Mapping[str, Any], layer: int) -> tuple[int, int, int]:
-    """The rows of q, k and v of a layer; zeros where the file does not say."""
+    """Return the rows of q, k and v of a layer; zeros if the file does not give them."""
     prefix = str(metadata.get("general.architecture"))
 
     def number(key: str, default: int) -> int:

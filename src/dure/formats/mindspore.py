@@ -42,7 +42,7 @@ _DAMAGED = "the file is damaged or encrypted: download it again."
 
 
 def is_mindspore(path: Path) -> bool:
-    """Whether a file begins as MindSpore's checkpoints do; a pickle or an archive does not."""
+    """Check whether a file begins as MindSpore's checkpoints do; pickles and archives do not."""
     source = SourceFile(path)
     first = source.read(0, min(1, source.size_bytes)).tobytes()
     source.close()

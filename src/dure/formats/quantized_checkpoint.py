@@ -128,7 +128,7 @@ def parameters_or_tensors(checkpoint: Checkpoint) -> dict[str, Parameter]:
 
 
 def is_idle_bias(name: str, found: Mapping[str, Parameter]) -> bool:
-    """Whether a parameter is a bias of zeros, which some tools add to what they quantise."""
+    """Check whether a parameter is a bias of zeros, which some tools add when they quantise."""
     bias, matrix = found[name], found.get(name.removesuffix("bias") + "weight")
     if not isinstance(matrix, QuantizedMatrix) or not isinstance(bias, TensorInfo):
         return False

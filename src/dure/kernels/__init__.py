@@ -1,4 +1,4 @@
-"""The operations that models are made of: the typed face of the C++ extension.
+"""The operations that models are made of: the typed Python interface of the C++ extension.
 
 Arrays are C-contiguous and of the dtype stated; anything else is a TypeError, a wrong shape or an
 id out of range a ValueError. Results do not depend, in any bit, on how many rows share a call, on
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-# OpenMP's threads wait for each other by spinning, 20 ms by default here: a thread that the system
-# has set aside for another program then waits for a core that its own team keeps busy, and a step
-# takes ten times as long. 2,000 rounds are 30 to 140 µs: longer than the gaps inside a step. It is
-# read when the library loads, so it has to be said before the import below; a user's word wins.
+# OpenMP's threads wait for each other by spinning, 20 ms by default here. A thread that was
+# preempted for another program then waits for a core that its own team keeps busy, and a step takes
+# ten times as long. 2,000 rounds are 30 to 140 µs: longer than the gaps inside a step. OpenMP reads
+# the variable when it loads, so it is set before the import below; a user's own value is kept.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     Bytes = NDArray[np.uint8]
     GroupRule = Literal["none", "max", "top2", "each"]
 
-# Rows (n, cols) that matrices take: quantised once for all of them. `Activations(x)`, or
+# Rows (n, cols) as input of matrix products, quantised once for all of them. `Activations(x)`, or
 # `Activations(x, weight, eps)` for the RMSNorm of x, which is computed in the pass that quantises.
-# `floats(threads)` are the rows as floats; `take(rows)` the Activations of some of them.
+# `floats(threads)` returns the rows as floats; `take(rows)` the Activations of some of them.
 Activations = _core.Activations
 # A layer's attention in one call, since calls are a fifth of a small model's step: the projections
 # `weights` (q, k, v, o) with their `biases`, and `rope_cache_attention` between them. It is called
 # with the rows as Activations (n, hidden), then cache, positions, sequences and block_tables as for
-# rope_cache_attention, then chosen, cos, sin, and add (m, hidden), which is added to the m rows
-# that come back.
+# rope_cache_attention, then chosen, cos, sin, and add (m, hidden), which is added to the result
+# (m, hidden).
 AttentionLayerKernel = _core.AttentionLayerKernel
 short_conv = recurrent.short_conv
 delta_size = recurrent.delta_size
@@ -53,7 +53,7 @@ uniform = _core.uniform
 
 
 def isa() -> str:
-    """The instruction set in use: "amx", "avx512", "avxvnni", "avx2" or "portable".
+    """Return the instruction set in use: "amx", "avx512", "avxvnni", "avx2" or "portable".
 
     It is the best that the processor has, or the one that DURE_ISA names.
     """
@@ -61,7 +61,7 @@ def isa() -> str:
 
 
 def available_isas() -> tuple[str, ...]:
-    """The instruction sets that this machine can run, best first."""
+    """Return the instruction sets that this machine can run, best first."""
     return tuple(_core.available_isas())
 
 
@@ -71,22 +71,24 @@ def release_free_memory() -> None:
 
 
 def packed_bytes(dtype: str, rows: int, cols: int) -> int:
-    """Bytes that a (rows, cols) matrix of `dtype` takes once packed."""
+    """Return the bytes that a (rows, cols) matrix of `dtype` takes once packed."""
     return _core.packed_bytes(dtype, rows, cols)
 
 
 def quantize_rows(x: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """x (n, cols) as int8 values (n, cols), round(x * 127 / amax), and scales (n, cols / 32).
+    """Quantise x (n, cols) to int8 with one scale for 32 columns.
 
-    A block that holds a NaN or an infinity gets a NaN scale.
+    Returns values (n, cols), round(x * 127 / amax), and scales (n, cols / 32). A block that holds a
+    NaN or an infinity gets a NaN scale.
     """
     return _core.quantize_rows(x)
 
 
 def quantize_blocks(dtype: str, x: Floats, *, threads: int = 1) -> Bytes:
-    """x (n, cols) as the blocks of a model file, uint8 (n, row bytes): the weighted squared error
-    is the least that a search finds. Q4_0, Q5_0, Q8_0, Q4_K, Q6_K; ValueError for any other type
-    and for weights that are not finite or too large.
+    """Quantise x (n, cols) to the blocks of a model file: Q4_0, Q5_0, Q8_0, Q4_K or Q6_K.
+
+    A search minimises the weighted squared error. Returns uint8 (n, row bytes). Raises ValueError
+    for any other type, and for weights that are not finite or too large.
     """
     return _core.quantize_blocks(dtype, x, threads)
 
@@ -100,10 +102,11 @@ def matmul(
     exact: bool = False,
     threads: int = 1,
 ) -> Floats:
-    """x @ w.T + bias + add as (n, rows), for x (n, cols) or the Activations of it; add (n, rows).
+    """Compute x @ w.T + bias + add, (n, rows).
 
-    Quantised weights meet int8 activations in integer dots; `exact` multiplies the dequantised
-    weights in float32 instead, as F32, F16 and BF16 weights always are.
+    x: (n, cols), or its Activations; add: (n, rows). Quantised weights are multiplied with int8
+    activations in integer dot products; `exact` multiplies the dequantised weights in float32
+    instead, as F32, F16 and BF16 weights always are.
     """
     rows = _activations(x, w.columns, threads)
     return _core.matmul(rows, (w.packed,), (bias,), add, exact, threads)[0]
@@ -117,7 +120,7 @@ def matmuls(
     exact: bool = False,
     threads: int = 1,
 ) -> list[Floats]:
-    """matmul of each of several matrices with the same x, in one go: fewer waits for threads."""
+    """Compute the matmul of several matrices with the same x in one call: threads wait less."""
     each = biases or [None] * len(weights)
     if any(w.columns is not None for w in weights):
         pairs = zip(weights, each, strict=True)
@@ -128,34 +131,37 @@ def matmuls(
 def _activations(
     x: Floats | _core.Activations, columns: Ints | None = None, threads: int = 1
 ) -> _core.Activations:
-    """x, its columns in another order if one is given, to be quantised once."""
+    """Return x as Activations, quantised once; its columns in another order if one is given."""
     if columns is not None:
         x = np.take(x.floats(threads) if isinstance(x, _core.Activations) else x, columns, axis=1)
     return x if isinstance(x, _core.Activations) else _core.Activations(x)
 
 
 def embed(tokens: Ints, w: Matrix, *, threads: int = 1) -> Floats:
-    """Row `token` of w for each token: (n, cols)."""
+    """Look up the row of w for each token: (n, cols)."""
     return w.row_values(tokens, threads=threads)
 
 
 def rms_norm(x: Floats, weight: Floats, eps: float, *, threads: int = 1) -> Floats:
-    """x / sqrt(mean(x²) + eps) * weight over the last axis (Zhang & Sennrich 2019), shaped as x."""
+    """Compute x / sqrt(mean(x²) + eps) * weight over the last axis, shaped as x.
+
+    RMSNorm (Zhang & Sennrich 2019).
+    """
     out = _core.rms_norm(x.reshape(-1, x.shape[-1]), weight, eps, threads)
     return out.reshape(x.shape)
 
 
 def rope(x: Floats, cos: Floats, sin: Floats, *, interleaved: bool, threads: int = 1) -> None:
-    """Rotates x (n, heads, d) in place by angles given as cos and sin (n, r / 2).
+    """Rotate x (n, heads, d) in place by angles given as cos and sin (n, r / 2).
 
-    Rotary embedding (Su et al. 2021). The first r dimensions turn, in pairs (i, i + r/2), or
+    Rotary embedding (Su et al. 2021). The first r dimensions are rotated, in pairs (i, i + r/2), or
     (2i, 2i + 1) if interleaved.
     """
     _core.rope(x, cos, sin, interleaved, threads)
 
 
 def silu_mul(gate: Floats, up: Floats, *, threads: int = 1) -> Floats:
-    """silu(gate) * up, elementwise on (n, i): the SwiGLU activation (Shazeer 2020)."""
+    """Compute silu(gate) * up, elementwise on (n, i): the SwiGLU activation (Shazeer 2020)."""
     return _core.silu_mul(gate, up, threads)
 
 
@@ -167,13 +173,13 @@ def write_cache(
     sequences: Ints,
     block_tables: Ints,
 ) -> None:
-    """Stores k and v (n, kv_heads, d) at their rows' places in the paged cache.
+    """Write k and v (n, kv_heads, d) to the paged cache, at their rows' positions.
 
-    cache: (num_blocks, kv_heads, 2 * 32 * d), of each block and head K transposed (d, 32), then
-    V (32, d). In a cache of bytes these are int8, and behind them are the float32 scales of each 32
-    columns of K, (groups, 32), and of V, (groups, 32), as quantize_rows makes them; K has been
-    multiplied by a Hadamard matrix, which spreads a column much larger than the others.
-    positions, sequences: (n,); block_tables: (num_sequences, blocks).
+    cache: (num_blocks, kv_heads, 2 * 32 * d), of each block and head K transposed (d, 32), then V
+    (32, d). In a cache of bytes these are int8, followed by the float32 scales of each 32 columns
+    of K, (groups, 32), and of V, (groups, 32), as quantize_rows makes them; K is first multiplied
+    by a Hadamard matrix, which spreads outlier columns. positions, sequences: (n,); block_tables:
+    (num_sequences, blocks).
     """
     _core.write_cache(k, v, cache, positions, sequences, block_tables)
 
@@ -189,9 +195,10 @@ def paged_attention(
     window: int | None = None,
     threads: int = 1,
 ) -> Floats:
-    """Causal grouped-query attention of q (n, heads, d) over the paged cache: (n, heads, d).
+    """Compute causal grouped-query attention of q (n, heads, d) over the paged cache.
 
     Row i sees the keys j <= positions[i] of its sequence; with a window, j > positions[i] - window.
+    Returns (n, heads, d).
     """
     if window is not None and window < 1:
         raise ValueError(f"window must be at least 1, not {window}")
@@ -219,12 +226,13 @@ def rope_cache_attention(
     window: int | None = None,
     threads: int = 1,
 ) -> Floats:
-    """Attention of a layer's projections as (m, heads * d): rms_norm, rope, write_cache, attention.
+    """Compute a layer's attention from its projections: rms_norm, rope, write_cache, attention.
 
-    k and v: (n, kv_heads * d), for the n rows that positions and sequences (n,) tell of; q:
-    (m, heads * d), for all of them, or for the rows `chosen` (m,). q and k are changed in place.
-    norms: weights (d,) of each head's q and k norm, before the rotation, or after if norm_last.
-    rotation: cos and sin (n, r / 2). The cache as for write_cache, the rest as for attention.
+    k and v: (n, kv_heads * d), for the n rows of positions and sequences (n,); q: (m, heads * d),
+    for all of them, or for the rows `chosen` (m,). q and k are changed in place. norms: weights
+    (d,) of each head's q and k norm, before RoPE, or after it if norm_last. rotation: cos and sin
+    (n, r / 2). The cache is as for write_cache, the rest as for paged_attention. Returns (m, heads
+    * d).
     """
     if window is not None and window < 1:
         raise ValueError(f"window must be at least 1, not {window}")
@@ -255,7 +263,7 @@ def rope_cache_attention(
 def sigmoid_mul(
     x: Floats, gate: Floats, *, columns: Ints | None = None, threads: int = 1
 ) -> Floats:
-    """x * sigmoid(gate), elementwise on (n, cols); columns as in gated_norm."""
+    """Compute x * sigmoid(gate), elementwise on (n, cols); columns as in gated_norm."""
     return _core.sigmoid_mul(x, gate, columns, threads)
 
 
@@ -267,10 +275,10 @@ def write_latent(
     sequences: Ints,
     block_tables: Ints,
 ) -> None:
-    """Stores latent (n, c) and rotated (n, r) side by side at their rows' places in the cache.
+    """Write latent (n, c) and rotated (n, r) side by side to the cache, at their rows' positions.
 
-    cache: (num_blocks, 1, 32 * (c + r)), one entry a token. In 8 bits the scales of 32 columns
-    each follow, (groups, 32).
+    cache: (num_blocks, 1, 32 * (c + r)), one entry a token. In a cache of bytes the scales of 32
+    columns each follow, (groups, 32).
     """
     _core.write_latent(latent, rotated, cache, positions, sequences, block_tables)
 
@@ -286,10 +294,11 @@ def latent_attention(
     scale: float,
     threads: int = 1,
 ) -> Floats:
-    """What q (n, heads, c + r) gathers from a latent cache (see write_latent): (n, heads, c).
+    """Compute latent attention: each head's softmax-weighted sum of the cached latents.
 
-    All heads share one key a token, its entry, and one value, the entry's first c = `latent`
-    columns (a multiple of 16): multi-head latent attention, absorbed (arXiv 2405.04434).
+    q: (n, heads, c + r). All heads share one key a token, its cache entry (see write_latent), and
+    one value, the entry's first c = `latent` columns (a multiple of 16): multi-head latent
+    attention in its absorbed form (arXiv 2405.04434). Returns (n, heads, c).
     """
     return _core.latent_attention(
         q, cache, positions, sequences, block_tables, latent, scale, threads
@@ -306,11 +315,11 @@ def head_matmul(
     exact: bool = False,
     threads: int = 1,
 ) -> Floats:
-    """Each head's x times its own rows of w, transposed: (n, heads, room).
+    """Multiply each head's x with its own rows of w, transposed: (n, heads, room).
 
-    Of x (n, heads, ≥ w.cols) the first columns count. w holds w.rows / heads rows a head, of which
-    `outputs` from `first` on are taken; a head's rows begin at multiples of 16. The result has room
-    for more than `outputs` columns if asked for; the others hold anything.
+    x: (n, heads, ≥ w.cols), of which the first w.cols columns count. w holds w.rows / heads rows a
+    head, of which `outputs` from `first` on are taken; a head's rows begin at multiples of 16. The
+    result has `room` columns, `outputs` if that is None; those beyond `outputs` hold anything.
     """
     room = outputs if room is None else room
     if w.columns is not None:
@@ -331,13 +340,13 @@ def route(
     scale: float = 1.0,
     scales: Floats | None = None,
 ) -> tuple[Ints, Floats]:
-    """The ids (n, k) and weights (n, k) of the experts that logits (n, e) choose, falling by score.
+    """Choose each row's top_k experts from router logits (n, e), by falling score.
 
-    Ties go to the lower id. bias (e,) is added to the scores for the choice and not to the weights.
-    group_rule: "max" and "top2" choose from the `kept_groups` groups whose best expert, or best
-    two, count most; "each" takes the best of each group; `groups` groups are of successive ids.
-    normalize makes a row's weights sum to 1; scale, and an expert's own of scales (e,), multiply
-    them after.
+    Returns ids (n, k) and weights (n, k). Ties go to the lower id. bias (e,) is added to the scores
+    for the choice and not to the weights. group_rule: "max" and "top2" choose from the
+    `kept_groups` groups with the highest score, that of their best expert or the sum of their best
+    two; "each" takes the best of each group; `groups` groups are of successive ids. normalize makes
+    a row's weights sum to 1; scale, and an expert's own of scales (e,), multiply them after.
     """
     if score not in ("softmax", "sigmoid"):
         raise ValueError(f"score must be softmax or sigmoid, not {score!r}")
@@ -365,10 +374,11 @@ def experts_mlp(
     exact: bool = False,
     threads: int = 1,
 ) -> Floats:
-    """The sum over a row's experts of weight * down(silu(gate x) * up x), + add: (n, hidden).
+    """Compute the sum over a row's experts of weight * down(silu(gate x) * up x), + add.
 
-    x: (n, hidden), or the Activations of it; ids and weights: (n, k). Rows are sorted by expert,
-    each expert's rows are one product, and a row's experts are added in the order of its ids.
+    x: (n, hidden), or its Activations; ids and weights: (n, k). Rows are sorted by expert, each
+    expert's rows are one product, and a row's experts are added in the order of its ids. Returns
+    (n, hidden).
     """
     rows = _activations(x, experts.columns, threads)
     return _core.experts_mlp(rows, ids, weights, experts.packed, add, exact, threads)
@@ -382,7 +392,7 @@ def gated_mlp(
     exact: bool = False,
     threads: int = 1,
 ) -> Floats:
-    """down(silu(gate x) * up x) + add as (n, hidden): a mixture whose one expert takes all rows."""
+    """Compute down(silu(gate x) * up x) + add, (n, hidden): one expert that takes all rows."""
     rows = _activations(x, expert.columns, threads)
     return _core.gated_mlp(rows, expert.packed, add, exact, threads)
 
@@ -390,12 +400,12 @@ def gated_mlp(
 def sample(
     logits: Floats, *, temperature: float, top_k: int, top_p: float, min_p: float, uniform: float
 ) -> int:
-    """The id drawn from logits (V,) at `uniform` in [0, 1); temperature 0 gives the likeliest.
+    """Draw a token id from logits (V,) at `uniform` in [0, 1); temperature 0 gives the likeliest.
 
     Order: temperature, top_k (0 = off), top_p (the smallest prefix whose share of what top_k kept
     is at least top_p), min_p (at least min_p times the highest probability); then inverse CDF over
-    the kept ids by falling probability, ties by lower id. ValueError if a logit is a NaN or
-    infinitely high, or none is finite.
+    the kept ids by falling probability, ties by lower id. Raises ValueError if a logit is NaN or
+    positive infinity, or none is finite.
     """
     (drawn,) = sample_rows(
         logits[None],
@@ -420,17 +430,20 @@ def sample_rows(
     uniforms: Sequence[float],
     threads: int = 1,
 ) -> list[int]:
-    """What `sample` draws from each row of logits (n, V); -1 where that is an error."""
+    """Draw a token id from each row of logits (n, V), as `sample` does; -1 instead of an error."""
     return _core.sample_rows(logits, temperatures, top_ks, top_ps, min_ps, uniforms, threads)
 
 
 def top_logprobs(logits: Floats, count: int) -> tuple[Ints, Floats]:
-    """The `count` likeliest ids (count,) and their log-softmax (count,), falling, ties low id."""
+    """Return the `count` likeliest ids (count,) and their log-softmax (count,).
+
+    They fall by probability; ties go to the lower id.
+    """
     return _core.top_logprobs(logits, count)
 
 
 def logprob(logits: Floats, token_id: int) -> float:
-    """The log-softmax of one id, rounded to float32 so that it equals its `top_logprobs` entry."""
+    """Return the log-softmax of one id, rounded to float32 to equal its `top_logprobs` entry."""
     if not 0 <= token_id < len(logits):
         raise ValueError(f"token {token_id} is not one of {len(logits)}")
     return float(np.float32(float(logits[token_id]) - _core.log_sum_exp(logits)))

@@ -1,10 +1,10 @@
-"""What every block format means, in numpy: the reference that the C++ unpacking is checked against.
+"""Dequantisation of every block format in numpy: the reference for the C++ unpacking.
 
 A quantised weight is scale * code - min, with one scale (and min) for a group of 16 or 32 codes.
-The scales of a K block are products of one float16 and a small integer, rounded to float32 once.
-A weight of dure's own types with a zero point is scale * (code - zero): rounded once, where their
+The scales of a K block are products of one float16 and a small integer, rounded to float32 once. A
+weight of dure's own types with a zero point is scale * (code - zero): rounded once, where their
 product with activations takes scale * zero for the min. One of its FP8 types is value * scale,
-rounded once. `formats/blocks.py` says how the blocks of dure's own types lie.
+rounded once. `formats/blocks.py` describes the blocks of dure's own types.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ _FP4_LEVELS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12]
 
 
 def _fp8_values() -> npt.NDArray[np.float32]:
-    """The 256 values of e4m3: 1 sign, 4 exponent (bias 7) and 3 fraction bits, no infinity."""
+    """Return the 256 values of e4m3: 1 sign, 4 exponent (bias 7), 3 fraction bits, no infinity."""
     codes = np.arange(256)
     exponent, fraction = codes >> 3 & 15, codes & 7
     sizes = np.ldexp(fraction + 8.0 * (exponent > 0), np.maximum(exponent, 1) - 10)
@@ -125,7 +125,7 @@ class IntegerBlocks:
 
 
 def block_size(dtype: str) -> int:
-    """Weights in one block of `dtype`: 1, or 32 to 256."""
+    """Return the number of weights in one block of `dtype`: 1, or 32 to 256."""
     if dtype in FLOAT_TYPES:
         return 1
     if dtype in OWN_TYPES:
@@ -134,16 +134,16 @@ def block_size(dtype: str) -> int:
 
 
 def row_bytes(dtype: str, cols: int) -> int:
-    """Bytes of one row of `cols` weights as it lies in a model file."""
+    """Return the bytes of one row of `cols` weights in a model file."""
     if cols % block_size(dtype):
         raise ValueError(f"{dtype} rows are multiples of {block_size(dtype)} weights, not {cols}")
     return cols // block_size(dtype) * int(LAYOUTS[dtype].itemsize)
 
 
 def dequantize(dtype: str, raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Weights, float32 (rows, cols), of rows as they lie in a model file, uint8 (rows, bytes).
+    """Dequantise rows of a model file, uint8 (rows, bytes), to float32 (rows, cols).
 
-    Raises ValueError for a type we do not know or a row that is no whole number of blocks.
+    Raises ValueError for an unknown type, or a row that is not a whole number of blocks.
     """
     if dtype in FLOAT_TYPES:
         values: Array = _blocks(dtype, raw)["value"]
@@ -176,7 +176,7 @@ def dequantize(dtype: str, raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32
 
 
 def integer_blocks(dtype: str, raw: npt.NDArray[np.uint8]) -> IntegerBlocks:
-    """The integers and scales of quantised rows, uint8 (rows, bytes), as they lie in a file."""
+    """Unpack quantised rows of a model file, uint8 (rows, bytes), to integers and scales."""
     if dtype not in _UNPACK:
         raise ValueError(f"{dtype} is not a quantised type; known: {', '.join(QUANTIZED_TYPES)}")
     blocks = _blocks(dtype, raw)
@@ -202,7 +202,7 @@ def _blocks(dtype: str, raw: npt.NDArray[np.uint8]) -> Array:
 
 
 def _bits(packed: Array, width: int) -> Array:
-    """Fields of `width` bits, lowest first, on a new axis before the last."""
+    """Unpack fields of `width` bits, lowest first, to a new axis before the last."""
     shifts = np.arange(0, 8 * packed.dtype.itemsize, width, dtype=packed.dtype)
     fields: Array = packed[..., None, :] >> shifts[:, None]
     fields &= packed.dtype.type((1 << width) - 1)
@@ -210,24 +210,24 @@ def _bits(packed: Array, width: int) -> Array:
 
 
 def _nibbles(blocks: Array) -> Array:
-    """The low halves of 16 (or 32) bytes come first, then the high halves: (..., 2 * bytes)."""
+    """Unpack the low halves of 16 (or 32) bytes, then the high halves: (..., 2 * bytes)."""
     halves = _bits(blocks["low"], 4)
     return halves.reshape(*halves.shape[:-2], -1)
 
 
 def _neighbours(blocks: Array) -> Array:
-    """The low and the high half of the first byte, then of the second: (..., 2 * bytes)."""
+    """Unpack the low and the high half of the first byte, then of the second: (..., 2 * bytes)."""
     halves = np.stack([blocks["low"] & 15, blocks["low"] >> 4], axis=-1)
     return halves.reshape(*halves.shape[:-2], -1)
 
 
 def _own_codes(blocks: Array) -> Array:
-    """The codes of a block of dure's own, one a byte."""
+    """Return the codes of a block of dure's own types, one a byte."""
     return blocks["codes"] if "codes" in (blocks.dtype.names or ()) else _neighbours(blocks)
 
 
 def _fifth_bits(blocks: Array) -> Array:
-    """Bit i of the block's 32-bit word, worth 16, belongs to weight i."""
+    """Return bit i of the block's 32-bit word, worth 16, for weight i."""
     bits = _bits(blocks["high"][..., None], 1)[..., 0]
     return (bits << np.uint32(4)).astype(np.uint8)
 
@@ -276,7 +276,7 @@ def _q3_k(blocks: Array) -> Unpacked:
 
 
 def _six_bit_groups(blocks: Array) -> tuple[Array, Array]:
-    """Scales and mins of the 8 groups of a Q4_K or Q5_K block, from 12 bytes.
+    """Unpack the scales and mins of the 8 groups of a Q4_K or Q5_K block, from 12 bytes.
 
     Bytes 0-3 and 4-7 hold the first four scales and mins in their low 6 bits; the upper 2 bits,
     with the nibbles of bytes 8-11, make the last four.
@@ -341,7 +341,7 @@ def _grouped(blocks: Array) -> Unpacked:
 
 
 def _each(blocks: Array, name: str) -> Array:
-    """A field of one or more floats a block, (…, floats)."""
+    """Return a field of one or more floats a block, (…, floats)."""
     return blocks[name].reshape(*blocks.shape, -1).astype(np.float32)
 
 

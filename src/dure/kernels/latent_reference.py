@@ -1,4 +1,4 @@
-"""Attention over latents in numpy, as `reference` has the other kernels."""
+"""Latent attention in numpy: the reference for the C++ kernels."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ["head_matmul", "latent_attention", "write_latent"]
 
 
 def _entries(cache: Array, width: int) -> Array:
-    """The entries (blocks, 32, width) in a latent cache, codes if it is one of bytes."""
+    """Return the entries (blocks, 32, width) of a latent cache; int8 codes if it is of bytes."""
     numbers = cache.view(np.int8) if cache.dtype == np.uint8 else cache
     return numbers[..., : CACHE_BLOCK * width].reshape(len(cache), CACHE_BLOCK, width)
 
 
 def _scales(cache: Array, width: int) -> Float32Array:
-    """The scales (blocks, groups, 32) in a latent cache of bytes."""
+    """Return the scales (blocks, groups, 32) of a latent cache of bytes."""
     return cache[..., CACHE_BLOCK * width :].view(np.float32).reshape(len(cache), -1, CACHE_BLOCK)
 
 
@@ -39,8 +39,10 @@ def write_latent(
     sequences: Int32Array,
     block_tables: Int32Array,
 ) -> None:
-    """Put latent (n, c) and rotated (n, r) in their places in cache (blocks, 1, 32 * (c + r)); of
-    bytes, the scales (groups, 32) follow."""
+    """Write latent (n, c) and rotated (n, r) to cache (blocks, 1, 32 * (c + r)).
+
+    In a cache of bytes the scales (groups, 32) follow.
+    """
     blocks, slots = block_tables[sequences, positions // CACHE_BLOCK], positions % CACHE_BLOCK
     entries = np.concatenate([latent, rotated], axis=1)
     width = entries.shape[1]
@@ -61,7 +63,7 @@ def latent_attention(
     scale: float,
     threads: int = 1,
 ) -> Float32Array:
-    """What each query (n, heads, c + r) gathers of its sequence's latents, (n, heads, c)."""
+    """Compute each head's softmax-weighted sum of the cached latents, (n, heads, c)."""
     del threads
     out = np.empty((*q.shape[:2], latent), np.float32)
     stored = _entries(cache, q.shape[2])
@@ -87,7 +89,7 @@ def head_matmul(
     exact: bool = False,
     threads: int = 1,
 ) -> Float32Array:
-    """Each head's x (n, heads, ≥ cols) times its own rows of w, transposed: (n, heads, outputs)."""
+    """Multiply each head's x (n, heads, ≥ cols) with its rows of w: (n, heads, outputs)."""
     del threads
     heads = x.shape[1]
     period = len(w.raw if isinstance(w, QuantizedMatrix) else w) // heads

@@ -1,4 +1,4 @@
-"""Packed weights: what holds them, and how they get there. The operations on them: dure.kernels."""
+"""Packed weights, and how they are filled. The operations on them are in dure.kernels."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Matrix:
     """Weights (rows, cols), packed without loss from their source blocks into 16-row panels.
 
-    `columns`, if there are any, say which column each one in memory is: of checkpoints whose blocks
-    are of columns that do not lie side by side. Products take theirs of x in that order.
+    `columns`, if set, is the order of the columns in memory, for checkpoints whose blocks are of
+    columns that do not lie side by side (desc_act). Products reorder x by it.
     """
 
     def __init__(self, dtype: str, rows: int, cols: int) -> None:
@@ -35,15 +35,15 @@ class Matrix:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the packed form takes."""
+        """Bytes of the packed matrix."""
         return self.packed.nbytes
 
     def fill(self, first_row: int, raw: Bytes, *, threads: int = 1) -> None:
-        """Packs source blocks `raw` (n, row_bytes) from row first_row, a multiple of 16, on."""
+        """Pack source blocks `raw` (n, row_bytes) from row first_row, a multiple of 16, on."""
         self.packed.fill(first_row, raw, threads)
 
     def row_values(self, rows: Ints, *, threads: int = 1) -> Floats:
-        """The named rows as (n, cols), rounded as the source format's own dequantisation rounds."""
+        """Dequantise rows, (n, cols), rounded as the source format's own dequantisation rounds."""
         values = self.packed.row_values(rows, threads)
         if self.columns is None:
             return values
@@ -53,9 +53,9 @@ class Matrix:
 
 
 class ExpertBuffer:
-    """Page-aligned memory for the records of `slots` experts, committed when it is written.
+    """Page-aligned memory for the records of `slots` experts; pages are committed when written.
 
-    record_bytes: as `Experts.record_bytes` says, a multiple of 4,096. Raises ValueError or
+    record_bytes: that of `Experts.record_bytes`, a multiple of 4,096. Raises ValueError or
     MemoryError for more than an address space holds.
     """
 
@@ -65,18 +65,20 @@ class ExpertBuffer:
         self.record_bytes = record_bytes
 
     def slot(self, slot: int) -> Bytes:
-        """The memory of one record, (record_bytes,), to be written in place: by a read from disk,
-        or by `Experts.fill` once an expert is placed there. ValueError for a slot beyond the last.
+        """Return the memory of one record, (record_bytes,), to be written in place.
+
+        It is written by a read from disk, or by `Experts.fill` once an expert is placed there.
+        Raises ValueError for a slot beyond the last.
         """
         return self.packed.slot(slot)
 
 
 class Experts:
-    """The gate, up and down matrices of one layer's experts, a page-aligned record an expert.
+    """The gate, up and down matrices of one layer's experts, in one page-aligned record an expert.
 
     A record may lie anywhere. It is in memory from the beginning (`resident`), or once `place` has
-    said where. A product that wants an expert which is not in memory raises ValueError.
-    `columns` are those of all gates and ups, as in Matrix.
+    given it a slot. A product that needs an expert which is not in memory raises ValueError.
+    `columns` is the order of the columns of all gates and ups, as in Matrix.
     """
 
     def __init__(
@@ -98,19 +100,19 @@ class Experts:
 
     @property
     def record_bytes(self) -> int:
-        """Bytes of one record, in whole pages: gate, up and down, packed, behind each other."""
+        """Bytes of one record, in whole pages: packed gate, up and down one after another."""
         return self.packed.record_bytes
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the records of all experts take when all are in memory."""
+        """Bytes of all experts' records when all are in memory."""
         return self.count * self.record_bytes
 
     def place(self, expert: int, buffer: ExpertBuffer, slot: int) -> None:
-        """Make `expert`'s record the one in that slot; what it was before is let go.
+        """Place `expert`'s record in that slot of the buffer; its previous memory is released.
 
-        Products that are under way go on with the records they began with. ValueError for an expert
-        or a slot that is not there, or slots of another size than `record_bytes`.
+        Products that are running keep the records they began with. Raises ValueError for an expert
+        or a slot that does not exist, or slots of another size than `record_bytes`.
         """
         self.packed.place(expert, buffer.packed, slot)
 
@@ -119,12 +121,13 @@ class Experts:
         self.packed.remove(expert)
 
     def is_resident(self, expert: int) -> bool:
-        """Whether `expert`'s record is in memory."""
+        """Check whether `expert`'s record is in memory."""
         return self.packed.is_resident(expert)
 
     def record(self, expert: int) -> Bytes:
-        """The record of `expert` where it lies, (record_bytes,): a slot of any buffer may take a
-        copy of it. ValueError if it is not in memory.
+        """Return the record of `expert` where it lies, (record_bytes,).
+
+        It may be copied to a slot of any buffer. Raises ValueError if it is not in memory.
         """
         return self.packed.record(expert)
 
@@ -137,7 +140,7 @@ class Experts:
         first_row: int = 0,
         threads: int = 1,
     ) -> None:
-        """Packs source blocks `raw` (n, row_bytes) of one part of one expert, from first_row on."""
+        """Pack source blocks `raw` (n, row_bytes) of one part of one expert, from first_row on."""
         self.packed.fill(part, expert, first_row, raw, threads)
 
 
@@ -153,20 +156,23 @@ class NotFiniteError(ValueError):
 
 
 class FilePacker:
-    """Packs matrices straight from one file: every thread reads pieces and packs them while they
-    are in its cache, so that no second copy is ever in memory."""
+    """Packs matrices straight from one file.
+
+    Every thread reads pieces and packs them while they are in its cache, so that there is never a
+    second copy in memory.
+    """
 
     def __init__(self) -> None:
         self._packer = _core.FilePacker()
 
     def add(self, matrix: Matrix, offset: int) -> None:
-        """Has `matrix` packed from the source blocks at byte `offset`, when it is time to run."""
+        """Register `matrix` to be packed by `run` from the source blocks at byte `offset`."""
         self._packer.add_matrix(matrix.packed, offset)
 
     def add_part(
         self, experts: Experts, part: Literal["gate", "up", "down"], expert: int, offset: int
     ) -> None:
-        """The same of one part of one expert."""
+        """Register one part of one expert to be packed by `run` from byte `offset`."""
         self._packer.add_part(experts.packed, part, expert, offset)
 
     def run(
@@ -177,11 +183,12 @@ class FilePacker:
         report: Callable[[int], object],
         seconds: float = 0.25,
     ) -> None:
-        """Packs all of it from an open file. Other Python threads run meanwhile, and report(bytes
-        done) is called about every `seconds` and at the end; what it raises ends the packing.
+        """Pack everything that was added, from an open file.
 
-        OSError when the file cannot be read, EOFError when it is too short, NotFiniteError for a
-        weight or scale that is NaN or infinite; what was added must not be used then.
+        Other Python threads run meanwhile. report is called with the number of bytes done about
+        every `seconds`, and at the end; an exception that it raises ends the packing. Raises
+        OSError if the file cannot be read, EOFError if it is too short, NotFiniteError for a weight
+        or scale that is NaN or infinite; then what was added must not be used.
         """
         error = self._packer.run(descriptor, threads, seconds, report)
         if error == _NOT_FINITE:

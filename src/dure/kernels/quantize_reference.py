@@ -1,4 +1,4 @@
-"""How floats become blocks, in numpy: the twin of csrc/pack/quantize.cpp, bit for bit.
+"""Quantisation of floats to blocks in numpy: the twin of csrc/pack/quantize.cpp, bit for bit.
 
 A group of 16 or 32 weights x gets the scale (and minimum) whose nearest codes leave the least
 squared error, weighted by rms(x) + |x|: large weights matter more, and small ones still count.
@@ -25,7 +25,10 @@ _LARGEST = _F(1 << 19)
 
 
 def quantize_blocks(dtype: str, x: Floats) -> Bytes:
-    """x (n, cols) as blocks, uint8 (n, row bytes); ValueError for a weight that no block holds."""
+    """Quantise x (n, cols) to blocks, uint8 (n, row bytes).
+
+    Raises ValueError for a weight that no block can hold.
+    """
     if dtype not in TYPES:
         raise ValueError(f"floats are quantised to {', '.join(TYPES)}, not to {dtype}")
     if not (np.abs(x) < _LARGEST).all():
@@ -44,7 +47,7 @@ def quantize_blocks(dtype: str, x: Floats) -> Bytes:
 
 
 def _sum(values: Floats) -> Floats:
-    """The sums along the last axis, term by term: a group's order on every instruction set."""
+    """Sum along the last axis, term by term: the same order on every instruction set."""
     total = np.zeros(values.shape[:-1], np.float32)
     for index in range(values.shape[-1]):
         total = total + values[..., index]
@@ -68,7 +71,7 @@ def _half(x: Array) -> Floats:
 
 
 def _symmetric_scale(x: Floats, low: int, high: int) -> Floats:
-    """The scale s of each group, x ≈ s · code: for given codes it is Σwxq / Σwqq."""
+    """Find the scale s of each group, x ≈ s · code: for given codes it is Σwxq / Σwqq."""
     weights = _weights(x)
     peak = np.take_along_axis(x, np.abs(x).argmax(1)[:, None], 1)[:, 0]
     best, most = np.zeros((2, len(x)), np.float32)
@@ -84,7 +87,7 @@ def _symmetric_scale(x: Floats, low: int, high: int) -> Floats:
 
 
 def _asymmetric_scale(x: Floats, top: int) -> tuple[Floats, Floats]:
-    """The scale s and minimum m of each group, x ≈ s · code - m, neither negative."""
+    """Find the scale s and minimum m of each group, x ≈ s · code - m, neither negative."""
     weights, two = _weights(x), _F(2)
     low, high = np.minimum(x.min(1), _F(0)), x.max(1)
     w, wx = _sum(weights), _sum(weights * x)
@@ -110,7 +113,7 @@ def _asymmetric_scale(x: Floats, top: int) -> tuple[Floats, Floats]:
 
 
 def _assigned(x: Floats, scale: Array, minimum: Array, low: int, high: int) -> Floats:
-    """The codes of each group under its scale; 0 where that is 0."""
+    """Return the codes of each group under its scale; 0 where that is 0."""
     q = _nearest((x + minimum[:, None]) / scale[:, None], low, high)
     return np.where(scale[:, None] != 0, q, _F(0))
 
@@ -120,7 +123,7 @@ def _empty(dtype: str, count: int) -> Array:
 
 
 def _pairs(codes: Array) -> Array:
-    """Codes (..., 2n) as nibbles (..., n): the first half low, the second high."""
+    """Pack codes (..., 2n) as nibbles (..., n): the first half low, the second high."""
     half = codes.shape[-1] // 2
     packed: Array = (codes[..., :half] & 15) | (codes[..., half:] & 15) << 4
     return packed
@@ -191,7 +194,7 @@ def _q4_k(x: Floats) -> Array:
 def _refit(
     x: Floats, codes: Floats, sub: Floats, sub_least: Floats, d: Floats, least: Floats
 ) -> tuple[Floats, Floats]:
-    """The scale and minimum (blocks, 1) that fit the codes best, given the groups' integers."""
+    """Fit the scale and minimum (blocks, 1) to the codes, given the groups' integers."""
     weights = _weights(x)
     q, m = sub.reshape(-1, 1) * codes, np.broadcast_to(sub_least.reshape(-1, 1), x.shape)
     wq, wm = weights * q, weights * m

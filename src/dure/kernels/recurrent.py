@@ -26,17 +26,17 @@ def short_conv(
     columns: Ints | None = None,
     threads: int = 1,
 ) -> Floats:
-    """silu of each channel's causal convolution over its sequence, as (n, channels).
+    """Compute silu of each channel's causal convolution over its sequence, (n, channels).
 
-    weight (kernel, channels), the oldest token's first. Channel c is column columns[c] of x
-    (n, cols), or column c. A slot of states (slots, size) begins with the last kernel - 1 inputs
+    weight: (kernel, channels), the oldest token's first. Channel c is column columns[c] of x (n,
+    cols), or column c. A slot of states (slots, size) begins with the last kernel - 1 inputs
     (kernel - 1, channels); slots and saves as in `dure.batch.States`.
     """
     return _core.short_conv(x, weight, columns, states, positions, sequences, slots, saves, threads)
 
 
 def delta_size(value_heads: int, key_dim: int, value_dim: int) -> int:
-    """Numbers in the state of `delta_rule`: values in strips of 32, the last one padded."""
+    """Return how many numbers the state of `delta_rule` has: values in padded strips of 32."""
     return value_heads * key_dim * (-(-value_dim // 32) * 32)
 
 
@@ -57,13 +57,14 @@ def delta_rule(
     offset: int = 0,
     threads: int = 1,
 ) -> Floats:
-    """What the gated delta rule (Yang et al. 2024) reads for each token: (n, heads * value_dim).
+    """Compute the gated delta rule (Yang et al. 2024) for each token: (n, heads * value_dim).
 
-    qkv: (n, key_heads * key_dim) of queries, as much of keys, and the rest values. Of each value
-    head a matrix S: S = decay * S; S += k (beta * (v - S'k))'; S'q is read. q and k are brought to
-    length 1, q divided by sqrt(key_dim); head i takes those of key head i * key_heads // heads.
-    decay = exp(rate * softplus(a + bias)), beta = sigmoid(b); a, b: (n, heads); rate, bias:
-    (heads,). S lies at `offset` of a slot, (heads, strips, key_dim, 32); the rest as in short_conv.
+    qkv: (n, key_heads * key_dim) of queries, as much of keys, and the rest values. Each value head
+    has a matrix S: S = decay * S; S += k (beta * (v - S'k))'; the output is S'q. q and k are
+    normalised to length 1, q divided by sqrt(key_dim); head i takes those of key head i * key_heads
+    // heads. decay = exp(rate * softplus(a + bias)), beta = sigmoid(b); a, b: (n, heads); rate,
+    bias: (heads,). S lies at `offset` of a slot, (heads, strips, key_dim, 32); the rest as in
+    short_conv.
     """
     return _core.delta_rule(
         qkv,
@@ -92,8 +93,9 @@ def gated_norm(
     columns: Ints | None = None,
     threads: int = 1,
 ) -> Floats:
-    """rms_norm of each head of x (n, heads * d), times silu of the gate: (n, heads * d).
+    """Compute rms_norm of each head of x (n, heads * d), times silu of the gate.
 
     weight: (d,). The gate of x's column c is column columns[c] of gate (n, cols), or column c.
+    Returns (n, heads * d).
     """
     return _core.gated_norm(x, weight, eps, gate, columns, threads)

@@ -1,4 +1,4 @@
-"""Recurrent layers in numpy: what `reference` is for the other kernels, in float64 throughout."""
+"""Kernels of recurrent layers in numpy, in float64 throughout: the reference for the C++ ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def short_conv(
     columns: Int32Array | None = None,
     threads: int = 1,
 ) -> Float32Array:
-    """silu of a causal convolution of each channel, float32 (n, channels)."""
+    """Compute silu of a causal convolution of each channel, float32 (n, channels)."""
     del threads
     kernel, channels = weight.shape
     kept = (kernel - 1) * channels
@@ -63,7 +63,7 @@ def delta_rule(
     offset: int = 0,
     threads: int = 1,
 ) -> Float32Array:
-    """What each token reads of its sequence's matrices, float32 (n, value heads * value_dim)."""
+    """Compute the gated delta rule for each token, float32 (n, value heads * value_dim)."""
     del threads
     n, heads = a.shape
     split = key_heads * key_dim
@@ -103,7 +103,7 @@ def gated_norm(
     columns: Int32Array | None = None,
     threads: int = 1,
 ) -> Float32Array:
-    """Each head's RMSNorm times silu of the gate, float32 of x's shape."""
+    """Compute each head's RMSNorm times silu of the gate, float32 of x's shape."""
     del threads
     wide = x.reshape(len(x), -1, len(weight)).astype(np.float64)
     normed = wide / np.sqrt(np.mean(wide**2, axis=-1, keepdims=True) + eps) * weight
@@ -115,7 +115,7 @@ def gated_norm(
 def sigmoid_mul(
     x: Float32Array, gate: Float32Array, *, columns: Int32Array | None = None, threads: int = 1
 ) -> Float32Array:
-    """x * sigmoid(gate), float32 of x's shape."""
+    """Compute x * sigmoid(gate), float32 of x's shape."""
     del threads
     gates = gate[:, columns if columns is not None else np.arange(x.shape[1])]
     result: Float32Array = (x * _sigmoid(gates.astype(np.float64))).astype(np.float32)
@@ -125,7 +125,7 @@ def sigmoid_mul(
 def _runs(
     positions: Int32Array, sequences: Int32Array, slots: Int32Array
 ) -> Iterator[tuple[list[int], bool, int]]:
-    """Of each sequence its rows, whether it starts anew, and its slot."""
+    """Yield for each sequence its rows, whether it starts anew, and its slot."""
     bounds = [0, *(np.flatnonzero(np.diff(sequences)) + 1).tolist(), len(sequences)]
     for first, end in pairwise(bounds):
         if end > first:
@@ -133,7 +133,7 @@ def _runs(
 
 
 def _targets(row: int, rows: list[int], slot: int, saves: Int32Array) -> list[int]:
-    """The slots that take the state after `row`."""
+    """Return the slots to which the state after `row` is written."""
     return [int(to) for at, to in saves if at == row] + ([slot] if row == rows[-1] else [])
 
 

@@ -1,7 +1,7 @@
-"""Every kernel in numpy: slow, plain, and what the C++ is checked against.
+"""Every kernel in numpy: slow and plain; the C++ kernels are tested against it.
 
-Names and arguments are those of `dure.kernels`. A weight matrix is either a float32 array
-(rows, cols) or QuantizedMatrix, rows as they lie in a model file. `threads` changes nothing here.
+Names and arguments are those of `dure.kernels`. A weight matrix is either a float32 array (rows,
+cols) or QuantizedMatrix, rows as they lie in a model file. `threads` changes nothing here.
 
 Integer arithmetic is followed bit for bit. Everything else is computed in float64 and rounded once,
 so that a kernel's distance from it is the kernel's own error.
@@ -66,7 +66,7 @@ Matrix = Float32Array | QuantizedMatrix
 
 
 def quantize_rows(x: Float32Array) -> tuple[npt.NDArray[np.int8], Float32Array]:
-    """Integers, int8 (n, cols), and scales, float32 (n, cols / 32), with x close to their product.
+    """Quantise x (n, cols) to int8 values (n, cols) and float32 scales (n, cols / 32).
 
     A block's scale is its largest magnitude / 127; a value is x * (127 / largest), rounded to
     nearest, ties to even. A block of zeros, or so small that 127 / largest is infinite, has scale 0
@@ -91,10 +91,10 @@ def matmul(
     exact: bool = False,
     threads: int = 1,
 ) -> Float32Array:
-    """x @ w.T (+ bias), float32 (n, rows).
+    """Compute x @ w.T (+ bias), float32 (n, rows).
 
-    Quantised weights meet int8 activations unless `exact`: integer sums of a block, then one fused
-    multiply-add a block, in order, which this follows bit for bit.
+    Quantised weights are multiplied with int8 activations unless `exact`: integer sums of a block,
+    then one fused multiply-add a block, in order, which this follows bit for bit.
     """
     del threads
     if isinstance(w, QuantizedMatrix) and not exact:
@@ -124,7 +124,7 @@ def _integer_matmul(x: Float32Array, w: QuantizedMatrix) -> Float32Array:
 
 
 def _fused_multiply_add(a: Float32Array, b: Float32Array, c: Float32Array) -> Float32Array:
-    """a * b + c rounded once to float32.
+    """Compute a * b + c rounded once to float32.
 
     The product is exact in float64. The sum is rounded to odd there (its last bit is set when
     anything was lost), and then rounding to float32 cannot round twice.
@@ -143,7 +143,7 @@ def _fused_multiply_add(a: Float32Array, b: Float32Array, c: Float32Array) -> Fl
 
 
 def embed(tokens: Int32Array, w: Matrix) -> Float32Array:
-    """Rows of the table for tokens (n,), float32 (n, cols)."""
+    """Look up the table's rows for tokens (n,), float32 (n, cols)."""
     rows: Float32Array = (
         dequantize(w.dtype, w.raw[tokens]) if isinstance(w, QuantizedMatrix) else w[tokens]
     )
@@ -153,7 +153,7 @@ def embed(tokens: Int32Array, w: Matrix) -> Float32Array:
 def rms_norm(
     x: Float32Array, weight: Float32Array, eps: float, *, threads: int = 1
 ) -> Float32Array:
-    """x / sqrt(mean(x^2) + eps) * weight along the last axis, float32 of x's shape."""
+    """Compute x / sqrt(mean(x^2) + eps) * weight along the last axis, float32 of x's shape."""
     del threads
     wide = x.astype(np.float64)
     normed = wide / np.sqrt(np.mean(wide**2, axis=-1, keepdims=True) + eps)
@@ -188,7 +188,7 @@ def write_cache(
     sequences: Int32Array,
     block_tables: Int32Array,
 ) -> None:
-    """Put k and v (n, kv_heads, d) in their places in cache (blocks, kv_heads, 2 * 32 * d).
+    """Write k and v (n, kv_heads, d) to cache (blocks, kv_heads, 2 * 32 * d).
 
     Within one block and head, keys come first as (d, 32) and then values as (32, d). In a cache of
     bytes they are int8, and their scales follow, of each 32 columns: K's (groups, 32), then V's;
@@ -219,7 +219,7 @@ def paged_attention(
     window: int | None = None,
     threads: int = 1,
 ) -> Float32Array:
-    """What each query (n, heads, d) gathers from its sequence's cached values, of the same shape.
+    """Compute attention of each query (n, heads, d) over its sequence's cache, of q's shape.
 
     Row i sees cached positions j <= positions[i], and j > positions[i] - window if there is one.
     """
@@ -263,8 +263,10 @@ def rope_cache_attention(
     window: int | None = None,
     threads: int = 1,
 ) -> Float32Array:
-    """Norm, rotate and cache k, v (n, kv_heads * d), then attend with q (m, heads * d) of `chosen`
-    rows or all: (m, heads * d)."""
+    """Norm, rotate and cache k, v (n, kv_heads * d), then attend with q (m, heads * d).
+
+    q is of the rows `chosen`, or of all. Returns (m, heads * d).
+    """
     del threads
     kv_heads = cache.shape[1]
     d = k.shape[1] // kv_heads
@@ -288,7 +290,7 @@ def rope_cache_attention(
 
 
 def _cache_views(cache: Array, d: int) -> tuple[Array, Array]:
-    """The keys (blocks, kv_heads, d, 32) and values (blocks, kv_heads, 32, d) in a cache."""
+    """View a cache as keys (blocks, kv_heads, d, 32) and values (blocks, kv_heads, 32, d)."""
     numbers = cache.view(np.int8) if cache.dtype == np.uint8 else cache
     parts = numbers[..., : 2 * CACHE_BLOCK * d].reshape(*cache.shape[:2], 2, CACHE_BLOCK * d)
     keys = parts[:, :, 0].reshape(*cache.shape[:2], d, CACHE_BLOCK)
@@ -296,13 +298,13 @@ def _cache_views(cache: Array, d: int) -> tuple[Array, Array]:
 
 
 def _cache_scales(cache: Array, d: int) -> Float32Array:
-    """The scales (blocks, kv_heads, 2, groups, 32) in a cache of bytes, K's and V's."""
+    """Return the scales (blocks, kv_heads, 2, groups, 32) of a cache of bytes, K's and V's."""
     scales = cache[..., 2 * CACHE_BLOCK * d :].view(np.float32)
     return scales.reshape(*cache.shape[:2], 2, -1, CACHE_BLOCK)
 
 
 def cache_codes(x: Float32Array) -> tuple[npt.NDArray[np.int8], Float32Array]:
-    """x (heads, d) as int8 values (heads, d) and scales (heads, ceil(d / 32))."""
+    """Quantise x (heads, d) to int8 values (heads, d) and scales (heads, ceil(d / 32))."""
     heads, d = x.shape
     padded = np.zeros((heads, -(-d // ACTIVATION_BLOCK) * ACTIVATION_BLOCK), np.float32)
     padded[:, :d] = x
@@ -311,12 +313,12 @@ def cache_codes(x: Float32Array) -> tuple[npt.NDArray[np.int8], Float32Array]:
 
 
 def _turned_columns(d: int) -> int:
-    """Columns that are turned together: the largest power of two that divides d, up to 128."""
+    """Return how many columns are mixed: the largest power of two that divides d, up to 128."""
     return min(d & -d, 128)
 
 
 def _turned(x: Float32Array) -> Float32Array:
-    """x (…, d) times the Hadamard matrix, unscaled; it spreads a large column over all others."""
+    """Multiply x (…, d) by the unscaled Hadamard matrix, which spreads outlier columns."""
     shape, half = x.shape, 1
     while half < _turned_columns(shape[-1]):
         pairs = x.reshape(*shape[:-1], -1, 2, half)
@@ -327,7 +329,7 @@ def _turned(x: Float32Array) -> Float32Array:
 
 
 def _cache_floats(cache: Array, d: int) -> tuple[Array, Array]:
-    """`_cache_views` as numbers that mean what they say."""
+    """Return `_cache_views` as dequantised numbers."""
     keys, values = _cache_views(cache, d)
     if cache.dtype != np.uint8:
         return keys, values
@@ -337,7 +339,7 @@ def _cache_floats(cache: Array, d: int) -> tuple[Array, Array]:
 
 
 def silu_mul(gate: Float32Array, up: Float32Array, *, threads: int = 1) -> Float32Array:
-    """gate * sigmoid(gate) * up, float32 (n, i)."""
+    """Compute gate * sigmoid(gate) * up, float32 (n, i)."""
     del threads
     wide = gate.astype(np.float64)
     with np.errstate(over="ignore"):  # exp(1000) is infinite, and its sigmoid rightly 0
@@ -357,10 +359,11 @@ def route(
     scale: float = 1.0,
     scales: Float32Array | None = None,
 ) -> tuple[Int32Array, Float32Array]:
-    """Ids (int32) and weights (float32), each (n, top_k), of the best of logits (n, experts).
+    """Choose the top_k experts of each row of logits (n, experts).
 
-    Falling score + bias, ties by lower id; of the groups kept by their best expert or best two, or
-    the best of each. `normalize` makes a row's weights add up to 1; the scales come after.
+    Returns ids (int32) and weights (float32), each (n, top_k), by falling score + bias, ties by
+    lower id; of the groups kept by their best expert or best two, or the best of each group.
+    `normalize` makes a row's weights sum to 1; the scales come after.
     """
     wide = logits.astype(np.float64)
     if score == "softmax":
@@ -380,7 +383,7 @@ def route(
 
 
 def _allowed(ranks: Array, top_k: int, rule: str, groups: int, kept: int) -> Array:
-    """Which experts (n, experts) may be chosen under a group rule."""
+    """Return which experts (n, experts) may be chosen under a group rule."""
     if rule == "none":
         return np.ones(ranks.shape, bool)
     grouped = ranks.reshape(len(ranks), groups, -1)
@@ -411,7 +414,7 @@ def experts_mlp(
     exact: bool = False,
     threads: int = 1,
 ) -> Float32Array:
-    """Sum over a row's experts of weight * down(silu(gate x) * up x), float32 (n, hidden)."""
+    """Sum over a row's experts weight * down(silu(gate x) * up x), float32 (n, hidden)."""
     del threads
     out = np.zeros(x.shape, np.float64)
     for row, (row_ids, row_weights) in enumerate(zip(ids, weights, strict=True)):

@@ -1,4 +1,4 @@
-"""The sampling kernels in numpy, float64 inside: what the C++ ones are compared with."""
+"""The sampling kernels in numpy, float64 inside: the reference for the C++ ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HIGHEST_UNIFORM = 1 - 2.0**-30
 
 
 def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Four 32-bit words: Philox-4x32-10 of a 128-bit counter under a 64-bit key."""
+    """Compute four 32-bit words: Philox-4x32-10 of a 128-bit counter under a 64-bit key."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_PHILOX_ROUNDS):
@@ -33,7 +33,7 @@ def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[in
 
 
 def uniform(seed: int, position: int) -> float:
-    """The number in [0, 1), a multiple of 2**-53, that the stream `seed` has at `position`.
+    """Return the random number in [0, 1), a multiple of 2**-53, of stream `seed` at `position`.
 
     Philox-4x32-10 with key (seed low, seed high) and counter (position low, position high, 0, 0);
     the top 27 bits of word 0 and the top 26 bits of word 1 are the 53 bits.
@@ -51,12 +51,12 @@ def sample(
     min_p: float,
     uniform: float,
 ) -> int:
-    """The id drawn from logits (V,) at `uniform` in [0, 1); temperature 0 gives the likeliest.
+    """Draw a token id from logits (V,) at `uniform` in [0, 1); temperature 0 gives the likeliest.
 
-    Order: temperature, top_k (0 = off), top_p (the smallest prefix whose share of what top_k
-    kept is at least top_p), min_p (at least min_p times the highest probability); then inverse
-    CDF over the kept ids by falling probability, ties by lower id. A uniform above 1 - 2**-30
-    counts as that.
+    Order: temperature, top_k (0 = off), top_p (the smallest prefix whose share of what top_k kept
+    is at least top_p), min_p (at least min_p times the highest probability); then inverse CDF over
+    the kept ids by falling probability, ties by lower id. A uniform above 1 - 2**-30 counts as
+    that.
     """
     if temperature == 0.0:
         return int(np.argmax(logits))
@@ -89,7 +89,7 @@ def sample_rows(
     uniforms: Sequence[float],
     threads: int = 1,
 ) -> list[int]:
-    """What `sample` draws from each row of logits (n, V); -1 if its highest is not a number."""
+    """Draw a token id from each row of logits (n, V); -1 if its highest is not finite."""
     del threads
     settings = zip(temperatures, top_ks, top_ps, min_ps, uniforms, strict=True)
     return [
@@ -103,13 +103,16 @@ def sample_rows(
 def top_logprobs(
     logits: NDArray[np.float32], count: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """The `count` likeliest ids (count,) and their log-softmax (count,), falling, ties low id."""
+    """Return the `count` likeliest ids (count,) and their log-softmax (count,).
+
+    They fall by probability; ties go to the lower id.
+    """
     ids = _descending(logits)[:count].astype(np.int32)
     return ids, (logits[ids].astype(np.float64) - _log_sum_exp(logits)).astype(np.float32)
 
 
 def logprob(logits: NDArray[np.float32], token_id: int) -> float:
-    """The log-softmax of one id, rounded to float32 so that it equals its `top_logprobs` entry."""
+    """Return the log-softmax of one id, rounded to float32 to equal its `top_logprobs` entry."""
     return float(np.float32(float(logits[token_id]) - _log_sum_exp(logits)))
 
 

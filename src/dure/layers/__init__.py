@@ -1,1 +1,1 @@
-"""What models are made of."""
+"""The layers that models are made of: attention, MLPs, norms, RoPE, and the decoder of them."""

@@ -26,7 +26,7 @@ WIDE_KEY_BIAS = 32.0
 
 
 class Attention:
-    """Grouped-query attention: projections, per-head norms if any, rotation, cache, output."""
+    """Grouped-query attention: projections, per-head norms if any, RoPE, cache, output."""
 
     def __init__(
         self,
@@ -47,10 +47,12 @@ class Attention:
         interleaved: bool = False,
         window: int | None = None,
     ) -> None:
-        """norm_eps: q and k norms if given, of each head,
-        before the rotation unless norm_last, or of all heads together if norm_whole; norm_offset as
-        RMSNorm's offset. gated: q_proj gives each head its query and then as many gates, whose
-        sigmoids the output is multiplied with."""
+        """Load the projections and norms.
+
+        norm_eps: if given, q and k are normed per head before RoPE; after RoPE with norm_last, over
+        all heads together with norm_whole. norm_offset: as RMSNorm's offset. gated: q_proj gives
+        each head its query and then as many gates, by whose sigmoids the output is multiplied.
+        """
         width = heads * head_dim
         self.q_proj = Linear(weights, f"{name}.q_proj", (1 + gated) * width, hidden, bias=bias)
         self.k_proj = Linear(weights, f"{name}.k_proj", kv_heads * head_dim, hidden, bias=bias)
@@ -91,9 +93,10 @@ class Attention:
         add: Floats | None = None,
         rows: NDArray[np.int32] | None = None,
     ) -> Floats:
-        """Attend, and keep all rows' keys and values in `cache`.
+        """Write all rows' keys and values to `cache`, and attend.
 
-        Returns (n, hidden) + add; of `rows` (m,), those alone."""
+        Returns (n, hidden) + add; of `rows` (m,), those alone.
+        """
         if self._gated or self.q_norm is not None or self._is_shuffled:
             return self._in_parts(x, rotation, batch, cache, add, rows)
         cos, sin = rotation or (None, None)
@@ -111,13 +114,13 @@ class Attention:
 
     @cached_property
     def _is_shuffled(self) -> bool:
-        """Whether a projection has its columns in another order, which takes a copy of its rows."""
+        """Whether a projection has its columns in another order; then its input is copied."""
         layers = self.q_proj, self.k_proj, self.v_proj, self.o_proj
         return any(layer.weight.columns is not None for layer in layers)
 
     @cached_property
     def _in_one(self) -> kernels.AttentionLayerKernel:
-        """The whole layer: what `_in_parts` does where nothing comes between the kernels."""
+        """The whole layer as one kernel, for layers without the extras of `_in_parts`."""
         layers = self.q_proj, self.k_proj, self.v_proj, self.o_proj
         q_norm, k_norm = self._norms or (None, None)
         return kernels.AttentionLayerKernel(
@@ -144,8 +147,10 @@ class Attention:
         add: Floats | None,
         rows: NDArray[np.int32] | None,
     ) -> Floats:
-        """The layer, kernel by kernel: with gates, norms over all heads together, or columns in
-        another order."""
+        """Run the layer kernel by kernel.
+
+        That is for gates, norms over all heads together, and columns in another order.
+        """
         if rows is None:
             q, k, v = Linear.together(x, self.q_proj, self.k_proj, self.v_proj)
         else:

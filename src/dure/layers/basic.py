@@ -1,4 +1,4 @@
-"""The layers that models are made of: small, each a parameter or two on the kernels."""
+"""The basic layers of models: linear, embedding, RMSNorm, gated MLP."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Linear:
 
     @staticmethod
     def together(x: Rows, *layers: Linear) -> list[Floats]:
-        """Apply each of the layers to the same x, in one call; a list of their results."""
+        """Apply each of the layers to the same x in one call; return a list of their results."""
         return kernels.matmuls(
             x,
             [layer.weight for layer in layers],
@@ -72,14 +72,14 @@ def head(weights: Weights, embedding: Embedding, *, tied: bool) -> Callable[[Row
 class RMSNorm:
     """x / sqrt(mean(x²) + eps) * (w + offset) over the last axis of x (n, width).
 
-    It comes back as the rows that the next layer takes: normed and quantised in one pass, in the
-    layer that asks. `floats` gives plain numbers.
+    Returns Activations: normed and quantised in one pass, when the next layer uses them. `floats`
+    returns plain floats.
     """
 
     def __init__(
         self, weights: Weights, name: str, width: int, eps: float, *, offset: float = 0.0
     ) -> None:
-        """offset: 1 where the checkpoint stores how far a norm is from 1."""
+        """offset: 1 if the checkpoint stores w - 1."""
         self.weight = weights.vector(f"{name}.weight", width, offset=offset)
         self._eps, self._threads = eps, weights.threads
 
@@ -87,12 +87,12 @@ class RMSNorm:
         return kernels.Activations(x, self.weight, self._eps)
 
     def floats(self, x: Floats) -> Floats:
-        """Return the normed x (…, width) as floats, for whoever is no layer of this file."""
+        """Return the normed x (…, width) as plain floats."""
         return kernels.rms_norm(x, self.weight, self._eps, threads=self._threads)
 
 
 class GatedMLP:
-    """down(silu(gate x) * up x), fused: a mixture of one expert."""
+    """down(silu(gate x) * up x), fused."""
 
     def __init__(self, weights: Weights, name: str, hidden: int, intermediate: int) -> None:
         self.weight = weights.gated_mlp(name, hidden, intermediate)

@@ -1,6 +1,6 @@
-"""The decoder that nearly every family is: an embedding, blocks of a mixer and an MLP, a head.
+"""The decoder of nearly every family: an embedding, blocks of a mixer and an MLP, a head.
 
-A family's file keeps its config, its block, and what is truly its own.
+A family's file keeps its config, its block, and what is special to it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class DecoderSizes(Protocol):
-    """What every family's config says."""
+    """The sizes that every family's config has."""
 
     @property
     def vocab_size(self) -> int:
@@ -40,7 +40,7 @@ class DecoderSizes(Protocol):
 
     @property
     def layers(self) -> int:
-        """How many blocks there are."""
+        """The number of blocks."""
         ...
 
     @property
@@ -60,16 +60,16 @@ class DecoderSizes(Protocol):
 
     @property
     def rope(self) -> RopeConfig:
-        """How positions rotate."""
+        """The RoPE settings."""
         ...
 
 
 class Mixer(Protocol):
-    """What carries information from token to token: attention, or what takes its place."""
+    """A token mixer: attention, or a recurrent layer in its place."""
 
     @property
     def cache_spec(self) -> KVCacheSpec | StateSpec:
-        """What it keeps of a token, or of a sequence."""
+        """What it caches of a token, or of a sequence."""
         ...
 
     def __call__(
@@ -82,7 +82,7 @@ class Mixer(Protocol):
         add: Floats | None = None,
         rows: Ints | None = None,
     ) -> Floats:
-        """Mix the normed rows x (n, hidden), and keep what later tokens need in `cache`.
+        """Mix the normed rows x (n, hidden), and write what later tokens need to `cache`.
 
         Returns add + the result, (n, hidden), or only the rows `rows` (m,) of both.
         """
@@ -90,7 +90,7 @@ class Mixer(Protocol):
 
 
 class MLP(Protocol):
-    """What a block does to each token by itself: a gated MLP, or a mixture of experts."""
+    """The part of a block that works token by token: a gated MLP, or a mixture of experts."""
 
     def __call__(self, x: Rows, *, add: Floats | None = None) -> Floats:
         """Return add + the MLP of x (n, hidden)."""
@@ -129,9 +129,9 @@ class DecoderLayer:
 
 
 class Decoder:
-    """Tokens to logits: `embed`, `run` over the blocks, `logits`; `forward` is all three.
+    """A whole model: `embed`, `run` over the blocks, `logits`; `forward` is all three.
 
-    A pipeline calls `run` with its own stretch of the blocks, a drafter takes what `run` returns.
+    A pipeline can call `run` for a part of the blocks; a drafter uses what `run` returns.
     """
 
     def __init__(
@@ -143,8 +143,10 @@ class Decoder:
         rope_factors: Floats | None = None,
         norm_offset: float = 0.0,
     ) -> None:
-        """Read embedding, blocks, last norm and head. make_layer: block number i of the model.
-        rope_factors: divisors (rotary dim / 2,) of the frequencies; norm_offset: of the last norm.
+        """Load the embedding, blocks, last norm and head.
+
+        make_layer: makes block number i of the model. rope_factors: divisors (rotary dim / 2,) of
+        the frequencies; norm_offset: of the last norm.
         """
         self.vocab_size, self.context_length = sizes.vocab_size, sizes.context_length
         self.rope = Rope(sizes.rope, factors=rope_factors)
@@ -155,7 +157,7 @@ class Decoder:
 
     @property
     def kv_cache_specs(self) -> tuple[KVCacheSpec | StateSpec, ...]:
-        """What each block keeps, of every token or of the sequence."""
+        """What each block caches, of every token or of the sequence."""
         return tuple(layer.mixer.cache_spec for layer in self.layers)
 
     def embed(self, batch: Batch) -> Floats:
@@ -174,9 +176,9 @@ class Decoder:
     ) -> Floats:
         """Run blocks `first` to `last` (excluded; None: all that follow) on x (n, hidden).
 
-        cache: one array a block of the whole model. Raises PassInterruptedError between two blocks
-        if the batch says so. Returns (n, hidden); of `rows` (m,), those
-        alone: then the last block computes nothing else but what it must keep of the others.
+        cache: one array a block of the whole model. Returns (n, hidden); of `rows` (m,), those
+        alone: then the last block computes only what it must cache of the others. Raises
+        PassInterruptedError between two blocks if the batch says so.
         """
         rotation = self.rope(batch.positions)
         stop = len(self.layers) if last is None else last
@@ -192,5 +194,5 @@ class Decoder:
         return self.lm_head(self.norm(x))
 
     def forward(self, batch: Batch, cache: CacheArrays) -> Floats:
-        """Return the logits (len(batch.logit_rows), vocab_size); keys and values go to `cache`."""
+        """Compute logits (len(batch.logit_rows), vocab_size); write keys and values to `cache`."""
         return self.logits(self.run(self.embed(batch), batch, cache, rows=batch.wanted_rows))

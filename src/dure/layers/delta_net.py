@@ -1,4 +1,4 @@
-"""Layers that remember a sequence as a state of fixed size, where attention keeps every token."""
+"""Recurrent layers: a state of fixed size a sequence, where attention caches every token."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class GatedDeltaNet:
-    """Gated DeltaNet (Yang, Kautz & Hatamizadeh 2024, arXiv 2412.06464) as Qwen3-Next has it: a
-    short convolution over queries, keys and values, the delta rule, a gated norm, the output.
+    """Gated DeltaNet (Yang, Kautz & Hatamizadeh 2024, arXiv 2412.06464) as in Qwen3-Next.
 
-    Checkpoints store q, k, v, z either as one matrix whose rows go key head by key head, or (GGUF)
-    as [q k v] and z, each whole.
+    A short convolution over queries, keys and values, the delta rule, a gated norm, the output
+    projection. Checkpoints store q, k, v, z either as one matrix whose rows are grouped by key
+    head, or (GGUF) as [q k v] and z, each whole.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class GatedDeltaNet:
         kernel: int,
         norm_eps: float,
     ) -> None:
-        """kernel: tokens that the convolution sees."""
+        """Load the projections. kernel: the width of the convolution in tokens."""
         keys, values = key_heads * key_dim, value_heads * value_dim
         channels = 2 * keys + values
         if weights.has(f"{name}.in_proj_qkv.weight"):
@@ -69,8 +69,10 @@ class GatedDeltaNet:
 
     @cached_property
     def _columns(self) -> tuple[NDArray[np.int32] | None, NDArray[np.int32] | None]:
-        """Where queries, keys and values, and where gates, lie in rows that go key head by key
-        head: q, k, the values of its value heads, their gates. None where they lie in order."""
+        """The columns of q, k and v, and those of the gates, where rows are grouped by key head.
+
+        A group has q, k, the values of its value heads, and their gates. None if they are in order.
+        """
         if len(self._projections) > 2:
             return None, None
         rows = np.arange(self._projections[0].weight.rows, dtype=np.int32)
@@ -89,9 +91,11 @@ class GatedDeltaNet:
         add: Floats | None = None,
         rows: NDArray[np.int32] | None = None,
     ) -> Floats:
-        """Carry the states in `cache` through all rows. rotation is what every mixer gets, unused.
+        """Update the states in `cache` by all rows, and return the layer's output.
 
-        Returns (n, hidden) + add; of `rows` (m,), those alone."""
+        rotation: unused; every mixer gets it. Returns (n, hidden) + add; of `rows` (m,), those
+        alone.
+        """
         del rotation
         mixed, *rest, ba = Linear.together(x, *self._projections)
         z = rest[0] if rest else mixed

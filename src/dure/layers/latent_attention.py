@@ -1,9 +1,10 @@
-"""Multi-head latent attention (DeepSeek-AI 2024, arXiv 2405.04434): the cache keeps one latent a
-token, which every head's key and value are made of, and the part of a key that is rotated.
+"""Multi-head latent attention (DeepSeek-AI 2024, arXiv 2405.04434).
 
-It is computed in absorbed form throughout: a head's query is multiplied into the latent's space and
-meets the latents themselves, and what it gathers there is made its value. Keys and values of past
-tokens are never expanded, and a token's result is the same bits in prompts and in decoding.
+The cache has one latent a token, of which every head's key and value are made, and the rotated part
+of the key. Attention is computed in the absorbed form throughout: a head's query is projected into
+the latent space, attends to the latents themselves, and the result is projected to its value. Keys
+and values of past tokens are never expanded, and a token's result has the same bits in prefill and
+in decoding.
 """
 
 from __future__ import annotations
@@ -47,9 +48,14 @@ class LatentAttention:
         bias: bool = False,
         interleaved: bool = True,
     ) -> None:
-        """A key has `plain` dimensions out of the latent
-        and `rotated` that all heads share; latent, plain and value are multiples of 16.
-        query_latent: the width that queries pass through, if they do."""
+        """Load the projections.
+
+        hidden: the model's width; heads: the number of heads; latent: the width of the KV latent
+        (kv_lora_rank). A key has `plain` dimensions from the latent, and `rotated` that all heads
+        share; `value` is the width of a head's value. latent, plain and value are multiples of 16.
+        query_latent: the width of the query latent (q_lora_rank), if there is one. scale: of the
+        attention scores.
+        """
         self.q_a_proj = self.q_a_norm = None
         query_name, query_width = f"{name}.q_proj", hidden
         if query_latent is not None:
@@ -69,8 +75,10 @@ class LatentAttention:
         self._take_halves(weights, name)
 
     def _take_halves(self, weights: Weights, name: str) -> None:
-        """Sets `absorb`, each head's (latent, plain), and `expand`, its (value, latent), which
-        begins at row `first` of a head."""
+        """Load `absorb`, each head's (latent, plain), and `expand`, its (value, latent).
+
+        The rows of `expand` begin at row `_first` of a head.
+        """
         heads, latent, plain, value = self._heads, self._latent, self._plain, self._value
         if weights.has(f"{name}.k_b_proj.weight"):  # GGUF: in halves, the first turned already
             self.absorb = weights.stacked(f"{name}.k_b_proj.weight", heads, latent, plain)
@@ -83,7 +91,7 @@ class LatentAttention:
         weights.on_finish(self._turn)
 
     def _turn(self) -> None:
-        """Makes `absorb` of the rows that give the plain parts of keys."""
+        """Fill `absorb` with the transposed rows that give the unrotated parts of keys."""
         kv_b, heads, plain = self.expand, self._heads, self._plain
         whole = self._exact or plain % 32 != 0  # so that no weight is rounded a second time
         dtype = kv_b.dtype
@@ -107,9 +115,10 @@ class LatentAttention:
         add: Floats | None = None,
         rows: NDArray[np.int32] | None = None,
     ) -> Floats:
-        """Attend, and keep all rows' latents in `cache`.
+        """Write all rows' latents to `cache`, and attend.
 
-        Returns (n, hidden) + add; of `rows` (m,), those alone."""
+        Returns (n, hidden) + add; of `rows` (m,), those alone.
+        """
         queries = self.q_a_proj or self.q_proj
         positions, sequences = batch.positions, batch.sequences
         if rows is None:
@@ -152,7 +161,7 @@ class LatentAttention:
         )
 
     def _absorbed(self, q: Floats, rotation: Rotation) -> Floats:
-        """Return queries (n, heads * (plain + rotated)) as they meet the cache's entries."""
+        """Project queries (n, heads * (plain + rotated)) into the space of cache entries."""
         queries = q.reshape(len(q), self._heads, self._plain + self._rotated)
         out = kernels.head_matmul(
             queries,
@@ -173,7 +182,7 @@ class LatentAttention:
 
 
 def _stored(values: Floats, dtype: str, threads: int) -> NDArray[np.uint8]:
-    """values (n, cols) as the bytes of a type; floats that came out of the type lose nothing."""
+    """Encode values (n, cols) as blocks of a type; values that come from that type lose nothing."""
     if dtype == "Q8_0":
         return quantize_rows(values, dtype, threads=threads)
     if dtype == "BF16":

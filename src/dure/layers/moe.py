@@ -51,9 +51,12 @@ class SparseMLP:
         shared_intermediate: int = 0,
         shared_gate: str | None = None,
     ) -> None:
-        """gate, bias (for the choice), scales (of experts' weights), shared (an MLP of width
-        shared_intermediate) and shared_gate (times its sigmoid): what they are called below
-        `name`, bias and scales in full."""
+        """Load the router, the experts, and the shared expert if there is one.
+
+        gate, bias (for the choice), scales (of experts' weights), shared (an MLP of width
+        shared_intermediate) and shared_gate (whose sigmoid weighs it): their names below `name`;
+        those of bias and scales are complete.
+        """
         self.gate = Linear(weights, f"{name}.{gate}", experts, hidden)
         self.experts = weights.experts(f"{name}.experts", experts, hidden, intermediate)
         self.bias = weights.vector(f"{name}.{bias}", experts, as_row=True) if bias else None
@@ -89,7 +92,7 @@ class SparseMLP:
             )
 
     def _shared(self, x: Rows, add: Floats | None, shared: GatedMLP) -> Floats:
-        """The shared expert's result, weighed by its gate if it has one, + add."""
+        """Compute the shared expert, weighed by its gate if it has one, + add."""
         if self.shared_gate is None:
             return shared(x, add=add)
         # A mixture of one expert, whose router knows no other.

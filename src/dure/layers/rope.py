@@ -1,4 +1,4 @@
-"""Rotary position embedding: the frequencies of every scaling rule we run, from any config form."""
+"""Rotary position embedding: the frequencies of every supported scaling, from any config form."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _SHARED_KEYS = (
 
 @dataclass(frozen=True)
 class RopeConfig:
-    """What fixes the rotation of a layer: `dim` rotary dims of a head, base `theta`, and scaling.
+    """The RoPE settings of a layer: `dim` rotary dims of a head, base `theta`, and scaling.
 
-    `original_context` (tokens) is what the model was first trained on; yarn and llama3 need it.
+    `original_context` (tokens) is the context of the first training; yarn and llama3 need it.
     """
 
     type: str
@@ -67,11 +67,11 @@ class RopeConfig:
         layer_type: str | None = None,
         default_theta: float = 10000.0,
     ) -> RopeConfig:
-        """RopeConfig of a config.json, in its old form (`rope_theta`, `rope_scaling`) or the new
-        (`rope_parameters`, which may hold one table a `layer_type`).
+        """Read the RoPE settings of a config.json.
 
-        Raises UnsupportedModelError for an unknown type, ModelFileError for a value that is no
-        number in range.
+        It may have the old form (`rope_theta`, `rope_scaling`) or the new (`rope_parameters`, which
+        may hold one table a `layer_type`). Raises UnsupportedModelError for an unknown type,
+        ModelFileError for a value that is not a number in range.
         """
         shared = {key: config[key] for key in _SHARED_KEYS if key in config}
         table = _Table({**shared, **_parameters(config, layer_type)})
@@ -104,10 +104,10 @@ class RopeConfig:
 
 
 def rope_frequencies(config: RopeConfig) -> tuple[Float32Array, float]:
-    """Inverse frequencies (float32 (dim / 2,), radians a token) and the multiplier of cos and sin.
+    """Compute inverse frequencies and the multiplier of cos and sin.
 
-    Raises UnsupportedModelError for an unknown type, ModelFileError for numbers that make no
-    rotation.
+    Returns float32 (dim / 2,), radians a token, and the multiplier. Raises UnsupportedModelError
+    for an unknown type, ModelFileError for numbers that make no rotation.
     """
     _check(config)
     if config.type == "linear":
@@ -122,15 +122,17 @@ def rope_frequencies(config: RopeConfig) -> tuple[Float32Array, float]:
 
 
 def stretched_theta(config: RopeConfig) -> float:
-    """The base, which ntk-alpha stretches once and for all: unlike dynamic NTK's it does not depend
-    on the length."""
+    """Return the RoPE base, scaled by alpha for ntk-alpha.
+
+    Unlike dynamic NTK scaling, it does not depend on the sequence's length.
+    """
     if config.type != "ntk-alpha" or config.alpha is None:
         return config.theta
     return float(config.theta * config.alpha ** (config.dim / (config.dim - 2)))
 
 
 def magnitude_scale(factor: float, weight: float = 1.0) -> float:
-    """YaRN's m(s, c): 1 for s <= 1, else 0.1 c ln s + 1. DeepSeek squares it into its scores."""
+    """Compute YaRN's m(s, c): 1 for s <= 1, else 0.1 c ln s + 1. DeepSeek squares it for scores."""
     return 1.0 if factor <= 1.0 else 0.1 * weight * math.log(factor) + 1.0
 
 
@@ -139,7 +141,7 @@ def _plain(theta: float, dim: int) -> Float32Array:
 
 
 def _periods(theta: float, dim: int) -> Float32Array:
-    """theta^(2i/dim), rounded where float32 training code rounds.
+    """Compute theta^(2i/dim), rounded where float32 training code rounds.
 
     Models are trained with float32 frequencies; a different last bit turns a head by 0.006 radians
     at position 100,000, so the exponent and the power are each rounded to float32.
@@ -167,7 +169,7 @@ def _yarn(config: RopeConfig) -> Float32Array:
 
 
 def _turning_dim(config: RopeConfig, turns: float) -> float:
-    """The dimension whose rotation makes `turns` full turns over the original context."""
+    """Compute the dimension that makes `turns` full turns over the original context (YaRN)."""
     period = config.original_context / (turns * 2 * math.pi)
     return config.dim * math.log(period) / (2 * math.log(config.theta))
 
@@ -263,7 +265,7 @@ def _unknown(written: str) -> UnsupportedModelError:
 
 @dataclass(frozen=True)
 class _Table:
-    """Values of a config, each read as what it must be."""
+    """Typed reads of a table of RoPE parameters."""
 
     values: Mapping[str, Any]
 
@@ -292,11 +294,14 @@ _ROPE_STEP = 1024  # positions whose angles are computed at a time
 
 
 class Rope:
-    """The rotary angles of positions, computed once a model in fixed stretches, so that those of a
-    position are the same bits in every batch."""
+    """The cos and sin of positions.
+
+    They are computed once a model in fixed pieces, so that those of a position have the same bits
+    in every batch.
+    """
 
     def __init__(self, config: RopeConfig, *, factors: Floats | None = None) -> None:
-        """`factors` (r/2,) divide the frequencies: how GGUF files carry llama3's scaling."""
+        """factors: (r/2,), divisors of the frequencies: GGUF files store llama3's scaling so."""
         frequencies, self._multiplier = rope_frequencies(config)
         if factors is not None and not (np.isfinite(factors) & (factors > 0)).all():
             raise ModelFileError("The model's rope_freqs holds factors that are not above 0.")
@@ -305,7 +310,7 @@ class Rope:
         self._sin = self._cos
 
     def __call__(self, positions: NDArray[np.int32]) -> Rotation:
-        """cos and sin, each (n, r/2), of positions (n,)."""
+        """Return cos and sin, each (n, r/2), of positions (n,)."""
         while len(self._cos) <= positions.max(initial=0):
             start = len(self._cos)
             steps = np.arange(start, start + _ROPE_STEP, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The model families. A file's name is its config.json model_type: that is the registry."""
+"""The model families, one file each, named by config.json's model_type: that is the registry."""
 
 from __future__ import annotations
 
@@ -28,36 +28,42 @@ __all__ = ["Model", "checked_model", "families", "family_of", "load_model", "mem
 
 
 _SHARED = {"config", "gguf_keys"}
-"""Files of this folder that are no family."""
+"""Files of this folder that are not families."""
 
 
 class Model(Protocol):
-    """What the engine needs of a family."""
+    """What the engine needs of a model."""
 
     @property
     def kv_cache_specs(self) -> tuple[KVCacheSpec | StateSpec, ...]:
-        """What each layer keeps, of every token or of the sequence."""
+        """What each layer caches: keys and values of every token, or a state of the sequence."""
         ...
 
     @property
     def vocab_size(self) -> int:
-        """Ids are 0 to vocab_size - 1."""
+        """The rows of the output: token ids are 0 to vocab_size - 1."""
         ...
 
     @property
     def context_length(self) -> int:
-        """Tokens that one sequence may have, prompt and output together."""
+        """The most tokens that one sequence may have, prompt and output together."""
         ...
 
     def forward(self, batch: Batch, cache: CacheArrays) -> NDArray[np.float32]:
-        """Logits (len(batch.logit_rows), vocab_size); keys and values go to `cache`, one array a
-        layer: (blocks, *block_shape), or float32 (slots, size) of a recurrent one."""
+        """Run one forward pass. Returns logits (len(batch.logit_rows), vocab_size).
+
+        cache: one array a layer, to which keys and values are written: (blocks, *block_shape), or
+        float32 (slots, size) of a recurrent layer.
+        """
         ...
 
 
 def families() -> dict[str, ModuleType]:
-    """Every model file under the names it answers to: its own, those that its makers' configs
-    write for it (MODEL_TYPES), and its GGUF architecture, if it has one."""
+    """Return every model file under its names.
+
+    These are its file's, those that its makers' configs use (MODEL_TYPES), and its GGUF
+    architecture, if it has one.
+    """
     found: dict[str, ModuleType] = {}
     for family in sorted(_files()):
         module = importlib.import_module(f"{__name__}.{family}")
@@ -71,7 +77,10 @@ def _files() -> set[str]:
 
 
 def family_of(checkpoint: Checkpoint) -> ModuleType:
-    """The model file of a checkpoint; UnsupportedModelError names the nearest known ones."""
+    """Return the model file of a checkpoint.
+
+    Raises UnsupportedModelError, which lists the most similar names, if there is none.
+    """
     name = architecture_of(checkpoint)
     if name in _files():
         return importlib.import_module(f"{__name__}.{name}")  # the others take 5 ms each
@@ -88,7 +97,7 @@ def family_of(checkpoint: Checkpoint) -> ModuleType:
 
 
 def memory_needed(checkpoint: Checkpoint, *, quantize: Scheme | None = None) -> int:
-    """Bytes that the checkpoint's weights take in memory once packed."""
+    """Return the bytes that the checkpoint's weights take in memory once packed."""
     try:
         tensor_aliases = getattr(family_of(checkpoint), "TENSOR_ALIASES", None)
     except DureError:
@@ -97,8 +106,10 @@ def memory_needed(checkpoint: Checkpoint, *, quantize: Scheme | None = None) -> 
 
 
 def checked_model(checkpoint: Checkpoint) -> Any:
-    """The model of a checkpoint that has what its family asks for and nothing else, with no matrix
-    read: it cannot run, but tells its `config` and `kv_cache_specs`. Raises as loading does."""
+    """Build a checkpoint's model without reading its matrices, and check its tensors and keys.
+
+    The model cannot run, but has its `config` and `kv_cache_specs`. Raises as load_model does.
+    """
     family = family_of(checkpoint)
     weights = Weights(checkpoint, tensor_aliases=getattr(family, "TENSOR_ALIASES", None))
     config = read_config(checkpoint)
@@ -117,13 +128,13 @@ def load_model(
     progress: Callable[[int, int], None] | None = None,
     before_packing: Callable[[Model], object] = lambda _: None,
 ) -> Model:
-    """The checkpoint's model with its weights packed in memory.
+    """Load the checkpoint's model, with its weights packed in memory.
 
-    exact: float32 arithmetic on dequantised weights, for parity tests. quantize: matrices of floats
-    become blocks of fewer bits, a piece at a time. progress(done, total) bytes.
-    before_packing is called once with the model, which says its sizes but cannot run yet, when what
-    is left needs no Python, so that other threads can run.
-    Raises UnsupportedModelError or ModelFileError, and nothing half-loaded stays.
+    exact: float32 arithmetic on dequantised weights, for parity tests. quantize: the scheme by
+    which matrices of floats are quantised, a piece at a time. progress: called with the bytes done
+    and all. before_packing: called once with the model, which has its sizes but cannot run yet,
+    when all that is left needs no Python, so that other threads can run. Raises
+    UnsupportedModelError or ModelFileError; then nothing half-loaded stays.
     """
     family = family_of(checkpoint)
     tensor_aliases = getattr(family, "TENSOR_ALIASES", None)

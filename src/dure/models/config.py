@@ -1,4 +1,4 @@
-"""A checkpoint's config as typed values under config.json's names, whatever file it came in."""
+"""A checkpoint's config as typed values under config.json's names, from safetensors or GGUF."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dure.layers.rope import magnitude_scale
 if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
 
-# Far above any model's: they bound what is computed before a tensor's shape is compared.
+# Far above any model's: they bound what is computed before shapes are compared.
 _MOST_HEADS = 65536
 _MOST_HEAD_DIM = 65536
 
@@ -73,7 +73,7 @@ _GGUF_ROPE_KEYS = {
 # Keys whose values a GGUF reader wants as float32, though a config.json may write 10000.
 _GGUF_FLOATS = re.compile(r".*(epsilon|freq_base|factor|yarn_\w+|weights_scale|_multiplier)")
 
-# What a family calls what others call something else.
+# A family's own key -> the key that most families use.
 _SYNONYMS = {
     "num_local_experts": "num_experts",
     "moe_num_experts": "num_experts",
@@ -89,7 +89,7 @@ _REQUIRED: Any = object()
 
 
 class _Watched(Mapping[str, Any]):
-    """A mapping that notes which keys were asked for."""
+    """A mapping that records which keys were read."""
 
     def __init__(self, values: Mapping[str, Any], asked: set[str]) -> None:
         self._values, self._asked = values, asked
@@ -106,7 +106,7 @@ class _Watched(Mapping[str, Any]):
 
 
 class Config:
-    """Typed reads of one config; a missing, mistyped or absurd value is a ModelFileError."""
+    """Typed reads of one config. A missing, mistyped or absurd value raises ModelFileError."""
 
     def __init__(self, values: Mapping[str, Any], source: str) -> None:
         self.asked: set[str] = set()
@@ -116,7 +116,7 @@ class Config:
     def integer(
         self, key: str, default: int | None = _REQUIRED, *, low: int = 1, high: int = 2**31 - 1
     ) -> int:
-        """The whole number at `key`, between low and high; null counts as absent."""
+        """Return the integer at `key`, from low to high; null counts as absent."""
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
             raise self._wrong(key, value, "a whole number")
@@ -125,13 +125,15 @@ class Config:
         return value
 
     def context_length(self, default: int) -> int:
-        """The tokens of the longest sequence: max_position_embeddings, or what the config's own
-        scaling of the rotation stretches it to."""
+        """Return the most tokens of a sequence.
+
+        That is max_position_embeddings, or what the config's own RoPE scaling extends it to.
+        """
         longest = self.integer("max_position_embeddings", default)
         return max(longest, stretched_context(self.values, longest))
 
     def positive(self, key: str, default: float | None = _REQUIRED) -> float:
-        """The finite number above 0 at `key`; null counts as absent."""
+        """Return the finite number above 0 at `key`; null counts as absent."""
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self._wrong(key, value, "a number above 0")
@@ -141,14 +143,14 @@ class Config:
         return float(value)
 
     def flag(self, key: str, default: bool | None = _REQUIRED) -> bool:
-        """The true or false at `key`; null counts as absent."""
+        """Return the boolean at `key`; null counts as absent."""
         value = self._get(key, default)
         if not isinstance(value, bool):
             raise self._wrong(key, value, "true or false")
         return value
 
     def integers(self, key: str) -> tuple[int, ...]:
-        """The list of whole numbers at `key`; empty if it is absent or null."""
+        """Return the list of integers at `key`; empty if it is absent or null."""
         values = self._get(key, ())
         if not isinstance(values, list | tuple) or any(type(each) is not int for each in values):
             raise self._wrong(key, values, "a list of whole numbers")
@@ -157,7 +159,9 @@ class Config:
     def same_for_all(
         self, key: str, layers: int, default: int | None = _REQUIRED, *, high: int = 2**31 - 1
     ) -> int:
-        """The whole number at `key`, from 1 to high, or the one that a list has for every layer."""
+        """Return the integer at `key`, from 1 to high; if it is a list, its value for every
+        layer.
+        """
         value = self._get(key, default)
         if not isinstance(value, list):
             return self.integer(key, default, high=high)
@@ -167,7 +171,7 @@ class Config:
         return Config({key: first}, self.source).integer(key, high=high)
 
     def heads(self) -> tuple[int, int]:
-        """The attention's heads, and those of its keys and values, which divide them."""
+        """Return the number of query heads, and of KV heads, which divides it."""
         heads = self.integer("num_attention_heads", high=_MOST_HEADS)
         kv_heads = self.integer("num_key_value_heads", heads, high=_MOST_HEADS)
         if heads % kv_heads:
@@ -175,14 +179,14 @@ class Config:
         return heads, kv_heads
 
     def head_dim(self, default: int) -> int:
-        """The dimensions of one head, an even number; `default` where the config is silent."""
+        """Return the dimensions of one head, an even number; `default` if the config has none."""
         size = self.integer("head_dim", default, high=_MOST_HEAD_DIM)
         if size % 2:
             raise self._wrong("head_dim", size, "an even number")
         return size
 
     def multiple(self, key: str, of: int, default: int, *, high: int) -> int:
-        """The whole number at `key`, which `of` divides."""
+        """Return the integer at `key`, which must be a multiple of `of`."""
         value = self.integer(key, default, high=high)
         if value % of:
             raise self._wrong(key, value, f"a multiple of {of}")
@@ -191,8 +195,12 @@ class Config:
     def expert_groups(
         self, experts: int, chosen: int, *, usual: tuple[int, int] = (1, 1)
     ) -> tuple[int, int]:
-        """The groups of experts, which divide them, and how many of them a token's `chosen` experts
-        come from (DeepSeek's keys); `usual` where the config is silent."""
+        """Return how many groups of experts there are, and how many a token's experts may come
+        from.
+
+        These are DeepSeek's keys. chosen: experts per token. usual: the values if the config has
+        none.
+        """
         groups = self.integer("n_group", usual[0], high=experts)
         kept = self.integer("topk_group", min(usual[1], groups), high=groups)
         if experts % groups or chosen > kept * (experts // groups):
@@ -203,13 +211,16 @@ class Config:
         return groups, kept
 
     def dense_layers(self, layers: int) -> frozenset[int]:
-        """The layers of a mixture of experts whose MLP is an ordinary one (Qwen's keys)."""
+        """Return the layers of a mixture of experts that have a dense MLP, by Qwen's keys."""
         step, named = self.integer("decoder_sparse_step", 1), self.integers("mlp_only_layers")
         return frozenset(i for i in range(layers) if i in named or (i + 1) % step)
 
     def recurrent_layers(self, layers: int, *, drafts: int = 0) -> tuple[bool, ...]:
-        """Whether each layer is recurrent: by layer_types, else all but every fourth, or whatever
-        full_attention_interval says. drafts: layers behind these that layer_types may name, too."""
+        """Return for each layer whether it is recurrent.
+
+        That is by layer_types, else all but every fourth, or whatever full_attention_interval says.
+        drafts: multi-token prediction layers after these, which layer_types may include.
+        """
         kinds = self._get("layer_types", ())
         if isinstance(kinds, list) and len(kinds) == layers + drafts:
             kinds = kinds[:layers]
@@ -220,14 +231,17 @@ class Config:
         return tuple(known[kind] for kind in self._kinds(layers, kinds, known))
 
     def window(self) -> int | None:
-        """The keys that a sliding layer sees, or None if none slides (Qwen's keys)."""
+        """Return the sliding window in tokens; None if no layer has one (Qwen's keys)."""
         off = "sliding_window" in self.values and self.values["sliding_window"] is None
         if off or not self.flag("use_sliding_window", False):
             return None
         return self.integer("sliding_window", 4096)
 
     def windows(self, layers: int) -> tuple[int | None, ...]:
-        """The keys that each layer sees, None for all: by layer_types, else max_window_layers."""
+        """Return each layer's sliding window, None for full attention.
+
+        That is by layer_types, else by max_window_layers.
+        """
         window, first = self.window(), self.integer("max_window_layers", 28, low=0)
         kinds = self._get("layer_types", ())
         if window is None or not kinds:
@@ -236,7 +250,7 @@ class Config:
         return tuple(known[kind] for kind in self._kinds(layers, kinds, known))
 
     def _kinds(self, layers: int, kinds: Any, known: Mapping[str, Any]) -> list[str]:
-        """layer_types as they are, if they are one of `known` for each layer."""
+        """Return layer_types if it has one of `known` for each layer."""
         if (
             not isinstance(kinds, list)
             or len(kinds) != layers
@@ -246,7 +260,7 @@ class Config:
         return kinds
 
     def expect(self, key: str, *allowed: Any) -> None:
-        """Refuses, by UnsupportedModelError, a value that is there and not one of `allowed`."""
+        """Raise UnsupportedModelError if the key is there and its value is not one of `allowed`."""
         value = self.values.get(key)
         if value is not None and value not in allowed:
             raise UnsupportedModelError(
@@ -267,7 +281,7 @@ class Config:
 
 
 def architecture_of(checkpoint: Checkpoint) -> str:
-    """The GGUF architecture or the config.json model_type, as the file writes it."""
+    """Return the GGUF architecture or config.json's model_type, as the file writes it."""
     key = "general.architecture" if checkpoint.kind == "gguf" else "model_type"
     values = checkpoint.metadata if checkpoint.kind == "gguf" else checkpoint.config
     name = values.get(key)
@@ -279,10 +293,10 @@ def architecture_of(checkpoint: Checkpoint) -> str:
 
 
 def read_config(checkpoint: Checkpoint) -> Config:
-    """The config of a checkpoint, a GGUF's keys under the names that config.json uses."""
+    """Read a checkpoint's config; a GGUF's keys get the names that config.json uses."""
     if checkpoint.kind == "safetensors":
         values = {_SYNONYMS.get(key, key): value for key, value in checkpoint.config.items()}
-        if is_mlx(checkpoint.config, checkpoint.tensors):  # which adds the 1 when it converts
+        if is_mlx(checkpoint.config, checkpoint.tensors):  # mlx-lm adds the 1 when it converts
             values["norms_are_whole"] = True
         return Config(values, f"{checkpoint.path}: config.json")
     prefix = architecture_of(checkpoint) + "."
@@ -299,7 +313,7 @@ def read_config(checkpoint: Checkpoint) -> Config:
     if isinstance(recurrent, np.ndarray):
         kinds = ("full_attention", "linear_attention")
         values["layer_types"] = [kinds[bool(each)] for each in recurrent]
-    # The vocabulary's size is written nowhere else, and the head has to fit it.
+    # A GGUF need not have a key for the vocabulary's size: it is the embedding's rows.
     embedding = checkpoint.tensors.get("token_embd.weight")
     if embedding is not None:
         values["vocab_size"] = embedding.shape[0]
@@ -311,13 +325,13 @@ def read_config(checkpoint: Checkpoint) -> Config:
 def _gguf_scaling(
     metadata: Mapping[str, Any], prefix: str, checkpoint: Checkpoint
 ) -> dict[str, Any]:
-    """Read a GGUF's scaling of the rotation under config.json's names, empty if it has none."""
+    """Read a GGUF's RoPE scaling under config.json's names; empty if it has none."""
     scaling = {
         theirs: metadata[f"{prefix}rope.scaling.{ours}"]
         for ours, theirs in _GGUF_ROPE_KEYS.items()
         if f"{prefix}rope.scaling.{ours}" in metadata
     }
-    # Converters wrote only a factor before there were types: of linear scaling.
+    # Before there were types, converters wrote only a factor: it means linear scaling.
     factor = scaling.get("factor", metadata.get(f"{prefix}rope.scale_linear"))
     if factor in (None, 0):  # which llama.cpp reads as none
         scaling.pop("factor", None)
@@ -340,7 +354,7 @@ def _gguf_scaling(
 
 
 def gguf_keys(values: Mapping[str, Any], architecture: str) -> dict[str, Any]:
-    """The GGUF metadata from which `read_config` gets these values; what is None is left out."""
+    """Return the GGUF metadata from which `read_config` reads these values; None is left out."""
     scaling = values.get("rope_scaling") or {}
     found = {ours: values.get(theirs) for ours, theirs in GGUF_KEYS.items()}
     found |= {
@@ -359,7 +373,7 @@ def gguf_keys(values: Mapping[str, Any], architecture: str) -> dict[str, Any]:
 
 
 def _same_for_all(value: Any, key: str, checkpoint: Checkpoint) -> Any:
-    """The one value of a GGUF key that may have one a layer; refuses layers that differ."""
+    """Return the value of a GGUF key that may have one a layer; refuse layers that differ."""
     if not isinstance(value, np.ndarray):
         return value
     distinct = np.unique(value).tolist()
@@ -372,6 +386,6 @@ def _same_for_all(value: Any, key: str, checkpoint: Checkpoint) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """The value as an error may show it: at most 60 characters."""
+    """Return the value as text for an error: at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:59]}…"

@@ -1,5 +1,8 @@
-"""DeepSeek-V2, V2-Lite and Coder-V2 (DeepSeek-AI 2024, arXiv 2405.04434): latent attention, and
-experts beside shared ones. GGUF files call DeepSeek-V3 the same architecture: its router, too."""
+"""DeepSeek-V2, V2-Lite and Coder-V2 (DeepSeek-AI 2024, arXiv 2405.04434): multi-head latent
+attention (MLA), and routed experts beside shared ones.
+
+GGUF files use the same architecture name for DeepSeek-V3, so its router is here, too.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +40,8 @@ class DeepseekConfig:
     expert_intermediate: int
     experts: int
     shared_experts: int
-    dense_layers: int  # the first so many have an ordinary MLP
-    extra_layers: int  # behind the last, to predict tokens after the next: not run
+    dense_layers: int  # the first layers, which have a dense MLP
+    extra_layers: int  # multi-token prediction layers after the last: not run
     layers: int
     heads: int
     query_latent: int | None
@@ -54,12 +57,14 @@ class DeepseekConfig:
     scale: float  # of attention scores
     rope: RopeConfig
     routing: Routing
-    corrected: bool  # the router has a bias for the choice
+    corrected: bool  # the router has a bias for the choice (e_score_correction_bias)
 
     @classmethod
     def read(cls, config: Config, *, gguf: bool, version: int) -> DeepseekConfig:
-        """The sizes in a checkpoint's config, `version` deciding what it does not say; refuses
-        what this file does not compute."""
+        """Read the sizes from a checkpoint's config; refuse what this file does not compute.
+
+        version: 2 or 3, for the defaults.
+        """
         for key, allowed in (("hidden_act", "silu"), ("mlp_bias", False), ("moe_layer_freq", 1)):
             config.expect(key, allowed)
         experts = config.integer("num_experts", 64 if version == 2 else 256, high=65536)
@@ -106,14 +111,14 @@ class DeepseekConfig:
 
 
 def _scale(width: int, rope: RopeConfig) -> float:
-    """What scores are multiplied by: YaRN's magnitude comes on top, once a side."""
+    """Return the factor of attention scores; YaRN's magnitude counts twice, for q and for k."""
     stretched = rope.type != "default" and rope.mscale_all_dim
     magnitude = magnitude_scale(rope.factor, rope.mscale_all_dim or 0.0) if stretched else 1.0
     return float(width**-0.5) * magnitude**2
 
 
 def _best_groups(config: Config, experts: int, *, gguf: bool) -> Routing:
-    """V2's router: softmax, and groups that count as much as their best expert."""
+    """Read V2's router: softmax scores; a group counts as much as its best expert."""
     config.expect("scoring_func", "softmax")
     config.expect("topk_method", "greedy", "group_limited_greedy")
     # Where it is true, the original multiplies by the scale or normalises; transformers ignores it.
@@ -131,7 +136,7 @@ def _best_groups(config: Config, experts: int, *, gguf: bool) -> Routing:
 
 
 def _best_pairs(config: Config, experts: int, *, gguf: bool) -> Routing:
-    """V3's router: sigmoids, and groups that count as much as their best two experts."""
+    """Read V3's router: sigmoid scores; a group counts as much as its best two experts."""
     config.expect("scoring_func", "sigmoid")
     config.expect("topk_method", "noaux_tc")
     groups, kept = _groups(config, experts, gguf=gguf)
@@ -148,15 +153,15 @@ def _best_pairs(config: Config, experts: int, *, gguf: bool) -> Routing:
 
 
 def _groups(config: Config, experts: int, *, gguf: bool) -> tuple[int, int]:
-    """The groups of experts, which divide them, and how many of them a token may choose from."""
-    # GGUF files of before September 2025 do not say it of the two models that have groups.
+    """Return how many groups of experts there are, and how many a token's experts may come from."""
+    # GGUF files from before September 2025 lack these keys for the two models that have groups.
     usual = {160: (8, 3), 256: (8, 4)}.get(experts, (1, 1)) if gguf else (8, 4)
     chosen = config.integer("num_experts_per_tok", 8, high=experts)
     return config.expert_groups(experts, chosen, usual=usual)
 
 
 class Block(DecoderLayer):
-    """x += attention(norm x); x += mlp(norm x)."""
+    """One decoder layer: x += attention(norm x); x += mlp(norm x)."""
 
     def __init__(self, config: DeepseekConfig, weights: Weights, index: int) -> None:
         name = f"model.layers.{index}"
@@ -192,7 +197,7 @@ class Block(DecoderLayer):
 
 
 class Model(Decoder):
-    """Tokens to logits."""
+    """The whole model: token ids to logits."""
 
     VERSION = 2
 

@@ -1,5 +1,6 @@
-"""ERNIE 4.5, dense: 0.3B (Baidu 2025, ERNIE 4.5 technical report): Llama's block, in which
-neighbouring dimensions turn together."""
+"""ERNIE 4.5, dense: 0.3B (Baidu 2025, ERNIE 4.5 technical report): Llama's block with interleaved
+RoPE, which rotates neighbouring dimensions as pairs.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +64,7 @@ class Ernie45Config:
 
 
 class Block(DecoderLayer):
-    """x += attention(norm x); x += mlp(norm x)."""
+    """One decoder layer: x += attention(norm x); x += mlp(norm x)."""
 
     def __init__(self, config: Ernie45Config, weights: Weights, index: int) -> None:
         name = f"model.layers.{index}"
@@ -81,7 +82,7 @@ class Block(DecoderLayer):
 
 
 class Model(Decoder):
-    """Tokens to logits."""
+    """The whole model: token ids to logits."""
 
     def __init__(self, config: Config, weights: Weights) -> None:
         self.config = sizes = Ernie45Config.read(config)

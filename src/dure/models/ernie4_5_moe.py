@@ -1,5 +1,6 @@
 """ERNIE 4.5 mixtures of experts: 21B-A3B, 300B-A47B (Baidu 2025, ERNIE 4.5 technical report): a
-learned bias takes part in the choice of experts and not in their weights."""
+learned bias counts for the choice of experts and not for their weights.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ class Ernie45MoeConfig:
     expert_intermediate: int
     experts: int
     experts_per_token: int
-    shared_experts: int  # as wide together as so many experts
+    shared_experts: int  # one MLP, as wide as so many experts
     sparse_layers: frozenset[int]
     layers: int
     heads: int
@@ -50,7 +51,7 @@ class Ernie45MoeConfig:
     @classmethod
     def read(cls, config: Config) -> Ernie45MoeConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
-        config.expect("gating_func", 0, 1)  # GGUF's number of the router's function
+        config.expect("gating_func", 0, 1)  # in GGUF: 0 is unset, 1 softmax
         config.expect("hidden_act", "silu")
         config.expect("use_bias", False)
         config.expect("moe_norm_min", 1e-12)
@@ -78,7 +79,7 @@ class Ernie45MoeConfig:
 
 
 def _sparse_layers(config: Config, layers: int) -> frozenset[int]:
-    """The layers whose MLP is a mixture."""
+    """Return the layers that have a mixture of experts."""
     step = config.integer("moe_layer_interval", 1)
     first = config.integer("first_k_dense_replace", 1, low=0)
     last = config.integer("moe_layer_end_index", -1, low=-1)
@@ -87,7 +88,7 @@ def _sparse_layers(config: Config, layers: int) -> frozenset[int]:
 
 
 class Block(DecoderLayer):
-    """x += attention(norm x); x += mlp(norm x)."""
+    """One decoder layer: x += attention(norm x); x += mlp(norm x)."""
 
     def __init__(self, config: Ernie45MoeConfig, weights: Weights, index: int) -> None:
         name = f"model.layers.{index}"
@@ -118,9 +119,9 @@ class Block(DecoderLayer):
 
 
 class Model(Decoder):
-    """Tokens to logits."""
+    """The whole model: token ids to logits."""
 
     def __init__(self, config: Config, weights: Weights) -> None:
         self.config = sizes = Ernie45MoeConfig.read(config)
         super().__init__(weights, sizes, lambda index: Block(sizes, weights, index))
-        weights.skip_all("model.mtp_")  # a layer that drafts the token after the next
+        weights.skip_all("model.mtp_")  # multi-token prediction

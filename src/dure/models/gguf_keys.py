@@ -1,4 +1,4 @@
-"""Which keys of a GGUF a family leaves unread, and whether that changes what it computes.
+"""GGUF keys that a family does not read, and whether they would change what it computes.
 
 Keys are those of llama.cpp's llama-arch.cpp, without the architecture's name before them. A key
 that a family reads needs no entry here.
@@ -42,9 +42,9 @@ IDLE: Mapping[str, str] = {
     "pooling_type": "of embedding models",
     "attention.recurrent_layers": "read with the layers' kinds",
 }
-"""Key -> why it changes nothing that a family leaves it unread."""
+"""Key -> why a family may ignore it."""
 
-# Key -> the values with which it changes nothing. With any other it is refused.
+# Key -> the values that change nothing. Any other value is refused.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "use_parallel_residual": (False,),
     "expert_count": (0,),
@@ -94,9 +94,9 @@ _READ_SCALING = (
 
 
 def check_keys(checkpoint: Checkpoint, config: Config) -> None:
-    """Raise UnsupportedModelError for a key that would change the arithmetic and was not read.
+    """Raise UnsupportedModelError for a key that would change the result and was not read.
 
-    config: of that checkpoint, after its family has asked for what it needs.
+    config: the checkpoint's, after its family has read what it needs.
     """
     if checkpoint.kind != "gguf":
         return
@@ -115,12 +115,12 @@ def check_keys(checkpoint: Checkpoint, config: Config) -> None:
 
 
 def _is_neutral(key: str, value: Any) -> bool:
-    """Whether a key has a value with which it changes nothing, for all layers."""
+    """Check whether the key's value changes nothing, in all layers."""
     values = value.tolist() if isinstance(value, np.ndarray) else [value]
     return key in _NEUTRAL and all(each in _NEUTRAL[key] for each in values)
 
 
 def _shown(value: Any) -> str:
-    """The value as an error may show it."""
+    """Return the value as text for an error: at most 60 characters."""
     text = repr(value.tolist() if isinstance(value, np.ndarray) else value)
     return text if len(text) <= 60 else f"{text[:59]}…"

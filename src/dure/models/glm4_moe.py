@@ -1,5 +1,6 @@
-"""GLM-4.5 and 4.6 mixtures of experts (Zhipu AI 2025, arXiv 2508.06471): biased grouped-query
-attention of which half of each head turns, and DeepSeek-V3's router."""
+"""GLM-4.5 and 4.6 mixtures of experts (Zhipu AI 2025, arXiv 2508.06471): grouped-query attention
+with biases and partial RoPE (half of each head), and DeepSeek-V3's router.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +35,10 @@ class Glm4MoeConfig:
     intermediate: int
     expert_intermediate: int
     experts: int
-    shared_experts: int  # as wide together as so many experts
+    shared_experts: int  # one MLP, as wide as so many experts
     routing: Routing
-    dense_layers: int  # the first so many have an ordinary MLP
-    extra_layers: int  # behind the last, to predict tokens after the next: not run
+    dense_layers: int  # the first layers, which have a dense MLP
+    extra_layers: int  # multi-token prediction layers after the last: not run
     layers: int
     heads: int
     kv_heads: int
@@ -53,12 +54,12 @@ class Glm4MoeConfig:
     def read(cls, config: Config, weights: Weights) -> Glm4MoeConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         gguf = weights.is_gguf
-        config.expect("gating_func", 2)  # GGUF's number of the router's function
+        config.expect("gating_func", 2)  # in GGUF: 2 is sigmoid
         config.expect("hidden_act", "silu")
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         layers = config.integer("num_hidden_layers", high=1024)
         extra = config.integer("num_nextn_predict_layers", 0, low=0, high=64)
-        if gguf:  # whose layers are counted with those that draft
+        if gguf:  # its block_count includes the multi-token prediction layers
             layers -= min(extra, layers - 1)
         experts = config.integer("num_experts", high=65536)
         head_dim = config.head_dim(hidden // heads)
@@ -89,14 +90,14 @@ class Glm4MoeConfig:
 
 
 def _has(tensor: str, key: str, config: Config, weights: Weights) -> bool:
-    """Whether layers have a tensor: by config.json's flag, or by a GGUF's tensors alone."""
+    """Check whether layers have a tensor: by config.json's flag, or by a GGUF's tensors."""
     if weights.is_gguf:
         return weights.has(f"model.layers.0.{tensor}")
     return config.flag(key, False)
 
 
 def _routing(config: Config, experts: int, *, gguf: bool) -> Routing:
-    """Sigmoids, corrected for the choice; groups count as much as their best two experts."""
+    """Read the router: sigmoid scores with a bias for the choice; best-two group scores."""
     chosen = config.integer("num_experts_per_tok", 8, high=experts)
     groups, kept = config.expert_groups(experts, chosen)
     return Routing(
@@ -112,7 +113,7 @@ def _routing(config: Config, experts: int, *, gguf: bool) -> Routing:
 
 
 class Block(DecoderLayer):
-    """x += attention(norm x); x += mlp(norm x)."""
+    """One decoder layer: x += attention(norm x); x += mlp(norm x)."""
 
     def __init__(self, config: Glm4MoeConfig, weights: Weights, index: int) -> None:
         name = f"model.layers.{index}"
@@ -144,11 +145,11 @@ class Block(DecoderLayer):
 
 
 class Model(Decoder):
-    """Tokens to logits."""
+    """The whole model: token ids to logits."""
 
     def __init__(self, config: Config, weights: Weights) -> None:
         self.config = sizes = Glm4MoeConfig.read(config, weights)
         super().__init__(weights, sizes, lambda index: Block(sizes, weights, index))
         for extra in range(sizes.layers, sizes.layers + sizes.extra_layers):
             weights.skip_all(f"model.layers.{extra}.")
-            weights.skip_all(f"blk.{extra}.")  # what of them has no name outside GGUF
+            weights.skip_all(f"blk.{extra}.")  # GGUF's tensors that have no name in transformers

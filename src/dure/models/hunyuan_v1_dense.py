@@ -1,5 +1,6 @@
-"""Hunyuan, dense: 0.5B to 7B (Tencent 2025): norms of q and k after the rotation, whose base a
-constant alpha stretches once and for all (NTK-aware scaling)."""
+"""Hunyuan, dense: 0.5B to 7B (Tencent 2025): q and k norms after RoPE, whose base is scaled by a
+constant alpha (NTK-aware scaling).
+"""
 
 from __future__ import annotations
 
@@ -48,7 +49,7 @@ class HunyuanV1DenseConfig:
         config.expect("hidden_act", "silu")
         config.expect("mlp_bias", False)
         config.expect("use_qk_norm", True)
-        config.expect("use_cla", False)  # layers that share their keys and values
+        config.expect("use_cla", False)  # cross-layer attention: layers that share keys and values
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         head_dim = config.head_dim(hidden // heads)
         return cls(
@@ -68,7 +69,7 @@ class HunyuanV1DenseConfig:
 
 
 class Block(DecoderLayer):
-    """x += attention(norm x); x += mlp(norm x)."""
+    """One decoder layer: x += attention(norm x); x += mlp(norm x)."""
 
     def __init__(self, config: HunyuanV1DenseConfig, weights: Weights, index: int) -> None:
         name = f"model.layers.{index}"
@@ -89,7 +90,7 @@ class Block(DecoderLayer):
 
 
 class Model(Decoder):
-    """Tokens to logits."""
+    """The whole model: token ids to logits."""
 
     def __init__(self, config: Config, weights: Weights) -> None:
         self.config = sizes = HunyuanV1DenseConfig.read(config)

@@ -1,5 +1,6 @@
 """Hunyuan A13B (Tencent 2025): the dense Hunyuan's attention, and in every layer a mixture of
-experts beside one that all tokens go to."""
+experts with one shared expert.
+"""
 
 from __future__ import annotations
 
@@ -52,11 +53,11 @@ class HunyuanV1MoeConfig:
     @classmethod
     def read(cls, config: Config) -> HunyuanV1MoeConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
-        config.expect("gating_func", 0, 1)  # GGUF's number of the router's function
+        config.expect("gating_func", 0, 1)  # in GGUF: 0 is unset, 1 softmax
         config.expect("hidden_act", "silu")
         config.expect("mlp_bias", False)
         config.expect("use_qk_norm", True)
-        config.expect("use_cla", False)  # layers that share their keys and values
+        config.expect("use_cla", False)  # cross-layer attention: layers that share keys and values
         config.expect("moe_layer_num_skipped", 0)
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         layers = config.integer("num_hidden_layers", high=1024)
@@ -83,7 +84,7 @@ class HunyuanV1MoeConfig:
 
 
 class Block(DecoderLayer):
-    """x += attention(norm x); x += mlp(norm x)."""
+    """One decoder layer: x += attention(norm x); x += mlp(norm x)."""
 
     def __init__(self, config: HunyuanV1MoeConfig, weights: Weights, index: int) -> None:
         name = f"model.layers.{index}"
@@ -113,7 +114,7 @@ class Block(DecoderLayer):
 
 
 class Model(Decoder):
-    """Tokens to logits."""
+    """The whole model: token ids to logits."""
 
     def __init__(self, config: Config, weights: Weights) -> None:
         self.config = sizes = HunyuanV1MoeConfig.read(config)

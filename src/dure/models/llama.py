@@ -1,5 +1,6 @@
-"""Llama 2 and 3, and what shares their block: SmolLM2, DeepSeek-Prover-7B, R1-Distill-Llama
-(Touvron et al. 2023, arXiv 2307.09288; Grattafiori et al. 2024, arXiv 2407.21783)."""
+"""Llama 2 and 3, and models with the same block: SmolLM2, DeepSeek-Prover-7B, R1-Distill-Llama
+(Touvron et al. 2023, arXiv 2307.09288; Grattafiori et al. 2024, arXiv 2407.21783).
+"""
 
 from __future__ import annotations
 
@@ -52,7 +53,7 @@ class LlamaConfig:
         context = config.context_length(2048)
         if config.flag(
             "use_sliding_window", True
-        ):  # Llama has none: what says so is of another kind
+        ):  # Llama has no sliding window: a config that sets one is of another model
             config.expect("sliding_window", context)
         return cls(
             vocab_size=config.integer("vocab_size"),
@@ -66,14 +67,14 @@ class LlamaConfig:
             context_length=context,
             tied=config.flag("tie_word_embeddings", False),
             bias=config.flag("attention_bias", False),
-            # GGUF converters permute the rows of q and k, so that neighbours turn together.
+            # GGUF converters permute the rows of q and k for interleaved RoPE.
             interleaved=gguf,
             rope=RopeConfig.from_hf(config.values, head_dim),
         )
 
 
 class Block(DecoderLayer):
-    """x += attention(norm x); x += mlp(norm x)."""
+    """One decoder layer: x += attention(norm x); x += mlp(norm x)."""
 
     def __init__(self, config: LlamaConfig, weights: Weights, index: int) -> None:
         name = f"model.layers.{index}"
@@ -93,11 +94,11 @@ class Block(DecoderLayer):
 
 
 class Model(Decoder):
-    """Tokens to logits."""
+    """The whole model: token ids to logits."""
 
     def __init__(self, config: Config, weights: Weights) -> None:
         self.config = sizes = LlamaConfig.read(config, gguf=weights.is_gguf)
-        factors = None  # llama3 scaling, as GGUF carries it
+        factors = None  # llama3 RoPE scaling, which GGUF stores as a tensor
         if weights.has("rope_freqs.weight"):
             factors = weights.vector("rope_freqs.weight", sizes.rope.dim // 2)
         super().__init__(

@@ -1,5 +1,7 @@
-"""MiMo-7B (Xiaomi 2025, arXiv 2505.07608): Qwen2's graph, and a layer that drafts the token after
-the next one from the hidden state and the next one."""
+"""MiMo-7B (Xiaomi 2025, arXiv 2505.07608): Qwen2's graph, and a multi-token prediction (MTP) layer.
+
+The MTP layer drafts the token after the next one, from the hidden state and the next token.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     Ints = NDArray[np.int32]
 
-GGUF_ARCHITECTURE = None  # converters write it as a qwen2, without the drafting layer
+GGUF_ARCHITECTURE = None  # converters write it as a qwen2, without the MTP layer
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class MimoConfig:
     norm_eps: float
     context_length: int
     tied: bool
-    windows: tuple[int | None, ...]  # keys that each layer sees, None for all
+    windows: tuple[int | None, ...]  # each layer's sliding window, None for full attention
     rope: RopeConfig
 
     @classmethod
@@ -71,7 +73,7 @@ class MimoConfig:
 
 
 class Block(DecoderLayer):
-    """x += attention(norm x); x += mlp(norm x)."""
+    """One decoder layer: x += attention(norm x); x += mlp(norm x)."""
 
     def __init__(self, config: MimoConfig, weights: Weights, name: str, window: int | None) -> None:
         super().__init__(weights, name, config)
@@ -104,14 +106,14 @@ class Drafting:
     def __call__(
         self, hidden: Floats, embedded: Floats, rotation: Rotation, batch: Batch, cache: LayerArray
     ) -> Activations:
-        """What the head makes logits of, for the rows that want them."""
+        """Compute the normed rows from which the head makes draft logits, for the wanted rows."""
         both = [self.hidden_layernorm.floats(hidden), self.token_layernorm.floats(embedded)]
         x = self.input_proj(np.concatenate(both, axis=1))
         return self.final_layernorm(self.block(x, rotation, batch, cache, batch.wanted_rows))
 
 
 class Model(Decoder):
-    """Tokens to logits."""
+    """The whole model: token ids to logits."""
 
     def __init__(self, config: Config, weights: Weights) -> None:
         self.config = sizes = MimoConfig.read(config)
@@ -120,21 +122,21 @@ class Model(Decoder):
             sizes,
             lambda i: Block(sizes, weights, f"model.layers.{i}", sizes.windows[i]),
         )
-        self.drafting: Drafting | None = None  # fine-tuned copies often come without
+        self.drafting: Drafting | None = None  # fine-tuned checkpoints often lack it
         if weights.has("model.mtp_layers.0.input_proj.weight"):
             self.drafting = Drafting(sizes, weights)
 
     @property
     def draft_cache_specs(self) -> tuple[KVCacheSpec | StateSpec, ...]:
-        """What the drafting layer, if there is one, keeps of a token."""
+        """What the MTP layer, if there is one, caches of a token."""
         return () if self.drafting is None else (self.drafting.block.mixer.cache_spec,)
 
     def draft(self, hidden: Floats, batch: Batch, cache: CacheArrays) -> Floats:
-        """Return the logits of the tokens after batch.tokens, guessed without the other blocks.
+        """Compute logits of the tokens after batch.tokens by the MTP layer alone.
 
-        hidden (n, hidden) are what `run` returned for the tokens before those, at whose positions
-        they stand here: the cache, which is of `draft_cache_specs` alone, begins at 0. Raises
-        UnsupportedModelError if the checkpoint came without the layer.
+        hidden: (n, hidden), what `run` returned for the tokens before batch.tokens. The positions
+        are those of these earlier tokens; so the cache, which has only `draft_cache_specs`, begins
+        at 0. Raises UnsupportedModelError if the checkpoint has no MTP layer.
         """
         if self.drafting is None:
             raise UnsupportedModelError("This checkpoint came without MiMo's drafting layer.")

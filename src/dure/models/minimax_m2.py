@@ -1,5 +1,6 @@
-"""MiniMax-M2 (MiniMax 2025): q and k are normed over all heads together, half of each head turns,
-and experts are chosen by sigmoids with a learned bias."""
+"""MiniMax-M2 (MiniMax 2025): q and k norms over all heads together, partial RoPE (half of each
+head), and a sigmoid router with a learned bias.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +53,7 @@ class MinimaxM2Config:
     @classmethod
     def read(cls, config: Config, *, gguf: bool) -> MinimaxM2Config:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
-        config.expect("gating_func", 2)  # GGUF's number of the router's function
+        config.expect("gating_func", 2)  # in GGUF: 2 is sigmoid
         config.expect("hidden_act", "silu")
         config.expect("scoring_func", "sigmoid")
         config.expect("use_routing_bias", True)
@@ -82,7 +83,7 @@ class MinimaxM2Config:
 
 
 class Block(DecoderLayer):
-    """x += attention(norm x); x += mlp(norm x)."""
+    """One decoder layer: x += attention(norm x); x += mlp(norm x)."""
 
     def __init__(self, config: MinimaxM2Config, weights: Weights, index: int) -> None:
         name = f"model.layers.{index}"
@@ -109,7 +110,7 @@ class Block(DecoderLayer):
 
 
 class Model(Decoder):
-    """Tokens to logits."""
+    """The whole model: token ids to logits."""
 
     def __init__(self, config: Config, weights: Weights) -> None:
         self.config = sizes = MinimaxM2Config.read(config, gguf=weights.is_gguf)

@@ -66,7 +66,7 @@ class PanguEmbeddedConfig:
 
 
 class Block(DecoderLayer):
-    """x += attention(norm x); x += mlp(norm x)."""
+    """One decoder layer: x += attention(norm x); x += mlp(norm x)."""
 
     def __init__(self, config: PanguEmbeddedConfig, weights: Weights, index: int) -> None:
         name = f"model.layers.{index}"
@@ -85,7 +85,7 @@ class Block(DecoderLayer):
 
 
 class Model(Decoder):
-    """Tokens to logits."""
+    """The whole model: token ids to logits."""
 
     def __init__(self, config: Config, weights: Weights) -> None:
         self.config = sizes = PanguEmbeddedConfig.read(config)

@@ -1,5 +1,6 @@
-"""Pangu Pro MoE 72B-A16B (Tang et al. 2025, arXiv 2505.21411): experts in groups, of each of which
-a token takes the best one, so that devices with a group each have the same work."""
+"""Pangu Pro MoE 72B-A16B (Tang et al. 2025, arXiv 2505.21411): experts in groups; a token takes the
+best expert of each group, so that devices with one group each have the same work.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ class PanguProMoeConfig:
     expert_intermediate: int
     shared_intermediate: int
     experts: int
-    experts_per_token: int  # and groups, each of which gives one
+    experts_per_token: int  # also the number of groups: each gives one expert
     layers: int
     heads: int
     kv_heads: int
@@ -81,7 +82,7 @@ class PanguProMoeConfig:
 
 
 class Block(DecoderLayer):
-    """x += attention(norm x); x += mlp(norm x)."""
+    """One decoder layer: x += attention(norm x); x += mlp(norm x)."""
 
     def __init__(self, config: PanguProMoeConfig, weights: Weights, index: int) -> None:
         name = f"model.layers.{index}"
@@ -115,7 +116,7 @@ class Block(DecoderLayer):
 
 
 class Model(Decoder):
-    """Tokens to logits."""
+    """The whole model: token ids to logits."""
 
     def __init__(self, config: Config, weights: Weights) -> None:
         self.config = sizes = PanguProMoeConfig.read(config)

@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen2.5, dense (Yang et al. 2024, arXiv 2407.10671): biases on q, k, v; half rope."""
+"""Qwen2 and Qwen2.5, dense (Yang et al. 2024, arXiv 2407.10671): Llama's block, q, k, v biases."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Qwen2Config:
     norm_eps: float
     context_length: int
     tied: bool
-    windows: tuple[int | None, ...]  # keys that each layer sees, None for all
+    windows: tuple[int | None, ...]  # each layer's sliding window, None for full attention
     rope: RopeConfig
 
     @classmethod
@@ -64,7 +64,7 @@ class Qwen2Config:
 
 
 class Block(DecoderLayer):
-    """x += attention(norm x); x += mlp(norm x)."""
+    """One decoder layer: x += attention(norm x); x += mlp(norm x)."""
 
     def __init__(self, config: Qwen2Config, weights: Weights, index: int) -> None:
         name = f"model.layers.{index}"
@@ -83,7 +83,7 @@ class Block(DecoderLayer):
 
 
 class Model(Decoder):
-    """Tokens to logits."""
+    """The whole model: token ids to logits."""
 
     def __init__(self, config: Config, weights: Weights) -> None:
         self.config = sizes = Qwen2Config.read(config)

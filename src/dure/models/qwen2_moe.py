@@ -1,5 +1,6 @@
 """Qwen1.5 and Qwen2 mixtures of experts (Yang et al. 2024, arXiv 2407.10671): Qwen2's attention, a
-routed MLP, and beside it a shared one weighed by a sigmoid of its own."""
+mixture of experts, and a shared expert weighed by a sigmoid gate.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ class Qwen2MoeConfig:
     shared_intermediate: int
     experts: int
     experts_per_token: int
-    normalize: bool  # the chosen experts' shares to a sum of 1
+    normalize: bool  # the chosen experts' weights to a sum of 1
     dense_layers: frozenset[int]
     layers: int
     heads: int
@@ -46,14 +47,14 @@ class Qwen2MoeConfig:
     norm_eps: float
     context_length: int
     tied: bool
-    windows: tuple[int | None, ...]  # keys that each layer sees, None for all
+    windows: tuple[int | None, ...]  # each layer's sliding window, None for full attention
     bias: bool  # on q, k and v
     rope: RopeConfig
 
     @classmethod
     def read(cls, config: Config, *, gguf: bool) -> Qwen2MoeConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
-        config.expect("gating_func", 0, 1)  # GGUF's number of the router's function
+        config.expect("gating_func", 0, 1)  # in GGUF: 0 is unset, 1 softmax
         config.expect("hidden_act", "silu")
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         layers = config.integer("num_hidden_layers", high=1024)
@@ -92,7 +93,7 @@ class Qwen2MoeConfig:
 
 
 class Block(DecoderLayer):
-    """x += attention(norm x); x += mlp(norm x)."""
+    """One decoder layer: x += attention(norm x); x += mlp(norm x)."""
 
     def __init__(self, config: Qwen2MoeConfig, weights: Weights, index: int) -> None:
         name = f"model.layers.{index}"
@@ -124,7 +125,7 @@ class Block(DecoderLayer):
 
 
 class Model(Decoder):
-    """Tokens to logits."""
+    """The whole model: token ids to logits."""
 
     def __init__(self, config: Config, weights: Weights) -> None:
         self.config = sizes = Qwen2MoeConfig.read(config, gguf=weights.is_gguf)

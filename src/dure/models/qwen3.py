@@ -1,4 +1,4 @@
-"""Qwen3, dense (Yang et al. 2025, arXiv 2505.09388): per-head q and k norms before the rotation."""
+"""Qwen3, dense (Yang et al. 2025, arXiv 2505.09388): per-head q and k norms before RoPE."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Qwen3Config:
     norm_eps: float
     context_length: int
     tied: bool
-    windows: tuple[int | None, ...]  # keys that each layer sees, None for all
+    windows: tuple[int | None, ...]  # each layer's sliding window, None for full attention
     bias: bool  # on the attention projections
     rope: RopeConfig
 
@@ -66,7 +66,7 @@ class Qwen3Config:
 
 
 class Block(DecoderLayer):
-    """x += attention(norm x); x += mlp(norm x)."""
+    """One decoder layer: x += attention(norm x); x += mlp(norm x)."""
 
     def __init__(self, config: Qwen3Config, weights: Weights, index: int) -> None:
         name = f"model.layers.{index}"
@@ -87,7 +87,7 @@ class Block(DecoderLayer):
 
 
 class Model(Decoder):
-    """Tokens to logits."""
+    """The whole model: token ids to logits."""
 
     def __init__(self, config: Config, weights: Weights) -> None:
         self.config = sizes = Qwen3Config.read(config)

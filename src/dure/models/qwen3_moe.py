@@ -1,4 +1,4 @@
-"""Qwen3 mixture of experts (Yang et al. 2025, arXiv 2505.09388): Qwen3's attention, routed MLP."""
+"""Qwen3 mixtures of experts (Yang et al. 2025, arXiv 2505.09388): Qwen3's attention, routed MLP."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Qwen3MoeConfig:
     expert_intermediate: int
     experts: int
     experts_per_token: int
-    normalize: bool  # the chosen experts' shares to a sum of 1
+    normalize: bool  # the chosen experts' weights to a sum of 1
     dense_layers: frozenset[int]
     layers: int
     heads: int
@@ -43,14 +43,14 @@ class Qwen3MoeConfig:
     norm_eps: float
     context_length: int
     tied: bool
-    window: int | None  # keys that every layer sees, None for all: max_window_layers is not heeded
+    window: int | None  # every layer's sliding window, None for full; max_window_layers is ignored
     bias: bool  # on the attention projections
     rope: RopeConfig
 
     @classmethod
     def read(cls, config: Config, *, gguf: bool) -> Qwen3MoeConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
-        config.expect("gating_func", 0, 1)  # GGUF's number of the router's function
+        config.expect("gating_func", 0, 1)  # in GGUF: 0 is unset, 1 softmax
         config.expect("hidden_act", "silu")
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         layers = config.integer("num_hidden_layers", high=1024)
@@ -80,7 +80,7 @@ class Qwen3MoeConfig:
 
 
 class Block(DecoderLayer):
-    """x += attention(norm x); x += mlp(norm x)."""
+    """One decoder layer: x += attention(norm x); x += mlp(norm x)."""
 
     def __init__(self, config: Qwen3MoeConfig, weights: Weights, index: int) -> None:
         name = f"model.layers.{index}"
@@ -111,7 +111,7 @@ class Block(DecoderLayer):
 
 
 class Model(Decoder):
-    """Tokens to logits."""
+    """The whole model: token ids to logits."""
 
     def __init__(self, config: Config, weights: Weights) -> None:
         self.config = sizes = Qwen3MoeConfig.read(config, gguf=weights.is_gguf)

@@ -1,4 +1,4 @@
-"""Qwen3-Next (Qwen team 2025): three layers of gated DeltaNet to one of attention; experts."""
+"""Qwen3-Next (Qwen team 2025): three Gated DeltaNet layers to one of attention; routed MLPs."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Qwen3NextConfig:
     experts: int
     routing: Routing
     dense_layers: frozenset[int]
-    recurrent: tuple[bool, ...]  # layer by layer: gated DeltaNet, or attention
+    recurrent: tuple[bool, ...]  # for each layer: Gated DeltaNet, or attention
     heads: int
     kv_heads: int
     head_dim: int
-    key_heads: int  # of the recurrent layers, as the four below
+    key_heads: int  # of the recurrent layers, as are the four fields below
     value_heads: int
     key_dim: int
     value_dim: int
@@ -56,20 +56,20 @@ class Qwen3NextConfig:
 
     @property
     def layers(self) -> int:
-        """How many layers there are of both kinds."""
+        """The number of layers, of both kinds."""
         return len(self.recurrent)
 
     @classmethod
     def read(cls, config: Config, *, gguf: bool) -> Qwen3NextConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
-        config.expect("gating_func", 0, 1)  # GGUF's number of the router's function
+        config.expect("gating_func", 0, 1)  # in GGUF: 0 is unset, 1 softmax
         config.expect("hidden_act", "silu")
         heads, kv_heads = config.heads()
         experts = config.integer("num_experts", high=65536)
         top_k = config.integer("num_experts_per_tok", 10, high=experts)
         layers = config.integer("num_hidden_layers", high=1024)
         drafts = 0
-        if gguf:  # whose layers are counted with those that draft
+        if gguf:  # its block_count includes the multi-token prediction layers
             drafts = config.integer("num_nextn_predict_layers", 0, low=0, high=layers - 1)
         layers -= drafts
         head_dim = config.head_dim(256)
@@ -110,7 +110,7 @@ class Qwen3NextConfig:
 
 
 class Block(DecoderLayer):
-    """x += attention or DeltaNet(norm x); x += mlp(norm x)."""
+    """One decoder layer: x += attention or DeltaNet(norm x); x += mlp(norm x)."""
 
     def __init__(self, config: Qwen3NextConfig, weights: Weights, index: int) -> None:
         name = f"model.layers.{index}"
@@ -135,7 +135,7 @@ class Block(DecoderLayer):
 def _mixer(
     config: Qwen3NextConfig, weights: Weights, name: str, index: int
 ) -> GatedDeltaNet | Attention:
-    """What carries information from token to token in this layer."""
+    """Build the layer's token mixer: Gated DeltaNet or attention."""
     if config.recurrent[index]:
         return GatedDeltaNet(
             weights,
@@ -164,7 +164,7 @@ def _mixer(
 
 
 class Model(Decoder):
-    """Tokens to logits."""
+    """The whole model: token ids to logits."""
 
     def __init__(self, config: Config, weights: Weights) -> None:
         self.config = sizes = Qwen3NextConfig.read(config, gguf=weights.is_gguf)
@@ -174,6 +174,6 @@ class Model(Decoder):
             lambda index: Block(sizes, weights, index),
             norm_offset=sizes.norm_offset,
         )
-        # What drafts the token after the next is not computed here.
+        # The multi-token prediction layer is not run.
         for name in ("mtp.", "model.layers.{}.", "blk.{}.nextn."):
             weights.skip_all(name.format(len(self.layers)))

@@ -1,1 +1,1 @@
-"""dure serve: a model behind HTTP, for the clients that people already have."""
+"""`dure serve`: models behind HTTP, for existing OpenAI, Anthropic and Ollama clients."""

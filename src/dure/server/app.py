@@ -1,4 +1,4 @@
-"""The application: every route, and whatever a handler raises as an answer."""
+"""The FastAPI application: every route, and the error response for whatever a handler raises."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("dure.server")
 
 CLIENT_CLOSED_REQUEST = 499
-"""nginx's status for a client that left before its answer: nobody sees it but the log."""
+"""nginx's status for a client that disconnected before the response; only the log shows it."""
 
 
 def make_app(
@@ -38,7 +38,10 @@ def make_app(
     *,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
 ) -> FastAPI:
-    """The application. It checks neither key nor host: RequestMiddleware does, before it."""
+    """Build the FastAPI application.
+
+    It checks neither API keys nor hosts: RequestMiddleware does, before the application is called.
+    """
     app = FastAPI(
         title="dure",
         version=__version__,
@@ -71,7 +74,7 @@ def make_app(
 
 
 def _answering(service: Service, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """The handler as a route; whatever it raises is an answer, too."""
+    """Wrap a handler as a route that turns every exception into an error response."""
 
     async def answer(request: Request) -> Response:
         try:
@@ -98,7 +101,7 @@ def _error(request: Request, error: HTTPError) -> Response:
 
 
 async def _unknown(request: Request, error: Any) -> Response:
-    """Answer an unknown path or method in the form of its API."""
+    """Answer an unknown path or method with an error in the form of that path's API."""
     method, path = request.method, request.url.path[:120]
     if error.status_code == 405:
         known = HTTPError(

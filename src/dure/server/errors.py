@@ -1,4 +1,4 @@
-"""What went wrong as HTTP says it: a status, and a body in the form of the API that was asked."""
+"""Errors as HTTP responses: a status, and a body in the form of the API that was called."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dure.errors import (
 
 @dataclass
 class HTTPError(Exception):
-    """An answer that is an error. `type`, `param` and `code` are OpenAI's."""
+    """An error response. `type`, `param` and `code` are the fields of OpenAI's error object."""
 
     status: int
     message: str
@@ -34,24 +34,27 @@ class HTTPError(Exception):
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> HTTPError:
-    """A 400 for what the client can change."""
+    """Make a 400: the request is wrong, and the client can correct it."""
     return HTTPError(400, message, param=param, code=code)
 
 
 def busy(message: str, retry_seconds: int) -> HTTPError:
-    """A 429: the queue is full, and when it may be worth another try."""
+    """Make a 429: the queue is full. `retry_seconds` becomes the Retry-After header."""
     headers = {"Retry-After": str(retry_seconds)}
     return HTTPError(429, message, "rate_limit_error", code="queue_full", headers=headers)
 
 
 def unavailable(message: str, code: str, retry_seconds: int = 5) -> HTTPError:
-    """A 503: not now."""
+    """Make a 503: the server cannot do this now. `retry_seconds` becomes the Retry-After header."""
     headers = {"Retry-After": str(retry_seconds)}
     return HTTPError(503, message, "unavailable_error", code=code, headers=headers)
 
 
 def of(error: BaseException) -> HTTPError:
-    """Any exception as an HTTPError. What is not ours to tell is a 500 without a word of it."""
+    """Convert any exception to an HTTPError.
+
+    One that is not ours becomes a 500 without its text.
+    """
     if isinstance(error, HTTPError):
         return error
     if isinstance(error, ContextLengthError):
@@ -77,12 +80,12 @@ def of(error: BaseException) -> HTTPError:
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether the error was raised on purpose, and its message says all there is to know."""
+    """Check whether dure raised the error on purpose, with a message meant for the client."""
     return isinstance(error, HTTPError | DureError)
 
 
 def openai_body(error: HTTPError) -> dict[str, Any]:
-    """The error as OpenAI's API writes it."""
+    """Write the error as OpenAI's API does."""
     return {
         "error": {
             "message": error.message,
@@ -94,7 +97,7 @@ def openai_body(error: HTTPError) -> dict[str, Any]:
 
 
 def anthropic_body(error: HTTPError) -> dict[str, Any]:
-    """The error as Anthropic's API writes it."""
+    """Write the error as Anthropic's API does."""
     kinds = {
         401: "authentication_error",
         403: "permission_error",
@@ -108,12 +111,12 @@ def anthropic_body(error: HTTPError) -> dict[str, Any]:
 
 
 def ollama_body(error: HTTPError) -> dict[str, Any]:
-    """The error as Ollama writes it."""
+    """Write the error as Ollama does."""
     return {"error": error.message}
 
 
 def body_for(path: str, error: HTTPError) -> dict[str, Any]:
-    """The error in the form of the API that `path` belongs to."""
+    """Write the error in the form of the API that `path` belongs to."""
     if path.startswith("/api/"):
         return ollama_body(error)
     if path.removeprefix("/v1").startswith("/messages"):

@@ -1,4 +1,4 @@
-"""Every ceiling of the server, in one place. Sampling's are in engine/params.py."""
+"""All limits of the server in one place. Those of sampling parameters are in engine/params.py."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ MAX_JSON_DEPTH = 64
 MAX_JSON_VALUES = 1 << 17  # of one body: as many are parsed in some 20 ms
 INLINE_BODY_BYTES = 64 << 10  # a larger body is parsed off the event loop
 MAX_UNPARSED_BYTES = 96 << 20  # of all bodies that are being received
-MAX_UNKNOWN_FIELDS = 128  # of one body, passed over
+MAX_UNKNOWN_FIELDS = 128  # of one body; they are ignored
 MAX_MESSAGES = 4096
 MAX_PARTS = 4096  # of one message's content
 MAX_TOOLS = 128
 MAX_SCHEMA_BYTES = 64 << 10  # of a response_format, or of one tool's parameters
-MAX_PROMPTS = 128  # of one completions request; each makes `n` answers
+MAX_PROMPTS = 128  # of one completions request; each makes `n` choices
 MAX_CHOICES = 128  # of one completions request in all
 MAX_PRIORITY = 9  # 0 is a person waiting, 9 is work in the background
 MAX_NAME_CHARACTERS = 512
@@ -22,20 +22,20 @@ MAX_NAME_CHARACTERS = 512
 # How long things may take
 HEAD_SECONDS = 10.0  # from a connection's first byte, or its opening, to the end of the headers
 BODY_SECONDS = 60.0
-IDLE_SECONDS = 15.0  # of a kept connection between two requests
-STALLED_SECONDS = 30.0  # a client that has not read for so long is cut off
-PING_SECONDS = 5.0  # a stream with nothing to say sends a comment as often
-DRAIN_SECONDS = 30.0  # answers that run when the server is told to end
+IDLE_SECONDS = 15.0  # of a keep-alive connection between two requests
+STALLED_SECONDS = 30.0  # a client that has not read for so long is disconnected
+PING_SECONDS = 5.0  # a stream without output sends a comment after so long
+DRAIN_SECONDS = 30.0  # for running requests to finish when the server shuts down
 PREPARE_SECONDS = 30.0  # template, tokens and grammar of one request
 
 # How much at once
 MAX_CONNECTIONS = 1024  # fewer where the system allows fewer open files
 ACCEPTED_TOGETHER = 8
-SPARE_FILES = 40  # of the system's limit, left to models, logs and the loop
-MAX_QUEUE = 512  # requests that wait beside those that run; then 429
+SPARE_FILES = 40  # file descriptors left for models, logs and the event loop
+MAX_QUEUE = 512  # waiting requests, besides the running ones; then 429
 MAX_PARALLEL = 512
-PREPARE_THREADS = 2  # the model computes beside them
-MAX_BUFFERED_CHUNKS = 4096  # of one stream that is read slower than it is written
+PREPARE_THREADS = 2  # few: the model computes at the same time
+MAX_BUFFERED_CHUNKS = 4096  # of one stream whose client reads slower than the model generates
 MAX_RETRY_SECONDS = 60
 SEND_BUFFER_BYTES = 128 << 10  # of one connection, in the system
 MAX_KEPT_RESPONSES = 1024  # of /v1/responses, for `previous_response_id`

@@ -1,4 +1,4 @@
-"""The routes beside generation: models, tokens, templates, health, counts and settings."""
+"""Routes besides generation: models, tokenize, chat template, health, metrics and properties."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 
 async def models(service: Service, request: Request) -> Response:  # noqa: ARG001 - a route takes one
-    """The models that are served: ids, aliases, lineage, context, quantisation."""
+    """List the models that are served: ids, aliases, lineage, context, quantisation."""
     return json_response({"object": "list", "data": await service.models()})
 
 
 async def model(service: Service, request: Request) -> Response:
-    """One model that is served."""
+    """Describe one model that is served."""
     return json_response(await service.model(request.path_params["name"]))
 
 
 async def tokenize(service: Service, request: Request) -> Response:
-    """The tokens of a text or of a chat."""
+    """Tokenize a text, or the prompt of a chat."""
     body = await read_as(request, TokenizeBody)
     text = body.content if body.prompt is None else body.prompt
     if (text is None) == (body.messages is None):
@@ -64,14 +64,14 @@ async def tokenize(service: Service, request: Request) -> Response:
 
 
 async def detokenize(service: Service, request: Request) -> Response:
-    """The text of tokens."""
+    """Decode token ids to text."""
     body = await read_as(request, DetokenizeBody)
     text = await service.with_model(body.model, lambda llm: llm.tokenizer.decode(body.tokens))
     return json_response({"prompt": text, "content": text})
 
 
 async def tokenizer_info(service: Service, request: Request) -> Response:
-    """What a client needs to know of a tokenizer that it asks from afar, as vLLM says it."""
+    """Describe the tokenizer to a client that uses it remotely, in vLLM's form."""
 
     def told(llm: LLM) -> dict[str, Any]:
         return {
@@ -86,26 +86,26 @@ async def tokenizer_info(service: Service, request: Request) -> Response:
 
 
 async def apply_template(service: Service, request: Request) -> Response:
-    """The prompt that the model's template makes of a chat."""
+    """Render a chat to a prompt by the model's chat template."""
     body = await read_as(request, ChatBody)
     asked = chat.chat_request(body)
     return json_response({"prompt": await service.render(body.model, asked)})
 
 
 async def health(service: Service, request: Request) -> Response:  # noqa: ARG001 - as above
-    """Whether the server can answer: 200, or 503 while it loads a model or shuts down."""
+    """Report whether the server can answer: 200, or 503 while it loads a model or shuts down."""
     status = service.health()
     return json_response({"status": status}, status=200 if status == "ok" else 503)
 
 
 async def metrics(service: Service, request: Request) -> Response:  # noqa: ARG001 - as above
-    """The server's counts, for Prometheus."""
+    """Return the server's metrics in Prometheus' text format."""
     text = service.metrics.text(service.registry)
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 async def props(service: Service, request: Request) -> Response:
-    """What a model is set to, in the form of llama-server's."""
+    """Describe a model's settings in the form of llama-server."""
     asked = request.query_params.get("model")
 
     def settings(llm: LLM) -> dict[str, Any]:

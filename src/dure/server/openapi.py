@@ -1,4 +1,4 @@
-"""The server's description of itself, /openapi.json: every route with the shape of its body."""
+"""The server's OpenAPI description, /openapi.json: every route with the schema of its body."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ _ERROR = {
 
 
 def publish(app: FastAPI, described: Sequence[tuple[str, str, type[BaseModel] | None]]) -> None:
-    """Add the shapes of bodies to the app's /openapi.json, by (method, path, shape)."""
+    """Add the schemas of request bodies to the app's /openapi.json.
+
+    described: (method, path, schema) of each route.
+    """
 
     def describe() -> dict[str, Any]:
         if app.openapi_schema is None:

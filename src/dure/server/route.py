@@ -1,4 +1,4 @@
-"""Route: a path, what answers it, and the shape of its body."""
+"""Route: a path, its handler, and the schema of its body."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Handler = Callable[["Service", Request], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class Route:
-    """One path. `shape` is what its body must be; `versioned`: it is found under /v1, too."""
+    """One path. `shape` is the schema of its body; if `versioned`, it is also served under /v1."""
 
     method: str
     path: str

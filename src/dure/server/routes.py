@@ -1,4 +1,4 @@
-"""The routes: which path is answered by what, with the shape of its body."""
+"""The table of routes: path, handler, and the schema of the body."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server's life: its socket, its first model, its requests, and its end without a loss."""
+"""A server from start to end: its socket, the first model, serving, and a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _METRIC = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a server was started with."""
+    """The options that a server is started with."""
 
     models: tuple[str, ...] = ()
     host: str = "127.0.0.1"
@@ -81,7 +81,7 @@ class Settings:
 
 
 class Server:
-    """A server, listening from its making on: whoever connects early waits for `serve`."""
+    """A server. It listens as soon as it is made: whoever connects before `serve` waits."""
 
     def __init__(
         self,
@@ -90,8 +90,12 @@ class Server:
         *,
         on_ready: Callable[[LLM | None], Any] | None = None,
     ) -> None:
-        """`load` makes an LLM of a model's name. `on_ready` is told when requests are answered,
-        with the model that was loaded for it. InvalidRequestError if the address cannot be had."""
+        """Bind the socket.
+
+        load: makes an LLM from a model's name. on_ready: called once requests are served, with the
+        model that was preloaded, or None. Raises InvalidRequestError if the address cannot be
+        bound.
+        """
         self.settings = settings
         self.socket = listen(settings.host, settings.port)
         self.address: tuple[str, int] = self.socket.getsockname()[:2]
@@ -104,14 +108,14 @@ class Server:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def run(self) -> None:
-        """Serve until a signal ends the server and all running answers are over."""
+        """Serve until a signal stops the server and all running requests have finished."""
         asyncio.run(self.serve())
         if self.failure is not None:
             raise self.failure
 
     @property
     def is_loading(self) -> bool:
-        """Whether a model is being read into memory, on a thread that does not end before it is."""
+        """Whether a model is being loaded, on a thread that cannot be stopped before it is done."""
         return self._registry is not None and self._registry.is_loading
 
     async def serve(self) -> None:
@@ -181,7 +185,7 @@ class Server:
                 await service.close()
 
     def stop(self) -> None:
-        """Shut down as at a signal: running answers may finish; a second call ends them."""
+        """Shut down as on a signal: running requests may finish; a second call aborts them."""
         self._signals += 1
         http = self._http
         if http is None:
@@ -221,7 +225,7 @@ class Server:
 
     @contextlib.contextmanager
     def _watching_signals(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        """Call `stop` at SIGTERM and Ctrl-C, in the main thread.
+        """Call `stop` on SIGTERM and Ctrl-C, in the main thread.
 
         A Ctrl-C that was ignored when the server started (nohup, a script's background job) stays
         ignored: it is meant for another program.
@@ -246,29 +250,35 @@ class Server:
 
 
 class _HTTP(uvicorn.Server):
-    """uvicorn, which leaves signals to us: it would end by one, and not with exit code 0."""
+    """uvicorn, with signals left to us: its own handling would end the process by the signal."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to listen. asyncio accepts few at a time, so that we can turn some away before
-        the system's files are used up; the system may hold more of them meanwhile."""
+        """Start to listen.
+
+        asyncio accepts few connections at a time, so that we can refuse some before the process
+        runs out of file descriptors; the system queues the others meanwhile.
+        """
         await super().startup(sockets)
         for each in sockets or ():
             each.listen(limits.MAX_CONNECTIONS)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there; InvalidRequestError if another does, or nobody may."""
+    """Open a socket that listens on host and port.
+
+    Raises InvalidRequestError if the address is in use or may not be bound.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Named, TCP is what asyncio sends small pieces at once on; else each waits for the last one's
-    # receipt, for up to 40 ms.
+    # asyncio sets TCP_NODELAY only on a socket whose protocol is named as TCP; without it, each
+    # small write waits up to 40 ms for the receipt of the last one.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Connections inherit it: what a client does not read would else fill 4 MB of the kernel's.
+        # Connections inherit it: else what a client does not read fills 4 MB of kernel memory.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.SEND_BUFFER_BYTES)
         listening.bind((host, port))
         listening.listen(limits.MAX_CONNECTIONS)
@@ -286,7 +296,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def shown(name: str) -> str:
-    """What a model goes by here: of a path its last part, as it would be without its kind."""
+    """Return the name under which a model is served: of a path, its last part without `.gguf`."""
     path = hub.parse_name(name).path
     if path is None:
         return name
@@ -295,7 +305,10 @@ def shown(name: str) -> str:
 
 
 def is_local(name: str) -> bool:
-    """Whether a model on this machine has that name. A path is none: a client names no files."""
+    """Check whether a model of that name is on this machine. A path is never one.
+
+    So a client cannot name files.
+    """
     try:
         if hub.parse_name(name).kind == "path":
             return False

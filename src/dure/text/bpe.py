@@ -25,33 +25,39 @@ _LONG = 32_000  # characters, above which a text is the library's: a tenth of a 
 
 
 class Ranks(Protocol):
-    """Returns a merge's place in its list."""
+    """Looks up a merge's rank: its place in the list of merges."""
 
     def get(self, merge: str, /) -> int | None:
-        """Return the place of "left right", or None if it is no merge."""
+        """Return the rank of the merge "left right", or None if there is no such merge."""
 
 
 class RanksOfTokens:
-    """The merges of a file whose tokens from `first` on are their unions in the same order, as
-    training leaves them: a merge's place follows from its union's id, without a table."""
+    """The ranks of merges whose results are the tokens from `first` on, in the same order.
+
+    Training leaves them so. A merge's rank then follows from its result's id, without a table.
+    """
 
     def __init__(self, merges: Sequence[str], ids: Mapping[str, int], first: int) -> None:
         self._merges, self._ids, self._first = merges, ids, first
 
     def get(self, merge: str, /) -> int | None:
-        """Return the place of "left right", or None if it is no merge."""
+        """Return the rank of the merge "left right", or None if there is no such merge."""
         place = self._ids.get(merge.replace(" ", ""), -1) - self._first
         known = 0 <= place < len(self._merges) and self._merges[place] == merge
         return place if known else None
 
 
 class Merges:
-    """Words to ids: the neighbours that come first in the list of merges are joined first (Sennrich
-    et al. 2016, arXiv 1508.07909), of equal ones the leftmost."""
+    """Byte-pair encoding of words (Sennrich et al. 2016, arXiv 1508.07909).
+
+    The pair that comes first in the list of merges is merged first; of equal ones, the leftmost.
+    """
 
     def __init__(self, ids: Mapping[str, int], ranks: Ranks, *, takes_whole: bool) -> None:
-        """Every union has an id. takes_whole: a word that is itself a token is one, whatever the
-        merges say."""
+        """Take the vocabulary and the merges' ranks; every merge's result must have an id.
+
+        takes_whole: a word that is itself a token is not split, whatever the merges say.
+        """
         self._ids, self._ranks, self._takes_whole = ids, ranks, takes_whole
         self._known: dict[str, list[int]] = {}
 
@@ -109,8 +115,10 @@ class LongTexts(Protocol):
 
 
 class WordEncoder:
-    """Texts to ids: cut at the added tokens, the longest that begins where one does, and what lies
-    between into words. Threads may share it."""
+    """Encodes texts: splits off added tokens, and encodes the words between them. Thread-safe.
+
+    Of added tokens that begin at one place, the longest counts.
+    """
 
     def __init__(
         self,

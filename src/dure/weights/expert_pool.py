@@ -1,10 +1,10 @@
-"""Where the experts of a model's mixtures live: whose memory they lie in, and for how long.
+"""Where a model's experts live: in whose memory, and for how long.
 
 A layer's experts are one `kernels.Experts`, with a record for each expert that lies wherever its
-pointer says. The loader asks the pool for that set; a layer holds the experts of a step by `pinned`
-while it multiplies by them. A pool that reads experts as they are needed, under a budget, does the
-same two things and changes nothing else: it makes sets with `resident=False`, and before a product
-reads what is missing into slots of a `kernels.ExpertBuffer` and places it there.
+pointer says. The loader asks the pool for that set; a layer pins the experts of a step with
+`pinned` while it multiplies by them. A pool that reads experts on demand, within a budget,
+implements the same two methods: it makes sets with `resident=False`, and before a product reads the
+missing experts into slots of a `kernels.ExpertBuffer` and places them there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NOTHING_TO_HOLD: AbstractContextManager[None] = nullcontext()
 
 
 class ExpertPool:
-    """Keeps every expert in memory, from loading on.
+    """Keeps all experts in memory from loading on.
 
     It belongs to one model, and to the thread that runs the model's steps.
     """
@@ -46,10 +46,11 @@ class ExpertPool:
         return experts
 
     def pinned(self, experts: kernels.Experts, ids: Ints) -> AbstractContextManager[None]:
-        """Hold the experts that a product takes in memory for as long as the context lasts.
+        """Keep the experts that a product needs in memory for as long as the context lasts.
 
-        experts: a set by `add`; ids: (n, k), the experts of each of the step's rows, in any order
-        and with repeats. Those that are not in memory are brought there first. Here all are.
+        experts: a set made by `add`; ids: (n, k), the experts of each of the step's rows, in any
+        order and with repeats. A pool that reads on demand would load the missing ones first. Here
+        all are in memory.
         """
         del experts, ids
         return _NOTHING_TO_HOLD

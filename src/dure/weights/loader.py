@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int32]
 
 
-# Problems that an error names; the rest it counts, and stops to count where nobody is served by it.
+# How many problems an error names, and at how many it stops counting.
 _NAMED, _COUNTED = 5, 100_000
 
-# How often packing tells `progress` how far it is, and hears Ctrl-C.
+# How often packing reports its progress, and checks for Ctrl-C.
 _REPORT_SECONDS = 0.25
 
 Part = Literal["gate", "up", "down"]
@@ -49,10 +49,10 @@ if TYPE_CHECKING:
 class Weights:
     """The parameters of one checkpoint.
 
-    Vectors are read at once. Matrices and experts have their values only after `finish`, which
-    packs all of them in the order in which they lie on disk, and then those whose type in memory is
-    another than in the file. A parameter that is missing or of another shape gets a stand-in, so
-    that `check` can list all of them; a model made of stand-ins never runs.
+    Vectors are read at once. Matrices and experts have their values only after `finish`: it packs
+    all of them in the order in which they lie on disk, and then those whose type in memory differs
+    from the file's. A parameter that is missing or has another shape gets a placeholder, so that
+    `check` can list all of them; a model with placeholders never runs.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Weights:
         """Take the checkpoint's parameters; read none.
 
         tensor_aliases: parts of names as a family's files may write them -> as it asks for them.
-        quantize: what becomes of matrices of floats. progress: called with the bytes done and all.
+        quantize: the scheme for matrices of floats. progress: called with the bytes done and all.
         expert_pool: where mixtures' experts live; all in memory if it is None.
         """
         self.threads = threads
@@ -93,17 +93,17 @@ class Weights:
         self._jobs: list[Callable[[], Iterator[Conversion]]] = []
 
     def has(self, name: str) -> bool:
-        """Whether the checkpoint has a tensor of that name."""
+        """Check whether the checkpoint has a tensor of that name."""
         return name in self._tensors
 
     def skip(self, name: str) -> None:
-        """Leave a tensor unread that the model knows and does not need."""
+        """Mark a tensor as known but not needed; it is not read."""
         if name in self._unused:
             self._unused.discard(name)
             self._advance(self._tensors[name].size_bytes)
 
     def skip_all(self, prefix: str) -> None:
-        """Leave unread all tensors whose names begin with `prefix`."""
+        """Mark all tensors whose names begin with `prefix` as known but not needed."""
         for name in [name for name in self._unused if name.startswith(prefix)]:
             self.skip(name)
 
@@ -141,7 +141,7 @@ class Weights:
         return entries.reshape(shapes[0]) + np.float32(offset)
 
     def matrix(self, name: str, rows: int, cols: int) -> kernels.Matrix:
-        """The tensor `name`, (rows, cols), which `finish` packs for the kernels."""
+        """Return the matrix `name`, (rows, cols), which `finish` packs for the kernels."""
         # Files that llama.cpp quantised have lost the dimension of a single row.
         flat = rows == 1 and self.has(name) and self._tensors[name].shape == (cols,)
         tensor = self._take(name, (cols,) if flat else (rows, cols))
@@ -150,14 +150,14 @@ class Weights:
         return self._matrix(name, tensor, rows, cols)
 
     def stacked(self, name: str, count: int, rows: int, cols: int) -> kernels.Matrix:
-        """The tensor `name`, (count, rows, cols), as one matrix (count * rows, cols)."""
+        """Return the tensor `name`, (count, rows, cols), as one matrix (count * rows, cols)."""
         tensor = self._take(name, (count, rows, cols))
         if tensor is None:
             return cast(kernels.Matrix, SimpleNamespace(rows=count * rows, cols=cols))
         return self._matrix(name, tensor, count * rows, cols)
 
     def on_finish(self, derive: Callable[[], None]) -> None:
-        """Call `derive` in `finish`, when everything is packed."""
+        """Call `derive` at the end of `finish`, when everything is packed."""
         self._on_finish.append(derive)
 
     def _matrix(self, name: str, tensor: Parameter, rows: int, cols: int) -> kernels.Matrix:
@@ -174,11 +174,11 @@ class Weights:
         yield Conversion(tensor, 0, matrix.rows, matrix.dtype, put)
 
     def gated_mlp(self, name: str, hidden: int, intermediate: int) -> kernels.Experts:
-        """The gate, up and down matrices under `name`: one expert, to which every row goes."""
+        """Return the gate, up and down matrices under `name`: one expert that takes all rows."""
         return self._records(name, 1, hidden, intermediate, self._dense_rows, kernels.Experts)
 
     def experts(self, prefix: str, count: int, hidden: int, intermediate: int) -> kernels.Experts:
-        """The experts under `prefix`, stacked (GGUF, fused) or one tensor each (hub style)."""
+        """Return the experts under `prefix`, stored stacked (GGUF, fused) or each on its own."""
         make = self.expert_pool.add
         return self._records(prefix, count, hidden, intermediate, self._expert_rows, make)
 
@@ -256,15 +256,15 @@ class Weights:
         experts.fill(part, expert, raw, first_row=first_row, threads=self.threads)
 
     def _packer(self, tensor: TensorInfo) -> kernels.FilePacker:
-        """What packs the tensors of that tensor's file."""
+        """Return the packer of the file that holds the tensor."""
         return self._packers.setdefault(tensor.source, kernels.FilePacker())
 
     def check(self, *, asked_all: bool = True) -> None:
-        """Compare what the model asked for with what the checkpoint has.
+        """Compare the tensors that the model asked for with those of the checkpoint.
 
-        asked_all: whether the model has asked for all of it. Raises ModelFileError if tensors are
-        missing or of another shape, UnsupportedModelError if only some remain that nobody asked
-        for.
+        asked_all: whether the model has asked for all of them. Raises ModelFileError if tensors are
+        missing or have another shape, and UnsupportedModelError if some are left that the model did
+        not ask for.
         """
         left = sorted(
             n
@@ -302,7 +302,7 @@ class Weights:
             )
 
     def finish(self) -> None:
-        """Pack what was asked for.
+        """Read and pack all matrices that the model asked for.
 
         Raises what `check` raises, before anything is read; InvalidRequestError if quantisation was
         asked for and all is quantised already; ModelFileError if a file cannot be read, changes, or
@@ -330,7 +330,7 @@ class Weights:
             derive()
 
     def _name_at(self, source: SourceFile, offset: int) -> str:
-        """The tensor that has the byte at `offset` of a file."""
+        """Return the name of the tensor that contains the byte at `offset` of a file."""
         for name, tensor in self._tensors.items():
             if not isinstance(tensor, TensorInfo) or tensor.source is not source:
                 continue
@@ -347,14 +347,14 @@ class Weights:
     def _dense_rows(
         self, prefix: str, part: Part, _count: int, shape: tuple[int, int]
     ) -> Reader | None:
-        """A dense MLP's matrix: all of one tensor."""
+        """Return a reader of a dense MLP's matrix, which is a whole tensor."""
         tensor = self._take(f"{prefix}.{part}_proj.weight", shape)
         return None if tensor is None else lambda _expert: (tensor, 0)
 
     def _expert_rows(
         self, prefix: str, part: Part, count: int, shape: tuple[int, int]
     ) -> Reader | None:
-        """A function from expert to the tensor that holds its rows and the first of them."""
+        """Return a function from expert to (tensor that holds its rows, first row in it)."""
         rows, cols = shape
         stacked = f"{prefix}.{part}_proj.weight"  # GGUF: (experts, rows, cols)
         fused = f"{prefix}.gate_up_proj"  # gate's rows, then up's
@@ -380,12 +380,12 @@ class Weights:
         return lambda expert: (same_type[expert], 0)
 
     def _part_of_each(self, name: str, shape: tuple[int, int, int], first: int) -> Reader | None:
-        """The rows from `first` on of each expert, in one tensor (experts, rows, cols)."""
+        """Return a reader of each expert's rows from `first` on, in one stacked tensor."""
         tensor = self._take(name, shape)
         return None if tensor is None else lambda expert: (tensor, expert * shape[1] + first)
 
     def _take(self, name: str, shape: tuple[int, ...]) -> Parameter | None:
-        """The tensor, from now on used; None, and it is noted, if there is none of that shape."""
+        """Return the tensor and mark it as used; note it as missing if none has that shape."""
         tensor = self._tensors.get(name)
         self._unused.discard(name)
         if tensor is not None and tensor.shape == shape:
@@ -432,7 +432,7 @@ def memory_needed(
 
 
 def _columns(tensor: Stored, dtype: str) -> Ints | None:
-    """The order of a matrix's columns in memory, where it is kept as that type."""
+    """Return the order of a matrix's columns in memory, if it is kept as that type."""
     return tensor.columns if isinstance(tensor, QuantizedMatrix) and tensor.dtype == dtype else None
 
 
@@ -441,5 +441,5 @@ def _same(one: Ints | None, other: Ints | None) -> bool:
 
 
 def _some(what: list[str], separator: str = ", ") -> str:
-    """The first few of a list, and a sign if there are more."""
+    """Join the first few names of a list, with an ellipsis if there are more."""
     return separator.join([*what[:_NAMED], *(["…"] if len(what) > _NAMED else [])])

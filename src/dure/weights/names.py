@@ -1,11 +1,11 @@
-"""Translates names of parameters: GGUF's, a folder's, and those that families ask for."""
+"""Parameter names: translates those of GGUF files and folders to the ones that families use."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
-# What GGUF calls the parameters of a decoder, in config.json's language; {} is the layer.
+# GGUF's tensor names -> those of transformers' checkpoints; {} is the layer.
 GGUF_NAMES: Mapping[str, str] = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
@@ -48,12 +48,12 @@ GGUF_NAMES: Mapping[str, str] = {
     "blk.{}.ffn_up_shexp": "model.layers.{}.mlp.shared_experts.up_proj",
     "blk.{}.ffn_down_shexp": "model.layers.{}.mlp.shared_experts.down_proj",
     "blk.{}.ffn_gate_inp_shexp": "model.layers.{}.mlp.shared_expert_gate",
-    # Of the choice, not of a product: it has no matrix beside it.
+    # A bias for the choice of experts, not for a product: there is no matrix of this name.
     "blk.{}.exp_probs_b.bias": "model.layers.{}.mlp.gate.e_score_correction_bias",
 }
 
 
-# Of two names for one thing the first is written, which most architectures have.
+# Where GGUF has two names for one parameter, we write the first: most architectures have it.
 _INTO_GGUF: Mapping[str, str] = {ours: theirs for theirs, ours in reversed([*GGUF_NAMES.items()])}
 
 
@@ -71,7 +71,7 @@ def canonical_name(name: str, is_gguf: bool, tensor_aliases: Mapping[str, str]) 
 
 
 def _from_gguf(name: str) -> str:
-    """A GGUF tensor's name in config.json's language; others stay, for `check` to report."""
+    """Translate a GGUF tensor's name; unknown names are kept, so that `check` reports them."""
     if name in GGUF_NAMES:
         return GGUF_NAMES[name]
     match = re.fullmatch(r"blk\.(\d+)\.((\w+)(?:\.(weight|bias))?)", name)
@@ -110,5 +110,5 @@ def from_gguf(name: str) -> str:
 
 
 def is_recomputed(name: str) -> bool:
-    """Whether the tensor is a table that old checkpoints carry and every model computes itself."""
+    """Check whether the tensor is a table in old checkpoints that every model computes itself."""
     return _RECOMPUTED.fullmatch(name) is not None

@@ -1,4 +1,4 @@
-"""Quantises rows of floats, and says which part of a model gets which type."""
+"""Quantises rows of floats, and decides which part of a model gets which type."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Part = Literal["embedding", "head", "attention", "dense", "experts", "router", "
 
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 
-# What takes the place of a type whose blocks do not divide a row: more bits, in smaller blocks.
+# The type to use instead if a type's blocks do not divide a row: more bits, in smaller blocks.
 _SMALLER_BLOCKS: Mapping[str, str] = {"Q4_K": "Q5_0", "Q6_K": "Q8_0", "Q8_0": "F16", "Q5_0": "F16"}
 
 
@@ -44,7 +44,7 @@ def quantize_rows(
 
 
 def check_scheme(name: str) -> Scheme:
-    """Return `name` if it is a scheme; raise InvalidRequestError, which names them, if not."""
+    """Return `name` if it is a scheme. Raises InvalidRequestError, listing them, if not."""
     for scheme in SCHEMES:
         if scheme == name:
             return scheme
@@ -54,9 +54,9 @@ def check_scheme(name: str) -> Scheme:
 
 
 def type_for(scheme: Scheme, part: Part, cols: int, *, sparse: bool) -> str:
-    """Return the type that rows of `cols` weights of a part of a model get.
+    """Return the type in which rows of `cols` weights of this part are kept.
 
-    q8: Q8_0 throughout. q6: Q6_K. q4: Q4_K, and where the model is sparse only its experts: what
+    q8: Q8_0 throughout. q6: Q6_K. q4: Q4_K; in a mixture of experts, only for the experts: what
     works on every token (attention, dense and shared MLPs) is Q6_K. Routers and vectors stay F32:
     they are small, and a wrong expert costs more than a few bits.
     """
@@ -84,16 +84,18 @@ def part_of(name: str, dimensions: int) -> Part:
 
 
 class DtypePolicy:
-    """Decides the type of each matrix in memory: its own, or what a scheme makes of floats."""
+    """Decides the type of each matrix in memory: the file's, or the scheme's for floats."""
 
     def __init__(self, tensors: Mapping[str, Parameter], quantize: Scheme | None) -> None:
-        """tensors: all of a checkpoint, under the names by which a family asks for them."""
+        """tensors: all tensors of a checkpoint, under the names by which a family asks for them."""
         self._scheme = quantize
         self._sparse = any(".experts." in name for name in tensors)
         self._changed = 0
 
     def of(self, name: str, tensor: Parameter) -> str:
-        """Return the type of a matrix in memory; UnsupportedModelError for one not supported."""
+        """Return the type of a matrix in memory. Raises UnsupportedModelError for an unknown
+        one.
+        """
         if not BLOCKS[tensor.dtype].supported:
             tensor.read_rows(0, 0)  # raises the error that names the types we run
         part = part_of(name, len(tensor.shape))
@@ -113,9 +115,9 @@ class DtypePolicy:
 
 
 def _is_shuffled(part: Part, tensor: Parameter) -> bool:
-    """Whether an expert's columns lie in an order of their own.
+    """Check whether these are experts whose columns are stored in a permuted order (desc_act).
 
-    That is not run as it is, because all experts take the same rows.
+    They are not run as they are, because all experts take the same input.
     """
     return part == "experts" and isinstance(tensor, QuantizedMatrix) and tensor.columns is not None
 

@@ -1,7 +1,7 @@
-"""Converts tensors whose type in memory differs from the file's: read, converted, packed by pieces.
+"""Converts tensors whose type in memory differs from the file's: reads, converts, packs piecewise.
 
-Only a few rows exist as floats at any time, so a load's peak is its result and at most one matrix:
-that of a layout whose rows lie across the file.
+Only a few rows exist as floats at any time, so the peak memory of a load is its result plus at most
+one matrix, for layouts whose rows lie across the file.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     Bytes = NDArray[np.uint8]
 
 PIECE_WEIGHTS = 1 << 21
-"""Weights converted at once, in whole panels of 16 rows."""
+"""How many weights are converted at a time, in whole panels of 16 rows."""
 
 _PANEL = 16
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """Rows of a parameter that become rows of `dtype`, and the function that puts them away."""
+    """Rows of a parameter to convert to `dtype`, and the function that stores the result."""
 
     source: Parameter | Dequantised
     first_row: int
     rows: int
     dtype: str
     put: Callable[[int, Bytes], None]  # (first row, source blocks)
-    order: NDArray[np.int32] | None = None  # which row comes in whose place, if another
+    order: NDArray[np.int32] | None = None  # a permutation of the rows, if any
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class _Piece:
 
 
 class Dequantised(RowShape):
-    """A matrix as rows of float32, its columns in order.
+    """A matrix as rows of float32, with its columns in order.
 
-    Of a layout whose rows lie across the file, what was read stays in memory until the last row has
-    been asked for.
+    For a layout whose rows lie across the file, the data read stays in memory until the last row is
+    read.
     """
 
     dtype = "F32"
@@ -84,11 +84,11 @@ class Dequantised(RowShape):
 def repack_all(
     conversions: Iterable[Conversion], *, threads: int, advance: Callable[[int], None]
 ) -> None:
-    """Convert and put away all rows.
+    """Convert and store all rows.
 
-    advance(bytes of the file) is called after each piece. The next piece is read while one is
-    packed; Python can be interrupted in between. Raises ModelFileError, which names the tensor, for
-    weights that cannot be quantised.
+    advance is called with the number of file bytes after each piece. The next piece is read while
+    one is packed; Python can be interrupted in between. Raises ModelFileError, which names the
+    tensor, for weights that cannot be quantised.
     """
     pieces = (piece for conversion in conversions for piece in _pieces(conversion))
     with ThreadPoolExecutor(max_workers=1) as reader:
@@ -104,7 +104,7 @@ def repack_all(
 
 
 def _quantized(floats: NDArray[np.float32], conversion: Conversion, threads: int) -> Bytes:
-    """Rows of floats as blocks of the conversion's type; errors name its tensor."""
+    """Quantise rows of floats to the conversion's type; errors name the tensor."""
     try:
         return quantize_rows(floats, conversion.dtype, threads=threads)
     except ModelFileError as error:

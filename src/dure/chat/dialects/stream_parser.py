@@ -30,8 +30,11 @@ class StreamParser(StreamReader):
         starts_in_reasoning: bool = False,
         make_id: Callable[[], str] = new_id,
     ) -> None:
-        """tools: the schema of each tool's arguments; without any, no text is taken for a call.
-        starts_in_reasoning: the prompt ends within reasoning."""
+        """Start to parse an answer.
+
+        tools: the schema of each tool's arguments; without any, no text is taken for a call.
+        starts_in_reasoning: the prompt ends within reasoning.
+        """
         super().__init__(tools, make_id)
         self.thinking = starts_in_reasoning and dialect.think is not None
         self.unparsed = 0

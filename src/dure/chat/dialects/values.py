@@ -169,7 +169,7 @@ class Members:
 
 
 def as_value(text: str) -> str | None:
-    """`text` as JSON text if that is what it is, without NaN and infinities; else None."""
+    """Return `text` if it is JSON without NaN and infinities; else None."""
     try:
         return json.dumps(json.loads(text, strict=False), ensure_ascii=False, allow_nan=False)
     except (ValueError, RecursionError):

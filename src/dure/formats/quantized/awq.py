@@ -79,7 +79,7 @@ class AwqMatrix(GroupedMatrix):
         return read_floats(self._scale)[:, start:stop].T, zeros.T
 
     def _ordered(self, tensor: TensorInfo) -> Bytes:
-        """The codes of a part, (columns or groups, rows)."""
+        """Unpack the codes of a part in the order of the rows, (columns or groups, rows)."""
         words = read_array(tensor, "<u4")
         codes = np.empty((*words.shape, 8), np.uint8)
         for slot, column in enumerate(_COLUMNS):

@@ -70,7 +70,10 @@ def check_finite(scales: Floats, name: str) -> None:
 
 
 def matrix_shape(tensor: TensorInfo) -> tuple[int, int]:
-    """The shape (rows, columns) of a tensor; ModelFileError if it is no matrix, or empty."""
+    """Return the shape (rows, columns) of a tensor.
+
+    Raises ModelFileError if it is not a matrix, or is empty.
+    """
     if len(tensor.shape) != 2 or 0 in tensor.shape:
         raise ModelFileError(f"{shown(tensor.name)} has shape {tensor.shape}; it must be a matrix.")
     return tensor.shape[0], tensor.shape[1]

@@ -111,7 +111,7 @@ def add_float_forms(folder: QuantizedFolder, block: tuple[int, int] | None) -> N
 
 
 def _listed(folder: QuantizedFolder, key: str) -> list[Any]:
-    """The values at `key` of the config's groups; ModelFileError if there are no groups."""
+    """Return the values at `key` of all config_groups. Raises ModelFileError if there are none."""
     groups = folder.settings.get("config_groups")
     if not isinstance(groups, dict) or not all(isinstance(each, dict) for each in groups.values()):
         raise ModelFileError(f"{folder.where} has no config_groups.")
@@ -197,7 +197,7 @@ class WordMatrix(GroupedMatrix):
 
 
 def _widths(bits: int, count: int) -> tuple[int, int]:
-    """How many words `count` codes take: as a dense stream, and 32 // bits a word."""
+    """Return the words that `count` codes take: as a dense stream, and with 32 // bits a word."""
     return -(-count * bits // 32), -(-count // (32 // bits))
 
 
@@ -206,7 +206,7 @@ def _groups(size: int, cols: int) -> int:
 
 
 def _shape_in(tensor: TensorInfo) -> tuple[int, int]:
-    """The two sizes that a tensor holds; ModelFileError unless both are above 0."""
+    """Read the two sizes that a tensor holds. Raises ModelFileError unless both are above 0."""
     check_part(tensor, (2,), "I64", "I32")
     rows, cols = read_array(tensor, "<i8" if tensor.dtype == "I64" else "<i4").tolist()
     if rows < 1 or cols < 1:

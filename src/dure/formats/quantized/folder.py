@@ -40,7 +40,7 @@ class QuantizedFolder:
         self.found: dict[str, QuantizedMatrix] = {}
 
     def ending(self, suffix: str) -> list[tuple[str, TensorInfo]]:
-        """The tensors whose names end in `suffix`, each with what comes before it."""
+        """Return the tensors whose names end in `suffix`, each with the name before it."""
         return [(n.removesuffix(suffix), t) for n, t in self.tensors.items() if n.endswith(suffix)]
 
     def take(self, name: str, of: str) -> TensorInfo:
@@ -63,12 +63,12 @@ class QuantizedFolder:
         self.found[matrix.name] = matrix
 
     def result(self) -> dict[str, TensorInfo | QuantizedMatrix]:
-        """All parameters by name, without what only other runtimes need."""
+        """Return all parameters by name, without tensors that only other runtimes need."""
         left = {n: t for n, t in self.tensors.items() if not n.endswith(_RUNTIME)}
         return {**left, **self.found}
 
     def integer(self, key: str, default: int) -> int:
-        """The whole number at `key` of the settings; ModelFileError for anything else."""
+        """Return the integer at `key` of the settings. Raises ModelFileError for anything else."""
         value = self.settings.get(key, default)
         if type(value) is not int:
             raise ModelFileError(f"{self.where} has {key} = {value!r:.60}; it must be a number.")
@@ -83,7 +83,7 @@ class QuantizedFolder:
             )
 
     def block(self, key: str, value: Any) -> tuple[int, int] | None:
-        """The two sizes of a block of weights that share a scale; None if none are given."""
+        """Read the two sizes of a block of weights that share a scale; None if none are given."""
         if value is None:
             return None
         sizes = value if isinstance(value, list) else []
@@ -92,10 +92,10 @@ class QuantizedFolder:
         return sizes[0], sizes[1]
 
     def group_sizes(self, overrides: str) -> list[int]:
-        """The group sizes of the settings: `group_size`, then those of the table `overrides`.
+        """Read the group sizes of the settings: `group_size`, then those of the table `overrides`.
 
-        The table's values are tables of their own, a module's each. Raises ModelFileError for a
-        size that is not -1 or a number above 0.
+        The table has a table for each module. Raises ModelFileError for a size that is neither -1
+        nor a number above 0.
         """
         first = self.settings.get("group_size", self.settings.get("q_group_size", 128))
         found = [first, *self._overriding(overrides, "group_size")]
@@ -108,9 +108,10 @@ class QuantizedFolder:
         return list(dict.fromkeys(found))
 
     def bits(self, overrides: str, *allowed: int) -> list[int]:
-        """The bits of the settings, then those of the table `overrides`, but 16: plain floats.
+        """Read the bits of the settings, then those of the table `overrides`.
 
-        Raises UnsupportedModelError for a number of bits that is not one of `allowed`.
+        16 bits mean plain floats, and are left out. Raises UnsupportedModelError for a number of
+        bits that is not one of `allowed`.
         """
         found = [self.integer("bits", 4)]
         found += [bits for bits in self._overriding(overrides, "bits") if bits != 16]
@@ -119,7 +120,7 @@ class QuantizedFolder:
         return list(dict.fromkeys(found))
 
     def _overriding(self, overrides: str, key: str) -> list[Any]:
-        """The values at `key` of the tables in the table `overrides`."""
+        """Return the values at `key` of the modules' tables in the table `overrides`."""
         modules = self.settings.get(overrides)
         if modules is not None and not isinstance(modules, dict):
             raise ModelFileError(f"{self.where} has {overrides} that is not a table.")

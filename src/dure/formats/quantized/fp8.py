@@ -100,7 +100,7 @@ def _grid(
     shape: tuple[int, int],
     block: tuple[int, int] | None,
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """How many scales a matrix has (down, across), and the rows and columns under each."""
+    """Return the grid of scales (down, across), and the rows and columns that share one."""
     rows, cols = shape
     kinds: list[tuple[int, int]] = [block] if block is not None else []
     kinds += [(rows, cols), (1, cols)]  # of the whole matrix, or of each row
@@ -119,7 +119,7 @@ def _grid(
 
 
 def _e4m3() -> NDArray[np.float32]:
-    """The values of the 256 codes of e4m3: 4 bits of exponent, bias 7, and 3 of fraction."""
+    """Compute the 256 values of e4m3: 4 bits of exponent, bias 7, and 3 of fraction."""
     codes = np.arange(256)
     exponent, fraction = codes >> 3 & 15, codes & 7
     sizes = np.ldexp(fraction + 8.0 * (exponent > 0), np.maximum(exponent, 1) - 10)

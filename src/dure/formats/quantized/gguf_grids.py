@@ -61,19 +61,19 @@ class GgufGridMatrix(QuantizedMatrix):
 
 
 def _even(values: Array, scales: Floats, most: int) -> Affine:
-    """Integers -most, -most + 2, …, most, or what of them occurs, as codes from 0 on."""
+    """Convert integers -most, -most + 2, …, most, or what of them occurs, to codes from 0 on."""
     codes = (values.reshape(len(values), -1).astype(np.int16) + most) >> 1
     return codes.astype(np.uint8), scales * np.float32(2), scales * np.float32(-most)
 
 
 def _signed(values: Array, scales: Floats) -> Affine:
-    """Integers from -128 to 127 as codes."""
+    """Convert integers from -128 to 127 to unsigned codes."""
     codes = (values.reshape(len(values), -1).astype(np.int16) + 128).astype(np.uint8)
     return codes, scales, scales * np.float32(-128)
 
 
 def _half(raw: Bytes) -> Floats:
-    """Two bytes a block as float32 (blocks, 1)."""
+    """Read two bytes a block as float16, float32 (blocks, 1)."""
     return np.ascontiguousarray(raw).view("<f2").astype(np.float32)
 
 
@@ -82,18 +82,18 @@ def _words(raw: Bytes, kind: str) -> Array:
 
 
 def _nibbles(raw: Bytes) -> Bytes:
-    """The low and the high half of each byte, in turn."""
+    """Unpack the low and the high half of each byte, in turn."""
     return unpack_bits(raw, 4)
 
 
 def _signs(bits: Array) -> Array:
-    """Bytes (…) as -1 for a set bit and 1 for another, (…, 8)."""
+    """Unpack bytes (…) to signs (…, 8): -1 for a set bit, 1 for an unset one."""
     signs: Array = 1 - 2 * (bits[..., None] >> np.arange(8, dtype=bits.dtype) & 1).astype(np.int16)
     return signs
 
 
 def _even_signs(codes: Array) -> Array:
-    """Seven signs each, and an eighth that makes the number of negative ones even, (…, 8)."""
+    """Unpack seven signs each; the eighth makes the number of negative ones even, (…, 8)."""
     ones = np.unpackbits(codes.astype(np.uint8)[..., None], axis=-1).sum(axis=-1)
     return _signs((codes | (ones & 1) << 7).astype(np.uint8))
 
@@ -140,7 +140,7 @@ def _iq2_s(raw: Bytes) -> Affine:
 
 
 def _quarters(raw: Bytes, groups: Array) -> Floats:
-    """The scales of IQ2: a float16 times a half and four bits, by 4."""
+    """Compute the scales of IQ2: a float16 * (0.5 + 4 bits) / 4."""
     halves = np.float32(0.5) + groups.astype(np.float32)
     return _half(raw[:, :2]) * halves * np.float32(0.25)
 

@@ -145,7 +145,7 @@ def _unpack_planes(words: Array, bits: int, count: int) -> Bytes:
 def _bits_and_columns(
     codes: TensorInfo, zeros: TensorInfo, indices: TensorInfo | None, known: list[int]
 ) -> tuple[int, int]:
-    """The bits of a code, of those that the config knows, and the columns of the matrix."""
+    """Find the bits of a code, among those of the config, and the columns of the matrix."""
     words, rows = matrix_shape(codes)
     width = matrix_shape(zeros)[1]
     for bits in known:

@@ -61,11 +61,11 @@ class GroupedMatrix(QuantizedMatrix):
 
     @abstractmethod
     def _codes(self, start: int, stop: int) -> Bytes:
-        """The codes of those rows, (n, columns), one a byte, in the file's order of columns."""
+        """Read the codes of those rows, (n, columns), one a byte, in the file's column order."""
 
     @abstractmethod
     def _scales(self, start: int, stop: int) -> tuple[Floats, Bytes | None]:
-        """The scales and zero points of those rows, (n, groups); None if `zero` is all of them."""
+        """Read the scales and zero points of those rows, (n, groups); None if all are `zero`."""
 
     def read_rows(self, start: int, stop: int) -> Bytes:
         """Read rows as blocks of `dtype`; see `QuantizedMatrix.read_rows`."""
@@ -97,7 +97,7 @@ class GroupedMatrix(QuantizedMatrix):
         return blocks.view(np.uint8).reshape(stop - start, -1)
 
     def _sorted(self, indices: TensorInfo | None) -> NDArray[np.int32] | None:
-        """The columns group by group, given the group of each; None if they lie so already."""
+        """Return the columns sorted by their group; None if they are sorted already."""
         if indices is None:
             return None
         of = read_array(indices, "<i4")
@@ -113,7 +113,7 @@ class GroupedMatrix(QuantizedMatrix):
 
 
 def with_one_type(found: Sequence[RowShape]) -> list[GroupedMatrix] | None:
-    """Copies of matrices whose types differ, in one type that holds all of them exactly.
+    """Return copies of matrices whose types differ, in one type that holds all of them exactly.
 
     So a mixture may have experts of several bits or group sizes. Returns None if one of them is not
     a GroupedMatrix, or no block fits all.

@@ -79,7 +79,7 @@ class ByteMatrix(GroupedMatrix):
         return scales, self._raised(_rows_of(self._zero, start, stop), "zero point")
 
     def _raised(self, raw: Bytes, what: str) -> Bytes:
-        """Signed bytes as unsigned codes of `bits` bits."""
+        """Convert signed bytes to unsigned codes of `bits` bits."""
         raised = raw + np.uint8(1 << (self.bits - 1))  # modulo 256
         if self.bits < 8 and (raised >> np.uint8(self.bits)).any():
             raise ModelFileError(
@@ -90,7 +90,7 @@ class ByteMatrix(GroupedMatrix):
 
 
 def _rows_of(tensor: TensorInfo, start: int, stop: int) -> Bytes:
-    """The bytes of those rows of a tensor (rows, n) or (rows,)."""
+    """Read the bytes of those rows of a tensor (rows, n) or (rows,)."""
     size = tensor.size_bytes // tensor.shape[0]
     raw = tensor.source.read(tensor.offset + start * size, (stop - start) * size)
     return raw.reshape(stop - start, size)

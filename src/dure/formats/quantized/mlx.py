@@ -57,7 +57,7 @@ class _Mode:
 
 
 def is_mlx(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> bool:
-    """Whether mlx-lm wrote a folder: by its `quantization`, or by its names of stacked experts."""
+    """Check whether mlx-lm wrote a folder: by `quantization`, or its names of stacked experts."""
     if isinstance(config.get("quantization"), dict):
         return any(name.endswith(".scales") for name in tensors)
     return any(mark in name for mark in _NAMES for name in tensors)

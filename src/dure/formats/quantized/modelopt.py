@@ -77,7 +77,10 @@ def _matrix(
 
 
 def _fp8(codes: TensorInfo, scales: TensorInfo) -> Fp8Matrix:
-    """FP8 under one scale, one a row, one for 32 columns (MXFP8), or one for 128 x 128 (4-D)."""
+    """Put an FP8 matrix together, by the shape of its scales.
+
+    There may be one, one a row, one for 32 columns (MXFP8), or one for 128 x 128 (4-D).
+    """
     if scales.dtype == "U8":
         return Fp8Matrix(codes.name, codes, scales, (1, _MX_GROUP))
     if len(scales.shape) == 4:

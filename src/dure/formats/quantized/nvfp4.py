@@ -91,7 +91,7 @@ class Nvfp4Matrix(QuantizedMatrix):
         return nvfp4_blocks(codes, scales, whole, self.block)
 
     def _globals(self, start: int, stop: int) -> NDArray[np.float32]:
-        """The global scale of each of those rows; negative where it divides."""
+        """Return the global scale of each of those rows; negative if it is a divisor."""
         if self._whole is None:
             return np.ones(stop - start, np.float32)
         found = read_floats(self._whole).reshape(-1)
@@ -120,7 +120,7 @@ def nvfp4_blocks(codes: Bytes, scales: Bytes, whole: NDArray[np.float32], block:
 
 
 def _values(codes: Bytes, scales: Bytes, whole: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The weights, float32 (rows, columns), of rows that no block divides."""
+    """Dequantise rows that no block size divides to float32 (rows, columns)."""
     split = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*scales.shape, GROUP)
     each = E4M3[scales]
     each = each / -whole[:, None] if whole[0] < 0 else each * whole[:, None]

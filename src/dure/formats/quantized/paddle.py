@@ -31,7 +31,7 @@ _PLAIN = (".o_proj.weight", ".down_proj.weight", ".mlp.gate.weight")
 
 
 def is_paddle(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> bool:
-    """Whether PaddleFormers wrote a folder of ERNIE: by its fused projections."""
+    """Check whether PaddleFormers wrote a folder of ERNIE: by its fused projections."""
     kind = config.get("model_type")
     return (
         isinstance(kind, str)
@@ -65,7 +65,7 @@ def read_paddle(folder: QuantizedFolder) -> None:
 
 
 def _heads(folder: QuantizedFolder) -> dict[str, Ints]:
-    """The columns of queries, keys and values in a fused projection."""
+    """Return the columns of queries, keys and values in a fused projection."""
     heads = folder.integer("num_attention_heads", 0)
     kv_heads = folder.integer("num_key_value_heads", heads)
     if heads < 1 or kv_heads < 1 or heads % kv_heads:
@@ -81,7 +81,7 @@ def _heads(folder: QuantizedFolder) -> dict[str, Ints]:
 
 
 def _halves(tensor: TensorInfo) -> dict[str, Ints]:
-    """The columns of gate and up in a fused projection."""
+    """Return the columns of gate and up in a fused projection."""
     width = tensor.shape[-1] // 2
     return {"gate_proj": np.arange(width), "up_proj": np.arange(width, 2 * width)}
 

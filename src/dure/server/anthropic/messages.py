@@ -1,4 +1,4 @@
-"""Anthropic's Messages API: a chat's answer as its content blocks and its stream of events."""
+"""Anthropic's Messages API: the response as content blocks, whole or as a stream of events."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PING = sse("ping", {"type": "ping"})
 
 
 class MessageWriter:
-    """One answer in Anthropic's form: events as chunks come, and the whole message at the end."""
+    """Writes one response in Anthropic's form: events as chunks come, or the whole at the end."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class MessageWriter:
         stops: Sequence[str] = (),
         digits: str | None = None,
     ) -> None:
-        """stops: the request's own stop sequences. digits: of its id, which names the answer."""
+        """stops: the request's own stop sequences. digits: those of the message's id."""
         self.id = new_id("msg", digits)
         self.model = model
         self._prompt_tokens = prompt_tokens
@@ -49,14 +49,14 @@ class MessageWriter:
         self._completion: Completion | None = None
 
     def start(self, cached_tokens: int = 0) -> Iterator[Event]:
-        """What a stream begins with, when the prompt is known and the answer is not."""
+        """Yield the first event of a stream, when the prompt's length is known."""
         cached = min(cached_tokens, self._prompt_tokens)
         usage = _usage(Usage(self._prompt_tokens, cached))
         message = {**self._message([]), "stop_reason": None, "stop_sequence": None, "usage": usage}
         yield {"type": "message_start", "message": message}
 
     def push(self, chunk: Chunk) -> Iterator[Event]:
-        """The events of one chunk; with the last one, those that end the stream."""
+        """Yield the events of one chunk; after the last chunk, also those that end the stream."""
         for event in chunk.events:
             for change in self._pieces.push(event):
                 yield from self._changed(change)
@@ -69,7 +69,7 @@ class MessageWriter:
         yield {"type": "message_stop"}
 
     def message(self) -> Event:
-        """The whole message, when its last chunk was pushed."""
+        """Return the whole message, after its last chunk was pushed."""
         blocks = [_whole(piece) for piece in self._pieces.all]
         return {**self._message(blocks), **self._stop(), "usage": self._final_usage()}
 
@@ -128,7 +128,7 @@ class MessageWriter:
 
 
 def _usage(usage: Usage) -> Event:
-    """input_tokens leaves out those found in the cache, as Anthropic counts."""
+    """Write the usage. As Anthropic counts, input_tokens leaves out cached tokens."""
     return {
         "input_tokens": usage.computed_tokens,
         "cache_creation_input_tokens": 0,
@@ -154,7 +154,7 @@ def _delta(kind: str, text: str) -> Event:
 
 
 def _whole(piece: ContentBlock) -> Event:
-    """A finished block. A call that was cut short is no call: its text is shown as text."""
+    """Write a finished block. A call that was cut short is not a call: it is written as text."""
     block = _empty(piece)
     if piece.kind == "call":
         arguments = arguments_of(piece.text)
@@ -167,12 +167,12 @@ def _whole(piece: ContentBlock) -> Event:
 
 
 def _signature(thoughts: str) -> str:
-    """A mark that clients want with thoughts, and send back. It proves nothing; none is checked."""
+    """Return a signature that clients expect with reasoning and send back. It is never checked."""
     return hashlib.sha256(thoughts.encode()).hexdigest()
 
 
 async def messages(service: Service, request: Request) -> Response:
-    """POST /v1/messages: the message, or its events as they come."""
+    """POST /v1/messages: generate a message, whole or as a stream of events."""
     body = await read_as(request, MessagesBody)
     chat, params = chat_request(body), sampling(body)
     asked = chat_up_to(service, body.model, chat, params, key=tenant(request))
@@ -190,7 +190,7 @@ async def messages(service: Service, request: Request) -> Response:
 
 
 async def count_tokens(service: Service, request: Request) -> Response:
-    """POST /v1/messages/count_tokens: how many tokens the prompt has."""
+    """POST /v1/messages/count_tokens: count the tokens of the prompt."""
     body = await read_as(request, CountBody)
     return json_response({"input_tokens": await service.count(body.model, chat_request(body))})
 

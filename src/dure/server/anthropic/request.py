@@ -1,4 +1,4 @@
-"""Anthropic's messages as a chat: blocks become messages, tools and thinking take our names."""
+"""Converts Anthropic's request bodies to a ChatRequest and SamplingParams."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from dure.server.wire.validation import (
 )
 
 BILLING_HEADER = "x-anthropic-billing-header:"
-"""Claude Code begins its system prompt with this and a new number each time. It says nothing to the
-model, and would make every prompt differ from the last in its first tokens."""
+"""Claude Code begins its system prompt with this and a new number each time. It means nothing to
+the model, and would keep the prefix cache from finding the prompt before."""
 
 _UNSUPPORTED = {
     **CHAT_ONLY,
@@ -39,7 +39,7 @@ _BLOCKS = "text, thinking, tool_use and tool_result are taken"
 
 
 def chat_request(body: CountBody) -> ChatRequest:
-    """The chat that the body asks for; InvalidRequestError for what it asks and we do not do."""
+    """Convert the body to a ChatRequest. Raises InvalidRequestError for what is not supported."""
     refuse(body, _UNSUPPORTED)
     messages = _system(body.system)
     for index, message in enumerate(body.messages):
@@ -73,7 +73,7 @@ def chat_request(body: CountBody) -> ChatRequest:
 
 
 def sampling(body: MessagesBody) -> SamplingParams:
-    """How the body wants its answer drawn; what it leaves out takes the model's defaults."""
+    """Read the sampling parameters; fields left out take the model's defaults."""
     return SamplingParams(
         **given(
             max_tokens=body.max_tokens,
@@ -95,7 +95,7 @@ def _system(content: str | Sequence[Block] | None, where: str = "system") -> lis
 
 
 def _text(content: str | Sequence[Block] | None, where: str) -> str:
-    """The text of content that can be nothing but text, blocks parted by an empty line."""
+    """Return the text of content that may be text only; blocks are joined by an empty line."""
     if content is None or isinstance(content, str):
         return content or ""
     return "\n\n".join(_block_text(block, f"{where}[{i}]") for i, block in enumerate(content))
@@ -163,7 +163,7 @@ def _assistant(message: Message, where: str) -> dict[str, Any]:
             arguments = json.dumps(block.input or {}, ensure_ascii=False)
             function = {"name": block.name, "arguments": arguments}
             calls.append({"id": block.id, "type": "function", "function": function})
-        elif block.type != "redacted_thinking":  # which nobody but its maker can read
+        elif block.type != "redacted_thinking":  # encrypted: only Anthropic can read it
             texts.append(_block_text(block, at))
     made: dict[str, Any] = {"role": "assistant", "content": "\n\n".join(texts)}
     if thoughts:
@@ -204,7 +204,7 @@ def _choice(choice: Choice | None) -> ToolChoice:
 
 
 def _thinking(body: CountBody) -> Thinking:
-    """What the body says of thinking; none is asked for unless it says something."""
+    """Read the thinking settings. Without any, thinking is off."""
     effort = body.output_config.effort if body.output_config else None
     config = body.thinking
     kind = config.type if config else None

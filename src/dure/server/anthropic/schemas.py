@@ -1,4 +1,4 @@
-"""The bodies that Anthropic's API takes, as far as this server acts on them."""
+"""The fields of Anthropic's request bodies that this server supports."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from dure.server.wire.validation import Body, Name, Stops, Tokens
 
 
 class Source(Body):
-    """Where a document's text is; only text in place is read."""
+    """The source of a document; only inline text is read."""
 
     type: str
     data: str | None = None
 
 
 class Block(Body):
-    """A block of a message's content: text, thinking, a tool's use or its result."""
+    """A content block: text, thinking, tool_use or tool_result."""
 
     type: str
     text: str | None = None
@@ -38,7 +38,7 @@ Blocks = Annotated[list[Block], Field(max_length=limits.MAX_PARTS)]
 
 
 class Message(Body):
-    """One turn."""
+    """One message of the chat."""
 
     role: str
     content: str | Blocks
@@ -55,7 +55,7 @@ class Tool(Body):
 
 
 class Choice(Body):
-    """Whether tools may or must be used: auto, any, tool or none."""
+    """tool_choice: auto, any, tool or none."""
 
     type: str
     name: str | None = None
@@ -70,14 +70,14 @@ class ThinkingConfig(Body):
 
 
 class OutputFormat(Body):
-    """What the text must be: `json_schema` and the schema."""
+    """The format of the output: `json_schema` and the schema."""
 
     type: str
     schema_: dict[str, Any] | None = Field(default=None, alias="schema")
 
 
 class OutputConfig(Body):
-    """How much effort the answer may take, and its format."""
+    """The effort and the format of the output."""
 
     effort: str | None = None
     format: OutputFormat | None = None

@@ -1,1 +1,1 @@
-"""HTTP itself: connections, keys and hosts, one line in the log a request, server-sent events."""
+"""HTTP itself: connections, API keys and hosts, the access log, server-sent events."""

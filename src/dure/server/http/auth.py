@@ -1,4 +1,4 @@
-"""Who may ask: keys, tenants, and the Host that a browser was told to ask."""
+"""Access control: API keys and their tenants, allowed Host names, allowed Origins."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from dure.errors import InvalidRequestError
 from dure.server.errors import HTTPError
 
 PUBLIC = frozenset({"/health", "/v1/health"})
-"""What answers without a key: whether the server lives, and nothing else."""
+"""Paths that need no API key: the health checks, and nothing else."""
 
 LOCAL_SUFFIXES = (".localhost",)  # RFC 6761: never another machine
 MIN_KEY_CHARACTERS = 8
 
 
 class Keys:
-    """The keys that open the server; without any, everybody may ask, and all are one tenant."""
+    """The server's API keys. Without any, every request is allowed, and all share one tenant."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
-        """InvalidRequestError for a key that is too short to be a secret, or cannot be sent."""
+        """Take the keys.
+
+        Raises InvalidRequestError if a key is too short to be a secret, or is not printable ASCII.
+        """
         listed = list(keys)
         for key in listed:
             if len(key) < MIN_KEY_CHARACTERS or not key.isascii() or not key.isprintable():
@@ -40,16 +43,16 @@ class Keys:
         return bool(self._hashes)
 
     def tenant(self, headers: Mapping[bytes, bytes]) -> str:
-        """Who asks: a name that is the same for the same key while this server runs.
+        """Return the tenant of a request: the same text for the same key while this server runs.
 
-        A 401 for a key that is not known, or none where one is needed.
+        Raises a 401 if the key is unknown, or missing where one is needed.
         """
         if not self._hashes:
             return ""
         given = _given(headers)
         asked = self._hash(given)
         found = ""
-        for known in self._hashes:  # all of them, so that the time says nothing
+        for known in self._hashes:  # compare with every key, so that the time reveals nothing
             if hmac.compare_digest(asked, known):
                 found = known.hex()
         if found:
@@ -68,8 +71,10 @@ class Keys:
 
 
 class Hosts:
-    """The names this server answers to. A web page that had its own name point here is turned
-    away: its reader's browser sends that name."""
+    """The Host names that this server answers to.
+
+    This stops DNS rebinding: a web page whose own name points here sends that name as Host.
+    """
 
     def __init__(self, allowed: Sequence[str] = ()) -> None:
         own = socket.gethostname()
@@ -77,7 +82,7 @@ class Hosts:
         self._names = {name.casefold() for name in names if name}
 
     def check(self, headers: Mapping[bytes, bytes]) -> None:
-        """Raise a 403 for a name that is not ours."""
+        """Raise a 403 if the Host header is not one of the allowed names."""
         host = headers.get(b"host", b"").decode("latin-1").strip().casefold()
         name = _without_port(host)
         if not name or name in self._names or name.endswith(LOCAL_SUFFIXES) or _is_address(name):
@@ -91,17 +96,17 @@ class Hosts:
 
 
 class Origins:
-    """The web pages that may ask a server without a key.
+    """The web pages that may use a server without API keys.
 
-    A browser sends a simple request (text/plain) of any page without asking first, and names the
-    page in `Origin`. Programs that are not browsers send none.
+    A browser sends a simple request (text/plain) for any page without a CORS preflight, and names
+    the page in `Origin`. Programs that are not browsers send none.
     """
 
     def __init__(self, allowed: Sequence[str] = ()) -> None:
         self._allowed = {origin.casefold().rstrip("/") for origin in allowed}
 
     def check(self, headers: Mapping[bytes, bytes]) -> None:
-        """Raise a 403 for a page of another machine that is not allowed by name."""
+        """Raise a 403 for the origin of another machine that is not in the allowed list."""
         origin = headers.get(b"origin", b"").decode("latin-1").strip().casefold()
         if not origin or "*" in self._allowed or origin in self._allowed:
             return
@@ -123,7 +128,7 @@ class Origins:
 
 
 def is_public(address: str) -> bool:
-    """Whether others than this machine's own programs reach a server bound to `address`."""
+    """Check whether other machines can reach a server that is bound to `address`."""
     if address == "localhost":
         return False
     try:
@@ -133,7 +138,7 @@ def is_public(address: str) -> bool:
 
 
 def _given(headers: Mapping[bytes, bytes]) -> bytes:
-    """The key a request came with, or nothing."""
+    """Return the API key that the request carries, or b""."""
     scheme, _, value = headers.get(b"authorization", b"").partition(b" ")
     if scheme.lower() == b"bearer" and value.strip():
         return value.strip()

@@ -1,8 +1,8 @@
-"""A connection that keeps time: uvicorn's HTTP, with an end to slow heads and slow readers.
+"""A connection with timeouts: uvicorn's HTTP, with limits on slow request heads and slow readers.
 
 uvicorn waits for ever for the rest of a request's head, and for a client to read. Both are bounded
-here, by nothing but the public callbacks of an asyncio.Protocol and what the ASGI application says
-through `Connections`.
+here, by nothing but the public callbacks of an asyncio.Protocol and what the ASGI application
+reports through `Connections`.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ class Connections:
             self.open[client].head_received()
 
     def ended(self, client: tuple[str, int] | None) -> None:
-        """Note that the application is done with the request."""
+        """Note that the application has answered the request."""
         if client is not None and client in self.open:
             self.open[client].answered()
 
     def protocol(self, *arguments: Any, **options: Any) -> KeptConnection:
-        """A new connection, as uvicorn asks for one."""
+        """Create a KeptConnection; uvicorn calls this for every new connection."""
         return KeptConnection(self, *arguments, **options)
 
 
 class KeptConnection(H11Protocol):
-    """One connection. It is cut off when a head takes too long, or the client does not read."""
+    """One connection. It is closed if a request's head is slow to come, or its client to read."""
 
     def __init__(self, connections: Connections, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -56,7 +56,7 @@ class KeptConnection(H11Protocol):
         """Register the connection and start the timer for the first request's head."""
         self._raw = transport
         if len(self._connections.open) >= self._connections.most:
-            transport.abort()  # files are left for those that are here already
+            transport.abort()  # keep file descriptors for the connections that are open already
             return
         super().connection_made(transport)
         self._client = self.client
@@ -106,7 +106,7 @@ class KeptConnection(H11Protocol):
             self._stall_timer = self.loop.call_later(limits.STALLED_SECONDS, self._cut)
 
     def resume_writing(self) -> None:
-        """Stop that timer: the client reads again."""
+        """Stop that timer: the client is reading again."""
         self.resumed()
         super().resume_writing()
 
@@ -139,7 +139,7 @@ class KeptConnection(H11Protocol):
 
 
 def most_connections() -> int:
-    """How many connections there may be, by our limit and the system's of open files."""
+    """Return how many connections may be open: our limit, or fewer if the system allows less."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return limits.MAX_CONNECTIONS

@@ -1,4 +1,4 @@
-"""The gate before every route: host, key, a request's id, its line in the log, and its errors."""
+"""ASGI middleware before every route: Host, API key, request id, access log, error responses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ access = logging.getLogger("dure.server.access")
 
 
 class RequestMiddleware:
-    """ASGI middleware. What passes has `tenant` and `request_id` in its state."""
+    """ASGI middleware. Requests that pass have `tenant` and `request_id` in their state."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class RequestMiddleware:
         self._on_failure = on_failure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check the request, pass it on, and answer whatever error it raises."""
+        """Check the request, pass it on, and turn any exception into an error response."""
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
@@ -84,7 +84,7 @@ class RequestMiddleware:
             known = errors.of(error)
             if not errors.is_ours(error):
                 log.exception("%s %s failed", request_id, scope["path"])
-            if status:  # too late for another: the connection ends in the midst of the answer
+            if status:  # the response has begun: all that is left is to break the connection
                 raise
             await send_error(scope["path"], known, watched)
         finally:
@@ -102,7 +102,7 @@ class RequestMiddleware:
 
 
 async def send_error(path: str, error: errors.HTTPError, send: Callable[[Any], Any]) -> None:
-    """Send the error as the whole answer, in the form of the API that `path` belongs to."""
+    """Send the error as the whole response, in the form of the API that `path` belongs to."""
     body = json.dumps(errors.body_for(path, error)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     headers += [(name.lower().encode(), text.encode()) for name, text in error.headers.items()]
@@ -111,7 +111,7 @@ async def send_error(path: str, error: errors.HTTPError, send: Callable[[Any], A
 
 
 def _check_head(scope: Scope, headers: Mapping[bytes, bytes]) -> None:
-    """Refuse a head that is too long, or gives its body two lengths; the connection ends.
+    """Refuse a head that is too long or gives two body lengths, and close the connection.
 
     h11 bounds a head that comes in several packets; one that comes whole passes it.
     """
@@ -134,5 +134,5 @@ def _check_head(scope: Scope, headers: Mapping[bytes, bytes]) -> None:
 
 
 def _printable(path: str) -> str:
-    """A path that cannot forge a line of the log."""
+    """Replace unprintable characters, so that a path cannot forge a log line."""
     return "".join(c if c.isprintable() else "?" for c in path[:200])

@@ -1,4 +1,4 @@
-"""Server-sent events: frames as they come, comments in between, and an end when the client goes."""
+"""Server-sent events: frames, ping comments, and cancellation when the client disconnects."""
 
 from __future__ import annotations
 
@@ -24,30 +24,33 @@ PING = b": ping\n\n"
 
 
 class ClientGone(Exception):  # noqa: N818 - it is no error of anyone's
-    """The client has closed its connection before the answer was complete."""
+    """The client closed its connection before the response was complete."""
 
 
 def data(value: Any) -> bytes:
-    """`value` as the JSON of one event."""
+    """Encode `value` as the JSON of one event."""
     return (
         b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
     )
 
 
 def event(name: str, value: Any) -> bytes:
-    """`value` as the JSON of one event that has a name."""
+    """Encode `value` as the JSON of one named event."""
     return b"event: " + name.encode() + b"\n" + data(value)
 
 
 def json_response(value: Any, *, status: int = 200) -> Response:
-    """`value` as a whole answer."""
+    """Build a complete JSON response."""
     body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
     return Response(body, status, media_type="application/json")
 
 
 class FrameStream(Response):
-    """An answer of frames. While there are none it sends `ping`; if the client goes, or when all
-    has been said, `close` is called, whatever happened before."""
+    """A streaming response of frames.
+
+    It sends `ping` while there are no frames. `close` is always called at the end, also after a
+    disconnect or an error.
+    """
 
     def __init__(
         self,
@@ -58,7 +61,7 @@ class FrameStream(Response):
         ping: bytes = PING,
         media_type: str = "text/event-stream",
     ) -> None:
-        """on_error: the frame that tells of an error in midstream."""
+        """on_error: makes the frame that reports an error in midstream."""
         super().__init__(media_type=media_type, headers={"Cache-Control": "no-cache"})
         del self.headers["content-length"]
         self.headers["X-Accel-Buffering"] = "no"
@@ -104,14 +107,15 @@ class FrameStream(Response):
 
 
 def sse_error(error: errors.HTTPError) -> bytes:
-    """An error in the midst of OpenAI's events."""
+    """Encode an error as an event of OpenAI's stream."""
     return data(errors.openai_body(error))
 
 
 async def cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` returns; ClientGone, and it is cancelled, if the client goes before.
+    """Await `work`, and cancel it if the client disconnects.
 
-    The request's body must have been received.
+    The request's body must have been received. Returns what `work` returns. Raises ClientGone if
+    the client disconnects first.
     """
     loop = asyncio.get_running_loop()
     working, watching = loop.create_task(work), loop.create_task(_gone(receive))
@@ -133,7 +137,7 @@ async def _gone(receive: Callable[[], Awaitable[Any]]) -> None:
 
 
 def _told(error: Exception) -> errors.HTTPError:
-    """What the client hears of an error in midstream; what is not ours to tell is logged."""
+    """Convert an error in midstream to what the client may see; log one that is not ours."""
     if not errors.is_ours(error):
         log.error("a stream failed", exc_info=error)
     return errors.of(error)

@@ -1,4 +1,4 @@
-"""Ollama's API: chat and generate, a line of JSON for each piece of an answer."""
+"""Ollama's API: chat and generate, streamed as lines of JSON."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ LATEST = ":latest"
 
 
 class LineWriter:
-    """One answer in Ollama's form: a line for what each chunk adds, and the whole at the end."""
+    """Writes one response in Ollama's form: a line for each chunk, or the whole at the end."""
 
     def __init__(
         self, model: str, *, chat: bool, began: float, tokenizer: Tokenizer | None
     ) -> None:
-        """began: when the request came, by time.perf_counter. tokenizer: for log-probabilities."""
+        """began: when the request came, by time.perf_counter. tokenizer: if logprobs are wanted."""
         self._model = model
         self._chat = chat
         self._began = began
@@ -53,7 +53,7 @@ class LineWriter:
         self._last: dict[str, Any] = {}
 
     def push(self, chunk: Chunk) -> list[dict[str, Any]]:
-        """The lines of one chunk."""
+        """Return the lines of one chunk."""
         said, thought, calls = "", "", []
         changes = [change for event in chunk.events for change in self._pieces.push(event)]
         if chunk.completion is not None:
@@ -81,13 +81,13 @@ class LineWriter:
         return lines
 
     def whole(self) -> dict[str, Any]:
-        """The whole answer as one object, when its last chunk was pushed."""
+        """Return the whole response as one object, after its last chunk was pushed."""
         line = self._line(self._said, self._thought, self._calls)
         logprobs = {"logprobs": self._logprobs} if self._logprobs else {}
         return {**line, **self._last, **logprobs}
 
     def _called(self, change: BlockDelta) -> tuple[list[dict[str, Any]], str]:
-        """A call that is whole, or the text of one that was cut short."""
+        """Return a finished call, or the text of one that was cut short."""
         if change.what != "close":
             return [], ""
         arguments = arguments_of(change.piece.text)
@@ -133,7 +133,7 @@ class LineWriter:
 
 
 async def chat(service: Service, request: Request) -> Response:
-    """POST /api/chat: the reply, as lines unless `stream` is false."""
+    """POST /api/chat: generate the reply to a chat, as lines unless `stream` is false."""
     began = time.perf_counter()
     body = await read_as(request, ChatBody)
     body.model = known_name(service, body.model)
@@ -157,7 +157,7 @@ async def chat(service: Service, request: Request) -> Response:
 
 
 async def generate(service: Service, request: Request) -> Response:
-    """POST /api/generate: what follows a prompt, as lines unless `stream` is false."""
+    """POST /api/generate: continue a prompt, as lines unless `stream` is false."""
     began = time.perf_counter()
     body = await read_as(request, GenerateBody)
     body.model = known_name(service, body.model)
@@ -171,7 +171,7 @@ async def generate(service: Service, request: Request) -> Response:
 
 
 def known_name(service: Service, asked: str) -> str:
-    """The model's name; ":latest", which Ollama's clients add, is nobody's."""
+    """Return the model's name, without the ":latest" that Ollama's clients add."""
     try:
         return service.registry.find(asked)
     except ModelNotFoundError:
@@ -227,7 +227,7 @@ async def _frames(generation: Generation, writer: LineWriter) -> AsyncIterator[b
 
 
 async def _load(service: Service, body: Asked, empty: dict[str, Any]) -> Response:
-    """The answer to a request that asks nothing: the model is in memory, or leaves it."""
+    """Answer a request without a prompt: load the model, or let it be unloaded."""
     kept = reading.keep_alive(body.keep_alive)
     entry = await service.registry.acquire(body.model, keep_alive=kept)
     service.registry.release(entry)

@@ -1,4 +1,4 @@
-"""What Ollama's API says of models: which there are, what each is, and which are in memory."""
+"""Ollama's model routes: the models served, the details of one, and those in memory."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from dure.server.serving.service import Service
 
 SPOKEN = "0.13.0"
-"""The version of Ollama's API that we speak: clients ask for at least so much."""
+"""The version of Ollama whose API we implement: clients require a minimum."""
 
 _FOR_EVER = timedelta(days=365 * 100)
 
 
 async def root(_: Service, __: Request) -> Response:
-    """GET and HEAD /: what Ollama's clients look for before anything else."""
+    """GET and HEAD /: the line by which clients recognise Ollama."""
     return PlainTextResponse("Ollama is running")
 
 
@@ -44,13 +44,13 @@ async def version(_: Service, __: Request) -> Response:
 
 
 async def tags(service: Service, _: Request) -> Response:
-    """GET /api/tags: the models served."""
+    """GET /api/tags: list the models served."""
     models = [_listed(facts) for facts in await service.models()]
     return json_response({"models": models})
 
 
 async def ps(service: Service, _: Request) -> Response:
-    """GET /api/ps: the models in memory, and until when."""
+    """GET /api/ps: list the models in memory, and when each expires."""
     models = []
     for entry in service.registry.loaded():
         facts = await service.model(entry.name)
@@ -68,7 +68,7 @@ async def ps(service: Service, _: Request) -> Response:
 
 
 async def show(service: Service, request: Request) -> Response:
-    """POST /api/show: one model, without loading it."""
+    """POST /api/show: describe one model without loading it."""
     body = await read_as(request, ShowBody)
     asked = body.model or body.name
     if not asked:
@@ -93,7 +93,7 @@ async def show(service: Service, request: Request) -> Response:
 
 
 def _path(name: str) -> Path:
-    """Where the model's files are."""
+    """Return the path of the model's files."""
     return hub.resolve(name, allow_download=False).path
 
 
@@ -123,7 +123,7 @@ def _details(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _model_info(facts: dict[str, Any], read: ModelFacts) -> dict[str, Any]:
-    """Ollama's names for sizes. The context is the one served, where the model is in memory."""
+    """Return the model's sizes under Ollama's names; if it is loaded, the context served."""
     family = read.architecture
     return {
         "general.architecture": family,
@@ -138,13 +138,13 @@ def _model_info(facts: dict[str, Any], read: ModelFacts) -> dict[str, Any]:
 
 
 def _dialect(service: Service, name: str) -> Dialect | None:
-    """How a model in memory writes thoughts and calls; None for one that is not."""
+    """Return the dialect of a model in memory; None if it is not loaded."""
     entry = service.registry.entries.get(name)
     return entry.worker.llm.dialect if entry is not None and entry.worker is not None else None
 
 
 def _capabilities(dialect: Dialect) -> list[str]:
-    """What the model can do, in Ollama's words."""
+    """Return the model's capabilities under Ollama's names."""
     found = ["completion"]
     if dialect.calls is not None:
         found.append("tools")

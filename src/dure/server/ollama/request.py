@@ -1,4 +1,4 @@
-"""Ollama's bodies as a chat and its sampling; options that we cannot do are refused by name."""
+"""Converts Ollama's request bodies to a ChatRequest and SamplingParams."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FOR_EVER = -1.0
 
 
 def chat_request(body: ChatBody) -> ChatRequest:
-    """The chat that the body asks about; InvalidRequestError for what we do not do."""
+    """Convert the body to a ChatRequest. Raises InvalidRequestError for what is not supported."""
     refuse(body, _UNSUPPORTED)
     messages = body.messages or []
     return ChatRequest(
@@ -44,7 +44,7 @@ def chat_request(body: ChatBody) -> ChatRequest:
 
 
 def prompt_request(body: GenerateBody) -> ChatRequest:
-    """The chat that a prompt is, when the model's template is to be used."""
+    """Convert a prompt to a ChatRequest, for the model's chat template."""
     messages = [{"role": "system", "content": body.system}] if body.system else []
     messages.append({"role": "user", "content": body.prompt or ""})
     return ChatRequest(
@@ -56,7 +56,7 @@ def prompt_request(body: GenerateBody) -> ChatRequest:
 
 
 def check_generate(body: GenerateBody) -> None:
-    """Raise InvalidRequestError if /api/generate is asked for something unsupported."""
+    """Raise InvalidRequestError if the body asks /api/generate for something unsupported."""
     refuse(body, _UNSUPPORTED)
     if (body.raw or body.suffix) and body.system:
         raise InvalidRequestError(
@@ -65,7 +65,7 @@ def check_generate(body: GenerateBody) -> None:
 
 
 def thinking(body: Asked) -> Thinking:
-    """Whether, how hard and for how long to think; None is the model's own way."""
+    """Read the thinking settings; without any, the model's default applies."""
     think = body.think
     if isinstance(think, bool):
         return thinking_of(body, switch=think)
@@ -75,7 +75,7 @@ def thinking(body: Asked) -> Thinking:
 
 
 def format_of(body: Asked) -> Format | None:
-    """The form that the answer must have; None for any."""
+    """Read the output format; None if the text is unconstrained."""
     if not body.format:
         return None
     if body.format == "json":
@@ -86,7 +86,7 @@ def format_of(body: Asked) -> Format | None:
 
 
 def sampling(body: Asked) -> SamplingParams:
-    """How the body wants its answer drawn; what it leaves out takes the model's defaults."""
+    """Read the sampling parameters; options left out take the model's defaults."""
     options = body.options or Options()
     refuse(options, {})
     unlimited = options.num_predict is not None and options.num_predict < 0
@@ -119,7 +119,10 @@ def check_context(body: Asked, context: int) -> None:
 
 
 def keep_alive(value: str | float | None) -> float | None:
-    """Seconds to keep a model in memory: a number, or text such as "10m"; below 0 for ever."""
+    """Return the seconds to keep a model in memory; below 0 means for ever.
+
+    value: a number of seconds, or text such as "10m". Raises InvalidRequestError for other text.
+    """
     if value is None:
         return None
     if not isinstance(value, str):
@@ -139,14 +142,14 @@ def keep_alive(value: str | float | None) -> float | None:
 
 
 def _goes_on(last: Message) -> bool:
-    """Whether the last message is the beginning of an answer."""
+    """Check whether the last message is a prefill that the response continues."""
     return last.role == "assistant" and not last.tool_calls
 
 
 def _messages(messages: list[Message]) -> list[dict[str, Any]]:
-    """The messages in OpenAI's form. Ollama's calls may have no ids: they get some, in order."""
+    """Convert the messages to OpenAI's form. Calls without ids get some, in order."""
     made: list[dict[str, Any]] = []
-    waiting: list[dict[str, Any]] = []  # calls whose results have not come
+    waiting: list[dict[str, Any]] = []  # calls without a result yet
     for index, message in enumerate(messages):
         if message.images:
             raise InvalidRequestError(
@@ -180,7 +183,7 @@ def _call(call: Call, identity: str) -> dict[str, Any]:
 
 
 def _answered(waiting: list[dict[str, Any]], name: str | None) -> str:
-    """The id of the call that a result without an id is of: the next of that name, or the next."""
+    """Return the call id for a result without one: the next open call, of that name if given."""
     for call in waiting:
         if name is None or call["function"]["name"] == name:
             waiting.remove(call)

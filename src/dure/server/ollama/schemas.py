@@ -1,4 +1,4 @@
-"""The bodies that Ollama's API takes, as far as this server acts on them."""
+"""The fields of Ollama's request bodies that this server supports."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dure.server.wire.thinking import Budget, ThinkingFields
 from dure.server.wire.validation import Body, Name
 
 Think = bool | Budget | Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-"""Ollama's own switch and levels, and ours: so many tokens at most."""
+"""Ollama's switch and levels, and a number: the reasoning budget in tokens."""
 
 
 class Options(Body):
-    """How tokens are drawn, and how large the context must be."""
+    """Sampling parameters, and the context length that is needed."""
 
     num_ctx: int | None = None
     num_predict: int | None = None
@@ -40,7 +40,7 @@ class Function(Body):
 
 
 class Call(Body):
-    """A call that the model made."""
+    """A tool call that the model made."""
 
     id: str | None = None
     function: Function
@@ -59,7 +59,7 @@ class Message(Body):
 
 
 class Asked(ThinkingFields):
-    """What chat and generate have in common."""
+    """The fields that chat and generate share."""
 
     model: Name
     stream: bool | None = None

@@ -1,4 +1,4 @@
-"""OpenAI's chat completions: a body to a question, and its answers to one object or a stream."""
+"""OpenAI's chat completions: from a body to a ChatRequest, and from chunks to the response."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FINGERPRINT = f"dure-{__version__}"
 
 
 def chat_request(body: ChatBody) -> ChatRequest:
-    """The chat that a body asks about."""
+    """Convert the body to a ChatRequest."""
     tools, choice = sampling.tools_of(body)
     return ChatRequest(
         messages=[message.model_dump(exclude_none=True) for message in body.messages],
@@ -54,14 +54,14 @@ def chat_request(body: ChatBody) -> ChatRequest:
 
 
 def chat_params(body: ChatBody) -> SamplingParams:
-    """How the body wants the reply drawn."""
+    """Read the sampling parameters of a chat."""
     longest = body.max_completion_tokens if body.max_tokens is None else body.max_tokens
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     return sampling.sampling_params(body, max_tokens=longest, logprobs=logprobs)
 
 
 async def chat(service: Service, request: Request) -> Response:
-    """A model's reply to a chat, whole or as a stream of server-sent events."""
+    """Generate the reply to a chat, whole or as a stream of server-sent events."""
     body = await read_as(request, ChatBody)
     begun = service.chat(
         body.model,
@@ -83,14 +83,14 @@ async def chat(service: Service, request: Request) -> Response:
 
 
 async def control(service: Service, request: Request) -> Response:
-    """A word to an answer that is being written: `reasoning_end` is "answer now"."""
+    """Control a running chat completion: `reasoning_end` makes the model stop reasoning."""
     body = await read_as(request, ControlBody)
     service.end_thinking(body.id, key=tenant(request))
     return json_response({"id": body.id, "action": body.action, "success": True})
 
 
 async def chat_completion(generation: Generation) -> dict[str, Any]:
-    """The whole reply, once it is written."""
+    """Wait for the whole response and return it as a chat completion."""
     async for _ in generation:
         pass
     done = finished(generation)
@@ -115,7 +115,7 @@ async def chat_completion(generation: Generation) -> dict[str, Any]:
 
 
 async def chat_chunks(generation: Generation, body: ChatBody) -> AsyncGenerator[bytes, None]:
-    """The reply as server-sent events, while it is written."""
+    """Stream the response as server-sent events of chat completion chunks."""
     start = {
         "id": f"chatcmpl-{generation.id}",
         "object": "chat.completion.chunk",
@@ -140,7 +140,7 @@ async def chat_chunks(generation: Generation, body: ChatBody) -> AsyncGenerator[
 
 
 def deltas(events: Iterable[Event]) -> list[dict[str, Any]]:
-    """What a step's events add to OpenAI's message: one delta for each run of a kind."""
+    """Convert the parser's events of a step to OpenAI's deltas; runs of one kind are merged."""
     found: list[dict[str, Any]] = []
     for event in events:
         if event.kind == "content":
@@ -165,19 +165,19 @@ def deltas(events: Iterable[Event]) -> list[dict[str, Any]]:
 
 
 def finished(generation: Generation) -> list[Completion]:
-    """The completions of a generation that is over."""
+    """Return the completions of a generation that is over."""
     return [each for each in generation.completions if each is not None]
 
 
 def finish_reason(completion: Completion) -> str:
-    """Why the answer ended, in OpenAI's words."""
+    """Return OpenAI's finish_reason."""
     if completion.tool_calls and completion.finish_reason == "stop":
         return "tool_calls"
     return completion.finish_reason
 
 
 def _chunk(head: str, index: int, chunk: Chunk, *, body: ChatBody, tokenizer: Tokenizer) -> bytes:
-    """The frames of one token."""
+    """Write the events of one token."""
     more: dict[str, Any] = {}
     if chunk.logprobs is not None:
         more["logprobs"] = chat_logprobs([chunk.logprobs], tokenizer)
@@ -203,7 +203,7 @@ def _frame(
     more: Mapping[str, Any] | None = None,
     also: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """One event. `head` is the JSON that all of a stream begin with, written once."""
+    """Write one event. `head` is the JSON that all events of a stream begin with, encoded once."""
     choice: dict[str, Any] = {"index": index, "delta": delta, "finish_reason": None}
     if more:
         choice.update(more)

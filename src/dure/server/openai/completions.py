@@ -1,4 +1,4 @@
-"""OpenAI's completions: texts and token ids, several at once, with echo and with a suffix."""
+"""OpenAI's completions: one or more prompts as text or token ids, with echo and suffix (FIM)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ if TYPE_CHECKING:
 
 
 def prompts_of(body: CompletionBody) -> list[str | list[int]]:
-    """The prompts, one or several; InvalidRequestError for none, or too many answers in all."""
+    """Return the prompts, one or several.
+
+    Raises a 400 if there is none, or if the choices of all are too many.
+    """
     prompt = body.prompt
     if prompt is None:
         raise invalid("prompt is missing.", "prompt")
@@ -59,27 +62,27 @@ def prompts_of(body: CompletionBody) -> list[str | list[int]]:
 
 
 def max_tokens_of(body: CompletionBody) -> int:
-    """Return the most tokens an answer may have, by any word for it; OpenAI's default is 16."""
+    """Return max_tokens, by any of its names; OpenAI's default is 16."""
     longest: int = first(body.max_tokens, body.n_predict, body.max_new_tokens, body.num_predict, 16)
     return longest
 
 
 def completion_params(body: CompletionBody) -> SamplingParams:
-    """How the body wants its texts continued. OpenAI's own default is 16 tokens."""
+    """Read the sampling parameters of a completion. OpenAI's default of max_tokens is 16."""
     longest = max_tokens_of(body)
     if longest == 0 and not body.echo:
         raise invalid("max_tokens is 0: that is of use with echo alone.", "max_tokens")
     if body.best_of not in (None, 1, body.n):
         raise invalid("best_of is not supported: ask for n, and take the best.", "best_of")
     more = {"prompt_logprobs": body.logprobs} if body.echo else {}
-    # An answer of 0 tokens is one of 1 that is not shown: the prompt is computed all the same.
+    # For max_tokens=0 we generate one token that is not shown: the prompt is computed and scored.
     return sampling.sampling_params(
         body, max_tokens=max(longest, 1) if longest != -1 else -1, logprobs=body.logprobs, **more
     )
 
 
 def with_suffix(body: CompletionBody, prompt: str | list[int], llm: LLM) -> list[int]:
-    """The tokens that ask for what comes between the prompt and the body's suffix."""
+    """Build the FIM prompt that asks for the text between the prompt and the body's suffix."""
     if not isinstance(prompt, str):
         raise InvalidRequestError("A suffix goes with a prompt that is text, not token ids.")
     return infill_prompt(llm.tokenizer, prompt, body.suffix or "")
@@ -88,7 +91,7 @@ def with_suffix(body: CompletionBody, prompt: str | list[int], llm: LLM) -> list
 async def ask(
     service: Service, body: CompletionBody, *, key: str, priority: int
 ) -> list[Generation]:
-    """A generation for each prompt, all of them begun; none if one is refused."""
+    """Start a generation for each prompt; if one is refused, stop all."""
     prompts: Sequence[str | list[int]] = prompts_of(body)
     params = completion_params(body)
     if body.suffix:
@@ -121,7 +124,7 @@ async def ask(
 
 
 async def complete(service: Service, request: Request) -> Response:
-    """The continuations of texts or token ids, whole or as a stream of server-sent events."""
+    """Continue texts or token ids, whole or as a stream of server-sent events."""
     body = await read_as(request, CompletionBody)
     asked = ask(service, body, key=tenant(request), priority=sampling.priority_of(body))
     generations = await cancel_on_disconnect(request.receive, asked)
@@ -141,7 +144,7 @@ async def complete(service: Service, request: Request) -> Response:
 
 
 async def completion(generations: Sequence[Generation], body: CompletionBody) -> dict[str, Any]:
-    """The whole answer, once all of it is written."""
+    """Wait for all choices and return them as a completion."""
     for generation in generations:
         async for _ in generation:
             pass
@@ -161,7 +164,7 @@ async def completion(generations: Sequence[Generation], body: CompletionBody) ->
 async def completion_chunks(
     generations: Sequence[Generation], body: CompletionBody
 ) -> AsyncGenerator[bytes, None]:
-    """The answer as server-sent events, while it is written."""
+    """Stream the choices as server-sent events."""
     leading = generations[0]
     tokenizer = leading.tokenizer
     start = _start(leading)
@@ -205,7 +208,7 @@ async def completion_chunks(
 async def _merged(
     generations: Sequence[Generation],
 ) -> AsyncGenerator[tuple[int, Any], None]:
-    """What each generation brings, with its number, in the order in which it comes."""
+    """Yield (number of the generation, update) of all generations, in the order of arrival."""
     if len(generations) == 1:
         async for item in generations[0].updates():
             yield 0, item
@@ -278,14 +281,14 @@ def _choice(
 def _echoed(
     generation: Generation, logprobs: Sequence[TokenLogprobs | None], at: TextOffset
 ) -> dict[str, Any]:
-    """The prompt as a part of a stream, its tokens scored."""
+    """Write the prompt as a part of a stream, with its log-probabilities."""
     ids, tokenizer = generation.prepared.token_ids, generation.tokenizer
     scored = completion_logprobs(list(logprobs), list(ids), tokenizer, at)
     return {"text": tokenizer.decode(ids), "logprobs": scored}
 
 
 def _usage(generations: Sequence[Generation], *, shown: bool = True) -> dict[str, Any]:
-    """Add up what all prompts took; without `shown` the answers are left out."""
+    """Add up the usage of all prompts; without `shown`, of the prompts alone."""
     each = (usage_of(one, chat.finished(one) if shown else []) for one in generations)
     return completion_usage(Usage.of_prompts(each))
 

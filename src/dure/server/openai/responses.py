@@ -1,4 +1,4 @@
-"""OpenAI's Responses API: answers that are kept, so that the next one can go on from them."""
+"""OpenAI's Responses API: responses are stored, so that a later request can continue them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 async def create(service: Service, request: Request) -> Response:
-    """POST /v1/responses: the response, or its events as they come."""
+    """POST /v1/responses: generate a response, whole or as a stream of events."""
     body, store = await read_as(request, ResponsesBody), service.kept
     key = tenant(request)
     before = _before(body, store, key)
@@ -54,7 +54,7 @@ async def create(service: Service, request: Request) -> Response:
 
 
 async def input_tokens(service: Service, request: Request) -> Response:
-    """POST /v1/responses/input_tokens: how many tokens the prompt has."""
+    """POST /v1/responses/input_tokens: count the tokens of the prompt."""
     body = await read_as(request, InputBody)
     chat = chat_request(body, _before(body, service.kept, tenant(request)))
     counted = await service.count(body.model, chat)
@@ -62,14 +62,14 @@ async def input_tokens(service: Service, request: Request) -> Response:
 
 
 async def get(service: Service, request: Request) -> Response:
-    """GET /v1/responses/{id}: the response as it is now."""
+    """GET /v1/responses/{id}: return the response as it is now."""
     if request.query_params.get("stream") in ("true", "1"):
         raise invalid("A response that is kept is not streamed again.", "stream")
     return json_response(_found(service, request).response)
 
 
 async def input_items(service: Service, request: Request) -> Response:
-    """GET /v1/responses/{id}/input_items: what it was asked, the newest first unless asc."""
+    """GET /v1/responses/{id}/input_items: list the input, newest first unless `order` is asc."""
     items = _found(service, request).items
     if request.query_params.get("order", "desc") != "asc":
         items = items[::-1]
@@ -78,14 +78,14 @@ async def input_items(service: Service, request: Request) -> Response:
 
 
 async def delete(service: Service, request: Request) -> Response:
-    """DELETE /v1/responses/{id}: the response is forgotten."""
+    """DELETE /v1/responses/{id}: delete the stored response."""
     kept = _found(service, request)
     service.kept.drop(kept)
     return json_response({"id": kept.id, "object": "response.deleted", "deleted": True})
 
 
 async def cancel(service: Service, request: Request) -> Response:
-    """POST /v1/responses/{id}/cancel: a response that is being streamed ends where it is."""
+    """POST /v1/responses/{id}/cancel: stop a response that is being streamed."""
     kept = _found(service, request)
     if kept.generation is None:
         raise invalid(f"The response is {kept.response['status']}; only a running one can end.")
@@ -95,12 +95,12 @@ async def cancel(service: Service, request: Request) -> Response:
 
 
 def _found(service: Service, request: Request) -> StoredResponse:
-    """The response that the path names."""
+    """Return the stored response that the path names."""
     return service.kept.find(request.path_params["response_id"], tenant(request))
 
 
 def _before(body: InputBody, store: Store, key: str) -> list[dict[str, Any]]:
-    """The chat that the request goes on from."""
+    """Return the messages of the previous response; [] if there is none."""
     if body.previous_response_id is None:
         return []
     kept = store.find(body.previous_response_id, key)
@@ -110,7 +110,7 @@ def _before(body: InputBody, store: Store, key: str) -> list[dict[str, Any]]:
 
 
 def _items(body: ResponsesBody) -> list[dict[str, Any]]:
-    """The input as items that have ids, as the API lists them."""
+    """Return the input as items with ids, as the API lists them."""
     if body.input is None:
         return []
     if isinstance(body.input, str):
@@ -128,18 +128,18 @@ async def _frames(
         yield sse(event["type"], event)
     async for _, chunk in generation:
         events = list(writer.push(chunk))
-        if chunk.completion is not None:  # kept before its client hears that it is over
+        if chunk.completion is not None:  # stored before the client learns that it is complete
             _finish(store, kept, writer)
         for event in events:
             yield sse(event["type"], event)
-    if kept.generation is not None:  # called off
+    if kept.generation is not None:  # cancelled
         for event in writer.cancel():
             yield sse(event["type"], event)
         _finish(store, kept, writer)
 
 
 def _finish(store: Store, kept: StoredResponse, writer: ResponseWriter) -> None:
-    """Complete the response, so that the next one can continue it."""
+    """Complete the response and store it, so that the next one can continue it."""
     kept.generation = None
     kept.messages = [*kept.messages, writer.message()]
     if kept.response["store"]:
@@ -147,7 +147,7 @@ def _finish(store: Store, kept: StoredResponse, writer: ResponseWriter) -> None:
 
 
 def _close(store: Store, kept: StoredResponse) -> None:
-    """End an answer whose client has disconnected; a part of one is not stored."""
+    """Stop a response whose client has disconnected; a partial one is not stored."""
     if kept.generation is not None:
         kept.generation.close()
         store.drop(kept)

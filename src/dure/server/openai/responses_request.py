@@ -1,4 +1,4 @@
-"""OpenAI's responses as a chat: items become messages, and settings take our names."""
+"""Converts the bodies of OpenAI's Responses API to a ChatRequest and SamplingParams."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ _UNSUPPORTED = {
 _ITEMS = "message, function_call, function_call_output and reasoning are taken"
 _PARTS = "this server reads text: input_text, output_text"
 _LOGPROBS = "message.output_text.logprobs"
-_SEALED = "dure:"  # what our `encrypted_content` begins with: thoughts in base64, no secret
+_SEALED = "dure:"  # the prefix of our `encrypted_content`: reasoning in base64, not a secret
 
 
 def chat_request(body: InputBody, before: Sequence[Message] = ()) -> ChatRequest:
-    """The chat that the body asks for, after the messages `before` it.
+    """Convert the body to a ChatRequest that continues the messages `before` it.
 
-    InvalidRequestError for what it asks and we do not do.
+    Raises InvalidRequestError for what is not supported.
     """
     refuse(body, _UNSUPPORTED)
     if body.truncation not in (None, "disabled"):
@@ -85,7 +85,7 @@ def chat_request(body: InputBody, before: Sequence[Message] = ()) -> ChatRequest
 
 
 def sampling(body: ResponsesBody) -> SamplingParams:
-    """How the body wants its answer drawn; what it leaves out takes the model's defaults."""
+    """Read the sampling parameters; fields left out take the model's defaults."""
     if _LOGPROBS in (body.include or ()):
         raise InvalidRequestError(f"include: {_LOGPROBS!r} is not supported.", hint="leave it out")
     return SamplingParams(
@@ -94,7 +94,7 @@ def sampling(body: ResponsesBody) -> SamplingParams:
 
 
 def input_messages(body: InputBody) -> list[Message]:
-    """The input as messages: what an assistant thought, said and called in one turn is one."""
+    """Convert the input to messages; all items of one assistant turn become one message."""
     if body.input is None or isinstance(body.input, str):
         return [{"role": "user", "content": body.input}] if body.input else []
     messages: list[Message] = []
@@ -104,7 +104,7 @@ def input_messages(body: InputBody) -> list[Message]:
 
 
 def seal(thoughts: str) -> str:
-    """Thoughts as an opaque text, for clients that keep nothing else of them."""
+    """Encode reasoning as an opaque text, for clients that store only `encrypted_content`."""
     return _SEALED + base64.b64encode(thoughts.encode()).decode()
 
 
@@ -142,14 +142,14 @@ def _add(messages: list[Message], item: Item, where: str) -> None:
 
 
 def _turn(messages: list[Message], *, holds: bool) -> Message:
-    """The assistant's turn that an item is of: the last message if it `holds`, or a new one."""
+    """Return the assistant turn that an item belongs to: the last one if `holds`, or a new one."""
     if not holds or not messages or messages[-1]["role"] != "assistant":
         messages.append({"role": "assistant", "content": ""})
     return messages[-1]
 
 
 def _only_thought(messages: list[Message]) -> bool:
-    """Whether the last turn has neither words nor calls yet."""
+    """Check whether the last turn has neither text nor calls yet."""
     return bool(messages) and not (messages[-1]["content"] or messages[-1].get("tool_calls"))
 
 
@@ -165,7 +165,7 @@ def _text(content: str | Sequence[Part] | None, where: str) -> str:
 
 
 def _thoughts(item: Item, where: str) -> str:
-    """What a reasoning item says: its content, or what we sealed, or its summary."""
+    """Return the reasoning of an item: its content, our `encrypted_content`, or its summary."""
     if isinstance(item.content, list) and item.content:
         return "".join(part.text or "" for part in item.content)
     sealed = item.encrypted_content or ""
@@ -181,7 +181,7 @@ def _functions(body: InputBody) -> list[Tool]:
     """Return the tools that are functions.
 
     Coding agents declare tools of other types (custom, local_shell, web_search) in every request.
-    The model is not told of them, so it never calls one; that is logged. Raises
+    These are left out of the prompt, so the model never calls one; that is logged. Raises
     InvalidRequestError if no other tool is left and one must be called.
     """
     others = sorted({tool.type[:60] for tool in body.tools or () if tool.type != "function"})
@@ -210,7 +210,7 @@ def _tool(tool: Tool) -> dict[str, Any]:
 def _choice(
     choice: Literal["none", "auto", "required"] | Choice | None,
 ) -> tuple[ToolChoice, set[str] | None]:
-    """The choice, and the names of the only tools allowed, or None for all."""
+    """Return the tool choice, and the names of the allowed tools, or None for all."""
     if choice is None:
         return ToolChoice(), None
     if isinstance(choice, str):

@@ -1,4 +1,4 @@
-"""The bodies that OpenAI's Responses API takes, as far as this server acts on them."""
+"""The fields of the Responses API's request bodies that this server supports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dure.server.wire.validation import Body, Name, Tokens
 
 
 class Part(Body):
-    """A part of a message, of a tool's output, or of thoughts; only text is read."""
+    """A part of a message, of a tool's output, or of reasoning; only text is read."""
 
     type: str
     text: str | None = None
@@ -23,7 +23,7 @@ Parts = Annotated[list[Part], Field(max_length=limits.MAX_PARTS)]
 
 
 class Item(Body):
-    """One item of the input: a message, a call, its output, or what the model thought."""
+    """One input item: a message, a call, a call's output, or reasoning."""
 
     type: str | None = None  # none: a message
     role: str | None = None
@@ -48,7 +48,7 @@ class Tool(Body):
 
 
 class Choice(Body):
-    """The one function to be called, or the tools that are allowed."""
+    """tool_choice: one function to call, or the tools that are allowed."""
 
     type: str
     name: str | None = None
@@ -57,7 +57,7 @@ class Choice(Body):
 
 
 class Reasoning(Body):
-    """Whether, how hard and for how many tokens the model may think."""
+    """Reasoning settings: switch, effort and budget."""
 
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     enabled: bool | None = None
@@ -65,7 +65,7 @@ class Reasoning(Body):
 
 
 class TextFormat(Body):
-    """What the text must be: text, json_object or json_schema."""
+    """The format of the text: text, json_object or json_schema."""
 
     type: str
     name: str | None = None

@@ -1,4 +1,4 @@
-"""One answer in the form of OpenAI's responses: its items, and its numbered events."""
+"""Writes one response in the form of the Responses API: its items and its numbered events."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _PREFIXES = {"reasoning": "rs", "content": "msg", "call": "fc"}
 
 
 class ResponseWriter:
-    """The response as chunks come: `response` is its newest state."""
+    """Writes a response as chunks come; `response` is its newest state."""
 
     def __init__(
         self, body: ResponsesBody, model: str, *, stored: bool, digits: str | None = None
     ) -> None:
-        """digits: of the response's id, which names the answer."""
+        """digits: those of the response's id."""
         self.response = _response(body, model, new_id("resp", digits), stored=stored)
         self._sealed = "reasoning.encrypted_content" in (body.include or ())
         self._pieces = ContentBlocks()
@@ -33,12 +33,12 @@ class ResponseWriter:
         self._number = -1
 
     def start(self) -> Iterator[Value]:
-        """What a stream begins with."""
+        """Yield the first events of a stream."""
         for name in ("created", "in_progress"):
             yield self._event(f"response.{name}", response=dict(self.response))
 
     def push(self, chunk: Chunk) -> Iterator[Value]:
-        """The events of one chunk; with the last one, those that end the stream."""
+        """Yield the events of one chunk; after the last chunk, also those that end the stream."""
         for event in chunk.events:
             for change in self._pieces.push(event):
                 yield from self._changed(change)
@@ -46,20 +46,20 @@ class ResponseWriter:
             yield from self._end(chunk.completion)
 
     def cancel(self) -> Iterator[Value]:
-        """The end of a response that was called off before it was complete."""
+        """Yield the last events of a response that was cancelled."""
         for change in self._pieces.finish():
             yield from self._changed(change)
         self.response["status"] = "cancelled"
         yield self._event("response.incomplete", response=self.response)
 
     def fail(self, message: str) -> Iterator[Value]:
-        """The end of a response that failed in midstream."""
+        """Yield the last event of a response that failed in midstream."""
         self.response["status"] = "failed"
         self.response["error"] = {"code": "server_error", "message": message}
         yield self._event("response.failed", response=self.response)
 
     def message(self) -> Value:
-        """The answer as an assistant's message, for the chat that goes on from it."""
+        """Return the response as an assistant message, for the chat that continues it."""
         said = "".join(piece.text for piece in self._pieces.all if piece.kind == "content")
         thought = "".join(piece.text for piece in self._pieces.all if piece.kind == "reasoning")
         calls = [
@@ -150,7 +150,7 @@ class ResponseWriter:
         }
 
     def _of(self, kind: str, piece: ContentBlock, **values: Any) -> Value:
-        """An event about the piece's item."""
+        """Make an event about the block's item."""
         where = {"item_id": self._ids[piece.index], "output_index": piece.index}
         return self._event(kind, **where, **values)
 
@@ -166,7 +166,7 @@ def _part(kind: str, text: str) -> Value:
 
 
 def _response(body: ResponsesBody, model: str, name: str, *, stored: bool) -> Value:
-    """The response before anything was said: what was asked for, in the API's own form."""
+    """Make the response before any output, with the settings of the request."""
     asked = body.model_dump(by_alias=True, exclude_none=True)
     choice = asked.get("tool_choice", "auto")
     return {

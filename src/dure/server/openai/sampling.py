@@ -1,4 +1,4 @@
-"""From OpenAI's bodies to SamplingParams, Format and ToolChoice."""
+"""Converts OpenAI's request bodies to SamplingParams, Format and ToolChoice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dure.server.wire.thinking import first, switch_of, thinking_of
 from dure.server.wire.validation import check_schema, refuse
 
 BACKGROUND = 5
-"""The priority of what says that it can wait, without a number (`"service_tier": "flex"`)."""
+"""The priority of a background request that gives no number (`"service_tier": "flex"`)."""
 
 UNSUPPORTED = {
     "functions": "it is the old form of tools; send tools and tool_choice",
@@ -31,14 +31,16 @@ UNSUPPORTED = {
     "documents": "put them into a message",
     "lora": "no adapters are loaded",
 }
-"""What would change an answer and is not done, by its field in a body, and what to do instead."""
+"""Unsupported fields that would change the output, and what to use instead."""
 
 
 def sampling_params(
     body: Sampling, *, max_tokens: int | None, logprobs: int | None, **more: Any
 ) -> SamplingParams:
-    """How the body wants its tokens drawn; what it leaves open is the model's to say. An error for
-    a field that would change the answer and is not supported."""
+    """Read the sampling parameters; fields left out take the model's defaults.
+
+    Raises an error for an unsupported field that would change the output.
+    """
     refuse(body, UNSUPPORTED)
     max_tokens = first(max_tokens, body.n_predict, body.max_new_tokens, body.num_predict)
     penalty = first(body.repetition_penalty, body.repeat_penalty, 1.0)
@@ -54,7 +56,7 @@ def sampling_params(
         "min_tokens": first(body.min_tokens, body.min_new_tokens),
         "logprobs": logprobs,
         "temperature": body.temperature,
-        # 0 is OpenAI's for "the likeliest alone"; a share of nothing would be no token at all
+        # 0 means "only the likeliest token" to OpenAI; taken literally it would leave no token
         "top_p": body.top_p if body.top_p != 0 else 1e-6,
         "top_k": body.top_k,
         "min_p": body.min_p,
@@ -73,14 +75,14 @@ def sampling_params(
 
 
 def priority_of(body: Sampling) -> int:
-    """How long the request can wait: 0 for a person, more for work in the background."""
+    """Return the request's priority: 0 is interactive, more is background work."""
     if body.priority is not None:
         return body.priority
     return BACKGROUND if body.service_tier in ("flex", "batch", "background") else 0
 
 
 def tools_of(body: ChatBody) -> tuple[list[Any], ToolChoice]:
-    """The tools that there are, and whether they may, must or must not be called."""
+    """Read the tools and the tool choice."""
     tools, choice = list(body.tools or ()), body.tool_choice
     if choice is None:
         return tools, ToolChoice("auto")
@@ -101,14 +103,14 @@ def tools_of(body: ChatBody) -> tuple[list[Any], ToolChoice]:
 
 
 def _name(tool: Any) -> str | None:
-    """The name of the function that a tool is, or a choice means."""
+    """Return the name of the function that a tool or a tool choice holds."""
     function = tool.get("function", tool) if isinstance(tool, Mapping) else None
     name = function.get("name") if isinstance(function, Mapping) else None
     return name if isinstance(name, str) else None
 
 
 def format_of(body: Sampling) -> Format | None:
-    """The form that the answer must have; None for any."""
+    """Read the output format; None if the text is unconstrained."""
     structured = body.structured_outputs or {}
     schema = first(structured.get("json"), body.guided_json, body.json_schema)
     if schema is not None:
@@ -165,7 +167,7 @@ def _schema(schema: Any) -> Format:
 
 
 def _bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:
-    """OpenAI writes token ids as texts, since JSON knows no other keys."""
+    """Convert logit_bias to token ids: in JSON, keys are always strings."""
     if not bias:
         return None
     for key in bias:
@@ -177,7 +179,7 @@ def _bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:
 
 
 def chat_thinking(body: ChatBody) -> Thinking:
-    """Thinking for OpenAI's chat, with DeepSeek's `thinking` and OpenRouter's `reasoning`."""
+    """Read a chat's reasoning settings, with DeepSeek's `thinking` and OpenRouter's `reasoning`."""
     wish = body.thinking if isinstance(body.thinking, Mapping) else {}
     reasoning = body.reasoning or {}
     return thinking_of(

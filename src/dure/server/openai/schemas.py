@@ -1,4 +1,4 @@
-"""What OpenAI's bodies may hold, as the routes check them and /openapi.json publishes them."""
+"""Schemas of OpenAI's request bodies: the routes validate by them, /openapi.json publishes them."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ Bias = Annotated[float, Field(ge=-MAX_LOGIT_BIAS, le=MAX_LOGIT_BIAS)]
 
 
 class StreamOptions(Body):
-    """What a stream holds beside its text."""
+    """What a stream contains besides its choices."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None  # vLLM: with every event, too
 
 
 class Sampling(Body):
-    """What every request may say of how its tokens are drawn."""
+    """The sampling fields that all of OpenAI's bodies share."""
 
     model: Name | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
     max_tokens: Tokens | None = None
-    n_predict: Tokens | None = None  # llama-server's word for max_tokens
+    n_predict: Tokens | None = None  # llama-server's name for max_tokens
     num_predict: Tokens | None = None  # Ollama's
     max_new_tokens: Tokens | None = None  # TGI's and SGLang's
     min_new_tokens: int | None = Field(None, ge=0, le=MAX_ID)
@@ -53,7 +53,7 @@ class Sampling(Body):
     top_k: int | None = Field(None, ge=-1, le=MAX_ID)
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
-    repeat_penalty: float | None = Field(None, ge=0.01, le=100)  # llama-server's word for it
+    repeat_penalty: float | None = Field(None, ge=0.01, le=100)  # llama-server's name for it
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: dict[str, Bias] | None = Field(None, max_length=MAX_LOGIT_BIASES)
@@ -66,7 +66,7 @@ class Sampling(Body):
     timings_per_token: bool | None = None
     return_progress: bool | None = None
     return_token_ids: bool | None = None
-    # Ways to say what form the answer must have: OpenAI's, vLLM's, llama-server's
+    # Structured output, by the fields of OpenAI, vLLM and llama-server
     response_format: Object | None = None
     structured_outputs: Object | None = None
     guided_json: Object | str | None = None
@@ -80,7 +80,7 @@ class Sampling(Body):
 
 
 class ChatMessage(BaseModel):
-    """One message. What a role may hold beside these is up to the model's template."""
+    """One message. Which further fields a role may have depends on the model's chat template."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -104,7 +104,7 @@ class ChatBody(Sampling, ThinkingFields):
     tool_choice: Literal["none", "auto", "required"] | Object | None = None
     parallel_tool_calls: bool | None = None
     continue_final_message: bool | None = None
-    # Ways to say whether and how long to think, beside those that every API takes
+    # Reasoning settings, besides those that every API takes
     reasoning: Object | None = None
     thinking: Object | bool | None = None
 
@@ -134,7 +134,7 @@ class TokenizeBody(Body):
 
     model: Name | None = None
     prompt: str | None = None
-    content: str | None = None  # llama-server's word for it
+    content: str | None = None  # llama-server's name for it
     messages: list[ChatMessage] | None = Field(None, max_length=limits.MAX_MESSAGES)
     tools: list[Object] | None = Field(None, max_length=limits.MAX_TOOLS)
     add_special_tokens: bool | None = None
@@ -152,7 +152,7 @@ class DetokenizeBody(Body):
 
 
 class ControlBody(Body):
-    """POST /v1/chat/completions/control: a word to an answer that is being written."""
+    """POST /v1/chat/completions/control: control a running completion."""
 
     id: str = Field(max_length=limits.MAX_NAME_CHARACTERS)
     action: Literal["reasoning_end"]

@@ -1,4 +1,4 @@
-"""Usage and progress in the forms of OpenAI's APIs and of llama-server."""
+"""Usage, timings and progress as OpenAI's APIs and llama-server write them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def usage_of(generation: Generation, done: Sequence[Completion]) -> Usage:
-    """Return what a request with these finished choices took; only the prompt without any."""
+    """Return the usage of a request with these finished choices; without any, of its prompt."""
     prompt = len(generation.prepared.token_ids)
     return Usage.of_choices((one.usage for one in done), prompt_tokens=prompt)
 
 
 def completion_usage(usage: Usage) -> dict[str, Any]:
-    """Return the `usage` of a chat completion or a completion."""
+    """Write the `usage` of a chat completion or a completion."""
     details: dict[str, int] = {"reasoning_tokens": usage.reasoning_tokens}
     if usage.drafted_tokens:
         details["accepted_prediction_tokens"] = usage.accepted_tokens
@@ -37,7 +37,7 @@ def completion_usage(usage: Usage) -> dict[str, Any]:
 
 
 def response_usage(usage: Usage) -> dict[str, Any]:
-    """Return the `usage` of the Responses API."""
+    """Write the `usage` of the Responses API."""
     return {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
@@ -48,7 +48,7 @@ def response_usage(usage: Usage) -> dict[str, Any]:
 
 
 def timings(usage: Usage) -> dict[str, Any]:
-    """Return how long an answer took, as llama-server says it."""
+    """Write the `timings` of llama-server."""
     took, read, written = usage.timings, usage.computed_tokens, usage.output_tokens
     drafts = {"draft_n": usage.drafted_tokens, "draft_n_accepted": usage.accepted_tokens}
     return {
@@ -66,8 +66,9 @@ def timings(usage: Usage) -> dict[str, Any]:
 
 
 def beside(chunk: Chunk, body: Sampling) -> dict[str, Any]:
-    """Return what an event of a stream says beside its choice: llama-server's timings and vLLM's
-    usage so far, where the body asks for them with every token.
+    """Return the optional fields of a stream's event, if the body asks for them with every token.
+
+    These are llama-server's timings and vLLM's usage so far.
     """
     usage, options = chunk.usage, body.stream_options
     if usage is None:
@@ -81,7 +82,7 @@ def beside(chunk: Chunk, body: Sampling) -> dict[str, Any]:
 
 
 def progress(at: Progress, began: float) -> dict[str, Any]:
-    """Return how much of a prompt has been read, as llama-server says it."""
+    """Write the `prompt_progress` of llama-server."""
     return {
         "total": at.total,
         "cache": at.cached,

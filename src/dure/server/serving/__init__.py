@@ -1,1 +1,1 @@
-"""Models behind the routes: a pool of them, a worker thread each, generations and counts."""
+"""The models behind the routes: the model pool, one worker thread each, generations and metrics."""

@@ -1,4 +1,4 @@
-"""One question as the event loop sees it: chunks to be read, progress, and the way to end it."""
+"""One request on the event loop: its chunks, its progress, and how to cancel it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Progress:
-    """How much of a prompt was read: `done` tokens of `total`, `cached` of them for nothing."""
+    """Prefill progress: `done` tokens of `total`, `cached` of them from the prefix cache."""
 
     done: int
     cached: int
@@ -29,19 +29,19 @@ class Progress:
 
 @dataclass
 class Times:
-    """When things happened to a generation, by time.perf_counter; 0 for not yet."""
+    """Timestamps of a generation, by time.perf_counter; 0 if it has not happened yet."""
 
-    asked: float = field(default_factory=time.perf_counter)
-    started: float = 0.0  # its prompt began to be computed
-    first: float = 0.0  # its first token came
-    last: float = 0.0  # its newest token came
+    asked: float = field(default_factory=time.perf_counter)  # the request was submitted
+    started: float = 0.0  # its prefill began
+    first: float = 0.0  # its first token was generated
+    last: float = 0.0  # its newest token was generated
 
 
 class Generation:
-    """The answers to one question as they grow: an async iterator of (choice, Chunk).
+    """The output of one request while it is generated: an async iterator of (choice, Chunk).
 
-    Used as `async with`, or closed by hand: closing it ends what still runs within one step. To be
-    used on the event loop that made it.
+    Use it with `async with`, or call `close`: that stops what still runs within one step. Use it
+    only on the event loop that made it.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Generation:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing will come any more beside what can be read at once."""
+        """Whether no chunk will come any more besides those that are buffered."""
         return self.closed or self.error is not None or None not in self.completions
 
     def __aiter__(self) -> Generation:
@@ -86,13 +86,13 @@ class Generation:
         return self._ready.popleft()
 
     async def updates(self) -> AsyncIterator[Progress | tuple[int, Chunk]]:
-        """Iterate over (choice, Chunk), and a Progress whenever more of the prompt was computed."""
+        """Iterate over (choice, Chunk), with a Progress whenever more of the prompt is computed."""
         seen: Progress | None = None
         answered = False
         while True:
             if self._ready:
                 if not answered and seen != self.progress:
-                    yield self.progress  # the last of them: all of the prompt is computed
+                    yield self.progress  # the last one: the whole prompt is computed
                 answered = True
                 yield self._ready.popleft()
             elif seen != self.progress and not self.times.first and not self.is_over:
@@ -105,7 +105,7 @@ class Generation:
                 await self._news()
 
     def abort(self) -> None:
-        """End the answers within one step; nothing more can be read."""
+        """Stop generating within one step; nothing more can be read."""
         self.closed = True
         self._ready.clear()
         self._over()
@@ -113,7 +113,7 @@ class Generation:
     close = abort
 
     def fail(self, error: Exception) -> None:
-        """End the answers within one step, with an error for whoever reads them."""
+        """Stop generating within one step, with an error for whoever reads the chunks."""
         if not self.is_over:
             self.error = error
             self._over()
@@ -132,7 +132,7 @@ class Generation:
     def deliver(
         self, chunks: list[tuple[int, Chunk]], progress: Progress, error: Exception | None
     ) -> None:
-        """Take what one step brought. Called by the worker, on the event loop."""
+        """Take the output of one step. The worker calls this on the event loop."""
         if self.closed or self.error is not None:
             return
         if not self.begun.done():

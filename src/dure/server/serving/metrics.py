@@ -1,4 +1,4 @@
-"""What the server counts, in the names and shapes that vLLM's dashboards know."""
+"""The server's metrics, with the names and types that vLLM's dashboards know."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TOKENS = tuple(float(2**power) for power in range(18))
 
 
 class Metrics:
-    """The counts of one server. Everything here is called on the event loop."""
+    """The metrics of one server. All methods are called on the event loop."""
 
     def __init__(self, *, prefix: str = "dure") -> None:
         self._registry = CollectorRegistry()
@@ -69,7 +69,7 @@ class Metrics:
         self._seen_preemptions: dict[str, int] = {}
 
     def on_news(self, model: str, now: float, all_news: list[StepUpdate]) -> None:
-        """Count the tokens of one step. To be called before the generations take them."""
+        """Count the tokens of one step. Call it before the updates are delivered."""
         tokens = 0
         between = self._between.labels(model)
         for news in all_news:
@@ -84,7 +84,7 @@ class Metrics:
             self._output.labels(model).inc(tokens)
 
     def on_over(self, generation: Generation) -> None:
-        """Count a generation that is over."""
+        """Count a finished generation."""
         model, times = generation.model, generation.times
         for completion in generation.completions:
             if completion is None:
@@ -112,7 +112,7 @@ class Metrics:
         self._failed.labels(model, str(status)).inc()
 
     def text(self, registry: ModelPool) -> bytes:
-        """All of it, as Prometheus reads it."""
+        """Return all metrics in Prometheus' text format."""
         for entry in registry.loaded():
             worker = entry.worker
             if worker is None:

@@ -1,4 +1,4 @@
-"""What the server says of its models: names, lineage, context, quantisation."""
+"""What the server reports about its models: names, lineage, context, quantisation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger("dure.server")
 
 
 class ModelInfo:
-    """The facts of served models. Threads may share it: files are read, but once each."""
+    """Metadata of the served models. Thread-safe; each model's files are read once."""
 
     def __init__(self, registry: ModelPool) -> None:
         self._registry = registry
@@ -29,13 +29,13 @@ class ModelInfo:
         self._lock = threading.Lock()
 
     def all(self) -> list[dict[str, Any]]:
-        """Every model served: those named at the start, or else all on this machine."""
+        """Describe every model served: those named at the start, or else all on this machine."""
         names = list(self._registry.served) or [model.name for model in hub.local_models()]
         loaded = [entry.name for entry in self._registry.loaded()]
         return [self.of(name) for name in dict.fromkeys([*loaded, *names])]
 
     def of(self, name: str) -> dict[str, Any]:
-        """One model in the form of OpenAI's list, with what else is known of it."""
+        """Describe one model as an entry of OpenAI's model list, with further metadata."""
         entry = self._registry.entries.get(name)
         worker = None if entry is None else entry.worker
         with self._lock:
@@ -69,7 +69,7 @@ def _in_memory(llm: LLM) -> dict[str, Any]:
 
 
 def _read(name: str) -> dict[str, Any]:
-    """What the model's files say; nothing if they cannot be read."""
+    """Read the metadata in the model's files; return {} if they cannot be read."""
     try:
         found = hub.resolve(name, allow_download=False)
         return _described(found)

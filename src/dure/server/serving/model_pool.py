@@ -1,4 +1,4 @@
-"""Which models are served, which of them are in memory, and when they leave it."""
+"""The model pool: which models are served, which are loaded, and when they are unloaded."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ log = logging.getLogger("dure.server")
 
 @dataclass(eq=False)
 class PooledModel:
-    """A model that was asked for: in memory if it has a worker."""
+    """A model that was requested. It is loaded if it has a worker."""
 
     name: str
     worker: Worker | None = None
-    users: int = 0  # requests that hold it in memory
-    used: float = field(default_factory=time.monotonic)  # when the last of them left
+    users: int = 0  # requests that use it
+    used: float = field(default_factory=time.monotonic)  # when the last of them released it
     keep_alive: float | None = None  # seconds after the last use; None: for ever
     load_seconds: float = 0.0
 
@@ -40,10 +40,10 @@ class PooledModel:
 class ModelPool:
     """Models by name, loaded when first used, at most `max_loaded` at a time.
 
-    `served` are the models, by the names they go by here, and `load` is given what they are called
-    elsewhere: a path, or the name itself. Without any, every name that `known` says yes to is one.
-    The least recently used leaves for another, and each leaves `keep_alive` seconds after its last
-    request. A model that answers is never unloaded: whoever wants its place waits.
+    `served` maps the names under which models are served to their sources, which `load` takes: a
+    path, or the name itself. Without any, every name for which `known` returns True is served. To
+    make room, the least recently used model is unloaded; each is also unloaded `keep_alive` seconds
+    after its last request. A model in use is never unloaded: whoever needs its place waits.
     """
 
     def __init__(
@@ -65,14 +65,17 @@ class ModelPool:
         self._load = load
         self._known = known
         self._on_news = on_news
-        self._changing = asyncio.Lock()  # held while a model comes or goes
+        self._changing = asyncio.Lock()  # held while a model is loaded or unloaded
         self._coming: dict[str, asyncio.Task[None]] = {}
         self._freed = asyncio.Condition()
         self._loader: threading.Thread | None = None
         self._closing = False
 
     def find(self, asked: str | None) -> str:
-        """The name of the model meant; ModelNotFoundError if none goes by it."""
+        """Return the name of the model that a request means.
+
+        Raises ModelNotFoundError if no model has that name or alias.
+        """
         if not asked:
             loaded = [entry.name for entry in self.loaded()]
             candidates = list(self.served) or loaded
@@ -95,45 +98,45 @@ class ModelPool:
         )
 
     def source(self, name: str) -> str:
-        """What the model is called elsewhere than here: the name itself, or a path."""
+        """Return what to load the model from: a path, or the name itself."""
         return self.served.get(name, name)
 
     def loaded(self) -> list[PooledModel]:
-        """The models in memory, the most recently used first."""
+        """Return the models in memory, the most recently used first."""
         found = [entry for entry in self.entries.values() if entry.worker is not None]
         return sorted(found, key=lambda entry: (entry.users > 0, entry.used), reverse=True)
 
     @property
     def is_loading(self) -> bool:
-        """Whether a model is being read into memory."""
+        """Whether a model is being loaded."""
         return self._loader is not None and self._loader.is_alive()
 
     async def acquire(self, asked: str | None, *, keep_alive: float | None = None) -> PooledModel:
-        """The model, in memory and held there until `release`; loaded first if need be."""
+        """Return the model, loading it first if needed, and keep it in memory until `release`."""
         name = self.find(asked)
         while True:
             if self._closing:
                 raise errors.unavailable("The server is shutting down.", "shutting_down")
-            if self._coming and name not in self._coming:  # it may be waiting for this one's place
+            if self._coming and name not in self._coming:  # the other may be waiting for our place
                 await asyncio.wait(list(self._coming.values()))
             entry = self.entries.get(name)
             if entry is not None and entry.worker is not None:
                 break
-            # Shielded: a client that leaves while 10 GB are read leaves others waiting for them.
+            # Shielded: other requests may wait for this model when the client disconnects.
             await asyncio.shield(self._coming.get(name) or self._begin_to_bring(name))
         entry.users += 1
         entry.keep_alive = self.keep_alive if keep_alive is None else keep_alive
         return entry
 
     def release(self, entry: PooledModel) -> None:
-        """Give the model back: one request fewer holds it."""
+        """Release the model: one request fewer uses it."""
         entry.users -= 1
         entry.used = time.monotonic()
         if entry.users == 0:
             asyncio.get_running_loop().create_task(self._notify())
 
     async def unload_idle(self) -> None:
-        """Never; unloads what has outlived its keep-alive, looking every second."""
+        """Unload models whose keep-alive has expired, checking every second. Never returns."""
         while True:
             await asyncio.sleep(1.0)
             now = time.monotonic()
@@ -146,7 +149,7 @@ class ModelPool:
                         await self._unload(entry)
 
     async def close(self) -> None:
-        """Unload every model; answers that still run fail."""
+        """Unload every model; requests that still run fail."""
         self._closing = True
         for entry in self.loaded():
             await self._unload(entry)
@@ -158,7 +161,7 @@ class ModelPool:
         def arrived(task: asyncio.Task[None]) -> None:
             self._coming.pop(name, None)
             if not task.cancelled():
-                task.exception()  # whoever still waits has it, too
+                task.exception()  # marks it as retrieved; whoever waits for the task gets it, too
 
         task.add_done_callback(arrived)
         return task
@@ -172,7 +175,7 @@ class ModelPool:
                 await self._unload(await self._idle())
 
     async def _fits(self, name: str) -> bool:
-        """Whether the model was loaded; not if there was no memory beside others."""
+        """Load the model; return False if there was not enough memory besides the loaded ones."""
         try:
             await self._loaded(name)
         except NotEnoughMemoryError:
@@ -192,7 +195,7 @@ class ModelPool:
         log.info("loaded %s in %.1f s", name, entry.load_seconds)
 
     async def _idle(self) -> PooledModel:
-        """The least recently used model that nobody uses; waits for one."""
+        """Return the least recently used model that nobody uses, waiting until there is one."""
         while True:
             for entry in reversed(self.loaded()):
                 if entry.users == 0:
@@ -217,8 +220,11 @@ class ModelPool:
             self._freed.notify_all()
 
     def _on_a_thread(self, work: Callable[[], LLM]) -> asyncio.Future[LLM]:
-        """What `work` returns. Unlike an executor's, nobody waits for the thread at the end: it may
-        have 100 GB to read yet, and cannot be told to stop."""
+        """Run `work` on a daemon thread and return its future.
+
+        Unlike an executor's thread, nobody waits for it at exit: it may have 100 GB left to read,
+        and cannot be told to stop.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[LLM] = loop.create_future()
 

@@ -1,4 +1,4 @@
-"""Answers that a client may come back to by their ids, kept in memory within limits."""
+"""Responses that a client can refer to by id, kept in memory within limits."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class StoredResponse:
-    """One response: as it was answered, and the chat that the next one goes on from."""
+    """One response as it was sent, and the messages that the next one continues."""
 
     tenant: str
     response: dict[str, Any]
     items: list[dict[str, Any]] = field(default_factory=list)  # its own input
-    messages: list[dict[str, Any]] = field(default_factory=list)  # all so far, but no instructions
+    messages: list[dict[str, Any]] = field(default_factory=list)  # all so far, without instructions
     generation: Generation | None = None  # while it runs
     size: int = 0
 
@@ -32,7 +32,7 @@ class StoredResponse:
 
 
 class Store:
-    """The newest responses of every tenant; the one used longest ago is forgotten first."""
+    """The newest responses of every tenant; the least recently used one is dropped first."""
 
     def __init__(
         self,
@@ -58,7 +58,10 @@ class Store:
             self._forget(self._oldest_of_largest())
 
     def find(self, identity: str, tenant: str) -> StoredResponse:
-        """The response; a 404 if it was never this tenant's, or is forgotten."""
+        """Return the response with that id.
+
+        Raises a 404 if it is not this tenant's, or is not stored any more.
+        """
         kept = self._kept.get(identity)
         if kept is None or kept.tenant != tenant:
             raise HTTPError(

@@ -1,4 +1,4 @@
-"""What every wire format asks for: answers, counts and facts, whatever they are written in."""
+"""The service behind every wire format: generation, tokenizing, token counts and model metadata."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ Prompt = str | Sequence[int] | ChatRequest
 
 
 class Service:
-    """Everything the routes call. To be used on one event loop; errors are those of dure.errors
-    and server.errors."""
+    """Everything that the routes call. Use it on one event loop.
+
+    Its methods raise the exceptions of dure.errors and server.errors.
+    """
 
     def __init__(
         self,
@@ -41,17 +43,17 @@ class Service:
         parallel: int = 32,
         queue: int = limits.MAX_QUEUE,
     ) -> None:
-        """parallel: answers computed at once; queue: those that may wait beside them."""
+        """parallel: choices that are computed at once; queue: how many more may wait."""
         self.registry = registry
         self.metrics = metrics or Metrics()
         self.facts = ModelInfo(registry)
         self.kept = Store()
         self.draining = False
-        self.loading = False  # the model that is loaded before anyone asks for it
+        self.loading = False  # the preloaded model is still being loaded
         self.started = int(time.time())
         self.parallel = parallel
         self._room = parallel + queue
-        self._admitted = 0  # answers asked for and not over
+        self._admitted = 0  # choices that run or wait
         self._typical_seconds = 5.0  # of a request, a moving average
         self._running: dict[str, Generation] = {}
         self._pool = _started(ThreadPoolExecutor(limits.PREPARE_THREADS, "dure prepare"))
@@ -66,10 +68,11 @@ class Service:
         priority: int = 0,
         keep_alive: float | None = None,
     ) -> Generation:
-        """The answers to a chat as they grow. `key` is the tenant: prefixes are shared within it.
+        """Start to generate the response to a chat.
 
-        The lowest `priority` goes first. keep_alive: seconds for which the model stays in memory
-        afterwards, if not the server's own.
+        key: the tenant; prefixes are shared within one. The lowest `priority` runs first.
+        keep_alive: seconds for which the model stays in memory afterwards, if not the server's own
+        setting.
         """
         return await self._generate(
             model_name, request, params, key=key, priority=priority, keep_alive=keep_alive
@@ -86,7 +89,7 @@ class Service:
         keep_alive: float | None = None,
         format: Any = None,  # noqa: A002 - the word that requests use
     ) -> Generation:
-        """The continuations of a text or of token ids as they grow; else as `chat`."""
+        """Start to generate the continuations of a text or of token ids; otherwise as `chat`."""
         return await self._generate(
             model_name,
             prompt,
@@ -98,7 +101,7 @@ class Service:
         )
 
     async def with_model(self, model_name: str | None, use: Callable[[LLM], T]) -> T:
-        """What `use` makes of the loaded model, off the event loop: tokenising, templates."""
+        """Return `use(llm)` of the loaded model, computed off the event loop."""
         self._check_draining()
         entry = await self.registry.acquire(model_name)
         try:
@@ -107,11 +110,11 @@ class Service:
             self.registry.release(entry)
 
     async def count(self, model_name: str | None, request: ChatRequest) -> int:
-        """How many tokens the chat's prompt has."""
+        """Count the tokens of the chat's prompt."""
         return len(await self.with_model(model_name, lambda llm: llm.prepare(request).token_ids))
 
     async def render(self, model_name: str | None, request: ChatRequest) -> str:
-        """The prompt that the model's template makes of the chat."""
+        """Render the chat to a prompt by the model's chat template."""
         return await self.with_model(model_name, lambda llm: llm.request_builder.render(request))
 
     async def tokenize(
@@ -122,7 +125,7 @@ class Service:
         add_special: bool = True,
         parse_special: bool = True,
     ) -> list[int]:
-        """The token ids of a text."""
+        """Tokenize a text."""
 
         def ids(llm: LLM) -> list[int]:
             return llm.tokenizer.encode(text, add_special=add_special, parse_special=parse_special)
@@ -130,21 +133,22 @@ class Service:
         return await self.with_model(model_name, ids)
 
     async def detokenize(self, model_name: str | None, token_ids: Sequence[int]) -> str:
-        """The text of token ids."""
+        """Decode token ids to text."""
         return await self.with_model(model_name, lambda llm: llm.tokenizer.decode(token_ids))
 
     async def models(self) -> list[dict[str, Any]]:
-        """The facts of every model served, as /v1/models lists them."""
+        """Describe every model served, as /v1/models lists them."""
         return await self.off_loop(self.facts.all)
 
     async def model(self, name: str) -> dict[str, Any]:
-        """The facts of one model; ModelNotFoundError if it is not served."""
+        """Describe one model. Raises ModelNotFoundError if it is not served."""
         return await self.off_loop(partial(self.facts.of, self.registry.find(name)))
 
     def end_thinking(self, generation_id: str, *, key: str = "") -> None:
-        """End that answer's thinking; InvalidRequestError unless it runs for this key.
+        """End the reasoning of a running request: the model answers now.
 
-        The id is that of any API: its last digits name the answer.
+        generation_id: the response's id in any API; its last digits identify the generation. Raises
+        InvalidRequestError unless it runs for this key.
         """
         generation = self._running.get(generation_id.replace("_", "-").rpartition("-")[2])
         if generation is None or generation.tenant != key:
@@ -153,28 +157,28 @@ class Service:
 
     @property
     def num_active(self) -> int:
-        """Answers asked for and not over."""
+        """The number of choices that run or wait."""
         return self._admitted
 
     async def off_loop(self, work: Callable[[], T]) -> T:
-        """What `work` returns, computed on a thread of the pool."""
+        """Run `work` on a thread of the pool and return its result."""
         return await self._prepare(work)
 
     def health(self) -> str:
-        """ "ok", or why requests must wait: "loading model" or "shutting down"."""
+        """Return "ok", or why requests must wait: "loading model" or "shutting down"."""
         if self.draining:
             return "shutting down"
         return "loading model" if self.loading else "ok"
 
     async def drain(self, seconds: float) -> None:
-        """Refuse new requests; return when all answers are over or after `seconds`."""
+        """Refuse new requests; return when all running ones have finished, or after `seconds`."""
         self.draining = True
         end = time.monotonic() + seconds
         while self._admitted and time.monotonic() < end:
             await asyncio.sleep(0.05)
 
     def fail_all(self) -> None:
-        """End every running answer now, with an error for its readers."""
+        """Abort every running request now, with an error for its client."""
         for generation in list(self._running.values()):
             generation.fail(errors.unavailable("The server was shut down.", "shutting_down"))
 
@@ -234,7 +238,7 @@ class Service:
         return generation
 
     def _admit(self, answers: int) -> Callable[[], None]:
-        """What to call when these answers are over; a 429 if the queue is full."""
+        """Admit so many choices; return what to call at their end. A 429 if the queue is full."""
         self._check_draining()
         if self._admitted + answers > self._room:
             rounds = self._room / max(1, self.parallel)
@@ -264,7 +268,7 @@ class Service:
             ) from None
 
     def _over(self, generation: Generation) -> None:
-        """Count a generation that is over; an error in counting never reaches its client."""
+        """Count a finished generation; an error in counting never reaches its client."""
         self._running.pop(generation.id, None)
         try:
             self._count(generation)
@@ -272,7 +276,7 @@ class Service:
             log.exception("%s could not be counted", generation.id)
 
     def _count(self, generation: Generation) -> None:
-        """Count a generation that is over, and log it without its text."""
+        """Count a finished generation, and log it without its text."""
         self.metrics.on_over(generation)
         times, progress = generation.times, generation.progress
         seconds = time.perf_counter() - times.asked
@@ -298,8 +302,11 @@ def _llm(entry: PooledModel) -> LLM:
 
 
 def _started(pool: ThreadPoolExecutor) -> ThreadPoolExecutor:
-    """The pool, with all its threads. Python waits for ever for one that finds no memory to begin
-    with, and it would be the event loop that waits."""
+    """Start all threads of the pool.
+
+    If a thread finds no memory to start with, Python waits for it for ever; later, that would block
+    the event loop.
+    """
     all_are_here = threading.Barrier(limits.PREPARE_THREADS + 1)
     for _ in range(limits.PREPARE_THREADS):
         pool.submit(all_are_here.wait)
@@ -308,8 +315,10 @@ def _started(pool: ThreadPoolExecutor) -> ThreadPoolExecutor:
 
 
 def _contained(work: Callable[[], T]) -> T:
-    """What `work` returns. The panic of a library written in Rust is no Exception, and would pass
-    by all who answer for errors: here it becomes one."""
+    """Run `work`, and convert a panic of a Rust library to a RuntimeError.
+
+    Such a panic is no Exception, and would pass every handler of errors.
+    """
     try:
         return work()
     except Exception:

@@ -1,4 +1,4 @@
-"""The thread that steps one model's engine, and hands what comes out to the event loop."""
+"""The worker: a thread that steps one model's engine and passes its output to the event loop."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ log = logging.getLogger("dure.server")
 
 @dataclass
 class StepUpdate:
-    """What one step did for one generation."""
+    """What one step produced for one generation."""
 
     generation: Generation
     progress: Progress
     chunks: list[tuple[int, Chunk]] = field(default_factory=list)
-    started: float = 0.0  # when the step began that began its prompt, if this one did
+    started: float = 0.0  # the step's start, if its prefill began in this step
     error: Exception | None = None
 
 
 @dataclass
 class _Run:
-    """A generation as the engine's thread sees it."""
+    """A generation on the engine's thread."""
 
     answers: list[OutputProcessor]
     progress: Progress
@@ -44,23 +44,23 @@ class _Run:
 
 
 class Worker:
-    """One model's engine on a thread of its own. To be made and asked on the event loop.
+    """Runs one model's engine on a thread of its own. Make it and call it on the event loop.
 
-    The engine is touched by that thread alone, between two steps; one call a step takes what came
-    out to the event loop, where `on_news` sees it, too, with the time of the step's end.
+    Only that thread touches the engine, between two steps. One call a step passes the output to the
+    event loop, where `on_news` is called with the time at which the step ended.
     """
 
     def __init__(
         self, llm: LLM, *, on_news: Callable[[float, list[StepUpdate]], None] | None = None
     ) -> None:
         self.llm = llm
-        self.active: set[Generation] = set()  # of the event loop: asked, and not over
+        self.active: set[Generation] = set()  # unfinished requests; used on the event loop only
         self._on_news = on_news
         self._loop = asyncio.get_running_loop()
         self._wake = threading.Condition()
         self._inbox: deque[Callable[[], None]] = deque()
         self._ended = False
-        self._running: dict[Generation, _Run] = {}  # this and the next are the thread's own
+        self._running: dict[Generation, _Run] = {}  # this and the next belong to the thread
         self._news: list[StepUpdate] = []
         self._thread = threading.Thread(target=self._run, name="dure engine", daemon=True)
         self._thread.start()
@@ -73,9 +73,10 @@ class Worker:
         tenant: str = "",
         on_over: Callable[[], None] | None = None,
     ) -> Generation:
-        """The generation, once the engine has accepted it; raises what the engine refused it with.
+        """Submit a request; return its generation once the engine has accepted it.
 
-        `on_over` is called on the event loop, once, when it is over or closed.
+        on_over: called once, on the event loop, when the generation has finished or is closed.
+        Raises what the engine refuses it with.
         """
 
         def over(generation: Generation) -> None:
@@ -103,7 +104,7 @@ class Worker:
         return generation
 
     def close(self) -> None:
-        """End the thread within one step; answers that still run get an error."""
+        """Stop the thread within one step; requests that still run get an error."""
         with self._wake:
             self._ended = True
             self._wake.notify()
@@ -132,7 +133,7 @@ class Worker:
             self._tell()
 
     def _survive(self, action: Callable[[], None]) -> None:
-        """Run the action; if it raises, fail the running answers.
+        """Run the action; if it raises, fail the running requests.
 
         The thread outlives any error, and the next action is still run: somebody waits for it.
         """
@@ -172,7 +173,7 @@ class Worker:
                 answer.end_thinking()
 
     def _collect(self, began: float) -> None:
-        """Collect what one step brought each generation."""
+        """Collect what one step produced for each generation."""
         for generation, run in list(self._running.items()):
             first = run.answers[0]
             news = StepUpdate(generation, run.progress)

@@ -1,1 +1,1 @@
-"""What several wire formats share: bodies, thinking, content blocks, log-probabilities."""
+"""What several wire formats share: bodies, reasoning settings, content blocks, logprobs."""

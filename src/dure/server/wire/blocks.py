@@ -1,6 +1,6 @@
-"""What an answer is made of, piece by piece: thoughts, text and calls, each opened and closed.
+"""The content blocks of a response: reasoning, text and tool calls, each opened and closed.
 
-Wire formats that number their blocks (Anthropic's, OpenAI's responses) are written from this.
+The APIs that number their blocks (Anthropic's, OpenAI's Responses) are written from these.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ Kind = Literal["reasoning", "content", "call"]
 
 @dataclass
 class ContentBlock:
-    """One block of an answer. A call's text is that of its arguments: JSON, if it is whole."""
+    """One content block. The text of a call is its arguments: JSON, if it is complete."""
 
     kind: Kind
-    index: int  # among all pieces of the answer
+    index: int  # among all blocks of the response
     id: str = ""
     name: str = ""
     parts: list[str] = field(default_factory=list)
 
     @property
     def text(self) -> str:
-        """All that was said in it so far."""
+        """The text of the block so far."""
         return "".join(self.parts)
 
 
 @dataclass(frozen=True)
 class BlockDelta:
-    """A piece begins, has more text, or is over."""
+    """A block opens, gets more text, or closes."""
 
     what: Literal["open", "more", "close"]
     piece: ContentBlock
@@ -43,7 +43,7 @@ class BlockDelta:
 
 
 class ContentBlocks:
-    """Reads the events of one answer in order, and says what each changes."""
+    """Turns the parser's events of one response, in order, into changes of content blocks."""
 
     def __init__(self) -> None:
         self.all: list[ContentBlock] = []
@@ -51,7 +51,7 @@ class ContentBlocks:
         self._blank = ""  # white space that is text only if text follows
 
     def push(self, event: Event) -> Iterator[BlockDelta]:
-        """What `event` changes."""
+        """Yield what `event` changes."""
         if event.kind == "call":
             yield from self._begin("call", event.id, event.name)
         elif event.kind == "call_end":
@@ -63,7 +63,7 @@ class ContentBlocks:
             yield from self._said("content" if event.kind == "content" else "reasoning", event.text)
 
     def finish(self) -> Iterator[BlockDelta]:
-        """The end of the piece that is open, if any."""
+        """Close the block that is open, if any."""
         self._blank = ""
         if self._open is not None:
             yield BlockDelta("close", self._open)
@@ -73,7 +73,7 @@ class ContentBlocks:
         if not text:
             return
         if self._open is None or self._open.kind != kind:
-            # A block of nothing but line breaks, between thoughts and a call, is no block.
+            # Line breaks alone, between reasoning and a call, make no block.
             text = self._blank + text
             if not text.strip():
                 self._blank = text
@@ -95,12 +95,12 @@ class ContentBlocks:
 
 
 def new_id(prefix: str, digits: str | None = None) -> str:
-    """`prefix` and 24 hexadecimal digits, drawn at random if they are not given."""
+    """Return `prefix` and 24 hexadecimal digits, random if not given."""
     return f"{prefix}_{digits or secrets.token_hex(12)}"
 
 
 def arguments_of(text: str) -> dict[str, Any] | None:
-    """The arguments of a call as an object; None if the text is not (yet) JSON of one."""
+    """Parse a call's arguments; return None if the text is not (yet) a JSON object."""
     try:
         value = json.loads(text or "{}")
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""A request's body: received in time and size, parsed without surprises, and checked by a shape."""
+"""Request bodies: received within limits of time and size, parsed as JSON, checked by a schema."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=BaseModel)
 
-# What pydantic calls a mistake -> our sentence; {} is the field, and the names are its context's
+# pydantic's error type -> our sentence, with the names that pydantic's error context has
 _SENTENCES: Mapping[str, str] = {
     "missing": "{field} is missing.",
     "extra_forbidden": "{field} is not known.",
@@ -52,7 +52,7 @@ _TYPES = ("str", "int", "float", "bool", "dict", "list", "none")
 
 
 class BodyReader:
-    """Receives and parses the bodies of one server, within a common budget of bytes.
+    """Receives and parses request bodies, within one budget of bytes for the whole server.
 
     off_loop: runs a function on a thread; large bodies are parsed there.
     """
@@ -62,10 +62,10 @@ class BodyReader:
         self.bytes = 0  # received and not yet parsed, of all requests
 
     async def read(self, request: Request, shape: type[M]) -> M:
-        """Return the body in that shape.
+        """Receive, parse and validate the body.
 
         Raises a 400 that names the first wrong field, a 408 for a body that takes too long, a 413
-        for one that is too long, and a 503 when the common budget is spent.
+        for one that is too long, and a 503 when the common budget is used up.
         """
         declared = request.headers.get("content-length", "0")
         if declared.isdigit() and int(declared) > limits.MAX_BODY_BYTES:
@@ -103,7 +103,7 @@ class BodyReader:
 
 
 async def read_as(request: Request, shape: type[M]) -> M:
-    """Return the body in that shape; a 400 names the first field which is wrong."""
+    """Read the request's body as `shape`. Raises a 400 that names the first wrong field."""
     reader: BodyReader = request.app.state.bodies
     return await reader.read(request, shape)
 
@@ -113,7 +113,7 @@ def _parsed(parts: list[bytes], shape: type[M]) -> M:
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
-    """Return the JSON object that `body` is.
+    """Parse `body` as a JSON object.
 
     Raises a 400 if it is not one, is nested too deeply, or has too many values.
     """
@@ -136,7 +136,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
 
 def checked(shape: type[M], value: Mapping[str, Any]) -> M:
-    """`value` as `shape`; a 400 that names the first field which is wrong."""
+    """Validate `value` as `shape`. Raises a 400 that names the first wrong field."""
     try:
         return shape.model_validate(value)
     except ValidationError as error:
@@ -144,10 +144,10 @@ def checked(shape: type[M], value: Mapping[str, Any]) -> M:
 
 
 def measure(body: bytes) -> tuple[int, int]:
-    """Return how deeply a JSON text is nested, and a bound of its values, without recursion.
+    """Return the nesting depth of a JSON text, and a bound of its values, without recursion.
 
-    The text is scanned in blocks. Of text that is not JSON both are some number; the parser
-    refuses that, and has a limit of its own.
+    The text is scanned in blocks. For text that is not JSON the numbers mean nothing: the parser
+    refuses it, and has a depth limit of its own.
     """
     opened = body.count(b"[") + body.count(b"{")
     if opened <= limits.MAX_JSON_DEPTH and len(body) <= limits.MAX_JSON_VALUES:
@@ -188,12 +188,12 @@ def _too_large(size: int) -> HTTPError:
 
 
 def _is_field(part: str) -> bool:
-    """Whether a part of a place is a name of the body's, and none of pydantic's for a type."""
+    """Check whether a part of pydantic's location is a field's name and not the name of a type."""
     return part.isidentifier() and part not in _TYPES and not part[:1].isupper()
 
 
 def _first_mistake(error: ValidationError) -> HTTPError:
-    """A 400 in our words for the first of pydantic's complaints."""
+    """Make a 400 for the first error of pydantic's, in our own sentence."""
     first = error.errors(include_url=False, include_input=False)[0]
     field = ""
     for part in first["loc"]:

@@ -1,4 +1,4 @@
-"""Fields that other servers take: what would change an answer here, and near-misses of names."""
+"""Fields that other servers accept and this one does not, and misspelt field names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dure.errors import InvalidRequestError
 
 @dataclass(frozen=True)
 class Foreign:
-    """A field that is not supported: the values that ask for nothing, and what to do instead."""
+    """An unsupported field: the values that change nothing, and what to use instead."""
 
     neutral: tuple[Any, ...]
     instead: str
@@ -26,7 +26,7 @@ _ADAPTER = "no adapters are loaded"
 _TEMPLATE = "the model's own template is used"
 
 _TABLE: tuple[tuple[str, tuple[Any, ...], str], ...] = (
-    # ways of drawing tokens
+    # sampling
     *((name, (1,), _DRAW) for name in ("typical_p", "typical", "tfs", "tfs_z", "cfg_scale")),
     *((name, (0,), _DRAW) for name in ("top_a", "eta_cutoff", "epsilon_cutoff", "penalty_alpha")),
     *((name, (0,), _DRAW) for name in ("mirostat", "mirostat_mode", "dynatemp_range")),
@@ -39,12 +39,12 @@ _TABLE: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     # penalties
     *((name, (0,), _PENALTY) for name in ("dry_multiplier", "no_repeat_ngram_size")),
     ("encoder_repetition_penalty", (1,), _PENALTY),
-    # several answers, and beams
+    # several choices, and beam search
     ("best_of", (1,), "ask for n, and take the best"),
     ("length_penalty", (1,), "tokens are drawn one after the other, without beams"),
     ("num_beams", (1,), "tokens are drawn one after the other, without beams"),
     ("early_stopping", (), "tokens are drawn one after the other, without beams"),
-    # where an answer ends, and what is shown of it
+    # where the output ends, and what is shown of it
     ("include_stop_str_in_output", (), "add the stop string yourself"),
     ("no_stop_trim", (), "add the stop string yourself"),
     ("stop_regex", (), "use stop, or guided_regex"),
@@ -77,7 +77,7 @@ _TABLE: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("custom_logit_processor", (), "nothing from a request is run"),
 )
 FOREIGN: Mapping[str, Foreign] = {name: Foreign(ok, instead) for name, ok, instead in _TABLE}
-"""What vLLM, SGLang, llama-server, Ollama, OpenRouter or TGI take and this server does not."""
+"""Fields that vLLM, SGLang, llama-server, Ollama, OpenRouter or TGI accept and we do not."""
 
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
 
@@ -96,7 +96,7 @@ HARMLESS = frozenset(
         *("reasoning_content", "response_id", "input_id", "tool", "options", "plugins", "provider"),
     )
 )
-"""Names that resemble ours and mean something else, which cannot change an answer."""
+"""Fields whose names resemble ours, but which mean something else and change no output."""
 
 
 def refuse_foreign(extra: Mapping[str, Any], *, choices: int | None = None) -> None:
@@ -122,7 +122,7 @@ def refuse_foreign(extra: Mapping[str, Any], *, choices: int | None = None) -> N
 def refuse_misspelt(extra: Iterable[str], known: Iterable[str]) -> None:
     """Raise InvalidRequestError for an unknown field whose name is nearly that of a known one.
 
-    Other unknown fields are passed over: clients send many that mean nothing here.
+    Other unknown fields are ignored: clients send many that mean nothing here.
     """
     names = [name for name in known if len(name) > 3]
     for name in extra:

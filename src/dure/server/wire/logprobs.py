@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from dure.text.tokenizer import Tokenizer
 
 LOWEST = -9999.0
-"""What stands for a probability of 0: JSON has no infinity."""
+"""The log-probability written for a probability of 0: JSON has no infinity."""
 
 
 def chat_logprobs(
     entries: Sequence[TokenLogprobs | None] | None, tokenizer: Tokenizer
 ) -> dict[str, Any] | None:
-    """A chat's `logprobs`: for each token its own and the likeliest; None if not asked for."""
+    """Write a chat choice's `logprobs`: each token with its top tokens; None if not requested."""
     if entries is None:
         return None
     return {
@@ -27,14 +27,14 @@ def chat_logprobs(
 
 
 class TextOffset:
-    """Where the next token begins, in characters of the text; characters may span tokens."""
+    """Counts where the next token begins, in characters; a character may span tokens."""
 
     def __init__(self) -> None:
         self._characters = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: bytes) -> int:
-        """Return where the token begins: the number of whole characters before it."""
+        """Return where the token begins: the number of complete characters before it."""
         begins = self._characters
         self._characters += len(self._decoder.decode(token))
         return begins
@@ -46,9 +46,10 @@ def completion_logprobs(
     tokenizer: Tokenizer,
     at: TextOffset,
 ) -> dict[str, Any]:
-    """A completion's `logprobs`: four lists, a token each; None where nothing came before.
+    """Write the `logprobs` of a completion: four lists with one entry a token.
 
-    ids: the tokens, of which `entries` may lack some. at: where the first begins; it is moved on.
+    entries: one a token; None for a first prompt token, which nothing precedes. ids: the tokens.
+    at: where the first one begins; it is moved to the end.
     """
     texts = [token_text(tokenizer, token_id) for token_id in ids]
     offsets = [at.push(tokenizer.token_bytes(token_id)) for token_id in ids]
@@ -61,7 +62,7 @@ def completion_logprobs(
 
 
 def token_text(tokenizer: Tokenizer, token_id: int) -> str:
-    """A token's text; bytes that are no whole characters are written as OpenAI writes them."""
+    """Decode one token; bytes that are not whole characters are written as "bytes:…", in hex."""
     raw = tokenizer.token_bytes(token_id)
     try:
         return raw.decode()
@@ -70,7 +71,7 @@ def token_text(tokenizer: Tokenizer, token_id: int) -> str:
 
 
 def finite(logprob: float) -> float:
-    """The log-probability as JSON can hold it."""
+    """Clamp the log-probability to what JSON can hold."""
     return logprob if logprob > LOWEST else LOWEST  # not a number is neither
 
 
@@ -91,7 +92,7 @@ def _token(token_id: int, logprob: float, tokenizer: Tokenizer) -> dict[str, Any
 
 
 def _top(entry: TokenLogprobs, tokenizer: Tokenizer) -> dict[str, float]:
-    """The likeliest tokens and, as OpenAI has it, the chosen one beside them."""
+    """Return the top tokens and, as OpenAI does, the chosen one."""
     top: dict[str, float] = {}
     for token_id, value in (*entry.top, (entry.token_id, entry.logprob)):
         top.setdefault(token_text(tokenizer, token_id), finite(value))

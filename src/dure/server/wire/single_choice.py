@@ -1,4 +1,4 @@
-"""Asking the service for one answer, as the wire formats do that have one answer a request."""
+"""Generation for the APIs that have one choice a request: Anthropic's, Ollama's, Responses."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ async def chat_up_to(
     key: str,
     keep_alive: float | None = None,
 ) -> Generation:
-    """The answer as it grows, of max_tokens at most or of as many as the context has room for.
+    """Start to generate with max_tokens as a ceiling: less, if the context has not enough room.
 
-    For APIs in which a number of tokens must be given and is a ceiling, not a demand. A prompt
-    that does not fit by itself is still a ContextLengthError.
+    For APIs in which max_tokens is mandatory. A prompt that does not fit by itself still raises a
+    ContextLengthError.
     """
     try:
         return await service.chat(model, chat, params, key=key, keep_alive=keep_alive)
@@ -45,7 +45,7 @@ async def chat_up_to(
 async def read_all(
     request: Request, generation: Generation, push: Callable[[Chunk], object]
 ) -> None:
-    """Push every chunk; ClientGone, and the answer ends, if the client disconnects."""
+    """Push every chunk. If the client disconnects, stop the generation and raise ClientGone."""
 
     async def read() -> None:
         async for _, chunk in generation:

@@ -1,4 +1,4 @@
-"""What every handler wants to know of a request beside its body."""
+"""The tenant of a request, which every handler needs besides the body."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ if TYPE_CHECKING:
 
 
 def tenant(request: Request) -> str:
-    """Who asks: requests of one tenant share prefixes, and nothing with another's."""
+    """Return the request's tenant: prefixes are shared among requests of one tenant only."""
     return str(getattr(request.state, "tenant", ""))

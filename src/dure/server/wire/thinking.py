@@ -1,4 +1,4 @@
-"""Whether and for how long to think, by whichever of its many names a body says it."""
+"""Reasoning settings: whether and for how long to think, by the many names of the APIs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _OURS = ("enable_thinking", "thinking", "reasoning_effort")
 _RENDERERS = frozenset(
     ("messages", "tools", "self", "add_generation_prompt", "bos_token", "eos_token")
 )
-"""Variables that the renderer itself passes to a template: a request sets them by other fields."""
+"""Variables that the renderer sets itself: a request sets them by other fields."""
 
 
 class ThinkingFields(Body):
-    """What a body of any API may say of thinking, beside that API's own words."""
+    """The reasoning fields that the body of any API may have, besides that API's own."""
 
     reasoning_effort: str | None = Field(None, max_length=32)
     enable_thinking: bool | None = None
@@ -37,7 +37,10 @@ class ThinkingFields(Body):
 def thinking_of(
     body: ThinkingFields, *, switch: Any = None, effort: Any = None, budget: Any = None
 ) -> Thinking:
-    """What the body wishes; switch, effort and budget are what the API's own words say of it."""
+    """Read the reasoning settings of a body.
+
+    switch, effort and budget: the values of the API's own fields, if it has any.
+    """
     variables = body.chat_template_kwargs or {}
     switch = first(
         body.enable_thinking, switch, variables.get("enable_thinking"), variables.get("thinking")
@@ -62,7 +65,7 @@ def thinking_of(
 
 
 def variables_of(body: ThinkingFields) -> dict[str, Any]:
-    """Return the template's own switches, without those that `thinking_of` reads.
+    """Return chat_template_kwargs without the variables that `thinking_of` reads.
 
     Raises a 400 for a name that the renderer itself sets.
     """
@@ -78,12 +81,12 @@ def variables_of(body: ThinkingFields) -> dict[str, Any]:
 
 
 def switch_of(kind: Any) -> bool | None:
-    """DeepSeek's and Anthropic's "enabled", "disabled" and "adaptive"."""
+    """Map DeepSeek's and Anthropic's type to a switch: True, False, or None for "adaptive"."""
     return {"enabled": True, "disabled": False}.get(kind) if isinstance(kind, str) else None
 
 
 def first(*values: Any) -> Any:
-    """The first of the values that is not None; None if all are."""
+    """Return the first value that is not None; None if all are."""
     return next((value for value in values if value is not None), None)
 
 

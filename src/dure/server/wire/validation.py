@@ -1,4 +1,4 @@
-"""Reading request bodies: what they may hold, and a clear no to what we do not do."""
+"""Validation that all request bodies share: unsupported fields, types and sizes are refused."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ CHAT_ONLY = dict.fromkeys(
     ),
     _ELSEWHERE,
 )
-"""What only OpenAI's chat and completions take, for the APIs that have no word for it."""
+"""Fields that only OpenAI's chat and completions accept; the other APIs have no such field."""
 
 
 class Body(BaseModel):
-    """A request body or a part of one. Fields it does not know are kept, for `refuse` to see."""
+    """A request body or a part of one. Unknown fields are kept, so that `refuse` can check them."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
 
 def refuse(body: Body, unsupported: Mapping[str, str]) -> None:
-    """Raise InvalidRequestError for a field that would change the answer and is not supported.
+    """Raise InvalidRequestError for an unsupported field that would change the output.
 
-    unsupported: why not, by the field's name. A field that is null, false or empty asks nothing.
+    unsupported: the reasons, by field. A field that is null, false or empty is accepted.
     """
     extra = body.model_extra or {}
     if len(extra) > limits.MAX_UNKNOWN_FIELDS:
@@ -64,22 +64,22 @@ def refuse(body: Body, unsupported: Mapping[str, str]) -> None:
 
 
 def unsupported_type(what: str, kind: object, allowed: str) -> InvalidRequestError:
-    """The error for a block, item or tool of a type that we do not take."""
+    """Make the error for a block, item or tool of an unsupported type."""
     return InvalidRequestError(f"{what} of type {str(kind)[:60]!r} is not supported.", hint=allowed)
 
 
 def missing(what: str, field: str) -> InvalidRequestError:
-    """The error for a block that lacks what its type needs."""
+    """Make the error for a block that lacks a required field."""
     return InvalidRequestError(f'{what} has no "{field}".')
 
 
 def given(**values: Any) -> dict[str, Any]:
-    """Those of the values that are not None: a field left out takes the model's default."""
+    """Return the values that are not None: a field left out takes the model's default."""
     return {name: value for name, value in values.items() if value is not None}
 
 
 def check_schema(schema: Form, where: str) -> Form:
-    """The schema, or a form in words, itself; InvalidRequestError if it is too large to compile."""
+    """Return the schema or grammar unchanged. Raises InvalidRequestError if it is too large."""
     size = len(schema) if isinstance(schema, str) else _least_size(schema)
     if size <= limits.MAX_SCHEMA_BYTES and not isinstance(schema, str):
         size = len(json.dumps(schema))
@@ -92,7 +92,7 @@ def check_schema(schema: Form, where: str) -> Form:
 
 
 def _least_size(value: object) -> int:
-    """Return a lower bound of the JSON text's length; counting ends beyond the limit."""
+    """Return a lower bound of the JSON text's length; counting stops beyond the limit."""
     size, waiting = 0, [value]
     while waiting and size <= limits.MAX_SCHEMA_BYTES:
         each = waiting.pop()
