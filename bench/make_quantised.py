@@ -1,10 +1,11 @@
-"""Writes one model of noise as different quantisers store it, to compare the speed of their formats.
+"""Writes one model of noise as different quantisers store it, to compare their formats' speed.
 
     python bench/make_quantised.py FOLDER [--layers 8] [--only nvfp4,Q4_K]
 
 The shapes are those of Qwen2.5-1.5B but for a small vocabulary, in BF16 everywhere, so that what
-differs is the format of the layers. compressed-tensors' W8A8 and NVFP4, AutoRound's W4A16, mlx-lm's 4
-bits, and GGUF's Q8_0 and Q4_K; `versions.py` measures two of them in turns. Needs the gguf package.
+differs is the format of the layers. compressed-tensors' W8A8 and NVFP4, AutoRound's W4A16, mlx-lm's
+4 bits, and GGUF's Q8_0 and Q4_K; `versions.py` measures two of them in turns. Needs the gguf
+package.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-// Giving Python's lock away while a kernel computes, and taking it back, also when the program ends.
+// Giving Python's lock away while a kernel computes, and taking it back, also when the program
+// ends.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -11,16 +12,15 @@
 namespace dure {
 
 // Up to 3.13, Python ends a daemon thread that asks for the lock of an interpreter that ends, by
-// unwinding its stack. Destructors and catch clauses of C++ lie on it, so the process aborts. Before
-// that comes atexit: from then on, a thread that comes out of a kernel waits here until the process
-// is gone.
+// unwinding its stack. Destructors and catch clauses of C++ lie on it, so the process aborts.
+// Before that comes atexit: from then on, a thread that comes out of a kernel waits here until the
+// process is gone.
 class ExitGate {
  public:
   // Called without Python's lock, before it is taken.
   void enter() {
     std::unique_lock lock(mutex_);
-    if (closed_ && std::this_thread::get_id() != closer_)
-      changed_.wait(lock, [] { return false; });
+    if (closed_ && std::this_thread::get_id() != closer_) changed_.wait(lock, [] { return false; });
     ++entering_;
   }
 
@@ -30,8 +30,8 @@ class ExitGate {
     if (--entering_ == 0) changed_.notify_all();
   }
 
-  // Called with the lock by the thread that ends the interpreter; returns when no other thread waits
-  // for the lock any more. A forked child has none of the threads that are counted.
+  // Called with the lock by the thread that ends the interpreter; returns when no other thread
+  // waits for the lock any more. A forked child has none of the threads that are counted.
   void close() {
     if (getpid() != home_) return;
     PyThreadState* state = PyEval_SaveThread();

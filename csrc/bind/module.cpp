@@ -44,8 +44,8 @@ NB_MODULE(_core, m) {
 #else
   m.attr("asserts") = true;  // of a build for sanitizers
 #endif
-  // Threads that still wait for a lock when the interpreter ends keep their models: nothing to report
-  // to users. Tests turn the report on.
+  // Threads that still wait for a lock when the interpreter ends keep their models: nothing to
+  // report to users. Tests turn the report on.
   nb::set_leak_warnings(false);
   m.def("set_leak_warnings", [](bool on) { nb::set_leak_warnings(on); });
   nb::module_::import_("atexit").attr("register")(nb::cpp_function([] { exit_gate().close(); }));
