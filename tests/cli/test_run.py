@@ -141,7 +141,7 @@ def test_json_is_one_object_on_stdout(dure_command: Dure) -> None:
         "text": "hello there",
         "finish_reason": "stop",
         "tokens": {"prompt": 10, "cached": 4, "completion": 2},
-        "timings": {"prefill_s": 0.5, "decode_s": 2.0, "prefill_tps": 12.0, "decode_tps": 3.5},
+        "timings": {"prefill_s": 0.5, "decode_s": 2.0, "prefill_tps": 12.0, "decode_tps": 0.5},
     }
 
 
@@ -150,7 +150,7 @@ def test_verbose_figures_go_to_stderr(dure_command: Dure) -> None:
     assert done.out == "hello there\n"
     assert "fake: context of 1,000 tokens, 2 threads" in done.err
     assert "prompt 10 tokens (4 cached)" in done.err
-    assert "3.5 tok/s" in done.err
+    assert "answer 2 tokens in 2.00 s, 0.5 tok/s" in done.err
 
 
 def test_a_full_context_is_said(dure_command: Dure) -> None:

@@ -65,7 +65,9 @@ def test_every_public_name_has_an_entry_and_each_field_a_meaning(name: str) -> N
         assert [each.name for each in fields(kind) if not comments.get(each.name)] == []
 
 
-@pytest.mark.parametrize(("name", "method"), [*methods()], ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("name", "method"), [pytest.param(*each, id=each[0]) for each in methods()]
+)
 def test_every_public_method_says_its_arguments_its_result_and_its_errors(
     name: str, method: Any
 ) -> None:
