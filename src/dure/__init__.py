@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dure.engine.params import SamplingParams
     from dure.llm import LLM
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "LLM",
