@@ -6,6 +6,7 @@
 namespace dure {
 
 void head_matmul(const HeadProduct& product, int64_t n, bool exact, int threads) {
+  if (n == 0) return;
   const Packed& w = product.w;
   const int64_t heads = product.heads, x_stride = heads * product.x_stride;
   // Done sooner than a second thread is woken.
