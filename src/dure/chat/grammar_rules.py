@@ -10,10 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dure.chat.schema.rewrite import MAX_SCHEMA_BYTES, rewritten
 from dure.errors import InvalidRequestError
 
-MAX_SCHEMA_BYTES = 256 << 10
-MAX_DEPTH = 64
 MAX_CHOICES = 1000
 MAX_CALLS = 8  # in one answer that must have some
 # With any space allowed a small model may write spaces for ever.
@@ -45,9 +44,9 @@ class Rules:
         said.append(quoted(text[at:]))
         return " ".join(part for part in said if part != '""') or '""'
 
-    def json(self, schema: Any, what: str) -> str:
-        """Add a rule for JSON that fits a schema; return its name."""
-        return self.add(json_rule(schema, what))
+    def json(self, schema: Any, what: str, root: Any = None) -> str:
+        """Add a rule for JSON of a schema, whose references lead into `root`; return its name."""
+        return self.add(json_rule(schema, what, root))
 
     def until(self, end: str, *, longest: int | None = None) -> str:
         """Return an expression for any text up to and including `end`.
@@ -113,24 +112,14 @@ def some_of(body: str, separator: str, *, several: bool) -> str:
     return f"{body} ({between}{body}){{0,{MAX_CALLS - 1}}}" if several else body
 
 
-def json_rule(schema: Any, what: str = "The JSON schema") -> str:
-    """Return the expression for JSON that fits `schema`.
+def json_rule(schema: Any, what: str = "The JSON schema", root: Any = None) -> str:
+    """Return what a rule says whose text is JSON of `schema`.
 
-    Raises InvalidRequestError if the schema is too large or nested too deeply.
+    root: what the schema's references lead into, if not itself. Raises InvalidRequestError if it
+    is no schema, or too large.
     """
-    if not isinstance(schema, Mapping):
-        raise InvalidRequestError(f"{what} must be a JSON object.")
-    if _too_deep(schema, MAX_DEPTH):
-        raise InvalidRequestError(f"{what} is nested deeper than {MAX_DEPTH} levels.")
-    try:
-        text = json.dumps({**schema, "x-guidance": _TIGHT}, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InvalidRequestError(f"{what} holds something that is not JSON.") from error
-    if len(text) > MAX_SCHEMA_BYTES:
-        raise InvalidRequestError(
-            f"{what} has {len(text):,} bytes; the limit is {MAX_SCHEMA_BYTES:,}."
-        )
-    return f"%json {text}"
+    made = rewritten(schema, what, root).schema
+    return f"%json {json.dumps({**made, 'x-guidance': _TIGHT})}"
 
 
 def format_grammar(kind: str, value: Any, *, name: str = "answer") -> str:
@@ -181,19 +170,3 @@ def _choices(value: Any) -> list[str]:
             f"A choice has {len(value)} texts; at most {MAX_CHOICES} are allowed."
         )
     return list(value)
-
-
-def _too_deep(value: Any, depth: int) -> bool:
-    """Check whether `value` is nested deeper than `depth`, without recursion."""
-    level = [value]
-    for _ in range(depth + 1):
-        inner: list[Any] = []
-        for each in level:
-            if isinstance(each, Mapping):
-                inner += each.values()
-            elif isinstance(each, Sequence) and not isinstance(each, str | bytes):
-                inner += each
-        if not inner:
-            return False
-        level = inner
-    return True

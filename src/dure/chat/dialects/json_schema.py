@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from dure.chat.schema.references import pointed
 
 Schema = Mapping[str, Any]
 MAX_DEPTH = 16
 MAX_BRANCHES = 64
 _CHOICES = ("anyOf", "oneOf")
-_ESCAPED = re.compile("(?:%[0-9A-Fa-f]{2})+")  # as in a URL
 _NOTES = frozenset({"title", "description", "default", "examples", "deprecated", "$comment"})
 
 
@@ -26,31 +26,11 @@ def resolved(schema: Any, root: Any) -> Any:
         if pointer in seen:
             return beside
         seen.add(pointer)
-        target = _pointed(root, pointer)
+        target = pointed(root, pointer)
         if not isinstance(target, Mapping):
             return beside
         schema = {**target, **beside}
     return schema
-
-
-def _pointed(root: Any, pointer: str) -> Any:
-    """Return what a JSON pointer such as #/$defs/a leads to, or None."""
-    if not pointer.startswith("#"):
-        return None
-    at = root
-    for part in pointer[1:].split("/")[1:]:
-        key = _ESCAPED.sub(_unescaped, part).replace("~1", "/").replace("~0", "~")
-        if isinstance(at, Mapping) and key in at:
-            at = at[key]
-        elif isinstance(at, Sequence) and key.isdigit() and int(key) < len(at):
-            at = at[int(key)]
-        else:
-            return None
-    return at
-
-
-def _unescaped(found: re.Match[str]) -> str:
-    return bytes.fromhex(found.group().replace("%", "")).decode("utf-8", "replace")
 
 
 def types_of(schema: Any, root: Any = None) -> frozenset[str]:

@@ -10,34 +10,15 @@ from typing import Any
 from dure.chat.dialects.json_schema import branches_of, properties_of, required_of, resolved
 from dure.chat.dialects.values import as_json
 from dure.chat.grammar_rules import Rules, one_of
+from dure.chat.schema.formats import FORMATS
 from dure.errors import InvalidRequestError
 
 Around = Callable[[str, str], tuple[str, str]]
 Write = Callable[[str], str]
-_DATE = r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
-_TIME = (
-    r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
-)
-_BYTE = r"(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])"
-_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-_HEX = "[0-9A-Fa-f]"
-FORMATS = {
-    "date": _DATE,
-    "time": _TIME,
-    "date-time": f"{_DATE}T{_TIME}",
-    "duration": r"P([0-9]+W|[0-9]+D|[0-9]+M([0-9]+D)?|[0-9]+Y([0-9]+M([0-9]+D)?)?"
-    r"|([0-9]+D)?T([0-9]+H([0-9]+M)?([0-9]+S)?|[0-9]+M([0-9]+S)?|[0-9]+S))",
-    "email": rf"[A-Za-z0-9_+-]+(\.[A-Za-z0-9_+-]+)*@{_LABEL}(\.{_LABEL})+",
-    "hostname": rf"{_LABEL}(\.{_LABEL})*",
-    "ipv4": rf"{_BYTE}(\.{_BYTE}){{3}}",
-    "ipv6": rf"({_HEX}{{1,4}}:){{7}}{_HEX}{{1,4}}",
-    "uri": r"[A-Za-z][A-Za-z0-9+.-]*:(\/\/)?[A-Za-z0-9._~:\/?#@!$&'()*+,;=%-]+",
-    "uuid": f"{_HEX}{{8}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{12}}",
-}
-"""Regular expressions for the formats of JSON schema; any other format is a note."""
 
 
 def members_rule(
+    tool: str,
     schema: Mapping[str, Any],
     rules: Rules,
     around: Around,
@@ -48,25 +29,24 @@ def members_rule(
 ) -> str:
     """Return the name of the rule of a tool's members, in their order, optional ones or not.
 
-    around: what is written before and after a value, by its name and by whether it is "string" or
-    "json". marks: what may end a value, which none may hold. typed: each value says which it is.
-    write: how a text is written.
+    tool: its name, for errors. around: what is written before and after a value, by its name and by
+    whether it is "string" or "json". marks: what may end a value, which none may hold. typed: each
+    value says which it is. write: how a text is written.
     """
     required = required_of(schema, schema)
-    shared = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
     said = []
     for name, each in properties_of(schema, schema).items():
         member = one_of(
             [
                 f"{rules.literal(around(name, kind)[0])} {value}"
                 for kind, value in _values(
+                    _named(name, tool),
                     name,
                     each,
                     schema,
                     rules,
                     around,
                     marks=marks,
-                    shared=shared,
                     typed=typed,
                     write=write,
                 )
@@ -76,7 +56,13 @@ def members_rule(
     return rules.add(" ".join(said) or '""')
 
 
+def _named(name: str, tool: str) -> str:
+    """Return how errors call a parameter."""
+    return f"The parameter {name[:60]!r} of the tool {tool[:60]!r}"
+
+
 def _values(
+    what: str,
     name: str,
     schema: Any,
     root: Mapping[str, Any],
@@ -84,7 +70,6 @@ def _values(
     around: Around,
     *,
     marks: Sequence[str],
-    shared: Mapping[str, Any],
     typed: bool,
     write: Write,
 ) -> list[tuple[str, str]]:
@@ -92,15 +77,15 @@ def _values(
     made: list[tuple[str, str]] = []
     branches = branches_of(schema, root)
     if all(branch["type"] != "string" for branch in branches):
-        rule = rules.json({**resolved(schema, root), **shared}, f"The parameter {name!r}")
+        rule = rules.json(resolved(schema, root), what, root)
         return [("json", f"{rule} {rules.literal(around(name, 'json')[1])}")]
     texts = [branch for branch in branches if branch["type"] == "string"]
-    free = any(branch.keys() <= {"type", *shared} for branch in texts)
+    free = any(branch.keys() == {"type"} for branch in texts)
     for branch in branches:
         after = around(name, "string" if branch["type"] == "string" else "json")[1]
         if branch["type"] != "string":
             if typed or not free:
-                rule = rules.json({**branch, **shared}, f"The parameter {name!r}")
+                rule = rules.json(branch, what, root)
                 made.append(("json", f"{rule} {rules.literal(after)}"))
         elif "enum" in branch:
             read_back = [
@@ -111,20 +96,20 @@ def _values(
             ]
             made += [("string", rules.literal(write(value) + after)) for value in read_back]
         else:
-            made.append(("string", _text(name, branch, after, marks, rules)))
+            made.append(("string", _text(what, branch, after, marks, rules)))
     if not made:
         raise InvalidRequestError(
-            f"The parameter {name!r} allows no value that can be written without quotes.",
+            f"{what} allows no value that can be written without quotes.",
             hint=f"leave out {marks[0]!r} in its enum or const",
         )
     return made
 
 
 def _text(
-    name: str, branch: Mapping[str, Any], after: str, marks: Sequence[str], rules: Rules
+    what: str, branch: Mapping[str, Any], after: str, marks: Sequence[str], rules: Rules
 ) -> str:
     """Return the rule of a text that keeps to a schema of strings, and what ends it."""
-    expressions = [_unanchored(each, name) for each in _patterns(branch)]
+    expressions = [_unanchored(each, what) for each in _patterns(branch)]
     if branch.get("format") in FORMATS:
         expressions.append(FORMATS[branch["format"]])
     least, most = branch.get("minLength", 0), branch.get("maxLength")
@@ -141,7 +126,7 @@ def _patterns(branch: Mapping[str, Any]) -> list[str]:
     return [each for each in listed if isinstance(each, str)]
 
 
-def _unanchored(pattern: str, name: str) -> str:
+def _unanchored(pattern: str, what: str) -> str:
     """Return the expression of the whole texts in which a JSON schema's pattern is found."""
     made = []
     for part in _alternatives(pattern):
@@ -153,7 +138,7 @@ def _unanchored(pattern: str, name: str) -> str:
     expression = "|".join(made)
     if re.search(r"(?<!\\)(?:\\\\)*\(\?[=!<]", expression):
         raise InvalidRequestError(
-            f"The pattern of the parameter {name!r} looks around, which cannot be enforced.",
+            f'{what} cannot be enforced: its "pattern" looks around, which is not supported.',
             hint="write the pattern without (?=…), (?!…) and (?<…)",
         )
     # \d, \w and \s are of ASCII in JSON schema's expressions.
