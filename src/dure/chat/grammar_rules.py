@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dure.chat.schema.depth import MAX_RULES, deepest
 from dure.chat.schema.rewrite import MAX_SCHEMA_BYTES, rewritten
 from dure.errors import InvalidRequestError
 
@@ -18,6 +19,9 @@ MAX_CALLS = 8  # in one answer that must have some
 # With any space allowed a small model may write spaces for ever.
 _TIGHT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 LINE_ENDS = " /\\n{0,3}/ "
+_NAME = re.compile(r"[A-Za-z_]\w*")
+_RULE = re.compile(r"([A-Za-z_]\w*)\s*(?:\[[^\]]*\]|\{[^}]*\}|::\s*\w+|\.\s*-?\d+)?\s*:")
+_INLINE = re.compile(r"%json\s*(?=\{)")
 _START = re.compile(r"^start\b", re.MULTILINE)
 
 
@@ -144,7 +148,38 @@ def format_grammar(kind: str, value: Any, *, name: str = "answer") -> str:
         return f"{name}: /{_slashed(value)}/"
     if not _START.search(value):
         raise InvalidRequestError("The grammar has no rule `start`.", hint='start: "yes" | "no"')
+    _check_depth(value)
     return _START.sub(name, value)
+
+
+def _check_depth(grammar: str) -> None:
+    """Check how deep the rules, brackets and schemas of a Lark text may be within each other.
+
+    Names that stand in texts count as rules, too: that can only be too much.
+    """
+    starts = list(_RULE.finditer(grammar))
+    ends = [found.start() for found in starts[1:]] + [len(grammar)]
+    weights: dict[str, int] = {}
+    uses: dict[str, set[str]] = {}
+    for found, end in zip(starts, ends, strict=True):
+        name, body = found[1], grammar[found.end() : end]
+        brackets = body.count("(") + body.count("[")
+        weights[name] = weights.get(name, 0) + 1 + brackets
+        uses.setdefault(name, set()).update(_NAME.findall(body))
+    depth = deepest(weights, uses)
+    if depth > MAX_RULES:
+        raise InvalidRequestError(
+            f"The grammar has {depth:,} rules and brackets that may be within each other; "
+            f"the limit is {MAX_RULES:,}.",
+            hint="make it simpler",
+        )
+    decoder = json.JSONDecoder()
+    for found in _INLINE.finditer(grammar):
+        try:
+            schema, _ = decoder.raw_decode(grammar, found.end())
+        except (ValueError, RecursionError):
+            continue  # it is refused where the grammar is read
+        rewritten(schema, "A schema of the grammar")
 
 
 def complete(grammar: str, *, before: str | None = None) -> str:

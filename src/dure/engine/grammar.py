@@ -34,6 +34,7 @@ _LIMITS: dict[str, Any] = {
     "max_grammar_size": 200_000,
 }
 _PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")
+_WHILE = re.compile(r"^ *while processing ")
 _EXCERPT = re.compile(r"^ *\d+ \| ", re.MULTILINE)
 # Of the processor's time. A step of most grammars takes less than a millisecond, and while it lasts
 # every other answer waits.
@@ -185,7 +186,8 @@ def cause_of_failure(text: str) -> str:
     if not said:
         return ""
     words = _PLACE.sub("", said, count=1)
-    return _EXCERPT.split(words, maxsplit=1)[0].strip()
+    words = _EXCERPT.split(words, maxsplit=1)[0]
+    return "\n".join(line for line in words.rstrip().split("\n") if not _WHILE.match(line))
 
 
 def _engine(tokenizer: Tokenizer, vocab_size: int) -> Any:

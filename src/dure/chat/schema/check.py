@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from dure.chat.schema.finite import endless
-from dure.chat.schema.keywords import LISTS
-from dure.chat.schema.rewrite import at, inside, rewritten
+from dure.chat.schema.keywords import LISTS, MAPS
+from dure.chat.schema.rewrite import rewritten
+from dure.chat.schema.walk import at, children, inside, name_of
 from dure.errors import InvalidRequestError
 
 Cause = Callable[[str], str]
@@ -20,6 +21,9 @@ MAX_SECONDS = 0.5  # of the processor's time, to find the place
 _UNKNOWN = re.compile(r'"([^"]+)"')
 _QUOTED = re.compile(r"'(\w+)'")
 _OVERLAP = re.compile(r"regexes /(.*)/ and /(.*)/ are")
+_PROPERTY = re.compile(r"required property '(.*)' is unsatisfiable")
+_UNSATISFIABLE = "Unsatisfiable schema: "
+_SCHEMA = "a schema is an object, true or false"
 _LEAVE = "leave {} out, or say it in the description"
 
 
@@ -41,7 +45,7 @@ def check(schema: Any, what: str, cause: Cause, root: Any = None) -> tuple[str, 
         )
     words = cause(_grammar(made.schema))
     if words:
-        path, node = _Search(made.schema, cause).find(words)
+        path, node, words = _Search(made.schema, cause).find(words)
         sentence, hint = _explained(words, path, node)
         raise InvalidRequestError(f"{what} cannot be enforced: {sentence}.", hint=hint)
     return made.unenforced
@@ -85,49 +89,43 @@ class _Search:
         self._until = time.thread_time() + MAX_SECONDS
         self._seen: set[str] = set()
 
-    def find(self, words: str) -> tuple[str, dict[str, Any]]:
-        """Return the path and the schema of the place that `words` are about."""
+    def find(self, words: str) -> tuple[str, dict[str, Any], str]:
+        """Return the path and the schema of the place that `words` are about, and its own words."""
         path, node = "", self._schema
         while (deeper := self._deeper(path, node, words)) is not None:
-            path, node = deeper
-        return path, node
+            path, node, words = deeper
+        return path, node, words
 
     def _deeper(
         self, path: str, node: dict[str, Any], words: str
-    ) -> tuple[str, dict[str, Any]] | None:
+    ) -> tuple[str, dict[str, Any], str] | None:
+        needed = _needed(path, words)
         for inner_path, inner in self._inner(path, node):
             if time.thread_time() > self._until:
                 return None
-            whole = {**inner, "$defs": self._definitions}
-            if self._cause(_grammar(whole)) == words:
-                return inner_path, inner
+            own = self._cause(_grammar({**inner, "$defs": self._definitions}))
+            is_cause = inner_path in needed and own.startswith(_UNSATISFIABLE)
+            if own == words or is_cause:
+                return inner_path, inner, own
         return None
 
     def _inner(self, path: str, node: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-        reference = node.get("$ref")
-        if isinstance(reference, str) and reference not in self._seen:
-            self._seen.add(reference)
-            yield path, self._definitions[reference.rpartition("/")[2]]
+        name = name_of(node)
+        if name is not None and name not in self._seen:
+            self._seen.add(name)
+            yield path, self._definitions[name]
         for each_path, each in children(path, node):
             if isinstance(each, dict):
                 yield each_path, each
 
 
-def children(path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the schemas within a rewritten one, with their paths."""
-    for key in ("properties", "patternProperties"):
-        named = node.get(key)
-        if isinstance(named, dict):
-            yield from ((inside(path, name), each) for name, each in named.items())
-    for key in LISTS - {"prefixItems"}:
-        listed = node.get(key)
-        yield from ((path, each) for each in (listed if isinstance(listed, list) else ()))
-    listed = node.get("prefixItems")
-    for i, each in enumerate(listed if isinstance(listed, list) else ()):
-        yield f"{path}[{i}]", each
-    for key, name in (("items", "[]"), ("additionalProperties", ".*")):
-        if key in node:
-            yield f"{path}{name}", node[key]
+def _needed(path: str, words: str) -> tuple[str, ...]:
+    """Return the paths of a value's members that `words` say must be there, and cannot."""
+    if found := _PROPERTY.search(words):
+        return (inside(path, found[1]),)
+    if found := re.search(r"prefixItems\[(\d+)\]", words):
+        return (f"{path}[{found[1]}]",)
+    return (f"{path}[]",) if "required item" in words else ()
 
 
 def _explained(words: str, path: str, node: Mapping[str, Any]) -> tuple[str, str]:
@@ -163,8 +161,8 @@ def _explained(words: str, path: str, node: Mapping[str, Any]) -> tuple[str, str
             "are not required",
             _LEAVE.format("it"),
         )
-    if first.startswith("Unsatisfiable schema"):
-        return _explained_unsatisfiable(first, where)
+    if first.startswith(_UNSATISFIABLE):
+        return _explained_unsatisfiable(first.removeprefix(_UNSATISFIABLE), where, node)
     if found := _QUOTED.search(first):
         key = found[1]
         return f'"{key}" {where} cannot be {_short(node.get(key))}', _kind(first)
@@ -177,7 +175,8 @@ def _explained(words: str, path: str, node: Mapping[str, Any]) -> tuple[str, str
             "a number above 0",
         )
     if first.startswith("schema must be"):
-        return f"something {where} is no schema", "a schema is an object, true or false"
+        key, value = next(_no_schemas(node), ("properties", None))
+        return f'"{key}" {where} has {_short(value)}, which is no schema', _SCHEMA
     if "float range" in first:
         return f'"minimum" or "maximum" {where} is too large', "leave it out"
     return f"something {where} is malformed, or too complex", "make it simpler"
@@ -197,20 +196,26 @@ def _explained_regex(words: str, path: str, node: Mapping[str, Any]) -> tuple[st
     )
 
 
-def _explained_unsatisfiable(first: str, where: str) -> tuple[str, str]:
-    reason = first.removeprefix("Unsatisfiable schema: ")
+def _explained_unsatisfiable(reason: str, where: str, node: Mapping[str, Any]) -> tuple[str, str]:
     hint = "look for bounds, types or names that exclude each other"
-    if found := re.fullmatch(r"required property '(.*)' is unsatisfiable", reason):
+    if found := _PROPERTY.fullmatch(reason):
         return f'"required" {where} has {found[1][:60]!r}, which can have no value', hint
-    if found := re.fullmatch(r"(\w+) \((\S+)\) is greater than (\w+) \((\S+)\)", reason):
+    found = re.fullmatch(r"(\w+) \((\S+)\) is greater than (\w+) \((\S+)\)", reason)
+    if found and found[1] in node and found[3] in node:
         return f'"{found[1]}" {where} is {found[2]}, above "{found[3]}", {found[4]}', hint
+    if found := re.fullmatch(r"minProperties > maxProperties", reason):
+        return f'"minProperties" {where} is above "maxProperties"', hint
     if reason == "incompatible types":
         return f'"type" {where} leaves no type that all parts of the schema allow', hint
     if reason.startswith("anyOf is empty"):
-        return f'"enum" or "anyOf" {where} is empty', "list what is allowed"
+        return f'"{"enum" if "enum" in node else "anyOf"}" {where} is empty', "list what is allowed"
     if reason.startswith("Regex is empty"):
         return f'"pattern" or "format" {where} leaves no text that all of them allow', hint
-    return f"the schema {where} allows no value", hint
+    keys = " and ".join(f'"{key}"' for key in node if key not in ("$defs", "$ref"))
+    return (
+        f"{keys or 'the schema'} {where} {'allow' if ' and ' in keys else 'allows'} no value",
+        hint,
+    )
 
 
 def _short(value: Any) -> str:
@@ -218,10 +223,27 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
+def _no_schemas(node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what is no schema where one must be, with its keyword."""
+    for key in (*LISTS, *MAPS, "items", "additionalProperties"):
+        value = node.get(key, True)
+        if isinstance(value, dict) and key in MAPS:
+            held = list(value.values())
+        else:
+            held = value if isinstance(value, list) and key in LISTS else [value]
+        yield from ((key, each) for each in held if not isinstance(each, dict | bool))
+
+
 def _kind(first: str) -> str:
     """Return what a value must be, from words such as "Expected array for 'required'"."""
-    found = re.match(r"Expected ([a-z ]+) for", first) or re.search(
-        r"must be (.+?)(, got|$)", first
-    )
-    kind = found[1].replace("f64", "number") if found else "another value"
-    return f"it is {'' if kind.startswith(('a ', 'an ', 'another')) else 'a '}{kind}"
+    kinds = {
+        "array": "a list",
+        "string": "a text",
+        "f64": "a number",
+        "positive integer": "a whole number, 0 or more",
+        "an object": "an object",
+        "an array": "a list",
+    }
+    found = re.search(r"Expected ([a-z0-9 ]+) for|must be (an? \w+)", first)
+    kind = kinds.get(found[1] or found[2]) if found else None
+    return "see JSON schema's specification" if kind is None else f"it is {kind}"

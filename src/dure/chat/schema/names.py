@@ -42,16 +42,15 @@ def with_plain_names(
     names = node.inner(schema["propertyNames"])
     values = listed_values(names, document)
     if values is not None:
-        listed = [name for name in dict.fromkeys(map(_text, values)) if name is not None]
+        # pydantic lists the numbers of an IntEnum, which stand as texts in JSON.
+        numbers = bool(values) and all(type(value) is int for value in values)
+        texts = [str(value) for value in values if numbers or isinstance(value, str)]
+        listed = list(dict.fromkeys(texts))
         return _with_listed(rest, listed) or schema
     rule = _rule(document.parts(names))
     if rule is None:
         return schema
     return rest if rule == _Rule() else _with_rule(rest, rule) or schema
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 def _merged_patterns(schema: dict[str, Any]) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from dure.chat.schema.choices import without_one_of
+from dure.chat.schema.depth import MAX_SCHEMAS, deepest
 from dure.chat.schema.formats import OTHERS, STANDARD
 from dure.chat.schema.keywords import COUNTS, IN_PLACE, KEYWORDS, LISTS, MAPS
 from dure.chat.schema.names import with_plain_names
 from dure.chat.schema.references import Document, Node
+from dure.chat.schema.walk import at, everything, inside, name_of
 from dure.errors import InvalidRequestError
 
 MAX_SCHEMA_BYTES = 256 << 10
@@ -45,6 +47,7 @@ def rewritten(schema: Any, what: str, root: Any = None) -> Rewritten:
     whole = {} if made is True else made
     if rewriter.definitions:
         whole = {**whole, "$defs": rewriter.definitions}
+    _check_depth(whole, what)
     return Rewritten(whole, tuple(dict.fromkeys(rewriter.unenforced)))
 
 
@@ -87,18 +90,20 @@ def _too_deep(value: Any, depth: int) -> bool:
     return True
 
 
-def at(path: str) -> str:
-    """Return how errors say where in a schema something stands."""
-    path = path.removeprefix(".")
-    if not path:
-        return "at the top"
-    return f"at {path if len(path) <= 200 else f'{path[:100]}…{path[-100:]}'}"
-
-
-def inside(path: str, name: str) -> str:
-    """Return the path of a property within an object's."""
-    name = name if len(name) <= 60 else f"{name[:60]}…"
-    return f"{path}.{name if name.isprintable() else ascii(name)}"
+def _check_depth(schema: dict[str, Any], what: str) -> None:
+    """Check how deep the definitions of a rewritten schema lead into each other."""
+    weights: dict[str, int] = {}
+    uses: dict[str, set[str]] = {}
+    for name, definition in {"": schema, **schema.get("$defs", {})}.items():
+        found = list(everything("", definition))
+        weights[name] = max((depth for _, _, depth in found), default=1)
+        uses[name] = {used for _, node, _ in found if (used := name_of(node)) is not None}
+    if (depth := deepest(weights, uses)) > MAX_SCHEMAS:
+        raise InvalidRequestError(
+            f"{what} leads through {depth:,} schemas within each other, by its references; "
+            f"the limit is {MAX_SCHEMAS}.",
+            hint="ask for less at once",
+        )
 
 
 class _Rewriter:
