@@ -179,6 +179,8 @@ def _explained(words: str, path: str, node: Mapping[str, Any]) -> tuple[str, str
         return f'"{key}" {where} has {_short(value)}, which is no schema', _SCHEMA
     if "float range" in first:
         return f'"minimum" or "maximum" {where} is too large', "leave it out"
+    if first == "schema too large":
+        return f'"allOf" or "anyOf" {where} has too many combinations', "make it simpler"
     return f"something {where} is malformed, or too complex", "make it simpler"
 
 
