@@ -148,7 +148,7 @@ def _explained(words: str, path: str, node: Mapping[str, Any]) -> tuple[str, str
             "same names",
             "write them so that no name matches both, or give them the same schema",
         )
-    if first.startswith("regex parse error"):
+    if first.startswith(("regex parse error", "lookarounds")):
         return _explained_regex(words, path, node)
     if first.startswith("Invalid type"):
         return (
@@ -185,7 +185,7 @@ def _explained(words: str, path: str, node: Mapping[str, Any]) -> tuple[str, str
 
 
 def _explained_regex(words: str, path: str, node: Mapping[str, Any]) -> tuple[str, str]:
-    reason = words.rpartition("error: ")[2].strip().split("\n")[0].rstrip(".")
+    reason = words.rpartition("error: ")[2].strip().split("\n")[0].split(";")[0].rstrip(".")
     patterns = node.get("patternProperties")
     found = [("patternProperties", each) for each in (patterns or ())]
     if "pattern" in node:

@@ -22,6 +22,11 @@ IN_PLACE = frozenset({"allOf", "anyOf", "oneOf", "$ref", "not", "if", "then", "e
 }
 """Keywords that hold, or lead to, schemas of the same value."""
 
+REFUSED = (SINGLE - {"items", "additionalProperties"}) | {
+    *("dependentSchemas", "dependentRequired", "dependencies")
+}
+"""Keywords with schemas that no grammar enforces, so that they are refused wherever they stay."""
+
 COUNTS = frozenset(
     {
         *("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"),

@@ -105,13 +105,14 @@ def _rule(parts: list[Node]) -> _Rule | None:
         known = {"type", "pattern", "format", "minLength", "maxLength", "$ref", "allOf"}
         if schema.keys() & KEYWORDS - known or schema.get("type", "string") != "string":
             return None
-        if isinstance(schema.get("pattern"), str):
-            patterns.append(schema["pattern"])
-        if schema.get("format") in FORMATS:
-            patterns.append(f"^(?:{FORMATS[schema['format']]})$")
+        pattern, name = schema.get("pattern", ""), schema.get("format", "")
         low, high = schema.get("minLength", 0), schema.get("maxLength")
+        if not isinstance(pattern, str) or not isinstance(name, str):
+            return None
         if not isinstance(low, int) or not isinstance(high, int | None):
             return None
+        patterns += [pattern] if pattern else []
+        patterns += [f"^(?:{FORMATS[name]})$"] if name in FORMATS else []
         least = max(least, low)
         most = high if most is None else most if high is None else min(most, high)
     return _Rule(tuple(dict.fromkeys(patterns)), least, most)

@@ -14,7 +14,7 @@ from typing import Any
 from dure.chat.schema.choices import without_one_of
 from dure.chat.schema.depth import MAX_SCHEMAS, deepest
 from dure.chat.schema.formats import OTHERS, STANDARD
-from dure.chat.schema.keywords import COUNTS, IN_PLACE, KEYWORDS, LISTS, MAPS
+from dure.chat.schema.keywords import COUNTS, IN_PLACE, KEYWORDS, LISTS, MAPS, REFUSED
 from dure.chat.schema.names import with_plain_names
 from dure.chat.schema.references import Document, Node
 from dure.chat.schema.walk import at, everything, inside, name_of
@@ -168,7 +168,8 @@ class _Rewriter:
             only = alone and key != "allOf" and not given.keys() & IN_PLACE - {key}
             only = only and not given.keys() & {*MAPS, "additionalProperties"}
             return [self.schema(node.inner(each), path, alone=only) for each in value]
-        return value
+        # The rest holds no schemas, or is refused: references in it must not be looked for first.
+        return {} if key in REFUSED else value
 
     def _shared(self, node: Node, path: str, often: bool) -> Any:
         """Return a property's schema, by reference if it stands there more than once."""
