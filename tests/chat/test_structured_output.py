@@ -155,3 +155,36 @@ def test_a_schema_within_a_grammar_is_checked() -> None:
     with pytest.raises(InvalidRequestError, match=r"A schema of the grammar .* not in the schema"):
         check_format(Format("grammar", 'start: %json {"$ref": "#/$defs/a"}'))
     check_format(Format("grammar", 'start: a "," a\na: %json {"type": "integer"}'))
+
+
+@pytest.mark.parametrize(
+    ("parameter", "right", "wrong"),
+    [
+        (
+            {"enum": [0, "a"], "oneOf": [{"const": "a"}, {"const": {"k": 1}}]},
+            ["a"],
+            ['{"k": 1}', 0],
+        ),
+        ({"allOf": [{"enum": ["a", 1]}, {"enum": [1.0, "b"]}]}, [1], ["a", "b"]),
+        (
+            {
+                "anyOf": [
+                    {"type": "string", "maxLength": 2},
+                    {"type": "integer", "minimum": 2, "maximum": 1},
+                    {"type": "boolean"},
+                ]
+            },
+            ["ab", "true"],
+            ["abc"],
+        ),
+        ({"type": "string", "format": "uuid4"}, ["12345678-1234-4234-9234-123456789abc"], ["a"]),
+        ({"type": "string", "oneOf": [{"enum": ["a", "b"]}, {"const": "b"}]}, ["a"], ["b"]),
+    ],
+)
+def test_values_without_quotes_keep_to_rewritten_schemas(
+    parameter: Any, right: list[Any], wrong: list[Any]
+) -> None:
+    request = ChatRequest(ASK, [tool("f", p=parameter)], ToolChoice("required"))
+    grammar = grammar_of(DIALECTS[1], request)
+    assert [value for value in right if not allows(grammar, call(DIALECTS[1], "f", p=value))] == []
+    assert [value for value in wrong if allows(grammar, call(DIALECTS[1], "f", p=value))] == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dure.chat.schema.choices import values_of
 from dure.chat.schema.references import pointed
 
 Schema = Mapping[str, Any]
@@ -154,11 +155,15 @@ def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any] | None
     if types and others:
         both = _both(types, others) or types
         made["type"] = next(iter(both)) if len(both) == 1 else sorted(both)
+    values, its_values = values_of(one), values_of(other)
+    if values is not None and its_values is not None:
+        made["enum"] = [value for key, value in values.items() if key in its_values]
+        made.pop("const", None)
+        if not made["enum"]:
+            return None
     for key in one.keys() & other.keys():
         mine, its = one[key], other[key]
-        if key == "enum":
-            made[key] = [value for value in mine if value in its]
-        elif key == "pattern" and mine != its:
+        if key == "pattern" and mine != its:
             made[key] = [*_as_list(mine), *_as_list(its)]
         elif key in ("minLength", "minimum"):
             made[key] = max(mine, its)

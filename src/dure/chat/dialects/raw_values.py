@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dure.chat.dialects.json_schema import branches_of, properties_of, required_of, resolved
-from dure.chat.dialects.values import as_json
+from dure.chat.dialects.values import as_json, property_schema
 from dure.chat.grammar_rules import Rules, one_of
 from dure.chat.schema.formats import FORMATS
+from dure.chat.schema.rewrite import rewritten
 from dure.errors import InvalidRequestError
 
 Around = Callable[[str, str], tuple[str, str]]
@@ -33,76 +35,70 @@ def members_rule(
     whether it is "string" or "json". marks: what may end a value, which none may hold. typed: each
     value says which it is. write: how a text is written.
     """
-    required = required_of(schema, schema)
+    plain = rewritten(schema, f"The parameters of the tool {tool[:60]!r}").schema
+    required = required_of(plain, plain)
+    values = _Values(schema, plain, rules, around, marks, typed, write)
     said = []
-    for name, each in properties_of(schema, schema).items():
-        member = one_of(
-            [
-                f"{rules.literal(around(name, kind)[0])} {value}"
-                for kind, value in _values(
-                    _named(name, tool),
-                    name,
-                    each,
-                    schema,
-                    rules,
-                    around,
-                    marks=marks,
-                    typed=typed,
-                    write=write,
-                )
-            ]
-        )
+    for name, each in properties_of(plain, plain).items():
+        what = f"The parameter {name[:60]!r} of the tool {tool[:60]!r}"
+        found = values.of(name, each, what)
+        member = one_of([f"{rules.literal(around(name, kind)[0])} {rule}" for kind, rule in found])
         said.append(member if name in required else f"{member}?")
     return rules.add(" ".join(said) or '""')
 
 
-def _named(name: str, tool: str) -> str:
-    """Return how errors call a parameter."""
-    return f"The parameter {name[:60]!r} of the tool {tool[:60]!r}"
+@dataclass(frozen=True)
+class _Values:
+    """Writes the values of one tool's parameters; the arguments are those of `members_rule`."""
 
+    given: Mapping[str, Any]  # the tool's schema
+    plain: Mapping[str, Any]  # the same, rewritten
+    rules: Rules
+    around: Around
+    marks: Sequence[str]
+    typed: bool
+    write: Write
 
-def _values(
-    what: str,
-    name: str,
-    schema: Any,
-    root: Mapping[str, Any],
-    rules: Rules,
-    around: Around,
-    *,
-    marks: Sequence[str],
-    typed: bool,
-    write: Write,
-) -> list[tuple[str, str]]:
-    """Return the kinds of a property's values, each with the rule of the value and its end."""
-    made: list[tuple[str, str]] = []
-    branches = branches_of(schema, root)
-    if all(branch["type"] != "string" for branch in branches):
-        rule = rules.json(resolved(schema, root), what, root)
-        return [("json", f"{rule} {rules.literal(around(name, 'json')[1])}")]
-    texts = [branch for branch in branches if branch["type"] == "string"]
-    free = any(branch.keys() == {"type"} for branch in texts)
-    for branch in branches:
-        after = around(name, "string" if branch["type"] == "string" else "json")[1]
-        if branch["type"] != "string":
-            if typed or not free:
-                rule = rules.json(branch, what, root)
-                made.append(("json", f"{rule} {rules.literal(after)}"))
-        elif "enum" in branch:
-            read_back = [
-                value
-                for value in branch["enum"]
-                if not any(mark in value for mark in marks)
-                and (typed or as_json(value, schema, root) == json.dumps(value, ensure_ascii=False))
-            ]
-            made += [("string", rules.literal(write(value) + after)) for value in read_back]
-        else:
-            made.append(("string", _text(what, branch, after, marks, rules)))
-    if not made:
-        raise InvalidRequestError(
-            f"{what} allows no value that can be written without quotes.",
-            hint=f"leave out {marks[0]!r} in its enum or const",
-        )
-    return made
+    def of(self, name: str, schema: Any, what: str) -> list[tuple[str, str]]:
+        """Return the kinds of a property's values, each with the rule of the value and its end.
+
+        schema: the property's, rewritten. what: how errors call it.
+        """
+        branches = branches_of(schema, self.plain)
+        texts = [branch for branch in branches if branch["type"] == "string"]
+        others = [branch for branch in branches if branch["type"] != "string"]
+        if not texts:
+            return [self._json(name, resolved(schema, self.plain), what)]
+        made: list[tuple[str, str]] = []
+        free = any(branch.keys() == {"type"} for branch in texts)
+        if others and (self.typed or not free):
+            made.append(self._json(name, {"anyOf": others}, what))
+        after = self.around(name, "string")[1]
+        for branch in texts:
+            if "enum" in branch:
+                kept = [value for value in branch["enum"] if self._is_read_back(name, value)]
+                rules = [self.rules.literal(self.write(value) + after) for value in kept]
+            else:
+                rules = [_text(what, branch, after, self.marks, self.rules)]
+            made += [("string", rule) for rule in rules]
+        if not made:
+            raise InvalidRequestError(
+                f"{what} allows no value that can be written without quotes.",
+                hint=f"leave out {self.marks[0]!r} in its enum or const",
+            )
+        return made
+
+    def _json(self, name: str, schema: Any, what: str) -> tuple[str, str]:
+        rule = self.rules.json(schema, what, self.plain)
+        return "json", f"{rule} {self.rules.literal(self.around(name, 'json')[1])}"
+
+    def _is_read_back(self, name: str, value: str) -> bool:
+        """Return whether a text, written without quotes, is read as that text."""
+        if any(mark in value for mark in self.marks):
+            return False
+        schema = property_schema(self.given, name)
+        read = as_json(value, schema, self.given)
+        return self.typed or read == json.dumps(value, ensure_ascii=False)
 
 
 def _text(
