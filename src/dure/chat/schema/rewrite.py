@@ -47,7 +47,7 @@ def rewritten(schema: Any, what: str, root: Any = None) -> Rewritten:
     whole = {} if made is True else made
     if rewriter.definitions:
         whole = {**whole, "$defs": rewriter.definitions}
-    _check_depth(whole, what)
+        _check_depth(whole, what)
     return Rewritten(whole, tuple(dict.fromkeys(rewriter.unenforced)))
 
 
