@@ -26,6 +26,15 @@ CASES: list[tuple[Any, str, str]] = [
     ({"dependencies": {"a": ["b"]}}, '"dependencies"', "not supported"),
     ({"allOf": [{}], "unevaluatedProperties": False}, '"unevaluatedProperties"', "not supported"),
     ({"propertyNames": {"not": {}}}, '"propertyNames"', "not supported"),
+    (
+        {
+            "properties": {"a": {"type": "null"}},
+            "propertyNames": {"maxLength": 2},
+            "additionalProperties": {"type": "string"},
+        },
+        '"propertyNames"',
+        "not supported",
+    ),
     ({"$dynamicRef": "#a"}, '"$dynamicRef"', "not supported"),
     ({"oneOf": [{"type": "number"}, {"type": "integer"}]}, '"oneOf"', "several of its branches"),
     ({"oneOf": [{"type": "string"}, {"pattern": "a"}]}, '"oneOf"', "several of its branches"),

@@ -100,6 +100,16 @@ CASES: dict[str, tuple[dict[str, Any], list[Any], list[Any]]] = {
         [{"ab": "x", "é\n": 1}],
         [{"a": "x"}, {"abcd": 1}, {"ab": 1}],
     ),
+    "names of a length in a closed object": (
+        {
+            "type": "object",
+            "properties": {"ab": TEXT, "abc": TEXT},
+            "propertyNames": {"maxLength": 2},
+            "additionalProperties": False,
+        },
+        [{"ab": "x"}],
+        [{"abc": "x"}, {"c": "x"}],
+    ),
     "any name": ({"propertyNames": True, "type": "object"}, [{"a": 1}], [1]),
     "no name": ({"propertyNames": {"const": 1.5}, "type": "object"}, [{}], [{"a": 1}]),
     "patterns of one schema": (

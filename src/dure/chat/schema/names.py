@@ -126,6 +126,8 @@ def _with_rule(schema: dict[str, Any], rule: _Rule) -> dict[str, Any] | None:
         return None
     if own and rule.patterns:  # whether those names match is not ours to say
         return None
+    if own and others not in (True, False, {}):  # a pattern would hold for those names, too
+        return None
     kept = {
         name: value if rule.least <= len(name) <= (rule.most or len(name)) else False
         for name, value in own.items()
