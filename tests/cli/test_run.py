@@ -131,6 +131,40 @@ def test_a_schema_is_read_from_its_file(dure_command: Dure, tmp_path: Path) -> N
     assert "cannot be read" in done.err
 
 
+def test_a_schema_is_given_as_json(dure_command: Dure) -> None:
+    done = dure_command("run", "fake", "hi", "--json-schema", ' {"type": "object"}')
+    [form] = done.llms[0].formats
+    assert (form.kind, form.value) == ("json_schema", {"type": "object"})
+    assert done.err == ""
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ('{"type": "object"', "--json-schema holds no JSON: "),
+        ("{type: object}", "--json-schema holds no JSON: "),
+        ("[1]", "The JSON schema must be a JSON object."),
+        ('{"type": "any"}', "\"type\" at the top is 'any'"),
+        ('{"properties": {"a": {"not": {}}}}', '"not" at a is not supported'),
+        ("a\0b", "null character"),
+        ("none.json", "none.json cannot be read"),
+    ],
+)
+def test_a_wrong_schema_is_refused_before_the_model_is_loaded(
+    dure_command: Dure, schema: str, words: str
+) -> None:
+    done = dure_command("run", "fake", "hi", "--json-schema", schema)
+    assert (done.code, done.out, done.llms) == (1, "", [])
+    assert words in done.err
+
+
+def test_what_a_schema_leaves_to_the_model_is_said(dure_command: Dure) -> None:
+    schema = '{"properties": {"tags": {"type": "array", "uniqueItems": true}}}'
+    done = dure_command("run", "fake", "hi", "--json-schema", schema)
+    assert done.code == 0
+    assert '"uniqueItems" at tags is not enforced' in done.err
+
+
 def test_json_is_one_object_on_stdout(dure_command: Dure) -> None:
     done = dure_command("run", "fake", "hello there", "--json")
     value = json.loads(done.out)

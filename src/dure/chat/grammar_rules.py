@@ -10,15 +10,18 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dure.chat.schema.depth import MAX_RULES, deepest
+from dure.chat.schema.rewrite import MAX_SCHEMA_BYTES, rewritten
 from dure.errors import InvalidRequestError
 
-MAX_SCHEMA_BYTES = 256 << 10
-MAX_DEPTH = 64
 MAX_CHOICES = 1000
 MAX_CALLS = 8  # in one answer that must have some
 # With any space allowed a small model may write spaces for ever.
 _TIGHT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 LINE_ENDS = " /\\n{0,3}/ "
+_NAME = re.compile(r"[A-Za-z_]\w*")
+_RULE = re.compile(r"([A-Za-z_]\w*)\s*(?:\[[^\]]*\]|\{[^}]*\}|::\s*\w+|\.\s*-?\d+)?\s*:")
+_INLINE = re.compile(r"%json\s*(?=\{)")
 _START = re.compile(r"^start\b", re.MULTILINE)
 
 
@@ -45,9 +48,9 @@ class Rules:
         said.append(quoted(text[at:]))
         return " ".join(part for part in said if part != '""') or '""'
 
-    def json(self, schema: Any, what: str) -> str:
-        """Add a rule for JSON that fits a schema; return its name."""
-        return self.add(json_rule(schema, what))
+    def json(self, schema: Any, what: str, root: Any = None) -> str:
+        """Add a rule for JSON of a schema, whose references lead into `root`; return its name."""
+        return self.add(json_rule(schema, what, root))
 
     def until(self, end: str, *, longest: int | None = None) -> str:
         """Return an expression for any text up to and including `end`.
@@ -113,24 +116,14 @@ def some_of(body: str, separator: str, *, several: bool) -> str:
     return f"{body} ({between}{body}){{0,{MAX_CALLS - 1}}}" if several else body
 
 
-def json_rule(schema: Any, what: str = "The JSON schema") -> str:
-    """Return the expression for JSON that fits `schema`.
+def json_rule(schema: Any, what: str = "The JSON schema", root: Any = None) -> str:
+    """Return what a rule says whose text is JSON of `schema`.
 
-    Raises InvalidRequestError if the schema is too large or nested too deeply.
+    root: what the schema's references lead into, if not itself. Raises InvalidRequestError if it
+    is no schema, or too large.
     """
-    if not isinstance(schema, Mapping):
-        raise InvalidRequestError(f"{what} must be a JSON object.")
-    if _too_deep(schema, MAX_DEPTH):
-        raise InvalidRequestError(f"{what} is nested deeper than {MAX_DEPTH} levels.")
-    try:
-        text = json.dumps({**schema, "x-guidance": _TIGHT}, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InvalidRequestError(f"{what} holds something that is not JSON.") from error
-    if len(text) > MAX_SCHEMA_BYTES:
-        raise InvalidRequestError(
-            f"{what} has {len(text):,} bytes; the limit is {MAX_SCHEMA_BYTES:,}."
-        )
-    return f"%json {text}"
+    made = rewritten(schema, what, root).schema
+    return f"%json {json.dumps({**made, 'x-guidance': _TIGHT})}"
 
 
 def format_grammar(kind: str, value: Any, *, name: str = "answer") -> str:
@@ -155,7 +148,38 @@ def format_grammar(kind: str, value: Any, *, name: str = "answer") -> str:
         return f"{name}: /{_slashed(value)}/"
     if not _START.search(value):
         raise InvalidRequestError("The grammar has no rule `start`.", hint='start: "yes" | "no"')
+    _check_depth(value)
     return _START.sub(name, value)
+
+
+def _check_depth(grammar: str) -> None:
+    """Check how deep the rules, brackets and schemas of a Lark text may be within each other.
+
+    Names that stand in texts count as rules, too: that can only be too much.
+    """
+    starts = list(_RULE.finditer(grammar))
+    ends = [found.start() for found in starts[1:]] + [len(grammar)]
+    weights: dict[str, int] = {}
+    uses: dict[str, set[str]] = {}
+    for found, end in zip(starts, ends, strict=True):
+        name, body = found[1], grammar[found.end() : end]
+        brackets = body.count("(") + body.count("[")
+        weights[name] = weights.get(name, 0) + 1 + brackets
+        uses.setdefault(name, set()).update(_NAME.findall(body))
+    depth = deepest(weights, uses)
+    if depth > MAX_RULES:
+        raise InvalidRequestError(
+            f"The grammar has {depth:,} rules and brackets that may be within each other; "
+            f"the limit is {MAX_RULES:,}.",
+            hint="make it simpler",
+        )
+    decoder = json.JSONDecoder()
+    for found in _INLINE.finditer(grammar):
+        try:
+            schema, _ = decoder.raw_decode(grammar, found.end())
+        except (ValueError, RecursionError):
+            continue  # it is refused where the grammar is read
+        rewritten(schema, "A schema of the grammar")
 
 
 def complete(grammar: str, *, before: str | None = None) -> str:
@@ -181,19 +205,3 @@ def _choices(value: Any) -> list[str]:
             f"A choice has {len(value)} texts; at most {MAX_CHOICES} are allowed."
         )
     return list(value)
-
-
-def _too_deep(value: Any, depth: int) -> bool:
-    """Check whether `value` is nested deeper than `depth`, without recursion."""
-    level = [value]
-    for _ in range(depth + 1):
-        inner: list[Any] = []
-        for each in level:
-            if isinstance(each, Mapping):
-                inner += each.values()
-            elif isinstance(each, Sequence) and not isinstance(each, str | bytes):
-                inner += each
-        if not inner:
-            return False
-        level = inner
-    return True

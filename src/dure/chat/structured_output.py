@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from dure.chat.dialects import Dialect
+from dure.chat.dialects.jsoncalls import arguments_schema
 from dure.chat.grammar_rules import Rules, complete, format_grammar
 from dure.chat.output import OutputParserOptions
-from dure.chat.request import ChatRequest, Format, tool_schemas
-from dure.engine.grammar import Grammar, GrammarCompiler
+from dure.chat.request import MAX_TOOLS, ChatRequest, Format, tool_schemas
+from dure.chat.schema.check import check, loosened
+from dure.engine.grammar import Grammar, GrammarCompiler, cause_of_failure
 from dure.engine.params import SamplingParams
 from dure.errors import InvalidRequestError
 from dure.text.tokenizer import Tokenizer
 
 BAN = -100.0
+MAX_CHECKED = 2 * MAX_TOOLS
+
+
+def check_format(form: Format) -> tuple[str, ...]:
+    """Check that a format can be enforced, by whatever model.
+
+    Returns what it leaves to the model, such as '"uniqueItems" at tags'. Raises
+    InvalidRequestError, which names the place and the keyword of a JSON schema.
+    """
+    if form.kind == "json_schema":
+        return check(form.value, _name(form), cause_of_failure)
+    format_grammar(form.kind, form.value)
+    return ()
 
 
 class GrammarBuilder:
@@ -22,6 +42,8 @@ class GrammarBuilder:
     def __init__(self, tokenizer: Tokenizer, dialect: Dialect, vocab_size: int) -> None:
         self._grammars = GrammarCompiler(tokenizer, vocab_size)
         self._dialect = dialect
+        self._checked: OrderedDict[tuple[str, str], tuple[str, str] | None] = OrderedDict()
+        self._lock = threading.Lock()
         ids = {mark: tokenizer.token_id(mark) for mark in dialect.marks}
         single = tokenizer.added_ids | tokenizer.special_ids
         self._marks = {  # a token beyond the logits cannot be asked for
@@ -34,6 +56,7 @@ class GrammarBuilder:
         """Return the grammar of a completion; None if it is free."""
         if form is None:
             return None
+        self._check_format(form)
         return self._grammars.compile(complete(format_grammar(form.kind, form.value)), _name(form))
 
     def of_chat(
@@ -52,6 +75,7 @@ class GrammarBuilder:
             body = rules.text(self._calls(request, rules))
             what = "A call of these tools"
         elif form is not None:
+            self._check_format(form)
             body, what = self._formatted(request, form, rules, reading), _name(form)
         elif reading.tools and any(is_strict(tool) for tool in request.tools):
             calls = self._strict(request, rules)
@@ -79,8 +103,50 @@ class GrammarBuilder:
         choice = request.tool_choice
         if choice.mode == "named":
             schemas = {choice.name: schemas[choice.name]}
+        strict = {tool["function"]["name"] for tool in request.tools if is_strict(tool)}
+        kept = {
+            name: self._enforceable(name, schema, must=choice.mode != "auto" or name in strict)
+            for name, schema in schemas.items()
+        }
         several = request.parallel_tool_calls and choice.mode != "named"
-        return self._dialect.calls.grammar(schemas, rules, several=several)
+        return self._dialect.calls.grammar(kept, rules, several=several)
+
+    def _enforceable(
+        self, name: str, schema: Mapping[str, Any], *, must: bool
+    ) -> Mapping[str, Any]:
+        """Return the schema that calls of a tool keep to.
+
+        It is the tool's own, if that can be enforced. Where it `must` be, InvalidRequestError
+        otherwise says why not; else the call is free where it cannot, as without any grammar.
+        """
+        what = f"The parameters of the tool {name[:60]!r}"
+        wrong = self._wrong(arguments_schema(schema), what)
+        if wrong is None:
+            return schema
+        if must:
+            raise InvalidRequestError(wrong[0], hint=wrong[1])
+        return loosened(schema, cause_of_failure)
+
+    def _check_format(self, form: Format) -> None:
+        if form.kind == "json_schema" and (wrong := self._wrong(form.value, _name(form))):
+            raise InvalidRequestError(wrong[0], hint=wrong[1])
+
+    def _wrong(self, schema: Any, what: str) -> tuple[str, str] | None:
+        """Return why a schema cannot be enforced, and a hint; the newest answers are kept."""
+        try:
+            key = (what, json.dumps(schema))
+        except (TypeError, ValueError, RecursionError):
+            return _checked(schema, what)
+        with self._lock:
+            if key in self._checked:
+                self._checked.move_to_end(key)
+                return self._checked[key]
+        found = _checked(schema, what)
+        with self._lock:
+            self._checked[key] = found
+            while len(self._checked) > MAX_CHECKED:
+                self._checked.popitem(last=False)
+        return found
 
     def _formatted(
         self, request: ChatRequest, form: Format, rules: Rules, reading: OutputParserOptions
@@ -111,6 +177,14 @@ class GrammarBuilder:
         if request.thinking.is_off:
             return None
         return f"({rules.literal(think.open)} {rules.until(think.close)})?"
+
+
+def _checked(schema: Any, what: str) -> tuple[str, str] | None:
+    try:
+        check(schema, what, cause_of_failure)
+    except InvalidRequestError as error:
+        return error.message, error.hint
+    return None
 
 
 def is_strict(tool: object) -> bool:

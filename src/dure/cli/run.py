@@ -76,8 +76,11 @@ def command(
         typer.Option(metavar="on|off|N", help="Thinking: on, off, or at most N tokens."),
     ] = None,
     json_schema: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Answer in JSON that follows the schema in this file."),
+        str | None,
+        typer.Option(
+            metavar="FILE|JSON",
+            help="Answer in JSON that follows this schema: a file, or the JSON itself.",
+        ),
     ] = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Complete the text without a chat template.")
@@ -213,19 +216,36 @@ def parse_think(text: str | None) -> bool | int | None:
     raise typer.BadParameter(f"{text!r} is not on, off or a number of tokens", param_hint="--think")
 
 
-def read_schema(path: Path) -> Format:
-    """Read the JSON schema in a file. Raises InvalidRequestError if the file holds no JSON."""
+def read_schema(given: str) -> Format:
+    """Read a JSON schema, from a file or given as JSON, and check that it can be enforced.
+
+    What of it is left to the model is said on stderr. Raises InvalidRequestError.
+    """
     from dure.chat.request import Format
+    from dure.chat.structured_output import check_format
     from dure.errors import InvalidRequestError
 
+    is_json = given.lstrip()[:1] in ("{", "[", '"')
+    what = "--json-schema" if is_json else given
     try:
-        data = path.read_bytes()
+        data = given.encode() if is_json else Path(given).read_bytes()
     except OSError as error:
-        raise InvalidRequestError(f"{path} cannot be read: {error.strerror}.") from None
+        raise InvalidRequestError(
+            f"{given} cannot be read: {error.strerror}.",
+            hint="give a file, or the schema itself, which begins with {",
+        ) from None
+    except ValueError:
+        raise InvalidRequestError("The path of --json-schema holds a null character.") from None
     try:
-        return Format("json_schema", json_module.loads(data))
-    except (ValueError, RecursionError):
-        raise InvalidRequestError(f"{path} holds no JSON.") from None
+        form = Format("json_schema", json_module.loads(data))
+    except (ValueError, RecursionError) as error:
+        place = f": {error}" if isinstance(error, json_module.JSONDecodeError) else ""
+        raise InvalidRequestError(
+            f"{what} holds no JSON{place}.", hint="quote it for the shell: '{\"type\": …}'"
+        ) from None
+    for left in check_format(form):
+        console.note(f"({left} is not enforced)")
+    return form
 
 
 def split_arguments(model: str | None, prompt: str | None) -> tuple[str | None, str | None]:

@@ -6,6 +6,7 @@ variant of Lark; dure.chat.grammar_rules writes them.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -32,6 +33,9 @@ _LIMITS: dict[str, Any] = {
     "max_lexer_states": 50_000,
     "max_grammar_size": 200_000,
 }
+_PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")
+_WHILE = re.compile(r"^ *while processing ")
+_EXCERPT = re.compile(r"^ *\d+ \| ", re.MULTILINE)
 # Of the processor's time. A step of most grammars takes less than a millisecond, and while it lasts
 # every other answer waits.
 MAX_FIRST_SECONDS = 0.5  # of a grammar, on a thread of its own
@@ -102,8 +106,7 @@ class Grammar:
         if failed or time.thread_time() - began > MAX_FIRST_SECONDS:
             # The library's own words quote its grammar's insides; they are for us, not for users.
             raise InvalidRequestError(
-                f"{what} cannot be enforced: it is malformed, uses a keyword that is not "
-                "supported, or is too complex.",
+                f"{what} cannot be enforced: it is malformed, or too complex.",
                 hint="make it simpler",
             )
 
@@ -169,6 +172,22 @@ class GrammarState:
             return False
         self._matcher.consume_token(token_id)
         return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
+
+
+def cause_of_failure(text: str) -> str:
+    """Return why a Lark text without special tokens cannot be compiled; "" if it can.
+
+    The words are llguidance's: they say what is wrong, and quote no part of the grammar.
+    """
+    import llguidance  # noqa: PLC0415
+
+    limits = llguidance.LLParserLimits(**_LIMITS)
+    said = str(llguidance.LLMatcher.validate_grammar(text, None, limits=limits))
+    if not said:
+        return ""
+    words = _PLACE.sub("", said, count=1)
+    words = _EXCERPT.split(words, maxsplit=1)[0]
+    return "\n".join(line for line in words.rstrip().split("\n") if not _WHILE.match(line))
 
 
 def _engine(tokenizer: Tokenizer, vocab_size: int) -> Any:

@@ -9,6 +9,7 @@ import pytest
 from fake_model import END, ByteTokenizer
 
 from dure.chat.dialects import Dialect, StreamParser, dsml, glm, hy3, minimax, qwenxml
+from dure.chat.dialects.values import as_value
 from dure.chat.grammar_rules import Rules, complete
 from dure.engine.grammar import GrammarCompiler
 
@@ -260,3 +261,20 @@ def test_a_strict_text_holds_no_mark_that_could_end_it(dialect: Dialect) -> None
     end = around[: around.index(">") + 1].strip()
     assert follower.allows(written(dialect, {"v": f"a{end[:-1]} b"}))
     assert not follower.allows(written(dialect, {"v": f"a{end}b"}))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e999", "1e999"),
+        (' {"a": [-9E520]} ', '{"a": [-9E520]}'),
+        ("1.0", "1.0"),
+        ("NaN", None),
+        ("[Infinity]", None),
+        ('["a\n", 1e999]', None),
+    ],
+)
+def test_a_number_beyond_a_double_is_a_number_as_it_is_written(
+    text: str, value: str | None
+) -> None:
+    assert as_value(text) == value

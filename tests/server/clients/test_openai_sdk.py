@@ -115,6 +115,33 @@ def test_a_schema_holds(client: Any, scripted: Any) -> None:
     assert json.loads(made.choices[0].message.content) == {"name": "Ada", "age": 36}
 
 
+def test_a_schema_that_cannot_be_enforced_is_named(client: Any, scripted: Any) -> None:
+    pets = {"type": "array", "items": {"not": {"type": "null"}}}
+    schema = {"type": "object", "properties": {"pets": pets}}
+    wanted = {"type": "json_schema", "json_schema": {"name": "p", "schema": schema}}
+    tool = {"type": "function", "function": {"name": "feed", "parameters": schema}}
+    where = r'"not" at pets\[\] is not supported\. '
+    with pytest.raises(openai.BadRequestError, match=f"The JSON schema .*{where}"):
+        client.chat.completions.create(
+            model=scripted.model, messages=asked("A person"), response_format=wanted
+        )
+    with pytest.raises(openai.BadRequestError, match=f"parameters of the tool 'feed' .*{where}"):
+        client.chat.completions.create(
+            model=scripted.model, messages=asked("Pets"), tools=[tool], tool_choice="required"
+        )
+
+
+def test_a_tool_that_cannot_be_enforced_spoils_no_schema(client: Any, scripted: Any) -> None:
+    bad = {"type": "object", "properties": {"x": {"not": {}}}}
+    made = client.chat.completions.create(
+        model=scripted.model,
+        messages=asked("A person"),
+        response_format={"type": "json_schema", "json_schema": {"name": "p", "schema": PERSON}},
+        tools=[{"type": "function", "function": {"name": "feed", "parameters": bad}}],
+    )
+    assert json.loads(made.choices[0].message.content) == {"name": "Ada", "age": 36}
+
+
 def test_completions_with_logprobs(client: Any, scripted: Any) -> None:
     made = client.completions.create(
         model=scripted.model, prompt="ab", max_tokens=1, echo=True, logprobs=2

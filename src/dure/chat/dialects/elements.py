@@ -129,7 +129,7 @@ class ElementCalls:
         for name, schema in tools.items():
             head = rules.literal(f'{self.prefix}<{INVOKE} name="{name}">')
             tail = rules.literal(self.mark(f"/{INVOKE}") + "\n")
-            members = members_rule(schema, rules, around, marks=(self.prefix,))
+            members = members_rule(name, schema, rules, around, marks=(self.prefix,))
             invocations.append(f"{head} {members} {tail}")
         listed = some_of(rules.add(one_of(invocations)), "", several=several)
         block = rules.literal(self.mark(BLOCK) + "\n"), rules.literal(self.mark(f"/{BLOCK}"))

@@ -97,7 +97,9 @@ class InvokeCalls:
         for name, schema in tools.items():
             head = rules.literal(f'{self._mark("invoke")} name="{name}">\n')
             tail = rules.literal(self._mark("invoke", end=True) + "\n")
-            members = members_rule(schema, rules, around, marks=self._ends.marks, typed=self.typed)
+            members = members_rule(
+                name, schema, rules, around, marks=self._ends.marks, typed=self.typed
+            )
             invocations.append(f"{head} {members} {tail}")
         listed = some_of(rules.add(one_of(invocations)), "", several=several)
         block = rules.literal(f"<{self.block}>\n"), rules.literal(f"</{self.block}>")

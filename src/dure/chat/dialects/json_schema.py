@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from dure.chat.schema.choices import values_of
+from dure.chat.schema.references import pointed
 
 Schema = Mapping[str, Any]
 MAX_DEPTH = 16
 MAX_BRANCHES = 64
 _CHOICES = ("anyOf", "oneOf")
-_ESCAPED = re.compile("(?:%[0-9A-Fa-f]{2})+")  # as in a URL
 _NOTES = frozenset({"title", "description", "default", "examples", "deprecated", "$comment"})
 
 
@@ -26,31 +27,11 @@ def resolved(schema: Any, root: Any) -> Any:
         if pointer in seen:
             return beside
         seen.add(pointer)
-        target = _pointed(root, pointer)
+        target = pointed(root, pointer)
         if not isinstance(target, Mapping):
             return beside
         schema = {**target, **beside}
     return schema
-
-
-def _pointed(root: Any, pointer: str) -> Any:
-    """Return what a JSON pointer such as #/$defs/a leads to, or None."""
-    if not pointer.startswith("#"):
-        return None
-    at = root
-    for part in pointer[1:].split("/")[1:]:
-        key = _ESCAPED.sub(_unescaped, part).replace("~1", "/").replace("~0", "~")
-        if isinstance(at, Mapping) and key in at:
-            at = at[key]
-        elif isinstance(at, Sequence) and key.isdigit() and int(key) < len(at):
-            at = at[int(key)]
-        else:
-            return None
-    return at
-
-
-def _unescaped(found: re.Match[str]) -> str:
-    return bytes.fromhex(found.group().replace("%", "")).decode("utf-8", "replace")
 
 
 def types_of(schema: Any, root: Any = None) -> frozenset[str]:
@@ -174,11 +155,15 @@ def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any] | None
     if types and others:
         both = _both(types, others) or types
         made["type"] = next(iter(both)) if len(both) == 1 else sorted(both)
+    values, its_values = values_of(one), values_of(other)
+    if values is not None and its_values is not None:
+        made["enum"] = [value for key, value in values.items() if key in its_values]
+        made.pop("const", None)
+        if not made["enum"]:
+            return None
     for key in one.keys() & other.keys():
         mine, its = one[key], other[key]
-        if key == "enum":
-            made[key] = [value for value in mine if value in its]
-        elif key == "pattern" and mine != its:
+        if key == "pattern" and mine != its:
             made[key] = [*_as_list(mine), *_as_list(its)]
         elif key in ("minLength", "minimum"):
             made[key] = max(mine, its)

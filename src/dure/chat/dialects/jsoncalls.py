@@ -14,7 +14,7 @@ from dure.chat.grammar_rules import Rules, one_of, quoted, some_of
 
 ARGUMENTS = ("arguments", "parameters")
 FENCE = "```"
-_COMPOSED = {"$ref", "allOf", "anyOf", "oneOf", "patternProperties"}
+_COMPOSED = {"$ref", "allOf", "anyOf", "oneOf", "patternProperties", "propertyNames"}
 
 
 def read_call(reader: StreamReader, *, known: bool = False) -> Parser[bool]:
@@ -228,10 +228,23 @@ def call_rule(tools: Schemas, rules: Rules, *, key: str = "arguments") -> str:
 
 def arguments_rule(name: str, schema: Mapping[str, Any], rules: Rules) -> str:
     """Return the name of the rule for the arguments of the tool `name`."""
-    # A schema that names properties means those: small models invent others where they may.
-    closed = {} if _COMPOSED & schema.keys() else {"additionalProperties": False}
-    typed = {"type": "object", **closed, **schema}
-    return rules.json(typed, f"The parameters of the tool {name!r}")
+    return rules.json(arguments_schema(schema), f"The parameters of the tool {name[:60]!r}")
+
+
+def arguments_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema that calls keep to: an object's, with no properties but those it names.
+
+    It names what it requires, too. A small model invents others where it may.
+    """
+    if _COMPOSED & schema.keys():
+        return {"type": "object", **schema}
+    properties, required = schema.get("properties", {}), schema.get("required", [])
+    if isinstance(properties, Mapping) and isinstance(required, list):
+        more: dict[str, Any] = {
+            name: {} for name in required if isinstance(name, str) and name not in properties
+        }
+        schema = {**schema, "properties": {**properties, **more}}
+    return {"type": "object", "additionalProperties": False, **schema}
 
 
 def _head(name: str, key: str) -> str:

@@ -102,7 +102,7 @@ class KeyCalls:
             head = rules.literal(f"{self.mark('tool_call')}{name}{separator}\n")
             tail = rules.literal(self.mark("/tool_call") + ("\n" if self.listed else ""))
             calls.append(
-                f"{head} {members_rule(schema, rules, around, marks=self._ends.marks)} {tail}"
+                f"{head} {members_rule(name, schema, rules, around, marks=self._ends.marks)} {tail}"
             )
         call = rules.add(one_of(calls))
         if not self.listed:

@@ -85,7 +85,7 @@ class XmlCalls:
         for name, schema in tools.items():
             head = rules.literal(f"{OPEN}\n{FUNCTION}{name}>{pad}")
             tail = rules.literal(f"</function>\n{CLOSE}")
-            members = members_rule(schema, rules, around, marks=ENDS.marks, write=write)
+            members = members_rule(name, schema, rules, around, marks=ENDS.marks, write=write)
             functions.append(f"{head} {members} {tail}")
         return some_of(rules.add(one_of(functions)), quoted("\n"), several=several)
 

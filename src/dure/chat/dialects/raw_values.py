@@ -5,39 +5,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dure.chat.dialects.json_schema import branches_of, properties_of, required_of, resolved
-from dure.chat.dialects.values import as_json
+from dure.chat.dialects.values import as_json, property_schema
 from dure.chat.grammar_rules import Rules, one_of
+from dure.chat.schema.formats import FORMATS
+from dure.chat.schema.rewrite import rewritten
 from dure.errors import InvalidRequestError
 
 Around = Callable[[str, str], tuple[str, str]]
 Write = Callable[[str], str]
-_DATE = r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
-_TIME = (
-    r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
-)
-_BYTE = r"(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])"
-_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-_HEX = "[0-9A-Fa-f]"
-FORMATS = {
-    "date": _DATE,
-    "time": _TIME,
-    "date-time": f"{_DATE}T{_TIME}",
-    "duration": r"P([0-9]+W|[0-9]+D|[0-9]+M([0-9]+D)?|[0-9]+Y([0-9]+M([0-9]+D)?)?"
-    r"|([0-9]+D)?T([0-9]+H([0-9]+M)?([0-9]+S)?|[0-9]+M([0-9]+S)?|[0-9]+S))",
-    "email": rf"[A-Za-z0-9_+-]+(\.[A-Za-z0-9_+-]+)*@{_LABEL}(\.{_LABEL})+",
-    "hostname": rf"{_LABEL}(\.{_LABEL})*",
-    "ipv4": rf"{_BYTE}(\.{_BYTE}){{3}}",
-    "ipv6": rf"({_HEX}{{1,4}}:){{7}}{_HEX}{{1,4}}",
-    "uri": r"[A-Za-z][A-Za-z0-9+.-]*:(\/\/)?[A-Za-z0-9._~:\/?#@!$&'()*+,;=%-]+",
-    "uuid": f"{_HEX}{{8}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{12}}",
-}
-"""Regular expressions for the formats of JSON schema; any other format is a note."""
 
 
 def members_rule(
+    tool: str,
     schema: Mapping[str, Any],
     rules: Rules,
     around: Around,
@@ -48,83 +31,81 @@ def members_rule(
 ) -> str:
     """Return the name of the rule of a tool's members, in their order, optional ones or not.
 
-    around: what is written before and after a value, by its name and by whether it is "string" or
-    "json". marks: what may end a value, which none may hold. typed: each value says which it is.
-    write: how a text is written.
+    tool: its name, for errors. around: what is written before and after a value, by its name and by
+    whether it is "string" or "json". marks: what may end a value, which none may hold. typed: each
+    value says which it is. write: how a text is written.
     """
-    required = required_of(schema, schema)
-    shared = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
+    plain = rewritten(schema, f"The parameters of the tool {tool[:60]!r}").schema
+    required = required_of(plain, plain)
+    values = _Values(schema, plain, rules, around, marks, typed, write)
     said = []
-    for name, each in properties_of(schema, schema).items():
-        member = one_of(
-            [
-                f"{rules.literal(around(name, kind)[0])} {value}"
-                for kind, value in _values(
-                    name,
-                    each,
-                    schema,
-                    rules,
-                    around,
-                    marks=marks,
-                    shared=shared,
-                    typed=typed,
-                    write=write,
-                )
-            ]
-        )
+    for name, each in properties_of(plain, plain).items():
+        what = f"The parameter {name[:60]!r} of the tool {tool[:60]!r}"
+        found = values.of(name, each, what)
+        member = one_of([f"{rules.literal(around(name, kind)[0])} {rule}" for kind, rule in found])
         said.append(member if name in required else f"{member}?")
     return rules.add(" ".join(said) or '""')
 
 
-def _values(
-    name: str,
-    schema: Any,
-    root: Mapping[str, Any],
-    rules: Rules,
-    around: Around,
-    *,
-    marks: Sequence[str],
-    shared: Mapping[str, Any],
-    typed: bool,
-    write: Write,
-) -> list[tuple[str, str]]:
-    """Return the kinds of a property's values, each with the rule of the value and its end."""
-    made: list[tuple[str, str]] = []
-    branches = branches_of(schema, root)
-    if all(branch["type"] != "string" for branch in branches):
-        rule = rules.json({**resolved(schema, root), **shared}, f"The parameter {name!r}")
-        return [("json", f"{rule} {rules.literal(around(name, 'json')[1])}")]
-    texts = [branch for branch in branches if branch["type"] == "string"]
-    free = any(branch.keys() <= {"type", *shared} for branch in texts)
-    for branch in branches:
-        after = around(name, "string" if branch["type"] == "string" else "json")[1]
-        if branch["type"] != "string":
-            if typed or not free:
-                rule = rules.json({**branch, **shared}, f"The parameter {name!r}")
-                made.append(("json", f"{rule} {rules.literal(after)}"))
-        elif "enum" in branch:
-            read_back = [
-                value
-                for value in branch["enum"]
-                if not any(mark in value for mark in marks)
-                and (typed or as_json(value, schema, root) == json.dumps(value, ensure_ascii=False))
-            ]
-            made += [("string", rules.literal(write(value) + after)) for value in read_back]
-        else:
-            made.append(("string", _text(name, branch, after, marks, rules)))
-    if not made:
-        raise InvalidRequestError(
-            f"The parameter {name!r} allows no value that can be written without quotes.",
-            hint=f"leave out {marks[0]!r} in its enum or const",
-        )
-    return made
+@dataclass(frozen=True)
+class _Values:
+    """Writes the values of one tool's parameters; the arguments are those of `members_rule`."""
+
+    given: Mapping[str, Any]  # the tool's schema
+    plain: Mapping[str, Any]  # the same, rewritten
+    rules: Rules
+    around: Around
+    marks: Sequence[str]
+    typed: bool
+    write: Write
+
+    def of(self, name: str, schema: Any, what: str) -> list[tuple[str, str]]:
+        """Return the kinds of a property's values, each with the rule of the value and its end.
+
+        schema: the property's, rewritten. what: how errors call it.
+        """
+        branches = branches_of(schema, self.plain)
+        texts = [branch for branch in branches if branch["type"] == "string"]
+        others = [branch for branch in branches if branch["type"] != "string"]
+        if not texts:
+            return [self._json(name, resolved(schema, self.plain), what)]
+        made: list[tuple[str, str]] = []
+        free = any(branch.keys() == {"type"} for branch in texts)
+        if others and (self.typed or not free):
+            made.append(self._json(name, {"anyOf": others}, what))
+        after = self.around(name, "string")[1]
+        for branch in texts:
+            if "enum" in branch:
+                kept = [value for value in branch["enum"] if self._is_read_back(name, value)]
+                rules = [self.rules.literal(self.write(value) + after) for value in kept]
+            else:
+                rules = [_text(what, branch, after, self.marks, self.rules)]
+            made += [("string", rule) for rule in rules]
+        if not made:
+            raise InvalidRequestError(
+                f"{what} allows no value that can be written without quotes.",
+                hint=f"leave out {self.marks[0]!r} in its enum or const",
+            )
+        return made
+
+    def _json(self, name: str, schema: Any, what: str) -> tuple[str, str]:
+        rule = self.rules.json(schema, what, self.plain)
+        return "json", f"{rule} {self.rules.literal(self.around(name, 'json')[1])}"
+
+    def _is_read_back(self, name: str, value: str) -> bool:
+        """Return whether a text, written without quotes, is read as that text."""
+        if any(mark in value for mark in self.marks):
+            return False
+        schema = property_schema(self.given, name)
+        read = as_json(value, schema, self.given)
+        return self.typed or read == json.dumps(value, ensure_ascii=False)
 
 
 def _text(
-    name: str, branch: Mapping[str, Any], after: str, marks: Sequence[str], rules: Rules
+    what: str, branch: Mapping[str, Any], after: str, marks: Sequence[str], rules: Rules
 ) -> str:
     """Return the rule of a text that keeps to a schema of strings, and what ends it."""
-    expressions = [_unanchored(each, name) for each in _patterns(branch)]
+    expressions = [_unanchored(each, what) for each in _patterns(branch)]
     if branch.get("format") in FORMATS:
         expressions.append(FORMATS[branch["format"]])
     least, most = branch.get("minLength", 0), branch.get("maxLength")
@@ -141,7 +122,7 @@ def _patterns(branch: Mapping[str, Any]) -> list[str]:
     return [each for each in listed if isinstance(each, str)]
 
 
-def _unanchored(pattern: str, name: str) -> str:
+def _unanchored(pattern: str, what: str) -> str:
     """Return the expression of the whole texts in which a JSON schema's pattern is found."""
     made = []
     for part in _alternatives(pattern):
@@ -153,7 +134,7 @@ def _unanchored(pattern: str, name: str) -> str:
     expression = "|".join(made)
     if re.search(r"(?<!\\)(?:\\\\)*\(\?[=!<]", expression):
         raise InvalidRequestError(
-            f"The pattern of the parameter {name!r} looks around, which cannot be enforced.",
+            f'{what} cannot be enforced: its "pattern" looks around, which is not supported.',
             hint="write the pattern without (?=…), (?!…) and (?<…)",
         )
     # \d, \w and \s are of ASCII in JSON schema's expressions.

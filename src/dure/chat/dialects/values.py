@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -169,11 +170,34 @@ class Members:
 
 
 def as_value(text: str) -> str | None:
-    """Return `text` if it is JSON without NaN and infinities; else None."""
+    """Return `text` as JSON text if that is what it is, without NaN and infinities; else None.
+
+    A number beyond the range of a double stays as it is written.
+    """
     try:
-        return json.dumps(json.loads(text, strict=False), ensure_ascii=False, allow_nan=False)
+        value = json.loads(text, strict=False, parse_constant=_no_number)
+        if all(map(math.isfinite, _floats(value))):
+            return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        json.loads(text)  # without raw control characters it is JSON as it is
     except (ValueError, RecursionError):
         return None
+    return text.strip()
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _floats(root: Any) -> Iterator[float]:
+    todo = [root]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, float):
+            yield value
+        elif isinstance(value, dict):
+            todo += value.values()
+        elif isinstance(value, list):
+            todo += value
 
 
 def _as(kind: str, text: str, types: AbstractSet[str]) -> str | None:
