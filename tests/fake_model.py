@@ -67,6 +67,9 @@ class ByteTokenizer:
             ids += [code] if code in (START, END) else character.encode()
         return ids
 
+    def prepare_long(self) -> None:
+        """Long texts need no more than short ones."""
+
     def token_bytes(self, token_id: int) -> bytes:
         marks = {token: mark.encode() for mark, token in SPECIAL.items()}
         return (

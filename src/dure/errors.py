@@ -58,5 +58,9 @@ class ContextLengthError(DureError):
     """The prompt, or the prompt and max_tokens, exceed the context length."""
 
 
+class PromptLengthError(ContextLengthError):
+    """The prompt alone exceeds the context length, however few tokens are asked for."""
+
+
 class InvalidRequestError(DureError, ValueError):
     """A parameter of a request is wrong or out of range. Also a ValueError."""

@@ -12,6 +12,7 @@ from fake_model import ByteTokenizer, ScriptModel, loaded, reply
 
 import dure.llm
 from dure import LLM, SamplingParams
+from dure.chat.messages import said_thinking
 from dure.chat.request import ChatRequest, Format, Thinking, ToolChoice
 from dure.errors import InvalidRequestError
 
@@ -594,3 +595,31 @@ def test_words_that_are_none_of_the_allowed_are_refused() -> None:
 def test_tools_are_still_shown_where_none_may_be_called(make_llm: MakeLLM) -> None:
     request = ChatRequest(ASK, TOOLS, ToolChoice("none"))
     assert json.dumps(TOOLS[0]) in prompt(make_llm(), request)
+
+
+def test_a_call_that_is_begun_as_text_is_refused(make_llm: MakeLLM) -> None:
+    llm = make_llm("qwen2.5")
+    begun = {"role": "assistant", "content": 'I look.\n<tool_call>\n{"name": '}
+    with pytest.raises(InvalidRequestError, match="begins a call"):
+        llm.prepare(ChatRequest([*ASK, begun], tools=TOOLS, continue_final=True))
+    llm.prepare(ChatRequest([*ASK, begun], continue_final=True))
+
+
+def test_a_call_that_is_demanded_may_follow_a_beginning(make_llm: MakeLLM) -> None:
+    begun = {"role": "assistant", "content": "I look."}
+    request = ChatRequest(
+        [*ASK, begun], tools=TOOLS, tool_choice=ToolChoice("required"), continue_final=True
+    )
+    prepared = make_llm("qwen2.5").prepare(request)
+    assert prepared.grammar is not None
+
+
+@pytest.mark.parametrize("text", ["/no_think Hi", "Hi /no_think", "/no_think", "  Hi\n/no_think  "])
+@pytest.mark.parametrize("pad", ["", "x" * 1000])
+def test_a_switch_is_found_at_either_end_of_a_text_of_any_length(text: str, pad: str) -> None:
+    assert said_thinking([{"role": "user", "content": text.replace("Hi", f"Hi{pad}i")}]) is False
+
+
+def test_a_switch_in_the_midst_of_a_text_is_none() -> None:
+    for text in ("x" * 50 + " /no_think y" * 9, "x" * 18 + "/no_think" + "y" * 18, "a/no_think"):
+        assert said_thinking([{"role": "user", "content": text}]) is None

@@ -15,6 +15,8 @@ _REASONING = ("reasoning_content", "reasoning", "thinking")
 _SWITCH = re.compile(r"^\s*/(?P<first>no_)?think(?=\s)|(?:^|\s)/(?P<last>no_)?think\s*$")
 """Qwen's and Hunyuan's switches for reasoning, where their models expect them."""
 
+_END = 20  # characters, more than a switch has
+
 Recall = Callable[[str], str | None]
 """Returns the reasoning before the call of an id, if it is remembered."""
 
@@ -57,10 +59,34 @@ def said_thinking(messages: Sequence[Mapping[str, Any]]) -> bool | None:
         content = message.get("content")
         parts = content if isinstance(content, list) else [{"text": content}]
         texts = [part.get("text") for part in parts if isinstance(part, Mapping)]
-        found = _SWITCH.search("\n".join(text for text in texts if isinstance(text, str)))
+        found = _SWITCH.search(_ends("\n".join(text for text in texts if isinstance(text, str))))
         if found:
             return not (found["first"] or found["last"])
     return None
+
+
+def _ends(text: str) -> str:
+    """Return a text whose two ends are those of `text`: a search of megabytes takes long."""
+    bare = text.strip()
+    return bare if len(bare) < 2 * _END else f"{bare[:_END]}.\n.{bare[-_END:]}"
+
+
+def shown_texts(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the texts of which every chat template writes all but the white space around them.
+
+    Those of the assistant are not among them: templates leave its reasoning out.
+    """
+    found: list[str] = []
+    for message in messages:
+        if not isinstance(message, Mapping) or message.get("role") == "assistant":
+            continue
+        content = message.get("content")
+        parts = content if isinstance(content, list) else [content]
+        for part in parts:
+            text = part.get("text") if isinstance(part, Mapping) else part
+            if isinstance(text, str):
+                found.append(text.strip())
+    return found
 
 
 def _prepared(
@@ -69,7 +95,7 @@ def _prepared(
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise InvalidRequestError("A message has no role.", hint='{"role": "user", "content": "…"}')
     made = {key: value for key, value in message.items() if value is not None}
-    made["content"] = _text(made.get("content", made.get("refusal")), between)
+    made["content"] = content_text(made.get("content", made.get("refusal")), between)
     if made["role"] == "function":  # OpenAI's older name for the role and, below, for the call
         made["role"] = "tool"
     reasoning = next((made[name] for name in _REASONING if isinstance(made.get(name), str)), None)
@@ -95,7 +121,7 @@ def _prepared(
     return made
 
 
-def _text(content: Any, between: str = "\n") -> str:
+def content_text(content: Any, between: str = "\n") -> str:
     """Return the text of a content, with `between` between its parts."""
     if content is None:
         return ""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dure.chat.dialects import Delimiters, Dialect
+from dure.chat.messages import content_text
 
 
 def begin_answer(prompt: str, message: Mapping[str, Any], dialect: Dialect) -> tuple[str, bool]:
@@ -37,6 +38,14 @@ def begin_answer(prompt: str, message: Mapping[str, Any], dialect: Dialect) -> t
     if not closed:
         return before + block + reasoning, True
     return before + block + reasoning.rstrip("\n") + think.reasoning_end + content, False
+
+
+def begun_content(message: Mapping[str, Any], dialect: Dialect) -> str:
+    """Return what the message says of the content, without its reasoning."""
+    text = content_text(message.get("content"), "")
+    if dialect.think is None:
+        return text
+    return _split(message.get("reasoning_content"), text, dialect.think)[2]
 
 
 def _split(reasoning: Any, content: str, think: Delimiters) -> tuple[str | None, bool, str]:

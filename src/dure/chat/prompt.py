@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from dure.chat.conversation import arranged, results_in_order
 from dure.chat.dialects import PLAIN, Dialect, dialect_of
 from dure.chat.dialects.thinking import has_switch, template_variables
-from dure.chat.messages import prepared, said_thinking, with_suffix
+from dure.chat.messages import prepared, said_thinking, shown_texts, with_suffix
 from dure.chat.output import Completion, OutputParserOptions
 from dure.chat.prefill import begin_answer
 from dure.chat.reasoning_cache import ReasoningCache
@@ -23,7 +25,13 @@ from dure.chat.tool_prompt import with_tools
 from dure.engine.grammar import Grammar
 from dure.engine.params import SamplingParams
 from dure.engine.request import check_prompt
-from dure.errors import ContextLengthError, TemplateError
+from dure.errors import (
+    ContextLengthError,
+    InvalidRequestError,
+    PromptLengthError,
+    TemplateError,
+)
+from dure.text.length import least_tokens, longest_text
 from dure.text.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int] | ChatRequest
@@ -89,6 +97,15 @@ class RequestBuilder:
         """Whether the chat template can turn thinking on and off."""
         return self.template_source is not None and has_switch(self.template_source)
 
+    def prepare(self) -> None:
+        """Build what the first long text and the first grammar need.
+
+        Each stops all threads of Python for up to a second, so a server does it before it answers.
+        """
+        self.tokenizer.prepare_long()
+        with contextlib.suppress(InvalidRequestError):  # of a vocabulary without any end
+            self.grammars.prepare()
+
     def check_thinking(self, thinking: Thinking) -> None:
         """Raise TemplateError if the model's template cannot honour `thinking`."""
         if self.has_think_switch or not (thinking.is_on or thinking.is_off):
@@ -117,10 +134,13 @@ class RequestBuilder:
         """
         params = params or SamplingParams()
         if isinstance(prompt, ChatRequest):
+            # A template leaves out no text of these, but may strip white space around it.
+            self.check_length(shown_texts(prompt.messages))
             prompt = _with_said(prompt)
             if format is not None:
                 prompt = replace(prompt, format=prompt.format or format)
             text, reading = self._chat(prompt, cache_salt)
+            self.check_length([text])
             # The template wrote BOS itself where the model wants it.
             raw: Sequence[int] = self.tokenizer.encode(text, add_special=False)
             grammar = self.grammars.of_chat(prompt, text, reading)
@@ -128,6 +148,10 @@ class RequestBuilder:
                 params = self.grammars.without_calls(params)
         else:
             reading = OutputParserOptions()
+            if isinstance(prompt, str):
+                self.check_length([prompt])
+            elif len(prompt) > self.context:
+                raise self._too_long(len(prompt), None)
             raw = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
             grammar = self.grammars.of_format(format)
         ids = check_prompt(raw, self._vocab_size)
@@ -243,11 +267,32 @@ class RequestBuilder:
             raise self._too_long(prompt_tokens, resolved.max_tokens)
         return resolved if resolved.max_tokens is not None else replace(resolved, max_tokens=room)
 
-    def _too_long(self, prompt_tokens: int, max_tokens: int | None) -> ContextLengthError:
+    def check_length(self, texts: Sequence[str]) -> None:
+        """Raise ContextLengthError for texts of a prompt that are far longer than the context.
+
+        No more of them is tokenised than the context holds.
+        """
+        encode = partial(self.tokenizer.encode, add_special=False)
+        least = least_tokens(encode, texts, self.context)
+        if least > self.context:
+            raise self._too_long(least, None, at_least=True)
+        characters, most = sum(map(len, texts)), longest_text(self.context)
+        if characters > most:
+            raise PromptLengthError(
+                f"The prompt has {characters:,} characters; for a context of {self.context:,} "
+                f"tokens at most {most:,} are tokenised.",
+                hint="shorten it, above all runs of white space",
+            )
+
+    def _too_long(
+        self, prompt_tokens: int, max_tokens: int | None, *, at_least: bool = False
+    ) -> ContextLengthError:
         asked = f" and {max_tokens:,} are asked for" if max_tokens else ""
         more = f"load the model with a larger context (it allows {self._longest:,})"
-        return ContextLengthError(
-            f"The prompt has {prompt_tokens:,} tokens{asked}, and the context holds "
+        kind = PromptLengthError if prompt_tokens >= self.context else ContextLengthError
+        return kind(
+            f"The prompt has {'at least ' if at_least else ''}{prompt_tokens:,} tokens{asked}, "
+            "and the context holds "
             f"{self.context:,} for both the prompt and its answer.",
             hint=f"shorten it, or {more}" if self._longest > self.context else "shorten it",
         )

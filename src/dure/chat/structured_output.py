@@ -13,6 +13,7 @@ from dure.chat.dialects import Dialect
 from dure.chat.dialects.jsoncalls import arguments_schema
 from dure.chat.grammar_rules import Rules, complete, format_grammar
 from dure.chat.output import OutputParserOptions
+from dure.chat.prefill import begun_content
 from dure.chat.request import MAX_TOOLS, ChatRequest, Format, tool_schemas
 from dure.chat.schema.check import check, loosened
 from dure.engine.grammar import Grammar, GrammarCompiler, cause_of_failure
@@ -41,6 +42,7 @@ class GrammarBuilder:
 
     def __init__(self, tokenizer: Tokenizer, dialect: Dialect, vocab_size: int) -> None:
         self._grammars = GrammarCompiler(tokenizer, vocab_size)
+        self._tokenizer = tokenizer
         self._dialect = dialect
         self._checked: OrderedDict[tuple[str, str], tuple[str, str] | None] = OrderedDict()
         self._lock = threading.Lock()
@@ -51,6 +53,10 @@ class GrammarBuilder:
             for mark, token in ids.items()
             if token in single and token is not None and token < vocab_size
         }
+
+    def prepare(self) -> None:
+        """Build what the first grammar needs, which stops all threads for a second."""
+        self._grammars.prepare()
 
     def of_format(self, form: Format | None) -> Grammar | None:
         """Return the grammar of a completion; None if it is free."""
@@ -68,6 +74,7 @@ class GrammarBuilder:
         cannot be enforced.
         """
         form = request.format
+        self._check_begun(request)
         rules = Rules(self._marks)
         before = self._thoughts(request, prompt, reading, rules)
         mode = request.tool_choice.mode
@@ -84,7 +91,35 @@ class GrammarBuilder:
             body, what = rules.text(calls), "A call of these tools"
         else:
             return None
-        return self._grammars.compile(complete(body, before=before), what)
+        grammar = self._grammars.compile(complete(body, before=before), what)
+        # A call that is demanded may follow any text; a format holds for all of the answer.
+        is_free = mode in ("required", "named")
+        return grammar if is_free else self._continued(grammar, request, reading)
+
+    def _check_begun(self, request: ChatRequest) -> None:
+        """Raise InvalidRequestError for a call that is begun in the last message's text."""
+        markers = self._dialect.calls.start_markers if self._dialect.calls else ()
+        if not (request.continue_final and request.tools and markers):
+            return
+        text = begun_content(request.messages[-1], self._dialect)
+        if any(mark in text for mark in markers):
+            raise InvalidRequestError(
+                "The last message begins a call of a tool in its text, and a call cannot be "
+                "continued.",
+                hint="end the message before the call, or leave the tools out",
+            )
+
+    def _continued(
+        self, grammar: Grammar, request: ChatRequest, reading: OutputParserOptions
+    ) -> Grammar:
+        """Return the grammar of the rest, where the last message begins the answer."""
+        if not request.continue_final or reading.starts_in_reasoning:
+            return grammar
+        begun = begun_content(request.messages[-1], self._dialect)
+        if not begun:
+            return grammar
+        ids = self._tokenizer.encode(begun, add_special=False, parse_special=False)
+        return grammar.after(ids)
 
     def without_calls(self, params: SamplingParams) -> SamplingParams:
         """Forbid the beginning of a call, as far as it has tokens of its own."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -155,6 +156,9 @@ def command(
         return llm
 
     def ready(_: LLM | None) -> None:
+        # What is there now stays: without it, a collection is short enough for the event loop.
+        gc.collect()
+        gc.freeze()
         console.note(f"dure listens on http://{_authority(*server.address)}/v1")
 
     server = Server(settings, load, on_ready=ready)

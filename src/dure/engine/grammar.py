@@ -6,10 +6,12 @@ variant of Lark; dure.chat.grammar_rules writes them.
 
 from __future__ import annotations
 
+import copy
 import re
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any
 
@@ -70,9 +72,7 @@ class GrammarCompiler:
             if kept is not None:
                 self._kept.move_to_end(text)
                 return kept
-            if self._engine is None:
-                self._engine = _engine(self._tokenizer, self._vocab_size)
-            engine = self._engine
+            engine = self._built()
         eos_ids = {each for each in self._tokenizer.eos_ids if each < self._vocab_size}
         made = Grammar(engine, text, what, eos_ids, self._vocab_size)
         with self._lock:
@@ -80,6 +80,16 @@ class GrammarCompiler:
             while len(self._kept) > MAX_KEPT:
                 self._kept.popitem(last=False)
         return made
+
+    def prepare(self) -> None:
+        """Build what the first grammar needs, which stops all threads for a second."""
+        with self._lock:
+            self._built()
+
+    def _built(self) -> Any:
+        if self._engine is None:
+            self._engine = _engine(self._tokenizer, self._vocab_size)
+        return self._engine
 
 
 class Grammar:
@@ -91,6 +101,7 @@ class Grammar:
         import llguidance  # noqa: PLC0415 - only who asks for a grammar waits for it
 
         limits = llguidance.LLParserLimits(**_LIMITS)
+        self._what = what
         self._matcher = llguidance.LLMatcher(engine, text, log_level=0, limits=limits)
         self._eos_ids = np.array(sorted(eos_ids), np.int32)
         self._engine_eos = engine.eos_token
@@ -109,6 +120,21 @@ class Grammar:
                 f"{what} cannot be enforced: it is malformed, or too complex.",
                 hint="make it simpler",
             )
+
+    def after(self, token_ids: Sequence[int]) -> Grammar:
+        """Return the grammar of what follows tokens that are written already.
+
+        InvalidRequestError if no text of the grammar begins with them.
+        """
+        made = copy.copy(self)
+        made._matcher = self._matcher.deep_copy()
+        taken = made._matcher.try_consume_tokens(list(token_ids))
+        if taken < len(token_ids) or made._matcher.is_error():
+            raise InvalidRequestError(
+                f"{self._what} does not allow the beginning that the last message is.",
+                hint="let it begin as the format does, or leave one of the two out",
+            )
+        return made
 
     def start(self, *, deferred: bool = False) -> GrammarState:
         """Return the grammar's first state; `deferred`: it allows all until told to begin."""

@@ -22,7 +22,7 @@ from dure.server.http.sse import ClientGone, json_response
 from dure.server.openapi import publish
 from dure.server.route import Handler
 from dure.server.routes import ROUTES
-from dure.server.wire.body import BodyReader
+from dure.server.wire.body import BodyReader, release
 
 if TYPE_CHECKING:
     from dure.server.serving.service import Service
@@ -90,6 +90,8 @@ def _answering(service: Service, handler: Handler) -> Callable[[Request], Awaita
             elif isinstance(error, DureError) and error.detail:
                 log.info("%s: %s", request.state.request_id, error.detail)
             return _error(request, known)
+        finally:
+            release(request)
 
     return answer
 

@@ -12,8 +12,9 @@ from dure.server.errors import invalid
 from dure.server.http.sse import json_response
 from dure.server.openai import chat
 from dure.server.openai.schemas import ChatBody, DetokenizeBody, TokenizeBody
-from dure.server.wire.body import read_as
+from dure.server.wire.body import converted, read_as
 from dure.server.wire.logprobs import token_text
+from dure.text.length import longest_text
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -45,10 +46,13 @@ async def tokenize(service: Service, request: Request) -> Response:
     def tokens(llm: LLM) -> dict[str, Any]:
         if body.messages is not None:
             messages = [message.model_dump(exclude_none=True) for message in body.messages]
-            ids = list(llm.prepare(ChatRequest(messages, body.tools or ())).token_ids)
+            last = body.messages[-1]
+            goes_on = last.role == "assistant" and not last.tool_calls
+            asked = ChatRequest(messages, body.tools or (), continue_final=goes_on)
+            ids = list(llm.prepare(asked).token_ids)
         else:
-            ids = llm.tokenizer.encode(
-                text or "", add_special=add_special, parse_special=body.parse_special is not False
+            ids = _tokenized(
+                llm, text or "", add_special=add_special, special=body.parse_special is not False
             )
         found: dict[str, Any] = {"tokens": ids, "count": len(ids), "max_model_len": llm.context}
         if body.with_pieces or body.return_token_strs:
@@ -60,14 +64,30 @@ async def tokenize(service: Service, request: Request) -> Response:
                 found["tokens"] = [{"id": each, "piece": piece} for each, piece in pairs]
         return found
 
-    return json_response(await service.with_model(body.model, tokens))
+    return await service.with_model(body.model, lambda llm: json_response(tokens(llm)))
+
+
+def _tokenized(llm: LLM, text: str, *, add_special: bool, special: bool) -> list[int]:
+    """Return the tokens of a text; a 400 if it is too long to list them."""
+    most = longest_text(llm.context)
+    if len(text) > most:
+        raise invalid(
+            f"The text has {len(text):,} characters; at most {most:,} are tokenised at once. "
+            "Send it in parts.",
+            "prompt",
+        )
+    return llm.tokenizer.encode(text, add_special=add_special, parse_special=special)
 
 
 async def detokenize(service: Service, request: Request) -> Response:
     """Decode token ids to text."""
     body = await read_as(request, DetokenizeBody)
-    text = await service.with_model(body.model, lambda llm: llm.tokenizer.decode(body.tokens))
-    return json_response({"prompt": text, "content": text})
+
+    def decoded(llm: LLM) -> Response:
+        text = llm.tokenizer.decode(body.tokens)
+        return json_response({"prompt": text, "content": text})
+
+    return await service.with_model(body.model, decoded)
 
 
 async def tokenizer_info(service: Service, request: Request) -> Response:
@@ -88,8 +108,12 @@ async def tokenizer_info(service: Service, request: Request) -> Response:
 async def apply_template(service: Service, request: Request) -> Response:
     """Render a chat to a prompt by the model's chat template."""
     body = await read_as(request, ChatBody)
-    asked = chat.chat_request(body)
-    return json_response({"prompt": await service.render(body.model, asked)})
+    asked = await converted(request, body, lambda: chat.chat_request(body))
+
+    def rendered(llm: LLM) -> Response:
+        return json_response({"prompt": llm.request_builder.render(asked)})
+
+    return await service.with_model(body.model, rendered)
 
 
 async def health(service: Service, request: Request) -> Response:  # noqa: ARG001 - as above

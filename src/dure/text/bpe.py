@@ -138,10 +138,9 @@ class WordEncoder:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`."""
-        if len(text) > _LONG and self._for_long is not None:
-            with self._making:
-                self._long = self._long or self._for_long()
-            return self._long.encode(text)
+        long_texts = self.long_texts() if len(text) > _LONG else None
+        if long_texts is not None:
+            return long_texts.encode(text)
         ids: list[int] = []
         pieces = [text] if self._added is None else self._added.split(text)
         for index, piece in enumerate(pieces):  # every second one is an added token
@@ -151,6 +150,17 @@ class WordEncoder:
                 for word, _ in self.cutter.pre_tokenize_str(piece):
                     ids += self._merges.ids_of(word)
         return ids
+
+    def prepare_long(self) -> None:
+        """Build the encoder that long texts are left to."""
+        self.long_texts()
+
+    def long_texts(self) -> LongTexts | None:
+        """Return the encoder that long texts are left to, if there is one; it is built once."""
+        if self._for_long is not None and self._long is None:
+            with self._making:
+                self._long = self._long or self._for_long()
+        return self._long
 
     def token_to_id(self, text: str) -> int | None:
         """Return the id of the token written exactly so, or None."""

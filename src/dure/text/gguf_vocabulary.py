@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -78,16 +78,25 @@ def _byte_level(metadata: Mapping[str, Any]) -> Vocabulary:
         ordinary = Merges(kept, _ranks(metadata, tokens, kept), takes_whole=True)
     blank = [user for user in users if is_blank(user)]
 
-    def library(known: Mapping[str, int], added: Sequence[str]) -> Callable[[], LibraryEncoder]:
-        return lambda: _library(metadata, known, added, rule)
+    full = WordEncoder(
+        merges,
+        cutter,
+        ids,
+        controls + users,
+        for_long=lambda: _library(metadata, ids, controls + users, rule),
+    )
+
+    def plain_library() -> LibraryEncoder:
+        """Share the other's tables where they are the same: they take half a second to build."""
+        known = full.long_texts() if kept is ids else None
+        model = known.library.model if isinstance(known, LibraryEncoder) else None
+        return _library(metadata, kept, blank, rule, model=model)
 
     return _finish(
         metadata,
         kind="bytes",
-        full=WordEncoder(
-            merges, cutter, ids, controls + users, for_long=library(ids, controls + users)
-        ),
-        plain=WordEncoder(ordinary, cutter, ids, blank, for_long=library(kept, blank)),
+        full=full,
+        plain=WordEncoder(ordinary, cutter, ids, blank, for_long=plain_library),
         tokens=tokens,
         types=types,
         add_bos=rule.add_bos,
@@ -100,14 +109,17 @@ def _library(
     ids: Mapping[str, int],
     added: Sequence[str],
     rule: pretokenizers.PreTokenizer,
+    *,
+    model: models.Model | None = None,
 ) -> LibraryEncoder:
-    """Return what encodes as a WordEncoder of these does, by the library's own tables."""
-    merges = [tuple(line.split(" ")) for line in _texts(metadata, "merges") or ()]
-    bpe = guarded(
-        lambda: models.BPE(dict(ids), merges, ignore_merges=rule.ignore_merges),
-        "reading the merges",
-    )
-    full = tokenizers.Tokenizer(bpe)
+    """Return what encodes as a WordEncoder of these does, by `model` or the library's tables."""
+    if model is None:
+        merges = [tuple(line.split(" ")) for line in _texts(metadata, "merges") or ()]
+        model = guarded(
+            lambda: models.BPE(dict(ids), merges, ignore_merges=rule.ignore_merges),
+            "reading the merges",
+        )
+    full = tokenizers.Tokenizer(model)
     full.pre_tokenizer = rule.pre_tokenizer()
     full.add_tokens([AddedToken(name, normalized=False) for name in added if name])
     return LibraryEncoder(full)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+import threading
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 # A million tokens of context, the longest served so far, are 4 to 8 MB of text.
 MAX_TEXT_CHARS = 32 << 20
+# Tokenising takes some 190 bytes of memory for each of the text's: longer texts take turns.
+_LONG = 1 << 18  # characters
 
 
 class Tokenizer:
@@ -31,6 +35,7 @@ class Tokenizer:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._bytes: dict[int, bytes] = {}
+        self._long = threading.Lock()
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> Tokenizer:
@@ -113,10 +118,16 @@ class Tokenizer:
                 hint="decode the text with errors='replace' before sending it",
             ) from error
         encoder = self._vocabulary.full if parse_special else self._vocabulary.plain
-        ids = guarded(lambda: encoder.encode(text), "encoding a text")
+        with self._long if len(text) > _LONG else nullcontext():
+            ids = guarded(lambda: encoder.encode(text), "encoding a text")
         if not add_special:
             return ids
         return [*self._vocabulary.prefix, *ids, *self._vocabulary.suffix]
+
+    def prepare_long(self) -> None:
+        """Build what the first long text needs, which else stops all threads for half a second."""
+        for encoder in (self._vocabulary.full, self._vocabulary.plain):
+            guarded(encoder.prepare_long, "reading the merges")
 
     def decode(
         self, ids: Iterable[int], *, skip_special: bool = False, continues: bool = False

@@ -54,6 +54,9 @@ class Encoder(Protocol):
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, with nothing put around it."""
 
+    def prepare_long(self) -> None:
+        """Build what the first long text needs."""
+
     def token_to_id(self, text: str) -> int | None:
         """Return the id of the token written exactly so, or None."""
 
@@ -75,6 +78,9 @@ class LibraryEncoder:
         [encoding] = self.library.encode_batch_fast([text], add_special_tokens=False)
         ids: list[int] = encoding.ids
         return ids
+
+    def prepare_long(self) -> None:
+        """Do nothing: long texts need no more than short ones."""
 
     def token_to_id(self, text: str) -> int | None:
         """Return the id of the token written exactly so, or None."""

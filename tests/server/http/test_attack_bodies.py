@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
+from apis import APIS
 from fake_model import reply
 from wire import read_until, rest
 
 from dure.server import limits
 from dure.server.errors import HTTPError
 from dure.server.serving.response_store import Store, StoredResponse
-from dure.server.wire.body import measure, parse_object
+from dure.server.wire.body import parse_object
+from dure.server.wire.json_size import JSONSize, json_size
 
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hi"}]
@@ -34,6 +36,20 @@ def test_a_body_of_too_many_values_is_refused_by_name(serve_module, body, words)
     assert words in answer.json["error"]["message"]
 
 
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages", "/v1/responses", "/api/chat"])
+def test_a_tool_of_too_large_a_schema_is_refused_by_its_name(serve_module, path) -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": ["x" * 99] * 700}}}
+    tool = {"type": "function", "function": {"name": "big", "parameters": schema}}
+    if path == "/v1/messages":
+        tool = {"name": "big", "input_schema": schema}
+    if path == "/v1/responses":
+        tool = {"type": "function", "name": "big", "parameters": schema}
+    answer = serve_module(reply("ok")).post(path, APIS[path]("hi", tools=[tool]))
+    assert answer.status == 400
+    assert "big" in answer.body.decode()
+    assert "65,536" in answer.body.decode()
+
+
 def test_a_long_text_of_commas_and_brackets_is_few_values() -> None:
     text = ',[{"\\\\' * 200_000
     assert parse_object(json.dumps({"a": text}).encode()) == {"a": text}
@@ -42,7 +58,8 @@ def test_a_long_text_of_commas_and_brackets_is_few_values() -> None:
 @pytest.mark.parametrize("pad", [0, 1, (1 << 18) - 3, (1 << 18) - 1, 1 << 18])
 def test_depth_and_values_are_counted_across_blocks(pad) -> None:
     text = json.dumps({"p": "x" * pad, "a": [[[1, 2], "[[[[,,,"]] * 50, "z": "," * 300_000})
-    assert measure(text.encode()) == (4, 1 + 1 + 2 + 1 + 100 + 49 + 50 + 50)
+    values = 1 + 1 + 2 + 1 + 100 + 49 + 50 + 50
+    assert json_size(text.encode()) == JSONSize(4, values, 3, 0)
 
 
 def test_depth_is_bounded_in_any_block() -> None:

@@ -178,3 +178,8 @@ def test_a_call_that_was_cut_short_is_text() -> None:
     _, whole = lines(chunks(call("f", '{"a', whole=False), reason="length"))
     assert whole["message"]["content"] == 'f({"a'
     assert "tool_calls" not in whole["message"]
+
+
+def test_the_assistants_last_message_is_gone_on_from() -> None:
+    begun = {"role": "assistant", "content": "One,"}
+    assert reading.chat_request(body({"role": "user", "content": "Count"}, begun)).continue_final

@@ -10,10 +10,10 @@ from dure.chat.usage import Usage
 from dure.server.anthropic.request import chat_request, sampling
 from dure.server.anthropic.schemas import CountBody, MessagesBody
 from dure.server.errors import HTTPError, anthropic_body
-from dure.server.http.sse import FrameStream, cancel_on_disconnect, json_response
+from dure.server.http.sse import FrameStream, json_response
 from dure.server.http.sse import event as sse
 from dure.server.wire.blocks import BlockDelta, ContentBlock, ContentBlocks, arguments_of, new_id
-from dure.server.wire.body import read_as
+from dure.server.wire.body import admitted, converted, read_as
 from dure.server.wire.single_choice import chat_up_to, read_all
 from dure.server.wire.tenant import tenant
 
@@ -174,9 +174,9 @@ def _signature(thoughts: str) -> str:
 async def messages(service: Service, request: Request) -> Response:
     """POST /v1/messages: generate a message, whole or as a stream of events."""
     body = await read_as(request, MessagesBody)
-    chat, params = chat_request(body), sampling(body)
+    chat, params = await converted(request, body, lambda: (chat_request(body), sampling(body)))
     asked = chat_up_to(service, body.model, chat, params, key=tenant(request))
-    generation = await cancel_on_disconnect(request.receive, asked)
+    generation = await admitted(request, asked)
     total = generation.progress.total
     writer = MessageWriter(
         generation.model, prompt_tokens=total, stops=params.stop, digits=generation.id
@@ -192,7 +192,8 @@ async def messages(service: Service, request: Request) -> Response:
 async def count_tokens(service: Service, request: Request) -> Response:
     """POST /v1/messages/count_tokens: count the tokens of the prompt."""
     body = await read_as(request, CountBody)
-    return json_response({"input_tokens": await service.count(body.model, chat_request(body))})
+    chat = await converted(request, body, lambda: chat_request(body))
+    return json_response({"input_tokens": await service.count(body.model, chat)})
 
 
 async def _frames(generation: Generation, writer: MessageWriter) -> AsyncIterator[bytes]:

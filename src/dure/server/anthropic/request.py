@@ -58,6 +58,8 @@ def chat_request(body: CountBody) -> ChatRequest:
             "The last message uses a tool, and its result is missing.",
             hint="send a user message with a tool_result block",
         )
+    if last.get("role") == "assistant":
+        last = messages[-1] = _begun(body.messages[-1], last)
     return ChatRequest(
         messages,
         tools=[_tool(tool) for tool in body.tools or ()],
@@ -145,6 +147,20 @@ def _add_text(messages: list[dict[str, Any]], texts: list[str]) -> None:
     if messages and messages[-1]["role"] == "user":
         text = f"{messages.pop()['content']}\n\n{text}"
     messages.append({"role": "user", "content": text})
+
+
+def _begun(message: Message, made: dict[str, Any]) -> dict[str, Any]:
+    """Return the last message as the beginning of the answer, its blocks one text."""
+    text = made["content"]
+    if not isinstance(message.content, str):
+        blocks = [block for block in message.content if "thinking" not in block.type]
+        text = "".join(_block_text(block, "The last message") for block in blocks)
+    if text != text.rstrip():
+        raise InvalidRequestError(
+            "The last message is the beginning of the answer, and ends with white space.",
+            hint="remove it: the answer begins with its own",
+        )
+    return {**made, "content": text}
 
 
 def _assistant(message: Message, where: str) -> dict[str, Any]:

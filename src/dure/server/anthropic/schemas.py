@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dure.server import limits
 from dure.server.wire.thinking import ThinkingFields
-from dure.server.wire.validation import Body, Name, Stops, Tokens
+from dure.server.wire.validation import PAUSE, Body, Name, Stops, Tokens
 
 
 class Source(Body):
@@ -34,7 +34,9 @@ class Block(Body):
     is_error: bool | None = None
 
 
-Blocks = Annotated[list[Block], Field(max_length=limits.MAX_PARTS)]
+Blocks = Annotated[
+    list[Annotated[Block, PAUSE]], Field(fail_fast=True, max_length=limits.MAX_PARTS)
+]
 
 
 class Message(Body):
@@ -87,9 +89,13 @@ class CountBody(ThinkingFields):
     """POST /v1/messages/count_tokens"""
 
     model: Name
-    messages: list[Message] = Field(min_length=1, max_length=limits.MAX_MESSAGES)
+    messages: Annotated[list[Annotated[Message, PAUSE]], Field(fail_fast=True)] = Field(
+        min_length=1, max_length=limits.MAX_MESSAGES
+    )
     system: str | Blocks | None = None
-    tools: list[Tool] | None = Field(None, max_length=limits.MAX_TOOLS)
+    tools: Annotated[list[Annotated[Tool, PAUSE]], Field(fail_fast=True)] | None = Field(
+        None, max_length=limits.MAX_TOOLS
+    )
     tool_choice: Choice | None = None
     thinking: ThinkingConfig | None = None
     output_config: OutputConfig | None = None

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.responses import Response
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("dure.server")
 T = TypeVar("T")
 
+_PIECE = 1024  # entries of a list
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
 
@@ -41,8 +42,40 @@ def event(name: str, value: Any) -> bytes:
 
 def json_response(value: Any, *, status: int = 200) -> Response:
     """Build a complete JSON response."""
-    body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    return Response(body, status, media_type="application/json")
+    return Response(json_text(value).encode(), status, media_type="application/json")
+
+
+def json_text(value: Any) -> str:
+    """Encode `value` as JSON, long lists in pieces: json holds Python's lock during each call."""
+    return "".join(_json_pieces(value))
+
+
+def _json_pieces(value: Any) -> Iterator[str]:
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+        before = "{"
+        for name, each in value.items():
+            yield f"{before}{json.dumps(name, ensure_ascii=False)}:"
+            yield from _json_pieces(each)
+            before = ","
+        yield "}" if value else "{}"
+    elif isinstance(value, list) and len(value) > _PIECE:
+        before = "["
+        for start in range(0, len(value), _PIECE):
+            part = json.dumps(
+                value[start : start + _PIECE], ensure_ascii=False, separators=(",", ":")
+            )
+            yield before + part[1:-1]
+            before = ","
+        yield "]"
+    elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        before = "["
+        for each in value:
+            yield before
+            yield from _json_pieces(each)
+            before = ","
+        yield "]"
+    else:
+        yield json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 class FrameStream(Response):

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from dure.errors import ModelNotFoundError
 from dure.server.errors import ollama_body
-from dure.server.http.sse import FrameStream, cancel_on_disconnect, json_response
+from dure.server.http.sse import FrameStream, json_response
 from dure.server.ollama import request as reading
 from dure.server.ollama.schemas import Asked, ChatBody, GenerateBody
 from dure.server.wire.blocks import BlockDelta, ContentBlocks, arguments_of
-from dure.server.wire.body import read_as
+from dure.server.wire.body import admitted, converted, read_as
 from dure.server.wire.logprobs import chat_logprobs
 from dure.server.wire.single_choice import chat_up_to, read_all
 from dure.server.wire.tenant import tenant
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from dure.chat.output import Chunk, Completion
+    from dure.llm import LLM
     from dure.server.serving.generation import Generation
     from dure.server.serving.service import Service
     from dure.text.tokenizer import Tokenizer
@@ -139,7 +140,9 @@ async def chat(service: Service, request: Request) -> Response:
     body.model = known_name(service, body.model)
     if not body.messages:
         return await _load(service, body, {"message": {"role": "assistant", "content": ""}})
-    asked, params = reading.chat_request(body), reading.sampling(body)
+    asked, params = await converted(
+        request, body, lambda: (reading.chat_request(body), reading.sampling(body))
+    )
 
     async def begin() -> Generation:
         await _check_context(service, body)
@@ -152,7 +155,7 @@ async def chat(service: Service, request: Request) -> Response:
             keep_alive=reading.keep_alive(body.keep_alive),
         )
 
-    generation = await cancel_on_disconnect(request.receive, begin())
+    generation = await admitted(request, begin())
     return await _answer(request, body, generation, began)
 
 
@@ -161,12 +164,10 @@ async def generate(service: Service, request: Request) -> Response:
     began = time.perf_counter()
     body = await read_as(request, GenerateBody)
     body.model = known_name(service, body.model)
-    reading.check_generate(body)
+    asked = await converted(request, body, lambda: reading.Question.of(body))
     if not body.prompt and not body.suffix:
         return await _load(service, body, {"response": ""})
-    generation = await cancel_on_disconnect(
-        request.receive, _generated(service, body, tenant(request))
-    )
+    generation = await admitted(request, _generated(service, body, asked, tenant(request)))
     return await _answer(request, body, generation, began)
 
 
@@ -180,21 +181,24 @@ def known_name(service: Service, asked: str) -> str:
     return service.registry.find(asked.removesuffix(LATEST))
 
 
-async def _generated(service: Service, body: GenerateBody, key: str) -> Generation:
+async def _generated(
+    service: Service, body: GenerateBody, asked: reading.Question, key: str
+) -> Generation:
     await _check_context(service, body)
-    params, kept = reading.sampling(body), reading.keep_alive(body.keep_alive)
-    prompt: str | list[int] = body.prompt or ""
-    suffix = body.suffix
-    if not body.raw and not suffix:
-        chat = reading.prompt_request(body)
-        return await chat_up_to(service, body.model, chat, params, key=key, keep_alive=kept)
+    params, kept = asked.params, reading.keep_alive(body.keep_alive)
+    if asked.chat is not None:
+        return await chat_up_to(service, body.model, asked.chat, params, key=key, keep_alive=kept)
+    text, suffix = body.prompt or "", body.suffix
+    prompt: str | list[int] = text
     if suffix:
-        text = body.prompt or ""
-        prompt = await service.with_model(
-            body.model, lambda llm: infill_prompt(llm.tokenizer, text, suffix)
-        )
+
+        def gap(llm: LLM) -> list[int]:
+            llm.request_builder.check_length([text, suffix])
+            return infill_prompt(llm.tokenizer, text, suffix)
+
+        prompt = await service.with_model(body.model, gap)
     return await service.complete(
-        body.model, prompt, params, key=key, keep_alive=kept, format=reading.format_of(body)
+        body.model, prompt, params, key=key, keep_alive=kept, format=asked.format
     )
 
 

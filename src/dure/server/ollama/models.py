@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -78,16 +77,18 @@ async def show(service: Service, request: Request) -> Response:
     source = service.registry.source(name)
     read = await service.off_loop(lambda: read_facts(_path(source)))
     dialect = _dialect(service, name) or dialect_of(read.chat_template, lambda _: False)
+    listed = _listed(facts)
+    for word in ("name", "model"):
+        listed.pop(word)
     return json_response(
         {
             "license": read.license,
             "modelfile": f"FROM {name}\n",
             "parameters": "",
             "template": read.chat_template,
-            "details": _details(facts),
+            **listed,
             "model_info": _model_info(facts, read),
             "capabilities": _capabilities(dialect),
-            "modified_at": _listed(facts)["modified_at"],
         }
     )
 
@@ -98,16 +99,20 @@ def _path(name: str) -> Path:
 
 
 def _listed(facts: dict[str, Any]) -> dict[str, Any]:
-    made = datetime.fromtimestamp(facts.get("created", 0), timezone.utc)
-    digest = hashlib.sha256(str(facts["id"]).encode()).hexdigest()
+    """Return what tags, ps and show say of a model in the same words."""
     return {
         "name": facts["id"],
         "model": facts["id"],
-        "modified_at": made.isoformat().replace("+00:00", "Z"),
-        "size": facts.get("size_bytes", 0),
-        "digest": digest,
+        "modified_at": _utc(facts.get("modified", facts["created"])),
+        "size": facts.get("file_bytes", 0),
+        "digest": facts.get("digest", ""),
         "details": _details(facts),
     }
+
+
+def _utc(seconds: float) -> str:
+    made = datetime.fromtimestamp(seconds, timezone.utc)
+    return made.isoformat().replace("+00:00", "Z")
 
 
 def _details(facts: dict[str, Any]) -> dict[str, Any]:

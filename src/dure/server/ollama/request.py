@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from dure.chat.request import ChatRequest, Format, Thinking
@@ -11,7 +12,13 @@ from dure.engine.params import SamplingParams
 from dure.errors import InvalidRequestError
 from dure.server.ollama.schemas import Asked, Call, ChatBody, GenerateBody, Message, Options
 from dure.server.wire.thinking import thinking_of, variables_of
-from dure.server.wire.validation import check_schema, given, refuse, unsupported_type
+from dure.server.wire.validation import (
+    check_schema,
+    check_tools,
+    given,
+    refuse,
+    unsupported_type,
+)
 
 _IMAGES = "this server reads text"
 _UNSUPPORTED = {
@@ -33,6 +40,7 @@ def chat_request(body: ChatBody) -> ChatRequest:
     """Convert the body to a ChatRequest. Raises InvalidRequestError for what is not supported."""
     refuse(body, _UNSUPPORTED)
     messages = body.messages or []
+    check_tools(body.tools or ())
     return ChatRequest(
         _messages(messages),
         tools=body.tools or (),
@@ -53,6 +61,23 @@ def prompt_request(body: GenerateBody) -> ChatRequest:
         format=format_of(body),
         template_variables=variables_of(body),
     )
+
+
+@dataclass(frozen=True)
+class Question:
+    """What /api/generate asks: a chat, or without one what follows the body's own prompt."""
+
+    params: SamplingParams
+    format: Format | None
+    chat: ChatRequest | None
+
+    @classmethod
+    def of(cls, body: GenerateBody) -> Question:
+        """Read the body; InvalidRequestError for what we do not do."""
+        check_generate(body)
+        is_chat = not (body.raw or body.suffix)
+        chat = prompt_request(body) if is_chat else None
+        return cls(sampling(body), format_of(body), chat)
 
 
 def check_generate(body: GenerateBody) -> None:

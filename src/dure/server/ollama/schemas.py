@@ -9,7 +9,7 @@ from pydantic import Field
 from dure.engine.params import MAX_LOGPROBS
 from dure.server import limits
 from dure.server.wire.thinking import Budget, ThinkingFields
-from dure.server.wire.validation import Body, Name
+from dure.server.wire.validation import PAUSE, Body, Name
 
 Think = bool | Budget | Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 """Ollama's switch and levels, and a number: the reasoning budget in tokens."""
@@ -25,7 +25,7 @@ class Options(Body):
     top_p: float | None = None
     min_p: float | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
     repeat_penalty: float | None = None
     repeat_last_n: int | None = None
     presence_penalty: float | None = None
@@ -53,9 +53,17 @@ class Message(Body):
     content: str | None = None
     thinking: str | None = None
     images: list[Any] | None = None
-    tool_calls: Annotated[list[Call], Field(max_length=limits.MAX_TOOLS)] | None = None
+    tool_calls: Annotated[list[Call], Field(fail_fast=True, max_length=limits.MAX_TOOLS)] | None = (
+        None
+    )
     tool_name: str | None = None
     tool_call_id: str | None = None
+
+
+Messages = Annotated[
+    list[Annotated[Message, PAUSE]], Field(fail_fast=True, max_length=limits.MAX_MESSAGES)
+]
+Tools = Annotated[list[dict[str, Any]], Field(fail_fast=True, max_length=limits.MAX_TOOLS)]
 
 
 class Asked(ThinkingFields):
@@ -74,8 +82,8 @@ class Asked(ThinkingFields):
 class ChatBody(Asked):
     """POST /api/chat"""
 
-    messages: Annotated[list[Message], Field(max_length=limits.MAX_MESSAGES)] | None = None
-    tools: Annotated[list[dict[str, Any]], Field(max_length=limits.MAX_TOOLS)] | None = None
+    messages: Messages | None = None
+    tools: Tools | None = None
 
 
 class GenerateBody(Asked):

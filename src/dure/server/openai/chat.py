@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dure import __version__
 from dure.chat.request import ChatRequest
+from dure.server.errors import invalid
 from dure.server.http.sse import (
     DONE,
     FrameStream,
@@ -20,7 +21,7 @@ from dure.server.openai import sampling
 from dure.server.openai.schemas import ChatBody, ControlBody
 from dure.server.openai.usage import beside, completion_usage, progress, timings, usage_of
 from dure.server.serving.generation import Generation, Progress
-from dure.server.wire.body import read_as
+from dure.server.wire.body import admitted, converted, read_as
 from dure.server.wire.logprobs import chat_logprobs
 from dure.server.wire.tenant import tenant
 from dure.server.wire.thinking import variables_of
@@ -49,8 +50,39 @@ def chat_request(body: ChatBody) -> ChatRequest:
         thinking=sampling.chat_thinking(body),
         format=sampling.format_of(body),
         template_variables=variables_of(body),
-        continue_final=body.continue_final_message is True,
+        continue_final=continues(body),
     )
+
+
+def continues(body: ChatBody) -> bool:
+    """Whether the answer continues the last message, as llama-server has it for the assistant's.
+
+    `continue_final_message`, or `add_generation_prompt` as vLLM has it, says otherwise.
+    """
+    wanted, is_new_turn = body.continue_final_message, body.add_generation_prompt
+    if wanted and is_new_turn:
+        raise invalid(
+            "continue_final_message and add_generation_prompt are both true: an answer continues "
+            "the last message, or is a new one.",
+            "continue_final_message",
+        )
+    if is_new_turn is False and wanted is False:
+        raise invalid(
+            "add_generation_prompt is false: the prompt would not say whose turn it is.",
+            "add_generation_prompt",
+        )
+    last = body.messages[-1]
+    if wanted is not None or is_new_turn:
+        return wanted is True
+    if last.role == "assistant" and not last.tool_calls:
+        return True
+    if is_new_turn is False:
+        raise invalid(
+            "add_generation_prompt is false, and the last message is not one of the assistant's "
+            "that could be continued.",
+            "add_generation_prompt",
+        )
+    return False
 
 
 def chat_params(body: ChatBody) -> SamplingParams:
@@ -63,21 +95,18 @@ def chat_params(body: ChatBody) -> SamplingParams:
 async def chat(service: Service, request: Request) -> Response:
     """Generate the reply to a chat, whole or as a stream of server-sent events."""
     body = await read_as(request, ChatBody)
+    asked, params = await converted(request, body, lambda: (chat_request(body), chat_params(body)))
     begun = service.chat(
-        body.model,
-        chat_request(body),
-        chat_params(body),
-        key=tenant(request),
-        priority=sampling.priority_of(body),
+        body.model, asked, params, key=tenant(request), priority=sampling.priority_of(body)
     )
-    generation = await cancel_on_disconnect(request.receive, begun)
+    generation = await admitted(request, begun)
     if body.stream:
         frames = chat_chunks(generation, body)
         return FrameStream(frames, generation.close, on_error=sse_error)
     try:
-        return json_response(
-            await cancel_on_disconnect(request.receive, chat_completion(generation))
-        )
+        await cancel_on_disconnect(request.receive, _all(generation))
+        scored = sum(len(done.token_ids) for done in finished(generation)) if body.logprobs else 0
+        return await service.built(scored, lambda: json_response(chat_completion(generation)))
     finally:
         generation.close()
 
@@ -89,10 +118,13 @@ async def control(service: Service, request: Request) -> Response:
     return json_response({"id": body.id, "action": body.action, "success": True})
 
 
-async def chat_completion(generation: Generation) -> dict[str, Any]:
-    """Wait for the whole response and return it as a chat completion."""
+async def _all(generation: Generation) -> None:
     async for _ in generation:
         pass
+
+
+def chat_completion(generation: Generation) -> dict[str, Any]:
+    """Return the choices, all of which are over, as a chat completion."""
     done = finished(generation)
     return {
         "id": f"chatcmpl-{generation.id}",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dure.chat.usage import Usage
@@ -18,13 +19,14 @@ from dure.server.http.sse import (
     cancel_on_disconnect,
     data,
     json_response,
+    json_text,
     sse_error,
 )
 from dure.server.openai import chat, sampling
 from dure.server.openai.schemas import CompletionBody
 from dure.server.openai.usage import beside, completion_usage, progress, timings, usage_of
 from dure.server.serving.generation import Generation, Progress
-from dure.server.wire.body import read_as
+from dure.server.wire.body import admitted, converted, read_as
 from dure.server.wire.logprobs import TextOffset, completion_logprobs
 from dure.server.wire.tenant import tenant
 from dure.server.wire.thinking import first
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from dure.chat.output import Completion
+    from dure.chat.request import Format
     from dure.engine.params import SamplingParams
     from dure.engine.request import TokenLogprobs
     from dure.llm import LLM
@@ -85,15 +88,29 @@ def with_suffix(body: CompletionBody, prompt: str | list[int], llm: LLM) -> list
     """Build the FIM prompt that asks for the text between the prompt and the body's suffix."""
     if not isinstance(prompt, str):
         raise InvalidRequestError("A suffix goes with a prompt that is text, not token ids.")
+    llm.request_builder.check_length([prompt, body.suffix or ""])
     return infill_prompt(llm.tokenizer, prompt, body.suffix or "")
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a body asks: its prompts, how each is continued, and in which form."""
+
+    prompts: Sequence[str | list[int]]
+    params: SamplingParams
+    format: Format | None
+
+    @classmethod
+    def of(cls, body: CompletionBody) -> Asked:
+        """Read the body."""
+        return cls(prompts_of(body), completion_params(body), sampling.format_of(body))
+
+
 async def ask(
-    service: Service, body: CompletionBody, *, key: str, priority: int
+    service: Service, body: CompletionBody, asked: Asked, *, key: str, priority: int
 ) -> list[Generation]:
     """Start a generation for each prompt; if one is refused, stop all."""
-    prompts: Sequence[str | list[int]] = prompts_of(body)
-    params = completion_params(body)
+    prompts, params = asked.prompts, asked.params
     if body.suffix:
         prompts, stops = await service.with_model(
             body.model,
@@ -113,7 +130,7 @@ async def ask(
                     params,
                     key=key,
                     priority=priority,
-                    format=sampling.format_of(body),
+                    format=asked.format,
                 )
             )
     except BaseException:
@@ -126,28 +143,45 @@ async def ask(
 async def complete(service: Service, request: Request) -> Response:
     """Continue texts or token ids, whole or as a stream of server-sent events."""
     body = await read_as(request, CompletionBody)
-    asked = ask(service, body, key=tenant(request), priority=sampling.priority_of(body))
-    generations = await cancel_on_disconnect(request.receive, asked)
+    asked = await converted(request, body, lambda: Asked.of(body))
+    begun = ask(service, body, asked, key=tenant(request), priority=sampling.priority_of(body))
+    generations = await admitted(request, begun)
 
     def close() -> None:
         for generation in generations:
             generation.close()
 
     if body.stream:
-        return FrameStream(completion_chunks(generations, body), close, on_error=sse_error)
+        frames = completion_chunks(service, generations, body)
+        return FrameStream(frames, close, on_error=sse_error)
     try:
-        return json_response(
-            await cancel_on_disconnect(request.receive, completion(generations, body))
+        await cancel_on_disconnect(request.receive, _finished(generations))
+        return await service.built(
+            _scored(generations, body), lambda: json_response(completion(generations, body))
         )
     finally:
         close()
 
 
-async def completion(generations: Sequence[Generation], body: CompletionBody) -> dict[str, Any]:
-    """Wait for all choices and return them as a completion."""
+async def _finished(generations: Sequence[Generation]) -> None:
     for generation in generations:
         async for _ in generation:
             pass
+
+
+def _scored(generations: Sequence[Generation], body: CompletionBody) -> int:
+    """Count the tokens whose texts or log-probabilities are written."""
+    tokens = 0
+    for generation in generations:
+        if body.echo:
+            tokens += len(generation.prepared.token_ids) * len(generation.completions)
+        if body.logprobs is not None:
+            tokens += sum(len(done.token_ids) for done in chat.finished(generation))
+    return tokens
+
+
+def completion(generations: Sequence[Generation], body: CompletionBody) -> dict[str, Any]:
+    """Return the choices, all of which are over, as a completion."""
     choices: list[dict[str, Any]] = []
     for generation in generations:
         for done in chat.finished(generation):
@@ -162,7 +196,7 @@ async def completion(generations: Sequence[Generation], body: CompletionBody) ->
 
 
 async def completion_chunks(
-    generations: Sequence[Generation], body: CompletionBody
+    service: Service, generations: Sequence[Generation], body: CompletionBody
 ) -> AsyncGenerator[bytes, None]:
     """Stream the choices as server-sent events."""
     leading = generations[0]
@@ -173,7 +207,8 @@ async def completion_chunks(
     offsets = [TextOffset() for _ in range(width * len(generations))]
     if body.echo and body.logprobs is None:
         for number, generation in enumerate(generations):
-            text = tokenizer.decode(generation.prepared.token_ids)
+            ids = generation.prepared.token_ids
+            text = await service.built(len(ids), partial(tokenizer.decode, ids))
             for choice in range(width):
                 yield _frame(head, {"index": number * width + choice, "text": text})
     async for number, item in _merged(generations):
@@ -185,8 +220,11 @@ async def completion_chunks(
         choice, chunk = item
         if chunk.prompt_logprobs is not None:
             at = offsets[number * width + choice]
-            echoed = _echoed(generations[number], chunk.prompt_logprobs, at)
-            yield _frame(head, {"index": number * width + choice, **echoed})
+            scored = partial(_echoed, generations[number], chunk.prompt_logprobs, at)
+            begun = {"index": number * width + choice}
+            yield await service.built(
+                len(chunk.prompt_logprobs), partial(_echoed_frame, head, begun, scored)
+            )
         entry: dict[str, Any] = {"index": number * width + choice, "text": chunk.text}
         if chunk.logprobs is not None:
             entry["logprobs"] = completion_logprobs(
@@ -287,6 +325,10 @@ def _echoed(
     return {"text": tokenizer.decode(ids), "logprobs": scored}
 
 
+def _echoed_frame(head: str, begun: dict[str, Any], scored: Callable[[], dict[str, Any]]) -> bytes:
+    return _frame(head, {**begun, **scored()})
+
+
 def _usage(generations: Sequence[Generation], *, shown: bool = True) -> dict[str, Any]:
     """Add up the usage of all prompts; without `shown`, of the prompts alone."""
     each = (usage_of(one, chat.finished(one) if shown else []) for one in generations)
@@ -295,7 +337,5 @@ def _usage(generations: Sequence[Generation], *, shown: bool = True) -> dict[str
 
 def _frame(head: str, choice: dict[str, Any], also: dict[str, Any] | None = None) -> bytes:
     whole = {"logprobs": None, "finish_reason": None, **choice}
-    text = json.dumps(
-        {"choices": [whole], **(also or {})}, ensure_ascii=False, separators=(",", ":")
-    )
+    text = json_text({"choices": [whole], **(also or {})})
     return f"data: {head},{text[1:]}\n\n".encode()

@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from dure.server.errors import invalid
-from dure.server.http.sse import FrameStream, cancel_on_disconnect, json_response
+from dure.server.http.sse import FrameStream, json_response
 from dure.server.http.sse import event as sse
 from dure.server.openai.responses_request import chat_request, input_messages, sampling
 from dure.server.openai.responses_schemas import InputBody, ResponsesBody
 from dure.server.openai.responses_writer import ResponseWriter
 from dure.server.serving.response_store import Store, StoredResponse
 from dure.server.wire.blocks import new_id
-from dure.server.wire.body import read_as
+from dure.server.wire.body import admitted, converted, read_as
 from dure.server.wire.single_choice import read_all
 from dure.server.wire.tenant import tenant
 
@@ -30,14 +30,15 @@ async def create(service: Service, request: Request) -> Response:
     body, store = await read_as(request, ResponsesBody), service.kept
     key = tenant(request)
     before = _before(body, store, key)
-    chat, params = chat_request(body, before), sampling(body)
-    asked = service.chat(body.model, chat, params, key=key)
-    generation = await cancel_on_disconnect(request.receive, asked)
+    chat, params, items, said = await converted(
+        request,
+        body,
+        lambda: (chat_request(body, before), sampling(body), _items(body), input_messages(body)),
+    )
+    generation = await admitted(request, service.chat(body.model, chat, params, key=key))
     stored = body.store is not False
     writer = ResponseWriter(body, generation.model, stored=stored, digits=generation.id)
-    kept = StoredResponse(
-        key, writer.response, _items(body), [*before, *input_messages(body)], generation
-    )
+    kept = StoredResponse(key, writer.response, items, [*before, *said], generation)
     if body.stream:
         if stored:
             store.keep(kept)
@@ -56,7 +57,8 @@ async def create(service: Service, request: Request) -> Response:
 async def input_tokens(service: Service, request: Request) -> Response:
     """POST /v1/responses/input_tokens: count the tokens of the prompt."""
     body = await read_as(request, InputBody)
-    chat = chat_request(body, _before(body, service.kept, tenant(request)))
+    before = _before(body, service.kept, tenant(request))
+    chat = await converted(request, body, lambda: chat_request(body, before))
     counted = await service.count(body.model, chat)
     return json_response({"object": "response.input_tokens", "input_tokens": counted})
 

@@ -8,7 +8,10 @@ from pydantic import Field
 
 from dure.server import limits
 from dure.server.wire.thinking import Budget, ThinkingFields
-from dure.server.wire.validation import Body, Name, Tokens
+from dure.server.wire.validation import PAUSE, Body, Name, Tokens, at_most
+
+MetaKey = Annotated[str, Field(max_length=64)]
+MetaText = Annotated[str, Field(max_length=512)]
 
 
 class Part(Body):
@@ -19,7 +22,7 @@ class Part(Body):
     refusal: str | None = None
 
 
-Parts = Annotated[list[Part], Field(max_length=limits.MAX_PARTS)]
+Parts = Annotated[list[Annotated[Part, PAUSE]], Field(fail_fast=True, max_length=limits.MAX_PARTS)]
 
 
 class Item(Body):
@@ -53,7 +56,7 @@ class Choice(Body):
     type: str
     name: str | None = None
     mode: str | None = None
-    tools: Annotated[list[Tool], Field(max_length=limits.MAX_TOOLS)] | None = None
+    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=limits.MAX_TOOLS)] | None = None
 
 
 class Reasoning(Body):
@@ -79,14 +82,21 @@ class Text(Body):
     format: TextFormat | None = None
 
 
+Items = Annotated[
+    list[Annotated[Item, PAUSE]], Field(fail_fast=True, max_length=limits.MAX_MESSAGES)
+]
+
+
 class InputBody(ThinkingFields):
     """POST /v1/responses/input_tokens"""
 
     model: Name | None = None
-    input: str | Annotated[list[Item], Field(max_length=limits.MAX_MESSAGES)] | None = None
+    input: str | Items | None = None
     instructions: str | None = None
     previous_response_id: Name | None = None
-    tools: list[Tool] | None = Field(None, max_length=limits.MAX_TOOLS)
+    tools: Annotated[list[Annotated[Tool, PAUSE]], Field(fail_fast=True)] | None = Field(
+        None, max_length=limits.MAX_TOOLS
+    )
     tool_choice: Literal["none", "auto", "required"] | Choice | None = None
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
@@ -102,6 +112,6 @@ class ResponsesBody(InputBody):
     max_output_tokens: Tokens | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
-    metadata: dict[str, str] | None = Field(None, max_length=16)
+    metadata: Annotated[dict[MetaKey, MetaText], at_most(16)] | None = None
     include: list[str] | None = Field(None, max_length=16)
-    user: str | None = None
+    user: Name | None = None

@@ -11,7 +11,7 @@ from dure.engine.params import SamplingParams
 from dure.server.errors import invalid
 from dure.server.openai.schemas import ChatBody, Sampling
 from dure.server.wire.thinking import first, switch_of, thinking_of
-from dure.server.wire.validation import check_schema, refuse
+from dure.server.wire.validation import check_schema, check_tools, refuse
 
 BACKGROUND = 5
 """The priority of a background request that gives no number (`"service_tier": "flex"`)."""
@@ -84,6 +84,7 @@ def priority_of(body: Sampling) -> int:
 def tools_of(body: ChatBody) -> tuple[list[Any], ToolChoice]:
     """Read the tools and the tool choice."""
     tools, choice = list(body.tools or ()), body.tool_choice
+    check_tools(tools)
     if choice is None:
         return tools, ToolChoice("auto")
     if isinstance(choice, str):

@@ -17,9 +17,10 @@ from dure.engine.params import (
 )
 from dure.server import limits
 from dure.server.wire.thinking import ThinkingFields
-from dure.server.wire.validation import Body, Name, Stops, StopText
+from dure.server.wire.validation import PAUSE, Body, Name, Stops, StopText, at_most
 
 Object = dict[str, Any]
+Objects = Annotated[list[Object], Field(fail_fast=True)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_ID)]
 Tokens = Annotated[int, Field(ge=-1, le=MAX_ID)]  # -1: as many as fit
 Bias = Annotated[float, Field(ge=-MAX_LOGIT_BIAS, le=MAX_LOGIT_BIAS)]
@@ -56,10 +57,12 @@ class Sampling(Body):
     repeat_penalty: float | None = Field(None, ge=0.01, le=100)  # llama-server's name for it
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: dict[str, Bias] | None = Field(None, max_length=MAX_LOGIT_BIASES)
+    logit_bias: Annotated[dict[str, Bias], at_most(MAX_LOGIT_BIASES)] | None = None
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     stop: StopText | Stops | None = None
-    stop_token_ids: list[TokenId] | None = Field(None, max_length=MAX_STOP_TOKENS)
+    stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] | None = Field(
+        None, max_length=MAX_STOP_TOKENS
+    )
     ignore_eos: bool | None = None
     priority: int | None = Field(None, ge=0, le=limits.MAX_PRIORITY)
     service_tier: str | None = Field(None, max_length=32)
@@ -72,7 +75,7 @@ class Sampling(Body):
     guided_json: Object | str | None = None
     guided_regex: str | None = None
     guided_grammar: str | None = None
-    guided_choice: list[str] | None = None
+    guided_choice: Annotated[list[str], Field(fail_fast=True)] | None = None
     json_schema: Object | None = None
     grammar: str | None = None
     regex: str | None = None  # SGLang's
@@ -85,31 +88,39 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     role: str = Field(min_length=1, max_length=64)
-    content: str | Annotated[list[Object | str], Field(max_length=limits.MAX_PARTS)] | None = None
+    content: (
+        str
+        | Annotated[list[Object | str], Field(fail_fast=True, max_length=limits.MAX_PARTS)]
+        | None
+    ) = None
     name: str | None = None
     tool_call_id: str | None = None
-    tool_calls: list[Object] | None = Field(None, max_length=limits.MAX_TOOLS)
+    tool_calls: Objects | None = Field(None, max_length=limits.MAX_TOOLS)
     reasoning_content: str | None = None
     reasoning: str | None = None
+
+
+Messages = Annotated[list[Annotated[ChatMessage, PAUSE]], Field(fail_fast=True)]
 
 
 class ChatBody(Sampling, ThinkingFields):
     """POST /v1/chat/completions"""
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=limits.MAX_MESSAGES)
+    messages: Messages = Field(min_length=1, max_length=limits.MAX_MESSAGES)
     max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    tools: list[Object] | None = Field(None, max_length=limits.MAX_TOOLS)
+    tools: Objects | None = Field(None, max_length=limits.MAX_TOOLS)
     tool_choice: Literal["none", "auto", "required"] | Object | None = None
     parallel_tool_calls: bool | None = None
     continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     # Reasoning settings, besides those that every API takes
     reasoning: Object | None = None
     thinking: Object | bool | None = None
 
 
-TokenIds = Annotated[list[TokenId], Field(max_length=1 << 20)]
+TokenIds = Annotated[list[TokenId], Field(fail_fast=True, max_length=1 << 20)]
 
 
 class CompletionBody(Sampling):
@@ -118,8 +129,8 @@ class CompletionBody(Sampling):
     prompt: (
         str
         | TokenIds
-        | Annotated[list[str], Field(max_length=limits.MAX_PROMPTS)]
-        | Annotated[list[TokenIds], Field(max_length=limits.MAX_PROMPTS)]
+        | Annotated[list[str], Field(fail_fast=True, max_length=limits.MAX_PROMPTS)]
+        | Annotated[list[TokenIds], Field(fail_fast=True, max_length=limits.MAX_PROMPTS)]
         | None
     ) = None
     suffix: str | None = None
@@ -135,8 +146,8 @@ class TokenizeBody(Body):
     model: Name | None = None
     prompt: str | None = None
     content: str | None = None  # llama-server's name for it
-    messages: list[ChatMessage] | None = Field(None, max_length=limits.MAX_MESSAGES)
-    tools: list[Object] | None = Field(None, max_length=limits.MAX_TOOLS)
+    messages: Messages | None = Field(None, max_length=limits.MAX_MESSAGES)
+    tools: Objects | None = Field(None, max_length=limits.MAX_TOOLS)
     add_special_tokens: bool | None = None
     add_special: bool | None = None
     parse_special: bool | None = None

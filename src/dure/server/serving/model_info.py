@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dure import hub
 from dure.errors import DureError
 from dure.hub.facts import read_facts
+from dure.hub.identity import files_identity
 
 if TYPE_CHECKING:
     from dure.hub import ResolvedModel
@@ -80,8 +81,13 @@ def _read(name: str) -> dict[str, Any]:
 
 def _described(found: ResolvedModel) -> dict[str, Any]:
     facts, entry = read_facts(found.path), found.entry
+    files = files_identity(facts)
     lineage = f"{entry.publisher}: {entry.lineage}" if entry else facts.lineage
     return {
+        "created": int(files.modified),
+        "modified": files.modified,
+        "digest": files.digest,
+        "file_bytes": files.size_bytes,
         "root": found.path.name,
         "title": (entry.title if entry else "") or facts.title,
         "architecture": facts.architecture,

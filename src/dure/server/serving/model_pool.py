@@ -187,7 +187,13 @@ class ModelPool:
     async def _loaded(self, name: str) -> None:
         began = time.monotonic()
         log.info("loading %s", name)
-        llm = await self._on_a_thread(partial(self._load, self.source(name)))
+
+        def load() -> LLM:
+            llm = self._load(self.source(name))
+            llm.request_builder.prepare()
+            return llm
+
+        llm = await self._on_a_thread(load)
         on_news = None if self._on_news is None else partial(self._on_news, name)
         entry = PooledModel(name, Worker(llm, on_news=on_news), keep_alive=self.keep_alive)
         entry.load_seconds = time.monotonic() - began
@@ -212,7 +218,11 @@ class ModelPool:
         log.info("unloading %s", entry.name)
         await asyncio.get_running_loop().run_in_executor(None, worker.close)
         del worker
+        is_frozen = gc.get_freeze_count() > 0
+        gc.unfreeze()
         gc.collect()
+        if is_frozen:
+            gc.freeze()
         kernels.release_free_memory()
 
     async def _notify(self) -> None:

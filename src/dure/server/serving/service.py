@@ -113,29 +113,6 @@ class Service:
         """Count the tokens of the chat's prompt."""
         return len(await self.with_model(model_name, lambda llm: llm.prepare(request).token_ids))
 
-    async def render(self, model_name: str | None, request: ChatRequest) -> str:
-        """Render the chat to a prompt by the model's chat template."""
-        return await self.with_model(model_name, lambda llm: llm.request_builder.render(request))
-
-    async def tokenize(
-        self,
-        model_name: str | None,
-        text: str,
-        *,
-        add_special: bool = True,
-        parse_special: bool = True,
-    ) -> list[int]:
-        """Tokenize a text."""
-
-        def ids(llm: LLM) -> list[int]:
-            return llm.tokenizer.encode(text, add_special=add_special, parse_special=parse_special)
-
-        return await self.with_model(model_name, ids)
-
-    async def detokenize(self, model_name: str | None, token_ids: Sequence[int]) -> str:
-        """Decode token ids to text."""
-        return await self.with_model(model_name, lambda llm: llm.tokenizer.decode(token_ids))
-
     async def models(self) -> list[dict[str, Any]]:
         """Describe every model served, as /v1/models lists them."""
         return await self.off_loop(self.facts.all)
@@ -163,6 +140,10 @@ class Service:
     async def off_loop(self, work: Callable[[], T]) -> T:
         """Run `work` on a thread of the pool and return its result."""
         return await self._prepare(work)
+
+    async def built(self, tokens: int, work: Callable[[], T]) -> T:
+        """Return what `work` makes of so many tokens: on a thread if they are many."""
+        return work() if tokens <= limits.INLINE_TOKENS else await self.off_loop(work)
 
     def health(self) -> str:
         """Return "ok", or why requests must wait: "loading model" or "shutting down"."""

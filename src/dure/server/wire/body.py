@@ -1,9 +1,13 @@
-"""Request bodies: received within limits of time and size, parsed as JSON, checked by a schema."""
+"""Request bodies: received within limits of time and size, parsed as JSON, checked by a schema.
+
+What is not admitted yet has a bound in all: bytes that are being received, and what bodies become
+when they are parsed, until the engine has taken the request. A large body waits for its turn.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,12 +16,16 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from dure.server import limits
-from dure.server.errors import HTTPError, invalid, unavailable
+from dure.server.errors import HTTPError, invalid
+from dure.server.http.sse import cancel_on_disconnect
+from dure.server.wire.budget import Budget, HeldBody, no_room
+from dure.server.wire.json_size import json_size
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
 M = TypeVar("M", bound=BaseModel)
+R = TypeVar("R")
 
 # pydantic's error type -> our sentence, with the names that pydantic's error context has
 _SENTENCES: Mapping[str, str] = {
@@ -47,22 +55,24 @@ _SENTENCES: Mapping[str, str] = {
 
 
 _LARGE = 1 << 20
-_BLOCK = 1 << 18
 _TYPES = ("str", "int", "float", "bool", "dict", "list", "none")
 
 
 class BodyReader:
-    """Receives and parses request bodies, within one budget of bytes for the whole server.
+    """Receives and parses request bodies, within budgets of bytes for the whole server.
 
-    off_loop: runs a function on a thread; large bodies are parsed there.
+    off_loop: runs a function on a thread; large bodies are parsed and converted there.
     """
 
     def __init__(self, off_loop: Callable[[Callable[[], Any]], Awaitable[Any]]) -> None:
         self._off_loop = off_loop
         self.bytes = 0  # received and not yet parsed, of all requests
+        self.large = Budget(limits.MAX_LARGE_BYTES)
+        self.small = Budget(limits.MAX_SMALL_BYTES)
+        self._turn = asyncio.Lock()
 
     async def read(self, request: Request, shape: type[M]) -> M:
-        """Receive, parse and validate the body.
+        """Receive, parse and validate the body; it counts as waiting until `release`.
 
         Raises a 400 that names the first wrong field, a 408 for a body that takes too long, a 413
         for one that is too long, and a 503 when the common budget is used up.
@@ -81,12 +91,23 @@ class BodyReader:
                     code="request_timeout",
                     headers={"Connection": "close"},
                 ) from None
-            if sum(map(len, parts)) <= limits.INLINE_BODY_BYTES:
-                return _parsed(parts, shape)
-            parsed: M = await self._off_loop(partial(_parsed, parts, shape))
+            is_large = sum(map(len, parts)) > limits.INLINE_BODY_BYTES
+            held = HeldBody(self.large if is_large else self.small, is_large=is_large)
+            request.state.body = held
+            data, cost = await self.run(held, partial(_measured, parts))
+            await held.reserve(cost)
+            parsed: M = await self.run(held, lambda: checked(shape, _parsed(data)))
             return parsed
         finally:
             self.bytes -= sum(map(len, parts))
+
+    async def run(self, held: HeldBody, work: Callable[[], R]) -> R:
+        """Return what `work` makes of a body, on a thread if the body is large."""
+        if not held.is_large:
+            return work()
+        async with self._turn:  # two threads that take turns at Python's lock leave less of it
+            made: R = await self._off_loop(work)
+        return made
 
     async def _receive(self, request: Request, parts: list[bytes]) -> None:
         """Append the body's parts; they count in the budget as they come."""
@@ -96,7 +117,9 @@ class BodyReader:
             if size > limits.MAX_BODY_BYTES:
                 raise _too_large(size)
             if part and self.bytes + len(part) > limits.MAX_UNPARSED_BYTES:
-                raise _no_room()
+                self.bytes -= sum(map(len, parts))  # now, or others that come at once are refused
+                parts.clear()
+                raise no_room()
             if part:
                 parts.append(part)
                 self.bytes += len(part)
@@ -108,8 +131,49 @@ async def read_as(request: Request, shape: type[M]) -> M:
     return await reader.read(request, shape)
 
 
-def _parsed(parts: list[bytes], shape: type[M]) -> M:
-    return checked(shape, parse_object(b"".join(parts)))
+async def converted(request: Request, body: BaseModel, make: Callable[[], R]) -> R:
+    """Return what `make` makes of the body: on a thread, if the body is large.
+
+    Fields that the body's shape does not know are dropped afterwards: an answer may take minutes.
+    """
+    reader: BodyReader = request.app.state.bodies
+    try:
+        return await reader.run(request.state.body, make)
+    finally:
+        if body.model_extra:
+            body.model_extra.clear()
+
+
+async def admitted(request: Request, begun: Coroutine[Any, Any, R]) -> R:
+    """Return what the request became in the engine; its body is not waiting any more.
+
+    ClientGone, and `begun` is cancelled, if the client goes before.
+    """
+    try:
+        return await cancel_on_disconnect(request.receive, begun)
+    finally:
+        release(request)
+
+
+def release(request: Request) -> None:
+    """Note that the request's body, if it has one, is not waiting any more."""
+    held: HeldBody | None = getattr(request.state, "body", None)
+    if held is not None:
+        held.release()
+
+
+def _measured(parts: list[bytes]) -> tuple[bytes, int]:
+    """Return the whole body, and about how many bytes it takes when it is parsed.
+
+    A value takes up to 500 bytes (a block of Anthropic's, a kilobyte, is two values at least); a
+    text with one character outside of Latin-1 up to four bytes a character.
+    """
+    body = b"".join(parts)
+    parts[:] = [body]  # which leaves one copy, and the count as it was
+    size = json_size(body)
+    size.check()
+    is_narrow = body.isascii() and b"\\u" not in body
+    return body, len(body) * (1 if is_narrow else 4) + 500 * size.values
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -117,15 +181,13 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
     Raises a 400 if it is not one, is nested too deeply, or has too many values.
     """
+    return _parsed(_measured([body])[0])
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    """Return the JSON object of a measured body."""
     if len(body) > _LARGE:
         np.empty(8 * len(body), np.uint8)  # a MemoryError here: in Rust it would end the process
-    levels, values = measure(body)
-    if levels > limits.MAX_JSON_DEPTH:
-        raise invalid(f"The JSON is nested more than {limits.MAX_JSON_DEPTH} deep.")
-    if values > limits.MAX_JSON_VALUES:
-        raise invalid(
-            f"The JSON has {values:,} values; at most {limits.MAX_JSON_VALUES:,} are allowed."
-        )
     try:
         value = from_json(body, allow_inf_nan=False)
     except ValueError:
@@ -141,41 +203,6 @@ def checked(shape: type[M], value: Mapping[str, Any]) -> M:
         return shape.model_validate(value)
     except ValidationError as error:
         raise _first_mistake(error) from None
-
-
-def measure(body: bytes) -> tuple[int, int]:
-    """Return the nesting depth of a JSON text, and a bound of its values, without recursion.
-
-    The text is scanned in blocks. For text that is not JSON the numbers mean nothing: the parser
-    refuses it, and has a depth limit of its own.
-    """
-    opened = body.count(b"[") + body.count(b"{")
-    if opened <= limits.MAX_JSON_DEPTH and len(body) <= limits.MAX_JSON_VALUES:
-        return 0, 0  # below both limits, whatever it holds
-    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")  # every quote left is a text's own
-    inside, level, deepest, values = 0, 0, 0, 1
-    for start in range(0, len(plain), _BLOCK):
-        codes = np.frombuffer(plain, np.uint8, min(_BLOCK, len(plain) - start), start)
-        quoted = (np.cumsum(codes == ord('"'), dtype=np.uint8) + np.uint8(inside)) & 1
-        inside = int(quoted[-1])
-        outside = quoted == 0
-        opens = ((codes == ord("[")) | (codes == ord("{"))) & outside
-        closes = ((codes == ord("]")) | (codes == ord("}"))) & outside
-        values += int(np.count_nonzero(opens))
-        values += int(np.count_nonzero((codes == ord(",")) & outside))
-        levels = np.cumsum(opens.astype(np.int8) - closes.astype(np.int8), dtype=np.int32) + level
-        deepest, level = max(deepest, int(levels.max(initial=0))), int(levels[-1])
-    return deepest, values
-
-
-def _no_room() -> HTTPError:
-    error = unavailable(
-        f"The bodies of all requests that are being received have {limits.MAX_UNPARSED_BYTES:,} "
-        "bytes, which is the limit. Try again later.",
-        "bodies_too_large",
-    )
-    error.headers = {**error.headers, "Connection": "close"}
-    return error
 
 
 def _too_large(size: int) -> HTTPError:

@@ -70,7 +70,6 @@ _TABLE: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("input_embeds", (), "send text or token ids"),
     ("prompt_embeds", (), "send text or token ids"),
     ("image_data", (), "this server reads text"),
-    ("add_generation_prompt", (True,), _TEMPLATE),
     ("safe_prompt", (), "write a system message"),
     # what the model is
     *((name, (), _ADAPTER) for name in ("lora_path", "lora_request", "adapter_id", "adapters")),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dure.errors import ContextLengthError
+from dure.errors import ContextLengthError, PromptLengthError
 from dure.server.http.sse import cancel_on_disconnect
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ async def chat_up_to(
     """
     try:
         return await service.chat(model, chat, params, key=key, keep_alive=keep_alive)
+    except PromptLengthError:
+        raise
     except ContextLengthError:
         if params.max_tokens is None:
             raise

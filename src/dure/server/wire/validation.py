@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from dure.engine.params import MAX_ID, MAX_STOP_CHARACTERS, MAX_STOP_STRINGS
 from dure.errors import InvalidRequestError
 from dure.server import limits
 from dure.server.wire.fields import refuse_foreign, refuse_misspelt
 
+
+def _same(value: Any) -> Any:
+    return value
+
+
+PAUSE = BeforeValidator(_same)
+"""Of a list's entries that take long to validate: it calls a function in Python, which lets other
+threads run. pydantic itself holds Python's lock until the whole body is validated."""
+
+
+def at_most(entries: int) -> BeforeValidator:
+    """Refuse a larger object before its entries are validated, each with an error of its own."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > entries:
+            raise PydanticCustomError(
+                "too_long", "too long", {"actual_length": len(value), "max_length": entries}
+            )
+        return value
+
+    return BeforeValidator(check)
+
+
 Name = Annotated[str, Field(max_length=limits.MAX_NAME_CHARACTERS)]
 Tokens = Annotated[int, Field(ge=1, le=MAX_ID)]
 StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
-Stops = Annotated[list[StopText], Field(max_length=MAX_STOP_STRINGS)]
+Stops = Annotated[list[StopText], Field(fail_fast=True, max_length=MAX_STOP_STRINGS)]
 
 
 Form = TypeVar("Form")
@@ -86,9 +110,19 @@ def check_schema(schema: Form, where: str) -> Form:
     if size > limits.MAX_SCHEMA_BYTES:
         raise InvalidRequestError(
             f"The schema of {where} takes {size:,} characters or more; "
-            f"at most {limits.MAX_SCHEMA_BYTES:,} are allowed."
+            f"at most {limits.MAX_SCHEMA_BYTES:,} are allowed.",
+            hint="ask for less at once, or describe a part of it in words",
         )
     return schema
+
+
+def check_tools(tools: Iterable[Any]) -> None:
+    """Raise InvalidRequestError if the parameters of one of OpenAI's tools are too large."""
+    for tool in tools:
+        function = tool.get("function") if isinstance(tool, Mapping) else None
+        if isinstance(function, Mapping):
+            name = str(function.get("name"))[:60]
+            check_schema(function.get("parameters") or {}, f"the tool {name!r}")
 
 
 def _least_size(value: object) -> int:
