@@ -25,10 +25,12 @@ from reader import Fault, Reader
 from transcripts import TOOLS, TRANSCRIPTS
 
 from dure.chat.dialects import Dialect, Event, StreamParser
-from dure.chat.grammar_rules import Rules, complete, format_grammar
+from dure.chat.grammar_rules import complete, format_grammar
+from dure.chat.output import OutputParserOptions
 from dure.chat.prompt import RequestBuilder
-from dure.chat.request import ChatRequest
-from dure.engine.grammar import GrammarCompiler
+from dure.chat.request import ChatRequest, ToolChoice
+from dure.chat.structured_output import GrammarBuilder
+from dure.engine.grammar import GrammarCompiler, GrammarState
 from dure.errors import InvalidRequestError
 
 SCHEMAS: tuple[Any, ...] = (
@@ -183,7 +185,11 @@ class Grammars(Reader):
         return True
 
     def _walk(self, text: str, seed: float) -> None:
-        state = self.compiler.compile(text).start()
+        self._follow(self.compiler.compile(text).start(), seed)
+
+    @staticmethod
+    def _follow(state: GrammarState, seed: float) -> None:
+        """Take a few of the tokens that are allowed."""
         rng = random.Random(seed)
         for _ in range(12):
             forbidden = set(state.forbidden().tolist())
@@ -209,9 +215,20 @@ class CallGrammars(Grammars):
 
     def read(self, drawn: Any) -> bool:
         dialect, tools, several, seed = drawn
-        rules = Rules({})
-        body = rules.text(dialect.calls.grammar(tools, rules, several=several))
-        self._walk(complete(body), seed)
+        builder = GrammarBuilder(Bytes(), dialect, 259)  # type: ignore[arg-type]
+        listed = [
+            {"type": "function", "function": {"name": name, "parameters": schema}}
+            for name, schema in tools.items()
+        ]
+        request = ChatRequest(
+            MESSAGES[0],
+            listed,
+            tool_choice=ToolChoice("required"),
+            parallel_tool_calls=several,
+        )
+        grammar = builder.of_chat(request, "", OutputParserOptions(dialect, tools))
+        if grammar is not None:
+            self._follow(grammar.start(), seed)
         return True
 
 

@@ -451,3 +451,8 @@ def test_a_mirror_at_no_address_is_an_error(
     monkeypatch.setenv("HF_ENDPOINT", "http://[::1")
     with pytest.raises(DownloadError, match="no address"):
         remote.list_huggingface(REPO, "", QUICK)
+
+
+def test_a_file_whose_path_is_not_unicode_is_refused() -> None:
+    with pytest.raises(DownloadError, match="not Unicode"):
+        remote._remote("model-\ud800.gguf", 5)

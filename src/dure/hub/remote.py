@@ -162,6 +162,8 @@ def _remote(
 ) -> RemoteFile:
     if not isinstance(path, str) or not isinstance(size, int) or size < 0:
         raise DownloadError("The hub lists a file without a path or a size.")
+    if any("\ud800" <= character <= "\udfff" for character in path):
+        raise DownloadError(f"The hub lists a file whose path is not Unicode: {path!r:.80}.")
     checked = str(sha256).casefold() if sha256 else ""
     if checked and not _HEX_64.fullmatch(checked):
         raise DownloadError(f"The hub gives {path!r} a SHA-256 that is none.")
