@@ -14,6 +14,7 @@ from fake_model import ScriptModel, loaded, reply
 import dure.hub
 import dure.llm
 from dure import LLM, SamplingParams
+from dure.chat.request import ChatRequest, Format, Thinking, ToolChoice
 from dure.errors import InvalidRequestError
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -31,6 +32,7 @@ def llm(monkeypatch: pytest.MonkeyPatch) -> LLM:
         None, 5, 1.5, {"a": 1}, b"bytes", {"x"}, object(),
         [None], [5], [1.5], [b"x"], [{"a": 1}], [[]], [[1.7]], [["1"]], [[True]],
         [[1, True]], [[1, 2.0]], [[None]], [[[1]]], [[-1]], [[10**9]], [[10**30]],
+        np.array(5), [np.array(5)], list, [list],
         [np.array([[1]])], [np.array([1.0])], [np.array([True])], [bytearray(b"x")], [{1, 2}],
     ],
 )  # fmt: skip
@@ -143,3 +145,51 @@ def test_after_a_fork_each_call_says_so_in_one_sentence_and_none_waits_for_ever(
     assert [True] * 4 == queue.get(timeout=60)
     child.join(60)
     assert 0 == child.exitcode
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ChatRequest(iter(MESSAGES)),  # type: ignore[arg-type]
+        lambda: ChatRequest({"role": "user"}),  # type: ignore[arg-type]
+        lambda: ChatRequest(5),  # type: ignore[arg-type]
+        lambda: ChatRequest(["hi"]),  # type: ignore[list-item]
+        lambda: ChatRequest(MESSAGES, tools=5),  # type: ignore[arg-type]
+        lambda: ChatRequest(MESSAGES, tool_choice="auto"),  # type: ignore[arg-type]
+        lambda: ChatRequest(MESSAGES, thinking=True),  # type: ignore[arg-type]
+        lambda: ChatRequest(MESSAGES, format={"type": "json"}),  # type: ignore[arg-type]
+        lambda: ChatRequest(MESSAGES, template_variables=[1]),  # type: ignore[arg-type]
+        lambda: ChatRequest(MESSAGES, template_variables={1: 2}),  # type: ignore[dict-item]
+        lambda: ChatRequest(MESSAGES, continue_final="yes"),  # type: ignore[arg-type]
+        lambda: Thinking(budget="3"),  # type: ignore[arg-type]
+        lambda: Thinking(effort=np.array([])),  # type: ignore[arg-type]
+        lambda: ToolChoice("named", 5),  # type: ignore[arg-type]
+        lambda: Format(np.array([1])),  # type: ignore[arg-type]
+    ],
+)
+def test_a_chat_request_of_other_types_is_refused_when_it_is_made(
+    make: Callable[[], object],
+) -> None:
+    with pytest.raises(InvalidRequestError):
+        make()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"prompt": None}, {"prompt": 5}, {"params": []}, {"params": np.array([1, 2])},
+        {"format": {}}, {"format": np.array([])}, {"cache_salt": 5}, {"priority": 1.5},
+        {"priority": True},
+    ],
+)  # fmt: skip
+def test_what_cannot_be_prepared_is_refused(llm: LLM, options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError):
+        llm.prepare(**{"prompt": "ab", **options})
+
+
+@pytest.mark.parametrize("tools", [np.array([1, 2]), {"a": 1}, "now", 5])
+def test_tools_that_are_no_list_are_refused(llm: LLM, tools: Any) -> None:
+    with pytest.raises(InvalidRequestError):
+        llm.chat(MESSAGES, tools=tools)
+    with pytest.raises(InvalidRequestError):
+        llm.chat_prompt(MESSAGES, tools=tools)

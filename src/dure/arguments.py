@@ -25,7 +25,8 @@ def check_flag(name: str, value: object) -> None:
 
 def check_choice(name: str, value: object, allowed: Sequence[str], *, optional: bool) -> None:
     """Raise InvalidRequestError unless `value` is one of `allowed`, or None if that is optional."""
-    if not (value is None and optional) and value not in allowed:
+    known = isinstance(value, str) and value in allowed
+    if not known and not (value is None and optional):
         raise InvalidRequestError(
             f"{name} must be one of {', '.join(allowed)}, but is {_shown(value)}."
         )
@@ -112,7 +113,7 @@ def check_messages(messages: object) -> None:
 
 def check_tools(tools: object) -> None:
     """Raise InvalidRequestError unless `tools` are a list, or None."""
-    if tools is not None and not _is_list(tools):
+    if tools is not None and not (_is_list(tools) and isinstance(tools, Sequence)):
         raise InvalidRequestError(
             f"tools must be a list of tools, but is {_shown(tools)}.",
             hint='[{"type": "function", "function": {"name": …, "parameters": {…}}}]',
@@ -125,7 +126,7 @@ def _check_message(number: int, message: object) -> None:
             f"Message {number} must be a dictionary, but is {_shown(message)}.", hint=_MESSAGES
         )
     role, content = message.get("role"), message.get("content")
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise InvalidRequestError(
             f"Message {number} has the role {_shown(role)}.", hint=f"one of {', '.join(_ROLES)}"
         )
@@ -143,7 +144,11 @@ def _is_list(value: object) -> bool:
     """Check whether the value is a sequence in the widest sense: a list, an array, a range."""
     if isinstance(value, (str, bytes, bytearray, memoryview, Mapping, set, frozenset)):
         return False
-    return hasattr(value, "__len__") and hasattr(value, "__getitem__")
+    try:
+        len(value)  # type: ignore[arg-type]  # an array without dimensions has no length
+    except TypeError:
+        return False
+    return hasattr(value, "__getitem__")
 
 
 def _shown(value: object) -> str:

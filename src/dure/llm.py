@@ -342,6 +342,14 @@ class LLM:
         ContextLengthError, InvalidRequestError or TemplateError.
         """
         check_process()
+        arguments.check_params(params)
+        arguments.check_format(format)
+        if not isinstance(prompt, ChatRequest):
+            arguments.check_prompt(prompt)
+        if not isinstance(cache_salt, str):
+            raise InvalidRequestError(f"cache_salt must be a text, but is {cache_salt!r:.60}.")
+        if type(priority) is not int:
+            raise InvalidRequestError(f"priority must be a whole number, not {priority!r:.60}.")
         return self.request_builder.make(
             prompt, params, format=format, cache_salt=cache_salt, priority=priority
         )

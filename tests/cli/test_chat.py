@@ -22,6 +22,7 @@ from fake_llm import FakeLLM
 from outcome import ENVIRONMENT
 
 from dure.cli.chat import Chat
+from dure.cli.conversation import Conversation
 from dure.engine.params import SamplingParams
 
 FAKE = Path(__file__).with_name("fake_llm.py")
@@ -205,6 +206,12 @@ def test_help_names_every_command(talk: Talk, capsys: pytest.CaptureFixture[str]
     said = capsys.readouterr().err
     for command in ("/set", "/show", "/save", "/load", "/clear", "/bye", '"""', "Ctrl-C"):
         assert command in said
+
+
+def test_half_a_surrogate_pair_in_a_conversation_can_be_saved(tmp_path: Path) -> None:
+    conversation = Conversation(messages=[{"role": "user", "content": "\ud800 안녕"}])
+    conversation.save(tmp_path / "chat.json", model="fake")
+    assert conversation == Conversation.load(tmp_path / "chat.json")
 
 
 def test_a_conversation_is_saved_and_taken_up_again(talk: Talk, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from prefix_model import (
 
 from dure.batch import BLOCK_SIZE, Batch
 from dure.engine.request import RequestState, SamplingParams, choice_seed
-from dure.errors import ContextLengthError, InvalidRequestError
+from dure.errors import ContextLengthError, InvalidRequestError, ModelFileError
 from dure.kernels import sampling_reference
 
 RNG = np.random.default_rng(2)
@@ -235,7 +235,7 @@ def test_a_row_of_bad_logits_fails_alone_and_its_blocks_are_not_found_again(valu
     outputs = engine.step()
     model.change_logits = lambda batch, logits: None
     assert [(bad, "error"), (good, None)] == [(o.request, o.finish_reason) for o in outputs]
-    assert isinstance(bad.error, ArithmeticError)
+    assert isinstance(bad.error, ModelFileError)
     run(engine)
     assert expected_good.output_ids == good.output_ids
     assert not np.isnan(engine.runner.storage.arrays[0]).any()

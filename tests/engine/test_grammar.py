@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from dure.chat.output import OutputParserOptions
 from dure.chat.request import ChatRequest, Format, Thinking, ToolChoice
 from dure.chat.structured_output import GrammarBuilder
 from dure.engine.grammar import GrammarCompiler
+from dure.engine.grammar_numbers import check_numbers
 from dure.errors import InvalidRequestError
 
 TEMPLATES = Path(__file__).parent.parent / "chat" / "templates"
@@ -360,3 +362,26 @@ def test_a_grammar_that_becomes_too_complex_ends_its_own_answer_only(make_llm: M
     assert len(answers[0].result().token_ids) == 60
     with pytest.raises(InvalidRequestError, match="too complex"):
         answers[1].result()
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        ('start: %json {"type": "array", "items": [{"x": -1e19}]}', True),
+        ('start: a\na: %json\n{"x": -9223372036854775808}', True),
+        ('start: %json {"x": -9223372036854775807}', True),  # which is the one above as a float
+        ('start: %json {"x": -1' + "0" * 400 + "}", True),
+        ('start: %json {"x": -1e19, "x": 1}', True),
+        ('start: %json {"x": [-9223372036854770000, 1e300, true, null, "-1e300"]}', False),
+        ('start: "-1e300" | %json {"type": "string"}', False),
+        ("start: %json [", False),
+    ],
+)
+def test_numbers_too_low_for_the_library_never_reach_it(text: str, refused: bool) -> None:
+    expected = (
+        pytest.raises(InvalidRequestError, match="The form has a number of")
+        if refused
+        else contextlib.nullcontext()
+    )
+    with expected:
+        check_numbers(text, "The form")

@@ -121,3 +121,33 @@ def test_a_recurrent_layer_keeps_its_attn_qkv(tmp_path: Path) -> None:
 def test_a_fused_tensor_of_other_rows_is_refused_with_the_numbers(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="120 rows, and the file's heads make 128"):
         parameters(open_checkpoint(_gguf(tmp_path / "a.gguf", 120)))
+
+
+def test_a_fused_projection_that_is_empty_is_refused(tmp_path: Path) -> None:
+    tensors = {"model.layers.0.mlp.up_gate_proj.weight": torch.zeros(64, 0)}
+    opened = folder(tmp_path, tensors, {"model_type": "ernie4_5", "hidden_size": 64})
+    with pytest.raises(ModelFileError, match="empty"):
+        parameters(opened)
+
+
+@pytest.mark.parametrize("heads", [1, 3 << 40])
+def test_heads_that_a_fused_projection_does_not_have_are_refused(
+    tmp_path: Path, heads: int
+) -> None:
+    tensors = {"model.layers.0.self_attn.qkv_proj.weight": torch.zeros(8, 48)}
+    config = {"model_type": "ernie4_5", "num_attention_heads": heads, "head_dim": 8}
+    with pytest.raises(ModelFileError, match="heads"):
+        parameters(folder(tmp_path, tensors, {**config, "hidden_size": 8}))
+
+
+@pytest.mark.parametrize("name", ["mlp.up_gate_proj", "self_attn.qkv_proj", "self_attn.o_proj"])
+def test_a_projection_that_is_one_number_is_refused(tmp_path: Path, name: str) -> None:
+    tensors = {
+        "model.layers.0.mlp.down_proj.weight": torch.zeros(4, 8),  # of Paddle's own format
+        f"model.layers.0.{name}.weight": torch.tensor(1.0),
+    }
+    if name.endswith("o_proj"):
+        tensors["model.layers.0.mlp.up_gate_proj.weight"] = torch.zeros(8, 8)
+    config = {"model_type": "ernie4_5", "num_attention_heads": 1, "head_dim": 8, "hidden_size": 8}
+    with pytest.raises(ModelFileError):
+        parameters(folder(tmp_path, tensors, config))

@@ -95,3 +95,14 @@ def test_a_scale_that_is_no_number_is_refused(tmp_path: Path, dtype: str) -> Non
     matrix = parameters(open_checkpoint(written(tmp_path / "a.gguf", dtype, raw)))[NAME]
     with pytest.raises(ModelFileError, match="NaN"):
         matrix.read()
+
+
+@pytest.mark.parametrize("dtype", ["IQ3_XXS", "IQ3_S", "TQ1_0", "IQ1_S"])
+def test_a_scale_without_a_limit_is_refused_without_a_warning(tmp_path: Path, dtype: str) -> None:
+    raw = random_rows(dtype, 2, 256)
+    raw[1] = np.frombuffer(np.full(raw.shape[1] // 2 + 1, np.inf, np.float16), np.uint8)[
+        : raw.shape[1]
+    ]
+    matrix = parameters(open_checkpoint(written(tmp_path / "a.gguf", dtype, raw)))[NAME]
+    with pytest.raises(ModelFileError, match="NaN"):
+        matrix.read()

@@ -9,11 +9,12 @@ from pathlib import Path
 import malformed_gguf
 import malformed_safetensors
 import pytest
-from model_bytes import rich_gguf, rich_safetensors
+from model_bytes import ARRAY, F32, U32, Array, KeyValue, gguf, rich_gguf, rich_safetensors
 
 from dure.errors import DureError, ModelFileError, UnsupportedModelError
 from dure.formats.gguf import read_gguf
 from dure.formats.safetensors import read_safetensors
+from dure.hub.facts import read_facts
 
 Kind = Callable[[], Iterator[tuple[str, bytes, str]]]
 SPARE_MEMORY = 64 << 20
@@ -66,3 +67,15 @@ def test_the_files_that_the_broken_ones_are_made_from_are_sound(tmp_path: Path) 
     assert len(file.metadata) == 18
     assert len(file.tensors) == 16
     assert len(read_safetensors(tmp_path / "sound.safetensors")) == 6
+
+
+def test_keys_of_other_types_than_they_have_are_no_facts(tmp_path: Path) -> None:
+    keys = [
+        KeyValue("general.architecture", ARRAY, Array(U32, [])),
+        KeyValue("general.name", F32, 1.5),
+        KeyValue("tokenizer.ggml.tokens", F32, 1.5),
+    ]
+    path = tmp_path / "a.gguf"
+    path.write_bytes(bytes(gguf(keys).data))
+    facts = read_facts(path)
+    assert (facts.architecture, facts.title, facts.vocabulary) == ("", "", 0)

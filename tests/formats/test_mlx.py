@@ -152,6 +152,7 @@ WRONG: dict[str, tuple[Any, type[DureError], str]] = {
     "a group of 48": (lambda _, s: s.update(group_size=48), ModelFileError, "groups of 48"),
     "bits in words": (lambda _, s: s.update(bits="4"), ModelFileError, "bits"),
     "another mode": (lambda _, s: s.update(mode="ternary"), UnsupportedModelError, "ternary"),
+    "a mode that is a table": (lambda _, s: s.update(mode={}), UnsupportedModelError, "mode"),
     "7 bits": (lambda _, s: s.update(bits=7), ModelFileError, "7 bits"),
 }
 
@@ -165,3 +166,10 @@ def test_what_contradicts_itself_is_refused_by_name(tmp_path: Path, what: str) -
     opened = folder(tmp_path, tensors, {"quantization": settings})
     with pytest.raises(error, match=said):
         parameters(opened)[f"{Q}.weight"].read()
+
+
+def test_settings_that_are_a_list_are_refused(tmp_path: Path) -> None:
+    weight = torch.randn(3, 8, 32)
+    tensors = {"model.layers.0.mlp.switch_mlp.up_proj.weight": weight}
+    with pytest.raises(ModelFileError, match="not a table"):
+        parameters(folder(tmp_path, tensors, {"quantization": [4, 64]}))

@@ -709,3 +709,18 @@ def test_contents_that_make_no_sense_are_refused(
     matrix = parameters(folder_with(tmp_path, settings, packed))[NAME]
     with pytest.raises(DureError, match="up_proj"):
         matrix.read()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({**FP8, "weight_block_size": [1 << 70, 128]}, "must be two sizes"),
+        ({**GPTQ, "group_size": 1 << 70}, "group_size"),
+    ],
+)
+def test_sizes_that_no_matrix_has_are_refused(
+    tmp_path: Path, settings: dict[str, Any], said: str
+) -> None:
+    pack = packings.fp8 if settings["quant_method"] == "fp8" else packings.gptq
+    with pytest.raises(ModelFileError, match=said):
+        parameters(folder_with(tmp_path, settings, pack(weights(16, 64))))

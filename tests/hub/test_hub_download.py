@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from fake_hub import COMMIT, PAGE, QUICK, FakeHub, Fault
 
 from dure import hub
 from dure.errors import DownloadError, DureError, ModelNotFoundError, UnsupportedModelError
-from dure.hub import Progress, transfer
+from dure.hub import Progress, remote, transfer
+from dure.hub.http import Document
 
 REPO = "maker/Model-GGUF"
 FILE = "model-Q4_0.gguf"
@@ -421,3 +423,36 @@ def test_a_split_model_interrupted_between_its_parts_keeps_the_parts_it_has(
     assert first == pulled.path.name
     assert parts == {name: (pulled.path.parent / name).read_bytes() for name in parts}
     assert server.bytes_sent(first) == 300_000
+
+
+def test_a_listing_of_modelscope_with_what_is_no_file_is_refused(
+    server: FakeHub, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = {"Data": {"Files": [5, {"Type": "blob", "Path": FILE, "Size": 3}]}}
+    monkeypatch.setattr(remote, "read_json", lambda *_, **__: (answer, None))
+    with pytest.raises(DownloadError, match="not a list of files"):
+        remote.list_modelscope(REPO, "", QUICK)
+
+
+def test_a_next_page_at_no_address_is_refused(
+    server: FakeHub, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = Message()
+    headers["Link"] = '<http://[::1/x>; rel="next"'
+    page = Document(b"", headers, server.url)
+    monkeypatch.setattr(remote, "read_json", lambda *_, **__: ([{"type": "file"}], page))
+    with pytest.raises(DownloadError, match="an address that is none"):
+        remote._tree(server.url, {}, QUICK)
+
+
+def test_a_mirror_at_no_address_is_an_error(
+    server: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://[::1")
+    with pytest.raises(DownloadError, match="no address"):
+        remote.list_huggingface(REPO, "", QUICK)
+
+
+def test_a_file_whose_path_is_not_unicode_is_refused() -> None:
+    with pytest.raises(DownloadError, match="not Unicode"):
+        remote._remote("model-\ud800.gguf", 5)

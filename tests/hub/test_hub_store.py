@@ -157,3 +157,27 @@ def test_another_quantisation_in_the_hubs_own_cache_is_named(
     with pytest.raises(ModelNotFoundError) as caught:
         hub.resolve("Org/Model:Q6_K", allow_download=False)
     assert "Org/Model is here as Org/Model:Q4_K_M or Org/Model:Q8_0" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("name", ["a"]), ("name", None), ("license", 5), ("files", ["a.gguf"]), ("files", 3)],
+)
+def test_a_record_with_a_field_of_another_type_is_no_model(
+    home: Path, field: str, value: object
+) -> None:
+    folder = home / "models" / "a--b"
+    folder.mkdir(parents=True)
+    (folder / "a.gguf").write_bytes(b"GGUF")
+    record: dict[str, object] = {"name": "a:b", "source": "here", "files": {"a.gguf": 4}}
+    (folder / "dure.json").write_text(json.dumps(record))
+    assert ["a:b"] == [model.name for model in hub.local_models()]
+    (folder / "dure.json").write_text(json.dumps({**record, field: value}))
+    assert hub.local_models() == []
+
+
+def test_a_record_nested_without_an_end_is_no_model(home: Path) -> None:
+    folder = home / "models" / "a--b"
+    folder.mkdir(parents=True)
+    (folder / "dure.json").write_text("[" * 100_000)
+    assert hub.local_models() == []

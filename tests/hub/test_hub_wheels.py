@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import io
+import json
+import zipfile
 from collections.abc import Callable
+from email.message import Message
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,6 +14,7 @@ from fake_hub import QUICK, FakeHub, Fault
 from dure import hub
 from dure.errors import DownloadError, InvalidRequestError
 from dure.hub import Progress, fetch, pypi
+from dure.hub.http import Document
 
 FIRST, SECOND, THIRD = (f"tiny_part{n}-1.2-py3-none-any.whl" for n in (1, 2, 3))
 
@@ -241,3 +246,78 @@ def test_an_indexs_password_is_sent_to_it_and_never_shown(
     with pytest.raises(DownloadError) as caught:
         pull()
     assert "s3cret" not in str(caught.value)
+
+
+def damaged_directory(wheel: bytes) -> bytes:
+    """The wheel with a directory that lies before the file's beginning."""
+    end = wheel.rindex(b"PK\x05\x06")
+    return wheel[: end + 12] + b"\xff\xff\xff\x7f" * 2 + wheel[end + 20 :]
+
+
+def damaged_member(wheel: bytes) -> bytes:
+    """The wheel with a packed member that does not unpack."""
+    return wheel[:60] + bytes(255 - byte for byte in wheel[60:90]) + wheel[90:]
+
+
+@pytest.mark.parametrize("damage", [damaged_directory, damaged_member])
+def test_a_damaged_archive_is_no_wheel(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as wheel:
+        wheel.writestr("pkg/share.bin", bytes(range(256)) * 20)
+    path = tmp_path / "a.whl"
+    path.write_bytes(damage(packed.getvalue()))
+    with pytest.raises(DownloadError, match="not a valid wheel"):
+        pypi.append_member(path, ".bin", tmp_path / "out", max_bytes=10_000)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        5,
+        {"filename": [1], "url": "a.whl"},
+        {"filename": "a.whl", "url": {}},
+        {"filename": "a.whl", "url": "http://[::1"},
+        {"filename": "a.whl", "url": "a.whl", "hashes": {"sha256": 5}},
+    ],
+)
+def test_an_index_whose_files_are_no_files_is_refused(
+    home: Path, server: FakeHub, monkeypatch: pytest.MonkeyPatch, file: object
+) -> None:
+    body = json.dumps({"files": [file]}).encode()
+    headers = Message()
+    headers["Content-Type"] = "application/vnd.pypi.simple.v1+json"
+    monkeypatch.setattr(pypi, "read_document", lambda url, **_: Document(body, headers, url))
+    with pytest.raises(DownloadError, match="not as a package index"):
+        pypi._find(server.url, "tiny", "1.2", QUICK)
+
+
+def test_a_page_that_html_parser_gives_up_on_is_no_index(
+    home: Path, server: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def give_up(*_: object) -> None:
+        raise AssertionError("we should not get here!")
+
+    headers = Message()
+    headers["Content-Type"] = "text/html"
+    monkeypatch.setattr(pypi, "read_document", lambda url, **_: Document(b"<!x", headers, url))
+    monkeypatch.setattr(pypi._Links, "feed", give_up)
+    with pytest.raises(DownloadError, match="not as a package index"):
+        pypi._find(server.url, "tiny", "1.2", QUICK)
+
+
+def test_a_size_of_many_digits_is_too_much_and_said(home: Path) -> None:
+    wheel = pypi.Wheel("http://localhost/a.whl", "a.whl", size_bytes=10**400)
+    with pytest.raises(DownloadError, match=r"a\.whl is 1000000\.0 TB, expected"):
+        pypi._check_of(wheel, 10_000, QUICK)
+
+
+def test_a_member_that_bz2_cannot_unpack_is_refused(tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_BZIP2) as wheel:
+        wheel.writestr("pkg/share.bin", bytes(range(256)) * 20)
+    data = bytearray(packed.getvalue())
+    data[60:200] = bytes(140)
+    path = tmp_path / "a.whl"
+    path.write_bytes(data)
+    with pytest.raises(DownloadError, match="not a valid wheel"):
+        pypi.append_member(path, ".bin", tmp_path / "out", max_bytes=10_000)

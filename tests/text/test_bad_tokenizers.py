@@ -55,6 +55,9 @@ def _changed(metadata: dict[str, Any], **changes: Any) -> dict[str, Any]:
         ({"bos_token_id": "one"}, "bos_token_id is not a number"),
         ({"model": "llama"}, "none scores"),
         ({"model": "llama", "scores": np.zeros(3)}, "3 scores"),
+        ({"model": "llama", "scores": 1.5}, "none scores"),
+        ({"model": "llama", "scores": ["a"] * 1205}, "score is not a number"),
+        ({"model": "llama", "scores": [float("nan")] * 1205}, "score is NaN"),
     ],
 )
 def test_damaged_metadata_is_refused_with_a_reason(

@@ -16,10 +16,14 @@ MAX_TOOLS = 512
 
 
 def _one_of(what: str, value: object, allowed: Sequence[str]) -> None:
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise InvalidRequestError(
             f"{what} must be one of {', '.join(allowed)}, but is {str(value)[:60]!r}."
         )
+
+
+def _wrong(what: str, value: object, wanted: str) -> InvalidRequestError:
+    return InvalidRequestError(f"{what} must be {wanted}, but is {value!r:.60}.")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Thinking:
         _one_of("thinking", self.mode, get_args(ThinkMode))
         if self.effort is not None:
             _one_of("The thinking effort", self.effort, EFFORTS)
+        if self.budget is not None and type(self.budget) is not int:
+            raise _wrong("A thinking limit", self.budget, "a whole number of tokens")
         if self.budget is not None and self.budget < 0:
             raise InvalidRequestError(
                 f"A thinking limit of {self.budget} tokens is below 0.", hint="0 turns it off"
@@ -60,6 +66,8 @@ class ToolChoice:
 
     def __post_init__(self) -> None:
         _one_of("tool_choice", self.mode, get_args(ChoiceMode))
+        if not isinstance(self.name, str):
+            raise _wrong("The name of a tool to call", self.name, "a text")
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,7 @@ class ChatRequest:
     continue_final: bool = False  # continue the last message, the assistant's
 
     def __post_init__(self) -> None:
+        self._check_types()
         if not self.messages:
             raise InvalidRequestError(
                 "There are no messages.", hint='[{"role": "user", "content": "…"}]'
@@ -109,6 +118,25 @@ class ChatRequest:
         last = self.messages[-1]
         if self.continue_final and last.get("role") != "assistant":
             raise InvalidRequestError("Only a last message of the assistant can be continued.")
+
+    def _check_types(self) -> None:
+        """Raise InvalidRequestError for a field of another type than its own."""
+        for what, listed in (("messages", self.messages), ("tools", self.tools)):
+            if not isinstance(listed, Sequence) or isinstance(listed, (str, bytes, bytearray)):
+                raise _wrong(what, listed, "a list of dictionaries")
+        for number, message in enumerate(self.messages, 1):
+            if not isinstance(message, Mapping):
+                raise _wrong(f"Message {number}", message, "a dictionary")
+        for name, kind in (("tool_choice", ToolChoice), ("thinking", Thinking), ("format", Format)):
+            value = getattr(self, name)
+            if not isinstance(value, kind) and not (name == "format" and value is None):
+                raise _wrong(name, value, f"a {kind.__name__}")
+        variables = self.template_variables
+        if not isinstance(variables, Mapping) or not all(isinstance(k, str) for k in variables):
+            raise _wrong("template_variables", variables, "a dictionary whose keys are texts")
+        for name in ("parallel_tool_calls", "continue_final"):
+            if not isinstance(getattr(self, name), bool):
+                raise _wrong(name, getattr(self, name), "True or False")
 
 
 def tool_schemas(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

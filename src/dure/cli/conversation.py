@@ -58,9 +58,11 @@ class Conversation:
     def save(self, path: Path, *, model: str) -> None:
         """Write the conversation to the file as JSON, in one step. Raises InvalidRequestError."""
         data = {"model": model, "system": self.system, "messages": self.messages}
-        text = json.dumps(data, ensure_ascii=False, indent=1) + "\n"
+        text = json.dumps(data, ensure_ascii=False, indent=1)
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            text = json.dumps(data, indent=1)  # half a surrogate pair has no UTF-8
         try:
-            _replace(path, text)
+            _replace(path, text + "\n")
         except OSError as error:
             raise InvalidRequestError(f"{path} cannot be written: {error.strerror}.") from None
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dure.engine.grammar_numbers import check_numbers
 from dure.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class Grammar:
     ) -> None:
         import llguidance  # noqa: PLC0415 - only who asks for a grammar waits for it
 
+        check_numbers(text, what)
         limits = llguidance.LLParserLimits(**_LIMITS)
         self._what = what
         self._matcher = llguidance.LLMatcher(engine, text, log_level=0, limits=limits)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import numpy as np
 
 from dure.engine.request import Request, TokenCounts, TokenLogprobs
+from dure.errors import ModelFileError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,7 +74,7 @@ class Sampler:
         """Draw each request's next token, with its log-probabilities if asked for.
 
         logits: (requests, V), a row each, left as they are. What went wrong takes a request's
-        place: an ArithmeticError if a logit is not a number or infinitely high.
+        place: a ModelFileError if a logit is not a number or infinitely high.
         Order: penalties and bias, temperature, top_k, top_p, min_p.
         """
         try:
@@ -131,7 +132,10 @@ class Sampler:
 
     def _drawn(self, request: Request, token_id: int, logits: NDArray[np.float32]) -> Sampled:
         if token_id < 0:
-            return ArithmeticError(f"the model's logits have {logits.max()} as their highest")
+            return ModelFileError(
+                f"The model's logits have {logits.max()} as their highest: nothing can be drawn.",
+                hint="a weight of the file is no number or far too large: download it again",
+            )
         count = request.params.logprobs
         return token_id, None if count is None else self._logprobs(logits, token_id, count)
 

@@ -68,6 +68,8 @@ def parameters(checkpoint: Checkpoint) -> dict[str, Parameter]:
     if is_mlx(checkpoint.config, checkpoint.tensors):
         where = f"{checkpoint.path}: quantization"
         settings = checkpoint.config.get("quantization") or {}
+        if not isinstance(settings, dict):
+            raise ModelFileError(f"{where} is not a table.")
         folder = QuantizedFolder(dict(checkpoint.tensors), settings, where)
         read_mlx(folder)
         return folder.result()

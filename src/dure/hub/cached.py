@@ -101,5 +101,5 @@ def _has_every_shard(snapshot: Path) -> bool:
     try:
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         return all((snapshot / str(shard)).is_file() for shard in shards)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False

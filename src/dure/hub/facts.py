@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,8 +104,8 @@ def read_facts(path: Path) -> ModelFacts:
 
 
 def _architecture(checkpoint: Checkpoint) -> str:
-    named = checkpoint.metadata.get("general.architecture") or checkpoint.config.get("model_type")
-    return _text(named)
+    named = _text(checkpoint.metadata.get("general.architecture"))
+    return named or _text(checkpoint.config.get("model_type"))
 
 
 def _numbers(checkpoint: Checkpoint) -> dict[str, int]:
@@ -116,7 +116,8 @@ def _numbers(checkpoint: Checkpoint) -> dict[str, int]:
             for field, key in _GGUF_KEYS.items()
         }
         tokens = checkpoint.metadata.get("tokenizer.ggml.tokens")
-        return {**found, "vocabulary": found["vocabulary"] or len(tokens or ())}
+        count = len(tokens) if isinstance(tokens, Sized) else 0
+        return {**found, "vocabulary": found["vocabulary"] or count}
     config = checkpoint.config
     found = {
         field: next((n for key in keys if (n := _number(config.get(key)))), 0)

@@ -52,7 +52,11 @@ def open_url(url: str, *, headers: Mapping[str, str] | None = None, timeout_s: f
 
     Raises UnreachableError without an answer, RefusedError for an HTTP error.
     """
-    _check_address(urlsplit(url), url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise UnreachableError(f"{url[:80]!r} is no address.") from None
+    _check_address(parts, url)
     asked = request.Request(_without_password(url), headers={"User-Agent": "dure"})
     for name, value in _credentials(url).items():
         asked.add_header(name, value)
@@ -123,7 +127,10 @@ def unreachable(url: str, failure: BaseException) -> UnreachableError:
 
 def host_of(url: str) -> str:
     """Return the `scheme://host[:port]` of `url`, without user and password."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets that hold no address
+        return url.rpartition("@")[2]
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 

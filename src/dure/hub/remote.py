@@ -90,6 +90,10 @@ def list_modelscope(repo: str, revision: str, patience: Timeouts) -> Listing:
     entries = data.get("Files") if isinstance(data, dict) else None
     if not isinstance(entries, list):  # it answers 200 with Code 10010205001 for what is not there
         raise ModelNotFoundError(f"ModelScope has no repository {repo}.")
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise DownloadError(
+            f"{host_of(endpoint)} answered with something that is not a list of files."
+        )
     files = [_modelscope_file(entry) for entry in entries if entry.get("Type") != "tree"]
     prefix = model + "?" + urlencode(query)
     return Listing(host_of(endpoint), query["Revision"], files, headers, prefix, by_query=True)
@@ -133,7 +137,10 @@ def _tree(url: str, headers: Mapping[str, str], patience: Timeouts) -> list[dict
             raise DownloadError(f"{start} answered with something that is not a list of files.")
         entries += page
         following = re.search(r'<([^>]+)>;\s*rel="next"', answered.headers.get("Link", ""))
-        url = urljoin(answered.url, following[1]) if following and page else ""
+        try:
+            url = urljoin(answered.url, following[1]) if following and page else ""
+        except ValueError:
+            raise DownloadError(f"{start} sent us to an address that is none.") from None
         if url and host_of(url) not in (start, host_of(answered.url)):
             raise DownloadError(f"{start} sent us to {host_of(url)} for the rest of its files.")
     return entries
@@ -155,6 +162,8 @@ def _remote(
 ) -> RemoteFile:
     if not isinstance(path, str) or not isinstance(size, int) or size < 0:
         raise DownloadError("The hub lists a file without a path or a size.")
+    if any("\ud800" <= character <= "\udfff" for character in path):
+        raise DownloadError(f"The hub lists a file whose path is not Unicode: {path!r:.80}.")
     checked = str(sha256).casefold() if sha256 else ""
     if checked and not _HEX_64.fullmatch(checked):
         raise DownloadError(f"The hub gives {path!r} a SHA-256 that is none.")

@@ -81,8 +81,11 @@ def read_local(folder: Path) -> LocalModel | None:
     try:
         data = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         record = Record(**{key: data[key] for key in Record.__dataclass_fields__ if key in data})
+        texts = [value for key, value in vars(record).items() if key != "files"]
+        if not all(isinstance(text, str) for text in texts) or not isinstance(record.files, dict):
+            return None
         sizes = {name: (folder / name).stat().st_size for name in record.files}
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
     if not sizes or sizes != dict(record.files):
         return None
@@ -194,6 +197,6 @@ def read_json_file(path: Path) -> dict[str, Any]:
     """Read the JSON object in the file at `path`; empty if it cannot be read."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}

@@ -55,7 +55,7 @@ class Check:
 
 def human_bytes(count: int) -> str:
     """Format a byte count in decimal units: 98362432 -> "98 MB"."""
-    size = float(count)
+    size = float(min(count, 10**18))  # a number from a listing may have any size
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if size >= 10 or unit == "bytes" else f"{size:.1f} {unit}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -129,14 +130,9 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> Vocabulary:
     """SentencePiece BPE: merges follow from the scores, unknown characters fall back to bytes."""
     tokens = _tokens(metadata)
     types = _types(metadata, len(tokens))
-    scores = metadata.get(_KEY + "scores")
-    if scores is None or len(scores) != len(tokens):
-        found = "none" if scores is None else f"{len(scores):,}"
-        raise TokenizerError(
-            f"the tokenizer has {len(tokens):,} tokens but {found} scores", hint=_DAMAGED
-        )
+    scores = _scores(metadata, len(tokens))
     ids = {token: index for index, token in enumerate(tokens)}
-    merges = _merges_from_scores(tokens, types.tolist(), [float(score) for score in scores], ids)
+    merges = _merges_from_scores(tokens, types.tolist(), scores, ids)
     unknown = _token_id(metadata, "unknown_token_id", len(tokens))
     has_bytes = all(f"<0x{byte:02X}>" in ids for byte in range(256))
     bpe = guarded(
@@ -283,6 +279,24 @@ def _types(metadata: Mapping[str, Any], count: int) -> Types:
         return np.asarray(types, np.int64)
     except (TypeError, ValueError, OverflowError):
         raise TokenizerError("a token's type is not a number", hint=_DAMAGED) from None
+
+
+def _scores(metadata: Mapping[str, Any], count: int) -> list[float]:
+    """Return the score of each token."""
+    scores = metadata.get(_KEY + "scores")
+    listed = hasattr(scores, "__len__") and not isinstance(scores, str)
+    if scores is None or not listed or len(scores) != count:
+        found = f"{len(scores):,}" if scores is not None and listed else "none"
+        raise TokenizerError(
+            f"the tokenizer has {count:,} tokens but {found} scores", hint=_DAMAGED
+        )
+    try:
+        numbers = [float(score) for score in scores]
+    except (TypeError, ValueError, OverflowError):
+        raise TokenizerError("a token's score is not a number", hint=_DAMAGED) from None
+    if any(map(math.isnan, numbers)):
+        raise TokenizerError("a token's score is NaN", hint=_DAMAGED)
+    return numbers
 
 
 def _of_kind(types: Types, *kinds: int) -> frozenset[int]:

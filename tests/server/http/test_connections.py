@@ -189,3 +189,31 @@ def test_more_connections_than_there_may_be_are_turned_away_and_those_here_stay(
         connection.close()
     server.wait_until(lambda: not server.server.connections.open)
     assert 200 == server.get("/health").status
+
+
+CHUNKED = "Host: localhost\r\nTransfer-Encoding: chunked\r\n\r\nno length\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        f"HEAD {CHAT} HTTP/1.1\r\n{CHUNKED}",  # whose answer has no body
+        f"POST {CHAT} HTTP/1.1\r\n{CHUNKED}",  # whose handler still waits for its body
+        "POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+    ],
+)
+def test_what_is_not_http_ends_its_connection_and_is_no_failure_of_ours(
+    serve_module, caplog, sent
+) -> None:
+    with serve_module(reply("ok")).connect() as connection:
+        connection.sendall(sent.encode())
+        assert rest(connection).startswith(b"HTTP/1.1 400 ")
+    assert "Traceback" not in caplog.text
+
+
+def test_what_is_not_http_after_a_last_answer_ends_its_connection(serve_module, caplog) -> None:
+    with serve_module(reply("ok")).connect() as connection:
+        last = HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        connection.sendall(last + b"no request\r\n\r\n")
+        assert rest(connection).count(b"HTTP/1.1 ") == 1
+    assert "Traceback" not in caplog.text

@@ -45,6 +45,10 @@ def unused_scales(names: Iterable[str]) -> dict[str, list[str]]:
     return {what: listed for what, listed in found.items() if listed}
 
 
+MAX_SIZE = 1 << 31
+"""Columns of a group, rows of a block: as many as no matrix has, and few enough to reckon with."""
+
+
 class QuantizedFolder:
     """Takes tensors of a folder and keeps the matrices that are made of them."""
 
@@ -106,7 +110,9 @@ class QuantizedFolder:
         if value is None:
             return None
         sizes = value if isinstance(value, list) else []
-        if len(sizes) != 2 or any(type(size) is not int or size < 1 for size in sizes):
+        if len(sizes) != 2 or any(
+            type(size) is not int or not 1 <= size <= MAX_SIZE for size in sizes
+        ):
             raise ModelFileError(f"{self.where} has {key} = {value!r:.60}; it must be two sizes.")
         return sizes[0], sizes[1]
 
@@ -119,7 +125,7 @@ class QuantizedFolder:
         first = self.settings.get("group_size", self.settings.get("q_group_size", 128))
         found = [first, *self._overriding(overrides, "group_size")]
         for size in found:
-            if type(size) is not int or (size != -1 and size < 1):
+            if type(size) is not int or (size != -1 and not 1 <= size <= MAX_SIZE):
                 raise ModelFileError(
                     f"{self.where} has group_size = {size!r:.60}; it must be -1 or a number above "
                     "0."

@@ -53,7 +53,8 @@ class GgufGridMatrix(QuantizedMatrix):
         """Read rows as blocks of an affine type; see `QuantizedMatrix.read_rows`."""
         raw = read_part_rows(self._tensor, start, stop)
         size = BLOCKS[self._tensor.dtype].block_bytes
-        codes, scales, adds = _DECODERS[self._tensor.dtype](raw.reshape(-1, size))
+        with np.errstate(all="ignore"):  # what is NaN or infinite is refused below, by name
+            codes, scales, adds = _DECODERS[self._tensor.dtype](raw.reshape(-1, size))
         check_finite(scales, self.name)
         check_finite(adds, self.name)
         group = codes.shape[1] // scales.shape[1]

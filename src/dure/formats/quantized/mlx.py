@@ -93,7 +93,7 @@ def _mode_of(folder: QuantizedFolder, base: str) -> _Mode:
     note = folder.settings.get(base)
     table = note if isinstance(note, dict) else folder.settings
     mode = table.get("mode", "affine")
-    if mode not in _DEFAULTS:
+    if not isinstance(mode, str) or mode not in _DEFAULTS:
         raise UnsupportedModelError(
             f"{folder.where} quantises {base} in the mode {mode!r:.40}, which dure does not read.",
             hint=f"it reads MLX's modes {', '.join(_DEFAULTS)}.",

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dure.errors import ModelFileError
-from dure.formats.quantized.base import FLOAT_TYPES, QuantizedMatrix, check_part, read_array
+from dure.formats.quantized.base import (
+    FLOAT_TYPES,
+    QuantizedMatrix,
+    check_not_empty,
+    check_part,
+    read_array,
+)
 from dure.formats.tensors import shown
 
 if TYPE_CHECKING:
@@ -50,12 +56,12 @@ def read_paddle(folder: QuantizedFolder) -> None:
     )
     for name, tensor in list(folder.tensors.items()):
         if _QKV in name:
-            parts, fused = _heads(folder), _QKV
+            parts, fused = _heads(folder, tensor), _QKV
         elif _FFN in name:
             parts, fused = _halves(tensor), _FFN
         elif native and name.endswith(_PLAIN):
             del folder.tensors[name]
-            folder.add(Turned(name, tensor, np.arange(tensor.shape[-1])))
+            folder.add(Turned(name, tensor, np.arange(tensor.shape[-1] if tensor.shape else 0)))
             continue
         else:
             continue
@@ -64,14 +70,22 @@ def read_paddle(folder: QuantizedFolder) -> None:
             folder.add(Turned(name.replace(fused, f".{part}."), tensor, columns))
 
 
-def _heads(folder: QuantizedFolder) -> dict[str, Ints]:
-    """Return the columns of queries, keys and values in a fused projection."""
+def _heads(folder: QuantizedFolder, tensor: TensorInfo) -> dict[str, Ints]:
+    """Return the columns of queries, keys and values in a fused projection.
+
+    Raises ModelFileError if the tensor has another number of them than config.json says.
+    """
     heads = folder.integer("num_attention_heads", 0)
     kv_heads = folder.integer("num_key_value_heads", heads)
     if heads < 1 or kv_heads < 1 or heads % kv_heads:
         raise ModelFileError(f"{folder.where} has {heads} heads and {kv_heads} of keys.")
     size = folder.integer("head_dim", folder.integer("hidden_size", 0) // heads)
     each = heads // kv_heads
+    if size < 1 or tensor.shape[-1:] != (kv_heads * (each + 2) * size,):
+        raise ModelFileError(
+            f"{shown(tensor.name)} has shape {tensor.shape}, but {folder.where} has {heads:,} "
+            f"heads and {kv_heads:,} of keys, of {size:,} columns each."
+        )
     groups = np.arange(kv_heads * (each + 2) * size).reshape(kv_heads, each + 2, size)
     return {
         "q_proj": groups[:, :each].reshape(-1),
@@ -82,7 +96,7 @@ def _heads(folder: QuantizedFolder) -> dict[str, Ints]:
 
 def _halves(tensor: TensorInfo) -> dict[str, Ints]:
     """Return the columns of gate and up in a fused projection."""
-    width = tensor.shape[-1] // 2
+    width = (tensor.shape[-1] if tensor.shape else 0) // 2
     return {"gate_proj": np.arange(width), "up_proj": np.arange(width, 2 * width)}
 
 
@@ -98,6 +112,7 @@ class Turned(QuantizedMatrix):
                 f"{shown(tensor.name)} has shape {tensor.shape}, which has no {len(columns)} rows "
                 f"of {name}."
             )
+        check_not_empty(tensor)
         check_part(tensor, tensor.shape, *FLOAT_TYPES)
         super().__init__(name, (len(columns), *tensor.shape[:-1]), tensor.dtype, tensor)
         self.size_bytes = tensor.size_bytes * len(columns) // tensor.shape[-1]

@@ -82,7 +82,18 @@ class KeptConnection(H11Protocol):
         super().data_received(data)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - it is h11's, and not ours
-        """Answer input that is not valid HTTP with a 400 in JSON, and close the connection."""
+        """Answer input that is not valid HTTP with a 400 in JSON, and close the connection.
+
+        Where an answer to an earlier request has begun, or was the last, none can follow it.
+        """
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # what its request's handler still sends is dropped
+            self.cycle.message_event.set()
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.close()
+            return
+        asked = self.conn.our_state is h11.SEND_RESPONSE  # its head was sound, and its body is not
+        without_body = asked and self.scope["method"] == "HEAD"
         limit = limits.MAX_HEADER_BYTES
         sentence = f"This is not a valid HTTP request, or its head has over {limit:,} bytes."
         body = json.dumps(errors.openai_body(errors.invalid(sentence))).encode()
@@ -93,7 +104,7 @@ class KeptConnection(H11Protocol):
         ]
         for event in (
             h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
-            h11.Data(data=body),
+            h11.Data(data=b"" if without_body else body),
             h11.EndOfMessage(),
         ):
             self.transport.write(self.conn.send(event) or b"")
