@@ -123,10 +123,13 @@ def test_a_fused_tensor_of_other_rows_is_refused_with_the_numbers(tmp_path: Path
         parameters(open_checkpoint(_gguf(tmp_path / "a.gguf", 120)))
 
 
-def test_a_fused_projection_that_is_empty_is_refused(tmp_path: Path) -> None:
-    tensors = {"model.layers.0.mlp.up_gate_proj.weight": torch.zeros(64, 0)}
+@pytest.mark.parametrize("columns", [0, 1])
+def test_a_fused_projection_without_columns_for_its_parts_is_refused(
+    tmp_path: Path, columns: int
+) -> None:
+    tensors = {"model.layers.0.mlp.up_gate_proj.weight": torch.zeros(64, columns)}
     opened = folder(tmp_path, tensors, {"model_type": "ernie4_5", "hidden_size": 64})
-    with pytest.raises(ModelFileError, match="empty"):
+    with pytest.raises(ModelFileError, match="up_gate_proj"):
         parameters(opened)
 
 

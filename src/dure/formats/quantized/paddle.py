@@ -107,7 +107,8 @@ class Turned(QuantizedMatrix):
 
     def __init__(self, name: str, tensor: TensorInfo, columns: Ints) -> None:
         """columns: of the tensor, in the order of the matrix's rows."""
-        if len(tensor.shape) not in (1, 2) or columns.max(initial=-1) >= tensor.shape[-1]:
+        fits = len(columns) > 0 and len(tensor.shape) in (1, 2)
+        if not fits or columns.max(initial=-1) >= tensor.shape[-1]:
             raise ModelFileError(
                 f"{shown(tensor.name)} has shape {tensor.shape}, which has no {len(columns)} rows "
                 f"of {name}."
