@@ -1,13 +1,17 @@
-"""What the real quantisers wrote computes what their own dequantised values compute.
+"""What the real quantisers wrote has their own dequantised values, and computes what these do.
 
 Run by name, after build.py: DURE_QUANTISERS=FOLDER pytest tests/quantisers/check_quantisers.py.
-pytest does not collect this file by itself.
+pytest does not collect this file by itself. `DURE_QUANTISERS=FOLDER python check_quantisers.py`
+prints a line for each folder instead.
 """
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,18 +19,41 @@ from safetensors.numpy import load_file
 
 from dure import LLM
 from dure.errors import DureError
+from dure.formats.checkpoint import open_checkpoint
+from dure.formats.quantized.base import QuantizedMatrix
+from dure.formats.quantized_checkpoint import parameters
+from dure.kernels.dequantize import dequantize
+from dure.weights.names import canonical_name
+
+if TYPE_CHECKING:
+    from dure.formats.quantized_checkpoint import Parameter
 
 FOLDER = Path(os.environ.get("DURE_QUANTISERS", "quantisers-are-not-built"))
-MODELS = sorted(path.parent.parent for path in FOLDER.glob("*/oracle/logits.safetensors"))
+ORACLES = sorted(path.parent.parent for path in FOLDER.glob("*/oracle/weights.safetensors"))
+LOGITS = [path for path in ORACLES if (path / "oracle" / "logits.safetensors").is_file()]
 # What dure refuses by name, and the word its error has to say.
-REFUSED = {"autoround-mxint4": "mx_int", "autoround-nvfp4-e5m3": "nvfp4_v2"}
+REFUSED = {
+    "autoround-mxint4": "mx_int",
+    "autoround-nvfp4-e5m3": "nvfp4_v2",
+}
+# Tools that multiply in another order: the last bit of a float32 may differ.
+ONE_ROUNDING = re.compile(r"transformers-(bnb-int8|hqq)|modelopt-.*nvfp4|autoround-nvfp4")
 
 
 def test_the_folders_are_there() -> None:
-    assert MODELS, f"build them first: python tests/quantisers/build.py {FOLDER}"
+    assert ORACLES, f"build them first: python tests/quantisers/build.py {FOLDER}"
 
 
-@pytest.mark.parametrize("folder", MODELS, ids=lambda path: path.name)
+@pytest.mark.parametrize("folder", ORACLES, ids=lambda path: path.name)
+def test_weights_are_the_tools_own_values(folder: Path) -> None:
+    if folder.name in REFUSED:
+        with pytest.raises(DureError, match=REFUSED[folder.name]):
+            parameters(open_checkpoint(folder))
+        return
+    assert worst_of(folder) <= (2**-23 if ONE_ROUNDING.match(folder.name) else 0)
+
+
+@pytest.mark.parametrize("folder", LOGITS, ids=lambda path: path.name)
 def test_a_quantisers_folder_computes_what_its_own_values_compute(folder: Path) -> None:
     wanted = load_file(folder / "oracle" / "logits.safetensors")
     if folder.name in REFUSED:
@@ -36,3 +63,51 @@ def test_a_quantisers_folder_computes_what_its_own_values_compute(folder: Path) 
     got = LLM(folder, exact=True).logits(wanted["ids"][0].tolist())
     reference = wanted["logits"][0]
     assert np.abs(got - reference).max() <= 1e-4 * np.abs(reference).max()
+
+
+def worst_of(folder: Path) -> float:
+    """The largest difference of a weight from the tool's own, relative to its row's largest."""
+    checkpoint = open_checkpoint(folder)
+    found = {
+        canonical_name(name, checkpoint.kind == "gguf", {}): each
+        for name, each in parameters(checkpoint).items()
+    }
+    worst = 0.0
+    for name, wanted in load_file(folder / "oracle" / "weights.safetensors").items():
+        if ".mtp_" in name:
+            continue  # a layer that drafts, which dure does not run
+        got = _values(found, name).reshape(wanted.shape)
+        most = np.abs(wanted).max(axis=-1, keepdims=True, initial=1e-30)
+        worst = max(worst, float((np.abs(got - wanted) / most).max()))
+    return worst
+
+
+def _values(found: Mapping[str, Parameter], name: str) -> np.ndarray:
+    """A parameter in float32: one by itself, or one expert of a stack."""
+    if name in found:
+        return _floats(found[name])
+    layer, _, rest = name.partition(".mlp.experts.")
+    expert, part, _ = rest.split(".")
+    for stacked in (f"{layer}.mlp.experts.{part}.weight", f"{layer}.mlp.switch_mlp.{part}.weight"):
+        if stacked in found:
+            return _floats(found[stacked])[int(expert)]
+    both = _floats(found[f"{layer}.mlp.experts.gate_up_proj"])[int(expert)]
+    half = len(both) // 2
+    return both[:half] if part == "gate_proj" else both[half:]
+
+
+def _floats(parameter: Parameter) -> np.ndarray:
+    values = dequantize(parameter.dtype, parameter.read())
+    if isinstance(parameter, QuantizedMatrix) and parameter.columns is not None:
+        ordered = np.empty_like(values)
+        ordered[..., parameter.columns] = values
+        values = ordered
+    return values.reshape(parameter.shape)
+
+
+if __name__ == "__main__":
+    for folder in ORACLES:
+        try:
+            print(f"{folder.name}: {worst_of(folder):.2g}")
+        except DureError as error:
+            print(f"{folder.name}: refused: {error.message}")

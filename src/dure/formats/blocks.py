@@ -89,6 +89,7 @@ _GGML_LISTED = (
     ("TQ2_0", 35, 256, 66),
     ("NVFP4", 40, 64, 36),
     ("Q1_0", 41, 128, 18),
+    ("Q2_0", 42, 64, 18),
 )
 # Sub-byte types are given as the smallest whole number of bytes: F4 is 2 weights in 1, F6 4 in 3.
 _SAFETENSORS_LISTED = (

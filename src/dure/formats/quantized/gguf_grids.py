@@ -183,6 +183,11 @@ def _q1_0(raw: Bytes) -> Affine:
     return unpack_bits(raw[:, 2:], 1), scale * np.float32(2), -scale
 
 
+def _q2_0(raw: Bytes) -> Affine:
+    scale = _half(raw[:, :2])
+    return unpack_bits(raw[:, 2:], 2), scale, -scale
+
+
 _DECODERS: Mapping[str, Callable[[Bytes], Affine]] = {
     "IQ1_S": _iq1_s,
     "IQ1_M": _iq1_m,
@@ -194,6 +199,7 @@ _DECODERS: Mapping[str, Callable[[Bytes], Affine]] = {
     "TQ1_0": _tq1_0,
     "TQ2_0": _tq2_0,
     "Q1_0": _q1_0,
+    "Q2_0": _q2_0,
 }
 GRID_TYPES: Mapping[str, str] = {
     "IQ1_S": "A4G32",
@@ -206,6 +212,7 @@ GRID_TYPES: Mapping[str, str] = {
     "TQ1_0": "A2G64",
     "TQ2_0": "A2G64",
     "Q1_0": "A2G64",
+    "Q2_0": "A2G64",
 }
 """GGUF type -> the affine type that holds it in memory."""
 
