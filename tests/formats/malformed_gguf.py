@@ -201,7 +201,7 @@ def size_overflow() -> Iterator[Variant]:
 
 
 def tensor_type() -> Iterator[Variant]:
-    for type_id in (4, 5, 31, 32, 33, 36, 37, 38, 42, 99, 255, 1 << 31, (1 << 32) - 1):
+    for type_id in (4, 5, 31, 32, 33, 36, 37, 38, 43, 99, 255, 1 << 31, (1 << 32) - 1):
         tensor = Tensor("w", (256,), type_id, 0)
         data = gguf([WORD], [tensor], bytes(2048)).data
         yield str(type_id), bytes(data), f"unknown type {type_id:,}"

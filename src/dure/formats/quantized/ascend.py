@@ -15,9 +15,9 @@ import numpy as np
 from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.jsonfile import read_object
 from dure.formats.quantized.base import FLOAT_TYPES, check_part, read_array, read_floats
+from dure.formats.quantized.byte_codes import ByteMatrix, RowPairs
 from dure.formats.quantized.fp8 import Fp8Matrix
 from dure.formats.quantized.mxfp4 import Mxfp4Matrix
-from dure.formats.quantized.signed import RowPairs, SignedMatrix
 from dure.formats.tensors import shown
 
 if TYPE_CHECKING:
@@ -94,10 +94,10 @@ def _matrix(folder: QuantizedFolder, base: str, kind: str, codes: TensorInfo) ->
     if kind == "W4A8_DYNAMIC":
         return RowPairs(codes.name, "ASCEND-INT4", codes, scales, zeros, bits=4)
     bits = _BYTES[kind]
-    return SignedMatrix(codes.name, f"ASCEND-INT{bits}", codes, scales, zeros, bits=bits)
+    return ByteMatrix(codes.name, f"ASCEND-INT{bits}", codes, scales, zeros, bits=bits)
 
 
-class StaticMatrix(SignedMatrix):
+class StaticMatrix(ByteMatrix):
     """W8A8: the scale of a row is deq_scale / input_scale; deq_scale may be the bits in an I64."""
 
     scale_types = (*FLOAT_TYPES, "I64")

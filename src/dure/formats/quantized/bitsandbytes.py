@@ -19,7 +19,7 @@ from dure.formats.quantized.base import (
     read_array,
     read_floats,
 )
-from dure.formats.quantized.signed import SignedMatrix
+from dure.formats.quantized.byte_codes import ByteMatrix
 from dure.formats.tensors import TensorInfo, shown
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def read_bitsandbytes(folder: QuantizedFolder) -> None:
                 f"{folder.where}: {codes.name} lies in tiles of a GPU's kernels (weight_format).",
                 hint="save the model with bitsandbytes 0.44 or later, which writes rows.",
             )
-        folder.add(SignedMatrix(codes.name, "BNB-INT8", codes, scales, divisor=127.0))
+        folder.add(ByteMatrix(codes.name, "BNB-INT8", codes, scales, divisor=127.0))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from dure.formats.quantized.base import (
     read_array,
     read_part_rows,
 )
+from dure.formats.quantized.byte_codes import ByteMatrix
 from dure.formats.quantized.fp8 import add_fp8
 from dure.formats.quantized.grouped import (
     GroupedMatrix,
@@ -25,7 +26,6 @@ from dure.formats.quantized.grouped import (
     unpack_stream,
     unpack_words,
 )
-from dure.formats.quantized.int8 import ByteMatrix
 from dure.formats.quantized.mxfp4 import Mxfp4Matrix
 from dure.formats.quantized.nvfp4 import Nvfp4Matrix
 from dure.formats.tensors import shown
@@ -89,7 +89,10 @@ def read_compressed_tensors(folder: QuantizedFolder) -> None:
             del folder.tensors[codes.name]
             scales = folder.take(f"{base}.weight_scale", codes.name)
             zeros = folder.optional(f"{base}.weight_zero_point")
-            folder.add(ByteMatrix(f"{base}.weight", codes, scales, zeros, sizes, bits))
+            made = ByteMatrix(
+                codes.name, f"INT{bits}", codes, scales, zeros, bits=bits, sizes=sizes
+            )
+            folder.add(made)
 
 
 def add_float_forms(folder: QuantizedFolder, block: tuple[int, int] | None) -> None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.jsonfile import read_object
+from dure.formats.quantized.byte_codes import ByteMatrix, RowPairs
 from dure.formats.quantized.fp8 import Fp8Matrix
 from dure.formats.quantized.mxfp4 import Mxfp4Matrix
 from dure.formats.quantized.nvfp4 import Nvfp4Matrix
-from dure.formats.quantized.signed import RowPairs, SignedMatrix
 from dure.formats.tensors import TensorInfo, shown
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _matrix(
     """Put one matrix together, by the types of its codes and scales."""
     name, kinds = codes.name, (codes.dtype, scales.dtype)
     if kinds[0] == "I8":
-        return SignedMatrix(name, "MODELOPT-INT8", codes, scales, inputs=inputs)
+        return ByteMatrix(name, "MODELOPT-INT8", codes, scales, inputs=inputs)
     if kinds == ("U8", "F32"):
         # Of W4A8 `weight_scale_2` is a scale of what its FP8 kernels get, not of the weight.
         return RowPairs(name, "MODELOPT-INT4", codes, scales, bits=4, inputs=inputs)

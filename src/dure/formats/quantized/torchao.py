@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from dure.errors import UnsupportedModelError
 from dure.formats.jsonfile import parse_object
 from dure.formats.quantized.base import check_part
+from dure.formats.quantized.byte_codes import ByteMatrix
 from dure.formats.quantized.fp8 import Fp8Matrix
-from dure.formats.quantized.signed import SignedMatrix
 from dure.formats.safetensors import header_notes
 from dure.formats.tensors import shown
 
@@ -59,4 +59,4 @@ def _matrix(
     if kind == "Float8Tensor":
         check_part(codes, codes.shape, "F8_E4M3")
         return Fp8Matrix(name, codes, scales, None)
-    return SignedMatrix(name, f"TORCHAO-{word.upper()}", codes, scales, zeros, bits=_BITS[word])
+    return ByteMatrix(name, f"TORCHAO-{word.upper()}", codes, scales, zeros, bits=_BITS[word])
