@@ -78,7 +78,7 @@ def worst_of(folder: Path) -> float:
             continue  # a layer that drafts, which dure does not run
         got = _values(found, name).reshape(wanted.shape)
         most = np.abs(wanted).max(axis=-1, keepdims=True, initial=1e-30)
-        worst = max(worst, float((np.abs(got - wanted) / most).max()))
+        worst = max(worst, float(np.nan_to_num(np.abs(got - wanted) / most, nan=1.0).max()))
     return worst
 
 

@@ -1,25 +1,35 @@
 """Quantise the base models with AMD Quark on a CPU: quark_folders.py BASE OUT [NAME…].
 
-`export_safetensors` writes the folder. The oracle is what Quark's own layers multiply by: the
-folder is loaded by transformers in float32, so that scales are widened, and each `QParamsLinear`
-dequantises its weight (`weight_quantizer(weight)`).
+`export_safetensors` writes the folder. The oracle is what Quark's own layers multiply by:
+`import_model_from_safetensors` loads the folder as float32, so that scales are widened, and each
+`QParamsLinear` dequantises its weight. transformers' own loader (5.24) gives the same for formats
+of one stage; of those with a `weight_scale_2` it leaves the scales as they are in memory.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
-from quark.torch import LLMTemplate, ModelQuantizer, export_safetensors
+from quark.torch import (
+    LLMTemplate,
+    ModelQuantizer,
+    export_safetensors,
+    import_model_from_safetensors,
+)
 from quark.torch.quantization.config import config as quark
-from safetensors.torch import save_file
+from quark.torch.utils.llm.model_preparation import preprocess_for_quantization
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 DENSE, MOE, SIDED = "qwen2", "qwen3_moe", "llama"
+QUARK_NAMES = {".qweight": ".weight", ".scales": ".weight_scale", ".qzeros": ".weight_zero_point"}
 GROUP = {"ch_axis": -1, "is_dynamic": False, "scale_type": "float"}
 ROW = {"ch_axis": 0, "is_dynamic": False}
 # Weights only; what Quark's templates have no scheme for.
@@ -76,6 +86,18 @@ RECIPES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "uint4_wo_128-order": (SIDED, "uint4_wo_128", {}, {"pack_method": "order"}),
     "uint4_wo_128-moe": (MOE, "uint4_wo_128", {}, {}),
     "uint4_wo_128-awq": (SIDED, "uint4_wo_128", {"algorithm": "awq"}, {}),
+    "uint4_wo_128-awq-custom": (
+        SIDED,
+        "uint4_wo_128",
+        {"algorithm": "awq"},
+        {"custom_mode": "awq"},
+    ),
+    "int4_wo_128-awq-custom": (
+        SIDED,
+        "int4_wo_128",
+        {"algorithm": "awq"},
+        {"custom_mode": "awq", "pack_method": "order"},
+    ),
     "uint4_wo_per_channel": (SIDED, "uint4_wo_per_channel", {}, {}),
     "int3_group": (DENSE, "int3_group", {}, {}),
     "int3_row": (DENSE, "int3_row", {}, {}),
@@ -113,29 +135,54 @@ RECIPES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def build(base: Path, folder: Path, scheme: str, how: dict[str, Any], way: dict[str, Any]) -> None:
-    """Quantise one model and export it."""
+def build(
+    base: Path, folder: Path, scheme: str, how: dict[str, Any], way: dict[str, Any]
+) -> dict[str, Any]:
+    """Quantise one model and export it; return Quark's settings."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).eval()
+    if base.name == MOE:
+        preprocess_for_quantization(model)  # experts become Linear modules, which are quantised
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(3, 500, (4, 64), generator=generator)
-    template = LLMTemplate.get(model.config.model_type)
-    tool = ModelQuantizer(template.get_config(scheme=scheme, **how))
+    settings = LLMTemplate.get(model.config.model_type).get_config(scheme=scheme, **how)
+    tool = ModelQuantizer(settings)
     model = tool.freeze(tool.quantize_model(model, torch.utils.data.DataLoader(ids, batch_size=1)))
     with torch.no_grad():
         export_safetensors(model, folder, **way)
+    return settings.to_dict()
 
 
-def decoded(folder: Path) -> dict[str, torch.Tensor]:
-    """Return every quantised layer's weights as the loaded model multiplies by them."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu")
+def decoded(folder: Path, settings: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Return every quantised layer's weights as the model that Quark loads multiplies by them."""
+    with tempfile.TemporaryDirectory() as scratch:
+        shutil.copytree(folder, scratch, dirs_exist_ok=True)
+        path = Path(scratch) / "config.json"
+        config = json.loads(path.read_text()) | {"dtype": "float32"}  # so that scales are widened
+        if config["quantization_config"]["quant_method"] == "awq":  # the same by other names
+            config["quantization_config"] = {
+                **settings,
+                "export": config["quantization_config"]["export"],
+            }
+            tensors = load_file(folder / "model.safetensors")
+            for theirs, ours in QUARK_NAMES.items():
+                tensors = {name.replace(theirs, ours): each for name, each in tensors.items()}
+            save_file(tensors, Path(scratch) / "model.safetensors", metadata={"format": "pt"})
+        path.write_text(json.dumps(config))
+        model = import_model_from_safetensors(None, scratch, device="cpu")
     weights = {}
     for name, module in model.named_modules():
         if type(module).__name__ == "QParamsLinear" and module.weight_quantizer is not None:
             with torch.no_grad():
-                value = module.weight_quantizer(module.weight)
+                value = module._get_qweight(module.weight)
             assert value.dtype == torch.float32, value.dtype
             weights[f"{name}.weight"] = value.clone().contiguous()
     return weights
+
+
+def plain(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of a "fake_quantized" folder: floats, beside scales that nobody needs."""
+    tensors = load_file(folder / "model.safetensors")
+    return {name: each.float() for name, each in tensors.items() if f"{name}_scale" in tensors}
 
 
 def main(bases: Path, out: Path, names: list[str]) -> None:
@@ -148,13 +195,14 @@ def main(bases: Path, out: Path, names: list[str]) -> None:
         folder = out / f"quark-{name}"
         shutil.rmtree(folder, ignore_errors=True)
         try:
-            build(bases / base, folder, scheme, how, way)
+            settings = build(bases / base, folder, scheme, how, way)
         except Exception as error:  # one recipe that fails must not end the others
             traceback.print_exc()
             print(f"FAILED {name}: {type(error).__name__}: {str(error)[:300]}", flush=True)
             continue
         try:
-            weights = decoded(folder)
+            fake = way.get("weight_format") == "fake_quantized"
+            weights = plain(folder) if fake else decoded(folder, settings)
             assert weights, "nothing quantised was found"
             (folder / "oracle").mkdir(exist_ok=True)
             save_file(weights, folder / "oracle" / "weights.safetensors")

@@ -28,6 +28,7 @@ from dure.formats.quantized.mlx import is_mlx, read_mlx
 from dure.formats.quantized.modelopt import modelopt_settings, read_modelopt
 from dure.formats.quantized.mxfp4 import read_mxfp4
 from dure.formats.quantized.paddle import is_paddle, read_paddle
+from dure.formats.quantized.quark import read_quark
 from dure.formats.quantized.slices import join_slices
 from dure.formats.quantized.torchao import read_torchao
 from dure.formats.tensors import TensorInfo, shown
@@ -49,6 +50,7 @@ _METHODS: Mapping[str, Callable[[QuantizedFolder], None]] = {
     "torchao": read_torchao,
     "modelopt": read_modelopt,
     "hqq": read_hqq,
+    "quark": read_quark,
 }
 # Names of quantised tensors, where no config says that there are any.
 _MARKS = (".qweight", ".weight_packed", "_scale_inv", "_blocks")
@@ -99,7 +101,7 @@ def parameters(checkpoint: Checkpoint) -> dict[str, Parameter]:
         )
     folder = QuantizedFolder(dict(checkpoint.tensors), settings, where)
     _METHODS[method](folder)
-    if not folder.found:
+    if not folder.found and not folder.plain:
         raise ModelFileError(
             f"{where} says {method}, but no tensor is stored so.",
             hint="config.json may be of another version of the model.",

@@ -14,6 +14,7 @@ from dure.formats.quantized.base import (
     read_floats,
 )
 from dure.formats.quantized.grouped import GroupedMatrix, group_size
+from dure.formats.quantized.quark_words import QuarkColumns
 from dure.formats.tensors import shown
 
 if TYPE_CHECKING:
@@ -30,11 +31,35 @@ _COLUMNS = (0, 2, 4, 6, 1, 3, 5, 7)  # the output column of each of the eight co
 
 
 def read_awq(folder: QuantizedFolder) -> None:
-    """Put together X.qweight, X.qzeros and X.scales, packed along the output columns."""
-    folder.expect("bits", folder.settings.get("bits", folder.settings.get("w_bit")), 4)
-    form = folder.settings.get("version", folder.settings.get("format", "gemm"))
+    """Put together X.qweight, X.qzeros and X.scales, packed along the output columns.
+
+    AMD Quark writes this layout, too, and says in `pack_method` that it did: then codes may be
+    signed, in order, or of 8 bits.
+    """
+    settings = folder.settings
+    form = settings.get("version", settings.get("format", "gemm"))
     folder.expect("version", str(form).lower(), "gemm")
-    add_awq(folder, "dynamic")
+    bits = settings.get("bits", settings.get("w_bit"))
+    if "pack_method" not in settings:
+        folder.expect("bits", bits, 4)
+        add_awq(folder, "dynamic")
+        return
+    folder.expect("bits", bits, 4, 8)
+    folder.expect("pack_method", settings["pack_method"], "reorder", "order")
+    signed = settings.get("zero_point") is False
+    for base, codes in folder.ending(".qweight"):
+        del folder.tensors[codes.name]
+        parts = (folder.take(f"{base}.scales", codes.name), folder.optional(f"{base}.qzeros"))
+        matrix = QuarkColumns(
+            f"{base}.weight",
+            f"QUARK-AWQ-{bits}",
+            codes,
+            *parts,
+            bits=bits,
+            signed=signed,
+            reorder=settings["pack_method"] == "reorder",
+        )
+        folder.add(matrix)
 
 
 def add_awq(folder: QuantizedFolder, overrides: str) -> None:

@@ -117,7 +117,7 @@ def as_floats(raw: Bytes, dtype: str) -> Floats:
     if dtype == "BF16":
         return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
     if dtype in ("U8", "F8_E8M0"):
-        powers = np.ldexp(np.float32(1), raw.astype(np.int32) - 127)
+        powers = np.ldexp(np.float32(1), np.minimum(raw, 254).astype(np.int32) - 127)
         return np.where(raw == 255, np.float32(np.nan), powers)
     if dtype not in FLOAT_TYPES:
         raise ModelFileError(f"a quantised matrix has scales of the type {dtype}.")

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _RUNTIME = (
     ".input_scale",
     ".input_zero_point",
+    ".input_scale_2",
+    ".input_zero_point_2",
+    ".output_zero_point",
     ".input_global_scale",
     ".activation_scale",
     ".output_scale",
@@ -38,6 +41,7 @@ class QuantizedFolder:
         self.settings = settings
         self.where = where
         self.found: dict[str, QuantizedMatrix] = {}
+        self.plain = False  # whether the settings say that weights are stored as floats
 
     def ending(self, suffix: str) -> list[tuple[str, TensorInfo]]:
         """Return the tensors whose names end in `suffix`, each with the name before it."""
