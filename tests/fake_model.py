@@ -52,6 +52,9 @@ class ByteTokenizer:
     eos_token = "<|im_end|>"
     vocab_size = VOCAB_SIZE
 
+    def rows_without_token(self, rows: int) -> list[int]:
+        return list(range(self.vocab_size, rows))
+
     def token_id(self, text: str) -> int | None:
         return SPECIAL.get(text)
 

@@ -129,6 +129,9 @@ def perplexity(
 ) -> dict[str, float]:
     """Measure the perplexity of `tokens`, exp of the mean negative log-likelihood.
 
+    A token's likelihood is its softmax over all the model's rows, as in transformers: those that no
+    token has are counted.
+
     Returns {"tokens", "scored", "perplexity"}.
 
     Scored is the second half of each full window, each window starting from an empty cache.

@@ -138,7 +138,7 @@ class LLM:
             max_sequences=max_sequences,
             model_id=loaded.name,
             eos_ids=self.tokenizer.eos_ids,
-            num_tokens=self.tokenizer.vocab_size,
+            unused_ids=self.tokenizer.rows_without_token(loaded.model.vocab_size),
             threads=loaded.threads,
         )
         self.driver = Driver(engine, self.tokenizer, on_complete=self.request_builder.remember)
@@ -262,7 +262,8 @@ class LLM:
 
         token_ids: the sequence, at most the context length.
 
-        Returns float32 logits (len(token_ids), vocab_size). Raises NotEnoughMemoryError if they do
+        Returns float32 logits (len(token_ids), vocab_size), as transformers does: a column for each
+        of the model's rows, also those that no token has. Raises NotEnoughMemoryError if they do
         not fit in memory, ContextLengthError or InvalidRequestError.
         """
         check_process()

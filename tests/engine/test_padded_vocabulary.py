@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fake_model import END, VOCAB_SIZE, ByteTokenizer, ScriptModel, loaded
 
 import dure.llm
@@ -36,6 +37,22 @@ class PaddedModel(ScriptModel):
             out[:VOCAB_SIZE] = np.random.default_rng(seed).normal(size=VOCAB_SIZE)
             out[END] = 3.0
             out[VOCAB_SIZE:] = 50.0
+        return logits
+
+
+class SparseTokenizer(ByteTokenizer):
+    """Leaves ids out between others, which the model likes best of all."""
+
+    HOLES = frozenset({3, 100, 200})
+
+    def rows_without_token(self, rows: int) -> list[int]:
+        return sorted({*super().rows_without_token(rows), *self.HOLES})
+
+
+class HoleModel(PaddedModel):
+    def forward(self, batch: Batch, cache: Any) -> np.ndarray:
+        logits = super().forward(batch, cache)
+        logits[:, sorted(SparseTokenizer.HOLES)] = 40.0
         return logits
 
 
@@ -93,6 +110,52 @@ def test_top_logprobs_hold_no_row_without_a_token_however_many_are_asked(
     )
     for each in answer.logprobs:
         assert sorted(token for token, _ in each.top) == list(range(12))
+
+
+def test_an_id_that_the_tokenizer_leaves_out_is_never_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    llm = make_llm(monkeypatch, HoleModel(), SparseTokenizer())
+    for temperature in (0.0, 1.0):
+        asked = SamplingParams(
+            max_tokens=40, temperature=temperature, seed=2, ignore_eos=True, logprobs=6
+        )
+        [answer] = llm.driver.answer([llm.prepare("?", asked)])
+        listed = {token for each in answer.logprobs for token, _ in each.top}
+        assert not SparseTokenizer.HOLES & {*answer.token_ids, *listed}
+        assert max(listed) < VOCAB_SIZE
+
+
+def test_log_probabilities_count_every_row_as_in_transformers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    llm = make_llm(monkeypatch, HoleModel(), SparseTokenizer())
+    prompt = [65, 3, VOCAB_SIZE + 7, 66]  # ids without a token are taken, as vLLM takes them
+    asked = SamplingParams(max_tokens=1, temperature=0, logprobs=3, prompt_logprobs=3)
+    [answer] = llm.generate([prompt], asked)
+    logits = torch.from_numpy(llm.logits([*prompt]))
+    wanted = torch.log_softmax(logits.double(), dim=-1).numpy()
+    entries = [*(answer.prompt_logprobs or ())[1:], *answer.logprobs]
+    for row, entry, token in zip(wanted, entries, [*prompt[1:], *answer.token_ids], strict=True):
+        assert entry is not None
+        assert entry.token_id == token
+        assert entry.logprob == pytest.approx(row[token], abs=1e-5)
+        for listed, value in entry.top:
+            assert value == pytest.approx(row[listed], abs=1e-5)
+
+
+def test_an_end_of_generation_that_only_the_config_knows_ends_the_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Tokenizer(ByteTokenizer):
+        eos_ids = frozenset({END, PADDED - 1})
+
+        def rows_without_token(self, rows: int) -> list[int]:
+            return sorted({*super().rows_without_token(rows)} - self.eos_ids)
+
+    llm = make_llm(monkeypatch, PaddedModel(), Tokenizer())
+    [answer] = llm.generate(["?"], SamplingParams(max_tokens=9, temperature=0))
+    assert (answer.text, answer.finish_reason) == ("", "stop")
 
 
 @pytest.mark.parametrize("seed", range(4))

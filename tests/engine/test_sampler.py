@@ -270,3 +270,16 @@ def test_the_kernels_draw_what_their_numpy_reference_draws(trial: int) -> None:
     np.testing.assert_allclose([p for _, p in expected.top], [p for _, p in entry.top], rtol=1e-6)
     assert expected.logprob == pytest.approx(entry.logprob, rel=1e-6)
     assert dict(entry.top).get(token, entry.logprob) == entry.logprob
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_draw_leaves_the_logits_as_they_were_whatever_has_no_token(temperature: float) -> None:
+    rows = [[1.0, 9.0, 2.0, 0.5, 8.0], [np.nan, 9.0, 2.0, 0.5, 8.0]]
+    values = np.array(rows, np.float32)
+    sampler = Sampler(sampling_reference, unused_ids=[1, 4])
+    asked = [request([0], [], temperature=temperature, logit_bias={4: 90.0}) for _ in rows]
+    first, second = sampler.sample(asked, values)
+    np.testing.assert_array_equal(values, np.array(rows, np.float32))
+    assert isinstance(first, tuple)
+    assert first[0] in (0, 2, 3)
+    assert isinstance(second, ArithmeticError)

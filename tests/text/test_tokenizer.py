@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 from nasty import SPECIALS, nasty_texts
@@ -348,3 +350,48 @@ def test_a_file_saved_with_truncation_does_not_cut_texts(tmp_path: Path) -> None
     original.save(str(tmp_path / "tokenizer.json"))
     ids = tiny.from_folder(tmp_path).encode("q x z " * 20)
     assert tiny.from_folder(tmp_path).decode(ids) == "q x z " * 20
+
+
+def test_rows_without_a_token_are_those_that_a_tokenizer_json_leaves_out(tmp_path: Path) -> None:
+    trained = tiny.train_byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False))
+    written = json.loads(trained.to_str())
+    size = trained.get_vocab_size(with_added_tokens=True)
+    for token in written["added_tokens"]:
+        token["id"] += 3
+        written["model"]["vocab"][token["content"]] = token["id"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(written))
+    tokenizer = tiny.from_folder(tmp_path, config={"eos_token_id": size + 7})
+    added = len(written["added_tokens"])
+    holes = list(range(size - added, size - added + 3))
+    behind = [row for row in range(size + 3, size + 40) if row != size + 7]
+    assert tokenizer.rows_without_token(size + 40) == [*holes, *behind]
+    assert tokenizer.rows_without_token(holes[1]) == holes[:1]
+    assert tokenizer.decode([*holes, *behind]) == ""
+
+
+def test_rows_without_a_token_are_those_that_a_gguf_calls_unused() -> None:
+    trained = tiny.train_byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False))
+    metadata = tiny.gguf_metadata(trained, "default")
+    tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
+    size = len(tokens)
+    metadata["tokenizer.ggml.tokens"] = [*tokens, f"[PAD{size}]", f"[PAD{size + 1}]"]
+    metadata["tokenizer.ggml.token_type"] = np.append(types, [5, 5]).astype(np.int32)
+    tokenizer = tiny.from_metadata(metadata)
+    assert tokenizer.rows_without_token(size + 2) == [size, size + 1]
+    assert tokenizer.decode([size, size + 1]) == ""
+    assert tokenizer.token_bytes(size) == b""
+
+
+def test_pieces_that_sentencepiece_calls_unused_keep_their_texts() -> None:
+    metadata = tiny.sentencepiece_metadata(tiny.train_sentencepiece())
+    tokens = metadata["tokenizer.ggml.tokens"]
+    piece = max(range(len(tokens)), key=lambda i: len(tokens[i]))
+    metadata["tokenizer.ggml.token_type"][piece] = 5
+    size = len(tokens)
+    metadata["tokenizer.ggml.tokens"] = [*tokens, f"[PAD{size}]"]
+    for key, value in (("token_type", 5), ("scores", -1e4)):
+        metadata[f"tokenizer.ggml.{key}"] = [*metadata[f"tokenizer.ggml.{key}"], value]
+    tokenizer = tiny.from_metadata(metadata)
+    assert tokenizer.rows_without_token(size + 1) == [size]
+    assert tokenizer.token_bytes(piece) == tokens[piece].replace("▁", " ").encode()
+    assert tokenizer.token_bytes(size) == b""

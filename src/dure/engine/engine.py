@@ -71,7 +71,7 @@ class Engine:
         max_sequences: int = 64,
         model_id: str = "",
         eos_ids: AbstractSet[int] = frozenset(),
-        num_tokens: int | None = None,
+        unused_ids: Sequence[int] = (),
         threads: int = 1,
         sampling: SamplingFunctions | None = None,
         drafter: Drafter | None = None,
@@ -80,8 +80,8 @@ class Engine:
 
         runner: computes the batches, and owns the cache. threads: of sampling; the model has its
         own number. drafter: guesses tokens, so that a step may bring several; no output changes.
-        num_tokens: of the tokenizer. Rows of logits from there on have no token (safetensors pad
-        the vocabulary) and are never drawn. None: every row has one.
+        unused_ids: rows of logits that no token has (safetensors pad the vocabulary, and tokenizers
+        leave ids out): they are never drawn, though a prompt may have them.
         """
         limits = {
             "num_blocks": runner.num_blocks,
@@ -94,8 +94,6 @@ class Engine:
         self.runner = runner
         self.model_id = model_id
         self.eos_ids = frozenset(eos_ids)
-        size = runner.vocab_size
-        self.num_tokens = size if num_tokens is None else min(num_tokens, size)
         self.pool = BlockPool(runner.num_blocks)
         self.states = StatePool(runner.num_states)
         self.scheduler = Scheduler(
@@ -105,7 +103,7 @@ class Engine:
             max_sequences=max_sequences,
             drafter=drafter,
         )
-        self.sampler = Sampler(sampling, threads=threads)
+        self.sampler = Sampler(sampling, threads=threads, unused_ids=unused_ids)
         self._requests: dict[str, Request] = {}  # unfinished ones
         self._choices: dict[str, tuple[Request, ...]] = {}  # by choice 0's id, until all are done
         self._num_added = 0
@@ -251,8 +249,6 @@ class Engine:
 
     def _deliver(self, chunks: Sequence[Chunk], logits: NDArray[np.float32]) -> list[StepOutput]:
         """Draw from the logits; return an output for each chunk that ended in tokens."""
-        if self.num_tokens < self.runner.vocab_size:
-            logits[:, self.num_tokens :] = -np.inf
         draws, row = [], 0
         for chunk in chunks:
             if chunk.num_scored:

@@ -33,6 +33,8 @@ _NEUTRAL: Mapping[str, float] = {
 class SamplingParams:
     """How the tokens of a request are drawn and when it ends; checked when made.
 
+    Log-probabilities are those of the raw logits, before penalties, bias and temperature; their
+    softmax goes over all the model's rows, also those that no token has.
     A field that is None and has a default in the model's generation_config.json takes it. Raises
     InvalidRequestError, naming the field, its range and its value.
     """

@@ -51,13 +51,23 @@ class SamplingFunctions(Protocol):
 class Sampler:
     """Draws tokens. A draw depends on the request alone: its logits, its seed, its output."""
 
-    def __init__(self, functions: SamplingFunctions | None = None, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        functions: SamplingFunctions | None = None,
+        *,
+        threads: int = 1,
+        unused_ids: Sequence[int] = (),
+    ) -> None:
+        """unused_ids: rows of logits that no token has, which are never drawn, nor listed among the
+        likeliest. Log-probabilities count them: a softmax goes over all rows, as in transformers.
+        """
         if functions is None:
             from dure import kernels  # noqa: PLC0415  # loads the C++ extension
 
             functions = kernels
         self._functions = functions
         self._threads = threads
+        self._unused = np.array(unused_ids, np.int32)
 
     def sample(self, requests: Sequence[Request], logits: NDArray[np.float32]) -> list[Sampled]:
         """Draw each request's next token, with its log-probabilities if asked for.
@@ -98,19 +108,26 @@ class Sampler:
     def _draw(self, requests: Sequence[Request], logits: NDArray[np.float32]) -> list[int]:
         # Resolved parameters: none of the four is None.
         params = [request.params for request in requests]
-        temperatures = [cast("float", each.temperature) for each in params]
-        return self._functions.sample_rows(
-            logits,
-            temperatures=temperatures,
-            top_ks=[cast("int", each.top_k) for each in params],
-            top_ps=[cast("float", each.top_p) for each in params],
-            min_ps=[cast("float", each.min_p) for each in params],
-            uniforms=[
-                self._functions.uniform(request.seed, len(request.output_ids)) if heat else 0.0
-                for request, heat in zip(requests, temperatures, strict=True)
-            ],
-            threads=self._threads,
-        )
+        without_token = logits[:, self._unused]
+        logits[:, self._unused] = -np.inf
+        try:
+            return self._functions.sample_rows(
+                logits,
+                temperatures=[cast("float", each.temperature) for each in params],
+                top_ks=[cast("int", each.top_k) for each in params],
+                top_ps=[cast("float", each.top_p) for each in params],
+                min_ps=[cast("float", each.min_p) for each in params],
+                uniforms=[self._uniform(request) for request in requests],
+                threads=self._threads,
+            )
+        finally:
+            logits[:, self._unused] = without_token
+
+    def _uniform(self, request: Request) -> float:
+        """The number that decides a request's next draw; 0 where the highest logit does."""
+        if not request.params.temperature:
+            return 0.0
+        return self._functions.uniform(request.seed, len(request.output_ids))
 
     def _drawn(self, request: Request, token_id: int, logits: NDArray[np.float32]) -> Sampled:
         if token_id < 0:
@@ -122,10 +139,14 @@ class Sampler:
         chosen = self._functions.logprob(logits, token_id)
         if count == 0:
             return TokenLogprobs(token_id, chosen, ())
-        ids, values = self._functions.top_logprobs(
-            logits, min(count, int((logits > -np.inf).sum()))
-        )
-        top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+        most = min(count, len(logits) - self._unused.size)
+        ids, values = self._functions.top_logprobs(logits, most)
+        if np.isin(ids, self._unused).any():  # so many more that enough have a token
+            ids, values = self._functions.top_logprobs(logits, most + self._unused.size)
+            used = ~np.isin(ids, self._unused)
+            ids, values = ids[used][:most], values[used][:most]
+        listed = values > -np.inf
+        top = tuple(zip(ids[listed].tolist(), values[listed].tolist(), strict=True))
         return TokenLogprobs(token_id, chosen, top)
 
 

@@ -219,14 +219,16 @@ def _finish(
     controls = _of_kind(types, CONTROL, UNKNOWN)
     ends |= {i for i in controls if tokens[i] in END_TOKENS and types[i] == CONTROL}
     start_markers = bos is not None and _flag(metadata, "add_bos_token", add_bos)
+    unused = frozenset(i for i in _of_kind(types, UNUSED) if _is_unused(tokens[i], i, kind))
     closes = eos is not None and _flag(metadata, "add_eos_token", False)
     return Vocabulary(
         kind=kind,
         full=full,
         plain=plain,
-        texts=dict(enumerate(tokens)),
+        texts={i: text for i, text in enumerate(tokens) if i not in unused},
         added=controls | _of_kind(types, USER_DEFINED),
         special=controls,
+        unused=unused,
         size=count,
         bos_id=bos,
         eos_id=eos,
@@ -235,6 +237,14 @@ def _finish(
         suffix=(eos,) if closes and eos is not None else (),
         strips_space=strips_space,
     )
+
+
+def _is_unused(text: str, index: int, kind: Kind) -> bool:
+    """Return whether a token of the type "unused" only fills up the model's rows.
+
+    Of SentencePiece that type also has pieces, which texts may come down to.
+    """
+    return kind == "bytes" or text == f"[PAD{index}]"
 
 
 def _tokens(metadata: Mapping[str, Any]) -> list[str]:

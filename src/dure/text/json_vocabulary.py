@@ -70,6 +70,7 @@ def read_json_vocabulary(
         texts=texts,
         added=frozenset(added),
         special=special,
+        unused=frozenset(range(size)) - texts.keys() if len(texts) < size else frozenset(),
         size=size,
         bos_id=bos,
         eos_id=eos,

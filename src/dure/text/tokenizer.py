@@ -75,6 +75,16 @@ class Tokenizer:
         """The ids of all tokens that are cut out of a text before it is tokenised: marks."""
         return self._vocabulary.added
 
+    def rows_without_token(self, rows: int) -> list[int]:
+        """Return the ids below `rows`, a model's rows of logits, that no token has.
+
+        They lie behind the tokenizer's last id (safetensors pad the vocabulary) or between others.
+        An id that ends a generation is none of them, even if only the model's config knows it.
+        """
+        behind = range(self.vocab_size, rows)
+        between = (i for i in self._vocabulary.unused if i < rows)
+        return sorted({*behind, *between} - self.eos_ids)
+
     @property
     def bos_token(self) -> str:
         """The text of bos_id, or an empty text."""

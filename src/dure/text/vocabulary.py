@@ -95,8 +95,9 @@ class Vocabulary:
     full splits text at special and user-defined tokens; plain shares its model and knows none of
     them, so that text from a user stays text. texts maps id -> the token as the file writes it;
     added ids are written as they are, others in the alphabet of `kind`. special ids are the ones
-    that decode may skip. prefix and suffix are what add_special puts around a text. strips_space:
-    decoding drops the one space that encoding put in front.
+    that decode may skip. unused ids are below size and have no token. prefix and suffix are what
+    add_special puts around a text. strips_space: decoding drops the one space that encoding put in
+    front.
     """
 
     kind: Kind
@@ -105,6 +106,7 @@ class Vocabulary:
     texts: Mapping[int, str]
     added: frozenset[int]
     special: frozenset[int]
+    unused: frozenset[int]
     size: int
     bos_id: int | None
     eos_id: int | None
