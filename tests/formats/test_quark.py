@@ -202,6 +202,37 @@ def test_four_bits_under_a_row_and_a_matrix_scale_have_one_rounding(tmp_path: Pa
     assert set(parameters(opened)) == {W}
 
 
+@pytest.mark.parametrize("pack", ["reorder", "order"])
+@pytest.mark.parametrize("dtype", ["int4", "uint4", "int8", "uint8"])
+def test_awq_by_quark_may_be_signed_in_order_or_of_eight_bits(
+    tmp_path: Path, dtype: str, pack: str
+) -> None:
+    codes, zeros = drawn(dtype, ROWS, COLS), drawn(dtype, ROWS, COLS // GROUP)
+    scale, norm, bits = scales(ROWS, COLS // GROUP), scales(COLS), int(dtype[-1])
+
+    def stored(array: np.ndarray) -> torch.Tensor:
+        return packed(array, pack) if bits == 4 else torch.from_numpy(array.astype(dtype))
+
+    tensors = {
+        f"{P}.qweight": stored(codes.T),
+        f"{P}.scales": scale.T,
+        f"{P}.qzeros": stored(zeros.T),
+        "model.norm.qweight": norm,  # as it is written with transformers 5
+    }
+    settings = {
+        "quant_method": "awq",
+        "bits": bits,
+        "group_size": GROUP,
+        "version": "gemm",
+        "zero_point": dtype.startswith("u"),
+        "pack_method": pack,
+    }
+    opened = folder(tmp_path, tensors, {"quantization_config": settings})
+    each = [part.repeat(GROUP, axis=1) for part in (zeros, scale.float().numpy())]
+    np.testing.assert_array_equal(values(opened, W), expected(codes, *each))
+    np.testing.assert_array_equal(values(opened, "model.norm.weight"), norm.float().numpy())
+
+
 def test_a_folder_of_rounded_floats_is_read_as_floats(tmp_path: Path) -> None:
     weight = bfloat16(rng().normal(0, 1, (ROWS, COLS)))
     tensors = {W: weight, f"{P}.weight_scale": scales(), f"{P}.input_scale": scales()}

@@ -206,7 +206,9 @@ def main(bases: Path, out: Path, names: list[str]) -> None:
             assert weights, "nothing quantised was found"
             (folder / "oracle").mkdir(exist_ok=True)
             save_file(weights, folder / "oracle" / "weights.safetensors")
-            print(f"DEQUANTISED {folder} {bases / base}", flush=True)
+            # By AWQ's names norms are called so, too, and finish.py would take the base model's.
+            done = "WROTE" if way.get("custom_mode") == "awq" else "DEQUANTISED"
+            print(f"{done} {folder} {bases / base}", flush=True)
         except Exception as error:
             traceback.print_exc()
             print(f"NO ORACLE {name}: {type(error).__name__}: {str(error)[:300]}", flush=True)

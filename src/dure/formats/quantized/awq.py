@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,15 +41,24 @@ def read_awq(folder: QuantizedFolder) -> None:
     form = settings.get("version", settings.get("format", "gemm"))
     folder.expect("version", str(form).lower(), "gemm")
     bits = settings.get("bits", settings.get("w_bit"))
-    if "pack_method" not in settings:
-        folder.expect("bits", bits, 4)
-        add_awq(folder, "dynamic")
+    if "pack_method" in settings:
+        folder.expect("bits", bits, 4, 8)
+        _add_quark(folder, bits)
         return
-    folder.expect("bits", bits, 4, 8)
+    folder.expect("bits", bits, 4)
+    add_awq(folder, "dynamic")
+
+
+def _add_quark(folder: QuantizedFolder, bits: int) -> None:
+    """Put together the modules that AMD Quark wrote by AWQ's names."""
+    settings = folder.settings
     folder.expect("pack_method", settings["pack_method"], "reorder", "order")
     signed = settings.get("zero_point") is False
     for base, codes in folder.ending(".qweight"):
         del folder.tensors[codes.name]
+        if codes.dtype in FLOAT_TYPES:  # with transformers 5 it calls every weight so
+            folder.tensors[f"{base}.weight"] = replace(codes, name=f"{base}.weight")
+            continue
         parts = (folder.take(f"{base}.scales", codes.name), folder.optional(f"{base}.qzeros"))
         matrix = QuarkColumns(
             f"{base}.weight",
