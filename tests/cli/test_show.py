@@ -7,9 +7,15 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+import packings
 import pytest
+import torch
 from safetensors.numpy import save_file
 from tiny_gguf import config_of, parameters_of, write_folder
+
+from dure.formats.checkpoint import open_checkpoint
+from dure.hub import human_bytes
+from dure.models import memory_needed
 
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 
@@ -166,6 +172,32 @@ def test_show_of_a_model_that_runs_says_its_parts_caches_and_lineage(
     lines = dure_command("show", str(folder)).out
     assert " a token in 2 window layers of 8 tokens" in lines
     assert "\nfits          yes: a run takes " in lines
+
+
+def test_show_says_what_weights_take_in_memory_and_which_scales_are_not_used(
+    tmp_path: Path, dure_command
+) -> None:
+    config = config_of("llama", hidden_size=64)
+    parameters = parameters_of(config)
+
+    def pack(name: str, weight: np.ndarray) -> packings.Packed | None:
+        if ".self_attn." not in name or weight.ndim < 2:
+            return None
+        tensors, values = packings.gptq(weight, group=8)  # which no type has: float32
+        tensors["input_scale"] = torch.ones(1)
+        return {**tensors, "k_scale": torch.ones(1)}, values
+
+    settings = {"quant_method": "gptq", "bits": 4, "group_size": 8, "desc_act": False}
+    packings.write_packed(tmp_path, config, parameters, settings, pack)
+    facts = json.loads(dure_command("show", str(tmp_path), "--json").out)
+    assert facts["unused_scales"] == {"activations": ["input_scale"], "cache": ["k_scale"]}
+    needed = memory_needed(open_checkpoint(tmp_path))
+    assert facts["memory"]["weight_bytes"] == needed > facts["size_bytes"]
+    floats = sum(4 * array.size for name, array in parameters.items() if ".self_attn." in name)
+    assert needed > floats
+    lines = dure_command("show", str(tmp_path)).out
+    assert "of activations (input_scale) and of the KV cache (k_scale), which dure" in lines
+    assert f"{human_bytes(needed)} of weights" in lines
 
 
 def test_show_says_why_a_model_does_not_run(model: Path, dure_command) -> None:

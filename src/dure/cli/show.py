@@ -113,7 +113,7 @@ def _described(found: ResolvedModel, facts: ModelFacts) -> dict[str, Any]:
         "lineage": f"{entry.publisher}: {entry.lineage}" if entry else facts.lineage,
         "sampling": dict(found.sampling),
         "memory": {
-            "weight_bytes": facts.weight_bytes,
+            "weight_bytes": inside.weight_bytes,
             "cache_tokens": tokens,
             "cache_bytes": cache_bytes,
             "needed_bytes": needed,
@@ -122,6 +122,7 @@ def _described(found: ResolvedModel, facts: ModelFacts) -> dict[str, Any]:
         },
         "family": inside.family,
         "problem": inside.problem,
+        "unused_scales": {use: list(names) for use, names in inside.unused_scales.items()},
         "parts": {part: dict(types) for part, types in inside.parts.items()},
         "caches": [asdict(each) for each in inside.caches],
         "cache_bytes_per_token": inside.token_bytes,
@@ -175,6 +176,7 @@ def _lines(value: dict[str, Any]) -> list[tuple[str, str]]:
         ("experts", experts or ""),
         ("weights", f"{human_bytes(value['size_bytes'])}, {bits:.1f} bits each: {mix}"),
         ("parts", _parts(value.get("parts") or {})),
+        ("not used", _unused(value.get("unused_scales") or {})),
         ("context", f"{value['context']:,} tokens" if value["context"] else "not stated"),
         ("vocabulary", f"{value['vocabulary']:,} tokens" if value.get("vocabulary") else ""),
         ("cache", _caches(value.get("caches") or [])),
@@ -202,6 +204,13 @@ def _memory(memory: dict[str, int] | None) -> str:
 def _parts(parts: dict[str, dict[str, int]]) -> str:
     """Format the types of each part: "attention Q6_K, experts Q4_K and Q6_K"."""
     return ", ".join(f"{part} {' and '.join(types)}" for part, types in parts.items())
+
+
+def _unused(scales: dict[str, list[str]]) -> str:
+    """Format which of a checkpoint's static scales have no effect."""
+    said = {"activations": "of activations", "cache": "of the KV cache"}
+    uses = [f"{said[use]} ({', '.join(names)})" for use, names in scales.items()]
+    return f"static scales {' and '.join(uses)}, which dure makes itself" if uses else ""
 
 
 def _caches(caches: list[dict[str, Any]]) -> str:

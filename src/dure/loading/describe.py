@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from dure import machine, models
 from dure.errors import DureError
 from dure.formats.blocks import FLOATS
+from dure.formats.quantized.folder import unused_scales
 from dure.formats.quantized_checkpoint import parameters_or_tensors
 from dure.loading.memory import OVERHEAD_BYTES
 from dure.weights.names import from_gguf, plain_name
 from dure.weights.quantize import part_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from dure.batch import CacheDtype, KVCacheSpec, StateSpec
     from dure.formats.checkpoint import Checkpoint
@@ -50,8 +51,14 @@ class Description:
     problem: str
     parts: Mapping[str, Mapping[str, int]]  # part -> tensor type -> parameters
     caches: tuple[Caches, ...]
-    memory_bytes: int  # weights as they lie in memory, and what else a run takes but the cache
+    weight_bytes: int  # as they lie in memory
     available_bytes: int
+    unused_scales: Mapping[str, Sequence[str]]  # static ones of activations and cache, by their use
+
+    @property
+    def memory_bytes(self) -> int:
+        """The bytes that a run takes, but for the cache."""
+        return self.weight_bytes + OVERHEAD_BYTES
 
     @property
     def token_bytes(self) -> int:
@@ -78,8 +85,9 @@ def describe(checkpoint: Checkpoint) -> Description:
         problem=problem,
         parts=_parts(checkpoint),
         caches=_caches(layers),
-        memory_bytes=models.memory_needed(checkpoint) + OVERHEAD_BYTES,
+        weight_bytes=models.memory_needed(checkpoint),
         available_bytes=machine.memory_available(),
+        unused_scales=unused_scales(checkpoint.tensors),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 # How many problems an error names, and at how many it stops counting.
 _NAMED, _COUNTED = 5, 100_000
+
+# One of a mixture's matrices, where each expert has its own.
+_EXPERT = re.compile(r"(.+\.experts\.)\d+\.((?:gate|up|down)_proj\.weight)")
 
 # How often packing reports its progress, and checks for Ctrl-C.
 _REPORT_SECONDS = 0.25
@@ -369,15 +373,10 @@ class Weights:
         each = [tensor for tensor in found if tensor is not None]
         if len(each) < count:
             return None
-        if len({tensor.dtype for tensor in each}) == 1:
-            return lambda expert: (each[expert], 0)
-        if all(isinstance(tensor, TensorInfo) for tensor in each):
+        alike = _of_one_type(each)
+        if len({tensor.dtype for tensor in alike}) > 1:
             raise UnsupportedModelError(f"{self._path}: the experts under {prefix} differ in type.")
-        alike: Sequence[Stored] | None = with_one_type(each)
-        if alike is None:
-            alike = [Dequantised(tensor) for tensor in each]
-        same_type = alike
-        return lambda expert: (same_type[expert], 0)
+        return lambda expert: (alike[expert], 0)
 
     def _part_of_each(self, name: str, shape: tuple[int, int, int], first: int) -> Reader | None:
         """Return a reader of each expert's rows from `first` on, in one stacked tensor."""
@@ -413,7 +412,10 @@ def memory_needed(
     quantize: Scheme | None = None,
     tensor_aliases: Mapping[str, str] | None = None,
 ) -> int:
-    """Return the bytes that the checkpoint's weights take in memory once packed."""
+    """Return the bytes that the checkpoint's weights take in memory once packed, as `Weights` does.
+
+    What loading plans with and what `dure show` says are both this.
+    """
     is_gguf = checkpoint.kind == "gguf"
     tensors = {
         canonical_name(name, is_gguf, tensor_aliases or {}): tensor
@@ -421,14 +423,40 @@ def memory_needed(
     }
     types = DtypePolicy(tensors, quantize)
     total = 0
-    for name, tensor in tensors.items():
+    for name, tensor in _in_memory(tensors):
         if len(tensor.shape) < 2 or 0 in tensor.shape or not BLOCKS[tensor.dtype].supported:
             total += tensor.size_bytes
             continue
         *stack, rows, cols = tensor.shape
-        dtype = types.of(name, tensor)
+        dtype = types.of(name, cast("Parameter", tensor))
         total += int(np.prod(stack, dtype=np.int64)) * kernels.packed_bytes(dtype, rows, cols)
     return total
+
+
+def _in_memory(tensors: Mapping[str, Parameter]) -> Iterator[tuple[str, Stored]]:
+    """Yield the tensors by name, but the experts of a mixture in one type."""
+    experts: dict[str, list[Parameter]] = {}
+    for name, tensor in tensors.items():
+        match = _EXPERT.fullmatch(name)
+        if match is None:
+            yield name, tensor
+        else:
+            experts.setdefault(match[1] + match[2], []).append(tensor)
+    for name, each in experts.items():
+        for stored in _of_one_type(each):
+            yield name, stored
+
+
+def _of_one_type(experts: Sequence[Parameter]) -> Sequence[Stored]:
+    """Return the experts of a mixture as they are in memory: all in one type, if need be floats.
+
+    Tensors that a file has in types of its own stay as they are.
+    """
+    if len({each.dtype for each in experts}) == 1:
+        return experts
+    if all(isinstance(each, TensorInfo) for each in experts):
+        return experts
+    return with_one_type(experts) or [Dequantised(each) for each in experts]
 
 
 def _columns(tensor: Stored, dtype: str) -> Ints | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dure.errors import ModelFileError, UnsupportedModelError
@@ -13,21 +13,36 @@ if TYPE_CHECKING:
 
 # What runtimes quantise activations and caches with. dure quantises activations itself, in blocks
 # of 32 with a scale each, and the cache by its own options.
-_RUNTIME = (
+_ACTIVATIONS = (
     ".input_scale",
     ".input_zero_point",
     ".input_scale_2",
     ".input_zero_point_2",
-    ".output_zero_point",
     ".input_global_scale",
     ".activation_scale",
+)
+_CACHE = (
     ".output_scale",
+    ".output_zero_point",
     ".q_scale",
     ".k_scale",
     ".v_scale",
     ".k_zero_point",
     ".v_zero_point",
 )
+_RUNTIME = (*_ACTIVATIONS, *_CACHE)
+
+
+def unused_scales(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return what a folder has of other runtimes' static scales, which dure does not use.
+
+    names: of its tensors. Returns "activations" and "cache" -> the last parts of such names; only
+    those that there are. Ascend calls a zero point `input_offset`.
+    """
+    kinds = {"activations": (*_ACTIVATIONS, ".input_offset"), "cache": _CACHE}
+    ends = {f".{name.rpartition('.')[2]}" for name in names}
+    found = {what: sorted(end[1:] for end in known if end in ends) for what, known in kinds.items()}
+    return {what: listed for what, listed in found.items() if listed}
 
 
 class QuantizedFolder:
