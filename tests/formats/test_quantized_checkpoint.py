@@ -462,8 +462,8 @@ def test_what_runtimes_store_beside_weights_is_left_out(tmp_path: Path) -> None:
         ({**FP8, "fmt": "e5m2"}, "e5m2"),
         (compressed(num_bits=16), "('int', 16)"),
         (compressed("marlin-24"), "marlin-24"),
-        ({**AUTOROUND, "data_type": "mx_int"}, "mx_int"),
-        ({**AUTOROUND, "extra_config": {"lm_head": {"data_type": "nvfp4_v2"}}}, "nvfp4_v2"),
+        ({**AUTOROUND, "data_type": "mx_odd"}, "mx_odd"),
+        ({**AUTOROUND, "extra_config": {"lm_head": {"data_type": "nvfp4_v9"}}}, "nvfp4_v9"),
         ({**AUTOROUND, "packing_format": "auto_round:other"}, "other"),
     ],
 )

@@ -21,6 +21,7 @@ P = "model.layers.0.self_attn.o_proj"
 W = f"{P}.weight"
 ROWS, COLS, GROUP = 16, 96, 32
 AWQ_ORDER, IN_ORDER = (0, 2, 4, 6, 1, 3, 5, 7), (0, 1, 2, 3, 4, 5, 6, 7)
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 FORMS = {"e2m3": (2, 3, 1), "e3m2": (3, 2, 3)}
 
 
@@ -188,6 +189,54 @@ def test_mxfp6_is_a_value_of_six_bits_times_a_power_of_two(tmp_path: Path, form:
         parameters(opened)[W].read()
 
 
+def e5m3(codes: np.ndarray) -> np.ndarray:
+    """The values of e5m3: no sign, a bias of 15, subnormal numbers below 2^-14."""
+    exponent, fraction = codes >> 3, (codes & 7) / 8
+    normal = 2.0 ** (exponent - 15.0) * (1 + fraction)
+    return np.where(exponent > 0, normal, 2.0**-14 * fraction).astype(np.float32)
+
+
+@pytest.mark.parametrize("group", [16, 32])
+@pytest.mark.parametrize("tool", ["quark", "auto-round"])
+def test_amdfp4_is_a_value_of_e2m1_times_a_scale_of_e5m3(
+    tmp_path: Path, tool: str, group: int
+) -> None:
+    codes = rng().integers(0, 16, (ROWS, COLS))
+    steps = np.concatenate([np.arange(255), rng().integers(0, 255, ROWS * COLS // group)])
+    steps = steps[: ROWS * COLS // group].reshape(ROWS, -1).astype(np.uint8)
+    halves = torch.from_numpy((codes[:, 0::2] | codes[:, 1::2] << 4).astype(np.uint8))
+    settings = config("fp4", scale_format="e5m3")
+    if tool == "auto-round":
+        form = {"packing_format": "auto_round:llm_compressor_nvfp4_e5m3", "data_type": "nvfp4_v2"}
+        settings = {"quantization_config": {"quant_method": tool, "bits": 4, **form}}
+    name = W if tool == "quark" else f"{P}.weight_packed"
+    tensors = {name: halves, f"{P}.weight_scale": torch.from_numpy(steps)}
+    opened = folder(tmp_path, tensors, settings)
+    wanted = E2M1[codes] * e5m3(steps.astype(np.int64)).repeat(group, axis=1)
+    np.testing.assert_array_equal(values(opened, W), wanted)
+    steps[0, 0] = 255
+    tensors[f"{P}.weight_scale"] = torch.from_numpy(steps)
+    with pytest.raises(ModelFileError, match="NaN"):
+        parameters(folder(tmp_path, tensors, settings))[W].read()
+
+
+def test_mxint4_of_autoround_is_a_signed_size_in_quarters_times_a_power_of_two(
+    tmp_path: Path,
+) -> None:
+    codes = rng().integers(0, 16, (ROWS, COLS))
+    powers = rng().integers(100, 140, (ROWS, COLS // 32)).astype(np.uint8)
+    halves = torch.from_numpy((codes[:, 0::2] | codes[:, 1::2] << 4).astype(np.uint8))
+    tensors = {f"{P}.weight_packed": halves, f"{P}.weight_scale": torch.from_numpy(powers)}
+    settings = {"quant_method": "auto-round", "bits": 4, "data_type": "mx_int"}
+    opened = folder(tmp_path / "a", tensors, {"quantization_config": settings})
+    sizes = np.where(codes < 8, codes, 8 - codes).astype(np.float32) / 4
+    scale = np.float32(2) ** (powers.astype(np.float32) - 127)
+    np.testing.assert_array_equal(values(opened, W), sizes * scale.repeat(32, axis=1))
+    settings["extra_config"] = {"lm_head": {"data_type": "mx_fp"}}
+    with pytest.raises(UnsupportedModelError, match="mx_fp and of mx_int"):
+        parameters(folder(tmp_path / "b", tensors, {"quantization_config": settings}))
+
+
 def test_four_bits_under_a_row_and_a_matrix_scale_have_one_rounding(tmp_path: Path) -> None:
     codes, row, whole = drawn("int4", ROWS, COLS), scales(ROWS).float(), scales(1).float()[0]
     tensors = {
@@ -246,7 +295,7 @@ def test_a_folder_of_rounded_floats_is_read_as_floats(tmp_path: Path) -> None:
     ("stages", "scale_format", "says"),
     [
         (["fp8_e5m2"], None, "fp8_e5m2"),
-        (["fp4"], "e5m3", "fp4 with scales of e5m3"),
+        (["fp4"], "e4m3", "fp4 with scales of e4m3"),
         (["fp4", "fp8_e5m3"], None, "fp4 and fp8_e5m3"),
         (["int3"], None, "int3"),
         (["int2"], None, "int2"),

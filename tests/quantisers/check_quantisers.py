@@ -33,13 +33,9 @@ ORACLES = sorted(path.parent.parent for path in FOLDER.glob("*/oracle/weights.sa
 LOGITS = [path for path in ORACLES if (path / "oracle" / "logits.safetensors").is_file()]
 # What dure refuses by name, and the word its error has to say.
 REFUSED = {
-    "autoround-mxint4": "mx_int",
-    "autoround-nvfp4-e5m3": "nvfp4_v2",
     "quark-fp8_e5m2": "fp8_e5m2",
     "quark-int2_group": "int2",
     "quark-int3_row": "int3",
-    "quark-amdfp4": "e5m3",
-    "quark-amdfp4_g32": "e5m3",
     "quark-amdfp4_global16": "fp8_e5m3",
     "quark-amdfp4_global32": "fp8_e5m3",
 }

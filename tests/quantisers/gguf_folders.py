@@ -85,6 +85,18 @@ def quantise(lib: ctypes.CDLL, kind: int, weight: np.ndarray) -> tuple[np.ndarra
     return packed, values
 
 
+def known(lib: ctypes.CDLL, kind: int) -> gguf.GGMLQuantizationType:
+    """Return the gguf package's word for a type; one that is newer than the package is added."""
+    kinds = gguf.GGMLQuantizationType
+    if kind not in kinds._value2member_map_:
+        traits = lib.ggml_get_type_traits(kind).contents
+        member = int.__new__(kinds, kind)
+        member._name_, member._value_ = traits.name.decode().upper(), kind
+        kinds._value2member_map_[kind] = member
+        gguf.constants.GGML_QUANT_SIZES[member] = (traits.block, traits.size)
+    return kinds(kind)
+
+
 NAMES = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -171,11 +183,8 @@ def write(lib: ctypes.CDLL, folder: Path, base: Path, name: str, fused: bool = F
     for key, (value, kind) in blocks.items():
         if kind == 0:
             writer.add_tensor(key, value)
-        elif kind <= max(t.value for t in gguf.GGMLQuantizationType):
-            writer.add_tensor(key, value, raw_dtype=gguf.GGMLQuantizationType(kind))
-        else:  # a type newer than the package: written as I8 of the same bytes, then patched
-            print(f"    {key}: the gguf package does not know type {kind}")
-            raise NotImplementedError(f"type {kind}")
+        else:
+            writer.add_tensor(key, value, raw_dtype=known(lib, kind))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

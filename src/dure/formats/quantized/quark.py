@@ -19,6 +19,7 @@ from dure.formats.quantized.mxfp4 import Mxfp4Matrix
 from dure.formats.quantized.mxfp6 import Mxfp6Matrix
 from dure.formats.quantized.nvfp4 import Nvfp4Matrix
 from dure.formats.quantized.quark_words import QuarkColumns, QuarkRows
+from dure.formats.quantized.rare_fours import Fp4E5m3Matrix
 from dure.formats.tensors import shown
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ _READ = (
     ("fp4",),
     ("fp6_e2m3",),
     ("fp6_e3m2",),
+    ("fp4", "e5m3"),
     ("fp4", "fp8_e4m3"),
     ("fp8_e4m3", "int4"),
 )
@@ -114,12 +116,15 @@ def _spec(folder: QuantizedFolder, weight: object) -> _Spec:
     types = tuple(str(each.get("dtype")) for each in stages)
     scales = stages[0].get("scale_format")
     named = " and ".join(types)
-    if len(types) == 1 and types[0] in _MX and scales != "e8m0":
+    if types == ("fp4",) and scales == "e5m3":
+        types = ("fp4", "e5m3")  # amdfp4
+    elif len(types) == 1 and types[0] in _MX and scales != "e8m0":
         named, types = f"{named} with scales of {scales!s:.20}", ()
     if types not in _READ:
         raise UnsupportedModelError(
             f"{folder.where} has weights of AMD Quark's {named:.80}, which dure does not read.",
-            hint="it reads fp8_e4m3, int8, uint8, int4, uint4, mxfp4, mxfp6, nvfp4 and int4_fp8.",
+            hint="it reads fp8_e4m3, int8, uint8, int4, uint4, mxfp4, mxfp6, nvfp4, amdfp4 and "
+            "int4_fp8.",
         )
     return _Spec(types, folder.block("block_size", stages[0].get("block_size")))
 
@@ -140,8 +145,13 @@ def _matrix(
     if kinds == ("U8", "F8_E4M3") and second is not None:
         return Nvfp4Matrix(codes.name, codes, scales, second)
     if kinds == ("U8", "U8"):
-        if len(codes.shape) == len(scales.shape) and codes.shape[-1:] == (16 * scales.shape[-1],):
-            return Mxfp4Matrix(codes.name, codes, scales)
+        width, groups = (part.shape[-1] if part.shape else 0 for part in (codes, scales))
+        if width == 8 * groups:
+            return Fp4E5m3Matrix(codes.name, codes, scales)
+        if width == 16 * groups:
+            stages = _one_of(folder, specs, codes, ("fp4",), ("fp4", "e5m3"))
+            make = Mxfp4Matrix if stages == ("fp4",) else Fp4E5m3Matrix
+            return make(codes.name, codes, scales)
         [form] = _one_of(folder, specs, codes, ("fp6_e2m3",), ("fp6_e3m2",))
         return Mxfp6Matrix(codes.name, codes, scales, form.removeprefix("fp6_"))
     if kinds[0] in ("I8", "U8"):
