@@ -97,7 +97,7 @@ def ggml(out: Path, python: Path) -> Path:
     [source] = made.parent.glob("llama_cpp_python-*/vendor/llama.cpp/ggml")
     version = made.with_name("ggml-version.h")
     version.write_text('#define GGML_VERSION "0"\n#define GGML_COMMIT "0"\n')
-    build: list[Path | str] = ["cc", "-shared", "-fPIC", "-O1", "-w", f"-I{version.parent}"]
+    build: list[Path | str] = ["cc", "-shared", "-fPIC", "-O2", "-w", f"-I{version.parent}"]
     build += [f"-I{source / 'include'}", f"-I{source / 'src'}"]
     build += [source / "src" / "ggml.c", source / "src" / "ggml-quants.c"]
     call([*build, "-o", made, "-lm"])

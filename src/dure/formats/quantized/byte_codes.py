@@ -103,7 +103,8 @@ class ByteMatrix(GroupedMatrix):
             return raw
         inputs = read_floats(self._input)
         check_finite(inputs, self._input.name)
-        values: Floats = raw.view(np.float32) * inputs
+        with np.errstate(over="ignore"):  # as float32 multiplies: infinite beyond its range
+            values: Floats = raw.view(np.float32) * inputs
         return values.view(np.uint8)
 
     def _codes(self, start: int, stop: int) -> Bytes:
