@@ -283,4 +283,4 @@ def test_a_draw_leaves_the_logits_as_they_were_whatever_has_no_token(temperature
     np.testing.assert_array_equal(values, np.array(rows, np.float32))
     assert isinstance(first, tuple)
     assert first[0] in (0, 2, 3)
-    assert isinstance(second, ArithmeticError)
+    assert isinstance(second, ModelFileError)

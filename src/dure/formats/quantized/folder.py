@@ -120,7 +120,7 @@ class QuantizedFolder:
         """Read the group sizes of the settings: `group_size`, then those of the table `overrides`.
 
         The table has a table for each module. Raises ModelFileError for a size that is neither -1
-        nor a number above 0.
+        nor a number above 0, and for one beyond MAX_SIZE.
         """
         first = self.settings.get("group_size", self.settings.get("q_group_size", 128))
         found = [first, *self._overriding(overrides, "group_size")]
@@ -128,7 +128,7 @@ class QuantizedFolder:
             if type(size) is not int or (size != -1 and not 1 <= size <= MAX_SIZE):
                 raise ModelFileError(
                     f"{self.where} has group_size = {size!r:.60}; it must be -1 or a number above "
-                    "0."
+                    f"0, at most {MAX_SIZE:,}."
                 )
         return list(dict.fromkeys(found))
 
