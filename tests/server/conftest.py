@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 import threading
@@ -211,6 +212,8 @@ def _servers(patch: pytest.MonkeyPatch) -> Iterator[Serve]:
         return running
 
     yield start
+    # Unloading a model collects garbage, of all that the tests have imported: a second a server.
+    patch.setattr(gc, "collect", lambda: 0)
     for running in started:
         for connection in running.connections:
             connection.close()
