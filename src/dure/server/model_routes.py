@@ -39,6 +39,8 @@ async def tokenize(service: Service, request: Request) -> Response:
     text = body.content if body.prompt is None else body.prompt
     if (text is None) == (body.messages is None):
         raise invalid("Give either prompt (a text) or messages (a chat).", "prompt")
+    if body.messages is not None and not body.messages:
+        raise invalid("messages is empty: there is nothing to tokenize.", "messages")
     add_special = next(
         (each for each in (body.add_special_tokens, body.add_special) if each is not None), True
     )

@@ -42,6 +42,8 @@ def test_texts_become_tokens_and_tokens_texts(server) -> None:
     assert ([104, 105, 257], 3, 256) == (tokens["tokens"], tokens["count"], tokens["max_model_len"])
     plain = server.post("/tokenize", {"content": "hi<|im_end|>", "parse_special": False}).json
     assert list(b"hi<|im_end|>") == plain["tokens"]
+    for path in ("/tokenize", "/apply-template", "/v1/chat/completions", "/v1/messages"):
+        assert 400 == server.post(path, {"messages": [], "max_tokens": 5}).status, path
     pieces = server.post("/tokenize", {"content": "hi", "with_pieces": True}).json["tokens"]
     assert [{"id": 104, "piece": "h"}, {"id": 105, "piece": "i"}] == pieces
     chat = server.post("/tokenize", {"messages": HELLO["messages"]}).json
