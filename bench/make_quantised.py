@@ -19,6 +19,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
+from make_moe import SPREAD, drawn
 
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, HEAD_DIM, VOCABULARY = 1536, 8960, 12, 2, 128, 4096
 CONFIG = {
@@ -45,7 +46,6 @@ LINEAR = {  # name in the folder -> name in a GGUF, rows, columns
     "mlp.up_proj": ("ffn_up", INTERMEDIATE, HIDDEN),
     "mlp.down_proj": ("ffn_down", HIDDEN, INTERMEDIATE),
 }
-SPREAD = 0.02  # the standard deviation of a weight
 
 Array = np.ndarray
 Stored = dict[str, tuple[str, Array]]  # suffix -> safetensors' word for the type, content
@@ -154,7 +154,6 @@ FOLDERS: dict[str, tuple[Callable[[int, int], Stored], dict[str, object]]] = {
     ),
     "mlx": (mlx, {"quantization": AFFINE, "quantization_config": AFFINE}),
 }
-BLOCKS = {Kind.Q8_0: (0, None, 0.0), Kind.Q4_K: (0, 2, 7.5)}
 
 
 def tensors(layers: int, linear: Callable[[int, int], Stored]) -> Iterator[tuple[str, str, Array]]:
@@ -194,22 +193,6 @@ def write_folder(folder: Path, layers: int, form: str) -> None:
             file.write(np.ascontiguousarray(content).tobytes())
 
 
-def noise(kind: Kind, rows: int, cols: int) -> Array:
-    """Random blocks of a GGUF type, uint8 (rows, row bytes)."""
-    size, size_bytes = gguf.GGML_QUANT_SIZES[kind]
-    blocks = codes(rows * cols // size, size_bytes, dtype="u1")
-    scale_at, minimum_at, middle = BLOCKS[kind]
-
-    def set_scale(scale: float) -> None:
-        blocks[:, scale_at : scale_at + 2] = np.float16([scale]).view(np.uint8)
-        if minimum_at is not None:
-            blocks[:, minimum_at : minimum_at + 2] = np.float16([scale * middle]).view(np.uint8)
-
-    set_scale(1.0)
-    set_scale(SPREAD / float(gguf.quants.dequantize(blocks[:256], kind).std()))
-    return blocks.reshape(rows, -1)
-
-
 def write_gguf(path: Path, layers: int, kind: Kind) -> None:
     """Write the same model with layers of one GGUF type."""
     writer = gguf.GGUFWriter(path, "qwen2")
@@ -233,7 +216,7 @@ def write_gguf(path: Path, layers: int, kind: Kind) -> None:
         for norm in ("attn_norm", "ffn_norm"):
             writer.add_tensor(f"blk.{layer}.{norm}.weight", np.ones(HIDDEN, np.float32))
         for name, rows, cols in LINEAR.values():
-            content = noise(kind, rows, cols)
+            content = drawn(RNG, (rows, cols), kind)
             writer.add_tensor(f"blk.{layer}.{name}.weight", content, raw_dtype=kind)
             if name in ("attn_q", "attn_k", "attn_v"):
                 writer.add_tensor(f"blk.{layer}.{name}.bias", np.zeros(rows, np.float32))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +21,7 @@ from mutations import (
     json_bytes,
 )
 from reader import Fault, Reader
-from transcripts import TOOLS, TRANSCRIPTS
+from transcripts import TOOLS, TRANSCRIPTS, merged
 
 from dure.chat.dialects import Dialect, Event, StreamParser
 from dure.chat.grammar_rules import complete, format_grammar
@@ -56,19 +55,6 @@ SCHEMAS: tuple[Any, ...] = (
     {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "string"}], "items": False},
     TOOLS["get_weather"],
 )
-
-
-def merged(events: Sequence[Event]) -> list[Event]:
-    """The events with texts of one kind that follow each other joined."""
-    made: list[Event] = []
-    for event in events:
-        last = made[-1] if made else None
-        same = last is not None and (last.kind, last.index) == (event.kind, event.index)
-        if last is not None and same and event.kind in ("content", "reasoning", "arguments"):
-            made[-1] = replace(last, text=last.text + event.text)
-        else:
-            made.append(event)
-    return made
 
 
 class Dialects(Reader):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,8 @@ class Usage:
     def of_prompts(cls, prompts: Iterable[Usage]) -> Usage:
         """Add up the answers to several prompts of one request, whose tokens all count."""
         each = list(prompts)
-        added = cls.of_choices(each)
-        return cls(
+        return replace(
+            cls.of_choices(each),
             prompt_tokens=sum(one.prompt_tokens for one in each),
             cached_tokens=sum(one.cached_tokens for one in each),
-            output_tokens=added.output_tokens,
-            reasoning_tokens=added.reasoning_tokens,
-            drafted_tokens=added.drafted_tokens,
-            accepted_tokens=added.accepted_tokens,
-            prefill_s=added.prefill_s,
-            decode_s=added.decode_s,
         )

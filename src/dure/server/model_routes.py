@@ -14,6 +14,7 @@ from dure.server.openai import chat
 from dure.server.openai.schemas import ChatBody, DetokenizeBody, TokenizeBody
 from dure.server.wire.body import converted, read_as
 from dure.server.wire.logprobs import token_text
+from dure.server.wire.prefill import is_prefill
 from dure.text.length import longest_text
 
 if TYPE_CHECKING:
@@ -48,8 +49,7 @@ async def tokenize(service: Service, request: Request) -> Response:
     def tokens(llm: LLM) -> dict[str, Any]:
         if body.messages is not None:
             messages = [message.model_dump(exclude_none=True) for message in body.messages]
-            last = body.messages[-1]
-            goes_on = last.role == "assistant" and not last.tool_calls
+            goes_on = is_prefill(body.messages[-1])
             asked = ChatRequest(messages, body.tools or (), continue_final=goes_on)
             ids = list(llm.prepare(asked).token_ids)
         else:

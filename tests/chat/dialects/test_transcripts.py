@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transcripts import TOOLS, TRANSCRIPTS, Transcript
+from transcripts import TOOLS, TRANSCRIPTS, Transcript, merged
 
 from dure.chat.dialects import Event, StreamParser
 
@@ -24,19 +23,6 @@ def read(transcript: Transcript, pieces: Sequence[str]) -> tuple[list[Event], in
     )
     events = [event for piece in pieces for event in automaton.push(piece)]
     return merged([*events, *automaton.finish()]), automaton.unparsed
-
-
-def merged(events: Sequence[Event]) -> list[Event]:
-    """The events with texts of one kind that follow each other joined."""
-    made: list[Event] = []
-    for event in events:
-        last = made[-1] if made else None
-        same = last is not None and (last.kind, last.index) == (event.kind, event.index)
-        if last is not None and same and event.kind in ("content", "reasoning", "arguments"):
-            made[-1] = replace(last, text=last.text + event.text)
-        else:
-            made.append(event)
-    return made
 
 
 def label(transcript: Transcript) -> str:

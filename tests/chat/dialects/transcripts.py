@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dure.chat.dialects import (
@@ -308,3 +309,16 @@ TRANSCRIPTS = (
     Transcript("two calls", LLAMA, '{"name": "get_weather", "parameters": {"city": "Oslo"}}; {"name": "now", "parameters": {}}', (OSLO, NOW)),
     Transcript("JSON that is no call", LLAMA, '{"name": "Ada", "parameters": {}}', (("content", '{"name": "Ada", "parameters": {}}'),), unparsed=1),
 )  # fmt: skip
+
+
+def merged(events: Sequence[Event]) -> list[Event]:
+    """The events with texts of one kind that follow each other joined."""
+    made: list[Event] = []
+    for event in events:
+        last = made[-1] if made else None
+        same = last is not None and (last.kind, last.index) == (event.kind, event.index)
+        if last is not None and same and event.kind in ("content", "reasoning", "arguments"):
+            made[-1] = replace(last, text=last.text + event.text)
+        else:
+            made.append(event)
+    return made

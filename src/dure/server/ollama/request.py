@@ -11,6 +11,7 @@ from dure.chat.request import ChatRequest, Format, Thinking
 from dure.engine.params import SamplingParams
 from dure.errors import InvalidRequestError
 from dure.server.ollama.schemas import Asked, Call, ChatBody, GenerateBody, Message, Options
+from dure.server.wire.prefill import is_prefill
 from dure.server.wire.thinking import thinking_of, variables_of
 from dure.server.wire.validation import (
     check_schema,
@@ -47,7 +48,7 @@ def chat_request(body: ChatBody) -> ChatRequest:
         thinking=thinking(body),
         format=format_of(body),
         template_variables=variables_of(body),
-        continue_final=bool(messages) and _goes_on(messages[-1]),
+        continue_final=bool(messages) and is_prefill(messages[-1]),
     )
 
 
@@ -164,11 +165,6 @@ def keep_alive(value: str | float | None) -> float | None:
             f"keep_alive is {value[:40]!r}.", hint='seconds, or a time such as "10m" or "1h30m"'
         )
     return seconds if sign > 0 else FOR_EVER
-
-
-def _goes_on(last: Message) -> bool:
-    """Check whether the last message is a prefill that the response continues."""
-    return last.role == "assistant" and not last.tool_calls
 
 
 def _messages(messages: list[Message]) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from dure.server.openai.usage import beside, completion_usage, progress, timings
 from dure.server.serving.generation import Generation, Progress
 from dure.server.wire.body import admitted, converted, read_as
 from dure.server.wire.logprobs import chat_logprobs
+from dure.server.wire.prefill import is_prefill
 from dure.server.wire.tenant import tenant
 from dure.server.wire.thinking import variables_of
 
@@ -74,7 +75,7 @@ def continues(body: ChatBody) -> bool:
     last = body.messages[-1]
     if wanted is not None or is_new_turn:
         return wanted is True
-    if last.role == "assistant" and not last.tool_calls:
+    if is_prefill(last):
         return True
     if is_new_turn is False:
         raise invalid(
