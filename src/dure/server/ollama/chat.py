@@ -164,7 +164,7 @@ async def generate(service: Service, request: Request) -> Response:
     began = time.perf_counter()
     body = await read_as(request, GenerateBody)
     body.model = known_name(service, body.model)
-    asked = await converted(request, body, lambda: reading.Question.of(body))
+    asked = await converted(request, body, lambda: reading.GenerateRequest.of(body))
     if not body.prompt and not body.suffix:
         return await _load(service, body, {"response": ""})
     generation = await admitted(request, _generated(service, body, asked, tenant(request)))
@@ -182,7 +182,7 @@ def known_name(service: Service, asked: str) -> str:
 
 
 async def _generated(
-    service: Service, body: GenerateBody, asked: reading.Question, key: str
+    service: Service, body: GenerateBody, asked: reading.GenerateRequest, key: str
 ) -> Generation:
     await _check_context(service, body)
     params, kept = asked.params, reading.keep_alive(body.keep_alive)

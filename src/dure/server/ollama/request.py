@@ -65,7 +65,7 @@ def prompt_request(body: GenerateBody) -> ChatRequest:
 
 
 @dataclass(frozen=True)
-class Question:
+class GenerateRequest:
     """What /api/generate asks: a chat, or without one what follows the body's own prompt."""
 
     params: SamplingParams
@@ -73,7 +73,7 @@ class Question:
     chat: ChatRequest | None
 
     @classmethod
-    def of(cls, body: GenerateBody) -> Question:
+    def of(cls, body: GenerateBody) -> GenerateRequest:
         """Read the body; InvalidRequestError for what we do not do."""
         check_generate(body)
         is_chat = not (body.raw or body.suffix)
