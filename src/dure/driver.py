@@ -70,7 +70,6 @@ class Driver:
             priority=prepared.priority,
             grammar=prepared.grammar,
             deferred=prepared.reading.starts_in_reasoning,
-            may_draft=prepared.reading.budget is None,  # a budget is kept token by token
         )
         told = None if self._on_complete is None else partial(self._on_complete, prepared)
         answers = [

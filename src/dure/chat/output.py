@@ -124,6 +124,10 @@ class OutputProcessor:
         self._cached_tokens = 0
         self._began = time.perf_counter()
         self._first: float | None = None
+        self._watch_error: Exception | None = None
+        self._num_watched = 0  # tokens of this step that were processed before its end
+        if reading.budget is not None or (request.constraint and request.constraint.deferred):
+            request.watch = self.watch
 
     @property
     def prefilled(self) -> tuple[int, int]:
@@ -151,12 +155,29 @@ class OutputProcessor:
         """Process the request's new tokens, or its failure."""
         if not output.token_ids:
             self.error = self.request.error or RuntimeError("the engine failed a request")
+        if self._watch_error is not None:
+            raise self._watch_error
+        first, self._num_watched = self._num_watched, 0
         last = len(output.token_ids) - 1
         for index, (token_id, logprobs) in enumerate(
             zip(output.token_ids, output.logprobs, strict=True)
         ):
-            if not self.is_over:  # a stop string may have come before the others
+            # What was watched is done, and a stop string may have come before the others.
+            if index >= first and not self.is_over:
                 self._take(token_id, logprobs, output.finish_reason if index == last else None)
+
+    def watch(self, token_id: int, logprobs: TokenLogprobs | None) -> bool:
+        """Process a token in the midst of a step, as it may decide how the next is drawn.
+
+        Reasoning may end with it, so that a grammar begins, or its budget may be used up. Returns
+        whether the step may go on.
+        """
+        try:
+            self._take(token_id, logprobs, None)
+        except Exception as error:  # raised where a step hands out its tokens
+            self._watch_error = error
+        self._num_watched += 1
+        return self._watch_error is None and not self.is_over
 
     def _take(
         self, token_id: int, logprobs: TokenLogprobs | None, finish_reason: FinishReason | None
@@ -202,6 +223,7 @@ class OutputProcessor:
         Reasoning that it begins later ends at once. The caller holds the engine's lock.
         """
         self._budget = 0
+        self.request.watch = self.watch
         self._keep_to_budget()
 
     def abort(self) -> None:

@@ -68,6 +68,9 @@ def _states(chunks: Sequence[Chunk]) -> States:
             if chunk.start < position <= chunk.start + chunk.count:
                 snapshots.append((first_row + position - chunk.start - 1, slot))
         first_row += chunk.count
+        # A state after each row but the last, should the draft behind it be wrong.
+        first_draft = first_row - len(chunk.drafts) - 1
+        snapshots += [(first_draft + i, slot) for i, slot in enumerate(chunk.request.draft_slots)]
     return States(
         slots=np.array([chunk.request.state_slot for chunk in chunks], dtype=np.int32),
         snapshots=np.array(snapshots, dtype=np.int32).reshape(-1, 2),

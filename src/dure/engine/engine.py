@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from dure.engine.request import (
 )
 from dure.engine.sampler import Sampler, SamplingFunctions
 from dure.engine.scheduler import Chunk, Scheduler, Stats
+from dure.engine.spec_decode.draft import StepResult, Verified
 from dure.engine.states import StatePool
 from dure.errors import InvalidRequestError
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from dure.engine.grammar import Grammar
     from dure.engine.model_runner import ModelRunner
     from dure.engine.sampler import Sampled
-    from dure.engine.spec_decode import Drafter
+    from dure.engine.spec_decode.draft import Drafter
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ class Engine:
             drafter=drafter,
         )
         self.sampler = Sampler(sampling, threads=threads, unused_ids=unused_ids)
+        self._drafter = drafter
+        self._ended: dict[Request, FinishReason] | None = None  # while tokens are drawn
         self._requests: dict[str, Request] = {}  # unfinished ones
         self._choices: dict[str, tuple[Request, ...]] = {}  # by choice 0's id, until all are done
         self._num_added = 0
@@ -118,14 +122,14 @@ class Engine:
         priority: int = 0,
         grammar: Grammar | None = None,
         deferred: bool = False,
-        may_draft: bool = True,
+        prediction_ids: Sequence[int] = (),
     ) -> Request:
         """Queue a request and return its first choice, whose `choices` are all n of them.
 
         Only requests of one `cache_salt` find each other's prefixes. One of a lower `priority` goes
         first, and in the place of one of a higher if there is no room for both. Each keeps to
         `grammar`, if there is one: at once, or if `deferred` from when its state is told to begin.
-        may_draft: whether a step may bring it several tokens.
+        prediction_ids: what the answer may be, in whole or in parts: guesses, which change nothing.
         Raises InvalidRequestError for an empty prompt, an id outside the vocabulary or a request
         id in use; ContextLengthError if prompt and max_tokens exceed the context or the cache.
         """
@@ -154,7 +158,7 @@ class Engine:
                 min_tokens_banned_ids=self._min_tokens_banned_ids(params),
                 priority=priority,
                 constraint=grammar.start(deferred=deferred) if grammar else None,
-                may_draft=may_draft and not deferred,
+                prediction_ids=tuple(prediction_ids),
             )
             for choice in range(params.n)
         )
@@ -187,8 +191,14 @@ class Engine:
         self.check_idle()
 
     def finish(self, request_id: str, *, reason: FinishReason = "stop") -> None:
-        """End this one choice as if a stop token had come: its text is complete."""
+        """End this one choice as if a stop token had come: its text is complete.
+
+        Whoever watches a request may say so in the midst of a step: it ends with that.
+        """
         request = self._requests.get(request_id)
+        if request is not None and self._ended is not None:
+            self._ended[request] = reason
+            return
         if request is not None:
             self._finish(request, reason)
         self.check_idle()
@@ -236,6 +246,7 @@ class Engine:
         Nobody can tell whose fault it was, so each is computed again by itself: its bits are the
         same. A recurrent state that was left in the middle of a pass cannot be taken back.
         """
+        began = time.perf_counter()
         try:
             logits = self.runner.execute(build_batch(chunks, ops, interrupted))
         except PassInterruptedError:
@@ -245,10 +256,21 @@ class Engine:
                 return [self._fail(chunk.request, error) for chunk in chunks]
             alone = CacheOps()  # the pass that failed has done them already
             return [output for chunk in chunks for output in self._compute([chunk], alone, None)]
-        return self._deliver(chunks, logits)
+        seconds = time.perf_counter() - began
+        self._ended = {}
+        try:
+            draws = self._draw(chunks, logits)
+        finally:
+            ended, self._ended = self._ended, None
+        for each in draws:
+            each.reason = each.reason or ended.get(each.chunk.request)
+        outputs = [self._conclude(each) for each in draws]
+        if self._drafter is not None:
+            self._drafter.observe(_result(draws, seconds))
+        return [output for output in outputs if output is not None]
 
-    def _deliver(self, chunks: Sequence[Chunk], logits: NDArray[np.float32]) -> list[StepOutput]:
-        """Draw from the logits; return an output for each chunk that ended in tokens."""
+    def _draw(self, chunks: Sequence[Chunk], logits: NDArray[np.float32]) -> list[_Draws]:
+        """Draw from the logits what each chunk that ends in tokens gets."""
         draws, row = [], 0
         for chunk in chunks:
             if chunk.num_scored:
@@ -264,8 +286,7 @@ class Engine:
             asking = [
                 each for each, one in zip(asking, drawn, strict=True) if self._accept(each, one)
             ]
-        outputs = [self._conclude(each) for each in draws]
-        return [output for output in outputs if output is not None]
+        return draws
 
     def _accept(self, draws: _Draws, drawn: Sampled) -> bool:
         """Take what was drawn for the chunk.
@@ -283,7 +304,9 @@ class Engine:
         draws.reason = self._append(request, token_id, logprobs)
         draws.row += 1
         depth = len(draws.token_ids)
-        return draws.reason is None and depth <= len(drafts) and drafts[depth - 1] == token_id
+        if draws.reason is not None or depth > len(drafts) or drafts[depth - 1] != token_id:
+            return False
+        return request.watch is None or request.watch(token_id, logprobs)
 
     def _conclude(self, draws: _Draws) -> StepOutput | None:
         """Commit the chunk, and end its request if it failed or is done; None without tokens."""
@@ -357,3 +380,14 @@ class Engine:
                     f"Token id {highest} in {name} is outside the vocabulary: 0 to {size - 1}.",
                     hint="use this model's own tokenizer",
                 )
+
+
+def _result(draws: Sequence[_Draws], seconds: float) -> StepResult:
+    """Return what a step did, for whoever guesses what the next one will do."""
+    verified, row = [], 0
+    for each in draws:
+        chunk, drawn = each.chunk, tuple(each.token_ids)
+        right = chunk.count - max(0, chunk.num_sampled - len(drawn))
+        verified.append(Verified(chunk.request, chunk.start, right, row, drawn))
+        row += chunk.count
+    return StepResult(verified, row, seconds)

@@ -6,7 +6,7 @@ import enum
 import hashlib
 import secrets
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -101,7 +101,10 @@ class Request:
     min_tokens_banned_ids: tuple[int, ...] = ()  # the tokens that min_tokens keeps away
     priority: int = 0  # the lowest goes first
     constraint: GrammarState | None = None  # where it stands in its grammar
-    may_draft: bool = True  # whether several tokens may come out of one step
+    # Sees a token before the next one of the same step is drawn, where what it says may decide how
+    # that is drawn. Returns whether more may be drawn in this step.
+    watch: Callable[[int, TokenLogprobs | None], bool] | None = None
+    prediction_ids: tuple[int, ...] = ()  # what the answer is thought to be: drafts, no more
     choices: tuple[Request, ...] = ()  # all n of them, this one too, in order
 
     output_ids: list[int] = field(default_factory=list)  # a stop token that ended it is the last
@@ -130,6 +133,9 @@ class Request:
     state_slot: int = -1  # of its recurrent state, which is that after num_computed_tokens
     # Snapshots to be taken on the way: (position, slot), rising; the slots are the request's so far
     snapshots: list[tuple[int, int]] = field(default_factory=list)
+    draft_slots: list[int] = field(
+        default_factory=list
+    )  # states of this step's drafts, but the last
     token_counts: TokenCounts | None = None  # only if a penalty is set
 
     def __post_init__(self) -> None:
@@ -149,6 +155,15 @@ class Request:
         Of several choices the first does it for all.
         """
         return 0 < len(self.prompt_logprobs) < len(self.prompt_ids)
+
+    @property
+    def may_draft(self) -> bool:
+        """Whether a step may bring it several tokens.
+
+        Not while its grammar waits for somebody who sees no token before the step is over.
+        """
+        waits = self.constraint is not None and self.constraint.deferred
+        return self.watch is not None or not waits
 
     @property
     def is_finished(self) -> bool:

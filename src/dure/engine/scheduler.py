@@ -6,15 +6,21 @@ from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
 from dure.batch import BLOCK_SIZE, CacheOps
 from dure.engine.block_pool import BlockPool, block_digest, blocks_for
 from dure.engine.request import Request, RequestState
-from dure.engine.spec_decode import Drafter
 from dure.engine.states import StatePool
+
+if TYPE_CHECKING:
+    from dure.engine.spec_decode.draft import Drafter
 
 # A prompt that yields to others still gets this much of a step: less would only add steps.
 MIN_CHUNK = 32
+
+# Drafts for one request of a recurrent model: each takes a state of its own while it is checked.
+MAX_STATE_DRAFTS = 8
 
 # Rows of a step whose logits score a prompt: of a vocabulary of 152,000, 78 MB of logits.
 MAX_SCORED = 128
@@ -126,12 +132,11 @@ class Scheduler:
             counts[request] = count + extra
             budget -= extra
             to_score -= extra if request.is_scoring else 0
-        chunks = []
-        for request, count in counts.items():
-            drafts = self._drafts(request, budget)
-            budget -= len(drafts)
-            chunks.append(self._chunk(request, count, drafts))
-        return chunks
+        drafts = self._drafts(counts, budget)
+        return [
+            self._chunk(request, count, drafts.get(request, ()))
+            for request, count in counts.items()
+        ]
 
     def take_cache_ops(self) -> CacheOps:
         """Return what a runner must do to its cache before the chunks of the last `schedule`."""
@@ -152,11 +157,12 @@ class Scheduler:
         self.stats.drafted_tokens += len(chunk.drafts)
         self.stats.accepted_tokens += accepted
         if rejected:
-            kept = blocks_for(request.num_computed_tokens)
-            self.pool.release(request.block_table[kept:])
-            del request.block_table[kept:]
+            self._go_back(request, accepted)
         ends_prompt = chunk.start < len(request.prompt_ids) <= request.num_computed_tokens
         self._publish(request, chunk.start // BLOCK_SIZE, tail=ends_prompt)
+        for slot in request.draft_slots:
+            self.states.release(slot)
+        request.draft_slots = []
         while request.snapshots and request.snapshots[0][0] <= request.num_computed_tokens:
             position, slot = request.snapshots.pop(0)
             self.states.publish(slot, *self._prefix(request, position))
@@ -168,13 +174,25 @@ class Scheduler:
         elif request.state is RequestState.RUNNING:
             self._release(request, forget=forget)
         request.state = RequestState.FINISHED
+        if self._drafter is not None:
+            self._drafter.forget(request)
 
     def check(self) -> None:
         """Raise RuntimeError if a block or a state is held by none of the running requests."""
         self.pool.check([request.block_table for request in self.running])
         if self.states:
             slots = [request.state_slot for request in self.running]
+            slots += [slot for request in self.running for slot in request.draft_slots]
             self.states.check([*slots, *(slot for r in self.running for _, slot in r.snapshots)])
+
+    def _go_back(self, request: Request, accepted: int) -> None:
+        """Leave the blocks of wrong drafts, and take the state after the last right one."""
+        kept = blocks_for(request.num_computed_tokens)
+        self.pool.release(request.block_table[kept:])
+        del request.block_table[kept:]
+        if self.states:
+            slots = request.draft_slots
+            request.state_slot, slots[accepted] = slots[accepted], request.state_slot
 
     def _grow(self, request: Request) -> bool:
         """Give the request a block for its next token; False if it had to be preempted itself."""
@@ -230,7 +248,7 @@ class Scheduler:
 
     def _release_states(self, request: Request, *, forget: bool) -> None:
         """Turn the request's state into a snapshot unless it is to be forgotten."""
-        for _, slot in request.snapshots:
+        for slot in [*request.draft_slots, *(slot for _, slot in request.snapshots)]:
             self.states.release(slot)
         if forget or request.num_computed_tokens == 0:
             self.states.release(request.state_slot)
@@ -239,7 +257,7 @@ class Scheduler:
             self.states.publish(request.state_slot, *prefix)
         if forget:
             self.states.forget([request.root, *self._digests(request)])
-        request.state_slot, request.snapshots = -1, []
+        request.state_slot, request.snapshots, request.draft_slots = -1, [], []
 
     def _prefills(self, scheduled: dict[Request, int]) -> Iterator[Request]:
         """Yield requests with more of a prompt to compute: running ones, then newly admitted."""
@@ -267,26 +285,54 @@ class Scheduler:
         needed = request.num_uncomputed_tokens
         return needed if needed <= budget else min(budget, max(MIN_CHUNK, budget // 2))
 
-    def _drafts(self, request: Request, budget: int) -> tuple[int, ...]:
-        """Return guesses for a request that decodes, as many as rows, blocks and output allow."""
-        if self._drafter is None or not request.may_draft or self.states:
-            return ()  # a recurrent state cannot be taken back to before a wrong guess
-        if request.num_uncomputed_tokens != 1:
-            return ()
-        limit = min(budget, request.max_output - len(request.output_ids) - 1)
-        if limit <= 0:
-            return ()
-        drafts = tuple(self._drafter.propose(request, limit))[:limit]
-        # Nobody is preempted for a guess, and running requests keep a block each for what is sure.
-        spare = self.pool.num_free - len(self.running)
-        while (lacking := self._lacking(request, len(drafts))) > max(spare, 0):
-            drafts = drafts[:-1]
-        request.block_table += [self.pool.allocate() for _ in range(lacking)]
+    def _drafts(self, counts: dict[Request, int], budget: int) -> dict[Request, tuple[int, ...]]:
+        """Return guesses for the requests that decode, as rows, blocks, states and output allow."""
+        if self._drafter is None or budget <= 0:
+            return {}
+        limits = {
+            request: limit
+            for request in counts
+            if request.may_draft and request.num_uncomputed_tokens == 1
+            if (limit := self._reserve(request, min(budget, self._drafter.max_drafts))) > 0
+        }
+        if not limits:
+            return {}
+        rows = sum(counts.values())
+        proposed = self._drafter.propose(list(limits), list(limits.values()), rows)
+        drafts = {}
+        for (request, limit), tokens in zip(limits.items(), proposed, strict=True):
+            drafts[request] = tuple(tokens)[: min(limit, budget)]
+            budget -= len(drafts[request])
+            self._trim(request, len(drafts[request]))
         return drafts
 
-    def _lacking(self, request: Request, drafts: int) -> int:
-        """Count the blocks that the next row and so many drafts need beyond those there are."""
-        return blocks_for(request.num_computed_tokens + 1 + drafts) - len(request.block_table)
+    def _reserve(self, request: Request, limit: int) -> int:
+        """Take blocks and states for `limit` drafts, or as many as there can be; return that.
+
+        Nobody is preempted for a guess, and running requests keep a block each for what is sure.
+        """
+        limit = min(limit, request.max_output - len(request.output_ids) - 1)
+        if self.states:  # one slot is left for the next request
+            limit = min(limit, self.states.num_free - 1, MAX_STATE_DRAFTS)
+        if limit <= 0:
+            return 0
+        spare = max(0, self.pool.num_free - len(self.running))
+        room = (len(request.block_table) + spare) * BLOCK_SIZE - request.num_computed_tokens - 1
+        limit = min(limit, room)
+        lacking = blocks_for(request.num_computed_tokens + 1 + limit) - len(request.block_table)
+        request.block_table += [self.pool.allocate() for _ in range(lacking)]
+        if self.states:
+            request.draft_slots = [self.states.allocate() for _ in range(limit)]
+        return limit
+
+    def _trim(self, request: Request, drafts: int) -> None:
+        """Give back what `_reserve` took for more than so many drafts."""
+        kept = blocks_for(request.num_computed_tokens + 1 + drafts)
+        self.pool.release(request.block_table[kept:])
+        del request.block_table[kept:]
+        for slot in request.draft_slots[drafts:]:
+            self.states.release(slot)
+        del request.draft_slots[drafts:]
 
     def _chunk(self, request: Request, count: int, drafts: tuple[int, ...]) -> Chunk:
         start = request.num_computed_tokens
