@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from dure.batch import CacheDtype, StateSpec
 from dure.engine.kv_storage import KVStorage
@@ -13,13 +13,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dure.batch import Batch
-    from dure.models import Model
+    from dure.models import HeadedModel, Model
+
+    Floats = NDArray[np.float32]
 
 
 class ModelRunner:
-    """One model with its cache on this machine.
+    """One model with its cache on this machine, and what guesses tokens for it, if anything does.
 
     An engine needs of a runner what is public here: so one may be a pipeline of others elsewhere.
+    What guesses keeps its keys and values in the same blocks, in layers of their own: so a prefix
+    that is found again has them, too.
     """
 
     def __init__(
@@ -29,12 +33,15 @@ class ModelRunner:
         num_blocks: int,
         num_states: int = 0,
         cache_dtype: CacheDtype = "f16",
+        draft_model: Model | None = None,
+        draft_heads: bool = False,
     ) -> None:
         """Allocate the cache.
 
         It has `num_blocks` blocks of 32 tokens in every attention layer, and `num_states` slots in
-        every recurrent one, of which each running sequence needs one. Raises InvalidRequestError if
-        a recurrent model gets none.
+        every recurrent one, of which each running sequence needs one. draft_model: a smaller model
+        of the same vocabulary. draft_heads: whether the model's own draft heads are used. Raises
+        InvalidRequestError if a recurrent model gets no states, or a draft model is recurrent.
         """
         specs = model.kv_cache_specs
         recurrent = any(isinstance(spec, StateSpec) for spec in specs)
@@ -44,12 +51,25 @@ class ModelRunner:
                 f"but is {num_states}."
             )
         self.model = model
+        self.draft_model = draft_model
         self.vocab_size = model.vocab_size
         self.context_length = model.context_length
         self.num_blocks = num_blocks
         self.num_states = num_states if recurrent else 0
+        self.hidden: Floats | None = None
+        """With draft heads: what the last block gave for every row of the last batch."""
+        self._headed = cast("HeadedModel", model) if draft_heads else None
+        self._num_layers = len(specs)
+        drafting = () if draft_model is None else draft_model.kv_cache_specs
+        if any(isinstance(spec, StateSpec) for spec in drafting):
+            raise InvalidRequestError(
+                "A model with recurrent layers cannot draft: its state cannot be taken back.",
+                hint="choose a draft model with attention alone",
+            )
+        if self._headed is not None:
+            drafting = self._headed.draft_cache_specs
         self.storage = KVStorage(
-            specs, num_blocks=num_blocks, num_states=num_states, dtype=cache_dtype
+            (*specs, *drafting), num_blocks=num_blocks, num_states=num_states, dtype=cache_dtype
         )
 
     @property
@@ -57,11 +77,29 @@ class ModelRunner:
         """Bytes of the whole cache."""
         return self.storage.size_bytes
 
-    def execute(self, batch: Batch) -> NDArray[np.float32]:
+    def execute(self, batch: Batch) -> Floats:
         """Do what `batch.cache_ops` says, run the model, and keep its keys and values.
 
         Returns logits float32 (len(batch.logit_rows), vocab_size).
         """
         if batch.cache_ops:
             self.storage.apply(batch.cache_ops)
-        return self.model.forward(batch, self.storage.arrays)
+        cache = self.storage.arrays[: self._num_layers]
+        if self._headed is None:
+            return self.model.forward(batch, cache)
+        self.hidden = self._headed.run(self._headed.embed(batch), batch, cache)
+        return self._headed.logits(self.hidden[batch.logit_rows])
+
+    def draft(self, batch: Batch) -> Floats:
+        """Compute logits (len(batch.logit_rows), its vocab_size) by the draft model."""
+        assert self.draft_model is not None
+        return self.draft_model.forward(batch, self.storage.arrays[self._num_layers :])
+
+    def draft_heads(self, hidden: Floats, batch: Batch) -> tuple[Floats, Floats]:
+        """Compute what the draft heads expect after batch.tokens, at the positions before them.
+
+        hidden: (n, hidden) of these positions. Returns (m, hidden) and logits (m, vocab_size) of
+        the batch's logit rows.
+        """
+        assert self._headed is not None
+        return self._headed.draft(hidden, batch, self.storage.arrays[self._num_layers :])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -84,6 +85,29 @@ class Sampler:
                 return [error]
             return [self.sample([each], logits[i : i + 1])[0] for i, each in enumerate(requests)]
 
+    def guess(
+        self, requests: Sequence[Request], logits: NDArray[np.float32], depth: int
+    ) -> list[tuple[int, float]]:
+        """Draw what each request may draw `depth` tokens after its next one.
+
+        logits: (requests, V) of what guesses. The rule and the random number are those of the draw
+        that is guessed, without what the tokens before it change. Returns (id, its probability).
+        """
+        params = [request.params for request in requests]
+        ids = self._functions.sample_rows(
+            logits,
+            temperatures=[cast("float", each.temperature) for each in params],
+            top_ks=[cast("int", each.top_k) for each in params],
+            top_ps=[cast("float", each.top_p) for each in params],
+            min_ps=[cast("float", each.min_p) for each in params],
+            uniforms=[self._uniform(request, depth) for request in requests],
+            threads=self._threads,
+        )
+        return [
+            (token_id, math.exp(self._functions.logprob(row, token_id)) if token_id >= 0 else 0.0)
+            for token_id, row in zip(ids, logits, strict=True)
+        ]
+
     def score(self, request: Request, logits: NDArray[np.float32]) -> None:
         """Give the request's next prompt tokens their log-probabilities, from logits (rows, V)."""
         count = request.params.prompt_logprobs or 0
@@ -124,11 +148,11 @@ class Sampler:
         finally:
             logits[:, self._unused] = without_token
 
-    def _uniform(self, request: Request) -> float:
-        """The number that decides a request's next draw; 0 where the highest logit does."""
+    def _uniform(self, request: Request, ahead: int = 0) -> float:
+        """The number that decides the draw `ahead` of the next; 0 where the highest logit does."""
         if not request.params.temperature:
             return 0.0
-        return self._functions.uniform(request.seed, len(request.output_ids))
+        return self._functions.uniform(request.seed, len(request.output_ids) + ahead)
 
     def _drawn(self, request: Request, token_id: int, logits: NDArray[np.float32]) -> Sampled:
         if token_id < 0:

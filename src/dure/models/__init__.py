@@ -58,6 +58,36 @@ class Model(Protocol):
         ...
 
 
+class HeadedModel(Model, Protocol):
+    """A model that may have draft heads: layers that guess the token after the next one."""
+
+    @property
+    def draft_cache_specs(self) -> tuple[KVCacheSpec | StateSpec, ...]:
+        """What the draft heads cache of a token; empty if the checkpoint has none."""
+        ...
+
+    def embed(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the embeddings (n, hidden) of the batch's tokens."""
+        ...
+
+    def run(self, x: NDArray[np.float32], batch: Batch, cache: CacheArrays) -> NDArray[np.float32]:
+        """Return the hidden states (n, hidden) after the last block."""
+        ...
+
+    def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits (n, vocab_size) of hidden states after the last block."""
+        ...
+
+    def draft(
+        self, hidden: NDArray[np.float32], batch: Batch, cache: CacheArrays
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Guess what follows batch.tokens, which come after `hidden` (n, hidden).
+
+        Returns the heads' own hidden states (m, hidden), for the guess after that, and logits.
+        """
+        ...
+
+
 def families() -> dict[str, ModuleType]:
     """Return every model file under its names.
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 class Draft:
     """Tokens that may follow a request's own.
 
-    kinds: a name for each token; guesses of one kind are expected to be right equally often.
+    kinds: a name for each token, as "model" or, to tell more apart, "model:3". Guesses of one kind
+    are expected to be right equally often, if all before them are.
     """
 
     token_ids: tuple[int, ...] = ()

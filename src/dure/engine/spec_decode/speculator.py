@@ -57,11 +57,11 @@ class ModelSource(Protocol):
         self,
         requests: Sequence[Request],
         limits: Sequence[int],
-        goes_on: Callable[[int, int], bool],
+        goes_on: Callable[[int, Sequence[str]], bool],
     ) -> list[Draft]:
         """Guess token by token for all requests at once.
 
-        goes_on: asked with (index of a request, guesses so far) before each pass.
+        goes_on: asked with (index of a request, kinds of its guesses so far) before each pass.
         """
         ...
 
@@ -143,7 +143,7 @@ class Speculator:
         for request, limit in zip(requests, limits, strict=True):
             record = self._records.setdefault(request, _Record(Rates(self._rates)))
             record.proposed = self._free(request, limit)
-            rated = [(draft, _chances(draft, record.rates)) for draft in record.proposed]
+            rated = [(draft, _chances(draft.kinds, record.rates)) for draft in record.proposed]
             best = max(rated, key=lambda each: sum(each[1]), default=(Draft(), []))
             drafts.append(best[0])
             chances.append(best[1])
@@ -183,11 +183,12 @@ class Speculator:
         if not asked:
             return
 
-        def goes_on(place: int, depth: int) -> bool:
-            _, chance, probes = asked[place]
-            if depth == 0:
+        def goes_on(place: int, kinds: Sequence[str]) -> bool:
+            index, chance, probes = asked[place]
+            if not kinds:
                 return True
-            return not probes and plan.pays(chance, depth, len(asked), model.cost)
+            so_far = _chances(kinds, self._records[requests[index]].rates)
+            return not probes and plan.pays(so_far, chance, len(asked), model.cost)
 
         indices = [index for index, _, _ in asked]
         made = model.propose([requests[i] for i in indices], [limits[i] for i in indices], goes_on)
@@ -198,7 +199,7 @@ class Speculator:
             if draft.token_ids:
                 drafts[index] = draft
                 # They are paid for already: only their rows count from here on.
-                chances[index] = _chances(draft, record.rates)
+                chances[index] = _chances(draft.kinds, record.rates)
                 if probes:
                     chances[index] = [1.0] * len(draft.token_ids)
 
@@ -238,14 +239,16 @@ class _Plan:
             best = max(best, (self._decoding + expected) / self._decoding * base / spent)
         return best
 
-    def pays(self, chance: float, depth: int, requests: int, model: StepCost) -> bool:
-        """Whether one more guess after `depth` pays, where a right one has this chance."""
-        base = self.seconds(0)
+    def pays(self, so_far: Sequence[float], chance: float, requests: int, model: StepCost) -> bool:
+        """Whether one more guess pays, after those with the chances `so_far`.
+
+        chance: that it is right if they all are. requests: how many are guessed for in one pass.
+        """
+        base, depth = self.seconds(0), len(so_far)
         row = self.seconds(depth + 1) - self.seconds(depth)
         each = _pass_seconds(model, requests, base) / requests
-        so_far = sum(_powers(chance, depth))
         spent = self.seconds(depth) + depth * each
-        return chance ** (depth + 1) * spent > (row + each) * (1 + so_far)
+        return so_far[-1] * chance * spent > (row + each) * (1 + sum(so_far))
 
     def choose(self, chances: Sequence[Sequence[float]]) -> list[int]:
         """Return how many guesses of each request go into the step.
@@ -281,18 +284,24 @@ def _powers(chance: float, limit: int) -> list[float]:
     return [chance**depth for depth in range(1, limit + 1)]
 
 
-def _chances(draft: Draft, rates: Rates) -> list[float]:
+def _chances(kinds: Sequence[str], rates: Rates) -> list[float]:
     """Return for each guess the chance that it and all before it are right."""
     chances, chance = [], 1.0
-    for kind in draft.kinds:
+    for kind in kinds:
         chance *= rates(kind)
         chances.append(chance)
     return chances
 
 
 def _learn(rates: Rates, draft: Draft, drawn: Sequence[int]) -> None:
-    """Compare guesses, tried or not, with what was drawn."""
+    """Compare guesses, tried or not, with what was drawn.
+
+    A kind "model:3" counts for "model", too.
+    """
     for token_id, kind, actual in zip(draft.token_ids, draft.kinds, drawn, strict=False):
         rates.add(kind, token_id == actual)
+        family, _, finer = kind.partition(":")
+        if finer:
+            rates.add(family, token_id == actual)
         if token_id != actual:
             return
