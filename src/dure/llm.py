@@ -22,7 +22,9 @@ from dure.engine.engine import Engine
 from dure.engine.model_runner import ModelRunner
 from dure.engine.params import SamplingParams
 from dure.engine.request import check_prompt
+from dure.engine.spec_decode.make import make_drafter
 from dure.errors import InvalidRequestError, NotEnoughMemoryError
+from dure.loading.draft import SETTINGS, draft_name
 from dure.loading.load import load
 from dure.loading.memory import check_whole, gigabytes
 
@@ -68,6 +70,7 @@ class LLM:
         max_sequences: int = 64,
         conversations: int = 1,
         fallback_sampling: Mapping[str, float] | None = None,
+        speculate: str = "auto",
         download_progress: Callable[[hub.Progress], None] | None = None,
         load_progress: Progress | None = None,
     ) -> None:
@@ -85,6 +88,10 @@ class LLM:
         max_sequences: sequences computed in one step at most; others wait.
         conversations: sequences that the KV cache is made for, where `cache_bytes` is None.
         fallback_sampling: fields of SamplingParams for a model whose makers recommend none of them.
+        speculate: who guesses tokens, so that a step may bring several; no answer depends on it.
+            "auto": texts that repeat, and the model's own draft heads if it has them; "text" or
+            "heads": these alone; "off"; or the name of a smaller model of the same vocabulary,
+            beside texts.
         download_progress: is called with the progress of a download.
         load_progress: is called with (bytes read, bytes in all) while weights are read.
 
@@ -102,6 +109,7 @@ class LLM:
             cache_bytes=cache_bytes,
             cache_dtype=cache_dtype,
             conversations=conversations,
+            draft=draft_name(speculate),
             download_progress=download_progress,
             load_progress=load_progress,
         )
@@ -128,13 +136,16 @@ class LLM:
             vocab_size=loaded.model.vocab_size,
             sampling_defaults=recommended,
         )
+        runner = ModelRunner(
+            loaded.model,
+            num_blocks=loaded.num_blocks,
+            num_states=loaded.num_states,
+            cache_dtype=loaded.cache_dtype,
+            draft_model=loaded.draft_model,
+        )
         engine = Engine(
-            ModelRunner(
-                loaded.model,
-                num_blocks=loaded.num_blocks,
-                num_states=loaded.num_states,
-                cache_dtype=loaded.cache_dtype,
-            ),
+            runner,
+            drafter=make_drafter(speculate, runner, threads=loaded.threads),
             max_sequences=max_sequences,
             model_id=loaded.name,
             eos_ids=self.tokenizer.eos_ids,
@@ -150,6 +161,12 @@ class LLM:
         if model is not None and not isinstance(model, (str, os.PathLike)):
             raise InvalidRequestError(
                 f"A model is a name or a path, not {model!r:.60}.", hint='LLM("smollm2:135m")'
+            )
+        speculate = options["speculate"]
+        if not isinstance(speculate, str) or not speculate:
+            raise InvalidRequestError(
+                f"speculate is a word or a model's name, not {speculate!r:.60}.",
+                hint=f"{', '.join(SETTINGS)}, or the name of a smaller model",
             )
         check_whole("max_sequences", options["max_sequences"], 1, MAX_SEQUENCES)
         arguments.check_flag("exact", options["exact"])

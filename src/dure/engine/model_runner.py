@@ -73,6 +73,11 @@ class ModelRunner:
         )
 
     @property
+    def has_draft_heads(self) -> bool:
+        """Whether the model's own draft heads are used."""
+        return self._headed is not None
+
+    @property
     def cache_bytes(self) -> int:
         """Bytes of the whole cache."""
         return self.storage.size_bytes

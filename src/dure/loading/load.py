@@ -14,6 +14,7 @@ from dure.batch import BLOCK_SIZE, CacheDtype
 from dure.errors import TokenizerError
 from dure.formats.checkpoint import open_checkpoint
 from dure.formats.string_array import StringArray
+from dure.loading.draft import DraftCheckpoint, open_draft
 from dure.loading.memory import (
     MAX_CACHE_BYTES,
     MAX_TOKENS,
@@ -51,6 +52,7 @@ class LoadedModel:
     cache_dtype: CacheDtype
     sampling: Mapping[str, Any]  # the defaults that the model's makers recommend
     num_states: int = 0  # recurrent states that all sequences share; 0 of a model without
+    draft_model: Model | None = None  # a smaller one, which guesses tokens for this one
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -72,6 +74,7 @@ def load(
     cache_dtype: CacheDtype = "f16",
     conversations: int = 1,
     with_tokenizer: bool = True,
+    draft: str | None = None,
     download_progress: Callable[[hub.Progress], None] | None = None,
     load_progress: Progress | None = None,
 ) -> LoadedModel:
@@ -80,7 +83,8 @@ def load(
     `context` in tokens; None: what model and memory allow, up to 32,768. `quantize` (q8, q6, q4)
     applies to float and FP8 weights. The shared KV cache has `cache_bytes` bytes, `cache_tokens`
     tokens, or 4,096 tokens for each of `conversations`; its type is f16 or q8, and f32 if `exact`.
-    Without `with_tokenizer` a model that has no tokenizer loads, too.
+    Without `with_tokenizer` a model that has no tokenizer loads, too. `draft` is the name of a
+    smaller model of the same vocabulary, which is loaded to guess tokens.
 
     Raises NotEnoughMemoryError, before any matrix is read, if weights, cache and overhead do not
     fit; and the other errors of dure.errors.
@@ -100,16 +104,21 @@ def load(
     name = _label(resolved)
     checkpoint = open_checkpoint(resolved.path)
     models.family_of(checkpoint)  # an unsupported architecture is reported first
-    tokenizer = _TokenizerMaker(checkpoint if with_tokenizer else None)
+    drafting = None if draft is None else open_draft(draft, download_progress)
+    tokenizer = _TokenizerMaker(checkpoint if with_tokenizer else None, drafting)
     checkpoint = _without_vocabulary(checkpoint)
     weight_bytes = models.memory_needed(checkpoint, quantize=scheme)
+    draft_specs = () if drafting is None else drafting.kv_cache_specs
+    if drafting is not None:
+        weight_bytes += models.memory_needed(drafting.checkpoint, quantize=scheme)
     available = machine.memory_available()
 
     def planned(model: Model) -> tuple[MemoryPlan, int]:
         """Return the memory plan, and the number of recurrent states."""
         sequence_bytes = sum(layer.bytes_per_sequence for layer in model.kv_cache_specs)
         states = state_slots(sequence_bytes, available - weight_bytes - OVERHEAD_BYTES)
-        token_bytes = sum(layer.bytes_per_token(dtype) for layer in model.kv_cache_specs)
+        layers = (*model.kv_cache_specs, *draft_specs)
+        token_bytes = sum(layer.bytes_per_token(dtype) for layer in layers)
         plan = plan_memory(
             name,
             wanted=context,
@@ -136,6 +145,11 @@ def load(
         before_packing=before_packing,
     )
     text = tokenizer.result()
+    draft_model = None
+    if drafting is not None:
+        draft_model = models.load_model(
+            drafting.checkpoint, threads=threads, exact=exact, quantize=scheme
+        )
     kernels.release_free_memory()
     final, num_states = planned(model)
     recommended = resolved.entry.sampling if resolved.entry is not None else {}
@@ -151,14 +165,17 @@ def load(
         cache_dtype=dtype,
         sampling={**recommended, **checkpoint.generation_config},
         num_states=num_states,
+        draft_model=draft_model,
     )
 
 
 class _TokenizerMaker:
     """Build a checkpoint's tokenizer on its own thread, while the weights are packed."""
 
-    def __init__(self, checkpoint: Checkpoint | None) -> None:
+    def __init__(self, checkpoint: Checkpoint | None, drafting: DraftCheckpoint | None) -> None:
+        """drafting: whose vocabulary must be the same, if there is one."""
         self._checkpoint = checkpoint
+        self._drafting = drafting
         self._result: Tokenizer | None = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._make)
@@ -197,6 +214,8 @@ class _TokenizerMaker:
             from dure.text.tokenizer import Tokenizer  # noqa: PLC0415
 
             self._result = Tokenizer.from_checkpoint(checkpoint)
+            if self._drafting is not None:
+                self._drafting.check_vocabulary(self._result)
         except BaseException as error:
             self._error = error
         del checkpoint

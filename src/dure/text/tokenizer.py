@@ -152,6 +152,14 @@ class Tokenizer:
         text = data.decode("utf-8", "replace")
         return text[1:] if self.strips_leading_space and not continues and text[:1] == " " else text
 
+    def difference(self, other: Tokenizer) -> str:
+        """Say in which token two vocabularies first differ; "" if they agree where they overlap."""
+        for token_id in range(min(self.vocab_size, other.vocab_size)):
+            one, two = self._spell(token_id), other._spell(token_id)
+            if one != two and one and two:
+                return f"token {token_id} is {one!r:.40} in one and {two!r:.40} in the other"
+        return ""
+
     def token_bytes(self, token_id: int) -> bytes:
         """Return the bytes one token stands for; empty for an id without a token."""
         found = self._bytes.get(token_id)

@@ -172,6 +172,8 @@ class Speculator:
         """Have the model guess for the requests that texts promise less for."""
         asked = []
         for index, request in enumerate(requests):
+            if not request.output_ids:
+                continue  # the first token does not wait for a model to read the prompt
             record = self._records[request]
             record.idle += 1
             chance = record.rates(model.kind)

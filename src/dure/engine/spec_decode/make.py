@@ -1,0 +1,31 @@
+"""Which guesses does a setting mean?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dure.engine.sampler import Sampler
+from dure.engine.spec_decode.draft_model import DraftModel
+from dure.engine.spec_decode.heads import DraftHeads
+from dure.engine.spec_decode.speculator import Speculator
+
+if TYPE_CHECKING:
+    from dure.engine.model_runner import ModelRunner
+    from dure.engine.spec_decode.speculator import ModelSource, TextSource
+
+
+def make_drafter(speculate: str, runner: ModelRunner, *, threads: int) -> Speculator | None:
+    """Make what guesses tokens for a runner, which has the models that `speculate` asks for.
+
+    speculate: "auto", "off", "text", "heads" or a model's name, as LLM takes it.
+    """
+    if speculate == "off":
+        return None
+    texts: list[TextSource] = []
+    model: ModelSource | None = None
+    sampler = Sampler(threads=threads)
+    if runner.draft_model is not None:
+        model = DraftModel(runner, sampler)
+    elif runner.has_draft_heads and speculate != "text":
+        model = DraftHeads(runner, sampler)
+    return Speculator(texts, model)
