@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -113,9 +113,10 @@ class Scheduler:
         counts: dict[Request, int] = {}
         self._make_way()
         for request in list(self.running):  # the first in turn, so a victim is not yet counted
-            decoding = request.num_uncomputed_tokens == 1
-            if decoding and request.state is RequestState.RUNNING and self._grow(request):
+            decodes = request.num_uncomputed_tokens == 1
+            if decodes and request.state is RequestState.RUNNING and self._grow(request):
                 counts[request] = 1
+        decoding = list(counts)
         budget, to_score = self.max_batch_tokens - len(counts), MAX_SCORED
         for request in self._prefills(counts):
             if budget == 0:
@@ -132,7 +133,7 @@ class Scheduler:
             counts[request] = count + extra
             budget -= extra
             to_score -= extra if request.is_scoring else 0
-        drafts = self._drafts(counts, budget)
+        drafts = self._drafts(decoding, sum(counts.values()), budget)
         return [
             self._chunk(request, count, drafts.get(request, ()))
             for request, count in counts.items()
@@ -285,19 +286,24 @@ class Scheduler:
         needed = request.num_uncomputed_tokens
         return needed if needed <= budget else min(budget, max(MIN_CHUNK, budget // 2))
 
-    def _drafts(self, counts: dict[Request, int], budget: int) -> dict[Request, tuple[int, ...]]:
-        """Return guesses for the requests that decode, as rows, blocks, states and output allow."""
+    def _drafts(
+        self, decoding: Sequence[Request], rows: int, budget: int
+    ) -> dict[Request, tuple[int, ...]]:
+        """Return guesses for requests that decode, as rows, blocks, states and output allow.
+
+        rows: of the step without guesses. Requests that were just admitted get none: what is to be
+        copied into their blocks comes with the pass, and would overwrite what a guess computes.
+        """
         if self._drafter is None or budget <= 0:
             return {}
         limits = {
             request: limit
-            for request in counts
-            if request.may_draft and request.num_uncomputed_tokens == 1
-            if (limit := self._reserve(request, min(budget, self._drafter.max_drafts))) > 0
+            for request in decoding
+            if request.may_draft
+            and (limit := self._reserve(request, min(budget, self._drafter.max_drafts))) > 0
         }
         if not limits:
             return {}
-        rows = sum(counts.values())
         proposed = self._drafter.propose(list(limits), list(limits.values()), rows)
         drafts = {}
         for (request, limit), tokens in zip(limits.items(), proposed, strict=True):

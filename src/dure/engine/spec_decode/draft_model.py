@@ -13,6 +13,9 @@ from dure.engine.spec_decode.cost import StepCost
 from dure.engine.spec_decode.draft import Draft
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from dure.engine.model_runner import ModelRunner
     from dure.engine.request import Request
     from dure.engine.sampler import Sampler
@@ -102,10 +105,22 @@ class DraftModel:
                 rows.append(Rows(request, start, request.tokens[start : start + count], False))
                 progress.computed += count
         if rows:
-            self._runner.draft(rows_batch(rows))
+            self._compute(rows)
             for each in rows:
                 self._note(each.request)
         return active
+
+    def _compute(self, rows: Sequence[Rows]) -> NDArray[np.float32]:
+        """Run the draft model; return the logits of the wanted rows."""
+        for each in rows:  # what a block held of other tokens is written over
+            first = each.start // BLOCK_SIZE
+            last = (each.start + len(each.token_ids) - 1) // BLOCK_SIZE
+            digests = each.request.digests
+            for index in range(first, last + 1):
+                block = each.request.block_table[index]
+                if index >= len(digests) or self._done.get(block) != digests[index]:
+                    self._done.pop(block, None)
+        return self._runner.draft(rows_batch(rows))
 
     def _synced(self, request: Request) -> _Progress:
         """Return how far the request's own tokens are computed: right guesses are, too."""
@@ -151,7 +166,7 @@ class DraftModel:
 
     def _guess(self, rows: Sequence[Rows], depth: int) -> list[tuple[int, float]]:
         began = time.perf_counter()
-        logits = self._runner.draft(rows_batch(rows))
+        logits = self._compute(rows)
         drawn = self._sampler.guess([each.request for each in rows], logits, depth)
         self.cost.add(sum(len(each.token_ids) for each in rows), time.perf_counter() - began)
         return drawn
