@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from dure.kernels import suffix_reference
-from dure.kernels import SuffixAutomaton, SuffixReader
+from dure.kernels import SuffixAutomaton, SuffixReader, suffix_reference
 
 
 def ints(tokens: object) -> np.ndarray:
@@ -213,7 +212,7 @@ def test_wrong_arguments_are_refused_and_change_nothing() -> None:
     index = SuffixAutomaton(4)
     index.extend(ints([1, 2, 3]))
     for tokens in ([1, -1], [-5], [4, 5]):
-        with pytest.raises(ValueError, match="below 0|room"):
+        with pytest.raises(ValueError, match=r"below 0|room"):
             index.extend(ints(tokens))
     assert len(index) == 3
     with pytest.raises(ValueError, match="below 0"):

@@ -59,7 +59,7 @@ class SuffixAutomaton:
 
 
 def longest_match(read: Sequence[int], text: Sequence[int], places: Sequence[int]) -> SuffixMatch:
-    """Return the longest suffix of `read` before one of the places of `text`, the last of equals."""
+    """Return the longest suffix of `read` that stands before a place; of equals the last one."""
     best = SuffixMatch(0, 0)
     for place in places:
         length = _agreement(read, text, place, len(read))
