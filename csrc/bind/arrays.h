@@ -51,10 +51,11 @@ Array fresh(std::initializer_list<size_t> shape) {
                }));
 }
 
-void bind_weights(nb::module_& m);    // bind/weights.cpp
-void bind_experts(nb::module_& m);    // bind/experts.cpp
-void bind_states(nb::module_& m);     // bind/states.cpp
-void bind_attention(nb::module_& m);  // bind/attention.cpp
-void bind_sampling(nb::module_& m);   // bind/sampling.cpp
+void bind_weights(nb::module_& m);           // bind/weights.cpp
+void bind_experts(nb::module_& m);           // bind/experts.cpp
+void bind_states(nb::module_& m);            // bind/states.cpp
+void bind_attention(nb::module_& m);         // bind/attention.cpp
+void bind_sampling(nb::module_& m);          // bind/sampling.cpp
+void bind_suffix_automaton(nb::module_& m);  // bind/suffix_automaton.cpp
 
 }  // namespace dure

@@ -64,6 +64,7 @@ NB_MODULE(_core, m) {
   bind_states(m);
   bind_attention(m);
   bind_sampling(m);
+  bind_suffix_automaton(m);
   nb::class_<Activations>(m, "Activations")
       .def(nb::init<In<float, 2>>(), strict)
       .def(nb::init<In<float, 2>, In<float, 1>, float>(), strict, strict, any)

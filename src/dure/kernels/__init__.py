@@ -20,7 +20,7 @@ import numpy as np
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
-from dure.kernels import _core, packed, recurrent
+from dure.kernels import _core, packed, recurrent, suffix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,6 +49,9 @@ Experts = packed.Experts
 ExpertBuffer = packed.ExpertBuffer
 FilePacker = packed.FilePacker
 NotFiniteError = packed.NotFiniteError
+SuffixAutomaton = suffix.SuffixAutomaton
+SuffixMatch = suffix.SuffixMatch
+SuffixReader = suffix.SuffixReader
 uniform = _core.uniform
 
 
