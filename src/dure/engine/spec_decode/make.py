@@ -8,6 +8,7 @@ from dure.engine.sampler import Sampler
 from dure.engine.spec_decode.draft_model import DraftModel
 from dure.engine.spec_decode.heads import DraftHeads
 from dure.engine.spec_decode.speculator import Speculator
+from dure.engine.spec_decode.text import TextDrafter
 
 if TYPE_CHECKING:
     from dure.engine.model_runner import ModelRunner
@@ -21,7 +22,7 @@ def make_drafter(speculate: str, runner: ModelRunner, *, threads: int) -> Specul
     """
     if speculate == "off":
         return None
-    texts: list[TextSource] = []
+    texts: list[TextSource] = [] if speculate == "heads" else [TextDrafter()]
     model: ModelSource | None = None
     sampler = Sampler(threads=threads)
     if runner.draft_model is not None:
