@@ -57,7 +57,7 @@ class ModelRunner:
         self.num_blocks = num_blocks
         self.num_states = num_states if recurrent else 0
         self.hidden: Floats | None = None
-        """With draft heads: what the last block gave for every row of the last batch."""
+        """With draft heads: every row of the last batch, as they take it, (n, hidden)."""
         self._headed = cast("HeadedModel", model) if draft_heads else None
         self._num_layers = len(specs)
         drafting = () if draft_model is None else draft_model.kv_cache_specs
@@ -92,8 +92,9 @@ class ModelRunner:
         cache = self.storage.arrays[: self._num_layers]
         if self._headed is None:
             return self.model.forward(batch, cache)
-        self.hidden = self._headed.run(self._headed.embed(batch), batch, cache)
-        return self._headed.logits(self.hidden[batch.logit_rows])
+        x = self._headed.run(self._headed.embed(batch), batch, cache)
+        self.hidden = self._headed.draft_hidden(x)
+        return self._headed.logits(x[batch.logit_rows])
 
     def draft(self, batch: Batch) -> Floats:
         """Compute logits (len(batch.logit_rows), its vocab_size) by the draft model."""

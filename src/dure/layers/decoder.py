@@ -8,17 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from dure.batch import PassInterruptedError
 from dure.layers.basic import Embedding, RMSNorm, head
 from dure.layers.rope import Rope, RopeConfig
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from dure import kernels
     from dure.batch import Batch, CacheArrays, KVCacheSpec, LayerArray, StateSpec
     from dure.layers.basic import Floats, Rows
+    from dure.layers.mtp import MultiTokenPrediction
     from dure.layers.rope import Rotation
     from dure.weights.loader import Weights
 
@@ -154,6 +156,7 @@ class Decoder:
         self.layers: Sequence[DecoderLayer] = [make_layer(i) for i in range(sizes.layers)]
         self.norm = RMSNorm(weights, "model.norm", sizes.hidden, sizes.norm_eps, offset=norm_offset)
         self.lm_head = head(weights, self.embed_tokens, tied=sizes.tied)
+        self.mtp: MultiTokenPrediction | None = None  # set by families that have one
 
     @property
     def kv_cache_specs(self) -> tuple[KVCacheSpec | StateSpec, ...]:
@@ -192,6 +195,30 @@ class Decoder:
     def logits(self, x: Floats) -> Floats:
         """Return the logits (n, vocab_size) of hidden states (n, hidden) after the last block."""
         return self.lm_head(self.norm(x))
+
+    @property
+    def draft_cache_specs(self) -> tuple[KVCacheSpec | StateSpec, ...]:
+        """What the layer that guesses tokens caches of each; empty if there is none."""
+        return () if self.mtp is None else (self.mtp.block.mixer.cache_spec,)
+
+    def draft_hidden(self, x: Floats) -> Floats:
+        """Return x (n, hidden), which `run` gave, in the form that `draft` takes."""
+        assert self.mtp is not None
+        return self.mtp.hidden(x)
+
+    def draft(self, hidden: Floats, batch: Batch, cache: CacheArrays) -> tuple[Floats, Floats]:
+        """Guess the tokens after batch.tokens, from the hidden states of those before them.
+
+        hidden: (n, hidden), of `draft_hidden` or of an earlier guess. Positions are those of these
+        earlier tokens, so that the cache, which has only `draft_cache_specs`, begins at 0. Returns
+        hidden states (m, hidden) and logits (m, vocab_size) of the batch's logit rows.
+        """
+        assert self.mtp is not None
+        rotation = self.rope(batch.positions)
+        states, normed = self.mtp(hidden, self.embed(batch), rotation, batch, cache[0])
+        if len(states) == 0:
+            return states, np.zeros((0, self.vocab_size), np.float32)
+        return states, self.lm_head(normed)
 
     def forward(self, batch: Batch, cache: CacheArrays) -> Floats:
         """Compute logits (len(batch.logit_rows), vocab_size); write keys and values to `cache`."""

@@ -63,7 +63,11 @@ class HeadedModel(Model, Protocol):
 
     @property
     def draft_cache_specs(self) -> tuple[KVCacheSpec | StateSpec, ...]:
-        """What the draft heads cache of a token; empty if the checkpoint has none."""
+        """What the draft heads cache of a token; empty if there are none."""
+        ...
+
+    def draft_hidden(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what `run` gave in the form that `draft` takes."""
         ...
 
     def embed(self, batch: Batch) -> NDArray[np.float32]:
@@ -155,13 +159,15 @@ def load_model(
     threads: int = 1,
     exact: bool = False,
     quantize: Scheme | None = None,
+    draft_heads: bool = False,
     progress: Callable[[int, int], None] | None = None,
     before_packing: Callable[[Model], object] = lambda _: None,
 ) -> Model:
     """Load the checkpoint's model, with its weights packed in memory.
 
     exact: float32 arithmetic on dequantised weights, for parity tests. quantize: the scheme by
-    which matrices of floats are quantised, a piece at a time. progress: called with the bytes done
+    which matrices of floats are quantised, a piece at a time. draft_heads: whether layers that
+    guess tokens are loaded, if the checkpoint has them. progress: called with the bytes done
     and all. before_packing: called once with the model, which has its sizes but cannot run yet,
     when all that is left needs no Python, so that other threads can run. Raises
     UnsupportedModelError or ModelFileError; then nothing half-loaded stays.
@@ -175,6 +181,7 @@ def load_model(
         exact=exact,
         quantize=quantize,
         progress=progress,
+        draft_heads=draft_heads,
     )
     config = read_config(checkpoint)
     model: Model = family.Model(config, weights)

@@ -14,6 +14,7 @@ from dure.layers.basic import GatedMLP
 from dure.layers.decoder import Decoder, DecoderLayer
 from dure.layers.latent_attention import LatentAttention
 from dure.layers.moe import Routing, SparseMLP
+from dure.layers.mtp import MTPNames, MultiTokenPrediction, load_mtp
 from dure.layers.rope import RopeConfig, magnitude_scale
 
 if TYPE_CHECKING:
@@ -68,6 +69,10 @@ class DeepseekConfig:
         for key, allowed in (("hidden_act", "silu"), ("mlp_bias", False), ("moe_layer_freq", 1)):
             config.expect(key, allowed)
         experts = config.integer("num_experts", 64 if version == 2 else 256, high=65536)
+        layers = config.integer("num_hidden_layers", high=1024)
+        extra = config.integer("num_nextn_predict_layers", 0, low=0, high=64)
+        if gguf:  # its block_count includes the multi-token prediction layers
+            layers -= min(extra, layers - 1)
         rotated = config.integer("qk_rope_head_dim", config.integer("rotary_dim", 64))
         whole = config.integer("qk_head_dim", config.integer("head_dim", 192)) if gguf else 0
         plain = whole - rotated if gguf else config.integer("qk_nope_head_dim", 128)
@@ -90,8 +95,8 @@ class DeepseekConfig:
             experts=experts,
             shared_experts=config.integer("n_shared_experts", 2 if version == 2 else 1, low=0),
             dense_layers=config.integer("first_k_dense_replace", 0 if version == 2 else 3, low=0),
-            extra_layers=config.integer("num_nextn_predict_layers", 0, low=0, high=64),
-            layers=config.integer("num_hidden_layers", high=1024),
+            extra_layers=extra,
+            layers=layers,
             heads=config.integer("num_attention_heads", high=65536),
             query_latent=queries if queries > 1 else None,
             latent=latent,
@@ -208,5 +213,14 @@ class Model(Decoder):
         )
         self.config = sizes
         super().__init__(weights, sizes, lambda index: Block(sizes, weights, index))
+        names = MTPNames.nextn(sizes.layers, is_gguf=weights.is_gguf)
+        self.mtp = load_mtp(
+            weights,
+            names,
+            lambda: MultiTokenPrediction(
+                weights, sizes, names, Block(sizes, weights, sizes.layers), self.norm
+            ),
+        )
         for extra in range(sizes.layers, sizes.layers + sizes.extra_layers):
             weights.skip_all(f"model.layers.{extra}.")
+            weights.skip_all(f"blk.{extra}.")  # GGUF's tensors that have no name in transformers

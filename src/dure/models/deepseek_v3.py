@@ -1,7 +1,7 @@
 """DeepSeek-V3, V3.1, R1 and Prover-V2-671B (DeepSeek-AI 2024, arXiv 2412.19437): V2's layers with
 another router: sigmoid scores, and a learned bias that counts only for the choice of experts.
 
-The multi-token prediction layer is recognised and not run. In GGUF files V2 and V3 are one
+In GGUF files V2 and V3 are one
 architecture, which deepseek_v2 reads.
 """
 

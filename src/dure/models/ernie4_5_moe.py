@@ -11,6 +11,7 @@ from dure.layers.attention import Attention
 from dure.layers.basic import GatedMLP
 from dure.layers.decoder import Decoder, DecoderLayer
 from dure.layers.moe import Routing, SparseMLP
+from dure.layers.mtp import MTPNames, MultiTokenPrediction, load_mtp
 from dure.layers.rope import RopeConfig
 
 if TYPE_CHECKING:
@@ -90,8 +91,9 @@ def _sparse_layers(config: Config, layers: int) -> frozenset[int]:
 class Block(DecoderLayer):
     """One decoder layer: x += attention(norm x); x += mlp(norm x)."""
 
-    def __init__(self, config: Ernie45MoeConfig, weights: Weights, index: int) -> None:
-        name = f"model.layers.{index}"
+    def __init__(
+        self, config: Ernie45MoeConfig, weights: Weights, name: str, *, sparse: bool
+    ) -> None:
         super().__init__(weights, name, config)
         self.mixer = Attention(
             weights,
@@ -102,7 +104,7 @@ class Block(DecoderLayer):
             head_dim=config.head_dim,
             interleaved=True,  # pairs (2i, 2i + 1), in config.json's files and in GGUF
         )
-        if index not in config.sparse_layers:
+        if not sparse:
             self.mlp = GatedMLP(weights, f"{name}.mlp", config.hidden, config.intermediate)
         else:
             self.mlp = SparseMLP(
@@ -123,5 +125,25 @@ class Model(Decoder):
 
     def __init__(self, config: Config, weights: Weights) -> None:
         self.config = sizes = Ernie45MoeConfig.read(config)
-        super().__init__(weights, sizes, lambda index: Block(sizes, weights, index))
-        weights.skip_all("model.mtp_")  # multi-token prediction
+
+        def make_layer(index: int) -> Block:
+            name = f"model.layers.{index}"
+            return Block(sizes, weights, name, sparse=index in sizes.sparse_layers)
+
+        super().__init__(weights, sizes, make_layer)
+        names = MTPNames(
+            "model.mtp_emb_norm.0", "model.mtp_hidden_norm.0", "model.mtp_linear_proj.0", None
+        )
+        self.mtp = load_mtp(
+            weights,
+            names,
+            lambda: MultiTokenPrediction(
+                weights,
+                sizes,
+                names,
+                Block(sizes, weights, "model.mtp_block.0", sparse=False),
+                self.norm,
+                before_norm=True,
+            ),
+            "model.mtp_",
+        )

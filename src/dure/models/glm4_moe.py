@@ -11,6 +11,7 @@ from dure.layers.attention import Attention
 from dure.layers.basic import GatedMLP
 from dure.layers.decoder import Decoder, DecoderLayer
 from dure.layers.moe import Routing, SparseMLP
+from dure.layers.mtp import MTPNames, MultiTokenPrediction, load_mtp
 from dure.layers.rope import RopeConfig
 
 if TYPE_CHECKING:
@@ -150,6 +151,14 @@ class Model(Decoder):
     def __init__(self, config: Config, weights: Weights) -> None:
         self.config = sizes = Glm4MoeConfig.read(config, weights)
         super().__init__(weights, sizes, lambda index: Block(sizes, weights, index))
+        names = MTPNames.nextn(sizes.layers, is_gguf=weights.is_gguf)
+        self.mtp = load_mtp(
+            weights,
+            names,
+            lambda: MultiTokenPrediction(
+                weights, sizes, names, Block(sizes, weights, sizes.layers), self.norm
+            ),
+        )
         for extra in range(sizes.layers, sizes.layers + sizes.extra_layers):
             weights.skip_all(f"model.layers.{extra}.")
             weights.skip_all(f"blk.{extra}.")  # GGUF's tensors that have no name in transformers

@@ -10,6 +10,7 @@ from dure.layers.basic import GatedMLP
 from dure.layers.decoder import Decoder, DecoderLayer
 from dure.layers.delta_net import GatedDeltaNet
 from dure.layers.moe import Routing, SparseMLP
+from dure.layers.mtp import MTPNames, MultiTokenPrediction, load_mtp
 from dure.layers.rope import RopeConfig
 
 if TYPE_CHECKING:
@@ -112,11 +113,12 @@ class Qwen3NextConfig:
 class Block(DecoderLayer):
     """One decoder layer: x += attention or DeltaNet(norm x); x += mlp(norm x)."""
 
-    def __init__(self, config: Qwen3NextConfig, weights: Weights, index: int) -> None:
-        name = f"model.layers.{index}"
+    def __init__(
+        self, config: Qwen3NextConfig, weights: Weights, name: str, *, recurrent: bool, dense: bool
+    ) -> None:
         super().__init__(weights, name, config, norm_offset=config.norm_offset)
-        self.mixer = _mixer(config, weights, name, index)
-        if index in config.dense_layers:
+        self.mixer = _mixer(config, weights, name, recurrent=recurrent)
+        if dense:
             self.mlp = GatedMLP(weights, f"{name}.mlp", config.hidden, config.intermediate)
         else:
             self.mlp = SparseMLP(
@@ -133,10 +135,10 @@ class Block(DecoderLayer):
 
 
 def _mixer(
-    config: Qwen3NextConfig, weights: Weights, name: str, index: int
+    config: Qwen3NextConfig, weights: Weights, name: str, *, recurrent: bool
 ) -> GatedDeltaNet | Attention:
     """Build the layer's token mixer: Gated DeltaNet or attention."""
-    if config.recurrent[index]:
+    if recurrent:
         return GatedDeltaNet(
             weights,
             f"{name}.linear_attn",
@@ -168,12 +170,36 @@ class Model(Decoder):
 
     def __init__(self, config: Config, weights: Weights) -> None:
         self.config = sizes = Qwen3NextConfig.read(config, gguf=weights.is_gguf)
-        super().__init__(
-            weights,
-            sizes,
-            lambda index: Block(sizes, weights, index),
-            norm_offset=sizes.norm_offset,
+
+        def make_layer(index: int) -> Block:
+            return Block(
+                sizes,
+                weights,
+                f"model.layers.{index}",
+                recurrent=sizes.recurrent[index],
+                dense=index in sizes.dense_layers,
+            )
+
+        super().__init__(weights, sizes, make_layer, norm_offset=sizes.norm_offset)
+        after = len(self.layers)
+        names = MTPNames(
+            "mtp.pre_fc_norm_embedding", "mtp.pre_fc_norm_hidden", "mtp.fc", "mtp.norm"
         )
-        # The multi-token prediction layer is not run.
-        for name in ("mtp.", "model.layers.{}.", "blk.{}.nextn."):
-            weights.skip_all(name.format(len(self.layers)))
+        block = "mtp.layers.0"
+        if weights.is_gguf:
+            names, block = MTPNames.nextn(after, is_gguf=True), f"model.layers.{after}"
+        self.mtp = load_mtp(
+            weights,
+            names,
+            lambda: MultiTokenPrediction(
+                weights,
+                sizes,
+                names,
+                Block(sizes, weights, block, recurrent=False, dense=False),
+                self.norm,
+                norm_offset=sizes.norm_offset,
+            ),
+            "mtp.",
+            f"model.layers.{after}.",
+            f"blk.{after}.nextn.",
+        )

@@ -69,15 +69,18 @@ class Weights:
         quantize: Scheme | None = None,
         progress: Callable[[int, int], None] | None = None,
         expert_pool: ExpertPool | None = None,
+        draft_heads: bool = False,
     ) -> None:
         """Take the checkpoint's parameters; read none.
 
         tensor_aliases: parts of names as a family's files may write them -> as it asks for them.
         quantize: the scheme for matrices of floats. progress: called with the bytes done and all.
-        expert_pool: where mixtures' experts live; all in memory if it is None.
+        expert_pool: where mixtures' experts live; all in memory if it is None. draft_heads: whether
+        layers that only guess tokens are wanted, where there are any.
         """
         self.threads = threads
         self.exact = exact
+        self.draft_heads = draft_heads
         self.expert_pool = expert_pool or ExpertPool()
         self.is_gguf = checkpoint.kind == "gguf"
         self._path = checkpoint.path

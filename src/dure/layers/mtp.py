@@ -1,0 +1,118 @@
+"""Multi-token prediction: a block more, which guesses the token after the next one.
+
+DeepSeek-AI 2024, arXiv 2412.19437, section 2.2. The block of depth 1 is used, and fed its own
+output to guess further, as vLLM, SGLang and llama.cpp do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dure.layers.basic import Linear, RMSNorm
+
+if TYPE_CHECKING:
+    from dure.batch import Batch, LayerArray
+    from dure.kernels import Activations
+    from dure.layers.basic import Floats
+    from dure.layers.decoder import DecoderLayer, DecoderSizes
+    from dure.layers.rope import Rotation
+    from dure.weights.loader import Weights
+
+
+@dataclass(frozen=True)
+class MTPNames:
+    """What a checkpoint calls the parts around the block, without ".weight"."""
+
+    embedding_norm: str
+    hidden_norm: str
+    projection: str
+    norm: str | None  # after the block; None: the model's last
+
+    @classmethod
+    def nextn(cls, layer: int, *, is_gguf: bool) -> MTPNames:
+        """Return DeepSeek's names, which most families use, of the block after the last."""
+        name = f"blk.{layer}.nextn" if is_gguf else f"model.layers.{layer}"
+        norm = "shared_head_norm" if is_gguf else "shared_head.norm"
+        return cls(f"{name}.enorm", f"{name}.hnorm", f"{name}.eh_proj", f"{name}.{norm}")
+
+    def are_in(self, weights: Weights) -> bool:
+        """Whether the checkpoint has them all."""
+        names = (self.embedding_norm, self.hidden_norm, self.projection, self.norm)
+        return all(weights.has(f"{name}.weight") for name in names if name is not None)
+
+
+class MultiTokenPrediction:
+    """block(W [norm(embedding of token t + 1); norm(hidden state of t)]), and a last norm.
+
+    Its embedding and its head are the model's: checkpoints repeat them or leave them out.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        sizes: DecoderSizes,
+        names: MTPNames,
+        block: DecoderLayer,
+        last_norm: RMSNorm,
+        *,
+        hidden_first: bool = False,
+        before_norm: bool = False,
+        norm_offset: float = 0.0,
+    ) -> None:
+        """Load the parts around the block.
+
+        last_norm: the model's own. hidden_first: whether W takes the hidden state's half first.
+        before_norm: whether hidden states are those before the last norm; else after it.
+        norm_offset: of its norms, 1 where a checkpoint stores w - 1.
+        """
+
+        def norm(name: str) -> RMSNorm:
+            return RMSNorm(weights, name, sizes.hidden, sizes.norm_eps, offset=norm_offset)
+
+        self.block = block
+        self._embedding_norm, self._hidden_norm = (
+            norm(names.embedding_norm),
+            norm(names.hidden_norm),
+        )
+        self._projection = Linear(weights, names.projection, sizes.hidden, 2 * sizes.hidden)
+        self._last_norm = last_norm
+        self._norm = last_norm if names.norm is None else norm(names.norm)
+        self._hidden_first, self._before_norm = hidden_first, before_norm
+
+    def hidden(self, x: Floats) -> Floats:
+        """Return x (n, hidden), which the model's last block gave, as `__call__` wants it."""
+        return x if self._before_norm else self._last_norm.floats(x)
+
+    def __call__(
+        self, hidden: Floats, embedded: Floats, rotation: Rotation, batch: Batch, cache: LayerArray
+    ) -> tuple[Floats, Activations]:
+        """Return hidden states (m, hidden) of the wanted rows, to go on from, and the head's input.
+
+        hidden: (n, hidden), of the tokens before those that `embedded` (n, hidden) is of.
+        """
+        both = [self._embedding_norm.floats(embedded), self._hidden_norm.floats(hidden)]
+        if self._hidden_first:
+            both.reverse()
+        x = self._projection(np.concatenate(both, axis=1))
+        x = self.block(x, rotation, batch, cache, batch.wanted_rows)
+        return (x if self._before_norm else self._norm.floats(x)), self._norm(x)
+
+
+def load_mtp(
+    weights: Weights,
+    names: MTPNames,
+    make: Callable[[], MultiTokenPrediction],
+    *leftovers: str,
+) -> MultiTokenPrediction | None:
+    """Make the block if it is wanted and the checkpoint has it.
+
+    leftovers: prefixes of tensors that are then known and not needed, as of repeated embeddings.
+    """
+    made = make() if weights.draft_heads and names.are_in(weights) else None
+    for prefix in leftovers:
+        weights.skip_all(prefix)
+    return made
