@@ -38,10 +38,10 @@ RECORD = {
     "city": {"type": "string"},
     "country": {"type": "string"},
     "continent": {"type": "string"},
-    "well_known_landmark": {"type": "string"},
-    "is_capital_of_its_country": {"type": "boolean"},
-    "number_of_inhabitants": {"type": "integer"},
-    "founded_in_year": {"type": "integer"},
+    "landmark": {"type": "string"},
+    "is_capital": {"type": "boolean"},
+    "population": {"type": "integer"},
+    "founded": {"type": "integer"},
 }
 SCHEMA = {
     "type": "object",
@@ -117,7 +117,7 @@ WORK = {
     for work in (
         Work("edit", 400, EDIT_CHAT),
         Work("prediction", 400, EDIT_CHAT, prediction=f"```python\n{FILE}```"),
-        Work("json", 1600, (JSON,), schema=SCHEMA),
+        Work("json", 1400, (JSON,), schema=SCHEMA),
         Work("code", 400, (CODE,), drafted_by_model=True),
         Work("prose", 160, (STORY.format(SUBJECTS[0]),), sampling=SAMPLED),
         Work("streams", 64, tuple(map(STORY.format, SUBJECTS)), sampling=SAMPLED),
