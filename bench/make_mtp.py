@@ -1,19 +1,19 @@
 """Writes a model whose own drafting head is right in a known share of cases, to measure by it.
 
-    python bench/make_mtp.py FOLDER [--share 0.8] [--layers 12] [--hidden 1024]
+    python bench/make_mtp.py FOLDER [--share 0.8] [--layers 16] [--hidden 1024]
 
 The shapes are MiMo's: a dense model with an MTP layer, in BF16. It continues one fixed cycle
 through its vocabulary, whatever the prompt. The hidden state is the last token's embedding and a
 little noise of each block, which computes all that a real one does; row n of the output head is the
 embedding of the token that n follows. The MTP layer passes the embedding of its token on: as it is
-for the share of tokens that it is right for, and as its negative for the others, which is nowhere
-near the right row. To tell them apart, the two kinds have embeddings in two halves of the
-dimensions.
+for the share of tokens that it is right for; the others are in pairs, and it takes each for its
+twin, and is as sure of that. To do so with one matrix, right ones have embeddings in the first half
+of the dimensions, the others in the second, where twins have the two quarters exchanged.
 
 `cycle.json` beside the weights has "next", the token after each (-1: it is in no cycle), and
 "right", whether the head is right about what follows it. So what an answer should accept can be
 counted (`Cycle.share_of`), and what that should bring is said by `rows.py FOLDER --heads --share
-0.8`. `speculation.py FOLDER --only cycle --on heads` measures it. 12 layers of 1024 are 0.4 GB.
+0.8`. `speculation.py FOLDER --only cycle --on heads` measures it. 16 layers of 1024 are 0.5 GB.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Shapes:
     vocabulary: int = 8192
     hidden: int = 1024
     intermediate: int = 4096
-    layers: int = 12
+    layers: int = 16
 
     @property
     def heads(self) -> int:
@@ -88,8 +88,8 @@ class Cycle:
         order = 1 + rng.permutation(vocabulary - 1)
         following = np.full(vocabulary, -1, np.int64)
         following[order] = np.roll(order, -1)
-        right = np.zeros(vocabulary, bool)
-        right[rng.permutation(order)[: round(share * (vocabulary - 1))]] = True
+        right = np.ones(vocabulary, bool)
+        right[rng.permutation(order)[: 2 * round((1 - share) * len(order) / 2)]] = False
         return cls(following, right)
 
     def after(self, token: int, count: int) -> list[int]:
@@ -106,11 +106,14 @@ class Cycle:
 
 
 def embeddings(shapes: Shapes, cycle: Cycle, rng: np.random.Generator) -> Array:
-    """Draw rows of length sqrt(hidden), as norms make them: right ones in the first half."""
-    half = shapes.hidden // 2
+    """Draw rows of length sqrt(hidden), as norms make them."""
+    half, quarter = shapes.hidden // 2, shapes.hidden // 4
     rows = np.zeros((shapes.vocabulary, shapes.hidden), np.float32)
     rows[:, :half] = rng.standard_normal((shapes.vocabulary, half), np.float32)
-    rows[~cycle.right] = np.roll(rows[~cycle.right], half, axis=1)
+    wrong = np.flatnonzero(~cycle.right)
+    rows[wrong] = np.roll(rows[wrong], half, axis=1)
+    one, twin = wrong[::2], wrong[1::2]
+    rows[twin, half:] = np.roll(rows[one, half:], quarter, axis=1)
     rows *= np.float32(np.sqrt(shapes.hidden)) / np.linalg.norm(rows, axis=1, keepdims=True)
     return rows
 
@@ -155,9 +158,10 @@ def tensors(shapes: Shapes, cycle: Cycle, rng: np.random.Generator) -> Iterator[
     name = "model.mtp_layers.0"
     for norm in ("token_layernorm", "hidden_layernorm", "final_layernorm"):
         yield f"{name}.{norm}.weight", np.ones(hidden, np.float32)
-    signs = np.where(np.arange(hidden) < hidden // 2, 1, -1).astype(np.float32)
+    passed_on = np.eye(hidden, dtype=np.float32)
+    passed_on[hidden // 2 :] = np.roll(passed_on[hidden // 2 :], hidden // 4, axis=0)
     ignored = rng.standard_normal((hidden, hidden), np.float32) * NOISE / np.sqrt(hidden)
-    yield f"{name}.input_proj.weight", np.hstack([ignored, np.diag(signs)]).astype(np.float32)
+    yield f"{name}.input_proj.weight", np.hstack([ignored, passed_on]).astype(np.float32)
     yield from block(shapes, name, rng)
 
 

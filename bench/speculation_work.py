@@ -14,8 +14,8 @@ from typing import Any
 
 FILE = Path(__file__).with_name("speculation_file.txt").read_text(encoding="utf-8")
 EDIT = (
-    "Change one line of this file: a new member owes 250 cents (`owed_cents` of `Member`). "
-    "Print the whole file again with that change, and nothing else.\n\n```python\n{}```"
+    "In this file, replace the line `owed_cents: int = 0` by `owed_cents: int = 250`. Print the "
+    "whole file again with that change, and nothing else.\n\n```python\n{}```"
 )
 CODE = (
     "Write a Python class `IntervalSet` for half-open intervals of integers. It has the methods "
@@ -38,10 +38,10 @@ RECORD = {
     "city": {"type": "string"},
     "country": {"type": "string"},
     "continent": {"type": "string"},
-    "well_known_landmark": {"type": "string"},
-    "is_capital_of_its_country": {"type": "boolean"},
-    "number_of_inhabitants": {"type": "integer"},
-    "founded_in_year": {"type": "integer"},
+    "landmark": {"type": "string"},
+    "is_capital": {"type": "boolean"},
+    "population": {"type": "integer"},
+    "founded": {"type": "integer"},
 }
 SCHEMA = {
     "type": "object",
@@ -117,7 +117,7 @@ WORK = {
     for work in (
         Work("edit", 400, EDIT_CHAT),
         Work("prediction", 400, EDIT_CHAT, prediction=f"```python\n{FILE}```"),
-        Work("json", 1600, (JSON,), schema=SCHEMA),
+        Work("json", 1400, (JSON,), schema=SCHEMA),
         Work("code", 400, (CODE,), drafted_by_model=True),
         Work("prose", 160, (STORY.format(SUBJECTS[0]),), sampling=SAMPLED),
         Work("streams", 64, tuple(map(STORY.format, SUBJECTS)), sampling=SAMPLED),
@@ -151,6 +151,6 @@ def drawn_prompt(kind: str, symbols: Sequence[int], size: int, turn: int) -> lis
         return ids + [last.choice(few) for _ in range(TAIL)]
     motif = [draw.choice(symbols) for _ in range(MOTIF)]
     ids = []
-    while len(ids) + MOTIF + 1 <= size - 2:
+    while len(ids) + MOTIF + 1 < size:
         ids += [*motif, draw.choice(symbols)]
     return [*ids, last.choice(symbols), *motif[: size - len(ids) - 1]]
