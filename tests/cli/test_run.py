@@ -81,6 +81,41 @@ def test_options_reach_the_model(dure_command: Dure) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), "auto"),
+        (("--speculate", "off"), "off"),
+        (("--speculate", "qwen2.5-coder:0.5b"), "qwen2.5-coder:0.5b"),
+        (("--draft", "qwen2.5-coder:0.5b"), "qwen2.5-coder:0.5b"),
+    ],
+)
+def test_what_guesses_tokens_is_chosen(
+    dure_command: Dure, options: tuple[str, ...], expected: str
+) -> None:
+    done = dure_command("run", "fake", "hi", *options)
+    assert done.llms[0].options["speculate"] == expected
+    assert (done.out, done.err) == ("hi\n", "")
+
+
+@pytest.mark.parametrize("verb", ["run", "serve"])
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--speculate", "text", "--draft", "small"), "both given"),
+        (("--speculate", ""), "need a value"),
+        (("--draft", ""), "need a value"),
+    ],
+)
+def test_two_ways_to_guess_are_refused_before_a_model_is_loaded(
+    dure_command: Dure, verb: str, options: tuple[str, ...], sentence: str
+) -> None:
+    done = dure_command(verb, "fake", *(["hi"] if verb == "run" else []), *options)
+    assert (done.code, done.out, done.llms) == (1, "", [])
+    assert done.err.startswith("error: --speculate and --draft ")
+    assert sentence in done.err.splitlines()[0]
+
+
 def test_raw_text_meets_no_template(dure_command: Dure) -> None:
     assert dure_command("run", "fake", "def f(", "--raw").llms[0].asked == ["def f("]
 
@@ -174,7 +209,7 @@ def test_json_is_one_object_on_stdout(dure_command: Dure) -> None:
         "model": "fake",
         "text": "hello there",
         "finish_reason": "stop",
-        "tokens": {"prompt": 10, "cached": 4, "completion": 2},
+        "tokens": {"prompt": 10, "cached": 4, "completion": 2, "drafted": 0, "accepted": 0},
         "timings": {"prefill_s": 0.5, "decode_s": 2.0, "prefill_tps": 12.0, "decode_tps": 0.5},
     }
 
@@ -185,6 +220,12 @@ def test_verbose_figures_go_to_stderr(dure_command: Dure) -> None:
     assert "fake: context of 1,000 tokens, 2 threads" in done.err
     assert "prompt 10 tokens (4 cached)" in done.err
     assert "answer 2 tokens in 2.00 s, 0.5 tok/s" in done.err
+
+
+def test_verbose_counts_drafts_where_there_were_any(dure_command: Dure) -> None:
+    done = dure_command("run", "fake", "guessed words", "--verbose")
+    assert done.err.endswith("\ndrafted 120 tokens, 96 accepted (80 %)\n")
+    assert "drafted" not in dure_command("run", "fake", "hello there", "--verbose").err
 
 
 def test_a_full_context_is_said(dure_command: Dure) -> None:

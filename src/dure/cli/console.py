@@ -34,6 +34,23 @@ Quantize = Annotated[
 ]
 
 
+Speculate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|off|text|heads|MODEL",
+        show_default="auto",
+        help="Guess tokens, so that a step may bring several; the answer stays the same. text: "
+        "from what texts repeat. heads: by the model's own draft heads. auto: both. MODEL: by a "
+        "smaller model of the same vocabulary, and from texts.",
+    ),
+]
+
+Draft = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", show_default=False, help="The same as --speculate MODEL."),
+]
+
+
 class Cache(str, Enum):
     """The KV cache types of --cache."""
 
@@ -70,14 +87,39 @@ def read_text(path: Path) -> str:
         raise InvalidRequestError(f"{path} cannot be read: {error.strerror}.") from None
 
 
+def speculation(speculate: str | None, draft: str | None) -> str:
+    """Return what --speculate and --draft ask for, as `LLM` takes it.
+
+    Raises InvalidRequestError if both are given, or one is empty.
+    """
+    if speculate is not None and draft is not None:
+        raise InvalidRequestError(
+            "--speculate and --draft were both given, and they are the same setting.",
+            hint=f"leave one out; --draft {draft} guesses from texts, too",
+        )
+    chosen = "auto" if speculate is None and draft is None else speculate or draft
+    if not chosen:
+        raise InvalidRequestError(
+            "--speculate and --draft need a value.", hint="--speculate auto, or a model's name"
+        )
+    return chosen
+
+
 def summary(completion: Completion) -> str:
-    """Format the token counts and speeds of an answer as one line, for --verbose."""
+    """Format the token counts and speeds of an answer for --verbose: a line, or one more."""
     usage, timings = completion.usage, completion.usage.timings
     cached = f" ({usage.cached_tokens} cached)" if usage.cached_tokens else ""
-    return (
+    line = (
         f"prompt {usage.prompt_tokens} tokens{cached} in {timings.prefill_s:.2f} s, "
         f"{timings.prefill_tps:.1f} tok/s; answer {usage.output_tokens} tokens in "
         f"{timings.decode_s:.2f} s, {timings.decode_tps:.1f} tok/s"
+    )
+    if not usage.drafted_tokens:
+        return line
+    share = 100 * usage.accepted_tokens / usage.drafted_tokens
+    return (
+        f"{line}\ndrafted {usage.drafted_tokens} tokens, "
+        f"{usage.accepted_tokens} accepted ({share:.0f} %)"
     )
 
 

@@ -100,6 +100,8 @@ def command(
         int | None, typer.Option(min=1, help="CPU threads [default: the physical cores].")
     ] = None,
     quantize: console.Quantize = None,
+    speculate: console.Speculate = None,
+    draft: console.Draft = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="Compute in float32 from dequantised weights (slow).")
     ] = False,
@@ -116,7 +118,7 @@ def command(
     from dure.cli.conversation import Conversation, completes_text
     from dure.engine.params import SamplingParams
 
-    thinking = parse_think(think)
+    thinking, guessing = parse_think(think), console.speculation(speculate, draft)
     form = None if json_schema is None else read_schema(json_schema)
     params = SamplingParams(
         max_tokens=max_tokens,
@@ -139,6 +141,7 @@ def command(
         exact=exact,
         quantize=quantize,
         cache_dtype=cache.value,
+        speculate=guessing,
     )
     load_s = time.perf_counter() - began
     if verbose:
@@ -318,6 +321,8 @@ def as_json(llm: LLM, completion: Completion, load_s: float) -> dict[str, Any]:
             "prompt": usage.prompt_tokens,
             "cached": usage.cached_tokens,
             "completion": usage.output_tokens,
+            "drafted": usage.drafted_tokens,
+            "accepted": usage.accepted_tokens,
         },
         "timings": {name: round(value, 4) for name, value in seconds},
     }

@@ -88,6 +88,8 @@ def command(
         int | None, typer.Option(min=1, show_default="the physical cores", help="CPU threads.")
     ] = None,
     quantize: console.Quantize = None,
+    speculate: console.Speculate = None,
+    draft: console.Draft = None,
     max_models: Annotated[
         int,
         typer.Option(min=1, help="Models in memory at once; the least recently used is unloaded."),
@@ -114,7 +116,7 @@ def command(
 
     # A wrong value ends the command, not the first request.
     scheme = None if quantize is None else check_scheme(quantize)
-    cache_bytes = _cache_bytes(cache_gb)
+    cache_bytes, guessing = _cache_bytes(cache_gb), console.speculation(speculate, draft)
     served = tuple(models or ())
     if keep_alive is None and len(served) != 1:
         keep_alive = DEFAULT_KEEP_ALIVE
@@ -148,6 +150,7 @@ def command(
                 cache_dtype=cache.value,
                 cache_bytes=cache_bytes,
                 max_sequences=parallel,
+                speculate=guessing,
                 # Of several models each would take half of the memory that none has touched yet.
                 conversations=parallel if max_models == 1 else 1,
                 **progress,

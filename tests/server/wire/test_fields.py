@@ -52,6 +52,15 @@ def test_neutral_values_of_every_field_are_taken(serve_module) -> None:
             assert answer.status == 200, (name, value, answer.body)
 
 
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
+def test_how_llama_server_may_draft_is_passed_over(serve_module, path) -> None:
+    server = serve_module(reply("ok"))
+    plain = server.post(path, BODIES[path]).json["choices"]
+    fields = {"speculative.n_max": 0, "speculative.n_min": 2, "speculative.p_min": 0.75}
+    answer = server.post(path, {**BODIES[path], **fields})
+    assert (answer.status, answer.json["choices"]) == (200, plain)
+
+
 @pytest.mark.parametrize("name", ["n_predict", "max_new_tokens", "num_predict", "max_tokens"])
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
 def test_every_word_for_max_tokens_is_understood(serve_module, path, name) -> None:

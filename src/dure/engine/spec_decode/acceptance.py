@@ -9,6 +9,7 @@ _FIRST_WEIGHT = 4.0
 _REQUEST_WEIGHT = 3.0  # how many guesses of its own outweigh what other requests saw
 _KEPT = 0.9  # of a count when one more comes: texts change
 _KEPT_GLOBAL = 0.995
+_FADED = 0.99  # of a count when it may be out of date
 _MAX_KINDS = 64
 
 
@@ -28,6 +29,12 @@ class Rates:
             self._counts[kind] = kept * right + is_right, kept * total + 1
         if self._parent is not None:
             self._parent.add(kind, is_right)
+
+    def fade(self, kind: str) -> None:
+        """Believe a little less what was seen of a kind, as there is nothing new of it."""
+        if kind in self._counts:
+            right, total = self._counts[kind]
+            self._counts[kind] = _FADED * right, _FADED * total
 
     def __call__(self, kind: str) -> float:
         """Return the chance that the next guess of `kind` is right, if all before it are."""

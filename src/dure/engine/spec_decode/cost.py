@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from itertools import accumulate
 
 _ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128)
 """The sizes that are told apart; beyond the last, prompts are computed."""
@@ -11,6 +12,7 @@ _ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128)
 # mixture and a dense model took on AVX2; the first steps of a size put it right.
 _PRIOR_ROW = 0.16
 _NEW = 0.15  # the weight of what was seen last
+_DRIFT = 0.003  # of a size that is not seen, towards what it would be by the shape below
 _OUTLIER = 2.0  # a step so many times slower than thought counts as so many: others use the machine
 
 
@@ -19,6 +21,8 @@ class StepCost:
 
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
+        self._sizes: list[int] = []  # of the curve; empty until it is asked for again
+        self._costs: list[float] = []
 
     def add(self, rows: int, seconds: float) -> None:
         """Learn that a step of `rows` rows took so long."""
@@ -26,11 +30,14 @@ class StepCost:
             return
         size = _ROWS[bisect_right(_ROWS, rows) - 1]
         seconds *= _shape(size) / _shape(rows)
+        self._sizes = []
         known = self._seconds.get(size)
         if known is None:
             self._seconds[size] = seconds
         else:
-            self._seconds[size] = known + _NEW * (min(seconds, known * _OUTLIER) - known)
+            now = known + _NEW * (min(seconds, known * _OUTLIER) - known)
+            self._follow(size, now)
+            self._seconds[size] = now
 
     @property
     def is_known(self) -> bool:
@@ -43,20 +50,34 @@ class StepCost:
         Between two sizes that were seen it is a line; beyond them it grows as it does on the
         machines we know. It never falls with more rows.
         """
-        known = sorted(self._seconds)
-        if not known:
+        if not self._sizes:
+            self._draw()
+        sizes, costs = self._sizes, self._costs
+        index = bisect_right(sizes, rows)
+        if not sizes:
             return _shape(rows)
-        below = [size for size in known if size <= rows]
-        above = [size for size in known if size > rows]
-        if below and above:
-            low, high = below[-1], above[0]
-            first = max(self._seconds[size] for size in below)
-            share = (rows - low) / (high - low)
-            return first + share * max(0.0, self._seconds[high] - first)
-        if below:
-            scale = max(self._seconds[size] / _shape(size) for size in below[-1:])
-            return max(scale * _shape(rows), *(self._seconds[size] for size in below))
-        return self._seconds[above[0]] * _shape(rows) / _shape(above[0])
+        if index == 0:
+            return costs[0] * _shape(rows) / _shape(sizes[0])
+        low, first = sizes[index - 1], costs[index - 1]
+        if index == len(sizes):
+            return max(first, self._seconds[low] * _shape(rows) / _shape(low))
+        return first + (rows - low) / (sizes[index] - low) * (costs[index] - first)
+
+    def _draw(self) -> None:
+        """Draw the curve through the sizes that were seen, which never falls."""
+        self._sizes = sorted(self._seconds)
+        self._costs = list(accumulate((self._seconds[size] for size in self._sizes), max))
+
+    def _follow(self, seen: int, seconds: float) -> None:
+        """Let the other sizes follow one whose cost becomes `seconds`.
+
+        A context that grows, or another program, makes steps of all sizes slower; and a size that
+        was slow once would otherwise look too dear for ever, for nobody would try it again.
+        """
+        level = seconds / self._seconds[seen]
+        for size, before in self._seconds.items():
+            expected = seconds * _shape(size) / _shape(seen)
+            self._seconds[size] = before * level + _DRIFT * (expected - before * level)
 
 
 def _shape(rows: int) -> float:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MAX_DRAFTS = 32  # for one request: what a step of a dense model has room for before it is a prompt
 _LEAST_GAIN = 1.02  # what is won must be more than what the estimates are wrong by
+_NO_CHANCE = 0.02  # what is less likely is worth no row of any step
 _PROBE_EVERY = 64  # steps after which guesses that did not pay are tried once more
 
 log = logging.getLogger("dure.engine")
@@ -130,10 +131,14 @@ class Speculator:
     def forget(self, request: Request) -> None:
         """Drop what is kept of a request that has ended."""
         self._records.pop(request, None)
-        for source in self._texts:
-            source.forget(request)
-        if self._model is not None:
-            self._model.forget(request)
+        try:
+            for source in self._texts:
+                source.forget(request)
+            if self._model is not None:
+                self._model.forget(request)
+        except Exception:
+            log.exception("guessing tokens failed, and is off from now on")
+            self._texts, self._model = [], None
 
     def _propose(
         self, requests: Sequence[Request], limits: Sequence[int], rows: int
@@ -144,7 +149,9 @@ class Speculator:
             record = self._records.setdefault(request, _Record(Rates(self._rates)))
             record.proposed = self._free(request, limit)
             rated = [(draft, _chances(draft.kinds, record.rates)) for draft in record.proposed]
-            best = max(rated, key=lambda each: sum(each[1]), default=(Draft(), []))
+            best = rated[0] if rated else (Draft(), [])
+            if len(rated) > 1:
+                best = max(rated, key=lambda each: plan.promise(each[1]))
             drafts.append(best[0])
             chances.append(best[1])
         if self._model is not None:
@@ -190,27 +197,30 @@ class Speculator:
             if not kinds:
                 return True
             so_far = _chances(kinds, self._records[requests[index]].rates)
-            return not probes and plan.pays(so_far, chance, len(asked), model.cost)
+            likely = len(so_far) == len(kinds)
+            return likely and not probes and plan.pays(so_far, chance, len(asked), model.cost)
 
         indices = [index for index, _, _ in asked]
         made = model.propose([requests[i] for i in indices], [limits[i] for i in indices], goes_on)
-        for (index, _, probes), draft in zip(asked, made, strict=True):
+        for (index, _, _), draft in zip(asked, made, strict=True):
             record = self._records[requests[index]]
             record.idle = 0
             record.proposed.append(draft)
-            if draft.token_ids:
-                drafts[index] = draft
-                # They are paid for already: only their rows count from here on.
-                chances[index] = _chances(draft.kinds, record.rates)
-                if probes:
-                    chances[index] = [1.0] * len(draft.token_ids)
+            # They are paid for already: only their rows count from here on.
+            own_chances = _chances(draft.kinds, record.rates)
+            if plan.promise(own_chances) > plan.promise(chances[index]):
+                drafts[index], chances[index] = draft, own_chances
 
     def _may_pay(self, step: StepResult) -> bool:
         """Whether guesses of the model may pay in steps like this one."""
         assert self._model is not None
         decoding = max(1, len(step.verified))
         plan = _Plan(self.step_cost, decoding, decoding)
-        return plan.gain(_powers(self._rates(self._model.kind), 1), self._model.cost) > 1
+        kind = self._model.kind
+        pays = plan.gain([self._rates(kind)], self._model.cost) > 1
+        if not pays:
+            self._rates.fade(kind)  # what is not kept is not learnt from: some day it is tried
+        return pays
 
 
 class _Plan:
@@ -239,18 +249,29 @@ class _Plan:
             # The others of the step pay for it, too.
             spent = self.seconds(count) + count * each
             best = max(best, (self._decoding + expected) / self._decoding * base / spent)
+            most = self._decoding + expected + chance * (len(chances) - count)
+            if most / self._decoding * base / spent < best:
+                break  # whatever the others bring
         return best
+
+    def promise(self, chances: Sequence[float]) -> tuple[float, float]:
+        """Return what tells the better guesses for a request: the gain, and where none has one,
+        the chance of the first.
+        """
+        return self.gain(chances), chances[0] if chances else 0.0
 
     def pays(self, so_far: Sequence[float], chance: float, requests: int, model: StepCost) -> bool:
         """Whether one more guess pays, after those with the chances `so_far`.
 
-        chance: that it is right if they all are. requests: how many are guessed for in one pass.
+        chance: that it is right if they all are. requests: how many are guessed for in one pass;
+        they are taken to be alike.
         """
-        base, depth = self.seconds(0), len(so_far)
-        row = self.seconds(depth + 1) - self.seconds(depth)
-        each = _pass_seconds(model, requests, base) / requests
-        spent = self.seconds(depth) + depth * each
-        return so_far[-1] * chance * spent > (row + each) * (1 + sum(so_far))
+        depth, rows = len(so_far), requests * len(so_far)
+        one = _pass_seconds(model, requests, self.seconds(0))
+        spent = self.seconds(rows) + depth * one
+        more = self.seconds(rows + requests) - self.seconds(rows) + one
+        expected = self._decoding + requests * sum(so_far)
+        return requests * so_far[-1] * chance * spent > more * expected
 
     def choose(self, chances: Sequence[Sequence[float]]) -> list[int]:
         """Return how many guesses of each request go into the step.
@@ -263,6 +284,7 @@ class _Plan:
         taken: list[int] = []
         expected, base = float(self._decoding), self.seconds(0)
         best, best_count = _LEAST_GAIN * expected / base, 0
+        left = sum(len(each) for each in chances)  # guesses that are not taken yet
         while heap:
             negative, index, depth = heapq.heappop(heap)
             expected -= negative
@@ -270,6 +292,9 @@ class _Plan:
             speed = expected / self.seconds(len(taken))
             if speed > best:
                 best, best_count = speed, len(taken)
+            left -= 1
+            if (expected - negative * left) / self.seconds(len(taken)) < best:
+                break  # whatever the others bring
             if depth + 1 < len(chances[index]):
                 heapq.heappush(heap, (-chances[index][depth + 1], index, depth + 1))
         for index in taken[:best_count]:
@@ -287,10 +312,13 @@ def _powers(chance: float, limit: int) -> list[float]:
 
 
 def _chances(kinds: Sequence[str], rates: Rates) -> list[float]:
-    """Return for each guess the chance that it and all before it are right."""
-    chances, chance = [], 1.0
+    """Return for each guess the chance that it and all before it are right, while it is one."""
+    chances: list[float] = []
+    chance = 1.0
     for kind in kinds:
         chance *= rates(kind)
+        if chance < _NO_CHANCE and chances:
+            break
         chances.append(chance)
     return chances
 

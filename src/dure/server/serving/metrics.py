@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from dure.engine.scheduler import Stats
+
 if TYPE_CHECKING:
+    from dure.engine.engine import Engine
     from dure.server.serving.generation import Generation
     from dure.server.serving.model_pool import ModelPool
     from dure.server.serving.worker import StepUpdate
@@ -46,6 +51,8 @@ class Metrics:
         self._preemptions = counter(
             "num_preemptions", "Answers that gave up their place for a while"
         )
+        self._drafted = counter("spec_decode_num_draft_tokens", "Tokens that were guessed")
+        self._accepted = counter("spec_decode_num_accepted_tokens", "Of them, right ones")
         self._queries = counter("prefix_cache_queries", "Prompt tokens looked up in the cache")
         self._hits = counter("prefix_cache_hits", "Prompt tokens found in the cache")
         self._prompt = counter("prompt_tokens", "Prompt tokens read")
@@ -66,7 +73,7 @@ class Metrics:
         self._queue = histogram("request_queue_time_seconds", "Asked to begun", _SECONDS)
         self._prefill = histogram("request_prefill_time_seconds", "Begun to first token", _SECONDS)
         self._decode = histogram("request_decode_time_seconds", "First token to last", _SECONDS)
-        self._seen_preemptions: dict[str, int] = {}
+        self._seen: WeakKeyDictionary[Engine, Stats] = WeakKeyDictionary()  # when last asked
 
     def on_news(self, model: str, now: float, all_news: list[StepUpdate]) -> None:
         """Count the tokens of one step. Call it before the updates are delivered."""
@@ -111,6 +118,14 @@ class Metrics:
         """Count a request that was refused or failed, by its status."""
         self._failed.labels(model, str(status)).inc()
 
+    def _count(self, model: str, engine: Engine) -> None:
+        """Add what an engine has counted since the last look, its first being at nothing."""
+        before, now = self._seen.get(engine, Stats()), replace(engine.stats)
+        self._seen[engine] = now
+        self._preemptions.labels(model).inc(now.preemptions - before.preemptions)
+        self._drafted.labels(model).inc(now.drafted_tokens - before.drafted_tokens)
+        self._accepted.labels(model).inc(now.accepted_tokens - before.accepted_tokens)
+
     def text(self, registry: ModelPool) -> bytes:
         """Return all metrics in Prometheus' text format."""
         for entry in registry.loaded():
@@ -122,8 +137,5 @@ class Metrics:
             self._waiting.labels(entry.name).set(len(scheduler.waiting))
             self._cache.labels(entry.name).set(1 - pool.num_free / pool.num_blocks)
             self._loaded.labels(entry.name).set(entry.load_seconds)
-            preempted = worker.llm.engine.stats.preemptions
-            seen = self._seen_preemptions.get(entry.name, 0)
-            self._preemptions.labels(entry.name).inc(max(0, preempted - seen))
-            self._seen_preemptions[entry.name] = preempted
+            self._count(entry.name, worker.llm.engine)
         return bytes(generate_latest(self._registry))

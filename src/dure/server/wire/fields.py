@@ -82,6 +82,8 @@ _NOTHING: tuple[Any, ...] = (None, "", [], {})
 
 HARMLESS = frozenset(
     (
+        # llama-server's, of speculation: with any value of them the answer is the same
+        *(f"speculative.{name}" for name in ("n_max", "n_min", "p_min", "p_split", "type")),
         *(
             "models",
             "messages_id",
@@ -95,7 +97,7 @@ HARMLESS = frozenset(
         *("reasoning_content", "response_id", "input_id", "tool", "options", "plugins", "provider"),
     )
 )
-"""Fields whose names resemble ours, but which mean something else and change no output."""
+"""Fields that change no output: passed over, though their names may resemble ours."""
 
 
 def refuse_foreign(extra: Mapping[str, Any], *, choices: int | None = None) -> None:
