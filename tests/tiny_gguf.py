@@ -259,6 +259,8 @@ def write_gguf(
     _add_keys(writer, config)
     if latent:
         _add_latent_keys(writer, config, halves=halves)
+        if any(".nextn." in name for name in parameters):  # else the tiny config's is not there
+            writer.add_nextn_predict_layers(config["num_nextn_predict_layers"])
     else:
         writer.add_head_count_kv(config["num_key_value_heads"])
         writer.add_key_length(head_dim_of(config))
@@ -271,6 +273,8 @@ def write_gguf(
         # Converters take the bias of the choice of experts for a bias among others.
         suffixed = name.replace("e_score_correction_bias", "e_score_correction.bias")
         written = names.get_name(suffixed, try_suffixes=(".weight", ".bias"))
+        if name.startswith("blk."):  # GGUF's own name, which gguf-py may not know
+            written = name
         assert written is not None, name
         raw = tensor.raw[0] if suffixed != name and tensor.raw.ndim == 2 else tensor.raw
         writer.add_tensor(written, raw, raw_dtype=tensor.kind)
