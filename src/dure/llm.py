@@ -24,7 +24,7 @@ from dure.engine.params import SamplingParams
 from dure.engine.request import check_prompt
 from dure.engine.spec_decode.make import make_drafter
 from dure.errors import InvalidRequestError, NotEnoughMemoryError
-from dure.loading.draft import SETTINGS, draft_name
+from dure.loading.draft import SETTINGS
 from dure.loading.load import load
 from dure.loading.memory import check_whole, gigabytes
 
@@ -109,7 +109,7 @@ class LLM:
             cache_bytes=cache_bytes,
             cache_dtype=cache_dtype,
             conversations=conversations,
-            draft=draft_name(speculate),
+            speculate=speculate,
             download_progress=download_progress,
             load_progress=load_progress,
         )
@@ -142,6 +142,7 @@ class LLM:
             num_states=loaded.num_states,
             cache_dtype=loaded.cache_dtype,
             draft_model=loaded.draft_model,
+            draft_heads=loaded.has_draft_heads,
         )
         engine = Engine(
             runner,

@@ -47,6 +47,9 @@ class HeadedModel:
             self._at(batch, row, 0, cache)[:] = hidden[row, 0], token
         return hidden
 
+    def draft_hidden(self, x: np.ndarray) -> np.ndarray:
+        return x
+
     def logits(self, x: np.ndarray) -> np.ndarray:
         words = [
             np.frombuffer(hashlib.shake_128(row.tobytes()).digest(4 * VOCAB_SIZE), "<u4")

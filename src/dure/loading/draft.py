@@ -13,6 +13,7 @@ from dure.formats.checkpoint import open_checkpoint
 
 if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
+    from dure.models import Model
     from dure.text.tokenizer import Tokenizer
 
 SETTINGS = ("auto", "off", "text", "heads")
@@ -43,6 +44,21 @@ class DraftCheckpoint:
 def draft_name(speculate: str) -> str | None:
     """Return the model that `speculate` names; None where it is one of `SETTINGS`."""
     return None if speculate in SETTINGS else speculate
+
+
+def head_specs(model: Model) -> tuple[KVCacheSpec, ...]:
+    """Return what a model's draft heads cache of a token; () if it has none, or they are off."""
+    specs: tuple[KVCacheSpec, ...] = getattr(model, "draft_cache_specs", ())
+    return specs
+
+
+def check_heads(name: str, model: Model) -> None:
+    """Raise InvalidRequestError if the model came without draft heads."""
+    if not head_specs(model):
+        raise InvalidRequestError(
+            f"{name} has no draft heads: its family has none, or its makers left them out.",
+            hint="choose auto, text, or the name of a smaller model",
+        )
 
 
 def open_draft(

@@ -14,7 +14,13 @@ from dure.batch import BLOCK_SIZE, CacheDtype
 from dure.errors import TokenizerError
 from dure.formats.checkpoint import open_checkpoint
 from dure.formats.string_array import StringArray
-from dure.loading.draft import DraftCheckpoint, open_draft
+from dure.loading.draft import (
+    DraftCheckpoint,
+    check_heads,
+    draft_name,
+    head_specs,
+    open_draft,
+)
 from dure.loading.memory import (
     MAX_CACHE_BYTES,
     MAX_TOKENS,
@@ -53,6 +59,7 @@ class LoadedModel:
     sampling: Mapping[str, Any]  # the defaults that the model's makers recommend
     num_states: int = 0  # recurrent states that all sequences share; 0 of a model without
     draft_model: Model | None = None  # a smaller one, which guesses tokens for this one
+    has_draft_heads: bool = False  # layers of its own that do, and are loaded
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -74,7 +81,7 @@ def load(
     cache_dtype: CacheDtype = "f16",
     conversations: int = 1,
     with_tokenizer: bool = True,
-    draft: str | None = None,
+    speculate: str = "off",
     download_progress: Callable[[hub.Progress], None] | None = None,
     load_progress: Progress | None = None,
 ) -> LoadedModel:
@@ -83,8 +90,8 @@ def load(
     `context` in tokens; None: what model and memory allow, up to 32,768. `quantize` (q8, q6, q4)
     applies to float and FP8 weights. The shared KV cache has `cache_bytes` bytes, `cache_tokens`
     tokens, or 4,096 tokens for each of `conversations`; its type is f16 or q8, and f32 if `exact`.
-    Without `with_tokenizer` a model that has no tokenizer loads, too. `draft` is the name of a
-    smaller model of the same vocabulary, which is loaded to guess tokens.
+    Without `with_tokenizer` a model that has no tokenizer loads, too. `speculate` as in
+    LLM: whether the model's own draft heads are loaded, or a smaller model.
 
     Raises NotEnoughMemoryError, before any matrix is read, if weights, cache and overhead do not
     fit; and the other errors of dure.errors.
@@ -104,7 +111,9 @@ def load(
     name = _label(resolved)
     checkpoint = open_checkpoint(resolved.path)
     models.family_of(checkpoint)  # an unsupported architecture is reported first
+    draft = draft_name(speculate)
     drafting = None if draft is None else open_draft(draft, download_progress)
+    draft_heads = speculate in ("auto", "heads")
     tokenizer = _TokenizerMaker(checkpoint if with_tokenizer else None, drafting)
     checkpoint = _without_vocabulary(checkpoint)
     weight_bytes = models.memory_needed(checkpoint, quantize=scheme)
@@ -117,7 +126,7 @@ def load(
         """Return the memory plan, and the number of recurrent states."""
         sequence_bytes = sum(layer.bytes_per_sequence for layer in model.kv_cache_specs)
         states = state_slots(sequence_bytes, available - weight_bytes - OVERHEAD_BYTES)
-        layers = (*model.kv_cache_specs, *draft_specs)
+        layers = (*model.kv_cache_specs, *draft_specs, *head_specs(model))
         token_bytes = sum(layer.bytes_per_token(dtype) for layer in layers)
         plan = plan_memory(
             name,
@@ -133,6 +142,8 @@ def load(
         return plan, states
 
     def before_packing(model: Model) -> None:
+        if speculate == "heads":
+            check_heads(name, model)
         planned(model)  # what does not fit is refused before minutes of packing
         tokenizer.start()
 
@@ -141,6 +152,7 @@ def load(
         threads=threads,
         exact=exact,
         quantize=scheme,
+        draft_heads=draft_heads,
         progress=tokenizer.watched(load_progress),
         before_packing=before_packing,
     )
@@ -166,6 +178,7 @@ def load(
         sampling={**recommended, **checkpoint.generation_config},
         num_states=num_states,
         draft_model=draft_model,
+        has_draft_heads=bool(head_specs(model)),
     )
 
 

@@ -12,7 +12,12 @@ from tiny_gguf import read_folder, write_folder, write_gguf
 from tiny_models import _wide_delta_rule, drawn, furthest, loaded, prefill_logits
 
 from dure.batch import Batch, States
+from dure.engine.engine import Engine
 from dure.engine.model_runner import ModelRunner
+from dure.engine.request import Request, SamplingParams
+from dure.engine.sampler import Sampler
+from dure.engine.spec_decode.draft import StepResult
+from dure.engine.spec_decode.heads import DraftHeads
 from dure.formats.checkpoint import open_checkpoint
 from dure.models import load_model
 
@@ -222,6 +227,56 @@ def test_a_runner_keeps_hidden_states_and_gives_the_models_logits(headed: Headed
     logits = runner.execute(rows)
     assert logits.tobytes() == prefill_logits(model, headed.tokens)[[3, 74]].tobytes()
     assert runner.hidden.tobytes() == hidden_of(model, headed.tokens).tobytes()
+
+
+class Always:
+    """Takes all that draft heads guess, up to four tokens."""
+
+    max_drafts = 4
+
+    def __init__(self, source: DraftHeads) -> None:
+        self.source = source
+
+    def propose(
+        self, requests: Sequence[Request], limits: Sequence[int], rows: int
+    ) -> Sequence[Sequence[int]]:
+        return [d.token_ids for d in self.source.propose(requests, limits, lambda i, kinds: True)]
+
+    def observe(self, step: StepResult) -> None:
+        self.source.observe(step, wanted=True)
+
+    def forget(self, request: Request) -> None:
+        self.source.forget(request)
+
+
+def test_answers_are_the_same_with_and_without(headed: Headed) -> None:
+    """Bit for bit, in company, with prompts in pieces, blocks that run out and prefixes found."""
+    model = with_heads(headed.folder)
+    prompts = [headed.tokens[:n] for n in (3, 40, 64, 65, 50)]
+    params = [
+        SamplingParams(max_tokens=20, temperature=0, logprobs=2),
+        SamplingParams(max_tokens=25, temperature=1, seed=1, logprobs=1),
+        SamplingParams(max_tokens=30, temperature=0.7, seed=2, repetition_penalty=1.2),
+    ]
+
+    def answers(draft: bool) -> tuple[list[Any], Engine]:
+        runner = ModelRunner(model, num_blocks=11, num_states=24, draft_heads=draft)
+        drafter = Always(DraftHeads(runner, Sampler())) if draft else None
+        engine = Engine(runner, max_batch_tokens=24, max_sequences=4, drafter=drafter)
+        done = []
+        for _ in range(2):
+            requests = [engine.add(p, params[i % 3]) for i, p in enumerate(prompts)]
+            while engine.has_work:
+                engine.step()
+            assert not any(request.error for request in requests)
+            done += [(request.output_ids, request.logprobs) for request in requests]
+        return done, engine
+
+    expected, _ = answers(False)
+    actual, engine = answers(True)
+    assert actual == expected
+    assert engine.stats.drafted_tokens > 100
+    assert engine.stats.cached_tokens > 0
 
 
 @pytest.mark.parametrize("name", ["deepseek_v3", "glm4_moe", "qwen3_next"])
