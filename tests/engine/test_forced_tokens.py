@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
-from fake_model import VOCAB_SIZE, ByteTokenizer
+from fake_drafter import TryAll
+from fake_model import END, VOCAB_SIZE, ByteTokenizer, ScriptModel, loaded
 
 import dure.engine.grammar as limits
+import dure.llm
+from dure import LLM
+from dure.batch import Batch
+from dure.chat.request import Format
 from dure.engine.grammar import GrammarCompiler, GrammarState
 from dure.engine.request import Request, SamplingParams
 from dure.engine.spec_decode.forced import GrammarDrafter
@@ -123,3 +129,38 @@ def test_a_request_without_a_grammar_is_not_guessed_for() -> None:
     assert bytes(draft.token_ids) == b"The"
     assert draft.kinds == ("grammar",) * 3
     drafter.forget(bound)
+
+
+class NoiseModel(ScriptModel):
+    """Wants anything at all: its logits are noise, the same for the same text."""
+
+    def forward(self, batch: Batch, cache: Any) -> np.ndarray:
+        logits: np.ndarray = super().forward(batch, cache)
+        for out, row in zip(logits, batch.logit_rows, strict=True):
+            seed = int(batch.positions[row]) * 7919 + int(batch.tokens[row])
+            out[:] = np.random.default_rng(seed).normal(size=self.vocab_size)
+            out[END] = 3.0
+        return logits
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_answers_are_the_same_with_forced_tokens_as_drafts_and_steps_are_fewer(
+    monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    answers, steps = [], []
+    for drafter in (None, TryAll(GrammarDrafter())):
+        monkeypatch.setattr(
+            dure.llm, "load", lambda *_, **__: loaded(NoiseModel(lambda _: "x"), context=256)
+        )
+        monkeypatch.setattr(dure.llm, "make_drafter", lambda *_, made=drafter, **__: made)
+        llm = LLM("fake")
+        params = SamplingParams(temperature=temperature, seed=5, logprobs=1, max_tokens=150)
+        form = Format("json_schema", SCHEMA)
+        answers.append(llm.chat([{"role": "user", "content": "?"}], params, format=form))
+        steps.append(llm.engine.stats.steps)
+    plain, drafted = answers
+    assert set(json.loads(plain.text)) == set(SCHEMA["required"])
+    assert plain.token_ids == drafted.token_ids
+    assert plain.logprobs == drafted.logprobs
+    assert drafted.usage.drafted_tokens == drafted.usage.accepted_tokens > 20
+    assert steps[1] <= steps[0] - 20
