@@ -111,6 +111,14 @@ def check_messages(messages: object) -> None:
         _check_message(number, message)
 
 
+def check_prediction(prediction: object) -> None:
+    """Raise InvalidRequestError unless `prediction` is a text, or None."""
+    if prediction is not None and not isinstance(prediction, str):
+        raise InvalidRequestError(
+            f"prediction must be a text that the answer may be, but is {_shown(prediction)}."
+        )
+
+
 def check_tools(tools: object) -> None:
     """Raise InvalidRequestError unless `tools` are a list, or None."""
     if tools is not None and not (_is_list(tools) and isinstance(tools, Sequence)):

@@ -70,6 +70,7 @@ class Driver:
             priority=prepared.priority,
             grammar=prepared.grammar,
             deferred=prepared.reading.starts_in_reasoning,
+            prediction_ids=prepared.prediction_ids,
         )
         told = None if self._on_complete is None else partial(self._on_complete, prepared)
         answers = [

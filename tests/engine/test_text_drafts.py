@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
+from fake_drafter import TryAll
 from prefix_model import VOCAB_SIZE, PrefixModel, make_engine, run
 
 from dure.engine.request import Request, SamplingParams
 from dure.engine.spec_decode import text
-from dure.engine.spec_decode.draft import StepResult
 from dure.engine.spec_decode.text import Proposal, RecentTexts, TextDrafter, TextIndex
 
 SOURCE = np.random.default_rng(5).permutation(400).tolist()  # each token once
@@ -218,27 +216,6 @@ def test_any_text_is_guessed_for_within_the_limit(seed: int) -> None:
         index.extend(rng.integers(0, letters, int(rng.integers(1, 4))).tolist())
 
 
-class TryAll:
-    """Tries whatever texts suggest, however long steps take."""
-
-    max_drafts = 8
-
-    def __init__(self) -> None:
-        self.texts = TextDrafter()
-
-    def propose(
-        self, requests: Sequence[Request], limits: Sequence[int], rows: int
-    ) -> list[tuple[int, ...]]:
-        pairs = zip(requests, limits, strict=True)
-        return [self.texts.propose(each, limit).token_ids for each, limit in pairs]
-
-    def observe(self, step: StepResult) -> None:
-        pass
-
-    def forget(self, request: Request) -> None:
-        self.texts.forget(request)
-
-
 def test_answers_are_the_same_with_drafts_from_text_and_steps_are_fewer() -> None:
     class Periodic(PrefixModel):
         """Says 0 to 9 over and over, with a surprise now and then."""
@@ -259,8 +236,8 @@ def test_answers_are_the_same_with_drafts_from_text_and_steps_are_fewer() -> Non
     plain = make_engine(Periodic())
     expected = [plain.add(ids, each) for ids, each in zip(prompts, params, strict=True)]
     run(plain)
-    drafter = TryAll()
-    engine = make_engine(Periodic(), drafter=drafter)
+    texts = TextDrafter()
+    engine = make_engine(Periodic(), drafter=TryAll(texts))
     prediction = [token % VOCAB_SIZE for token in range(50)]
     actual = [
         engine.add(ids, each, prediction_ids=prediction)
@@ -272,4 +249,4 @@ def test_answers_are_the_same_with_drafts_from_text_and_steps_are_fewer() -> Non
         assert before.logprobs == after.logprobs
     assert engine.stats.accepted_tokens > 100
     assert engine.stats.steps < plain.stats.steps / 1.5
-    assert not drafter.texts._indices
+    assert not texts._indices

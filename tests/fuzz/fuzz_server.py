@@ -97,6 +97,14 @@ BODIES: tuple[tuple[str, Any], ...] = (
     ),
     ("/v1/chat/completions", {"messages": HI, "guided_regex": REGEXES[0], "max_tokens": 6}),
     ("/v1/chat/completions", {"messages": HI, "guided_choice": ["a", "b"], "n_predict": 6}),
+    (
+        "/v1/chat/completions",
+        {
+            "messages": HI,
+            "prediction": {"type": "content", "content": [{"type": "text", "text": "ab"}]},
+            "n_predict": 6,
+        },
+    ),
     ("/v1/chat/completions", {"messages": HI, "grammar": LARKS[0], "max_new_tokens": 6}),
     ("/v1/chat/completions/control", {"id": "chatcmpl-1", "action": "reasoning_end"}),
     (

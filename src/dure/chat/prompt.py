@@ -42,7 +42,8 @@ Prompt = str | Sequence[int] | ChatRequest
 class PreparedRequest:
     """A checked prompt: its tokens, resolved parameters, and how to parse the answer.
 
-    Only requests of one `cache_salt` share cached prefixes.
+    Only requests of one `cache_salt` share cached prefixes. `prediction_ids` are what the answer
+    may be: guesses, which change nothing but its speed.
     """
 
     token_ids: tuple[int, ...]
@@ -51,6 +52,7 @@ class PreparedRequest:
     grammar: Grammar | None = None
     cache_salt: str = ""
     priority: int = 0
+    prediction_ids: tuple[int, ...] = ()
 
 
 class RequestBuilder:
@@ -127,8 +129,11 @@ class RequestBuilder:
         format: Format | None = None,  # noqa: A002 - the word that requests use
         cache_salt: str = "",
         priority: int = 0,
+        prediction: str = "",
     ) -> PreparedRequest:
         """Build the request of `prompt`.
+
+        prediction: what the answer may be, if the prompt does not bring one itself.
 
         Raises ContextLengthError, InvalidRequestError or TemplateError.
         """
@@ -137,6 +142,7 @@ class RequestBuilder:
             # A template leaves out no text of these, but may strip white space around it.
             self.check_length(shown_texts(prompt.messages))
             prompt = _with_said(prompt)
+            prediction = prompt.prediction or prediction
             if format is not None:
                 prompt = replace(prompt, format=prompt.format or format)
             text, reading = self._chat(prompt, cache_salt)
@@ -157,7 +163,8 @@ class RequestBuilder:
         ids = check_prompt(raw, self._vocab_size)
         resolved = self._with_room(len(ids), params)
         reading = self._with_budget(reading, resolved, leave_room=grammar is not None)
-        return PreparedRequest(ids, resolved, reading, grammar, cache_salt, priority)
+        predicted = self._prediction(prediction)
+        return PreparedRequest(ids, resolved, reading, grammar, cache_salt, priority, predicted)
 
     def render(self, request: ChatRequest, *, cache_salt: str = "") -> str:
         """Render a chat with the model's template, up to where the reply begins."""
@@ -266,6 +273,22 @@ class RequestBuilder:
         if room < 1 or (resolved.max_tokens or 0) > room:
             raise self._too_long(prompt_tokens, resolved.max_tokens)
         return resolved if resolved.max_tokens is not None else replace(resolved, max_tokens=room)
+
+    def _prediction(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of a prediction; InvalidRequestError if no answer could be as long."""
+        if not text:
+            return ()
+        encode = partial(self.tokenizer.encode, add_special=False, parse_special=False)
+        too_long = len(text) > longest_text(self.context)
+        too_long = too_long or least_tokens(encode, [text], self.context) > self.context
+        ids = [] if too_long else encode(text)
+        if too_long or len(ids) > self.context:
+            raise InvalidRequestError(
+                f"The prediction has {len(text):,} characters, which are more tokens than the "
+                f"context holds: {self.context:,}.",
+                hint="shorten it, or leave it out: it changes no answer",
+            )
+        return tuple(each for each in ids if each < self._vocab_size)  # no others are drawn
 
     def check_length(self, texts: Sequence[str]) -> None:
         """Raise ContextLengthError for texts of a prompt that are far longer than the context.

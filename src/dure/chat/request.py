@@ -96,6 +96,7 @@ class ChatRequest:
     format: Format | None = None  # what the answer must be
     template_variables: Mapping[str, Any] = field(default_factory=dict)  # for the chat template
     continue_final: bool = False  # continue the last message, the assistant's
+    prediction: str = ""  # what the answer may be, such as a file to be edited; it only speeds up
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -134,6 +135,8 @@ class ChatRequest:
         variables = self.template_variables
         if not isinstance(variables, Mapping) or not all(isinstance(k, str) for k in variables):
             raise _wrong("template_variables", variables, "a dictionary whose keys are texts")
+        if not isinstance(self.prediction, str):
+            raise _wrong("prediction", self.prediction, "a text")
         for name in ("parallel_tool_calls", "continue_final"):
             if not isinstance(getattr(self, name), bool):
                 raise _wrong(name, getattr(self, name), "True or False")

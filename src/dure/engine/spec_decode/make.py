@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from dure.engine.sampler import Sampler
 from dure.engine.spec_decode.draft_model import DraftModel
+from dure.engine.spec_decode.forced import GrammarDrafter
 from dure.engine.spec_decode.heads import DraftHeads
 from dure.engine.spec_decode.speculator import Speculator
 from dure.engine.spec_decode.text import TextDrafter
@@ -22,7 +23,9 @@ def make_drafter(speculate: str, runner: ModelRunner, *, threads: int) -> Specul
     """
     if speculate == "off":
         return None
-    texts: list[TextSource] = [] if speculate == "heads" else [TextDrafter()]
+    texts: list[TextSource] = [GrammarDrafter()]
+    if speculate != "heads":
+        texts.append(TextDrafter())
     model: ModelSource | None = None
     sampler = Sampler(threads=threads)
     if runner.draft_model is not None:

@@ -52,6 +52,7 @@ def chat_request(body: ChatBody) -> ChatRequest:
         format=sampling.format_of(body),
         template_variables=variables_of(body),
         continue_final=continues(body),
+        prediction=sampling.prediction_of(body),
     )
 
 

@@ -103,6 +103,14 @@ def tools_of(body: ChatBody) -> tuple[list[Any], ToolChoice]:
     return tools, ToolChoice("named", name)
 
 
+def prediction_of(body: ChatBody) -> str:
+    """Read the text that the answer may be; "" if there is none."""
+    if body.prediction is None:
+        return ""
+    content = body.prediction.content
+    return content if isinstance(content, str) else "".join(part.text for part in content)
+
+
 def _name(tool: Any) -> str | None:
     """Return the name of the function that a tool or a tool choice holds."""
     function = tool.get("function", tool) if isinstance(tool, Mapping) else None

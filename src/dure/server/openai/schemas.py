@@ -103,6 +103,22 @@ class ChatMessage(BaseModel):
 Messages = Annotated[list[Annotated[ChatMessage, PAUSE]], Field(fail_fast=True)]
 
 
+class PredictionPart(Body):
+    """A part of a predicted text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Prediction(Body):
+    """What the answer may be: where it is right the answer comes sooner; it changes no token."""
+
+    type: Literal["content"]
+    content: (
+        str | Annotated[list[PredictionPart], Field(fail_fast=True, max_length=limits.MAX_PARTS)]
+    )
+
+
 class ChatBody(Sampling, ThinkingFields):
     """POST /v1/chat/completions"""
 
@@ -115,6 +131,7 @@ class ChatBody(Sampling, ThinkingFields):
     parallel_tool_calls: bool | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
+    prediction: Prediction | None = None
     # Reasoning settings, besides those that every API takes
     reasoning: Object | None = None
     thinking: Object | bool | None = None

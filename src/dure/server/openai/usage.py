@@ -22,11 +22,16 @@ def usage_of(generation: Generation, done: Sequence[Completion]) -> Usage:
 
 
 def completion_usage(usage: Usage) -> dict[str, Any]:
-    """Write the `usage` of a chat completion or a completion."""
-    details: dict[str, int] = {"reasoning_tokens": usage.reasoning_tokens}
-    if usage.drafted_tokens:
-        details["accepted_prediction_tokens"] = usage.accepted_tokens
-        details["rejected_prediction_tokens"] = usage.drafted_tokens - usage.accepted_tokens
+    """Write the `usage` of a chat completion or a completion.
+
+    Its prediction tokens are all that were guessed and tried, be it from a `prediction`, another
+    text or a model. Rejected ones are no part of `completion_tokens`.
+    """
+    details: dict[str, int] = {
+        "reasoning_tokens": usage.reasoning_tokens,
+        "accepted_prediction_tokens": usage.accepted_tokens,
+        "rejected_prediction_tokens": usage.drafted_tokens - usage.accepted_tokens,
+    }
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.output_tokens,
