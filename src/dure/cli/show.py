@@ -122,6 +122,7 @@ def _described(found: ResolvedModel, facts: ModelFacts) -> dict[str, Any]:
         },
         "family": inside.family,
         "problem": inside.problem,
+        "draft_heads": {"there": inside.has_draft_heads, "problem": inside.draft_problem},
         "unused_scales": {use: list(names) for use, names in inside.unused_scales.items()},
         "parts": {part: dict(types) for part, types in inside.parts.items()},
         "caches": [asdict(each) for each in inside.caches],
@@ -182,6 +183,7 @@ def _lines(value: dict[str, Any]) -> list[tuple[str, str]]:
         ("cache", _caches(value.get("caches") or [])),
         ("memory", _memory(value.get("memory"))),
         ("fits", _fits(value.get("memory"))),
+        ("draft heads", _draft_heads(value.get("draft_heads"))),
         ("runs", f"no: {value['problem']}" if value.get("problem") else ""),
         ("licence", value["license"] or "not stated"),
         ("lineage", value["lineage"]),
@@ -211,6 +213,16 @@ def _unused(scales: dict[str, list[str]]) -> str:
     said = {"activations": "of activations", "cache": "of the KV cache"}
     uses = [f"{said[use]} ({', '.join(names)})" for use, names in scales.items()]
     return f"static scales {' and '.join(uses)}, which dure makes itself" if uses else ""
+
+
+def _draft_heads(heads: dict[str, Any] | None) -> str:
+    """Format whether a layer guesses tokens ahead; empty for a model that was made without."""
+    from dure.layers.mtp import NO_DRAFT_HEADS
+
+    if heads and heads["there"]:
+        return "a layer that guesses the token after the next (MTP)"
+    problem = heads["problem"] if heads else ""
+    return f"no: {problem}" if problem not in ("", NO_DRAFT_HEADS) else ""
 
 
 def _caches(caches: list[dict[str, Any]]) -> str:

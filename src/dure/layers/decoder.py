@@ -6,128 +6,25 @@ A family's file keeps its config, its block, and what is special to it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dure.batch import PassInterruptedError
+from dure.errors import UnsupportedModelError
 from dure.layers.basic import Embedding, RMSNorm, head
-from dure.layers.rope import Rope, RopeConfig
+from dure.layers.mtp import NO_DRAFT_HEADS, MultiTokenPrediction
+from dure.layers.rope import Rope
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dure import kernels
-    from dure.batch import Batch, CacheArrays, KVCacheSpec, LayerArray, StateSpec
-    from dure.layers.basic import Floats, Rows
-    from dure.layers.mtp import MultiTokenPrediction
-    from dure.layers.rope import Rotation
+    from dure.batch import Batch, CacheArrays, KVCacheSpec, StateSpec
+    from dure.layers.basic import Floats
+    from dure.layers.decoder_layer import DecoderLayer, DecoderSizes
     from dure.weights.loader import Weights
 
     Ints = NDArray[np.int32]
-
-
-class DecoderSizes(Protocol):
-    """The sizes that every family's config has."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Rows of the embedding and of the head."""
-        ...
-
-    @property
-    def hidden(self) -> int:
-        """Width of a hidden state."""
-        ...
-
-    @property
-    def layers(self) -> int:
-        """The number of blocks."""
-        ...
-
-    @property
-    def norm_eps(self) -> float:
-        """Added to the mean square in every RMSNorm."""
-        ...
-
-    @property
-    def context_length(self) -> int:
-        """Tokens that one sequence may have."""
-        ...
-
-    @property
-    def tied(self) -> bool:
-        """Whether the head is the embedding's matrix."""
-        ...
-
-    @property
-    def rope(self) -> RopeConfig:
-        """The RoPE settings."""
-        ...
-
-
-class Mixer(Protocol):
-    """A token mixer: attention, or a recurrent layer in its place."""
-
-    @property
-    def cache_spec(self) -> KVCacheSpec | StateSpec:
-        """What it caches of a token, or of a sequence."""
-        ...
-
-    def __call__(
-        self,
-        x: kernels.Activations,
-        rotation: Rotation,
-        batch: Batch,
-        cache: LayerArray,
-        *,
-        add: Floats | None = None,
-        rows: Ints | None = None,
-    ) -> Floats:
-        """Mix the normed rows x (n, hidden), and write what later tokens need to `cache`.
-
-        Returns add + the result, (n, hidden), or only the rows `rows` (m,) of both.
-        """
-        ...
-
-
-class MLP(Protocol):
-    """The part of a block that works token by token: a gated MLP, or a mixture of experts."""
-
-    def __call__(self, x: Rows, *, add: Floats | None = None) -> Floats:
-        """Return add + the MLP of x (n, hidden)."""
-        ...
-
-
-class DecoderLayer:
-    """One block: x += mixer(norm x); x += mlp(norm x).
-
-    A family's block calls `__init__`, then sets `mixer` and `mlp`.
-    """
-
-    mixer: Mixer
-    mlp: MLP
-
-    def __init__(
-        self, weights: Weights, name: str, sizes: DecoderSizes, *, norm_offset: float = 0.0
-    ) -> None:
-        """Read the two norms below `name`. norm_offset: 1 where a checkpoint stores w - 1."""
-        self.input_layernorm, self.post_attention_layernorm = (
-            RMSNorm(weights, f"{name}.{norm}", sizes.hidden, sizes.norm_eps, offset=norm_offset)
-            for norm in ("input_layernorm", "post_attention_layernorm")
-        )
-
-    def __call__(
-        self,
-        x: Floats,
-        rotation: Rotation,
-        batch: Batch,
-        cache: LayerArray,
-        rows: Ints | None = None,
-    ) -> Floats:
-        """Return x (n, hidden) after this block; only the rows `rows` (m,) if they are given."""
-        x = self.mixer(self.input_layernorm(x), rotation, batch, cache, add=x, rows=rows)
-        return self.mlp(self.post_attention_layernorm(x), add=x)
 
 
 class Decoder:
@@ -156,7 +53,9 @@ class Decoder:
         self.layers: Sequence[DecoderLayer] = [make_layer(i) for i in range(sizes.layers)]
         self.norm = RMSNorm(weights, "model.norm", sizes.hidden, sizes.norm_eps, offset=norm_offset)
         self.lm_head = head(weights, self.embed_tokens, tied=sizes.tied)
-        self.mtp: MultiTokenPrediction | None = None  # set by families that have one
+        self.mtp: MultiTokenPrediction | None = None  # set by families that have one, as the next
+        self.draft_problem = NO_DRAFT_HEADS
+        """Why there are no draft heads; empty if there are some."""
 
     @property
     def kv_cache_specs(self) -> tuple[KVCacheSpec | StateSpec, ...]:
@@ -203,22 +102,29 @@ class Decoder:
 
     def draft_hidden(self, x: Floats) -> Floats:
         """Return x (n, hidden), which `run` gave, in the form that `draft` takes."""
-        assert self.mtp is not None
-        return self.mtp.hidden(x)
+        return self._heads().hidden(x)
 
     def draft(self, hidden: Floats, batch: Batch, cache: CacheArrays) -> tuple[Floats, Floats]:
         """Guess the tokens after batch.tokens, from the hidden states of those before them.
 
         hidden: (n, hidden), of `draft_hidden` or of an earlier guess. Positions are those of these
         earlier tokens, so that the cache, which has only `draft_cache_specs`, begins at 0. Returns
-        hidden states (m, hidden) and logits (m, vocab_size) of the batch's logit rows.
+        hidden states (m, hidden) and logits (m, vocab_size) of the batch's logit rows. Raises
+        UnsupportedModelError without draft heads, PassInterruptedError if the batch says so.
         """
-        assert self.mtp is not None
+        heads = self._heads()
+        if batch.interrupted is not None and batch.interrupted():
+            raise PassInterruptedError
         rotation = self.rope(batch.positions)
-        states, normed = self.mtp(hidden, self.embed(batch), rotation, batch, cache[0])
+        states, normed = heads(hidden, self.embed(batch), rotation, batch, cache[0])
         if len(states) == 0:
             return states, np.zeros((0, self.vocab_size), np.float32)
         return states, self.lm_head(normed)
+
+    def _heads(self) -> MultiTokenPrediction:
+        if self.mtp is None:
+            raise UnsupportedModelError(f"This model has no draft heads: {self.draft_problem}.")
+        return self.mtp
 
     def forward(self, batch: Batch, cache: CacheArrays) -> Floats:
         """Compute logits (len(batch.logit_rows), vocab_size); write keys and values to `cache`."""

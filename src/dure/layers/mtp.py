@@ -18,9 +18,13 @@ if TYPE_CHECKING:
     from dure.batch import Batch, LayerArray
     from dure.kernels import Activations
     from dure.layers.basic import Floats
-    from dure.layers.decoder import DecoderLayer, DecoderSizes
+    from dure.layers.decoder_layer import DecoderLayer, DecoderSizes
     from dure.layers.rope import Rotation
     from dure.weights.loader import Weights
+
+
+NO_DRAFT_HEADS = "its architecture has none"
+"""Why a model has no draft heads if its family knows of none."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,9 @@ class MTPNames:
         return cls(f"{name}.enorm", f"{name}.hnorm", f"{name}.eh_proj", f"{name}.{norm}")
 
     def are_in(self, weights: Weights) -> bool:
-        """Whether the checkpoint has them all."""
+        """Check whether the checkpoint has some of them."""
         names = (self.embedding_norm, self.hidden_norm, self.projection, self.norm)
-        return all(weights.has(f"{name}.weight") for name in names if name is not None)
+        return any(weights.has(f"{name}.weight") for name in names if name is not None)
 
 
 class MultiTokenPrediction:
@@ -105,14 +109,20 @@ class MultiTokenPrediction:
 def load_mtp(
     weights: Weights,
     names: MTPNames,
-    make: Callable[[], MultiTokenPrediction],
+    make: Callable[[Weights], MultiTokenPrediction],
     *leftovers: str,
-) -> MultiTokenPrediction | None:
-    """Make the block if it is wanted and the checkpoint has it.
+) -> tuple[MultiTokenPrediction | None, str]:
+    """Make the block if it is wanted and the checkpoint has all of it.
 
-    leftovers: prefixes of tensors that are then known and not needed, as of repeated embeddings.
+    make: makes it from the weights that it is called with. leftovers: prefixes of tensors that are
+    then known and not needed, as of repeated embeddings. Returns the block and "", or None and why
+    there is none.
     """
-    made = make() if weights.draft_heads and names.are_in(weights) else None
+    made, problem = None, "the checkpoint has none"
+    if names.are_in(weights):
+        problem = "they were not asked for"
+        if weights.draft_heads:
+            made, problem = weights.optional(make)
     for prefix in leftovers:
         weights.skip_all(prefix)
-    return made
+    return made, problem

@@ -54,6 +54,12 @@ class Description:
     weight_bytes: int  # as they lie in memory
     available_bytes: int
     unused_scales: Mapping[str, Sequence[str]]  # static ones of activations and cache, by their use
+    draft_problem: str  # why there are no draft heads (multi-token prediction); empty if there are
+
+    @property
+    def has_draft_heads(self) -> bool:
+        """Whether the checkpoint has draft heads that can be loaded."""
+        return not (self.problem or self.draft_problem)
 
     @property
     def memory_bytes(self) -> int:
@@ -73,11 +79,12 @@ class Description:
 
 def describe(checkpoint: Checkpoint) -> Description:
     """Describe a checkpoint, whether it runs or not."""
-    family = problem = ""
+    family = problem = draft_problem = ""
     layers: tuple[KVCacheSpec | StateSpec, ...] = ()
     try:
         family = models.family_of(checkpoint).__name__.rpartition(".")[2]
-        layers = models.checked_model(checkpoint).kv_cache_specs
+        model = models.checked_model(checkpoint, draft_heads=True)
+        layers, draft_problem = model.kv_cache_specs, model.draft_problem
     except DureError as error:
         problem = error.message
     return Description(
@@ -88,6 +95,7 @@ def describe(checkpoint: Checkpoint) -> Description:
         weight_bytes=models.memory_needed(checkpoint),
         available_bytes=machine.memory_available(),
         unused_scales=unused_scales(checkpoint.tensors),
+        draft_problem=draft_problem,
     )
 
 

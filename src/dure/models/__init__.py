@@ -66,6 +66,11 @@ class HeadedModel(Model, Protocol):
         """What the draft heads cache of a token; empty if there are none."""
         ...
 
+    @property
+    def draft_problem(self) -> str:
+        """Why there are no draft heads; empty if there are some."""
+        ...
+
     def draft_hidden(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return what `run` gave in the form that `draft` takes."""
         ...
@@ -139,13 +144,15 @@ def memory_needed(checkpoint: Checkpoint, *, quantize: Scheme | None = None) -> 
     return _memory_needed(checkpoint, quantize=quantize, tensor_aliases=tensor_aliases)
 
 
-def checked_model(checkpoint: Checkpoint) -> Any:
+def checked_model(checkpoint: Checkpoint, *, draft_heads: bool = False) -> Any:
     """Build a checkpoint's model without reading its matrices, and check its tensors and keys.
 
-    The model cannot run, but has its `config` and `kv_cache_specs`. Raises as load_model does.
+    draft_heads: whether with its draft heads, too. The model cannot run, but has its `config` and
+    `kv_cache_specs`. Raises as load_model does.
     """
     family = family_of(checkpoint)
-    weights = Weights(checkpoint, tensor_aliases=getattr(family, "TENSOR_ALIASES", None))
+    tensor_aliases = getattr(family, "TENSOR_ALIASES", None)
+    weights = Weights(checkpoint, tensor_aliases=tensor_aliases, draft_heads=draft_heads)
     config = read_config(checkpoint)
     model = family.Model(config, weights)
     check_keys(checkpoint, config)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from dure.errors import UnsupportedModelError
 from dure.layers.basic import GatedMLP
-from dure.layers.decoder import Decoder, DecoderLayer
+from dure.layers.decoder import Decoder
+from dure.layers.decoder_layer import DecoderLayer
 from dure.layers.latent_attention import LatentAttention
 from dure.layers.moe import Routing, SparseMLP
 from dure.layers.mtp import MTPNames, MultiTokenPrediction, load_mtp
@@ -214,11 +215,11 @@ class Model(Decoder):
         self.config = sizes
         super().__init__(weights, sizes, lambda index: Block(sizes, weights, index))
         names = MTPNames.nextn(sizes.layers, is_gguf=weights.is_gguf)
-        self.mtp = load_mtp(
+        self.mtp, self.draft_problem = load_mtp(
             weights,
             names,
-            lambda: MultiTokenPrediction(
-                weights, sizes, names, Block(sizes, weights, sizes.layers), self.norm
+            lambda found: MultiTokenPrediction(
+                found, sizes, names, Block(sizes, found, sizes.layers), self.norm
             ),
         )
         for extra in range(sizes.layers, sizes.layers + sizes.extra_layers):

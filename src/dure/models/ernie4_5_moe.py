@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from dure.layers.attention import Attention
 from dure.layers.basic import GatedMLP
-from dure.layers.decoder import Decoder, DecoderLayer
+from dure.layers.decoder import Decoder
+from dure.layers.decoder_layer import DecoderLayer
 from dure.layers.moe import Routing, SparseMLP
 from dure.layers.mtp import MTPNames, MultiTokenPrediction, load_mtp
 from dure.layers.rope import RopeConfig
@@ -134,14 +135,14 @@ class Model(Decoder):
         names = MTPNames(
             "model.mtp_emb_norm.0", "model.mtp_hidden_norm.0", "model.mtp_linear_proj.0", None
         )
-        self.mtp = load_mtp(
+        self.mtp, self.draft_problem = load_mtp(
             weights,
             names,
-            lambda: MultiTokenPrediction(
-                weights,
+            lambda found: MultiTokenPrediction(
+                found,
                 sizes,
                 names,
-                Block(sizes, weights, "model.mtp_block.0", sparse=False),
+                Block(sizes, found, "model.mtp_block.0", sparse=False),
                 self.norm,
                 before_norm=True,
             ),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from dure.layers.attention import Attention
 from dure.layers.basic import GatedMLP
-from dure.layers.decoder import Decoder, DecoderLayer
+from dure.layers.decoder import Decoder
+from dure.layers.decoder_layer import DecoderLayer
 from dure.layers.moe import Routing, SparseMLP
 from dure.layers.mtp import MTPNames, MultiTokenPrediction, load_mtp
 from dure.layers.rope import RopeConfig
@@ -152,11 +153,11 @@ class Model(Decoder):
         self.config = sizes = Glm4MoeConfig.read(config, weights)
         super().__init__(weights, sizes, lambda index: Block(sizes, weights, index))
         names = MTPNames.nextn(sizes.layers, is_gguf=weights.is_gguf)
-        self.mtp = load_mtp(
+        self.mtp, self.draft_problem = load_mtp(
             weights,
             names,
-            lambda: MultiTokenPrediction(
-                weights, sizes, names, Block(sizes, weights, sizes.layers), self.norm
+            lambda found: MultiTokenPrediction(
+                found, sizes, names, Block(sizes, found, sizes.layers), self.norm
             ),
         )
         for extra in range(sizes.layers, sizes.layers + sizes.extra_layers):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from dure.layers.attention import Attention
 from dure.layers.basic import GatedMLP
-from dure.layers.decoder import Decoder, DecoderLayer
+from dure.layers.decoder import Decoder
+from dure.layers.decoder_layer import DecoderLayer
 from dure.layers.mtp import MTPNames, MultiTokenPrediction, load_mtp
 from dure.layers.rope import RopeConfig
 
@@ -97,14 +98,14 @@ class Model(Decoder):
             f"{name}.input_proj",
             f"{name}.final_layernorm",
         )
-        self.mtp = load_mtp(
+        self.mtp, self.draft_problem = load_mtp(
             weights,
             names,
-            lambda: MultiTokenPrediction(
-                weights,
+            lambda found: MultiTokenPrediction(
+                found,
                 sizes,
                 names,
-                Block(sizes, weights, name, None),
+                Block(sizes, found, name, None),
                 self.norm,
                 hidden_first=True,
                 before_norm=True,

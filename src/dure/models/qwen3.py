@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from dure.layers.attention import Attention
 from dure.layers.basic import GatedMLP
-from dure.layers.decoder import Decoder, DecoderLayer
+from dure.layers.decoder import Decoder
+from dure.layers.decoder_layer import DecoderLayer
 from dure.layers.rope import RopeConfig
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from dure.layers.attention import Attention
 from dure.layers.basic import GatedMLP
-from dure.layers.decoder import Decoder, DecoderLayer
+from dure.layers.decoder import Decoder
+from dure.layers.decoder_layer import DecoderLayer
 from dure.layers.delta_net import GatedDeltaNet
 from dure.layers.moe import Routing, SparseMLP
 from dure.layers.mtp import MTPNames, MultiTokenPrediction, load_mtp
@@ -188,14 +189,14 @@ class Model(Decoder):
         block = "mtp.layers.0"
         if weights.is_gguf:
             names, block = MTPNames.nextn(after, is_gguf=True), f"model.layers.{after}"
-        self.mtp = load_mtp(
+        self.mtp, self.draft_problem = load_mtp(
             weights,
             names,
-            lambda: MultiTokenPrediction(
-                weights,
+            lambda found: MultiTokenPrediction(
+                found,
                 sizes,
                 names,
-                Block(sizes, weights, block, recurrent=False, dense=False),
+                Block(sizes, found, block, recurrent=False, dense=False),
                 self.norm,
                 norm_offset=sizes.norm_offset,
             ),

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 import numpy as np
 
 from dure import kernels
-from dure.errors import ModelFileError, UnsupportedModelError
+from dure.errors import DureError, ModelFileError, UnsupportedModelError
 from dure.formats.blocks import BLOCKS, FLOATS
 from dure.formats.quantized.base import QuantizedMatrix
 from dure.formats.quantized.grouped import with_one_type
@@ -44,6 +45,7 @@ _EXPERT = re.compile(r"(.+\.experts\.)\d+\.((?:gate|up|down)_proj\.weight)")
 _REPORT_SECONDS = 0.25
 
 Part = Literal["gate", "up", "down"]
+Made = TypeVar("Made")
 if TYPE_CHECKING:
     Stored = Parameter | Dequantised
     Reader = Callable[[int], tuple[Stored, int]]  # expert -> its tensor, and first row there
@@ -102,6 +104,24 @@ class Weights:
     def has(self, name: str) -> bool:
         """Check whether the checkpoint has a tensor of that name."""
         return name in self._tensors
+
+    def optional(self, make: Callable[[Weights], Made]) -> tuple[Made | None, str]:
+        """Make a part that the model can do without, if the checkpoint has all that it asks for.
+
+        make: called with a copy of these weights, then with them. Returns the part and "", or None
+        and what is in the way; then nothing was taken.
+        """
+        trial = copy.copy(self)
+        trial._types, trial._unused = copy.copy(self._types), set(self._unused)
+        trial._missing, trial._misshaped, trial._packers = [], [], {}
+        trial._on_finish, trial._jobs, trial._progress = [], [], None
+        trial.expert_pool = ExpertPool()
+        try:
+            make(trial)
+            trial.check(asked_all=False)
+        except DureError as error:
+            return None, error.message.rstrip(".")
+        return make(self), ""
 
     def skip(self, name: str) -> None:
         """Mark a tensor as known but not needed; it is not read."""

@@ -1,0 +1,123 @@
+"""A decoder's block: a token mixer and an MLP, each behind a norm. A family's file makes both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from dure.layers.basic import RMSNorm
+from dure.layers.rope import RopeConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dure import kernels
+    from dure.batch import Batch, KVCacheSpec, LayerArray, StateSpec
+    from dure.layers.basic import Floats, Rows
+    from dure.layers.rope import Rotation
+    from dure.weights.loader import Weights
+
+    Ints = NDArray[np.int32]
+
+
+class DecoderSizes(Protocol):
+    """The sizes that every family's config has."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding and of the head."""
+        ...
+
+    @property
+    def hidden(self) -> int:
+        """Width of a hidden state."""
+        ...
+
+    @property
+    def layers(self) -> int:
+        """The number of blocks."""
+        ...
+
+    @property
+    def norm_eps(self) -> float:
+        """Added to the mean square in every RMSNorm."""
+        ...
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that one sequence may have."""
+        ...
+
+    @property
+    def tied(self) -> bool:
+        """Whether the head is the embedding's matrix."""
+        ...
+
+    @property
+    def rope(self) -> RopeConfig:
+        """The RoPE settings."""
+        ...
+
+
+class Mixer(Protocol):
+    """A token mixer: attention, or a recurrent layer in its place."""
+
+    @property
+    def cache_spec(self) -> KVCacheSpec | StateSpec:
+        """What it caches of a token, or of a sequence."""
+        ...
+
+    def __call__(
+        self,
+        x: kernels.Activations,
+        rotation: Rotation,
+        batch: Batch,
+        cache: LayerArray,
+        *,
+        add: Floats | None = None,
+        rows: Ints | None = None,
+    ) -> Floats:
+        """Mix the normed rows x (n, hidden), and write what later tokens need to `cache`.
+
+        Returns add + the result, (n, hidden), or only the rows `rows` (m,) of both.
+        """
+        ...
+
+
+class MLP(Protocol):
+    """The part of a block that works token by token: a gated MLP, or a mixture of experts."""
+
+    def __call__(self, x: Rows, *, add: Floats | None = None) -> Floats:
+        """Return add + the MLP of x (n, hidden)."""
+        ...
+
+
+class DecoderLayer:
+    """One block: x += mixer(norm x); x += mlp(norm x).
+
+    A family's block calls `__init__`, then sets `mixer` and `mlp`.
+    """
+
+    mixer: Mixer
+    mlp: MLP
+
+    def __init__(
+        self, weights: Weights, name: str, sizes: DecoderSizes, *, norm_offset: float = 0.0
+    ) -> None:
+        """Read the two norms below `name`. norm_offset: 1 where a checkpoint stores w - 1."""
+        self.input_layernorm, self.post_attention_layernorm = (
+            RMSNorm(weights, f"{name}.{norm}", sizes.hidden, sizes.norm_eps, offset=norm_offset)
+            for norm in ("input_layernorm", "post_attention_layernorm")
+        )
+
+    def __call__(
+        self,
+        x: Floats,
+        rotation: Rotation,
+        batch: Batch,
+        cache: LayerArray,
+        rows: Ints | None = None,
+    ) -> Floats:
+        """Return x (n, hidden) after this block; only the rows `rows` (m,) if they are given."""
+        x = self.mixer(self.input_layernorm(x), rotation, batch, cache, add=x, rows=rows)
+        return self.mlp(self.post_attention_layernorm(x), add=x)
