@@ -148,6 +148,7 @@ def main() -> None:
         quantize=options.quantize,
         context=max(2048, options.depth + sizes[-1]),
         with_tokenizer=False,
+        speculate="heads" if options.heads else "off",
     )
     kinds = {}
     for kind, sequences in (("one sequence", 1), ("several sequences", sizes[-1])):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from dure import hub, models
 from dure.batch import KVCacheSpec, StateSpec
@@ -13,7 +13,7 @@ from dure.formats.checkpoint import open_checkpoint
 
 if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
-    from dure.models import Model
+    from dure.models import HeadedModel, Model
     from dure.text.tokenizer import Tokenizer
 
 SETTINGS = ("auto", "off", "text", "heads")
@@ -55,8 +55,9 @@ def head_specs(model: Model) -> tuple[KVCacheSpec, ...]:
 def check_heads(name: str, model: Model) -> None:
     """Raise InvalidRequestError if the model came without draft heads."""
     if not head_specs(model):
+        problem = cast("HeadedModel", model).draft_problem
         raise InvalidRequestError(
-            f"{name} has no draft heads: its family has none, or its makers left them out.",
+            f"{name} has no draft heads: {problem}.",
             hint="choose auto, text, or the name of a smaller model",
         )
 
