@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from fake_model import ByteTokenizer
 from test_same_bits_quantised import FILES
-from tiny_gguf import parameters_of, write_gguf
-from tiny_models import loaded
+from tiny_gguf import parameters_of, write_folder, write_gguf
+from tiny_models import drawn, loaded
 
 import dure.llm
 from dure import LLM, Format, SamplingParams
@@ -26,9 +26,9 @@ from dure.chat.request import ChatRequest, Thinking, ToolChoice
 from dure.engine.request import Request
 from dure.engine.spec_decode.cost import StepCost
 from dure.engine.spec_decode.draft import StepResult
-from dure.formats.checkpoint import Checkpoint
+from dure.formats.checkpoint import Checkpoint, open_checkpoint
 from dure.loading.load import LoadedModel
-from dure.models import Model
+from dure.models import Model, load_model
 
 TEMPLATE = (Path(__file__).parent / "chat" / "templates" / "qwen3.5.jinja").read_text("utf-8")
 ROWS = 272  # of logits: 13 more than the tokenizer has tokens
@@ -139,6 +139,38 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
     return found
 
 
+@pytest.fixture(scope="module")
+def headed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
+    """Models with a draft head, of drawn weights, which is as good as never right."""
+    found = {}
+    for name, block in (("latent", "model.layers.3"), ("recurrent", "mtp.layers.0")):
+        config = {**FILES[name][0], "vocab_size": ROWS, "max_position_embeddings": 4096}
+        layers, hidden = config["num_hidden_layers"], config["hidden_size"]
+        parameters = parameters_of(config)
+        last = f"model.layers.{layers - 1}."
+        shapes: dict[str, tuple[int, ...]] = {
+            key.replace(last, f"{block}."): values.shape
+            for key, values in parameters.items()
+            if key.startswith(last)
+        }
+        around = (
+            ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "fc", "norm")
+            if name == "recurrent"
+            else ("enorm", "hnorm", "eh_proj", "shared_head.norm")
+        )
+        inside = "mtp" if name == "recurrent" else block
+        sizes = ((hidden,), (hidden,), (hidden, 2 * hidden), (hidden,))
+        shapes |= {
+            f"{inside}.{part}.weight": size for part, size in zip(around, sizes, strict=True)
+        }
+        if name == "latent":
+            config["num_nextn_predict_layers"] = 1
+        parameters |= {key: drawn(f"drafts.{key}", shape) for key, shape in shapes.items()}
+        folder = write_folder(tmp_path_factory.mktemp(name), config, parameters)
+        found[name] = load_model(open_checkpoint(folder), draft_heads=True)
+    return found
+
+
 def make_llm(speculate: str, *, num_blocks: int, **of_loaded: Any) -> LLM:
     """An LLM over a model that is loaded already, with a token a byte."""
     path = Path("tiny.gguf")
@@ -231,7 +263,33 @@ def test_an_answer_is_the_same_with_any_guesses(models: dict[str, Model], name: 
         assert stats.steps < plain.engine.stats.steps / 3
         assert stats.preemptions > 0
         assert stats.cached_tokens > 0
+        _nothing_failed(llm, kind)
         llm.engine.check_idle()
+
+
+@pytest.mark.parametrize("name", ["latent", "recurrent"])
+def test_an_answer_is_the_same_with_draft_heads(headed: dict[str, Model], name: str) -> None:
+    plain = make_llm("off", num_blocks=400, model=headed[name])
+    expected = [plain.driver.answer([each])[0] for each in asked(plain)]
+    llm = make_llm("auto", num_blocks=BLOCKS, model=headed[name], has_draft_heads=True)
+    _try_all(llm, None)
+    actual = together(llm, asked(llm))
+    for number, (before, after) in enumerate(zip(expected, actual, strict=True)):
+        assert shown(after) == shown(before), number
+    _nothing_failed(llm, "heads")
+    assert 0 < llm.engine.stats.accepted_tokens < llm.engine.stats.drafted_tokens
+    llm.engine.check_idle()
+
+
+def _nothing_failed(llm: LLM, kind: str) -> None:
+    """Check that these guesses were made to the end: a source that raises is turned off."""
+    drafter: Any = llm.engine.scheduler._drafter
+    if kind == "oracle":
+        return
+    assert drafter._texts
+    assert kind in drafter._rates._counts
+    if kind != "text":
+        assert drafter._model.kind == kind
 
 
 def _try_all(llm: LLM, oracle: Oracle | None) -> None:
