@@ -62,17 +62,20 @@ class DeepseekConfig:
     corrected: bool  # the router has a bias for the choice (e_score_correction_bias)
 
     @classmethod
-    def read(cls, config: Config, *, gguf: bool, version: int) -> DeepseekConfig:
+    def read(
+        cls, config: Config, *, gguf: bool, version: int, counts_drafts: bool = False
+    ) -> DeepseekConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute.
 
-        version: 2 or 3, for the defaults.
+        version: 2 or 3, for the defaults. counts_drafts: whether the number of layers includes those
+        that only guess tokens, as newer GGUF files have it.
         """
         for key, allowed in (("hidden_act", "silu"), ("mlp_bias", False), ("moe_layer_freq", 1)):
             config.expect(key, allowed)
         experts = config.integer("num_experts", 64 if version == 2 else 256, high=65536)
         layers = config.integer("num_hidden_layers", high=1024)
         extra = config.integer("num_nextn_predict_layers", 0, low=0, high=64)
-        if gguf:  # its block_count includes the multi-token prediction layers
+        if counts_drafts:
             layers -= min(extra, layers - 1)
         rotated = config.integer("qk_rope_head_dim", config.integer("rotary_dim", 64))
         whole = config.integer("qk_head_dim", config.integer("head_dim", 192)) if gguf else 0
@@ -209,8 +212,12 @@ class Model(Decoder):
 
     def __init__(self, config: Config, weights: Weights) -> None:
         sigmoid = weights.is_gguf and config.values.get("gating_func") == _SIGMOID
+        last = config.integer("num_hidden_layers", high=1024) - 1
         sizes = DeepseekConfig.read(
-            config, gguf=weights.is_gguf, version=3 if sigmoid else self.VERSION
+            config,
+            gguf=weights.is_gguf,
+            version=3 if sigmoid else self.VERSION,
+            counts_drafts=weights.has(f"blk.{last}.nextn.eh_proj.weight"),
         )
         self.config = sizes
         super().__init__(weights, sizes, lambda index: Block(sizes, weights, index))
