@@ -45,8 +45,12 @@ void panel_times(const Packed& w, const uint8_t* panel, const ActTiles& x, const
     }
     for_range<0, 4>([&](auto log) {
       constexpr int T = 1 << log;
-      if constexpr (T <= kDirect)
-        if (one && x.width == T) panel_one_tile<kType, T>(w, panel, x, out);
+      if constexpr (T <= kDirect) {
+        constexpr int kMost = T < 4 ? T : T / 4 * 3;  // 3 of 4 rows, and 5 or 6 of 8
+        if (one && x.width == T && x.rows <= kMost)
+          panel_one_tile<kType, kMost, T>(w, panel, x, out);
+        if (one && x.width == T && x.rows > kMost) panel_one_tile<kType, T>(w, panel, x, out);
+      }
       if constexpr (T == kTile || (T < kTile && T > kDirect))
         if (!one && x.width == T) panel_many_tiles<kType, T>(w, panel, x, out);
     });

@@ -195,10 +195,10 @@ __attribute__((always_inline)) inline void accumulate(const Source& source, int 
 }
 
 // All rows in one tile: nothing is read twice, so that unpacking to memory would not pay.
-template <Type kType, int T>
+template <Type kType, int T, int kWidth = T>
 void panel_one_tile(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out) {
   float sums[T * kPanel] = {};
-  accumulate<T>(PanelSource<kType>(w, panel), x.blocks, x.tile(0), sums);
+  accumulate<T, kWidth>(PanelSource<kType>(w, panel), x.blocks, x.tile(0), sums);
   for (int t = 0; t < x.rows; ++t) out.put(t, load(sums + t * kPanel));
 }
 
@@ -207,6 +207,18 @@ template <class F, int T, int kWidth>
 [[gnu::noinline]] void unpacked_times(const Scratch& scratch, int count, const uint8_t* tile,
                                       float* sums, int first) {
   accumulate<T, kWidth>(ScratchSource<F>{scratch}, count, tile, sums, first);
+}
+
+// … of the first `rows` of T tokens: the last tile's other lanes are not worth their time.
+template <class F, int T, int kWidth>
+void unpacked_rows_times(const Scratch& scratch, int count, const uint8_t* tile, float* sums,
+                         int first, int rows) {
+  constexpr int kStep = std::max(1, kTile / 4);
+  if constexpr (T > kStep) {
+    if (rows <= T - kStep)
+      return unpacked_rows_times<F, T - kStep, kWidth>(scratch, count, tile, sums, first, rows);
+  }
+  unpacked_times<F, T, kWidth>(scratch, count, tile, sums, first);
 }
 
 // Tiles that are kWidth tokens wide, T of them at a time.
@@ -223,9 +235,10 @@ void panel_many_tiles(const Packed& w, const uint8_t* panel, const ActTiles& x, 
     unpack_chunk(source, first, count, scratch);
     for (int i = 0; i < parts; ++i) {
       float* sums = partial.data() + static_cast<size_t>(i) * T * kPanel;
-      unpacked_times<F, T, kWidth>(scratch, count, x.record(i * T, first), sums, i * T % kWidth);
-      if (first + count < x.blocks) continue;
       const int rows = std::min(T, x.rows - i * T);
+      unpacked_rows_times<F, T, kWidth>(scratch, count, x.record(i * T, first), sums,
+                                        i * T % kWidth, rows);
+      if (first + count < x.blocks) continue;
       for (int t = 0; t < rows; ++t)
         out.put(static_cast<int64_t>(i) * T + t, load(sums + t * kPanel));
     }

@@ -12,7 +12,7 @@ from dure import kernels
 from dure.kernels import reference
 from dure.kernels.dequantize import FLOAT_TYPES, FP8_TYPES, LAYOUTS, QUANTIZED_TYPES, block_size
 
-COUNTS = (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33)
+COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 13, 16, 17, 33)
 BAD = (TypeError, ValueError)
 EPSILON = 2.0**-24  # half a unit in the last place of 1
 
