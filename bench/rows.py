@@ -71,7 +71,9 @@ def head_seconds(model: Any, rounds: int, depth: int) -> float:
     """Return the median time of one row of the model's own drafting head."""
     blocks = blocks_for(depth + rounds + 1)
     cache = [spec.storage(blocks, "f16") for spec in model.draft_cache_specs]
-    hidden = np.random.default_rng(0).standard_normal((1, model.config.hidden), np.float32)
+    hidden = np.random.default_rng(0).standard_normal(
+        (1, model.embed_tokens.weight.cols), np.float32
+    )
     times = []
     for turn in range(rounds + 1):
         batch = Batch(
@@ -146,6 +148,7 @@ def main() -> None:
         options.model,
         threads=options.threads,
         quantize=options.quantize,
+        speculate="heads" if options.heads else "off",
         context=max(2048, options.depth + sizes[-1]),
         with_tokenizer=False,
         speculate="heads" if options.heads else "off",
