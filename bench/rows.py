@@ -151,7 +151,6 @@ def main() -> None:
         speculate="heads" if options.heads else "off",
         context=max(2048, options.depth + sizes[-1]),
         with_tokenizer=False,
-        speculate="heads" if options.heads else "off",
     )
     kinds = {}
     for kind, sequences in (("one sequence", 1), ("several sequences", sizes[-1])):
