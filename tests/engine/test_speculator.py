@@ -306,12 +306,12 @@ def test_guesses_that_are_not_tried_are_learnt_from() -> None:
 
 
 def test_a_guess_behind_a_wrong_one_is_not_held_against_its_kind() -> None:
-    one = speculator(1.0, 0.16, Texts(Draft((20, 21), ("text:near:1", "text:far:2"))))
+    one = speculator(1.0, 0.16, Texts(Draft((20, 21), ("text:near:1", "other:2"))))
     request = a_request()
     one.propose([request], [4], 1)
-    before = one._records[request].rates("text:far:2")
+    before = one._records[request].rates("other:2")
     one.observe(told(request, [5]))
-    assert one._records[request].rates("text:far:2") == before
+    assert one._records[request].rates("other:2") == before
     assert one._records[request].rates("text:near:1") < 0.5
 
 

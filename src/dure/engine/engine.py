@@ -158,7 +158,7 @@ class Engine:
                 min_tokens_banned_ids=self._min_tokens_banned_ids(params),
                 priority=priority,
                 constraint=grammar.start(deferred=deferred) if grammar else None,
-                prediction_ids=tuple(prediction_ids),
+                prediction_ids=tuple(i for i in prediction_ids if 0 <= i < self.runner.vocab_size),
             )
             for choice in range(params.n)
         )

@@ -67,8 +67,8 @@ class DeepseekConfig:
     ) -> DeepseekConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute.
 
-        version: 2 or 3, for the defaults. counts_drafts: whether the number of layers includes those
-        that only guess tokens, as newer GGUF files have it.
+        version: 2 or 3, for the defaults. counts_drafts: whether the number of layers includes
+        those that only guess tokens, as newer GGUF files have it.
         """
         for key, allowed in (("hidden_act", "silu"), ("mlp_bias", False), ("moe_layer_freq", 1)):
             config.expect(key, allowed)

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 # Tokens, at most 80 bytes each.
 MAX_INDEX_TOKENS = 1 << 17  # of one request: prediction, prompt and answer
-MAX_TOKENS = 1 << 20  # of all requests
+MAX_TOKENS = 1 << 19  # of all requests
 MAX_RECENT_TOKENS = 1 << 15  # of the recent answers under one root
-MAX_ROOTS = 16  # whose recent answers are kept
+MAX_ROOTS = 4  # whose recent answers are kept
 
 _BULK = 4096  # tokens indexed at once: other threads run between
 _LONGEST = 64  # up to here the length of a match is counted
