@@ -141,6 +141,12 @@ def test_a_format_is_checked_without_a_model() -> None:
         check_format(Format("grammar", 'begin: "a"'))
 
 
+@pytest.mark.parametrize("text", ["start", "start %", "start = 'a'"])
+def test_a_grammar_without_any_rule_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequestError):
+        grammar_of(DIALECTS[0], ChatRequest(ASK, format=Format("grammar", text)))
+
+
 def test_rules_of_a_grammar_may_lead_into_each_other_only_so_deep() -> None:
     def chain(count: int) -> Format:
         rules = [f'r{i}: "x" r{i + 1} | "y" (r{i + 1})?' for i in range(count)]

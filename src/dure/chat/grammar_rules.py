@@ -158,10 +158,10 @@ def _check_depth(grammar: str) -> None:
     Names that stand in texts count as rules, too: that can only be too much.
     """
     starts = list(_RULE.finditer(grammar))
-    ends = [found.start() for found in starts[1:]] + [len(grammar)]
+    bounds = [*(found.start() for found in starts), len(grammar)]
     weights: dict[str, int] = {}
     uses: dict[str, set[str]] = {}
-    for found, end in zip(starts, ends, strict=True):
+    for found, end in zip(starts, bounds[1:], strict=True):
         name, body = found[1], grammar[found.end() : end]
         brackets = body.count("(") + body.count("[")
         weights[name] = weights.get(name, 0) + 1 + brackets
