@@ -19,6 +19,12 @@ def test_a_path_is_resolved_to_itself(home: Path, tmp_path: Path) -> None:
     assert tmp_path == hub.resolve(str(tmp_path)).path
 
 
+@pytest.mark.parametrize("name", ["./" + "a" * 300, "./b/" + "é" * 150, "/" + "c" * 256])
+def test_a_path_longer_than_paths_may_be_is_not_there(name: str) -> None:
+    with pytest.raises(ModelNotFoundError, match="no file or folder"):
+        hub.resolve(name)
+
+
 def test_a_path_that_is_not_there_suggests_its_neighbours(home: Path, tmp_path: Path) -> None:
     (tmp_path / "qwen3-0.6b.gguf").write_bytes(b"GGUF")
     with pytest.raises(ModelNotFoundError, match="no file or folder") as caught:

@@ -186,6 +186,7 @@ def _servers(patch: pytest.MonkeyPatch) -> Iterator[Serve]:
         max_sequences: int = 8,
         model_options: dict[str, Any] | None = None,
         make: Callable[[str], LLM] | None = None,
+        speculate: str = "off",  # how many rows a step has follows measured times, else
         **settings: Any,
     ) -> Running:
         llms: list[LLM] = []
@@ -197,7 +198,7 @@ def _servers(patch: pytest.MonkeyPatch) -> Iterator[Serve]:
             model = script if isinstance(script, ScriptModel) else ScriptModel(script)
             options = model_options or {}
             patch.setattr(dure.llm, "load", lambda *_, **__: loaded(model, **options))
-            llms.append(LLM(name, max_sequences=max_sequences))
+            llms.append(LLM(name, max_sequences=max_sequences, speculate=speculate))
             return llms[-1]
 
         settings = {"models": ("fake",), "port": 0, "drain_seconds": 10.0, **settings}

@@ -173,9 +173,9 @@ def remove(name: str) -> int:
 
 def _at_path(wanted: ModelName) -> ResolvedModel:
     path = wanted.path or Path(wanted.text)
-    if path.exists():
-        return ResolvedModel(wanted.text, path)
     try:
+        if path.exists():
+            return ResolvedModel(wanted.text, path)
         near = suggestions(path.name, [entry.name for entry in path.parent.iterdir()])
     except OSError:
         near = []
