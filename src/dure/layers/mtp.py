@@ -6,7 +6,7 @@ output to guess further, as vLLM, SGLang and llama.cpp do.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -108,16 +108,35 @@ class MultiTokenPrediction:
 
 def load_mtp(
     weights: Weights,
+    sizes: DecoderSizes,
     names: MTPNames,
-    make: Callable[[Weights], MultiTokenPrediction],
-    *leftovers: str,
+    make_block: Callable[[Weights], DecoderLayer],
+    last_norm: RMSNorm,
+    *,
+    leftovers: Sequence[str] = (),
+    hidden_first: bool = False,
+    before_norm: bool = False,
+    norm_offset: float = 0.0,
 ) -> tuple[MultiTokenPrediction | None, str]:
-    """Make the block if it is wanted and the checkpoint has all of it.
+    """Load the block and what is around it, if that is wanted and the checkpoint has all of it.
 
-    make: makes it from the weights that it is called with. leftovers: prefixes of tensors that are
-    then known and not needed, as of repeated embeddings. Returns the block and "", or None and why
-    there is none.
+    make_block: makes the block from the weights that it is called with. leftovers: prefixes of
+    tensors that are then known and not needed, as of repeated embeddings. The others as in
+    MultiTokenPrediction. Returns it and "", or None and why there is none.
     """
+
+    def make(found: Weights) -> MultiTokenPrediction:
+        return MultiTokenPrediction(
+            found,
+            sizes,
+            names,
+            make_block(found),
+            last_norm,
+            hidden_first=hidden_first,
+            before_norm=before_norm,
+            norm_offset=norm_offset,
+        )
+
     made, problem = None, "the checkpoint has none"
     if names.are_in(weights):
         problem = "they were not asked for"

@@ -15,7 +15,7 @@ from dure.layers.decoder import Decoder
 from dure.layers.decoder_layer import DecoderLayer
 from dure.layers.latent_attention import LatentAttention
 from dure.layers.moe import Routing, SparseMLP
-from dure.layers.mtp import MTPNames, MultiTokenPrediction, load_mtp
+from dure.layers.mtp import MTPNames, load_mtp
 from dure.layers.rope import RopeConfig, magnitude_scale
 
 if TYPE_CHECKING:
@@ -223,11 +223,7 @@ class Model(Decoder):
         super().__init__(weights, sizes, lambda index: Block(sizes, weights, index))
         names = MTPNames.nextn(sizes.layers, is_gguf=weights.is_gguf)
         self.mtp, self.draft_problem = load_mtp(
-            weights,
-            names,
-            lambda found: MultiTokenPrediction(
-                found, sizes, names, Block(sizes, found, sizes.layers), self.norm
-            ),
+            weights, sizes, names, lambda found: Block(sizes, found, sizes.layers), self.norm
         )
         for extra in range(sizes.layers, sizes.layers + sizes.extra_layers):
             weights.skip_all(f"model.layers.{extra}.")

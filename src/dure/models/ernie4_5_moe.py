@@ -12,7 +12,7 @@ from dure.layers.basic import GatedMLP
 from dure.layers.decoder import Decoder
 from dure.layers.decoder_layer import DecoderLayer
 from dure.layers.moe import Routing, SparseMLP
-from dure.layers.mtp import MTPNames, MultiTokenPrediction, load_mtp
+from dure.layers.mtp import MTPNames, load_mtp
 from dure.layers.rope import RopeConfig
 
 if TYPE_CHECKING:
@@ -137,14 +137,10 @@ class Model(Decoder):
         )
         self.mtp, self.draft_problem = load_mtp(
             weights,
+            sizes,
             names,
-            lambda found: MultiTokenPrediction(
-                found,
-                sizes,
-                names,
-                Block(sizes, found, "model.mtp_block.0", sparse=False),
-                self.norm,
-                before_norm=True,
-            ),
-            "model.mtp_",
+            lambda found: Block(sizes, found, "model.mtp_block.0", sparse=False),
+            self.norm,
+            leftovers=("model.mtp_",),
+            before_norm=True,
         )

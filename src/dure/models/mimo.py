@@ -12,7 +12,7 @@ from dure.layers.attention import Attention
 from dure.layers.basic import GatedMLP
 from dure.layers.decoder import Decoder
 from dure.layers.decoder_layer import DecoderLayer
-from dure.layers.mtp import MTPNames, MultiTokenPrediction, load_mtp
+from dure.layers.mtp import MTPNames, load_mtp
 from dure.layers.rope import RopeConfig
 
 if TYPE_CHECKING:
@@ -100,15 +100,11 @@ class Model(Decoder):
         )
         self.mtp, self.draft_problem = load_mtp(
             weights,
+            sizes,
             names,
-            lambda found: MultiTokenPrediction(
-                found,
-                sizes,
-                names,
-                Block(sizes, found, name, None),
-                self.norm,
-                hidden_first=True,
-                before_norm=True,
-            ),
-            "model.mtp_layers.",
+            lambda found: Block(sizes, found, name, None),
+            self.norm,
+            leftovers=("model.mtp_layers.",),
+            hidden_first=True,
+            before_norm=True,
         )

@@ -11,7 +11,7 @@ from dure.layers.decoder import Decoder
 from dure.layers.decoder_layer import DecoderLayer
 from dure.layers.delta_net import GatedDeltaNet
 from dure.layers.moe import Routing, SparseMLP
-from dure.layers.mtp import MTPNames, MultiTokenPrediction, load_mtp
+from dure.layers.mtp import MTPNames, load_mtp
 from dure.layers.rope import RopeConfig
 
 if TYPE_CHECKING:
@@ -191,16 +191,10 @@ class Model(Decoder):
             names, block = MTPNames.nextn(after, is_gguf=True), f"model.layers.{after}"
         self.mtp, self.draft_problem = load_mtp(
             weights,
+            sizes,
             names,
-            lambda found: MultiTokenPrediction(
-                found,
-                sizes,
-                names,
-                Block(sizes, found, block, recurrent=False, dense=False),
-                self.norm,
-                norm_offset=sizes.norm_offset,
-            ),
-            "mtp.",
-            f"model.layers.{after}.",
-            f"blk.{after}.nextn.",
+            lambda found: Block(sizes, found, block, recurrent=False, dense=False),
+            self.norm,
+            leftovers=("mtp.", f"model.layers.{after}.", f"blk.{after}.nextn."),
+            norm_offset=sizes.norm_offset,
         )
