@@ -187,3 +187,22 @@ def test_a_watcher_may_end_the_request_in_the_midst_of_a_step(model: type[Prefix
     assert request.finish_reason == outputs[-1].finish_reason == "stop"
     assert request.output_ids == expected.output_ids[:17]
     assert engine.pool.num_free == 64
+
+
+def test_snapshots_stay_where_nothing_is_guessed() -> None:
+    """A state to go back to takes a snapshot's slot, so only tried guesses have one."""
+    prompts = [random_prompt(RNG, 40) for _ in range(2)]
+    params = SamplingParams(max_tokens=30, temperature=0)
+
+    def cached(drafter: Oracle | None) -> list[int]:
+        engine = make_engine(StateModel(), drafter=drafter, max_sequences=2, num_states=8)
+        found = []
+        for prompt in [*prompts, *prompts]:
+            found.append(engine.add(prompt, params))
+            run(engine)
+        return [request.num_cached_tokens for request in found]
+
+    silent = Oracle({}, 0.0)
+    silent.guess = lambda request, limit: []  # type: ignore[method-assign]
+    assert cached(silent) == cached(None)
+    assert cached(None)[2:] == [32, 32]

@@ -307,19 +307,18 @@ class Scheduler:
         proposed = self._drafter.propose(list(limits), list(limits.values()), rows)
         drafts = {}
         for (request, limit), tokens in zip(limits.items(), proposed, strict=True):
-            drafts[request] = tuple(tokens)[: min(limit, budget)]
+            most = max(0, min(limit, budget, self._spare_states()))
+            drafts[request] = tuple(tokens)[:most]
             budget -= len(drafts[request])
-            self._trim(request, len(drafts[request]))
+            self._keep(request, len(drafts[request]))
         return drafts
 
     def _reserve(self, request: Request, limit: int) -> int:
-        """Take blocks and states for `limit` drafts, or as many as there can be; return that.
+        """Take blocks for `limit` drafts, or as many as there can be; return how many.
 
         Nobody is preempted for a guess, and running requests keep a block each for what is sure.
         """
-        limit = min(limit, request.max_output - len(request.output_ids) - 1)
-        if self.states:  # one slot is left for the next request
-            limit = min(limit, self.states.num_free - 1, MAX_STATE_DRAFTS)
+        limit = min(limit, request.max_output - len(request.output_ids) - 1, self._spare_states())
         if limit <= 0:
             return 0
         spare = max(0, self.pool.num_free - len(self.running))
@@ -327,18 +326,21 @@ class Scheduler:
         limit = min(limit, room)
         lacking = blocks_for(request.num_computed_tokens + 1 + limit) - len(request.block_table)
         request.block_table += [self.pool.allocate() for _ in range(lacking)]
-        if self.states:
-            request.draft_slots = [self.states.allocate() for _ in range(limit)]
         return limit
 
-    def _trim(self, request: Request, drafts: int) -> None:
-        """Give back what `_reserve` took for more than so many drafts."""
+    def _keep(self, request: Request, drafts: int) -> None:
+        """Give back the blocks of more than so many drafts, and take a state for each of these."""
         kept = blocks_for(request.num_computed_tokens + 1 + drafts)
         self.pool.release(request.block_table[kept:])
         del request.block_table[kept:]
-        for slot in request.draft_slots[drafts:]:
-            self.states.release(slot)
-        del request.draft_slots[drafts:]
+        if self.states:  # snapshots go for these, so no more than are tried
+            request.draft_slots = [self.states.allocate() for _ in range(drafts)]
+
+    def _spare_states(self) -> int:
+        """Return how many drafts have a state to go back to; one slot is the next request's."""
+        if not self.states:
+            return self.max_batch_tokens  # no limit beside that of rows
+        return min(self.states.num_free - 1, MAX_STATE_DRAFTS)
 
     def _chunk(self, request: Request, count: int, drafts: tuple[int, ...]) -> Chunk:
         start = request.num_computed_tokens
