@@ -105,6 +105,7 @@ def test_other_calls_refuse_what_they_cannot_use(llm: LLM) -> None:
         {"cache_bytes": 1.5}, {"cache_bytes": -1}, {"cache_dtype": "int4"}, {"cache_dtype": None},
         {"max_sequences": None}, {"max_sequences": 0}, {"conversations": "2"},
         {"load_progress": "bar"}, {"download_progress": 1},
+        {"memory": "a lot"}, {"memory": 8}, {"memory": True}, {"memory": 1e10}, {"memory": -1},
     ],
 )  # fmt: skip
 def test_a_wrong_option_of_the_constructor_is_refused_before_anything_is_loaded(

@@ -12,6 +12,7 @@ from typing import Any
 from dure.chat.request import ChatRequest, Format
 from dure.engine.params import SamplingParams
 from dure.errors import InvalidRequestError
+from dure.loading.memory import check_memory, parse_size
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _MESSAGES = '[{"role": "user", "content": "…"}]'
@@ -36,6 +37,18 @@ def check_callable(name: str, value: object) -> None:
     """Raise InvalidRequestError unless `value` can be called, or is None."""
     if value is not None and not callable(value):
         raise InvalidRequestError(f"{name} must be a function, but is {_shown(value)}.")
+
+
+def memory_budget(memory: object) -> int | None:
+    """Return the bytes that `memory` means: a number, a text such as "8GB", or None.
+
+    Raises InvalidRequestError for anything else.
+    """
+    if memory is None:
+        return None
+    if isinstance(memory, str):
+        return parse_size(memory)
+    return check_memory(memory)
 
 
 def check_params(params: object) -> None:

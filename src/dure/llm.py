@@ -71,6 +71,7 @@ class LLM:
         conversations: int = 1,
         fallback_sampling: Mapping[str, float] | None = None,
         speculate: str = "auto",
+        memory: int | str | None = None,
         download_progress: Callable[[hub.Progress], None] | None = None,
         load_progress: Progress | None = None,
     ) -> None:
@@ -92,6 +93,8 @@ class LLM:
             "auto": texts that repeat, and the model's own draft heads if it has them; "text" or
             "heads": these alone; "off"; or the name of a smaller model of the same vocabulary,
             beside texts.
+        memory: budget of all that this process takes for the model: weights, cache and what
+            computing needs, in bytes or as "8GB", "512MB", "6GiB"; None: what the machine has free.
         download_progress: is called with the progress of a download.
         load_progress: is called with (bytes read, bytes in all) while weights are read.
 
@@ -110,6 +113,7 @@ class LLM:
             cache_dtype=cache_dtype,
             conversations=conversations,
             speculate=speculate,
+            memory=arguments.memory_budget(memory),
             download_progress=download_progress,
             load_progress=load_progress,
         )

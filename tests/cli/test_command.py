@@ -115,21 +115,22 @@ def test_a_measurement_of_nothing_is_refused(dure_command: Dure) -> None:
 
 
 @pytest.mark.parametrize("verb", ["bench", "perplexity"])
-def test_a_scheme_reaches_the_model_that_is_measured(
+def test_scheme_and_budget_reach_the_model_that_is_measured(
     dure_command: Dure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     asked: list[Any] = []
 
     def load(name: str, **options: Any) -> None:
-        asked.append((name, options["quantize"]))
+        asked.append((name, options["quantize"], options["memory"]))
         raise InvalidRequestError("enough")
 
     monkeypatch.setattr("dure.loading.load.load", load)
     path = tmp_path / "text.txt"
     path.write_text("words")
     texts = [str(path)] if verb == "perplexity" else []
-    assert dure_command(verb, "m", *texts, "--quantize", "q6").err == "error: enough\n"
-    assert asked == [("m", "q6")]
+    options = ("--quantize", "q6", "--memory", "2GiB")
+    assert dure_command(verb, "m", *texts, *options).err == "error: enough\n"
+    assert asked == [("m", "q6", 2 << 30)]
 
 
 def test_a_text_that_is_not_utf_8_is_refused(dure_command: Dure, tmp_path: Path) -> None:

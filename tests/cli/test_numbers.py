@@ -22,17 +22,17 @@ VALUES = (
 
 
 def options() -> Iterator[tuple[str, str]]:
-    """(verb, option) of every option whose value is a number."""
+    """(verb, option) of every option whose value is a number, or a size of memory."""
     for verb in VERBS:
         command = import_module(f"dure.cli.{verb}").command
         for name, hint in get_type_hints(command).items():
-            if {int, float} & {hint, *get_args(hint)}:
+            if {int, float} & {hint, *get_args(hint)} or name == "memory":
                 yield verb, "--" + name.replace("_", "-")
 
 
 def test_every_verb_with_numbers_is_tried() -> None:
     assert {verb for verb, _ in options()} == {"run", "serve", "bench", "perplexity", "convert"}
-    assert ("serve", "--cache-gb") in [*options()]
+    assert {("serve", "--cache-gb"), ("bench", "--memory")} <= {*options()}
 
 
 @pytest.fixture(scope="module")

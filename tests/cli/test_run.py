@@ -61,7 +61,7 @@ def test_options_reach_the_model(dure_command: Dure) -> None:
         *("run", "fake", "a b c d", "--max-tokens", "3", "--temperature", "0.3", "--top-k", "5"),
         *("--top-p", "0.9", "--min-p", "0.1", "--seed", "7", "--stop", "x", "--stop", "y"),
         *("--context", "512", "--threads", "1", "--exact", "--system", "Be brief."),
-        *("--cache", "q8", "--quantize", "q4"),
+        *("--cache", "q8", "--quantize", "q4", "--memory", "1.5GB"),
     )
     llm = done.llms[0]
     expected = SamplingParams(
@@ -71,13 +71,14 @@ def test_options_reach_the_model(dure_command: Dure) -> None:
     assert done.out == "a b c\n"
     assert done.err == ""  # the limit was the user's own: no remark
     assert llm.asked[0][0] == {"role": "system", "content": "Be brief."}
-    names = ("context", "threads", "exact", "cache_dtype", "quantize")
+    names = ("context", "threads", "exact", "cache_dtype", "quantize", "memory")
     assert {name: llm.options[name] for name in names} == {
         "context": 512,
         "threads": 1,
         "exact": True,
         "cache_dtype": "q8",
         "quantize": "q4",
+        "memory": 1_500_000_000,
     }
 
 
@@ -96,6 +97,17 @@ def test_what_guesses_tokens_is_chosen(
     done = dure_command("run", "fake", "hi", *options)
     assert done.llms[0].options["speculate"] == expected
     assert (done.out, done.err) == ("hi\n", "")
+
+
+@pytest.mark.parametrize("verb", ["run", "serve"])
+def test_a_budget_that_is_no_size_is_refused_before_a_model_is_loaded(
+    dure_command: Dure, verb: str
+) -> None:
+    done = dure_command(verb, "fake", *(["hi"] if verb == "run" else []), "--memory", "a lot")
+    assert (done.code, done.out, done.llms) == (1, "", [])
+    assert done.err == (
+        "error: 'a lot' is no size of memory.\nhint: 8GB, 512MB, 6GiB, 1.5G, or plain bytes\n"
+    )
 
 
 @pytest.mark.parametrize("verb", ["run", "serve"])

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from outcome import Dure
+
+import dure.llm
+from dure.errors import InvalidRequestError
+from dure.server.run import Server
 
 
 @pytest.mark.parametrize(
@@ -42,3 +47,22 @@ def test_what_could_never_work_is_said_at_the_start(
     done = dure_command("serve", "any", "--port", "0", *options)
     assert done.code == 1
     assert f"error: {said}" in done.err
+
+
+@pytest.mark.parametrize(
+    ("options", "budget"), [([], 8 * 10**9), (["--max-models", "4"], 2 * 10**9)]
+)
+def test_models_share_the_budget_equally(
+    dure_command: Dure, monkeypatch: pytest.MonkeyPatch, options: list[str], budget: int
+) -> None:
+    def load_only(server: Server) -> None:
+        server.socket.close()
+        server._load("any")
+
+    def refuse(_: str, **options: Any) -> None:
+        raise InvalidRequestError(f"budget {options['memory']}")
+
+    monkeypatch.setattr(Server, "run", load_only)
+    monkeypatch.setattr(dure.llm, "LLM", refuse)
+    done = dure_command("serve", "any", "--port", "0", "--memory", "8GB", *options)
+    assert done.err == f"error: budget {budget}\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from dure.errors import InvalidRequestError, NotEnoughMemoryError
 from dure.loading.memory import (
     OVERHEAD_BYTES,
     MemoryPlan,
+    check_memory,
     check_threads,
+    parse_size,
     plan_memory,
     state_slots,
 )
@@ -133,3 +136,89 @@ def test_threads_are_by_default_what_the_machine_has(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("dure.machine.usable_threads", lambda: 7)
     assert check_threads(None) == 7
     assert check_threads(3) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("8GB", 8 * 10**9),
+        ("512MB", 512 * 10**6),
+        ("6GiB", 6 << 30),
+        ("1.5G", 1_500_000_000),
+        ("1.5Gi", 3 << 29),
+        (" 8 gb ", 8 * 10**9),
+        (".5tb", 5 * 10**11),
+        ("2048KiB", 2 << 20),
+        ("8000000000", 8 * 10**9),
+        ("8000000000B", 8 * 10**9),
+        ("0.0000015TB", 1_500_000),
+    ],
+)
+def test_a_size_is_read_in_bytes(text: str, size: int) -> None:
+    assert size == parse_size(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            " ",
+            "GB",
+            "8 apples",
+            "8GB8",
+            "-8GB",
+            "+8GB",
+            "8,5GB",
+            "8e9",
+            "nan",
+            "inf",
+            "1.2.3G",
+        ),
+        *(
+            "50%",
+            "0x10",
+            "8PB",
+            "8iB",
+            "8 G B",
+            "8_000MB",
+            "\u0668GB",
+            "9" * 5000,
+            "." * 50,
+            "8\n9",
+        ),
+        *("1.5", "0", "0GB", "8", "1000", "1e30", "9" * 18, "2000TB"),
+    ],
+)
+def test_what_is_no_size_is_refused_with_examples(text: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_size(text)
+    assert "GB" in caught.value.hint
+    assert len(caught.value.message) < 120
+
+
+@pytest.mark.parametrize("size", [None, True, 8.0, "8GB", -1, 0, 8, (1 << 50) + 1, float("nan")])
+def test_what_is_no_number_of_bytes_is_no_budget(size: Any) -> None:
+    with pytest.raises(InvalidRequestError):
+        check_memory(size)
+
+
+def test_a_budget_that_holds_the_model_bounds_its_cache_as_a_smaller_machine_would() -> None:
+    room = WEIGHTS + OVERHEAD_BYTES + 10_000 * TOKEN
+    assert plan(room_tokens=10**6, budget=room) == plan(room_tokens=10_000)
+    assert plan(room_tokens=10_000, budget=100 * room) == plan(room_tokens=10_000)
+
+
+@pytest.mark.parametrize("options", [{}, {"wanted": 50_000}, {"cache_tokens": 3000}])
+def test_a_budget_that_is_too_small_is_refused_with_one_that_would_do(options: Any) -> None:
+    with pytest.raises(NotEnoughMemoryError) as caught:
+        plan(room_tokens=10**6, budget=WEIGHTS, **options)
+    assert "the budget is 1.00 GB" in caught.value.message
+    match = re.fullmatch(r"a budget of (\S+) would do", caught.value.hint)
+    assert match is not None
+    plan(room_tokens=10**6, budget=parse_size(match[1]), **options)
+
+
+def test_where_the_machine_has_less_than_the_budget_the_machine_is_named() -> None:
+    with pytest.raises(NotEnoughMemoryError, match="is available"):
+        plan(room_tokens=100, budget=1 << 40)

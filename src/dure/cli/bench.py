@@ -27,6 +27,7 @@ def command(
         typer.Option(help="KV cache type: f16, or q8 for about half the memory."),
     ] = console.Cache.f16,
     quantize: console.Quantize = None,
+    memory: console.Memory = None,
     threads: Annotated[
         int | None, typer.Option(min=1, show_default="the physical cores", help="CPU threads.")
     ] = None,
@@ -43,6 +44,7 @@ def command(
     if not prompt and not decode:
         raise InvalidRequestError("Nothing to measure: --prompt and --decode are both 0.")
     sizes = {"prompt": prompt, "decode": decode, "depth": depth, "batch": batch}
+    budget = console.memory_budget(memory)
     with console.loading() as progress:
         loaded = load(
             model,
@@ -52,6 +54,7 @@ def command(
             cache_dtype=cache.value,
             quantize=quantize,
             with_tokenizer=False,
+            memory=budget,
             **progress,
         )
     with console.ProgressLine("measuring") as line:

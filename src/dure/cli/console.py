@@ -51,6 +51,16 @@ Draft = Annotated[
 ]
 
 
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        show_default="what the machine has free",
+        help="Memory to stay below, all told: 8GB, 512MB, 6GiB.",
+    ),
+]
+
+
 class Cache(str, Enum):
     """The KV cache types of --cache."""
 
@@ -103,6 +113,13 @@ def speculation(speculate: str | None, draft: str | None) -> str:
             "--speculate and --draft need a value.", hint="--speculate auto, or a model's name"
         )
     return chosen
+
+
+def memory_budget(memory: str | None) -> int | None:
+    """Return the bytes of --memory; None if it was not given. Raises InvalidRequestError."""
+    from dure.arguments import memory_budget as parse  # noqa: PLC0415 - the help needs no numpy
+
+    return parse(memory)
 
 
 def summary(completion: Completion) -> str:

@@ -27,6 +27,7 @@ def command(
         console.Cache,
         typer.Option(help="KV cache type: f16, or q8 for about half the memory."),
     ] = console.Cache.f16,
+    memory: console.Memory = None,
     threads: Annotated[
         int | None, typer.Option(min=1, show_default="the physical cores", help="CPU threads.")
     ] = None,
@@ -41,6 +42,7 @@ def command(
     from dure.loading.load import load
 
     content = console.read_text(text)
+    budget = console.memory_budget(memory)
     with console.loading() as progress:
         loaded = load(
             model,
@@ -50,6 +52,7 @@ def command(
             context=window,
             cache_tokens=window,
             cache_dtype=cache.value,
+            memory=budget,
             **progress,
         )
     tokenizer = loaded.tokenizer

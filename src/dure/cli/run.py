@@ -96,6 +96,7 @@ def command(
         console.Cache,
         typer.Option(help="KV cache type: f16, or q8 for about half the memory."),
     ] = console.Cache.f16,
+    memory: console.Memory = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads [default: the physical cores].")
     ] = None,
@@ -119,6 +120,7 @@ def command(
     from dure.engine.params import SamplingParams
 
     thinking, guessing = parse_think(think), console.speculation(speculate, draft)
+    budget = console.memory_budget(memory)
     form = None if json_schema is None else read_schema(json_schema)
     params = SamplingParams(
         max_tokens=max_tokens,
@@ -142,6 +144,7 @@ def command(
         quantize=quantize,
         cache_dtype=cache.value,
         speculate=guessing,
+        memory=budget,
     )
     load_s = time.perf_counter() - began
     if verbose:

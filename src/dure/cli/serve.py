@@ -84,6 +84,15 @@ def command(
             help="Size of the KV cache of all requests, in GB.",
         ),
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            show_default="what the machine has free",
+            help="Memory to stay below, all told: 8GB, 512MB, 6GiB. Each of --max-models has an "
+            "equal share.",
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, show_default="the physical cores", help="CPU threads.")
     ] = None,
@@ -111,12 +120,15 @@ def command(
     Listens on this machine only unless --host says otherwise. Ctrl-C or SIGTERM ends it after
     running requests finish.
     """
+    from dure.loading.memory import check_memory
     from dure.server.run import Server, Settings, shown
     from dure.weights.quantize import check_scheme
 
     # A wrong value ends the command, not the first request.
     scheme = None if quantize is None else check_scheme(quantize)
     cache_bytes, guessing = _cache_bytes(cache_gb), console.speculation(speculate, draft)
+    budget = console.memory_budget(memory)
+    share = None if budget is None else check_memory(budget // max_models)
     served = tuple(models or ())
     if keep_alive is None and len(served) != 1:
         keep_alive = DEFAULT_KEEP_ALIVE
@@ -151,6 +163,7 @@ def command(
                 cache_bytes=cache_bytes,
                 max_sequences=parallel,
                 speculate=guessing,
+                memory=share,
                 # Of several models each would take half of the memory that none has touched yet.
                 conversations=parallel if max_models == 1 else 1,
                 **progress,

@@ -27,6 +27,7 @@ from dure.loading.memory import (
     OVERHEAD_BYTES,
     MemoryPlan,
     check_cache_dtype,
+    check_memory,
     check_threads,
     check_whole,
     plan_memory,
@@ -82,6 +83,7 @@ def load(
     conversations: int = 1,
     with_tokenizer: bool = True,
     speculate: str = "off",
+    memory: int | None = None,
     download_progress: Callable[[hub.Progress], None] | None = None,
     load_progress: Progress | None = None,
 ) -> LoadedModel:
@@ -91,10 +93,11 @@ def load(
     applies to float and FP8 weights. The shared KV cache has `cache_bytes` bytes, `cache_tokens`
     tokens, or 4,096 tokens for each of `conversations`; its type is f16 or q8, and f32 if `exact`.
     Without `with_tokenizer` a model that has no tokenizer loads, too. `speculate` as in
-    LLM: whether the model's own draft heads are loaded, or a smaller model.
+    LLM: whether the model's own draft heads are loaded, or a smaller model. `memory` is the budget
+    in bytes of all that the process takes; None: what the machine has free.
 
     Raises NotEnoughMemoryError, before any matrix is read, if weights, cache and overhead do not
-    fit; and the other errors of dure.errors.
+    fit in the budget and the free memory; and the other errors of dure.errors.
     """
     threads = check_threads(threads)
     for what, value, most in (
@@ -105,6 +108,8 @@ def load(
     ):
         if value is not None:
             check_whole(what, value, 1, most)
+    if memory is not None:
+        memory = check_memory(memory)
     dtype = check_cache_dtype(cache_dtype, exact=exact)
     scheme = None if quantize is None else check_scheme(quantize)
     resolved = hub.resolve(None if name is None else os.fspath(name), progress=download_progress)
@@ -125,7 +130,8 @@ def load(
     def planned(model: Model) -> tuple[MemoryPlan, int]:
         """Return the memory plan, and the number of recurrent states."""
         sequence_bytes = sum(layer.bytes_per_sequence for layer in model.kv_cache_specs)
-        states = state_slots(sequence_bytes, available - weight_bytes - OVERHEAD_BYTES)
+        most = available if memory is None else min(memory, available)
+        states = state_slots(sequence_bytes, most - weight_bytes - OVERHEAD_BYTES)
         layers = (*model.kv_cache_specs, *draft_specs, *head_specs(model))
         token_bytes = sum(layer.bytes_per_token(dtype) for layer in layers)
         plan = plan_memory(
@@ -138,6 +144,7 @@ def load(
             cache_bytes=cache_bytes,
             cache_tokens=cache_tokens,
             conversations=conversations,
+            budget=memory,
         )
         return plan, states
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from fractions import Fraction
 from numbers import Integral
 from typing import cast
 
@@ -46,6 +48,49 @@ MAX_TOKENS = 1 << 40
 
 
 MAX_CACHE_BYTES = 1 << 50
+
+
+MAX_MEMORY_BYTES = 1 << 50
+
+
+LEAST_MEMORY_BYTES = 1 << 20
+"""A budget below this is a number whose unit was forgotten: `8` for 8 GB."""
+
+
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{0,18})?|\.\d{1,18})\s*(?:([kmgt])(i?))?b?", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that a size such as "8GB", "512MB", "6GiB", "1.5G" or "8000000000" means.
+
+    KB, MB, GB and TB are powers of 1,000, with or without the B; KiB, MiB, GiB and TiB are powers
+    of 1,024. Case and a space before the unit do not matter. Raises InvalidRequestError for
+    anything else, and for what cannot be a size of memory, below 1 MB or above 1,125,899 GB.
+    """
+    match = _SIZE.fullmatch(text.strip()) if text.isascii() else None
+    if match is None:
+        raise InvalidRequestError(
+            f"{text[:40]!r} is no size of memory.", hint="8GB, 512MB, 6GiB, 1.5G, or plain bytes"
+        )
+    number, unit, binary = match.groups(default="")
+    size = Fraction(number) * (1024 if binary else 1000) ** _POWERS[unit.lower()]
+    if not unit and size.denominator > 1:
+        raise InvalidRequestError(
+            f"{text[:40]!r} is no whole number of bytes.", hint=f"{number}GB, if that is meant"
+        )
+    return check_memory(int(size))
+
+
+def check_memory(size_bytes: object) -> int:
+    """Return a memory budget in bytes. Raises InvalidRequestError for what cannot be one."""
+    size = check_whole("memory", size_bytes, 0, MAX_MEMORY_BYTES, hint="8GB, 512MB, 6GiB")
+    if size < LEAST_MEMORY_BYTES:
+        raise InvalidRequestError(
+            f"A memory budget of {size:,} bytes holds no model.",
+            hint="give it with a unit: 8GB, 512MB, 6GiB",
+        )
+    return size
 
 
 def check_threads(threads: int | None) -> int:
@@ -95,10 +140,12 @@ def plan_memory(
     cache_bytes: int | None = None,
     cache_tokens: int | None = None,
     conversations: int = 1,
+    budget: int | None = None,
 ) -> MemoryPlan:
     """Plan context and cache from the `wanted` context (tokens) and `available` memory (bytes).
 
-    `token_bytes` is the size of one token in the cache of all layers.
+    `token_bytes` is the size of one token in the cache of all layers. With a `budget` no more than
+    that many bytes of the available memory are planned with.
     Raises InvalidRequestError for a context beyond the model's or a cache below one context,
     NotEnoughMemoryError for what does not fit.
     """
@@ -107,6 +154,9 @@ def plan_memory(
             f"A context of {wanted:,} tokens is outside 1 to {model_context:,}, "
             f"the most that {name} was made for."
         )
+    bounded = budget is not None and budget < available
+    if budget is not None:
+        available = min(available, budget)
     fitting = _whole_blocks(available - weight_bytes - OVERHEAD_BYTES, token_bytes)
     least = min(model_context, SMALLEST_CONTEXT) if wanted is None else wanted
     if cache_tokens is None:
@@ -124,10 +174,11 @@ def plan_memory(
             )
     if cache > fitting:
         needed = weight_bytes + OVERHEAD_BYTES + cache * token_bytes
+        there = f"the budget is {gigabytes(available)}"
         raise NotEnoughMemoryError(
             f"{name} with a cache of {cache:,} tokens needs {gigabytes(needed)} of memory, "
-            f"and {gigabytes(available)} is available.",
-            hint=_what_fits(fitting, available),
+            f"and {there if bounded else f'{gigabytes(available)} is available'}.",
+            hint=_what_would_do(fitting, needed) if bounded else _what_fits(fitting, available),
         )
     return MemoryPlan(
         min(model_context, DEFAULT_CONTEXT, cache) if wanted is None else wanted, cache
@@ -159,6 +210,14 @@ def _what_fits(context: int, available: int) -> str:
         return "close other programs, or use a machine with more memory"
     largest = sorted(fitting, key=lambda entry: entry.size_bytes)[-3:]
     return "of the catalogue these fit: " + ", ".join(entry.name for entry in reversed(largest))
+
+
+def _what_would_do(context: int, needed: int) -> str:
+    """Format the hint for a budget that is too small: the budget that would do, or a context."""
+    enough = f"{-(-needed // 10**7) / 100:.2f}GB"  # rounded up, as people copy it
+    if context >= SMALLEST_CONTEXT:
+        return f"a budget of {enough} would do, or a context of {context:,} tokens"
+    return f"a budget of {enough} would do"
 
 
 def gigabytes(size_bytes: int) -> str:
