@@ -124,8 +124,9 @@ def loaded(
     num_blocks: int = 64,
     template: str | None = CHATML,
     sampling: dict[str, Any] | None = None,
+    **more: Any,
 ) -> LoadedModel:
-    """What `dure.loading.load.load` would have given for the model."""
+    """What `dure.loading.load.load` would have given for the model; with `more` of its fields."""
     path = Path("fake.gguf")
     checkpoint = Checkpoint(path, "gguf", {}, chat_template=template)
     return LoadedModel(
@@ -139,4 +140,5 @@ def loaded(
         num_blocks=num_blocks,
         cache_dtype="f16",
         sampling=sampling or {"temperature": 0},
+        **more,
     )

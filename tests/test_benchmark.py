@@ -12,6 +12,7 @@ from fake_model import ScriptModel, alphabet
 from dure.batch import Batch
 from dure.benchmark import DirectRunner, perplexity, speed
 from dure.errors import InvalidRequestError
+from dure.weights.expert_stats import ExpertStats
 
 
 class Recorder(ScriptModel):
@@ -95,3 +96,29 @@ def test_logits_do_not_depend_on_how_they_are_chunked() -> None:
     run = DirectRunner(model, tokens=len(ids))
     whole = run.forward(ids, range(len(ids)), [0] * len(ids), range(len(ids)))
     assert np.concatenate(parts).tolist() == whole.tolist()
+
+
+class Reader(Recorder):
+    """A model that reads 3 MB in a step of a prompt, and 1 MB in any other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stats = ExpertStats()
+
+    def forward(self, batch: Batch, cache: object) -> np.ndarray:
+        prompt = len(batch.tokens) > 1
+        self.stats.read_bytes += 3_000_000 if prompt else 1_000_000
+        self.stats.hits += 1
+        self.stats.misses += 3 if prompt else 1
+        return super().forward(batch, cache)
+
+
+def test_what_a_token_reads_from_disk_is_told_beside_the_speed_without_the_warm_up() -> None:
+    model = Reader()
+    result = speed(model, prompt=30, decode=5, depth=7, repeat=2, expert_stats=model.stats)
+    assert result["prefill_read_mb"] == pytest.approx(3 / 30)
+    assert result["decode_read_mb"] == pytest.approx(1)  # what fills the depth is not counted
+    assert (result["prefill_hit_rate"], result["decode_hit_rate"]) == (0.25, 0.5)
+    nothing = speed(model, prompt=0, decode=1, repeat=1, expert_stats=model.stats)
+    assert (nothing["prefill_read_mb"], nothing["prefill_hit_rate"]) == (None, None)
+    assert "decode_read_mb" not in speed(model, prompt=0, decode=1, repeat=1)

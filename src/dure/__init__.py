@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from dure.chat.usage import Timings, Usage
     from dure.engine.params import SamplingParams
     from dure.llm import LLM
+    from dure.loading.memory import MemoryUse
+    from dure.weights.expert_stats import ExpertUse
 
 __version__ = "0.2.0.dev0"
 
@@ -35,8 +37,10 @@ __all__ = [
     "ContextLengthError",
     "DownloadError",
     "DureError",
+    "ExpertUse",
     "Format",
     "InvalidRequestError",
+    "MemoryUse",
     "ModelFileError",
     "ModelNotFoundError",
     "NotEnoughMemoryError",
@@ -57,7 +61,9 @@ _HOMES = {
     "ChatRequest": "dure.chat.request",
     "Chunk": "dure.chat.output",
     "Completion": "dure.chat.output",
+    "ExpertUse": "dure.weights.expert_stats",
     "Format": "dure.chat.request",
+    "MemoryUse": "dure.loading.memory",
     "SamplingParams": "dure.engine.params",
     "Thinking": "dure.chat.request",
     "Timings": "dure.chat.usage",

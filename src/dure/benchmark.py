@@ -7,6 +7,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,11 +16,13 @@ from dure.batch import Batch, CacheDtype, States
 from dure.engine.block_pool import blocks_for
 from dure.engine.model_runner import ModelRunner
 from dure.errors import InvalidRequestError
+from dure.weights.expert_stats import ExpertUse
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dure.models import Model
+    from dure.weights.expert_stats import ExpertStats
 
 CHUNK = 512
 """Prompt tokens in one forward pass."""
@@ -85,12 +88,15 @@ def speed(
     batch: int = 1,
     repeat: int = 3,
     cache_dtype: CacheDtype = "f16",
+    expert_stats: ExpertStats | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float | None]:
     """Measure tokens per second: {"prefill_tps", "decode_tps"}, medians of `repeat` rounds.
 
     Prefill: `prompt` random tokens in one empty sequence. Decode: `decode` steps of one token in
     each of `batch` sequences that hold `depth` tokens, counted over all of them. None if 0 tokens.
+    With `expert_stats`, of experts that are read from disk, also "prefill_read_mb", MB a token, and
+    "prefill_hit_rate", 0 to 1, over the same rounds, and the same of decode.
     """
     draw = random.Random(1)
     highest = min(30000, model.vocab_size)
@@ -100,23 +106,56 @@ def speed(
     run = DirectRunner(
         model, tokens=max(prompt, depth + decode, 1), sequences=batch, cache_dtype=cache_dtype
     )
-    prefill_tps, decode_tps = [], []
+    prefill, decoded = _Rounds(expert_stats), _Rounds(expert_stats)
     for finished in range(repeat + 1):
         if progress is not None:
             progress(finished, repeat + 1)
         if prompt:
-            start = time.perf_counter()
-            run.fill(prompt_ids)
-            prefill_tps.append(prompt / (time.perf_counter() - start))
+            with prefill.timed(prompt):
+                run.fill(prompt_ids)
         if decode:
             for sequence in range(batch):
                 run.fill(context_ids, sequence)
-            start = time.perf_counter()
-            _decode(run, decode, depth, batch)
-            decode_tps.append(decode * batch / (time.perf_counter() - start))
+            with decoded.timed(decode * batch):
+                _decode(run, decode, depth, batch)
     if progress is not None:
         progress(repeat + 1, repeat + 1)
-    return {"prefill_tps": _median(prefill_tps), "decode_tps": _median(decode_tps)}
+    speeds = {"prefill_tps": prefill.median(), "decode_tps": decoded.median()}
+    return {**speeds, **prefill.reads("prefill"), **decoded.reads("decode")}
+
+
+class _Rounds:
+    """Rounds of one kind of work: their speeds, and what they read from disk. Without the first."""
+
+    def __init__(self, stats: ExpertStats | None) -> None:
+        self._stats = stats
+        self._speeds: list[float] = []
+        self._tokens = 0
+        self._use = ExpertUse()
+
+    @contextmanager
+    def timed(self, tokens: int) -> Iterator[None]:
+        """Time the block as a round of so many tokens."""
+        before, start = None if self._stats is None else self._stats.use, time.perf_counter()
+        yield
+        self._speeds.append(tokens / (time.perf_counter() - start))
+        if len(self._speeds) > 1 and self._stats is not None and before is not None:
+            self._use += self._stats.use - before
+            self._tokens += tokens
+
+    def median(self) -> float | None:
+        """Return the median speed; None if there was but the warm-up."""
+        return round(statistics.median(self._speeds[1:]), 2) if self._speeds[1:] else None
+
+    def reads(self, phase: str) -> dict[str, float | None]:
+        """Return what a token read, and the share of experts that were in memory."""
+        if self._stats is None:
+            return {}
+        done = self._tokens > 0
+        return {
+            f"{phase}_read_mb": self._use.read_bytes / self._tokens / 1e6 if done else None,
+            f"{phase}_hit_rate": self._use.hit_rate if done else None,
+        }
 
 
 def perplexity(
@@ -167,11 +206,6 @@ def _decode(run: DirectRunner, steps: int, depth: int, batch: int) -> None:
     for step in range(steps):
         tokens = [(100 + step + sequence) % run.model.vocab_size for sequence in sequences]
         run.forward(tokens, [depth + step] * batch, sequences, sequences)
-
-
-def _median(speeds: list[float]) -> float | None:
-    """Return the median without the first run, a warm-up; None if there is no other."""
-    return round(statistics.median(speeds[1:]), 2) if speeds[1:] else None
 
 
 def _loss(logits: NDArray[np.float32], token: int) -> float:

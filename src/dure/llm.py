@@ -124,6 +124,7 @@ class LLM:
         self.context = loaded.context
         self.exact = exact
         self.cache_dtype = loaded.cache_dtype
+        self.memory = loaded.memory
         self.checkpoint = checkpoint
         self.model = loaded.model
         self.tokenizer = loaded.tokenizer
@@ -147,6 +148,7 @@ class LLM:
             cache_dtype=loaded.cache_dtype,
             draft_model=loaded.draft_model,
             draft_heads=loaded.has_draft_heads,
+            expert_stats=loaded.expert_stats,
         )
         engine = Engine(
             runner,

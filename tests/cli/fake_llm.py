@@ -20,6 +20,21 @@ from dure.cli import main
 from dure.engine.params import SamplingParams
 from dure.errors import ContextLengthError, ModelNotFoundError, TemplateError
 from dure.formats.checkpoint import Checkpoint
+from dure.loading.memory import MemoryUse
+from dure.weights.expert_stats import ExpertUse
+
+STREAMED = MemoryUse(
+    budget=8 * 10**9,
+    resident_bytes=2 * 10**9,
+    cache_bytes=10**9,
+    state_bytes=0,
+    overhead_bytes=10**9,
+    expert_bytes=16 * 10**9,
+    expert_cache_bytes=4 * 10**9,
+    streamed=True,
+    prefill_rows=4096,
+    expected_tps=3.14,
+)
 
 
 class FakeLLM:
@@ -35,6 +50,7 @@ class FakeLLM:
         self.context = 1000
         self.threads = 2
         self.options = options
+        self.memory = STREAMED if model == "giant" else None
         self.template_source = None if model == "base" else "{{ messages }}"
         self.sampling_defaults = {"temperature": 0.5}
         self.model = SimpleNamespace(context_length=4000)
@@ -106,6 +122,7 @@ def _completion(said: Sequence[str], reason: str) -> Completion:
             accepted_tokens=96 if said[0] == "guessed" else 0,
             prefill_s=0.5,
             decode_s=2.0,
+            experts=ExpertUse(90, 10, 5_000_000, 0.25, 6, 2) if said[0] == "read" else None,
         ),
     )
 

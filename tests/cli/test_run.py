@@ -240,6 +240,34 @@ def test_verbose_counts_drafts_where_there_were_any(dure_command: Dure) -> None:
     assert "drafted" not in dure_command("run", "fake", "hello there", "--verbose").err
 
 
+def test_experts_read_from_disk_are_counted_where_there_are_any(dure_command: Dure) -> None:
+    done = dure_command("run", "fake", "read words", "--verbose")
+    assert done.err.endswith(
+        "\nexperts 90 hits, 10 misses (90 % hits), 5 MB read, waited 0.25 s; "
+        "guessed 6 right, 2 wrong\n"
+    )
+    assert "experts" not in dure_command("run", "fake", "hello there", "--verbose").err
+    value = json.loads(dure_command("run", "fake", "read words", "--json").out)
+    assert value["experts"] == {
+        "hits": 90,
+        "misses": 10,
+        "read_bytes": 5_000_000,
+        "wait_s": 0.25,
+        "guessed_right": 6,
+        "guessed_wrong": 2,
+    }
+
+
+def test_a_model_that_does_not_fit_says_so_in_one_sentence(dure_command: Dure) -> None:
+    done = dure_command("run", "giant", "hi")
+    assert done.err == (
+        "giant is larger than 8.00 GB: 2.00 GB that every token needs, 1.00 GB of cache and 25 % "
+        "of the experts (4.00 GB of 16.00 GB) stay in memory, and the others are read from disk "
+        "as they are needed; expect about 3.1 tokens per second.\n"
+    )
+    assert dure_command("run", "fake", "hi").err == ""
+
+
 def test_a_full_context_is_said(dure_command: Dure) -> None:
     done = dure_command("run", "fake", "endless story")
     assert (done.code, done.err) == (0, "(the context of 1,000 tokens is full)\n")

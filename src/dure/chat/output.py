@@ -311,6 +311,7 @@ class OutputProcessor:
             accepted_tokens=self.request.num_accepted_tokens,
             prefill_s=first - self._began,
             decode_s=time.perf_counter() - first,
+            experts=self.request.expert_use,
         )
 
     def _prompt_logprobs(self) -> tuple[TokenLogprobs | None, ...] | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from dure.weights.expert_stats import ExpertUse
+
 
 @dataclass(frozen=True)
 class Timings:
@@ -28,6 +30,7 @@ class Usage:
     accepted_tokens: int = 0  # of them, right
     prefill_s: float = 0.0  # seconds to the first token, queueing included
     decode_s: float = 0.0  # seconds from the first token to the last
+    experts: ExpertUse | None = None  # what its steps read from disk; None: all is in memory
 
     @property
     def computed_tokens(self) -> int:
@@ -55,7 +58,7 @@ class Usage:
         """Add up several answers to one prompt, whose tokens count once.
 
         prompt_tokens: the size of the prompt where there are no choices. They are written side by
-        side, so the seconds are those of the slowest.
+        side, so the seconds are those of the slowest, and the experts those of the longest.
         """
         each = list(choices)
         if not each:
@@ -69,6 +72,11 @@ class Usage:
             accepted_tokens=sum(one.accepted_tokens for one in each),
             prefill_s=max(one.prefill_s for one in each),
             decode_s=max(one.decode_s for one in each),
+            experts=max(
+                (one.experts for one in each if one.experts is not None),
+                key=lambda use: use.needed,
+                default=None,
+            ),
         )
 
     @classmethod

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -57,12 +58,14 @@ def command(
             memory=budget,
             **progress,
         )
+    console.tell_memory(loaded.name, loaded.memory)
     with console.ProgressLine("measuring") as line:
         speeds = benchmark.speed(
             loaded.model,
             **sizes,
             repeat=repeat,
             cache_dtype=loaded.cache_dtype,
+            expert_stats=loaded.expert_stats,
             progress=line.update,
         )
     if json:
@@ -76,8 +79,18 @@ def command(
         console.print_json({**facts, **speeds})
         return
     if speeds["prefill_tps"] is not None:
-        print(f"prefill {speeds['prefill_tps']:9.2f} tok/s   {prompt} tokens")
+        read = _read(speeds, "prefill")
+        print(f"prefill {speeds['prefill_tps']:9.2f} tok/s   {prompt} tokens{read}")
     if speeds["decode_tps"] is not None:
         after = f" after {depth}" if depth else ""
         together = f", {batch} sequences together" if batch > 1 else ""
-        print(f"decode  {speeds['decode_tps']:9.2f} tok/s   {decode} tokens{after}{together}")
+        more = f"{after}{together}{_read(speeds, 'decode')}"
+        print(f"decode  {speeds['decode_tps']:9.2f} tok/s   {decode} tokens{more}")
+
+
+def _read(speeds: Mapping[str, float | None], phase: str) -> str:
+    """Format what a token read from disk, and how often it found an expert; empty if all fits."""
+    if f"{phase}_read_mb" not in speeds:
+        return ""
+    read, hits = speeds[f"{phase}_read_mb"], speeds[f"{phase}_hit_rate"]
+    return f", {read:.1f} MB a token from disk, {100 * (hits or 0):.1f} % hits"

@@ -19,6 +19,8 @@ from dure.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from dure.chat.output import Completion
+    from dure.loading.memory import MemoryUse
+    from dure.weights.expert_stats import ExpertUse
 
 # A model's text may hold terminal commands (ESC […): only line ends and tabs reach a terminal.
 _CONTROLS = {code: None for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
@@ -123,7 +125,7 @@ def memory_budget(memory: str | None) -> int | None:
 
 
 def summary(completion: Completion) -> str:
-    """Format the token counts and speeds of an answer for --verbose: a line, or one more."""
+    """Format the token counts and speeds of an answer for --verbose: a line, or up to three."""
     usage, timings = completion.usage, completion.usage.timings
     cached = f" ({usage.cached_tokens} cached)" if usage.cached_tokens else ""
     line = (
@@ -131,13 +133,34 @@ def summary(completion: Completion) -> str:
         f"{timings.prefill_tps:.1f} tok/s; answer {usage.output_tokens} tokens in "
         f"{timings.decode_s:.2f} s, {timings.decode_tps:.1f} tok/s"
     )
-    if not usage.drafted_tokens:
-        return line
-    share = 100 * usage.accepted_tokens / usage.drafted_tokens
+    lines = [line]
+    if usage.drafted_tokens:
+        share = 100 * usage.accepted_tokens / usage.drafted_tokens
+        lines.append(
+            f"drafted {usage.drafted_tokens} tokens, "
+            f"{usage.accepted_tokens} accepted ({share:.0f} %)"
+        )
+    if usage.experts is not None:
+        lines.append(experts_summary(usage.experts))
+    return "\n".join(lines)
+
+
+def experts_summary(use: ExpertUse) -> str:
+    """Format what steps took of experts that are read from disk, as a line."""
     return (
-        f"{line}\ndrafted {usage.drafted_tokens} tokens, "
-        f"{usage.accepted_tokens} accepted ({share:.0f} %)"
+        f"experts {use.hits:,} hits, {use.misses:,} misses ({100 * use.hit_rate:.0f} % hits), "
+        f"{use.read_bytes / 1e6:,.0f} MB read, waited {use.wait_s:.2f} s; "
+        f"guessed {use.guessed_right:,} right, {use.guessed_wrong:,} wrong"
     )
+
+
+def tell_memory(name: str, memory: MemoryUse | None) -> None:
+    """Say on stderr what of the model stays in memory, if it does not fit whole."""
+    from dure.loading.memory import streaming_sentence  # noqa: PLC0415 - loaded by now
+
+    said = "" if memory is None else streaming_sentence(name, memory)
+    if said:
+        note(said)
 
 
 class ProgressLine:

@@ -55,6 +55,7 @@ def command(
             memory=budget,
             **progress,
         )
+    console.tell_memory(loaded.name, loaded.memory)
     tokenizer = loaded.tokenizer
     tokens = tokenizer.encode(content, add_special=False, parse_special=False)
     with console.ProgressLine("scoring") as line:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -147,6 +148,7 @@ def command(
         memory=budget,
     )
     load_s = time.perf_counter() - began
+    console.tell_memory(llm.name, llm.memory)
     if verbose:
         console.note(f"{describe(llm)}, loaded in {load_s:.2f} s")
     if prepared is None:
@@ -316,6 +318,7 @@ def as_json(llm: LLM, completion: Completion, load_s: float) -> dict[str, Any]:
         ("prefill_tps", timings.prefill_tps),
         ("decode_tps", timings.decode_tps),
     )
+    experts = {} if usage.experts is None else {"experts": asdict(usage.experts)}
     return {
         "model": llm.name,
         "text": completion.text,
@@ -328,4 +331,5 @@ def as_json(llm: LLM, completion: Completion, load_s: float) -> dict[str, Any]:
             "accepted": usage.accepted_tokens,
         },
         "timings": {name: round(value, 4) for name, value in seconds},
+        **experts,
     }

@@ -208,6 +208,7 @@ def _introduce(name: str, llm: LLM, parallel: int) -> None:
         f"{name}: context of {llm.context:,} tokens, {parallel} requests at once, "
         f"KV cache of {tokens:,} tokens ({size})"
     )
+    console.tell_memory(name, llm.memory)
     dialect = llm.dialect
     thinks = f"reasoning in {dialect.think.open}" if dialect.think else "no reasoning"
     calls = "tool calls" if dialect.calls else "no tool calls"

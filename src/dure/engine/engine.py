@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from dure.engine.model_runner import ModelRunner
     from dure.engine.sampler import Sampled
     from dure.engine.spec_decode.draft import Drafter
+    from dure.weights.expert_stats import ExpertUse
 
 
 @dataclass(frozen=True)
@@ -246,7 +247,8 @@ class Engine:
         Nobody can tell whose fault it was, so each is computed again by itself: its bits are the
         same. A recurrent state that was left in the middle of a pass cannot be taken back.
         """
-        began = time.perf_counter()
+        began, stats = time.perf_counter(), self.runner.expert_stats
+        before = None if stats is None else stats.use
         try:
             logits = self.runner.execute(build_batch(chunks, ops, interrupted))
         except PassInterruptedError:
@@ -257,6 +259,8 @@ class Engine:
             alone = CacheOps()  # the pass that failed has done them already
             return [output for chunk in chunks for output in self._compute([chunk], alone, None)]
         seconds = time.perf_counter() - began
+        if stats is not None and before is not None:
+            _count_experts(chunks, stats.use - before)
         self._ended = {}
         try:
             draws = self._draw(chunks, logits)
@@ -380,6 +384,13 @@ class Engine:
                     f"Token id {highest} in {name} is outside the vocabulary: 0 to {size - 1}.",
                     hint="use this model's own tokenizer",
                 )
+
+
+def _count_experts(chunks: Sequence[Chunk], use: ExpertUse) -> None:
+    """Add what a step took of the experts to every request that was in it."""
+    for chunk in chunks:
+        before = chunk.request.expert_use
+        chunk.request.expert_use = use if before is None else before + use
 
 
 def _result(draws: Sequence[_Draws], seconds: float) -> StepResult:

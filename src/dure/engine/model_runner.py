@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from dure.batch import Batch
     from dure.models import HeadedModel, Model
+    from dure.weights.expert_stats import ExpertStats
 
     Floats = NDArray[np.float32]
 
@@ -35,12 +36,14 @@ class ModelRunner:
         cache_dtype: CacheDtype = "f16",
         draft_model: Model | None = None,
         draft_heads: bool = False,
+        expert_stats: ExpertStats | None = None,
     ) -> None:
         """Allocate the cache.
 
         It has `num_blocks` blocks of 32 tokens in every attention layer, and `num_states` slots in
         every recurrent one, of which each running sequence needs one. draft_model: a smaller model
-        of the same vocabulary. draft_heads: whether the model's own draft heads are used. Raises
+        of the same vocabulary. draft_heads: whether the model's own draft heads are used.
+        expert_stats: the counts of the model's experts, if they are read from disk. Raises
         InvalidRequestError if a recurrent model gets no states, or a draft model is recurrent.
         """
         specs = model.kv_cache_specs
@@ -52,6 +55,7 @@ class ModelRunner:
             )
         self.model = model
         self.draft_model = draft_model
+        self.expert_stats = expert_stats
         self.vocab_size = model.vocab_size
         self.context_length = model.context_length
         self.num_blocks = num_blocks

@@ -17,6 +17,7 @@ from dure.errors import ContextLengthError, InvalidRequestError
 
 if TYPE_CHECKING:
     from dure.engine.grammar import GrammarState
+    from dure.weights.expert_stats import ExpertUse
 
 __all__ = [
     "FinishReason",
@@ -122,6 +123,8 @@ class Request:
     num_drafted_tokens: int = 0  # tokens that a drafter guessed for it
     num_accepted_tokens: int = 0  # of them, right
     num_preemptions: int = 0
+    # What its steps took of experts that are read from disk; None if all are in memory
+    expert_use: ExpertUse | None = None
 
     arrival: int = 0  # the order in which requests came; kept when preempted
     tokens: list[int] = field(default_factory=list)  # prompt_ids and output_ids

@@ -26,6 +26,7 @@ from dure.loading.memory import (
     MAX_TOKENS,
     OVERHEAD_BYTES,
     MemoryPlan,
+    MemoryUse,
     check_cache_dtype,
     check_memory,
     check_threads,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
     from dure.models import Model
     from dure.text.tokenizer import Tokenizer
+    from dure.weights.expert_stats import ExpertStats
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
@@ -61,6 +63,8 @@ class LoadedModel:
     num_states: int = 0  # recurrent states that all sequences share; 0 of a model without
     draft_model: Model | None = None  # a smaller one, which guesses tokens for this one
     has_draft_heads: bool = False  # layers of its own that do, and are loaded
+    memory: MemoryUse | None = None  # what it takes; None: all of its weights
+    expert_stats: ExpertStats | None = None  # of experts read from disk; None: all are in memory
 
     @property
     def tokenizer(self) -> Tokenizer:

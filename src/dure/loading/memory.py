@@ -40,6 +40,43 @@ class MemoryPlan:
     cache_tokens: int
 
 
+@dataclass(frozen=True)
+class MemoryUse:
+    """What a model takes of memory, part by part, and what it leaves on disk. Bytes."""
+
+    budget: int | None  # that was asked for; None: what the machine had free
+    resident_bytes: int  # weights that every token needs
+    cache_bytes: int  # KV cache
+    state_bytes: int  # recurrent states
+    overhead_bytes: int  # interpreter, vocabulary, buffers
+    expert_bytes: int  # all experts of a mixture
+    expert_cache_bytes: int  # of them, those that stay in memory
+    streamed: bool  # whether the others are read from disk as they are needed
+    prefill_rows: int  # prompt tokens in one step at most
+    expected_tps: float | None = None  # tokens per second of one sequence; None: not known
+
+
+def streaming_sentence(name: str, use: MemoryUse) -> str:
+    """Say what of the model `name` is kept, what is read from disk, and the speed to expect.
+
+    Returns one sentence; an empty text if nothing is read from disk.
+    """
+    if not use.streamed:
+        return ""
+    memory = "the free memory" if use.budget is None else gigabytes(use.budget)
+    share = 100 * use.expert_cache_bytes // max(1, use.expert_bytes)
+    said = (
+        f"{name} is larger than {memory}: {gigabytes(use.resident_bytes)} that every token "
+        f"needs, {gigabytes(use.cache_bytes + use.state_bytes)} of cache and {share} % of the "
+        f"experts ({gigabytes(use.expert_cache_bytes)} of {gigabytes(use.expert_bytes)}) stay in "
+        "memory, and the others are read from disk as they are needed"
+    )
+    if use.expected_tps is None:
+        return f"{said}."
+    digits = 0 if use.expected_tps >= 10 else 1 if use.expected_tps >= 1 else 2
+    return f"{said}; expect about {use.expected_tps:.{digits}f} tokens per second."
+
+
 MAX_THREADS = 1024
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dure.chat.output import Chunk, Completion
     from dure.server.openai.schemas import Sampling
     from dure.server.serving.generation import Generation, Progress
+    from dure.weights.expert_stats import ExpertUse
 
 
 def usage_of(generation: Generation, done: Sequence[Completion]) -> Usage:
@@ -53,7 +54,7 @@ def response_usage(usage: Usage) -> dict[str, Any]:
 
 
 def timings(usage: Usage) -> dict[str, Any]:
-    """Write the `timings` of llama-server."""
+    """Write the `timings` of llama-server, and what steps took of experts that are on disk."""
     took, read, written = usage.timings, usage.computed_tokens, usage.output_tokens
     drafts = {"draft_n": usage.drafted_tokens, "draft_n_accepted": usage.accepted_tokens}
     return {
@@ -67,6 +68,18 @@ def timings(usage: Usage) -> dict[str, Any]:
         "predicted_per_token_ms": round(1000 * took.decode_s / max(1, written), 3),
         "predicted_per_second": round(took.decode_tps, 3),
         **(drafts if usage.drafted_tokens else {}),
+        **({} if usage.experts is None else {"experts": _experts(usage.experts)}),
+    }
+
+
+def _experts(use: ExpertUse) -> dict[str, Any]:
+    return {
+        "hits": use.hits,
+        "misses": use.misses,
+        "read_bytes": use.read_bytes,
+        "wait_ms": round(1000 * use.wait_s, 3),
+        "guessed_right": use.guessed_right,
+        "guessed_wrong": use.guessed_wrong,
     }
 
 

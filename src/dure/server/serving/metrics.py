@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from dure.engine.scheduler import Stats
+from dure.weights.expert_stats import ExpertStats, ExpertUse
 
 if TYPE_CHECKING:
     from dure.engine.engine import Engine
@@ -25,6 +26,21 @@ _TOKEN_SECONDS = (
     *(10.0, 30.0, 60.0),
 )
 _TOKENS = tuple(float(2**power) for power in range(18))
+
+_EXPERT_COUNTS = (  # of ExpertUse
+    ("hits", "hits", "Experts that a step needed and that were in memory"),
+    ("misses", "misses", "Experts that a step needed and that were not"),
+    ("read_bytes", "read_bytes", "Bytes of experts read from disk"),
+    ("wait_s", "wait_seconds", "Seconds in which steps stood still for the disk"),
+    ("guessed_right", "guessed_right", "Experts read ahead of their need that were needed"),
+    ("guessed_wrong", "guessed_wrong", "Experts read ahead that were not needed"),
+)
+_EXPERT_GAUGES = (  # of ExpertStats
+    ("resident_bytes", "resident_bytes", "Bytes of the experts in memory"),
+    ("capacity_bytes", "capacity_bytes", "Bytes of experts that may be in memory"),
+    ("resident", "resident_experts", "Experts in memory"),
+    ("experts", "experts", "Experts of all layers"),
+)
 
 
 class Metrics:
@@ -73,6 +89,13 @@ class Metrics:
         self._queue = histogram("request_queue_time_seconds", "Asked to begun", _SECONDS)
         self._prefill = histogram("request_prefill_time_seconds", "Begun to first token", _SECONDS)
         self._decode = histogram("request_decode_time_seconds", "First token to last", _SECONDS)
+        self._experts = [
+            (field, counter(f"expert_cache_{name}", text)) for field, name, text in _EXPERT_COUNTS
+        ]
+        self._expert_gauges = [
+            (field, gauge(f"expert_cache_{name}", text)) for field, name, text in _EXPERT_GAUGES
+        ]
+        self._seen_experts: WeakKeyDictionary[Engine, ExpertUse] = WeakKeyDictionary()
         self._seen: WeakKeyDictionary[Engine, Stats] = WeakKeyDictionary()  # when last asked
 
     def on_news(self, model: str, now: float, all_news: list[StepUpdate]) -> None:
@@ -126,6 +149,16 @@ class Metrics:
         self._drafted.labels(model).inc(now.drafted_tokens - before.drafted_tokens)
         self._accepted.labels(model).inc(now.accepted_tokens - before.accepted_tokens)
 
+    def _count_experts(self, model: str, engine: Engine, stats: ExpertStats) -> None:
+        """Add what a pool of experts has counted since the last look, and set what it holds."""
+        now = stats.use
+        new = now - self._seen_experts.get(engine, ExpertUse())
+        self._seen_experts[engine] = now
+        for field, counter in self._experts:
+            counter.labels(model).inc(getattr(new, field))
+        for field, gauge in self._expert_gauges:
+            gauge.labels(model).set(getattr(stats, field))
+
     def text(self, registry: ModelPool) -> bytes:
         """Return all metrics in Prometheus' text format."""
         for entry in registry.loaded():
@@ -138,4 +171,7 @@ class Metrics:
             self._cache.labels(entry.name).set(1 - pool.num_free / pool.num_blocks)
             self._loaded.labels(entry.name).set(entry.load_seconds)
             self._count(entry.name, worker.llm.engine)
+            experts = worker.llm.engine.runner.expert_stats
+            if experts is not None:
+                self._count_experts(entry.name, worker.llm.engine, experts)
         return bytes(generate_latest(self._registry))
