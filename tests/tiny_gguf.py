@@ -30,7 +30,21 @@ ARCHITECTURES = {
     "deepseek_v2": gguf.MODEL_ARCH.DEEPSEEK2,
     "deepseek_v3": gguf.MODEL_ARCH.DEEPSEEK2,
     "glm4_moe": gguf.MODEL_ARCH.GLM4_MOE,
+    "exaone": gguf.MODEL_ARCH.EXAONE,
+    "glm4": gguf.MODEL_ARCH.GLM4,
+    "granite": gguf.MODEL_ARCH.GRANITE,
+    "internlm3": gguf.MODEL_ARCH.LLAMA,
+    "iquestcoder": gguf.MODEL_ARCH.LLAMA,
+    "ministral3": gguf.MODEL_ARCH.MISTRAL3,
+    "mistral": gguf.MODEL_ARCH.LLAMA,
+    "olmo2": gguf.MODEL_ARCH.OLMO2,
+    "olmo3": gguf.MODEL_ARCH.OLMO2,
+    "phi3": gguf.MODEL_ARCH.PHI3,
+    "seed_oss": gguf.MODEL_ARCH.SEED_OSS,
+    "smollm3": gguf.MODEL_ARCH.SMOLLM3,
 }
+# Whose converters reorder q and k, so that neighbours rotate together.
+PERMUTED = ("llama", "mistral", "ministral3", "internlm3", "iquestcoder", "granite", "smollm3")
 
 # Types that the gguf package can read but not write: where a block's float16 scale and float16
 # minimum lie, and the code whose value is then zero, so that random codes average out.
@@ -263,11 +277,12 @@ def write_gguf(
             writer.add_nextn_predict_layers(config["num_nextn_predict_layers"])
     else:
         writer.add_head_count_kv(config["num_key_value_heads"])
-        writer.add_key_length(head_dim_of(config))
-        writer.add_value_length(head_dim_of(config))
-    if config["model_type"] == "llama":
+        if config["model_type"] != "phi3":
+            writer.add_key_length(head_dim_of(config))
+            writer.add_value_length(head_dim_of(config))
+    if config["model_type"] in PERMUTED:
         stored = {name: _permuted(name, tensor, config) for name, tensor in stored.items()}
-        _add_rope_factors(writer, config)
+    _add_rope_factors(writer, config)
     names = gguf.get_tensor_name_map(architecture, config["num_hidden_layers"])
     for name, tensor in _stacked(stored).items():
         # Converters take the bias of the choice of experts for a bias among others.
@@ -298,9 +313,10 @@ def _add_keys(writer: gguf.GGUFWriter, config: Config) -> None:
     writer.add_head_count(config["num_attention_heads"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
-    if config["model_type"] == "llama":
+    if config["model_type"] in (*PERMUTED, "exaone"):
         writer.add_rope_dimension_count(head_dim_of(config))
     rope = config["rope_parameters"]
+    rope = rope.get("full_attention", rope)
     theta, head_dim = rope["rope_theta"], head_dim_of(config)
     if rope.get("alpha"):  # converters stretch the base themselves
         theta *= rope["alpha"] ** (head_dim / (head_dim - 2))
@@ -312,7 +328,38 @@ def _add_keys(writer: gguf.GGUFWriter, config: Config) -> None:
     if rope["rope_type"] == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
+    _add_llama_like_keys(writer, config)
     _add_expert_keys(writer, config)
+
+
+def _add_llama_like_keys(writer: gguf.GGUFWriter, config: Config) -> None:
+    model_type, rope = config["model_type"], config["rope_parameters"]
+    if model_type == "granite":
+        writer.add_attention_scale(config["attention_multiplier"])
+        writer.add_embedding_scale(config["embedding_multiplier"])
+        writer.add_residual_scale(config["residual_multiplier"])
+        writer.add_logit_scale(config["logits_scaling"])
+    if model_type == "ministral3":
+        writer.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
+        writer.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
+    if model_type in ("glm4", "phi3"):
+        part = rope.get("partial_rotary_factor", 1.0)
+        writer.add_rope_dimension_count(int(head_dim_of(config) * part))
+    if model_type == "olmo3":
+        writer.add_sliding_window(config["sliding_window"])
+        kinds = config["layer_types"]
+        writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in kinds])
+    if model_type == "phi3":
+        writer.add_sliding_window(config["sliding_window"] or 0)
+        original = config["original_max_position_embeddings"]
+        writer.add_rope_scaling_orig_ctx_len(original)
+        if rope["rope_type"] == "longrope":
+            scale = config["max_position_embeddings"] / original
+            stretch = math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 else 1.0
+            writer.add_rope_scaling_attn_factors(stretch)
+            for each in ("long", "short"):
+                factors = np.array(rope[f"{each}_factor"], np.float32)
+                writer.add_tensor(f"rope_factors_{each}.weight", factors)
 
 
 def _add_expert_keys(writer: gguf.GGUFWriter, config: Config) -> None:
@@ -475,7 +522,7 @@ def _permuted(name: str, tensor: Stored, config: Config) -> Stored:
 def _add_rope_factors(writer: gguf.GGUFWriter, config: Config) -> None:
     """llama3's scaling as a tensor of divisors, one a frequency."""
     rope = config["rope_parameters"]
-    if rope["rope_type"] != "llama3":
+    if rope.get("rope_type") != "llama3":
         return
     size = head_dim_of(config)
     low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]

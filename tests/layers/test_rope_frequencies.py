@@ -202,7 +202,7 @@ def test_the_multiplier_of_deepseek_is_the_ratio_of_its_two_scales() -> None:
 
 def test_an_unknown_type_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UnsupportedModelError) as from_config:
-        RopeConfig.from_hf({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, HEAD_DIM)
+        RopeConfig.from_hf({"rope_scaling": {"rope_type": "spiral", "factor": 2.0}}, HEAD_DIM)
     with pytest.raises(UnsupportedModelError) as direct:
         rope_frequencies(RopeConfig("spiral", 1e4, HEAD_DIM))
     for error in (from_config.value, direct.value):

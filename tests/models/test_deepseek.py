@@ -114,8 +114,8 @@ def test_groups_that_cannot_be_are_refused(changes: dict[str, Any]) -> None:
 
 def test_an_unknown_rotation_is_refused(tiny: Callable[[str], Any], tmp_path: Path) -> None:
     config, parameters = read_folder(tiny("deepseek_v2").folder)
-    config["rope_parameters"]["rope_type"] = "longrope"
-    with pytest.raises(DureError, match="longrope"):
+    config["rope_parameters"]["rope_type"] = "spiral"
+    with pytest.raises(DureError, match="spiral"):
         loaded(write_folder(tmp_path, config, parameters))
 
 

@@ -27,6 +27,9 @@ from tiny_models import (
 # dense layers among sparse, windows.
 _ONLY_SAFETENSORS = {
     "llama-prover",
+    "ministral3-plain",
+    "mistral-sliding",
+    "smollm3-listed",
     "mimo",
     "pangu_pro_moe",
     "qwen2-sliding",

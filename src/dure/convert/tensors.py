@@ -87,7 +87,7 @@ def gguf_tensors(
             continue
         source = Dequantised(tensor) if isinstance(tensor, QuantizedMatrix) else tensor
         for part, shape, rows in _parts(name, source, sizes):
-            written = _written(part, layout)
+            written = _written(part, layout, tensor_aliases)
             if written is None:
                 raise UnsupportedModelError(
                     f"{checkpoint.path} has the tensor {theirs}, which GGUF has no name for."
@@ -125,9 +125,9 @@ def _only_drafts(name: str, layers: int, layout: Layout) -> bool:
     return match is not None and int(match[1]) >= layers
 
 
-def _written(name: str, layout: Layout) -> str | None:
+def _written(name: str, layout: Layout, tensor_aliases: Mapping[str, str]) -> str | None:
     """Translate a name to the GGUF's; None if GGUF has none."""
-    written = gguf_name(name)
+    written = gguf_name(name, tensor_aliases)
     if written is None or not layout.kinds:
         return written
     return ".".join(layout.kinds.get(part, part) for part in written.split("."))

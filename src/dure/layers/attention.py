@@ -46,12 +46,16 @@ class Attention:
         gated: bool = False,
         interleaved: bool = False,
         window: int | None = None,
+        scale: float | None = None,
+        temperature: tuple[float, int] | None = None,
     ) -> None:
         """Load the projections and norms.
 
         norm_eps: if given, q and k are normed per head before RoPE; after RoPE with norm_last, over
         all heads together with norm_whole. norm_offset: as RMSNorm's offset. gated: q_proj gives
         each head its query and then as many gates, by whose sigmoids the output is multiplied.
+        scale: of the scores, if not head_dim ** -0.5. temperature: (beta, tokens), by which queries
+        at position p are multiplied with 1 + beta ln(1 + floor(p / tokens)).
         """
         width = heads * head_dim
         self.q_proj = Linear(weights, f"{name}.q_proj", (1 + gated) * width, hidden, bias=bias)
@@ -75,7 +79,9 @@ class Attention:
         )
         self._interleaved, self._gated = interleaved, gated
         self._heads, self._head_dim = heads, head_dim
-        self._scale, self._exact, self._threads = head_dim**-0.5, weights.exact, weights.threads
+        self._scale = head_dim**-0.5 if scale is None else scale
+        self._temperature = temperature
+        self._exact, self._threads = weights.exact, weights.threads
 
     @cached_property
     def _gates(self) -> NDArray[np.int32]:
@@ -97,7 +103,8 @@ class Attention:
 
         Returns (n, hidden) + add; of `rows` (m,), those alone.
         """
-        if self._gated or self.q_norm is not None or self._is_shuffled:
+        tempered = self._temperature is not None
+        if self._gated or self.q_norm is not None or tempered or self._is_shuffled:
             return self._in_parts(x, rotation, batch, cache, add, rows)
         cos, sin = rotation or (None, None)
         return self._in_one(
@@ -162,6 +169,10 @@ class Attention:
             q = q.reshape(len(q), heads, 2, size)[:, :, 0].reshape(len(q), heads * size)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm.floats(q), self.k_norm.floats(k)
+        if self._temperature is not None:  # a rotation and a factor may change places
+            beta, tokens = self._temperature
+            at = batch.positions if rows is None else batch.positions[rows]
+            q = q * (1 + beta * np.log1p(at // tokens)).astype(np.float32)[:, None]
         out = kernels.rope_cache_attention(
             q,
             k,

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from dure.batch import Batch, CacheArrays, KVCacheSpec, StateSpec
     from dure.layers.basic import Floats
-    from dure.layers.decoder_layer import DecoderLayer, DecoderSizes
+    from dure.layers.decoder_layer import DecoderLayer, DecoderSizes, SandwichLayer
+    from dure.layers.rope import Rotation
     from dure.weights.loader import Weights
 
     Ints = NDArray[np.int32]
@@ -37,20 +38,30 @@ class Decoder:
         self,
         weights: Weights,
         sizes: DecoderSizes,
-        make_layer: Callable[[int], DecoderLayer],
+        make_layer: Callable[[int], DecoderLayer | SandwichLayer],
         *,
         rope_factors: Floats | None = None,
+        ropes: Sequence[Rope | None] | None = None,
         norm_offset: float = 0.0,
+        embedding_scale: float = 1.0,
+        logit_divisor: float = 1.0,
     ) -> None:
         """Load the embedding, blocks, last norm and head.
 
         make_layer: makes block number i of the model. rope_factors: divisors (rotary dim / 2,) of
-        the frequencies; norm_offset: of the last norm.
+        the frequencies; ropes: each block's own rotation, None for none, where they differ;
+        norm_offset: of the last norm; embedding_scale and logit_divisor: what embeddings are
+        multiplied with, and logits divided by.
         """
         self.vocab_size, self.context_length = sizes.vocab_size, sizes.context_length
         self.rope = Rope(sizes.rope, factors=rope_factors)
+        self.ropes = ropes or [self.rope] * sizes.layers
+        self._embedding_scale = np.float32(embedding_scale)
+        self._logit_divisor = np.float32(logit_divisor)
         self.embed_tokens = Embedding(weights, "model.embed_tokens", sizes.vocab_size, sizes.hidden)
-        self.layers: Sequence[DecoderLayer] = [make_layer(i) for i in range(sizes.layers)]
+        self.layers: Sequence[DecoderLayer | SandwichLayer] = [
+            make_layer(i) for i in range(sizes.layers)
+        ]
         self.norm = RMSNorm(weights, "model.norm", sizes.hidden, sizes.norm_eps, offset=norm_offset)
         self.lm_head = head(weights, self.embed_tokens, tied=sizes.tied)
         self.mtp: MultiTokenPrediction | None = None  # set by families that have one, as the next
@@ -64,7 +75,8 @@ class Decoder:
 
     def embed(self, batch: Batch) -> Floats:
         """Return the embeddings (n, hidden) of the batch's tokens."""
-        return self.embed_tokens(batch.tokens)
+        x = self.embed_tokens(batch.tokens)
+        return x if self._embedding_scale == 1 else x * self._embedding_scale
 
     def run(
         self,
@@ -82,18 +94,21 @@ class Decoder:
         alone: then the last block computes only what it must cache of the others. Raises
         PassInterruptedError between two blocks if the batch says so.
         """
-        rotation = self.rope(batch.positions)
+        rotations: dict[Rope | None, Rotation | None] = {None: None}
         stop = len(self.layers) if last is None else last
         for index in range(first, stop):
             if batch.interrupted is not None and batch.interrupted():
                 raise PassInterruptedError
-            wanted = rows if index == stop - 1 else None
-            x = self.layers[index](x, rotation, batch, cache[index], wanted)
+            rope, wanted = self.ropes[index], rows if index == stop - 1 else None
+            if rope is not None and rope not in rotations:
+                rotations[rope] = rope(batch.positions)
+            x = self.layers[index](x, rotations[rope], batch, cache[index], wanted)
         return x
 
     def logits(self, x: Floats) -> Floats:
         """Return the logits (n, vocab_size) of hidden states (n, hidden) after the last block."""
-        return self.lm_head(self.norm(x))
+        logits = self.lm_head(self.norm(x))
+        return logits if self._logit_divisor == 1 else logits / self._logit_divisor
 
     @property
     def draft_cache_specs(self) -> tuple[KVCacheSpec | StateSpec, ...]:

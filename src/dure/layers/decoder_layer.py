@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
+from dure import kernels
 from dure.layers.basic import RMSNorm
 from dure.layers.rope import RopeConfig
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Callable, Sequence
+
     from numpy.typing import NDArray
 
-    from dure import kernels
     from dure.batch import Batch, KVCacheSpec, LayerArray, StateSpec
     from dure.layers.basic import Floats, Rows
     from dure.layers.rope import Rotation
@@ -70,7 +73,7 @@ class Mixer(Protocol):
     def __call__(
         self,
         x: kernels.Activations,
-        rotation: Rotation,
+        rotation: Rotation | None,
         batch: Batch,
         cache: LayerArray,
         *,
@@ -102,9 +105,19 @@ class DecoderLayer:
     mlp: MLP
 
     def __init__(
-        self, weights: Weights, name: str, sizes: DecoderSizes, *, norm_offset: float = 0.0
+        self,
+        weights: Weights,
+        name: str,
+        sizes: DecoderSizes,
+        *,
+        norm_offset: float = 0.0,
+        residual_scale: float = 1.0,
     ) -> None:
-        """Read the two norms below `name`. norm_offset: 1 where a checkpoint stores w - 1."""
+        """Read the two norms below `name`.
+
+        norm_offset: 1 where a checkpoint stores w - 1. residual_scale: of both branches.
+        """
+        self._residual_scale = np.float32(residual_scale)
         self.input_layernorm, self.post_attention_layernorm = (
             RMSNorm(weights, f"{name}.{norm}", sizes.hidden, sizes.norm_eps, offset=norm_offset)
             for norm in ("input_layernorm", "post_attention_layernorm")
@@ -113,11 +126,61 @@ class DecoderLayer:
     def __call__(
         self,
         x: Floats,
-        rotation: Rotation,
+        rotation: Rotation | None,
         batch: Batch,
         cache: LayerArray,
         rows: Ints | None = None,
     ) -> Floats:
         """Return x (n, hidden) after this block; only the rows `rows` (m,) if they are given."""
+        if self._residual_scale != 1:
+            mixed = self.mixer(self.input_layernorm(x), rotation, batch, cache, rows=rows)
+            x = (x if rows is None else x[rows]) + mixed * self._residual_scale
+            return x + self.mlp(self.post_attention_layernorm(x)) * self._residual_scale
         x = self.mixer(self.input_layernorm(x), rotation, batch, cache, add=x, rows=rows)
         return self.mlp(self.post_attention_layernorm(x), add=x)
+
+
+class SandwichLayer:
+    """One block with norms after its branches: x += norm(mixer(norm x)); x += norm(mlp(norm x)).
+
+    A family's block calls `__init__`, then sets `mixer` and `mlp`.
+    """
+
+    mixer: Mixer
+    mlp: MLP
+
+    def __init__(
+        self,
+        weights: Weights,
+        name: str,
+        sizes: DecoderSizes,
+        *,
+        before: tuple[str, str] | None,
+        after: tuple[str, str],
+        norm_offset: float = 0.0,
+    ) -> None:
+        """Read the norms below `name`: those before mixer and MLP, if there are any, and after."""
+
+        def norms(names: tuple[str, str]) -> list[RMSNorm]:
+            return [
+                RMSNorm(weights, f"{name}.{norm}", sizes.hidden, sizes.norm_eps, offset=norm_offset)
+                for norm in names
+            ]
+
+        self._before: Sequence[Callable[[Floats], kernels.Activations]] = (
+            (kernels.Activations, kernels.Activations) if before is None else norms(before)
+        )
+        self._after = norms(after)
+
+    def __call__(
+        self,
+        x: Floats,
+        rotation: Rotation | None,
+        batch: Batch,
+        cache: LayerArray,
+        rows: Ints | None = None,
+    ) -> Floats:
+        """Return x (n, hidden) after this block; only the rows `rows` (m,) if they are given."""
+        mixed = self.mixer(self._before[0](x), rotation, batch, cache, rows=rows)
+        x = (x if rows is None else x[rows]) + self._after[0].floats(mixed)
+        return x + self._after[1].floats(self.mlp(self._before[1](x)))

@@ -84,7 +84,7 @@ class GatedDeltaNet:
     def __call__(
         self,
         x: Rows,
-        rotation: Rotation,
+        rotation: Rotation | None,
         batch: Batch,
         cache: LayerArray,
         *,

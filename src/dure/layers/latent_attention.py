@@ -108,7 +108,7 @@ class LatentAttention:
     def __call__(
         self,
         x: kernels.Activations,
-        rotation: Rotation,
+        rotation: Rotation | None,
         batch: Batch,
         cache: LayerArray,
         *,
@@ -119,6 +119,7 @@ class LatentAttention:
 
         Returns (n, hidden) + add; of `rows` (m,), those alone.
         """
+        assert rotation is not None  # the part of a key that all heads share is a rotated one
         queries = self.q_a_proj or self.q_proj
         positions, sequences = batch.positions, batch.sequences
         if rows is None:

@@ -20,11 +20,16 @@ if TYPE_CHECKING:
 
 Float32Array = npt.NDArray[np.float32]
 
-ROPE_TYPES = ("default", "linear", "yarn", "ntk-alpha", "llama3")
+ROPE_TYPES = ("default", "linear", "yarn", "ntk-alpha", "llama3", "longrope")
 
 # Types that other software writes for one of ours. "mrope" gives image patches three positions;
 # text has the same number in all three, which is ordinary rotation.
-_SYNONYMS: Mapping[str, str] = {"none": "default", "mrope": "default", "ntk_alpha": "ntk-alpha"}
+_SYNONYMS: Mapping[str, str] = {
+    "none": "default",
+    "mrope": "default",
+    "ntk_alpha": "ntk-alpha",
+    "su": "longrope",
+}
 
 # What a config may say beside its table of rope parameters.
 _SHARED_KEYS = (
@@ -57,6 +62,7 @@ class RopeConfig:
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     truncate: bool = True
+    divisors: tuple[float, ...] = ()  # longrope's, one a frequency
 
     @classmethod
     def from_hf(
@@ -85,6 +91,14 @@ class RopeConfig:
         if kind in ("linear", "llama3", "yarn") and factor is None:
             raise ModelFileError(f"RoPE scaling {kind!r} in the config has no `factor`.")
         theta = table.number("rope_theta")
+        divisors: tuple[float, ...] = ()
+        if kind == "longrope":
+            # Beyond the original context all positions have the long factors, so that the rotation
+            # of a key does not depend on what comes after it.
+            long = longest is not None and original is not None and longest > original
+            divisors = table.numbers("long_factor" if long else "short_factor")
+            if factor is None and longest and original:
+                factor = longest / original
         return cls(
             type=kind,
             theta=default_theta if theta is None else theta,
@@ -100,6 +114,7 @@ class RopeConfig:
             low_freq_factor=table.number("low_freq_factor") or 1.0,
             high_freq_factor=table.number("high_freq_factor") or 4.0,
             truncate=table.values.get("truncate") is not False,
+            divisors=divisors,
         )
 
 
@@ -118,6 +133,10 @@ def rope_frequencies(config: RopeConfig) -> tuple[Float32Array, float]:
         return _yarn(config), _yarn_multiplier(config)
     if config.type == "llama3":
         return _llama3(config), 1.0
+    if config.type == "longrope":
+        divisors = np.array(config.divisors, np.float32)
+        frequencies = np.float32(1.0) / (divisors * _periods(config.theta, config.dim))
+        return frequencies, _long_multiplier(config)
     return _plain(config.theta, config.dim), 1.0
 
 
@@ -184,6 +203,15 @@ def _yarn_multiplier(config: RopeConfig) -> float:
     return magnitude_scale(config.factor)
 
 
+def _long_multiplier(config: RopeConfig) -> float:
+    """Compute LongRoPE's multiplier (Ding et al. 2024, arXiv 2402.13753) of cos and sin."""
+    if config.attention_factor is not None:
+        return config.attention_factor
+    if config.factor <= 1.0:
+        return 1.0
+    return math.sqrt(1 + math.log(config.factor) / math.log(config.original_context))
+
+
 def _llama3(config: RopeConfig) -> Float32Array:
     plain = _plain(config.theta, config.dim)
     wavelength = np.float32(2 * math.pi) / plain  # tokens a turn
@@ -207,6 +235,8 @@ def _check(config: RopeConfig) -> None:
         raise ModelFileError(f"RoPE needs a base (theta) above 1, not {config.theta}.")
     if not (math.isfinite(config.factor) and config.factor > 0.0):
         raise ModelFileError(f"RoPE needs a scaling factor above 0, not {config.factor}.")
+    if config.type == "longrope":
+        _check_divisors(config)
     if config.type in ("yarn", "llama3") and config.original_context <= 0:
         raise ModelFileError(f"RoPE type {config.type!r} needs the original context length.")
     if config.type == "yarn" and not (config.beta_fast > 0.0 and config.beta_slow > 0.0):
@@ -215,6 +245,16 @@ def _check(config: RopeConfig) -> None:
         raise ModelFileError("llama3 RoPE needs 0 < low_freq_factor < high_freq_factor.")
     if config.type == "ntk-alpha" and not (config.alpha and config.alpha > 0.0 and config.dim > 2):
         raise ModelFileError("NTK-alpha RoPE needs an alpha above 0 and more than 2 rotary dims.")
+
+
+def _check_divisors(config: RopeConfig) -> None:
+    if len(config.divisors) != config.dim // 2 or any(each <= 0 for each in config.divisors):
+        raise ModelFileError(
+            f"LongRoPE needs {config.dim // 2} factors above 0 of {config.dim} rotary dims, "
+            f"not {len(config.divisors)}."
+        )
+    if config.attention_factor is None and config.factor > 1.0 and config.original_context <= 1:
+        raise ModelFileError("LongRoPE needs an original context of more than one token.")
 
 
 def _parameters(config: Mapping[str, Any], layer_type: str | None) -> dict[str, Any]:
@@ -282,6 +322,15 @@ class _Table:
         if not math.isfinite(number):
             raise ModelFileError(f"`{key}` in the config is not a finite number.")
         return number
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        values = self.values.get(key)
+        if not isinstance(values, list | tuple):
+            raise ModelFileError(f"`{key}` in the config is not a list of numbers.")
+        found = [_Table({key: each}).number(key) for each in values]
+        if any(each is None for each in found):
+            raise ModelFileError(f"`{key}` in the config holds what is no number.")
+        return tuple(each for each in found if each is not None)
 
     def text(self, key: str) -> str | None:
         value = self.values.get(key)

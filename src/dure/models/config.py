@@ -37,6 +37,11 @@ GGUF_KEYS = {
     "attention.kv_lora_rank": "kv_lora_rank",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
     "attention.sliding_window": "sliding_window",
+    "attention.temperature_scale": "llama_4_scaling_beta",
+    "attention.scale": "attention_multiplier",
+    "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier",
+    "logit_scale": "logits_scaling",
     "rope.freq_base": "rope_theta",
     "rope.dimension_count": "rotary_dim",
     "expert_count": "num_experts",
@@ -249,6 +254,11 @@ class Config:
         known = {"full_attention": None, "sliding_attention": window}
         return tuple(known[kind] for kind in self._kinds(layers, kinds, known))
 
+    def layer_kinds(self, layers: int, *known: str) -> list[str] | None:
+        """Return layer_types, each of `known`; None if the config has none."""
+        kinds = self._get("layer_types", ())
+        return self._kinds(layers, kinds, dict.fromkeys(known)) if kinds else None
+
     def _kinds(self, layers: int, kinds: Any, known: Mapping[str, Any]) -> list[str]:
         """Return layer_types if it has one of `known` for each layer."""
         if (
@@ -313,6 +323,10 @@ def read_config(checkpoint: Checkpoint) -> Config:
     if isinstance(recurrent, np.ndarray):
         kinds = ("full_attention", "linear_attention")
         values["layer_types"] = [kinds[bool(each)] for each in recurrent]
+    sliding = metadata.get(prefix + "attention.sliding_window_pattern")
+    if isinstance(sliding, np.ndarray):
+        kinds = ("full_attention", "sliding_attention")
+        values["layer_types"] = [kinds[bool(each)] for each in sliding]
     # A GGUF need not have a key for the vocabulary's size: it is the embedding's rows.
     embedding = checkpoint.tensors.get("token_embd.weight")
     if embedding is not None:
@@ -341,6 +355,8 @@ def _gguf_scaling(
     if isinstance(logarithmic, float):  # 0.1 mscale_all_dim, which is mscale in every release
         scaling["mscale"] = scaling["mscale_all_dim"] = 10 * logarithmic
     times = metadata.get(f"{prefix}rope.scaling.attn_factor", 1.0)
+    if "rope_factors_long.weight" in checkpoint.tensors:  # Phi-3's, whole
+        return {**scaling, "rope_type": "longrope", "attention_factor": times}
     if times not in (0.0, 1.0):  # multiplies YaRN's own magnitude
         kind, whole = scaling.get("rope_type"), scaling.get("attention_factor")
         if kind != "yarn" or isinstance(logarithmic, float) or not isinstance(times, float):

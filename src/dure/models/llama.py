@@ -1,4 +1,5 @@
-"""Llama 2 and 3, and models with the same block: SmolLM2, DeepSeek-Prover-7B, R1-Distill-Llama
+"""Llama 2 and 3, and models with the same block: SmolLM2, DeepSeek-Prover-7B, R1-Distill-Llama,
+InternLM3, IQuest-Coder
 (Touvron et al. 2023, arXiv 2307.09288; Grattafiori et al. 2024, arXiv 2407.21783).
 """
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int32]
 
 GGUF_ARCHITECTURE = "llama"
+MODEL_TYPES = ("internlm3", "iquestcoder")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class LlamaConfig:
         config.expect("hidden_act", "silu")
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         config.expect("mlp_bias", False)
+        config.expect("bias", False)  # InternLM3's name for it
+        config.expect("clip_qkv", False)
         head_dim = config.head_dim(hidden // heads)
         context = config.context_length(2048)
         if config.flag(
@@ -67,7 +71,7 @@ class LlamaConfig:
             norm_eps=config.positive("rms_norm_eps", 1e-6),
             context_length=context,
             tied=config.flag("tie_word_embeddings", False),
-            bias=config.flag("attention_bias", False),
+            bias=config.flag("attention_bias", config.flag("qkv_bias", False)),
             # GGUF converters permute the rows of q and k for interleaved RoPE.
             interleaved=gguf,
             rope=RopeConfig.from_hf(config.values, head_dim),

@@ -15,14 +15,14 @@ import numpy as np
 from dure import kernels
 from dure.errors import DureError, ModelFileError, UnsupportedModelError
 from dure.formats.blocks import BLOCKS, FLOATS
-from dure.formats.quantized.base import QuantizedMatrix
 from dure.formats.quantized.grouped import with_one_type
 from dure.formats.quantized_checkpoint import is_idle_bias, parameters, parameters_or_tensors
 from dure.formats.tensors import TensorInfo
 from dure.weights.expert_pool import ExpertPool
 from dure.weights.names import canonical_name, is_recomputed
 from dure.weights.quantize import DtypePolicy
-from dure.weights.repack import Conversion, Dequantised, repack_all
+from dure.weights.repack import Conversion, Dequantised, columns_of, repack_all, same_columns
+from dure.weights.row_parts import cut_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,6 +123,17 @@ class Weights:
             return None, error.message.rstrip(".")
         return make(self), ""
 
+    def split(self, name: str, parts: Mapping[str, int]) -> None:
+        """Let rows of the tensor `name` be tensors of their own, if there is one of so many rows.
+
+        parts: their names, and rows of each, in order.
+        """
+        found = cut_rows(self._tensors.get(name), parts)
+        if found:
+            others = {key: each for key, each in self._tensors.items() if key != name}
+            self._tensors = others | found
+            self._unused = (self._unused - {name}) | found.keys()
+
     def skip(self, name: str) -> None:
         """Mark a tensor as known but not needed; it is not read."""
         if name in self._unused:
@@ -196,7 +207,7 @@ class Weights:
         return matrix
 
     def _matrix_job(self, matrix: kernels.Matrix, tensor: Parameter) -> Iterator[Conversion]:
-        matrix.columns = _columns(tensor, matrix.dtype)
+        matrix.columns = columns_of(tensor, matrix.dtype)
         put = partial(matrix.fill, threads=self.threads)
         yield Conversion(tensor, 0, matrix.rows, matrix.dtype, put)
 
@@ -257,10 +268,10 @@ class Weights:
     ) -> Iterator[Conversion]:
         for expert in range(experts.count):
             found = {part: reader(expert) for part, reader in readers.items()}
-            columns = {part: _columns(found[part][0], types[part]) for part in found}
+            columns = {part: columns_of(found[part][0], types[part]) for part in found}
             if expert == 0:
                 experts.columns = columns["gate"]
-            if any(not _same(experts.columns, columns[part]) for part in ("gate", "up")):
+            if any(not same_columns(experts.columns, columns[part]) for part in ("gate", "up")):
                 raise UnsupportedModelError(
                     f"{self._path}: each of the experts under {prefix} has its columns in an order "
                     "of its own (desc_act), which dure does not run as it is.",
@@ -402,7 +413,7 @@ class Weights:
         return lambda expert: (alike[expert], 0)
 
     def _part_of_each(self, name: str, shape: tuple[int, int, int], first: int) -> Reader | None:
-        """Return a reader of each expert's rows from `first` on, in one stacked tensor."""
+        """Make a reader of each expert's rows from `first` on."""
         tensor = self._take(name, shape)
         return None if tensor is None else lambda expert: (tensor, expert * shape[1] + first)
 
@@ -480,15 +491,6 @@ def _of_one_type(experts: Sequence[Parameter]) -> Sequence[Stored]:
     if all(isinstance(each, TensorInfo) for each in experts):
         return experts
     return with_one_type(experts) or [Dequantised(each) for each in experts]
-
-
-def _columns(tensor: Stored, dtype: str) -> Ints | None:
-    """Return the order of a matrix's columns in memory, if it is kept as that type."""
-    return tensor.columns if isinstance(tensor, QuantizedMatrix) and tensor.dtype == dtype else None
-
-
-def _same(one: Ints | None, other: Ints | None) -> bool:
-    return one is other or (one is not None and other is not None and np.array_equal(one, other))
 
 
 def _some(what: list[str], separator: str = ", ") -> str:

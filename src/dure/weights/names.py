@@ -11,6 +11,8 @@ GGUF_NAMES: Mapping[str, str] = {
     "output_norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
     "rope_freqs.weight": "rope_freqs.weight",
+    "rope_factors_long.weight": "rope_factors_long.weight",
+    "rope_factors_short.weight": "rope_factors_short.weight",
     "blk.{}.attn_norm": "model.layers.{}.input_layernorm",
     "blk.{}.attn_q": "model.layers.{}.self_attn.q_proj",
     "blk.{}.attn_k": "model.layers.{}.self_attn.k_proj",
@@ -37,6 +39,7 @@ GGUF_NAMES: Mapping[str, str] = {
     "blk.{}.ssm_out": "model.layers.{}.linear_attn.out_proj",
     "blk.{}.ffn_norm": "model.layers.{}.post_attention_layernorm",
     "blk.{}.post_attention_norm": "model.layers.{}.post_attention_layernorm",
+    "blk.{}.post_ffw_norm": "model.layers.{}.post_feedforward_layernorm",
     "blk.{}.ffn_gate": "model.layers.{}.mlp.gate_proj",
     "blk.{}.ffn_up": "model.layers.{}.mlp.up_proj",
     "blk.{}.ffn_down": "model.layers.{}.mlp.down_proj",
@@ -62,15 +65,19 @@ _RECOMPUTED = re.compile(r".*\.(rotary_emb\.inv_freq|masked_bias|attn\.bias)")
 
 
 def canonical_name(name: str, is_gguf: bool, tensor_aliases: Mapping[str, str]) -> str:
-    """Return the name by which a family asks for the tensor that a file calls `name`."""
+    """Return the name by which a family asks for the tensor that a file calls `name`.
+
+    tensor_aliases: parts of names -> as the family asks for them. Those that begin with `blk.{}.`
+    are GGUF's names, and come before GGUF_NAMES.
+    """
     if is_gguf:
-        name = _from_gguf(name)
+        name = _from_gguf(name, tensor_aliases)
     for theirs, ours in tensor_aliases.items():
         name = name.replace(theirs, ours)
     return name
 
 
-def _from_gguf(name: str) -> str:
+def _from_gguf(name: str, own: Mapping[str, str]) -> str:
     """Translate a GGUF tensor's name; unknown names are kept, so that `check` reports them."""
     if name in GGUF_NAMES:
         return GGUF_NAMES[name]
@@ -80,7 +87,7 @@ def _from_gguf(name: str) -> str:
     layer, whole, kind, suffix = match.groups()
     if f"blk.{{}}.{whole}" in GGUF_NAMES:
         return GGUF_NAMES[f"blk.{{}}.{whole}"].format(layer)
-    pattern = GGUF_NAMES.get(f"blk.{{}}.{kind}")
+    pattern = own.get(f"blk.{{}}.{kind}") or GGUF_NAMES.get(f"blk.{{}}.{kind}")
     return f"{pattern.format(layer)}.{suffix}" if pattern else name
 
 
@@ -89,7 +96,7 @@ def plain_name(name: str, tensor_aliases: Mapping[str, str]) -> str | None:
     return None if is_recomputed(name) else canonical_name(name, False, tensor_aliases)
 
 
-def gguf_name(name: str) -> str | None:
+def gguf_name(name: str, tensor_aliases: Mapping[str, str]) -> str | None:
     """Return GGUF's name of the parameter that a family asks for as `name`; None without one."""
     if name in _INTO_GGUF:
         return _INTO_GGUF[name]
@@ -100,7 +107,9 @@ def gguf_name(name: str) -> str | None:
     if f"model.layers.{{}}.{whole}" in _INTO_GGUF:
         return _INTO_GGUF[f"model.layers.{{}}.{whole}"].format(layer)
     kind, _, suffix = whole.rpartition(".")
-    pattern = _INTO_GGUF.get(f"model.layers.{{}}.{kind}")
+    own = {ours: theirs for theirs, ours in tensor_aliases.items() if theirs.startswith("blk.{}.")}
+    ours = f"model.layers.{{}}.{kind}"
+    pattern = own.get(ours) or _INTO_GGUF.get(ours)
     return f"{pattern.format(layer)}.{suffix}" if pattern else None
 
 
