@@ -30,6 +30,7 @@ ARCHITECTURES = {
     "deepseek_v2": gguf.MODEL_ARCH.DEEPSEEK2,
     "deepseek_v3": gguf.MODEL_ARCH.DEEPSEEK2,
     "glm4_moe": gguf.MODEL_ARCH.GLM4_MOE,
+    "gpt_oss": gguf.MODEL_ARCH.GPT_OSS,
     "exaone": gguf.MODEL_ARCH.EXAONE,
     "glm4": gguf.MODEL_ARCH.GLM4,
     "granite": gguf.MODEL_ARCH.GRANITE,
@@ -258,6 +259,8 @@ def write_gguf(
         config = {**config, "num_hidden_layers": config["num_hidden_layers"] + drafts}
     if config["model_type"] == "qwen3_next":
         parameters = _next_parameters(config, parameters)
+    if config["model_type"] == "gpt_oss":
+        parameters = _deinterleaved(parameters)
     latent, halves = "kv_lora_rank" in config, halves and "kv_lora_rank" in config
     if halves:
         parameters = _in_halves(parameters, config)
@@ -388,6 +391,8 @@ def _add_expert_keys(writer: gguf.GGUFWriter, config: Config) -> None:
         factor = config["rope_parameters"]["partial_rotary_factor"]
         writer.add_rope_dimension_count(int(head_dim_of(config) * factor))
 
+    if config["model_type"] == "gpt_oss":
+        writer.add_sliding_window(config["sliding_window"])
     if config["model_type"] == "glm4_moe":
         _add_glm_keys(writer, config)
     if config["model_type"] == "qwen3_next":
@@ -453,6 +458,25 @@ def _next_parameters(config: Config, parameters: Arrays) -> Arrays:
             out[f"{before}.linear_attn.in_proj_z.weight"] = z
         else:
             out[name] = values
+    return out
+
+
+def _deinterleaved(parameters: Arrays) -> Arrays:
+    """gpt-oss's parameters as its converter writes them: gates and ups apart, outputs as rows."""
+    out: Arrays = {}
+    for name, values in parameters.items():
+        before, _, kind = name.partition(".experts.")
+        if kind.startswith("gate_up_proj"):
+            suffix = "bias" if kind.endswith("_bias") else "weight"
+            rows = values if suffix == "bias" else values.swapaxes(1, 2)
+            for index, half in enumerate(("gate_proj", "up_proj")):
+                out[f"{before}.experts.{half}.{suffix}"] = np.ascontiguousarray(rows[:, index::2])
+        elif kind == "down_proj":
+            out[f"{name}.weight"] = np.ascontiguousarray(values.swapaxes(1, 2))
+        elif kind == "down_proj_bias":
+            out[f"{before}.experts.down_proj.bias"] = values
+        else:
+            out[f"{name}.weight" if name.endswith(".sinks") else name] = values
     return out
 
 
@@ -542,7 +566,7 @@ def _stacked(stored: Mapping[str, Stored]) -> dict[str, Stored]:
     groups: dict[str, dict[int, Stored]] = {}
     for name, tensor in stored.items():
         before, found, after = name.partition(".experts.")
-        if found:
+        if found and after[0].isdigit():
             expert, _, rest = after.partition(".")
             groups.setdefault(f"{before}.experts.{rest}", {})[int(expert)] = tensor
         else:

@@ -88,7 +88,9 @@ def drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
         return np.log(rng.uniform(0.05, 8, shape)).astype(np.float32)
     if name.endswith(".dt_bias"):
         return rng.uniform(-4, 1, shape).astype(np.float32)
-    spread = 0.2 if name.endswith(".bias") else 0.08
+    spread = 0.2 if name.endswith((".bias", "proj_bias")) else 0.08
+    if name.endswith((".sinks", ".attention_sink_bias")):  # as the scores beside them
+        spread = 1.0
     return rng.normal(0, spread, shape).astype(np.float32)
 
 

@@ -66,6 +66,27 @@ class Experts {
     owners_[at] = nullptr;
   }
 
+  // What is added to the products, of all experts, which need not be in memory.
+  void add_biases(const In<float, 2>& gate, const In<float, 2>& up, const In<float, 2>& down) {
+    const auto count = static_cast<size_t>(set_.count);
+    for (const auto* each : {&gate, &up})
+      require(each->shape(0) == count && static_cast<int64_t>(each->shape(1)) == set_.intermediate,
+              "the biases of gate and up must have a row an expert, as wide as it is inside");
+    require(down.shape(0) == count && static_cast<int64_t>(down.shape(1)) == set_.hidden,
+            "the biases of down must have a row an expert, as wide as the hidden states");
+    auto all = std::make_shared<std::vector<float>>();
+    for (const auto* each : {&gate, &up, &down})
+      all->insert(all->end(), each->data(), each->data() + each->size());
+    set_.gate_bias = all->data();
+    set_.up_bias = set_.gate_bias + gate.size();
+    set_.down_bias = set_.up_bias + up.size();
+    biases_ = std::move(all);
+  }
+  void clamp(float alpha, float limit) {
+    require(limit > 0, "the limit must be above 0");
+    set_.activation = {true, alpha, limit};
+  }
+
   // A part of an expert that is in memory, and what keeps that memory.
   Packed part(const std::string& name, int expert) const {
     require(name == "gate" || name == "up" || name == "down",
@@ -95,7 +116,7 @@ class Experts {
   };
   // Of a call that uses these experts, which must be in memory.
   Call call(const int32_t* ids, size_t count) const {
-    Call result{set_, {records_.begin(), records_.end()}, {}};
+    Call result{set_, {records_.begin(), records_.end()}, {biases_}};
     for (size_t i = 0; i < count; ++i) {
       const int expert = ids[i];
       require(expert >= 0 && expert < set_.count, "expert id out of range");
@@ -126,6 +147,7 @@ class Experts {
   ExpertSet set_;
   std::vector<uint8_t*> records_;
   std::vector<std::shared_ptr<const void>> owners_;
+  std::shared_ptr<const std::vector<float>> biases_;
 };
 
 }  // namespace dure

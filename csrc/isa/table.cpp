@@ -21,7 +21,7 @@ void silu_mul(const float*, const float*, int64_t, float*, int);
 #define DURE_FLOAT_ISA DURE_ISA
 #endif
 namespace DURE_FLOAT_ISA {
-void paged_attention(const float*, int, const CacheView&, const RowsView&, float, int64_t, float*,
+void paged_attention(const float*, int, const CacheView&, const RowsView&, const Scoring&, float*,
                      int);
 bool chunk_peaks(const float*, int64_t, float*);
 void exp_below(const float*, int64_t, float, float, float*);

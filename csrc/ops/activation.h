@@ -1,7 +1,8 @@
-// silu(gate) * up, where silu(x) = x / (1 + e^-x).
+// silu(gate) * up, where silu(x) = x / (1 + e^-x), and gpt-oss's clamped form of it.
 #pragma once
 
 #include "isa/simd.h"
+#include "ops/ops.h"
 
 namespace dure::DURE_ISA {
 
@@ -15,6 +16,29 @@ inline void silu_mul_range(const float* gate, const float* up, int64_t count, fl
   for (; i + 16 <= count; i += 16) store(out + i, one(load(gate + i), load(up + i)));
   const int rest = static_cast<int>(count - i);
   if (rest) store_n(out + i, one(load_n(gate + i, rest), load_n(up + i, rest)), rest);
+}
+
+// (clamp(up) + 1) * g * sigmoid(alpha * g), g = min(gate, limit); a NaN stays one.
+inline void clamped_mul_range(const float* gate, const float* up, int64_t count, float alpha,
+                              float limit, float* out) {
+  const f32x16 zero = set1(0.0f), low = set1(-limit);
+  auto least = [&](f32x16 x) { return zero - max(low, zero - x); };  // of x and the limit
+  auto one = [&](f32x16 g, f32x16 u) {
+    g = least(g);
+    const f32x16 x = g * set1(alpha);
+    const f32x16 share = zero_below(g / (set1(1.0f) + exp16(zero - x)), x, -88.0f);
+    return (max(low, least(u)) + set1(1.0f)) * share;
+  };
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) store(out + i, one(load(gate + i), load(up + i)));
+  const int rest = static_cast<int>(count - i);
+  if (rest) store_n(out + i, one(load_n(gate + i, rest), load_n(up + i, rest)), rest);
+}
+
+inline void activate(const GateActivation& how, const float* gate, const float* up, int64_t count,
+                     float* out) {
+  if (how.clamped) clamped_mul_range(gate, up, count, how.alpha, how.limit, out);
+  else silu_mul_range(gate, up, count, out);
 }
 
 }  // namespace dure::DURE_ISA

@@ -86,15 +86,15 @@ struct Unpacked {
 };
 
 template <class S>
-void unpack(const S& block, int dim, int padded, float* out) {
-  for (int d = 0; d < dim; ++d)
+void unpack(const S& block, int keys, int values, int padded, float* out) {
+  for (int d = 0; d < keys; ++d)
     for (int half = 0; half < 2; ++half)
       store(out + d * kCacheBlock + 16 * half, block.keys(d, half));
-  out += kCacheBlock * padded;
+  out += kCacheBlock * keys;
   for (int t = 0; t < kCacheBlock; ++t, out += padded) {
     int d = 0;
-    for (; d + 16 <= dim; d += 16) store(out + d, block.values(t, d));
-    if (d < dim) store(out + d, block.values_n(t, d, dim - d));
+    for (; d + 16 <= values; d += 16) store(out + d, block.values(t, d));
+    if (d < values) store(out + d, block.values_n(t, d, values - d));
   }
 }
 

@@ -23,18 +23,18 @@ int64_t block_of([[maybe_unused]] const CacheView& cache, const RowsView& rows, 
 template <class C, class Convert>
 void write(const float* k, const float* v, const CacheView& cache, const RowsView& rows,
            Convert convert) {
-  const int dim = cache.head_dim;
+  const int dim = cache.head_dim, width = cache.value_dim();
   auto* data = static_cast<C*>(cache.data);
   for (int64_t i = 0; i < rows.rows; ++i) {
     const int64_t position = rows.positions[i], slot = position % kCacheBlock;
     const int64_t block = block_of(cache, rows, i);
     for (int h = 0; h < cache.kv_heads; ++h) {
-      C* keys = data + (block * cache.kv_heads + h) * 2 * kCacheBlock * dim;
-      C* values = keys + static_cast<int64_t>(kCacheBlock) * dim + slot * dim;
+      C* keys = data + (block * cache.kv_heads + h) * kCacheBlock * (dim + width);
+      C* values = keys + static_cast<int64_t>(kCacheBlock) * dim + slot * width;
       const float* from = k + (i * cache.kv_heads + h) * dim;
       for (int d = 0; d < dim; ++d) keys[d * kCacheBlock + slot] = convert(from[d]);
-      from = v + (i * cache.kv_heads + h) * dim;
-      for (int d = 0; d < dim; ++d) values[d] = convert(from[d]);
+      from = v + (i * cache.kv_heads + h) * width;
+      for (int d = 0; d < width; ++d) values[d] = convert(from[d]);
     }
   }
 }
@@ -73,8 +73,7 @@ float to_bytes(const float* x, int count, int8_t* out) {
 }
 
 void write_bytes(const float* k, const float* v, const CacheView& cache, const RowsView& rows) {
-  const int dim = cache.head_dim;
-  const int64_t half = static_cast<int64_t>(kCacheBlock) * dim;
+  const int dim = cache.head_dim, width = cache.value_dim();
   std::vector<float> turned(static_cast<size_t>(dim));
   for (int64_t i = 0; i < rows.rows; ++i) {
     const int64_t position = rows.positions[i], slot = position % kCacheBlock;
@@ -83,10 +82,11 @@ void write_bytes(const float* k, const float* v, const CacheView& cache, const R
       uint8_t* at =
           static_cast<uint8_t*>(cache.data) + (block * cache.kv_heads + h) * cache.head_bytes();
       auto* keys = reinterpret_cast<int8_t*>(at);
-      auto* key_scales = reinterpret_cast<float*>(at + 2 * half);
-      float* value_scales = key_scales + cache.scale_groups() * kCacheBlock;
-      const int64_t from = (i * cache.kv_heads + h) * dim;
-      std::copy_n(k + from, dim, turned.begin());
+      int8_t* values = keys + static_cast<int64_t>(kCacheBlock) * dim;
+      auto* key_scales =
+          reinterpret_cast<float*>(values + static_cast<int64_t>(kCacheBlock) * width);
+      float* value_scales = key_scales + cache.scale_groups(dim) * kCacheBlock;
+      std::copy_n(k + (i * cache.kv_heads + h) * dim, dim, turned.begin());
       turn(turned.data(), dim);
       for (int d = 0; d < dim; d += kCacheGroup) {
         const int count = std::min(kCacheGroup, dim - d);
@@ -94,9 +94,11 @@ void write_bytes(const float* k, const float* v, const CacheView& cache, const R
         key_scales[d / kCacheGroup * kCacheBlock + slot] =
             to_bytes(turned.data() + d, count, codes);
         for (int j = 0; j < count; ++j) keys[(d + j) * kCacheBlock + slot] = codes[j];
-        value_scales[d / kCacheGroup * kCacheBlock + slot] =
-            to_bytes(v + from + d, count, keys + half + slot * dim + d);
       }
+      const float* from = v + (i * cache.kv_heads + h) * width;
+      for (int d = 0; d < width; d += kCacheGroup)
+        value_scales[d / kCacheGroup * kCacheBlock + slot] =
+            to_bytes(from + d, std::min(kCacheGroup, width - d), values + slot * width + d);
     }
   }
 }

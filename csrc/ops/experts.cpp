@@ -37,8 +37,26 @@ std::vector<Job> jobs_of(int64_t n, const int32_t* ids, int k, const ExpertSet& 
   return jobs;
 }
 
-// 32 columns of silu(gate) * up for all rows of a job, straight to the int8 tiles that down will
-// read.
+// Adds the bias of `columns` columns to each row of x, (n, stride).
+void add_bias(const float* bias, int64_t n, int columns, int64_t stride, float* x) {
+  for (int64_t i = 0; i < n; ++i, x += stride)
+    for (int c = 0; c < columns; c += kPanel) {
+      const int width = std::min(kPanel, columns - c);
+      store_n(x + c, load_n(x + c, width) + load_n(bias + c, width), width);
+    }
+}
+
+// The same for the gates and ups of an expert, from a column on.
+void add_biases(const ExpertSet& e, int expert, int64_t from, int64_t n, int columns,
+                int64_t stride, float* gates, float* ups) {
+  if (!e.gate_bias) return;
+  const int64_t at = expert * e.intermediate + from;
+  add_bias(e.gate_bias + at, n, columns, stride, gates);
+  add_bias(e.up_bias + at, n, columns, stride, ups);
+}
+
+// 32 columns of the activated gate and up for all rows of a job, straight to the int8 tiles that
+// down will read.
 void gate_up_int8(Job& job, const ExpertSet& e, int block, std::vector<float>& buffer) {
   const Packed gate = e.gate_of(job.expert), up = e.up_of(job.expert);
   const int rows = job.x->rows, p = 2 * block;
@@ -49,7 +67,8 @@ void gate_up_int8(Job& job, const ExpertSet& e, int block, std::vector<float>& b
                               {up, p, {u, kBlock, kPanel}},
                               {up, p + 1, {u + kPanel, kBlock, kPanel}}};
   panels_times(tasks, kTasks, *job.x);
-  silu_mul_range(g, u, static_cast<int64_t>(rows) * kBlock, g);
+  add_biases(e, job.expert, static_cast<int64_t>(block) * kBlock, rows, kBlock, kBlock, g, u);
+  activate(e.activation, g, u, static_cast<int64_t>(rows) * kBlock, g);
   for (int i = 0; i < rows; ++i)
     quantize_into(g + i * kBlock, record_of(job.h, i, block), i % job.h.width);
 }
@@ -64,7 +83,8 @@ void gate_up_float(Job& job, const ExpertSet& e, int panel, std::vector<float>& 
       std::min<int64_t>(kPanel, e.intermediate - static_cast<int64_t>(panel) * kPanel));
   const Task tasks[] = {{gate, panel, {g, kPanel, columns}}, {up, panel, {u, kPanel, columns}}};
   panels_times_float(tasks, 2, job.rows.data(), n, weights);
-  silu_mul_range(g, u, n * kPanel, g);
+  add_biases(e, job.expert, static_cast<int64_t>(panel) * kPanel, n, columns, kPanel, g, u);
+  activate(e.activation, g, u, n * kPanel, g);
   for (int64_t i = 0; i < n; ++i)
     std::memcpy(job.wide.data() + i * e.intermediate + static_cast<int64_t>(panel) * kPanel,
                 g + i * kPanel, sizeof(float) * columns);
@@ -92,6 +112,9 @@ void down_panels(const Job& job, const ExpertSet& e, int first, bool as_float, f
   } else {
     panels_times(tasks, count, job.h);
   }
+  if (e.down_bias)
+    add_bias(e.down_bias + job.expert * e.hidden + start, n, static_cast<int>(width), width,
+             buffer.data());
   for (int64_t i = 0; i < n; ++i)
     std::memcpy(products + job.pairs[static_cast<size_t>(i)] * e.hidden + start,
                 buffer.data() + i * width, sizeof(float) * width);

@@ -79,19 +79,34 @@ struct CacheView {
   int kv_heads = 0, head_dim = 0;
   // If not 0: one head and one entry a token, whose first columns are also the value.
   int latent = 0;
+  int values = 0;  // the width of a value; 0: a key's
 
-  int value_dim() const { return latent ? latent : head_dim; }
-  int scale_groups() const { return type == CacheType::Byte ? ceil_div(head_dim, kCacheGroup) : 0; }
+  int value_dim() const { return latent ? latent : values ? values : head_dim; }
+  int scale_groups(int columns) const {
+    return type == CacheType::Byte ? ceil_div(columns, kCacheGroup) : 0;
+  }
   int element_bytes() const {
     return type == CacheType::Byte ? 1 : type == CacheType::Half ? 2 : 4;
   }
   // Bytes of one block of one head: K, V, then the scales of both if they are bytes; of a latent
   // cache there is one of each.
   int64_t head_bytes() const {
-    const int64_t columns =
-        static_cast<int64_t>(head_dim) * element_bytes() + scale_groups() * int64_t{sizeof(float)};
-    return (latent ? 1 : 2) * kCacheBlock * columns;
+    return part_bytes(head_dim) + (latent ? 0 : part_bytes(value_dim()));
   }
+
+ private:
+  int64_t part_bytes(int columns) const {
+    return kCacheBlock *
+           (int64_t{columns} * element_bytes() + scale_groups(columns) * int64_t{sizeof(float)});
+  }
+};
+
+// How a query's keys are scored, and what they gather is weighed.
+struct Scoring {
+  float scale = 1;
+  int64_t window = 0;            // the newest keys that a row sees; 0: all
+  const float* sinks = nullptr;  // (heads), scores that take a share and give no value
+  float value_scale = 1;         // times the result
 };
 struct RowsView {
   int64_t rows = 0;
@@ -99,6 +114,13 @@ struct RowsView {
   const int32_t* sequences = nullptr;
   const int32_t* block_tables = nullptr;  // (num_sequences, table_width)
   int64_t num_sequences = 0, table_width = 0;
+};
+
+// What makes one number of a gated MLP's two: silu(gate) * up, or with a clamp gpt-oss's
+// (min(up, ±limit) + 1) * g * sigmoid(alpha * g) for g = min(gate, limit).
+struct GateActivation {
+  bool clamped = false;
+  float alpha = 1, limit = 0;
 };
 
 // The experts of one layer. Each is one record, gate, up and down behind each other, which lies
@@ -109,6 +131,9 @@ struct ExpertSet {
   Packed gate, up, down;                    // without data
   size_t up_offset = 0, down_offset = 0;    // of a record's parts
   const uint8_t* const* records = nullptr;  // (count); null of an expert that is not in memory
+  // (count, intermediate) twice, and (count, hidden); all null without biases
+  const float *gate_bias = nullptr, *up_bias = nullptr, *down_bias = nullptr;
+  GateActivation activation;
 
   Packed gate_of(int expert) const { return part(gate, expert, 0); }
   Packed up_of(int expert) const { return part(up, expert, up_offset); }
@@ -153,7 +178,7 @@ struct Ops {
                int half, bool interleaved, int threads);
   void (*silu_mul)(const float* gate, const float* up, int64_t count, float* out, int threads);
   void (*paged_attention)(const float* q, int heads, const CacheView& cache, const RowsView& rows,
-                          float scale, int64_t window, float* out, int threads);
+                          const Scoring& scoring, float* out, int threads);
   // Sampling; see vocabulary.cpp.
   bool (*chunk_peaks)(const float* x, int64_t n, float* peaks);
   void (*exp_below)(const float* x, int64_t n, float peak, float scale, float* out);

@@ -1,6 +1,6 @@
 // Grouped-query attention over the paged cache, for prefill and decode rows alike.
 //
-// One (block, key-value head) of the cache is K transposed, (head_dim, 32), then V, (32, head_dim):
+// One (block, key-value head) of the cache is K transposed, (head_dim, 32), then V, (32, values):
 // scores are 32 lanes of keys, outputs are lanes of head_dim, and neither needs a horizontal sum.
 // They are float16, float32 in exact mode, or int8 with a float scale for 32 columns of a token:
 // then K's scales follow, (groups, 32), and V's, (groups, 32), and K has been turned (hadamard.h).
@@ -113,21 +113,17 @@ struct Call {
   int heads;
   const CacheView& view;
   const RowsView& rows;
-  float scale;
-  int64_t window;
+  const Scoring& scoring;
   float* out;
   int group() const { return heads / view.kv_heads; }
   int dim() const { return view.head_dim; }
   int padded() const {
     return static_cast<int>(round_up(static_cast<size_t>(view.value_dim()), 16));
   }
-  int keys() const {
-    return view.latent ? dim() : padded();
-  }  // width of keys made float; that of values is `padded`
   int64_t record() const { return kRecordHead + padded(); }
   int64_t end_of(int64_t row) const { return static_cast<int64_t>(rows.positions[row]) + 1; }
   int64_t first_of(int64_t row) const {
-    return window > 0 ? std::max<int64_t>(0, end_of(row) - window) : 0;
+    return scoring.window > 0 ? std::max<int64_t>(0, end_of(row) - scoring.window) : 0;
   }
 };
 
@@ -244,13 +240,13 @@ void tile_span(const B& blocks, const Call& call, const Tile& tile, int64_t span
 struct Scratch {
   float *scores, *part, *q, *states, *blocks;
   static size_t floats(const Call& call, size_t rows) {
-    const size_t keys = static_cast<size_t>(call.keys()),
+    const size_t keys = static_cast<size_t>(call.dim()),
                  record = static_cast<size_t>(call.record());
     return kTileRows * (kScoreStride + record) + rows * (keys + record) +
            kSpan * (keys + static_cast<size_t>(call.padded()));
   }
   Scratch(float* memory, const Call& call, size_t rows) {
-    const size_t width = static_cast<size_t>(call.keys() + call.padded()),
+    const size_t width = static_cast<size_t>(call.dim() + call.padded()),
                  record = static_cast<size_t>(call.record());
     scores = memory;
     part = scores + kTileRows * kScoreStride;
@@ -275,7 +271,8 @@ std::vector<Tile> tiles_of(const Call& call, const Run& run, int kv_head, float*
   const int64_t group = call.group(), count = (run.end - run.first) * group;
   const int dim = call.dim(), tiles = ceil_div(count, kTileRows);
   const bool turned = call.view.type == CacheType::Byte && !call.view.latent;
-  const float factor = call.scale * kLog2E / static_cast<float>(turned ? turned_columns(dim) : 1);
+  const float factor =
+      call.scoring.scale * kLog2E / static_cast<float>(turned ? turned_columns(dim) : 1);
   std::vector<float> rows(turned ? static_cast<size_t>(kTileRows) * dim : 0);
   std::vector<Tile> result(static_cast<size_t>(tiles));
   int64_t next = 0;
@@ -303,13 +300,25 @@ std::vector<Tile> tiles_of(const Call& call, const Run& run, int kv_head, float*
   return result;
 }
 
+// What a row's result is multiplied by: one over the sum of its weights, of which its head's sink
+// is one. As of any two parts, both are taken relative to the higher peak.
+float share_of(const Call& call, int64_t head, const float* state) {
+  if (!call.scoring.sinks) return 1.0f / state[1];
+  const float sink = call.scoring.sinks[head] * kLog2E, peak = std::max(state[0], sink);
+  const f32x16 shift = shift_of(peak);
+  float weights[16], sinks[16];
+  store(weights, exp2_16(set1(state[0]) - shift));
+  store(sinks, exp2_16(set1(sink) - shift));
+  return weights[0] / (state[1] * weights[0] + sinks[0]);
+}
+
 // A row's result: what it gathered, over the sum of its weights.
 void finish(const Call& call, const Run& run, int kv_head, int64_t index, const float* state) {
   const int64_t group = call.group(), row = run.first + index / group,
                 head = kv_head * group + index % group;
   const int dim = call.view.value_dim();
   float* out = call.out + (row * call.heads + head) * dim;
-  const f32x16 share = set1(1.0f / state[1]);
+  const f32x16 share = set1(share_of(call, head, state) * call.scoring.value_scale);
   for (int d = 0; d < dim; d += 16)
     store_n(out + d, load(state + kRecordHead + d) * share, std::min(16, dim - d));
 }
@@ -343,27 +352,26 @@ void task_spans(const Call& call, const Task& task, Scratch scratch, float* shar
       head_bytes * view.kv_heads,
       head_bytes * task.kv_head,
       view.latent ? 0 : dim,
-      dim};
+      view.latent ? dim : view.value_dim()};
   const std::vector<Tile> tiles = tiles_of(call, run, task.kv_head, scratch.q);
   // Float caches are for checking: they go the one way that is compiled for floats.
   constexpr bool kDirect = !std::is_same_v<S, Floats>;
-  const bool direct = kDirect && tiles.size() == 1 && dim == padded && !view.latent;
+  const bool direct = kDirect && tiles.size() == 1 && view.value_dim() == padded && !view.latent;
   const int64_t first_key = call.first_of(run.first), end_key = call.end_of(run.end - 1);
   assert(end_key <= call.rows.table_width * kCacheBlock);
   assert(std::all_of(stored.table + first_key / kCacheBlock,
                      stored.table + ceil_div(end_key, kCacheBlock),
                      [&](int32_t block) { return block >= 0 && block < view.num_blocks; }));
   for (int64_t span = task.from; span < task.to; ++span) {
-    const int64_t base = span * kSpanBlocks,
-                  unpacked_floats = kCacheBlock * int64_t{call.keys() + padded};
-    const Unpacked unpacked{scratch.blocks, base, unpacked_floats * int64_t{sizeof(float)},
-                            call.keys(), padded};
+    const int64_t base = span * kSpanBlocks, unpacked_floats = kCacheBlock * int64_t{dim + padded};
+    const Unpacked unpacked{scratch.blocks, base, unpacked_floats * int64_t{sizeof(float)}, dim,
+                            padded};
     if (!direct) {
       const int64_t end = std::min<int64_t>(base + kSpanBlocks, ceil_div(end_key, kCacheBlock));
       for (int64_t b = std::max(base, first_key / kCacheBlock); b < end; ++b) {
         float* out = scratch.blocks + (b - base) * unpacked_floats;
         if (view.latent) unpack_latent(stored.block(b), dim, view.latent, out);
-        else unpack(stored.block(b), dim, padded, out);
+        else unpack(stored.block(b), dim, view.value_dim(), padded, out);
       }
     }
     int64_t index = 0;
@@ -470,8 +478,8 @@ void all_tasks(const Call& call, int threads) {
 }  // namespace
 
 void paged_attention(const float* q, int heads, const CacheView& cache, const RowsView& rows,
-                     float scale, int64_t window, float* out, int threads) {
-  const Call call{q, heads, cache, rows, scale, window, out};
+                     const Scoring& scoring, float* out, int threads) {
+  const Call call{q, heads, cache, rows, scoring, out};
   if (rows.rows == 0) return;
   if (cache.type == CacheType::Byte) all_tasks<Bytes>(call, threads);
   else if (cache.type == CacheType::Half) all_tasks<Halves>(call, threads);

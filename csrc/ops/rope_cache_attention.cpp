@@ -40,7 +40,7 @@ void norm_and_turn(float* x, int64_t n, int heads, int dim, const float* weight,
 }  // namespace
 
 void rope_cache_attention(const Projected& x, const HeadNorms& norms, const RotationView& rotation,
-                          const CacheView& cache, const RowsView& rows, float scale, int64_t window,
+                          const CacheView& cache, const RowsView& rows, const Scoring& scoring,
                           float* out, int threads) {
   norm_and_turn(x.k, rows.rows, cache.kv_heads, cache.head_dim, norms.k, norms, rotation, threads);
   write_cache(x.k, x.v, cache, rows);
@@ -53,7 +53,7 @@ void rope_cache_attention(const Projected& x, const HeadNorms& norms, const Rota
     turning.cos = chosen.cos.data(), turning.sin = chosen.sin.data();
   }
   norm_and_turn(x.q, asking.rows, x.heads, cache.head_dim, norms.q, norms, turning, threads);
-  ops().paged_attention(x.q, x.heads, cache, asking, scale, window, out, threads);
+  ops().paged_attention(x.q, x.heads, cache, asking, scoring, out, threads);
 }
 
 }  // namespace dure

@@ -22,8 +22,8 @@ struct RotationView {
   bool interleaved = false;
 };
 
-// q (queries, heads, head_dim), k and v (rows, kv_heads, head_dim), of which q and k are changed in
-// place. `chosen` (queries) names the rows that ask; null: all do.
+// q (queries, heads, head_dim), k and v (rows, kv_heads, a key's or a value's width), of which q
+// and k are changed in place. `chosen` (queries) names the rows that ask; null: all do.
 struct Projected {
   float* q;
   float* k;
@@ -34,7 +34,7 @@ struct Projected {
 };
 
 void rope_cache_attention(const Projected& x, const HeadNorms& norms, const RotationView& rotation,
-                          const CacheView& cache, const RowsView& rows, float scale, int64_t window,
+                          const CacheView& cache, const RowsView& rows, const Scoring& scoring,
                           float* out, int threads);
 
 }  // namespace dure

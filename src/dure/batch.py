@@ -33,6 +33,7 @@ class KVCacheSpec:
     num_kv_heads: int
     head_dim: int  # of a "latent" layer: the one entry a token that all heads share
     window: int | None = None  # sliding window in tokens; older blocks are kept all the same
+    value_dim: int | None = None  # of a value; None: a key's, head_dim
     wide: bool = False  # its keys need more than 8 bits: a q8 cache keeps this layer in f16
 
     def bytes_per_token(self, dtype: CacheDtype) -> int:
@@ -46,17 +47,18 @@ class KVCacheSpec:
         return 0
 
     def block_shape(self, dtype: CacheDtype = "f16") -> tuple[int, int]:
-        """Return the shape of one block, (kv heads, 2 * 32 * head_dim).
+        """Return the shape of one block, (kv heads, 32 * (head_dim + value_dim)).
 
-        A block has, for each head, K transposed, then V (32, d). As q8 these are bytes, followed by
-        the bytes of the scales, (groups, 32) of K and of V. A latent layer's is (1, 32 * head_dim):
-        its entries, one a token.
+        A block has, for each head, K transposed, then V (32, value_dim). As q8 these are bytes,
+        followed by the bytes of the scales, (groups, 32) of K and of V. A latent layer's is (1, 32
+        * head_dim): its entries, one a token.
         """
-        columns = self.head_dim
+        value = self.head_dim if self.value_dim is None else self.value_dim
+        parts = (self.head_dim,) if self.kind == "latent" else (self.head_dim, value)
+        columns = sum(parts)
         if self._array_dtype(dtype) == np.uint8:
-            columns += 4 * -(-self.head_dim // _SCALE_GROUP)
-        parts = 1 if self.kind == "latent" else 2
-        return self.num_kv_heads, parts * BLOCK_SIZE * columns
+            columns += sum(4 * -(-part // _SCALE_GROUP) for part in parts)
+        return self.num_kv_heads, BLOCK_SIZE * columns
 
     def storage(self, num_blocks: int, dtype: CacheDtype) -> NDArray[Any]:
         """Allocate a zeroed array (num_blocks, *block_shape), aligned to a cache line.

@@ -104,6 +104,21 @@ def attention(outputs: dict[str, np.ndarray]) -> None:
                 )
 
 
+def sinks(outputs: dict[str, np.ndarray]) -> None:
+    """Mixed rows with sinks, and values of another width than keys."""
+    rng = np.random.default_rng(7)
+    for dtype in (np.float16, np.float32, np.uint8):
+        for heads, kv_heads, d, e in ((4, 2, 24, 16), (16, 2, 192, 128)):
+            spans = [(0, 70), (100, 1), (600, 9)]
+            paged = paged_sequences(rng, spans, kv_heads, d, dtype, values=e)
+            q = rng.normal(0, 2, (len(paged.positions), heads, d)).astype(np.float32)
+            scores = rng.normal(0, 2, heads).astype(np.float32)
+            more = {"scale": 0.1, "window": 128, "sinks": scores, "values": e, "value_scale": 0.7}
+            outputs[f"sinks {np.dtype(dtype)} {d}"] = kernels.paged_attention(
+                q, *paged.arguments, **more, threads=2
+            )
+
+
 def latent(outputs: dict[str, np.ndarray]) -> None:
     """Mixed rows over latent caches of every kind."""
     rng = np.random.default_rng(5)
@@ -129,6 +144,11 @@ def experts(outputs: dict[str, np.ndarray]) -> None:
     weights = rng.uniform(0, 1, (30, 2)).astype(np.float32)
     for exact in (False, True):
         outputs[f"experts {exact}"] = kernels.experts_mlp(x, ids, weights, mixture, exact=exact)
+    biases = (rng.normal(0, 1, (4, width)).astype(np.float32) for width in (96, 96, 256))
+    mixture.add_biases(*biases)
+    mixture.clamp(1.702, 3.0)
+    for exact in (False, True):
+        outputs[f"clamped {exact}"] = kernels.experts_mlp(x, ids, weights, mixture, exact=exact)
 
 
 def recurrent(outputs: dict[str, np.ndarray]) -> None:
@@ -169,6 +189,7 @@ def main(path: str) -> None:
     rows(outputs)
     sampling(outputs)
     attention(outputs)
+    sinks(outputs)
     latent(outputs)
     experts(outputs)
     recurrent(outputs)

@@ -76,10 +76,13 @@ def random_activations(rng: np.random.Generator, n: int, cols: int) -> np.ndarra
     return x.astype(np.float32)
 
 
-def cache_shape(num_blocks: int, kv_heads: int, d: int, dtype: DTypeLike) -> tuple[int, int, int]:
-    """Of a cache; one of bytes holds two scales of four bytes for 32 columns of a token."""
-    columns = d + 4 * -(-d // 32) if dtype == np.uint8 else d
-    return num_blocks, kv_heads, 2 * 32 * columns
+def cache_shape(
+    num_blocks: int, kv_heads: int, d: int, dtype: DTypeLike, values: int | None = None
+) -> tuple[int, int, int]:
+    """Of a cache; one of bytes holds a scale of four bytes for 32 columns of a key or value."""
+    parts = d, d if values is None else values
+    columns = sum(part + 4 * -(-part // 32) if dtype == np.uint8 else part for part in parts)
+    return num_blocks, kv_heads, 32 * columns
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ def paged_sequences(
     kv_heads: int,
     d: int,
     dtype: DTypeLike,
+    values: int | None = None,
 ) -> PagedSequences:
     """Sequences with `past` cached tokens and `new` rows, for (past, new) of each span.
 
@@ -116,11 +120,12 @@ def paged_sequences(
     """
     used = [-(-(past + new) // 32) for past, new in spans]
     num_blocks = sum(used) + 3
-    shape = cache_shape(num_blocks, kv_heads, d, dtype)
+    e = d if values is None else values
+    shape = cache_shape(num_blocks, kv_heads, d, dtype, e)
     if dtype == np.uint8:
         # Random codes, and scales of which every second is not a number.
         cache = rng.integers(0, 256, shape, dtype=np.uint8)
-        cache[..., 64 * d :].view(np.float32)[..., ::2] = np.nan
+        cache[..., 32 * (d + e) :].view(np.float32)[..., ::2] = np.nan
     else:
         cache = rng.choice([np.nan, np.inf, -np.inf, 6e4], shape).astype(dtype)
     free = rng.permutation(num_blocks)
@@ -128,8 +133,12 @@ def paged_sequences(
     histories, positions, sequences = [], [], []
     for sequence, ((past, new), count) in enumerate(zip(spans, used, strict=True)):
         tables[sequence, :count], free = free[:count], free[count:]
-        k, v = rng.normal(0, 1, (2, past + new, kv_heads, d)).astype(
-            np.float32 if dtype == np.uint8 else dtype
+        both = rng.normal(0, 1, (past + new) * kv_heads * (d + e))
+        k, v = (
+            part.reshape(past + new, kv_heads, -1).astype(
+                np.float32 if dtype == np.uint8 else dtype
+            )
+            for part in np.split(both, [(past + new) * kv_heads * d])
         )
         every = np.arange(past + new, dtype=np.int32)
         own = np.full(past + new, sequence, np.int32)

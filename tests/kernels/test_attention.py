@@ -295,3 +295,52 @@ def test_the_arguments_that_the_faults_are_made_from_are_good() -> None:
     rows = [a[name] for name in ("cache", "positions", "sequences", "block_tables")]
     kernels.write_cache(a["k"], a["v"], *rows)
     np.testing.assert_array_equal(kernels.paged_attention(a["q"], *rows, scale=1.0), a["q"])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "d", "e"),
+    [(4, 2, 24, 16), (6, 1, 16, 20), (8, 4, 192, 128), (2, 2, 7, 33)],
+)
+@pytest.mark.parametrize("window", [None, 1, 33, 300])
+def test_sinks_and_values_of_another_width_attend_as_the_reference_does(
+    window: int | None, heads: int, kv_heads: int, d: int, e: int, dtype: Any
+) -> None:
+    rng = np.random.default_rng(11)
+    paged = paged_sequences(rng, LONG[:5], kv_heads, d, dtype, values=e)
+    q = rng.normal(0, 1, (len(paged.positions), heads, d)).astype(np.float32)
+    sinks = rng.normal(0, 3, heads).astype(np.float32)
+    more: dict[str, Any] = {"scale": SCALE, "window": window, "sinks": sinks, "values": e}
+    more["value_scale"] = 0.707
+    expected = reference.paged_attention(q, *paged.arguments, **more)
+    actual = kernels.paged_attention(q, *paged.arguments, **more, threads=2)
+    assert actual.shape == (len(q), heads, e)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=5e-6)
+
+    def attend(rows: np.ndarray, threads: int) -> np.ndarray:
+        return kernels.paged_attention(q[rows], *paged.only(rows), **more, threads=threads)
+
+    every = np.arange(len(q))
+    alone = np.concatenate([attend(every[row : row + 1], 1) for row in every])
+    for threads in (2, 8):
+        np.testing.assert_array_equal(bits(attend(every, threads)), bits(alone))
+
+
+@pytest.mark.parametrize("sink", [-1e38, -1000.0, 1000.0, 1e38])
+def test_a_sink_takes_nothing_or_all(sink: float) -> None:
+    rng = np.random.default_rng(12)
+    paged = paged_sequences(rng, [(300, 4)], 2, 16, np.float16)
+    q = queries(rng, paged, 4, 16) / 20
+    plain = kernels.paged_attention(q, *paged.arguments, scale=SCALE)
+    sinks = np.full(4, sink, np.float32)
+    actual = kernels.paged_attention(q, *paged.arguments, scale=SCALE, sinks=sinks)
+    np.testing.assert_array_equal(actual, plain if sink < 0 else np.zeros_like(plain))
+
+
+def test_wrong_sinks_and_widths_are_refused() -> None:
+    rng = np.random.default_rng(13)
+    paged = paged_sequences(rng, [(30, 4)], 2, 16, np.float16)
+    q = queries(rng, paged, 4, 16)
+    for more in ({"sinks": np.zeros(3, np.float32)}, {"values": 15}, {"values": 0}):
+        with pytest.raises(ValueError, match=r"sinks|block"):
+            kernels.paged_attention(q, *paged.arguments, scale=SCALE, **more)

@@ -111,6 +111,7 @@ ATTENDS: list[dict[str, Any]] = [
     {"rotation": 6, "interleaved": True, "window": 40},
     {"rotation": 16, "norms": True, "eps": EPS},
     {"rotation": 16, "norms": True, "eps": EPS, "norm_last": True},
+    {"rotation": 16, "window": 40, "sinks": np.arange(6, dtype=np.float32), "value_scale": 0.7},
 ]
 
 
@@ -156,7 +157,13 @@ def test_attend_is_norm_rotation_cache_and_attention(
     cache = paged.cache.copy()
     kernels.write_cache(heads[1], heads[2], cache, *paged.arguments[1:])
     expected = kernels.paged_attention(
-        heads[0], cache, *paged.only(which)[1:], scale=0.2, window=settings.get("window")
+        heads[0],
+        cache,
+        *paged.only(which)[1:],
+        scale=0.2,
+        window=settings.get("window"),
+        sinks=settings.get("sinks"),
+        value_scale=settings.get("value_scale", 1.0),
     )
     twin = reference.rope_cache_attention(
         q.copy(), k.copy(), v, paged.cache.copy(), *paged.arguments[1:], **settings
@@ -207,6 +214,8 @@ def test_a_layers_attention_is_its_projections_and_attend(
         interleaved=settings.get("interleaved", False),
         scale=settings["scale"],
         window=settings.get("window") or 0,
+        sinks=settings.get("sinks"),
+        value_scale=settings.get("value_scale", 1.0),
         exact=exact,
         threads=2,
     )

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from dure.errors import DureError, ModelFileError, UnsupportedModelError
 from dure.formats.gguf_fused import split_fused
+from dure.formats.interleaved import MODEL_TYPE as INTERLEAVED
+from dure.formats.interleaved import split_interleaved
 from dure.formats.quantized.ascend import ascend_description, read_ascend
 from dure.formats.quantized.autoround import read_autoround
 from dure.formats.quantized.awq import read_awq
@@ -65,6 +67,13 @@ def parameters(checkpoint: Checkpoint) -> dict[str, Parameter]:
     """
     if checkpoint.kind == "gguf":
         return _gguf_parameters(checkpoint)
+    found = _folder_parameters(checkpoint)
+    if checkpoint.config.get("model_type") == INTERLEAVED:
+        return split_interleaved(found)
+    return found
+
+
+def _folder_parameters(checkpoint: Checkpoint) -> dict[str, Parameter]:
     if is_mlx(checkpoint.config, checkpoint.tensors):
         where = f"{checkpoint.path}: quantization"
         settings = checkpoint.config.get("quantization") or {}

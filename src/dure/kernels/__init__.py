@@ -176,10 +176,10 @@ def write_cache(
     sequences: Ints,
     block_tables: Ints,
 ) -> None:
-    """Write k and v (n, kv_heads, d) to the paged cache, at their rows' positions.
+    """Write k (n, kv_heads, d) and v (n, kv_heads, e) to the paged cache, at their rows' positions.
 
-    cache: (num_blocks, kv_heads, 2 * 32 * d), of each block and head K transposed (d, 32), then V
-    (32, d). In a cache of bytes these are int8, followed by the float32 scales of each 32 columns
+    cache: (num_blocks, kv_heads, 32 * (d + e)), of each block and head K transposed (d, 32), then V
+    (32, e). In a cache of bytes these are int8, followed by the float32 scales of each 32 columns
     of K, (groups, 32), and of V, (groups, 32), as quantize_rows makes them; K is first multiplied
     by a Hadamard matrix, which spreads outlier columns. positions, sequences: (n,); block_tables:
     (num_sequences, blocks).
@@ -196,17 +196,33 @@ def paged_attention(
     *,
     scale: float,
     window: int | None = None,
+    sinks: Floats | None = None,
+    values: int | None = None,
+    value_scale: float = 1.0,
     threads: int = 1,
 ) -> Floats:
     """Compute causal grouped-query attention of q (n, heads, d) over the paged cache.
 
     Row i sees the keys j <= positions[i] of its sequence; with a window, j > positions[i] - window.
-    Returns (n, heads, d).
+    sinks: (heads,), scores that take their share of the softmax and have no value. values: the
+    width e of a value, d if None. Returns (n, heads, e), times value_scale.
     """
     if window is not None and window < 1:
         raise ValueError(f"window must be at least 1, not {window}")
+    if values is not None and values < 1:
+        raise ValueError(f"the values of a cache block are at least 1 wide, not {values}")
     return _core.paged_attention(
-        q, cache, positions, sequences, block_tables, scale, window or 0, threads
+        q,
+        cache,
+        positions,
+        sequences,
+        block_tables,
+        scale,
+        window or 0,
+        sinks,
+        q.shape[-1] if values is None else values,
+        value_scale,
+        threads,
     )
 
 
@@ -227,15 +243,17 @@ def rope_cache_attention(
     eps: float = 0.0,
     norm_last: bool = False,
     window: int | None = None,
+    sinks: Floats | None = None,
+    value_scale: float = 1.0,
     threads: int = 1,
 ) -> Floats:
     """Compute a layer's attention from its projections: rms_norm, rope, write_cache, attention.
 
-    k and v: (n, kv_heads * d), for the n rows of positions and sequences (n,); q: (m, heads * d),
-    for all of them, or for the rows `chosen` (m,). q and k are changed in place. norms: weights
-    (d,) of each head's q and k norm, before RoPE, or after it if norm_last. rotation: cos and sin
-    (n, r / 2). The cache is as for write_cache, the rest as for paged_attention. Returns (m, heads
-    * d).
+    k: (n, kv_heads * d) and v: (n, kv_heads * e), for the n rows of positions and sequences (n,);
+    q: (m, heads * d), for all of them, or for the rows `chosen` (m,). q and k are changed in place.
+    norms: weights (d,) of each head's q and k norm, before RoPE, or after it if norm_last.
+    rotation: cos and sin (n, r / 2). The cache is as for write_cache, the rest as for
+    paged_attention. Returns (m, heads * e).
     """
     if window is not None and window < 1:
         raise ValueError(f"window must be at least 1, not {window}")
@@ -259,6 +277,8 @@ def rope_cache_attention(
         norm_last,
         scale,
         window or 0,
+        sinks,
+        value_scale,
         threads,
     )
 
@@ -380,8 +400,9 @@ def experts_mlp(
     """Compute the sum over a row's experts of weight * down(silu(gate x) * up x), + add.
 
     x: (n, hidden), or its Activations; ids and weights: (n, k). Rows are sorted by expert, each
-    expert's rows are one product, and a row's experts are added in the order of its ids. Returns
-    (n, hidden).
+    expert's rows are one product, and a row's experts are added in the order of its ids. Biases and
+    another activation are the experts' own (`Experts.add_biases`, `Experts.clamp`). Returns (n,
+    hidden).
     """
     rows = _activations(x, experts.columns, threads)
     return _core.experts_mlp(rows, ids, weights, experts.packed, add, exact, threads)

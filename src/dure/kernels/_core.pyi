@@ -54,6 +54,8 @@ class Experts:
     def place(self, expert: int, buffer: ExpertBuffer, slot: int) -> None: ...
     def remove(self, expert: int) -> None: ...
     def is_resident(self, expert: int) -> bool: ...
+    def add_biases(self, gate: Floats, up: Floats, down: Floats) -> None: ...
+    def clamp(self, alpha: float, limit: float) -> None: ...
     def record(self, expert: int) -> Bytes: ...
     @property
     def count(self) -> int: ...
@@ -122,6 +124,8 @@ class AttentionLayerKernel:
         interleaved: bool,
         scale: float,
         window: int,
+        sinks: Floats | None,
+        value_scale: float,
         exact: bool,
         threads: int,
     ) -> None: ...
@@ -153,6 +157,9 @@ def paged_attention(
     tables: Ints,
     scale: float,
     window: int,
+    sinks: Floats | None,
+    values: int,
+    value_scale: float,
     threads: int,
 ) -> Floats: ...
 def write_latent(
@@ -194,6 +201,8 @@ def rope_cache_attention(
     norm_last: bool,
     scale: float,
     window: int,
+    sinks: Floats | None,
+    value_scale: float,
     threads: int,
 ) -> Floats: ...
 def short_conv(

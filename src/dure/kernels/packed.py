@@ -108,6 +108,21 @@ class Experts:
         """Bytes of all experts' records when all are in memory."""
         return self.count * self.record_bytes
 
+    def add_biases(self, gate: Floats, up: Floats, down: Floats) -> None:
+        """Keep what is added to the products of the three matrices.
+
+        gate and up: (count, intermediate), down: (count, hidden); they are copied. They
+        are in memory whatever expert is, and no part of `nbytes`.
+        """
+        self.packed.add_biases(gate, up, down)
+
+    def clamp(self, alpha: float, limit: float) -> None:
+        """Activate by (clip(up) + 1) * g * sigmoid(alpha * g) of g = min(gate, limit), not by silu.
+
+        up is clipped to ±limit: gpt-oss's SwiGLU.
+        """
+        self.packed.clamp(alpha, limit)
+
     def place(self, expert: int, buffer: ExpertBuffer, slot: int) -> None:
         """Place `expert`'s record in that slot of the buffer; its previous memory is released.
 

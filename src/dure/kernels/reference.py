@@ -23,6 +23,7 @@ from dure.kernels.sampling_reference import logprob, sample, sample_rows, top_lo
 __all__ = [
     "ExpertMatrices",
     "QuantizedMatrix",
+    "clamped_mul",
     "delta_rule",
     "dequantize",
     "embed",
@@ -188,21 +189,21 @@ def write_cache(
     sequences: Int32Array,
     block_tables: Int32Array,
 ) -> None:
-    """Write k and v (n, kv_heads, d) to cache (blocks, kv_heads, 2 * 32 * d).
+    """Write k (n, kv_heads, d) and v (n, kv_heads, e) to cache (blocks, kv_heads, 32 * (d + e)).
 
-    Within one block and head, keys come first as (d, 32) and then values as (32, d). In a cache of
+    Within one block and head, keys come first as (d, 32) and then values as (32, e). In a cache of
     bytes they are int8, and their scales follow, of each 32 columns: K's (groups, 32), then V's;
     keys are `_turned` before.
     """
-    d = k.shape[2]
-    keys, values = _cache_views(cache, d)
+    d, e = k.shape[2], v.shape[2]
+    keys, values = _cache_views(cache, d, e)
     for row, (position, sequence) in enumerate(zip(positions, sequences, strict=True)):
         block, slot = block_tables[sequence, position // CACHE_BLOCK], position % CACHE_BLOCK
         if cache.dtype == np.uint8:
-            scales = _cache_scales(cache, d)
+            key_scales, value_scales = _cache_scales(cache, d, e)
             turned = _turned(k[row])
-            keys[block, :, :, slot], scales[block, :, 0, :, slot] = cache_codes(turned)
-            values[block, :, slot, :], scales[block, :, 1, :, slot] = cache_codes(v[row])
+            keys[block, :, :, slot], key_scales[block, :, :, slot] = cache_codes(turned)
+            values[block, :, slot, :], value_scales[block, :, :, slot] = cache_codes(v[row])
         else:
             keys[block, :, :, slot] = k[row]
             values[block, :, slot, :] = v[row]
@@ -217,30 +218,41 @@ def paged_attention(
     *,
     scale: float,
     window: int | None = None,
+    sinks: Float32Array | None = None,
+    values: int | None = None,
+    value_scale: float = 1.0,
     threads: int = 1,
 ) -> Float32Array:
-    """Compute attention of each query (n, heads, d) over its sequence's cache, of q's shape.
+    """Compute attention of each query (n, heads, d) over its sequence's cache, (n, heads, values).
 
     Row i sees cached positions j <= positions[i], and j > positions[i] - window if there is one.
+    Each head's sink is one more score, whose value is zero.
     """
     del threads
     n, heads, d = q.shape
-    keys, values = _cache_floats(cache, d)
+    width = d if values is None else values
+    cached_keys, cached_values = _cache_floats(cache, d, width)
     if cache.dtype == np.uint8:
         q, scale = _turned(q), scale / _turned_columns(d)
     group = heads // cache.shape[1]
-    out = np.empty_like(q)
+    out = np.empty((n, heads, width), np.float32)
     for row in range(n):
         last = int(positions[row])
         seen = np.arange(0 if window is None else max(0, last - window + 1), last + 1)
         blocks, slots = block_tables[sequences[row], seen // CACHE_BLOCK], seen % CACHE_BLOCK
-        k = keys[blocks, :, :, slots].astype(np.float64)  # (seen, kv_heads, d)
-        v = values[blocks, :, slots, :].astype(np.float64)
+        k = cached_keys[blocks, :, :, slots].astype(np.float64)  # (seen, kv_heads, d)
+        v = cached_values[blocks, :, slots, :].astype(np.float64)
         queries = q[row].reshape(-1, group, d).astype(np.float64)
         scores = np.einsum("hgd,shd->hgs", queries, k) * scale
-        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        gathered = np.einsum("hgs,shd->hgd", weights, v) / weights.sum(axis=-1, keepdims=True)
-        out[row] = gathered.reshape(heads, d)
+        peak, rest = scores.max(axis=-1, keepdims=True), np.float64(0)
+        if sinks is not None:
+            sink = sinks.astype(np.float64).reshape(-1, group, 1)
+            peak = np.maximum(peak, sink)
+            rest = np.exp(sink - peak)
+        weights = np.exp(scores - peak)
+        total = weights.sum(axis=-1, keepdims=True) + rest
+        gathered = np.einsum("hgs,shd->hgd", weights, v) / total * value_scale
+        out[row] = gathered.reshape(heads, width)
     return out
 
 
@@ -261,11 +273,13 @@ def rope_cache_attention(
     eps: float = 0.0,
     norm_last: bool = False,
     window: int | None = None,
+    sinks: Float32Array | None = None,
+    value_scale: float = 1.0,
     threads: int = 1,
 ) -> Float32Array:
-    """Norm, rotate and cache k, v (n, kv_heads * d), then attend with q (m, heads * d).
+    """Norm, rotate and cache k and v (n, kv_heads * …), then attend with q (m, heads * d).
 
-    q is of the rows `chosen`, or of all. Returns (m, heads * d).
+    q is of the rows `chosen`, or of all. Returns (m, heads * the width of a value).
     """
     del threads
     kv_heads = cache.shape[1]
@@ -283,24 +297,37 @@ def rope_cache_attention(
         return x
 
     keys = prepared(k, np.arange(len(k)), 1)
-    write_cache(keys, v.reshape(keys.shape), cache, positions, sequences, block_tables)
+    v = v.reshape(len(v), kv_heads, -1)
+    write_cache(keys, v, cache, positions, sequences, block_tables)
     queries = prepared(q, rows, 0)
     where = (positions[rows], sequences[rows], block_tables)
-    return paged_attention(queries, cache, *where, scale=scale, window=window).reshape(q.shape)
+    gathered = paged_attention(
+        queries,
+        cache,
+        *where,
+        scale=scale,
+        window=window,
+        sinks=sinks,
+        values=v.shape[2],
+        value_scale=value_scale,
+    )
+    return gathered.reshape(len(q), gathered.shape[1] * gathered.shape[2])
 
 
-def _cache_views(cache: Array, d: int) -> tuple[Array, Array]:
-    """View a cache as keys (blocks, kv_heads, d, 32) and values (blocks, kv_heads, 32, d)."""
+def _cache_views(cache: Array, d: int, e: int) -> tuple[Array, Array]:
+    """View a cache as keys (blocks, kv_heads, d, 32) and values (blocks, kv_heads, 32, e)."""
     numbers = cache.view(np.int8) if cache.dtype == np.uint8 else cache
-    parts = numbers[..., : 2 * CACHE_BLOCK * d].reshape(*cache.shape[:2], 2, CACHE_BLOCK * d)
-    keys = parts[:, :, 0].reshape(*cache.shape[:2], d, CACHE_BLOCK)
-    return keys, parts[:, :, 1].reshape(*cache.shape[:2], CACHE_BLOCK, d)
+    keys = numbers[..., : CACHE_BLOCK * d].reshape(*cache.shape[:2], d, CACHE_BLOCK)
+    values = numbers[..., CACHE_BLOCK * d : CACHE_BLOCK * (d + e)]
+    return keys, values.reshape(*cache.shape[:2], CACHE_BLOCK, e)
 
 
-def _cache_scales(cache: Array, d: int) -> Float32Array:
-    """Return the scales (blocks, kv_heads, 2, groups, 32) of a cache of bytes, K's and V's."""
-    scales = cache[..., 2 * CACHE_BLOCK * d :].view(np.float32)
-    return scales.reshape(*cache.shape[:2], 2, -1, CACHE_BLOCK)
+def _cache_scales(cache: Array, d: int, e: int) -> tuple[Float32Array, Float32Array]:
+    """Return the scales (blocks, kv_heads, groups, 32) of a cache of bytes, K's and V's."""
+    scales = cache[..., CACHE_BLOCK * (d + e) :].view(np.float32)
+    rows = scales.reshape(*cache.shape[:2], -1, CACHE_BLOCK)
+    groups = -(-d // ACTIVATION_BLOCK)
+    return rows[:, :, :groups], rows[:, :, groups:]
 
 
 def cache_codes(x: Float32Array) -> tuple[npt.NDArray[np.int8], Float32Array]:
@@ -328,14 +355,14 @@ def _turned(x: Float32Array) -> Float32Array:
     return x
 
 
-def _cache_floats(cache: Array, d: int) -> tuple[Array, Array]:
+def _cache_floats(cache: Array, d: int, e: int) -> tuple[Array, Array]:
     """Return `_cache_views` as dequantised numbers."""
-    keys, values = _cache_views(cache, d)
+    keys, values = _cache_views(cache, d, e)
     if cache.dtype != np.uint8:
         return keys, values
-    scales = np.repeat(_cache_scales(cache, d), ACTIVATION_BLOCK, axis=3)[..., :d, :]
+    k, v = (np.repeat(each, ACTIVATION_BLOCK, axis=2) for each in _cache_scales(cache, d, e))
     with np.errstate(over="ignore", invalid="ignore"):  # slots that nobody sees hold anything
-        return keys * scales[:, :, 0], values * scales[:, :, 1].swapaxes(2, 3)
+        return keys * k[:, :, :d], values * v[:, :, :e].swapaxes(2, 3)
 
 
 def silu_mul(gate: Float32Array, up: Float32Array, *, threads: int = 1) -> Float32Array:
@@ -344,6 +371,17 @@ def silu_mul(gate: Float32Array, up: Float32Array, *, threads: int = 1) -> Float
     wide = gate.astype(np.float64)
     with np.errstate(over="ignore"):  # exp(1000) is infinite, and its sigmoid rightly 0
         return (wide / (1.0 + np.exp(-wide)) * up).astype(np.float32)
+
+
+def clamped_mul(
+    gate: Float32Array, up: Float32Array, *, alpha: float, limit: float, threads: int = 1
+) -> Float32Array:
+    """Compute (clip(up) + 1) * g * sigmoid(alpha * g) for g = min(gate, limit), float32 (n, i)."""
+    del threads
+    g = np.minimum(gate.astype(np.float64), limit)
+    with np.errstate(over="ignore"):
+        share = g / (1.0 + np.exp(-alpha * g))
+    return ((np.clip(up.astype(np.float64), -limit, limit) + 1.0) * share).astype(np.float32)
 
 
 def route(
@@ -398,11 +436,16 @@ def _allowed(ranks: Array, top_k: int, rule: str, groups: int, kept: int) -> Arr
 
 @dataclass(frozen=True)
 class ExpertMatrices:
-    """One expert: gate and up (intermediate, hidden), down (hidden, intermediate)."""
+    """One expert: gate and up (intermediate, hidden), down (hidden, intermediate).
+
+    biases: of the three, if there are some; clamp: alpha and limit of `clamped_mul`, not silu.
+    """
 
     gate: Matrix
     up: Matrix
     down: Matrix
+    biases: tuple[Float32Array, Float32Array, Float32Array] | None = None
+    clamp: tuple[float, float] | None = None
 
 
 def experts_mlp(
@@ -421,7 +464,13 @@ def experts_mlp(
         one = x[row : row + 1]
         for expert_id, weight in zip(row_ids, row_weights, strict=True):
             expert = experts[expert_id]
-            gate = matmul(one, expert.gate, exact=exact)
-            inner = silu_mul(gate, matmul(one, expert.up, exact=exact))
-            out[row] += float(weight) * matmul(inner, expert.down, exact=exact)[0]
+            biases = expert.biases or (None, None, None)
+            gate = matmul(one, expert.gate, bias=biases[0], exact=exact)
+            up = matmul(one, expert.up, bias=biases[1], exact=exact)
+            if expert.clamp is None:
+                inner = silu_mul(gate, up)
+            else:
+                inner = clamped_mul(gate, up, alpha=expert.clamp[0], limit=expert.clamp[1])
+            product = matmul(inner, expert.down, bias=biases[2], exact=exact)
+            out[row] += float(weight) * product[0]
     return out.astype(np.float32)

@@ -48,6 +48,9 @@ class Attention:
         window: int | None = None,
         scale: float | None = None,
         temperature: tuple[float, int] | None = None,
+        value_dim: int | None = None,
+        value_scale: float = 1.0,
+        sinks: bool = False,
     ) -> None:
         """Load the projections and norms.
 
@@ -56,12 +59,16 @@ class Attention:
         each head its query and then as many gates, by whose sigmoids the output is multiplied.
         scale: of the scores, if not head_dim ** -0.5. temperature: (beta, tokens), by which queries
         at position p are multiplied with 1 + beta ln(1 + floor(p / tokens)).
+        value_dim: the width of a value, if not head_dim; value_scale: times all values. sinks: each
+        head has a score of its own (`sinks`), which takes a share of attention and has no value.
         """
         width = heads * head_dim
         self.q_proj = Linear(weights, f"{name}.q_proj", (1 + gated) * width, hidden, bias=bias)
         self.k_proj = Linear(weights, f"{name}.k_proj", kv_heads * head_dim, hidden, bias=bias)
-        self.v_proj = Linear(weights, f"{name}.v_proj", kv_heads * head_dim, hidden, bias=bias)
-        self.o_proj = Linear(weights, f"{name}.o_proj", hidden, width, bias=output_bias)
+        values = head_dim if value_dim is None else value_dim
+        self.v_proj = Linear(weights, f"{name}.v_proj", kv_heads * values, hidden, bias=bias)
+        self.o_proj = Linear(weights, f"{name}.o_proj", hidden, heads * values, bias=output_bias)
+        self.sinks = weights.vector(f"{name}.sinks", heads) if sinks else None
         self._norms, self._eps, self._norm_last = None, norm_eps or 0.0, norm_last
         self.q_norm = self.k_norm = None
         if norm_eps is not None and norm_whole:
@@ -75,8 +82,14 @@ class Attention:
         # lose the others: these layers alone cost a q8 cache 2 % of perplexity.
         largest = 0.0 if self.k_proj.bias is None else float(np.abs(self.k_proj.bias).max())
         self.cache_spec = KVCacheSpec(
-            "window" if window else "gqa", kv_heads, head_dim, window, wide=largest > WIDE_KEY_BIAS
+            "window" if window else "gqa",
+            kv_heads,
+            head_dim,
+            window,
+            value_dim=value_dim,
+            wide=largest > WIDE_KEY_BIAS,
         )
+        self._value_scale = value_scale
         self._interleaved, self._gated = interleaved, gated
         self._heads, self._head_dim = heads, head_dim
         self._scale = head_dim**-0.5 if scale is None else scale
@@ -141,6 +154,8 @@ class Attention:
             interleaved=self._interleaved,
             scale=self._scale,
             window=self.cache_spec.window or 0,
+            sinks=self.sinks,
+            value_scale=self._value_scale,
             exact=self._exact,
             threads=self._threads,
         )
@@ -189,6 +204,8 @@ class Attention:
             norm_last=self._norm_last,
             scale=self._scale,
             window=self.cache_spec.window,
+            sinks=self.sinks,
+            value_scale=self._value_scale,
             threads=self._threads,
         )
         if self._gated:

@@ -50,15 +50,30 @@ class SparseMLP:
         shared: str | None = None,
         shared_intermediate: int = 0,
         shared_gate: str | None = None,
+        gate_bias: bool = False,
+        expert_biases: bool = False,
+        clamp: tuple[float, float] | None = None,
     ) -> None:
         """Load the router, the experts, and the shared expert if there is one.
 
         gate, bias (for the choice), scales (of experts' weights), shared (an MLP of width
         shared_intermediate) and shared_gate (whose sigmoid weighs it): their names below `name`;
-        those of bias and scales are complete.
+        those of bias and scales are complete. gate_bias: whether the router's product has a bias;
+        expert_biases: those of the experts'. clamp: alpha and limit of the experts' activation, if
+        it is not silu's (`Experts.clamp`).
         """
-        self.gate = Linear(weights, f"{name}.{gate}", experts, hidden)
+        self.gate = Linear(weights, f"{name}.{gate}", experts, hidden, bias=gate_bias)
         self.experts = weights.experts(f"{name}.experts", experts, hidden, intermediate)
+        if expert_biases:
+            widths = {"gate": intermediate, "up": intermediate, "down": hidden}
+            biases = [
+                weights.floats(f"{name}.experts.{part}_proj.bias", (experts, width))
+                for part, width in widths.items()
+            ]
+            if self.experts is not None:  # None where tensors are missing, which `check` tells
+                self.experts.add_biases(*map(np.ascontiguousarray, biases))
+        if clamp is not None and self.experts is not None:
+            self.experts.clamp(*clamp)
         self.bias = weights.vector(f"{name}.{bias}", experts, as_row=True) if bias else None
         self.scales = weights.vector(f"{name}.{scales}", experts, as_row=True) if scales else None
         self.shared = self.shared_gate = None

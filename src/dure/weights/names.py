@@ -18,6 +18,7 @@ GGUF_NAMES: Mapping[str, str] = {
     "blk.{}.attn_k": "model.layers.{}.self_attn.k_proj",
     "blk.{}.attn_v": "model.layers.{}.self_attn.v_proj",
     "blk.{}.attn_output": "model.layers.{}.self_attn.o_proj",
+    "blk.{}.attn_sinks.weight": "model.layers.{}.self_attn.sinks",
     "blk.{}.attn_q_norm": "model.layers.{}.self_attn.q_norm",
     "blk.{}.attn_q_a": "model.layers.{}.self_attn.q_a_proj",
     "blk.{}.attn_q_a_norm": "model.layers.{}.self_attn.q_a_layernorm",

@@ -1,0 +1,91 @@
+"""MiMo-V2 under the makers' keys, and what of it is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_gguf import read_folder, write_folder
+from tiny_models import loaded, prefill_logits
+
+from dure.errors import DureError, ModelFileError, UnsupportedModelError
+from dure.formats.checkpoint import open_checkpoint
+from dure.models import checked_model
+
+# What transformers writes -> what the makers' config.json has in its place.
+MAKERS = {
+    "layer_types": None,
+    "mlp_layer_types": None,
+    "sliding_window": None,
+    "rope_parameters": None,
+    "rms_norm_eps": None,
+    "routed_scaling_factor": None,
+    "hybrid_layer_pattern": [0, 1, 1, 1, 1, 0],
+    "moe_layer_freq": [0, 1, 1, 1, 1, 1],
+    "sliding_window_size": 8,
+    "rope_theta": 5000000,
+    "swa_rope_theta": 10000,
+    "partial_rotary_factor": 0.334,
+    "layernorm_epsilon": 1e-5,
+    "swa_num_key_value_heads": 2,
+    "swa_num_attention_heads": 4,
+    "swa_head_dim": 24,
+    "swa_v_head_dim": 16,
+    "add_swa_attention_sink_bias": True,
+    "add_full_attention_sink_bias": False,
+    "scoring_func": "sigmoid",
+    "topk_method": "noaux_tc",
+    "n_shared_experts": None,
+}
+
+
+def test_the_makers_keys_say_the_same(tiny: Callable[[str], Any], tmp_path: Path) -> None:
+    """With the layers that draft, too, which are passed over."""
+    small = tiny("mimo_v2_flash")
+    config, parameters = read_folder(small.folder)
+    parameters["model.mtp.layers.0.eh_proj.weight"] = np.full((64, 128), np.nan, np.float32)
+    folder = write_folder(tmp_path, {**config, **MAKERS}, parameters)
+    expected = prefill_logits(small.model, small.sequences[0])
+    assert expected.tobytes() == prefill_logits(loaded(folder), small.sequences[0]).tobytes()
+
+
+def test_a_layer_keeps_what_its_kind_needs(tiny: Callable[[str], Any]) -> None:
+    specs = tiny("mimo_v2_flash").model.kv_cache_specs
+    assert [spec.window for spec in specs] == [None, 9, 9, 9, 9, None]
+    assert [spec.num_kv_heads for spec in specs] == [1, 2, 2, 2, 2, 1]
+    assert {(spec.head_dim, spec.value_dim) for spec in specs} == {(24, 16)}
+    assert specs[0].bytes_per_token("f16") == 2 * (24 + 16)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"scoring_func": "softmax"}, UnsupportedModelError),
+        ({"n_shared_experts": 1}, UnsupportedModelError),
+        ({"swa_v_head_dim": 24}, UnsupportedModelError),
+        ({"swa_num_key_value_heads": 3}, ModelFileError),
+        ({"moe_layer_freq": [1, 1], "mlp_layer_types": None}, ModelFileError),
+        ({"attention_value_scale": -1}, ModelFileError),
+    ],
+)
+def test_what_it_does_not_compute_is_refused(
+    tiny: Callable[[str], Any], tmp_path: Path, change: dict[str, Any], error: type[DureError]
+) -> None:
+    config, parameters = read_folder(tiny("mimo_v2_flash").folder)
+    folder = write_folder(tmp_path, {**config, **change}, parameters)
+    what = "KV heads" if "swa_num_key_value_heads" in change else next(iter(change))
+    with pytest.raises(error, match=what):
+        checked_model(open_checkpoint(folder))
+
+
+def test_queries_keys_and_values_in_one_tensor_are_refused(
+    tiny: Callable[[str], Any], tmp_path: Path
+) -> None:
+    config, parameters = read_folder(tiny("mimo_v2_flash").folder)
+    parameters["model.layers.0.self_attn.qkv_proj.weight"] = np.zeros((160, 64), np.float32)
+    folder = write_folder(tmp_path, {**config, "model_type": "mimo_v2"}, parameters)
+    with pytest.raises(UnsupportedModelError, match="in one tensor"):
+        checked_model(open_checkpoint(folder))
