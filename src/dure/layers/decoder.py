@@ -49,7 +49,9 @@ class Decoder:
         """
         self.vocab_size, self.context_length = sizes.vocab_size, sizes.context_length
         self.rope = Rope(sizes.rope, factors=rope_factors)
-        self.embed_tokens = Embedding(weights, "model.embed_tokens", sizes.vocab_size, sizes.hidden)
+        self.embed_tokens = Embedding(
+            weights, "model.embed_tokens", sizes.vocab_size, sizes.hidden, tied=sizes.tied
+        )
         self.layers: Sequence[DecoderLayer] = [make_layer(i) for i in range(sizes.layers)]
         self.norm = RMSNorm(weights, "model.norm", sizes.hidden, sizes.norm_eps, offset=norm_offset)
         self.lm_head = head(weights, self.embed_tokens, tied=sizes.tied)
