@@ -38,6 +38,7 @@ _ONLY_SAFETENSORS = {
     "qwen2_moe-64-12",
     "ernie4_5_moe-unshared",
     "qwen3_next-dense",
+    "qwen3_vl_moe-mixed",
     "deepseek_v3-bias",  # pairs that turn together lie apart
 }
 IN_GGUF = [name for name in MODELS if name not in _ONLY_SAFETENSORS]

@@ -73,9 +73,15 @@ class Embedding:
 
 
 def head(weights: Weights, embedding: Embedding, *, tied: bool) -> Callable[[Rows], Floats]:
-    """Make the output head, (n, hidden) -> (n, vocabulary): its own matrix, or the embedding's."""
-    if tied:
-        weights.skip("lm_head.weight")  # some checkpoints repeat the embedding under this name
+    """Make the output head, (n, hidden) -> (n, vocabulary): its own matrix, or the embedding's.
+
+    tied: whether the config says that it is the embedding's. Some checkpoints repeat that one under
+    the head's name; if theirs is another, the file counts and not the config, as in transformers.
+    """
+    if tied and not weights.has("lm_head.weight"):
+        return embedding.as_head
+    if tied and weights.are_same("lm_head.weight", "model.embed_tokens.weight"):
+        weights.skip("lm_head.weight")
         return embedding.as_head
     return Linear(weights, "lm_head", embedding.vocab_size, embedding.width)
 

@@ -19,7 +19,7 @@ from dure.formats.blocks import BLOCKS, FLOATS
 from dure.formats.quantized.base import QuantizedMatrix
 from dure.formats.quantized.grouped import with_one_type
 from dure.formats.quantized_checkpoint import is_idle_bias, parameters, parameters_or_tensors
-from dure.formats.tensors import TensorInfo
+from dure.formats.tensors import TensorInfo, same_content
 from dure.weights.expert_pool import ExpertPool
 from dure.weights.expert_records import Extent, PackedOnArrival, RecordSource
 from dure.weights.names import canonical_name, is_recomputed
@@ -108,6 +108,10 @@ class Weights:
     def has(self, name: str) -> bool:
         """Check whether the checkpoint has a tensor of that name."""
         return name in self._tensors
+
+    def are_same(self, one: str, other: str) -> bool:
+        """Check whether the checkpoint has the same tensor under both names."""
+        return same_content(self._tensors.get(one), self._tensors.get(other))
 
     def optional(self, make: Callable[[Weights], Made]) -> tuple[Made | None, str]:
         """Make a part that the model can do without, if the checkpoint has all that it asks for.
