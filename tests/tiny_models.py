@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,14 +41,19 @@ NUMPY: dict[str, Any] = {"pangu_pro_moe": PanguProMoE}
 
 def oracle(name: str, **changes: Any) -> Any:
     """The transformers model (or ours in numpy), float32, with every parameter and buffer drawn."""
+    model_type, settings = MODELS[name]
+    return oracle_of(model_type, {**settings, **changes})
+
+
+def oracle_of(model_type: str, settings: Mapping[str, Any]) -> Any:
+    """The same of a model_type and of what differs from COMMON."""
     import torch  # noqa: PLC0415  # seconds: only the tests that need an oracle pay
     from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415
 
-    model_type, settings = MODELS[name]
     if model_type in NUMPY:
-        return NUMPY[model_type]({**COMMON, **settings, **changes}, drawn)
+        return NUMPY[model_type]({**COMMON, **settings}, drawn)
     stand_in, same, _ = STAND_INS.get(model_type, (model_type, {}, {}))
-    config = AutoConfig.for_model(stand_in, **{**COMMON, **settings, **same, **changes})
+    config = AutoConfig.for_model(stand_in, **{**COMMON, **settings, **same})
     model = AutoModelForCausalLM.from_config(
         config, attn_implementation="eager", dtype=torch.float32
     )

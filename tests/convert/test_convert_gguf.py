@@ -69,6 +69,9 @@ CONVERTED = [
     "qwen3_next-mixed",
     "glm4_moe",
     "glm4_moe-air",
+    "glm4_moe_lite",
+    "dots1",
+    "solar_open",
     "mimo",
 ]
 # What llama.cpp does not compute of these, as it computes it.

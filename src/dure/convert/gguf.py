@@ -196,7 +196,9 @@ def _rope_scaling(config: Config, sizes: Any, family: _Family) -> dict[str, Any]
             "(partial_rotary_factor), and llama.cpp turns all of them in this architecture."
         )
     # A base says ntk-alpha, and a tensor llama3, which llama.cpp reads for llama alone.
-    if rope.type in ("default", "ntk-alpha") or (rope.type == "llama3" and family.layout.pairs):
+    if rope.type in ("default", "dynamic", "ntk-alpha") or (
+        rope.type == "llama3" and family.layout.pairs
+    ):
         return {}
     if rope.type == "linear":
         return {"rope_type": "linear", "factor": rope.factor}
@@ -279,9 +281,20 @@ def _latent_values(config: Config, sizes: Any) -> dict[str, Any]:
         "v_head_dim": sizes.value,
         "q_lora_rank": sizes.query_latent,
         "kv_lora_rank": sizes.latent,
-        "first_k_dense_replace": sizes.dense_layers,
+        "first_k_dense_replace": _dense_in_front(config, sizes),
         **_routed(sizes.routing),
     }
+
+
+def _dense_in_front(config: Config, sizes: Any) -> int:
+    """Return how many dense layers there are; llama.cpp needs all in front of the mixtures."""
+    dense: int = sizes.dense_layers
+    if not all(sizes.sparse_layers[dense:]):
+        raise _otherwise(
+            f"{config.source} has dense layers among its mixtures of experts (mlp_layer_types), and "
+            "llama.cpp has them only in front."
+        )
+    return dense
 
 
 def _ernie_values(config: Config, sizes: Any) -> dict[str, Any]:
@@ -314,6 +327,13 @@ def _minimax_values(_config: Config, sizes: Any) -> dict[str, Any]:
 def _glm_values(_config: Config, sizes: Any) -> dict[str, Any]:
     """Make GLM's values: DeepSeek's router over ordinary attention."""
     return {"first_k_dense_replace": sizes.dense_layers, **_routed(sizes.routing)}
+
+
+def _dots_values(config: Config, sizes: Any) -> dict[str, Any]:
+    """Make dots.llm1's values: DeepSeek's router, and no window, for which it has no key."""
+    if any(sizes.windows):
+        raise _otherwise(f"{config.source} has sliding windows, which GGUF cannot say.")
+    return _glm_values(config, sizes)
 
 
 def _recurrent_values(config: Config, sizes: Any) -> dict[str, Any]:
@@ -399,6 +419,11 @@ _FAMILIES: Mapping[str, _Family] = {
         turns_part=True, needs={"tie_word_embeddings": (False, False)}, values=_minimax_values
     ),
     "glm4_moe": _Family(Layout(kinds=_SECOND_NORM), turns_part=True, values=_glm_values),
+    "glm4_moe_lite": _Family(architecture="deepseek2", needs=_LATENT, values=_latent_values),
+    "dots1": _Family(needs=_WITHOUT_BIAS, values=_dots_values),
+    "solar_open": _Family(
+        Layout(kinds=_SECOND_NORM), architecture="glm4moe", turns_part=True, values=_glm_values
+    ),
     "mimo": _Family(
         Layout(drafts="model.mtp_layers."), architecture="qwen2", needs=_WITHOUT_WINDOW
     ),

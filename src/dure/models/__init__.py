@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Model", "checked_model", "families", "family_of", "load_model", "memory_needed"]
 
 
-_SHARED = {"config", "gguf_keys"}
+_SHARED = {"config", "deepseek_config", "gguf_keys"}
 """Files of this folder that are not families."""
 
 
