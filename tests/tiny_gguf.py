@@ -45,12 +45,14 @@ ARCHITECTURES = {
     "smollm3": gguf.MODEL_ARCH.SMOLLM3,
     "glm4_moe_lite": gguf.MODEL_ARCH.DEEPSEEK2,
     "solar_open": gguf.MODEL_ARCH.GLM4_MOE,
+    "deepseek_v32": gguf.MODEL_ARCH.GLM_DSA,
+    "glm_moe_dsa": gguf.MODEL_ARCH.GLM_DSA,
     "dots1": gguf.MODEL_ARCH.DOTS1,
     "hy_v3": gguf.MODEL_ARCH.DOTS1,
 }
 
 # Architectures that the gguf package does not know: their names, over tensors of one above.
-_NEWER = {"hy_v3": "hy_v3"}
+_NEWER = {"hy_v3": "hy_v3", "deepseek_v32": "deepseek32"}
 _ALIASES = {  # parts of names in folders -> those that the tensor maps above know
     "hy_v3": {
         ".mlp.router.gate.": ".mlp.gate.",
@@ -522,8 +524,12 @@ def _add_latent_keys(writer: gguf.GGUFWriter, config: Config, *, halves: bool) -
     writer.add_expert_weights_scale(config["routed_scaling_factor"])
     if config["norm_topk_prob"]:
         writer.add_expert_weights_norm(True)
-    if config["model_type"] == "deepseek_v3":
+    if config["model_type"] in ("deepseek_v3", "deepseek_v32", "glm_moe_dsa"):
         writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if "index_topk" in config:
+        writer.add_indexer_head_count(config["index_n_heads"])
+        writer.add_indexer_key_length(config["index_head_dim"])
+        writer.add_indexer_top_k(config["index_topk"])
     if config.get("n_group"):
         writer.add_expert_group_count(config["n_group"])
         writer.add_expert_group_used_count(config["topk_group"])

@@ -66,7 +66,7 @@ WRONG_IN_ONE: dict[str, dict[str, tuple[Any, ...]]] = {
 }
 # Heads over latents have other sizes, and do not read these.
 NOT_READ = {"num_key_value_heads", "head_dim"}
-OVER_LATENTS = {"deepseek_v2", "deepseek_v3", "glm4_moe_lite"}
+OVER_LATENTS = {"deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa"}
 NOT_RUN: tuple[tuple[str, Any], ...] = (
     ("hidden_act", "gelu"),
     ("hidden_act", "gelu_pytorch_tanh"),

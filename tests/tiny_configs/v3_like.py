@@ -41,8 +41,27 @@ SOLAR = {
     "routed_scaling_factor": 1.7,
 }
 
+# Enough heads that no score is 0 by all of them being negative: of equal scores nobody says which
+# is chosen.
+INDEXED = {
+    **LATENT,
+    "q_lora_rank": 64,
+    "index_n_heads": 12,
+    "index_head_dim": 16,
+    "index_topk": 6,
+}
+
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "glm4_moe_lite": ("glm4_moe_lite", FLASH),
+    "deepseek_v32": ("deepseek_v32", {**INDEXED, "n_group": 4, "topk_group": 2}),
+    "deepseek_v32-40": (  # sequences above and below, and a number that fills no block
+        "deepseek_v32",
+        {**INDEXED, "n_group": 1, "topk_group": 1, "index_topk": 37, "index_head_dim": 48},
+    ),
+    "glm_moe_dsa": (
+        "glm_moe_dsa",
+        {**INDEXED, "num_hidden_layers": 5, "index_topk_freq": 3, "index_topk": 11},
+    ),
     "dots1": ("dots1", DOTS),
     "dots1-sliding": (
         "dots1",
@@ -118,6 +137,19 @@ _LATENTS: dict[str, dict[str, Any]] = {
     "halves": {"rope_interleave": False},
     "large epsilon": {"rms_norm_eps": 1e-2},
 }
+_INDEXERS: dict[str, dict[str, Any]] = {
+    "one token chosen": {"index_topk": 1},
+    "more chosen than there are": {"index_topk": 1000},
+    "all but the last chosen": {"index_topk": 39},
+    "wide indexer": {"index_n_heads": 21, "index_head_dim": 64},
+    "indexer rotated whole": {"qk_rope_head_dim": 16},
+}
+_SHARED_CHOICES: dict[str, dict[str, Any]] = {
+    "every second chooses": {"index_topk_freq": 2},
+    "none is skipped": {"index_topk_freq": 2, "index_skip_topk_offset": 1},
+    "a pattern": {"index_topk_pattern": "FSSF"},
+    "kinds": {"indexer_types": ["full", "shared", "shared", "shared"]},
+}
 # The families that were there before: what they read otherwise than transformers, or not at all.
 _FAULTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{
@@ -167,6 +199,14 @@ def _grid() -> dict[str, tuple[str, dict[str, Any]]]:
     kimi = {**LATENT, "q_lora_rank": 64, "n_group": 1, "topk_group": 1}
     for name, changes in {**_LATENTS, **_ROUTED}.items():
         found[f"deepseek_v3, {name}"] = "deepseek_v3", {**kimi, **changes}
+    for family in ("deepseek_v32", "glm_moe_dsa"):
+        base = {**INDEXED, "index_topk": 9, "n_group": 1, "topk_group": 1}
+        for name, changes in {**_LATENTS, **_INDEXERS, **_ROUTED}.items():
+            if name not in ("no query latent", "halves"):  # which transformers does not have here
+                found[f"{family}, {name}"] = family, {**base, **changes}
+    for name, changes in _SHARED_CHOICES.items():
+        changed = {**INDEXED, "num_hidden_layers": 4, **changes}
+        found[f"glm_moe_dsa, {name}"] = "glm_moe_dsa", changed
     return found
 
 

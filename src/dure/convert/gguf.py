@@ -291,7 +291,7 @@ def _dense_in_front(config: Config, sizes: Any) -> int:
     dense: int = sizes.dense_layers
     if not all(sizes.sparse_layers[dense:]):
         raise _otherwise(
-            f"{config.source} has dense layers among its mixtures of experts (mlp_layer_types), and "
+            f"{config.source} has dense layers behind mixtures of experts (mlp_layer_types), and "
             "llama.cpp has them only in front."
         )
     return dense

@@ -43,10 +43,12 @@ def _is_sigmoid(config: Config, weights: Weights, layers: int) -> bool:
 class Block(DecoderLayer):
     """One decoder layer: x += attention(norm x); x += mlp(norm x)."""
 
+    ATTENTION: type[LatentAttention] = LatentAttention
+
     def __init__(self, config: DeepseekConfig, weights: Weights, index: int) -> None:
         name = f"model.layers.{index}"
         super().__init__(weights, name, config)
-        self.mixer = LatentAttention(
+        self.mixer = self.ATTENTION(
             weights,
             f"{name}.self_attn",
             hidden=config.hidden,
