@@ -13,6 +13,7 @@ from dure.chat.dialects import (
     hermes,
     hunyuan,
     hy3,
+    kimi,
     llama3,
     minimax,
     pangu,
@@ -29,6 +30,7 @@ __all__ = ["PLAIN", "Delimiters", "Dialect", "Event", "HasToken", "StreamParser"
 _FAMILIES = (
     dsml.find,
     deepseek.find,
+    kimi.find,
     minimax.find,
     hy3.find,
     glm.find,
