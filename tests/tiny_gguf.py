@@ -47,6 +47,7 @@ ARCHITECTURES = {
     "solar_open": gguf.MODEL_ARCH.GLM4_MOE,
     "deepseek_v32": gguf.MODEL_ARCH.GLM_DSA,
     "glm_moe_dsa": gguf.MODEL_ARCH.GLM_DSA,
+    "bailing_moe_v2": gguf.MODEL_ARCH.BAILINGMOE2,
     "dots1": gguf.MODEL_ARCH.DOTS1,
     "hy_v3": gguf.MODEL_ARCH.DOTS1,
 }
@@ -277,6 +278,9 @@ def write_gguf(
         parameters = _next_parameters(config, parameters)
     if config["model_type"] == "gpt_oss":
         parameters = _deinterleaved(parameters)
+    drafting = config["model_type"] in ("bailing_moe_v2", "hy_v3")
+    if drafting and not any("eh_proj" in name for name in parameters):
+        config = {**config, "num_nextn_predict_layers": 0}  # what the tiny config says has no layer
     for theirs, ours in _ALIASES.get(config["model_type"], {}).items():
         parameters = {name.replace(theirs, ours): each for name, each in parameters.items()}
     latent, halves = "kv_lora_rank" in config, halves and "kv_lora_rank" in config
@@ -309,6 +313,7 @@ def write_gguf(
     for name, tensor in _stacked(stored).items():
         # Converters take the bias of the choice of experts for a bias among others.
         suffixed = name.replace("e_score_correction_bias", "e_score_correction.bias")
+        suffixed = suffixed.replace(".expert_bias", ".expert_bias.bias")
         written = names.get_name(suffixed, try_suffixes=(".weight", ".bias"))
         if name.startswith("blk."):  # GGUF's own name, which gguf-py may not know
             written = name
@@ -412,7 +417,7 @@ def _add_expert_keys(writer: gguf.GGUFWriter, config: Config) -> None:
 
     if config["model_type"] == "gpt_oss":
         writer.add_sliding_window(config["sliding_window"])
-    if config["model_type"] in ("glm4_moe", "solar_open", "hy_v3", "dots1"):
+    if config["model_type"] in ("bailing_moe_v2", "glm4_moe", "solar_open", "hy_v3", "dots1"):
         _add_glm_keys(writer, config)
     if config["model_type"] == "qwen3_next":
         _add_next_keys(writer, config)
@@ -420,7 +425,7 @@ def _add_expert_keys(writer: gguf.GGUFWriter, config: Config) -> None:
 
 def _add_glm_keys(writer: gguf.GGUFWriter, config: Config) -> None:
     """What the families have whose router is DeepSeek-V3's over plain attention."""
-    half = config["model_type"] == "glm4_moe"
+    half = config["model_type"] in ("glm4_moe", "bailing_moe_v2")
     writer.add_rope_dimension_count(head_dim_of(config) // (2 if half else 1))
     writer.add_expert_shared_count(config.get("n_shared_experts", config.get("num_shared_experts")))
     kinds = config.get("mlp_layer_types")  # the converter counts those before the first mixture

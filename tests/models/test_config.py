@@ -73,7 +73,6 @@ NOT_RUN: tuple[tuple[str, Any], ...] = (
     ("hidden_act", ["silu"]),
     ("hidden_act", "x" * 10**6),
     ("rope_scaling", {"type": "spiral", "factor": 2.0}),
-    ("rope_scaling", {"type": "proportional", "factor": 2.0}),
 )
 NOT_RUN_BY: tuple[tuple[str, str, Any], ...] = (
     ("llama", "mlp_bias", True),

@@ -14,6 +14,7 @@ import torch
 import transformers
 from tiny_configs.v3_like import UNUSUAL
 from tiny_models import (
+    STAND_INS,
     PagedRun,
     furthest,
     loaded,
@@ -21,6 +22,7 @@ from tiny_models import (
     oracle_of,
     random_sequences,
     reopened,
+    saved_as,
 )
 
 TOLERANCE = 1e-4
@@ -40,10 +42,12 @@ SAVES: tuple[tuple[dict[str, Any], str | None], ...] = (
 def test_an_unusual_config_gives_transformers_logits(number: int, tmp_path: Path) -> None:
     family, settings = list(UNUSUAL.values())[number]
     options, dtype = SAVES[number % len(SAVES)]
+    if family in STAND_INS:  # which transformers could not read again
+        dtype = None
     model = oracle_of(family, settings)
     if dtype is not None:
         model = model.to(getattr(torch, dtype))
-    model.save_pretrained(tmp_path, **options)
+    saved_as(family, model, tmp_path, **options)
     if dtype is not None:
         model = reopened(tmp_path)
     ours = loaded(tmp_path)

@@ -26,6 +26,7 @@ DOTS = {
     "routed_scaling_factor": 2.5,
     "scoring_func": "noaux_tc",
 }
+LING = {**GLM, "num_hidden_layers": 3, "n_shared_experts": 1, "n_group": 1, "topk_group": 1}
 HY3 = {
     "head_dim": 24,
     "num_experts": 8,
@@ -73,6 +74,11 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "topk_group": 2,
             "attention_bias": True,
         },
+    ),
+    "bailing_moe_v2": ("bailing_moe_v2", LING),
+    "bailing_moe_v2-groups": (
+        "bailing_moe_v2",
+        {**LING, "n_group": 4, "topk_group": 2, "n_shared_experts": 2, "first_k_dense_replace": 2},
     ),
     "hy_v3": ("hy_v3", HY3),
     "solar_open": ("solar_open", SOLAR),
@@ -154,7 +160,16 @@ _SHARED_CHOICES: dict[str, dict[str, Any]] = {
 _FAULTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{
         f"{family}, a part of the head is named": (family, _partial(0.5))
-        for family in ("llama", "qwen2", "qwen3", "ernie4_5")
+        for family in (
+            "llama",
+            "qwen2",
+            "qwen3",
+            "ernie4_5",
+            "mistral",
+            "smollm3",
+            "seed_oss",
+            "granite",
+        )
     },
     "glm4_moe, an odd number of dims": (
         "glm4_moe",
@@ -182,10 +197,17 @@ def _with_experts(name: str, changes: dict[str, Any]) -> dict[str, Any]:
 
 def _grid() -> dict[str, tuple[str, dict[str, Any]]]:
     found = dict(_FAULTS)
-    for family, base in (("dots1", DOTS), ("hy_v3", HY3), ("solar_open", SOLAR)):
+    for family, base in (
+        ("dots1", DOTS),
+        ("hy_v3", HY3),
+        ("solar_open", SOLAR),
+        ("bailing_moe_v2", LING),
+    ):
         for name, changes in {**_PLAIN, **_ROUTED}.items():
             if family == "hy_v3" and ("n_group" in changes or "norm_topk_prob" in changes):
                 continue  # it has neither
+            if family == "bailing_moe_v2" and "norm_topk_prob" in changes:
+                continue  # which its makers' code passes over
             found[f"{family}, {name}"] = family, {**base, **_with_experts(family, changes)}
     kinds = ["sparse", "dense", "sparse"]
     found["hy_v3, a dense layer in the middle"] = "hy_v3", {**HY3, "mlp_layer_types": kinds}

@@ -185,7 +185,7 @@ class IndexedLatentAttention(LatentAttention):
     def __call__(
         self,
         x: kernels.Activations,
-        rotation: Rotation,
+        rotation: Rotation | None,
         batch: Batch,
         cache: LayerArray,
         *,
@@ -197,6 +197,7 @@ class IndexedLatentAttention(LatentAttention):
         cache: an IndexedCache.
         """
         stored = cast("IndexedCache", cache)
+        assert rotation is not None  # the part of a key that all heads share is a rotated one
         positions, sequences, turning, wanted = batch.positions, batch.sequences, rotation, x
         if rows is not None:
             positions, sequences = positions[rows], sequences[rows]

@@ -53,7 +53,7 @@ class HyV3Config:
     rope: RopeConfig
 
     @classmethod
-    def read(cls, config: Config) -> HyV3Config:
+    def read(cls, config: Config, weights: Weights) -> HyV3Config:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.expect("gating_func", 2)  # in GGUF: 2 is sigmoid
         config.expect("hidden_act", "silu")
@@ -65,7 +65,9 @@ class HyV3Config:
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         layers = config.integer("num_hidden_layers", high=1024)
         extra = config.integer("num_nextn_predict_layers", 0, low=0, high=64)
-        if config.is_gguf:  # its block_count includes the multi-token prediction layers
+        if MTPNames.nextn(layers, is_gguf=False).are_in(weights):  # which not every config says
+            extra = max(extra, 1)
+        if weights.has(f"blk.{layers - 1}.nextn.eh_proj.weight"):  # GGUF counts those that draft
             layers -= min(extra, layers - 1)
         experts = config.integer("num_experts", 192, high=65536)
         head_dim = config.head_dim(hidden // heads if config.is_gguf else 128)
@@ -135,7 +137,7 @@ class Model(Decoder):
     """The whole model: token ids to logits."""
 
     def __init__(self, config: Config, weights: Weights) -> None:
-        self.config = sizes = HyV3Config.read(config)
+        self.config = sizes = HyV3Config.read(config, weights)
         super().__init__(weights, sizes, lambda index: Block(sizes, weights, index))
         names = MTPNames.nextn(sizes.layers, is_gguf=weights.is_gguf)
         self.mtp, self.draft_problem = load_mtp(
