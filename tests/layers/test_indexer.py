@@ -105,9 +105,7 @@ def test_only_the_chosen_are_seen_however_many_rows_are_taken_at_a_time(
     together = layer._of_chosen(q, cache, tables, chosen)
     monkeypatch.setattr(indexer, "_MOST_ENTRIES", 1)
     assert np.array_equal(together, layer._of_chosen(q, cache, tables, chosen))
-    stored = indexer._floats(
-        cache, WIDTH, table[0, chosen // BLOCK_SIZE].ravel(), (chosen % BLOCK_SIZE).ravel()
-    ).reshape(5, 35, WIDTH)
+    stored = indexer._floats(cache, WIDTH, table[0])[chosen].astype(np.float32)
     scores = np.einsum("nhd,nkd->nhk", q, stored) * 0.3
     weights = np.exp(scores - scores.max(axis=2, keepdims=True))
     weights /= weights.sum(axis=2, keepdims=True)

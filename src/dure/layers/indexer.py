@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int32]
 
 _NORM_EPS = 1e-6
+_GROUP = 32  # numbers of an entry that share a scale in a cache of bytes
 _MOST_SCORES = 1 << 24  # of all heads, computed at a time
 _MOST_ENTRIES = 1 << 24  # numbers of chosen entries, gathered at a time
 
@@ -153,9 +154,9 @@ class Indexer:
 
     def _packed(self, cache: LayerArray, table: Ints, count: int) -> kernels.Matrix:
         """Pack the keys of a sequence's first `count` tokens, (count, width)."""
-        at = np.arange(count, dtype=np.int32)
-        keys = _floats(cache, self._sizes.width, table[at // BLOCK_SIZE], at % BLOCK_SIZE)
-        matrix = kernels.Matrix("F32", count, self._sizes.width)
+        width, blocks = self._sizes.width, table[: -(-count // BLOCK_SIZE)]
+        keys = _floats(cache, width, blocks)[:count]
+        matrix = kernels.Matrix("F16" if keys.dtype == np.float16 else "F32", count, width)
         matrix.fill(0, keys.view(np.uint8), threads=self._threads)
         return matrix
 
@@ -280,7 +281,7 @@ def _layer_norm(x: Floats, weight: Floats, bias: Floats) -> Floats:
 def _parts(cache: LayerArray, width: int) -> tuple[LayerArray, LayerArray | None]:
     """View a cache of one entry a token: entries (blocks, 32, width), scales (blocks, groups, 32).
 
-    Scales are those of a cache of bytes, of 32 columns each; else None.
+    Scales are those of a cache of bytes, one for _GROUP numbers of an entry; else None.
     """
     entries = cache[:, 0, : BLOCK_SIZE * width].reshape(len(cache), BLOCK_SIZE, width)
     if cache.dtype != np.uint8:
@@ -289,14 +290,15 @@ def _parts(cache: LayerArray, width: int) -> tuple[LayerArray, LayerArray | None
     return entries, scales.reshape(len(cache), -1, BLOCK_SIZE)
 
 
-def _floats(cache: LayerArray, width: int, blocks: Ints, slots: Ints) -> Floats:
-    """Return the entries at these places (n,) as floats (n, width)."""
+def _floats(cache: LayerArray, width: int, blocks: Ints) -> LayerArray:
+    """Return the entries of some blocks (n,) as floats (n * 32, width): as stored, if they are."""
     entries, scales = _parts(cache, width)
-    found = entries[blocks, slots]
+    found = entries[blocks]
     if scales is None:
-        return np.ascontiguousarray(found, np.float32)
-    each: Floats = np.repeat(scales[blocks, :, slots], 32, axis=1)[:, :width]
-    return np.multiply(found.view(np.int8), each, dtype=np.float32)
+        return found.reshape(-1, width)
+    each = np.repeat(scales[blocks].swapaxes(1, 2), _GROUP, axis=2)[:, :, :width]
+    values: Floats = found.view(np.int8) * each
+    return values.reshape(-1, width)
 
 
 def _copy_entries(
