@@ -45,6 +45,23 @@ ARCHITECTURES = {
     "phi3": gguf.MODEL_ARCH.PHI3,
     "seed_oss": gguf.MODEL_ARCH.SEED_OSS,
     "smollm3": gguf.MODEL_ARCH.SMOLLM3,
+    "glm4_moe_lite": gguf.MODEL_ARCH.DEEPSEEK2,
+    "solar_open": gguf.MODEL_ARCH.GLM4_MOE,
+    "deepseek_v32": gguf.MODEL_ARCH.GLM_DSA,
+    "glm_moe_dsa": gguf.MODEL_ARCH.GLM_DSA,
+    "bailing_moe_v2": gguf.MODEL_ARCH.BAILINGMOE2,
+    "dots1": gguf.MODEL_ARCH.DOTS1,
+    "hy_v3": gguf.MODEL_ARCH.DOTS1,
+}
+
+# Architectures that the gguf package does not know: their names, over tensors of one above.
+_NEWER = {"hy_v3": "hy_v3", "deepseek_v32": "deepseek32"}
+_ALIASES = {  # parts of names in folders -> those that the tensor maps above know
+    "hy_v3": {
+        ".mlp.router.gate.": ".mlp.gate.",
+        ".mlp.expert_bias": ".mlp.gate.e_score_correction_bias",
+        ".mlp.shared_mlp.": ".mlp.shared_experts.",
+    }
 }
 # Whose converters reorder q and k, so that neighbours rotate together.
 PERMUTED = ("llama", "mistral", "ministral3", "internlm3", "iquestcoder", "granite", "smollm3")
@@ -288,6 +305,11 @@ def write_gguf(
         parameters = _next_parameters(config, parameters)
     if config["model_type"] == "gpt_oss":
         parameters = _deinterleaved(parameters)
+    drafting = config["model_type"] in ("bailing_moe_v2", "hy_v3")
+    if drafting and not any("eh_proj" in name for name in parameters):
+        config = {**config, "num_nextn_predict_layers": 0}  # what the tiny config says has no layer
+    for theirs, ours in _ALIASES.get(config["model_type"], {}).items():
+        parameters = {name.replace(theirs, ours): each for name, each in parameters.items()}
     latent, halves = "kv_lora_rank" in config, halves and "kv_lora_rank" in config
     if halves:
         parameters = _in_halves(parameters, config)
@@ -299,7 +321,8 @@ def write_gguf(
     if halves:
         values = _rejoined(values, config)
     architecture = ARCHITECTURES[config["model_type"]]
-    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
+    named = _NEWER.get(config["model_type"], gguf.MODEL_ARCH_NAMES[architecture])
+    writer = gguf.GGUFWriter(path, named)
     _add_keys(writer, config)
     if latent:
         _add_latent_keys(writer, config, halves=halves)
@@ -317,6 +340,7 @@ def write_gguf(
     for name, tensor in _stacked(stored).items():
         # Converters take the bias of the choice of experts for a bias among others.
         suffixed = name.replace("e_score_correction_bias", "e_score_correction.bias")
+        suffixed = suffixed.replace(".expert_bias", ".expert_bias.bias")
         written = names.get_name(suffixed, try_suffixes=(".weight", ".bias"))
         if name.startswith("blk."):  # GGUF's own name, which gguf-py may not know
             written = name
@@ -420,21 +444,27 @@ def _add_expert_keys(writer: gguf.GGUFWriter, config: Config) -> None:
 
     if config["model_type"] == "gpt_oss":
         writer.add_sliding_window(config["sliding_window"])
-    if config["model_type"] == "glm4_moe":
+    if config["model_type"] in ("bailing_moe_v2", "glm4_moe", "solar_open", "hy_v3", "dots1"):
         _add_glm_keys(writer, config)
     if config["model_type"] == "qwen3_next":
         _add_next_keys(writer, config)
 
 
 def _add_glm_keys(writer: gguf.GGUFWriter, config: Config) -> None:
-    writer.add_rope_dimension_count(head_dim_of(config) // 2)
-    writer.add_expert_shared_count(config["n_shared_experts"])
-    writer.add_leading_dense_block_count(config["first_k_dense_replace"])
+    """What the families have whose router is DeepSeek-V3's over plain attention."""
+    half = config["model_type"] in ("glm4_moe", "bailing_moe_v2")
+    writer.add_rope_dimension_count(head_dim_of(config) // (2 if half else 1))
+    writer.add_expert_shared_count(config.get("n_shared_experts", config.get("num_shared_experts")))
+    kinds = config.get("mlp_layer_types")  # the converter counts those before the first mixture
+    dense = kinds.index("sparse") if kinds else config.get("first_k_dense_replace", 0)
+    writer.add_leading_dense_block_count(dense)
     writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
-    writer.add_expert_weights_scale(config["routed_scaling_factor"])
-    writer.add_expert_weights_norm(config["norm_topk_prob"])
-    writer.add_expert_group_count(config["n_group"])
-    writer.add_expert_group_used_count(config["topk_group"])
+    scale = config.get("routed_scaling_factor", config.get("router_scaling_factor"))
+    writer.add_expert_weights_scale(scale)
+    writer.add_expert_weights_norm(config.get("norm_topk_prob", True))
+    if config.get("n_group"):
+        writer.add_expert_group_count(config["n_group"])
+        writer.add_expert_group_used_count(config["topk_group"])
     if config.get("num_nextn_predict_layers"):
         writer.add_nextn_predict_layers(config["num_nextn_predict_layers"])
 
@@ -520,13 +550,18 @@ def _add_latent_keys(writer: gguf.GGUFWriter, config: Config, *, halves: bool) -
         writer.add_q_lora_rank(config["q_lora_rank"])
     writer.add_kv_lora_rank(config["kv_lora_rank"])
     writer.add_rope_dimension_count(rotated)
-    writer.add_leading_dense_block_count(config["first_k_dense_replace"])
+    # Where the config has none (GLM-4.7-Flash as transformers saves it), the converter writes 0.
+    writer.add_leading_dense_block_count(config.get("first_k_dense_replace", 0))
     writer.add_expert_shared_count(config["n_shared_experts"])
     writer.add_expert_weights_scale(config["routed_scaling_factor"])
     if config["norm_topk_prob"]:
         writer.add_expert_weights_norm(True)
-    if config["model_type"] == "deepseek_v3":
+    if config["model_type"] in ("deepseek_v3", "deepseek_v32", "glm_moe_dsa"):
         writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if "index_topk" in config:
+        writer.add_indexer_head_count(config["index_n_heads"])
+        writer.add_indexer_key_length(config["index_head_dim"])
+        writer.add_indexer_top_k(config["index_topk"])
     if config.get("n_group"):
         writer.add_expert_group_count(config["n_group"])
         writer.add_expert_group_used_count(config["topk_group"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,9 @@ FORMS = {
     "deepseek_v3-bias": deepseek_form(2),
     "glm4_moe": deepseek_form(1, copies=True),
     "glm4_moe-air": deepseek_form(2),
+    "glm4_moe_lite": deepseek_form(2),
+    "hy_v3": deepseek_form(2),
+    "bailing_moe_v2": replace(deepseek_form(2), norm="model.layers.{}.final_layernorm"),
     "qwen3_next": Form(
         "mtp.layers.0",
         3,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,49 @@ STAND_INS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"attention_bias": True},
         {"model_type": "PanguEmbedded", "bias": True, "attention_bias": None},
     ),
+    "bailing_moe_v2": (
+        "glm4_moe",
+        {"use_qk_norm": True, "norm_topk_prob": True},
+        {"model_type": "bailing_moe_v2", "score_function": "sigmoid"},
+    ),
     "mimo": ("qwen2", {}, {"model_type": "mimo", "num_nextn_predict_layers": 1}),
 }
+
+
+# What a family calls the stand-in's keys and, by parts of their names, its tensors; the last are
+# made of several, one under the other.
+_LINGS_KEYS = {
+    "attention_bias": "use_qkv_bias",
+    "n_routed_experts": "num_experts",
+    "n_shared_experts": "num_shared_experts",
+}
+_LINGS_NAMES = {
+    "embed_tokens": "word_embeddings",
+    "self_attn.o_proj": "attention.dense",
+    "self_attn.q_norm": "attention.query_layernorm",
+    "self_attn.k_norm": "attention.key_layernorm",
+    "e_score_correction_bias": "expert_bias",
+}
+
+
+def _as_ling(folder: Path) -> None:
+    """Give a saved GLM-4.5 the keys and tensors of Ling-2.0, which is the same model."""
+    from safetensors.numpy import load_file, save_file  # noqa: PLC0415
+
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({_LINGS_KEYS.get(key, key): each for key, each in config.items()}))
+    found: dict[str, np.ndarray] = {}
+    for key, values in load_file(folder / "model.safetensors").items():
+        name = key
+        for theirs, ours in _LINGS_NAMES.items():
+            name = name.replace(theirs, ours)
+        found[name] = values
+    for name in [name for name in found if ".self_attn.q_proj." in name]:
+        parts = [found.pop(name.replace(".q_proj.", f".{part}_proj.")) for part in "qkv"]
+        fused = name.replace(".self_attn.q_proj.", ".attention.query_key_value.")
+        found[fused] = np.concatenate(parts)
+    save_file(found, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 # Families whose maths no class of transformers has.
@@ -42,6 +83,12 @@ NUMPY: dict[str, Any] = {"pangu_pro_moe": PanguProMoE}
 
 def oracle(name: str, **changes: Any) -> Any:
     """The transformers model (or ours in numpy), float32, with every parameter and buffer drawn."""
+    model_type, settings = MODELS[name]
+    return oracle_of(model_type, {**settings, **changes})
+
+
+def oracle_of(model_type: str, settings: Mapping[str, Any]) -> Any:
+    """The same of a model_type and of what differs from COMMON."""
     import torch  # noqa: PLC0415  # seconds: only the tests that need an oracle pay
     from transformers import (  # noqa: PLC0415
         AutoConfig,
@@ -49,11 +96,10 @@ def oracle(name: str, **changes: Any) -> Any:
         AutoModelForImageTextToText,
     )
 
-    model_type, settings = MODELS[name]
     if model_type in NUMPY:
-        return NUMPY[model_type]({**COMMON, **settings, **changes}, drawn)
+        return NUMPY[model_type]({**COMMON, **settings}, drawn)
     stand_in, same, _ = STAND_INS.get(model_type, (model_type, {}, {}))
-    values = {**COMMON, **settings, **same, **changes}
+    values = {**COMMON, **settings, **same}
     make, options = AutoModelForCausalLM, {"attn_implementation": "eager", "dtype": torch.float32}
     if "vision_config" in values:
         make, values = AutoModelForImageTextToText, wrapped(values)
@@ -73,11 +119,17 @@ def wrapped(values: dict[str, Any]) -> dict[str, Any]:
 
 def saved(name: str, model: Any, folder: Path) -> Path:
     """The folder, now holding the oracle `model` as the makers of that family publish theirs."""
-    model.save_pretrained(folder)
-    model_type, _ = MODELS[name]
+    return saved_as(MODELS[name][0], model, folder)
+
+
+def saved_as(model_type: str, model: Any, folder: Path, **options: Any) -> Path:
+    """The same of a model_type. options: of transformers' save_pretrained."""
+    model.save_pretrained(folder, **options)
     if model_type in STAND_INS:
         path = folder / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | STAND_INS[model_type][2]))
+    if model_type == "bailing_moe_v2":
+        _as_ling(folder)
     return folder
 
 

@@ -71,6 +71,9 @@ CONVERTED = [
     "qwen3_vl_moe",
     "glm4_moe",
     "glm4_moe-air",
+    "glm4_moe_lite",
+    "dots1",
+    "solar_open",
     "mimo",
 ]
 # What llama.cpp does not compute of these, as it computes it.
@@ -310,7 +313,8 @@ def test_a_disk_that_is_too_full_is_said_before_a_byte_is_written(
         ("deepseek_v3", {"rope_interleave": False}, "rope_interleave"),
         ("llama", {"mlp_bias": True}, "mlp_bias"),
         ("qwen2", {"rope_parameters": LLAMA3}, "llama3"),
-        ("llama", {"rope_parameters": HALF}, "partial_rotary_factor"),
+        ("glm4_moe", {"head_dim": 18, "rope_parameters": HALF}, "partial_rotary_factor"),
+        ("hunyuan_v1_moe", {"moe_topk": [2, 3]}, "moe_topk"),
         ("ernie4_5_moe", {"moe_layer_interval": 2, "num_hidden_layers": 5}, "moe_layer_interval"),
         ("ernie4_5_moe-unshared", {"moe_layer_end_index": 1}, "moe_layer_end_index"),
         ("hunyuan_v1_moe", {"attention_bias": True}, "attention_bias"),

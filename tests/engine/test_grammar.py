@@ -16,7 +16,17 @@ from fake_model import END, ByteTokenizer, ScriptModel, loaded
 import dure.llm
 from dure import LLM, SamplingParams
 from dure.batch import Batch
-from dure.chat.dialects import deepseek, dsml, hermes, hunyuan, hy3, llama3, minimax, qwenxml
+from dure.chat.dialects import (
+    deepseek,
+    dsml,
+    hermes,
+    hunyuan,
+    hy3,
+    kimi,
+    llama3,
+    minimax,
+    qwenxml,
+)
 from dure.chat.dialects.dialect import Dialect
 from dure.chat.dialects.stream_parser import StreamParser
 from dure.chat.grammar_rules import Rules, complete
@@ -269,6 +279,7 @@ DIALECTS = [
     Dialect("MiMo XML", calls=qwenxml.XmlCalls(escaped=True)),
     Dialect("DeepSeek R1", calls=deepseek.DeepSeekCalls(fenced=True)),
     Dialect("DeepSeek V3.1", calls=deepseek.DeepSeekCalls(fenced=False)),
+    Dialect("Kimi K2", calls=kimi.KimiCalls()),
     dsml.V32,
     dsml.V4,
     minimax.M1,

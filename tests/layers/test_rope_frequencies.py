@@ -235,7 +235,8 @@ def test_a_config_with_a_value_that_is_no_number_in_range_is_refused(
 @pytest.mark.parametrize(
     "config",
     [
-        RopeConfig("default", 1e4, 7),
+        RopeConfig("yarn", 1e4, 7, factor=4.0, original_context=64),
+        RopeConfig("default", 1e4, 1),
         RopeConfig("default", 1e4, 0),
         RopeConfig("default", 0.0, 64),
         RopeConfig("default", math.inf, 64),

@@ -58,14 +58,18 @@ WRONG_IN_ONE: dict[str, dict[str, tuple[Any, ...]]] = {
     "hunyuan_v1_moe": {"num_shared_expert": (2, 0, [2, 2]), "moe_intermediate_size": ([4, 8],)},
     "minimax_m2": {"attn_type_list": (0, [0, 1], [0, 0])},
     "pangu_embedded": {"bias": (1, "no")},
+    "dots1": {"sliding_window": (0, -1, "8"), "max_window_layers": (-1, "1")},
+    "hy_v3": {"mlp_layer_types": (["dense"], "dense", ["dense", "moe", "sparse"], 3)},
     "deepseek_v2": {key: (0, -1, "4", True, [4]) for key in ("kv_lora_rank", "q_lora_rank")},
     "glm4_moe": {"n_group": (0, -1, 3, "4"), "use_qk_norm": (1, "no"), "n_shared_experts": (-1,)},
     "deepseek_v3": {"n_group": (0, -1, 3, "4"), "topk_group": (0, 9), "norm_topk_prob": (1, "no")},
 }
 # Heads over latents have other sizes, and do not read these.
 NOT_READ = {"num_key_value_heads", "head_dim"}
+OVER_LATENTS = {"deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa"}
 NOT_RUN: tuple[tuple[str, Any], ...] = (
     ("hidden_act", "gelu"),
+    ("hidden_act", "gelu_pytorch_tanh"),
     ("hidden_act", ["silu"]),
     ("hidden_act", "x" * 10**6),
     ("rope_scaling", {"type": "spiral", "factor": 2.0}),
@@ -93,13 +97,18 @@ NOT_RUN_BY: tuple[tuple[str, str, Any], ...] = (
     ("deepseek_v2", "moe_layer_freq", 2),
     ("deepseek_v3", "scoring_func", "softmax"),
     ("deepseek_v3", "mlp_bias", True),
+    ("dots1", "scoring_func", "softmax"),
+    ("hy_v3", "mlp_bias", True),
+    ("hy_v3", "route_norm", False),
+    ("solar_open", "first_k_dense_replace", 1),
+    ("solar_open", "use_qk_norm", True),
 )
 
 CASES = [
     (family, key, value)
     for family in FAMILIES
     for key, values in (WRONG | WRONG_IN_ONE.get(family, {})).items()
-    if not (key in NOT_READ and family.startswith("deepseek"))
+    if not (key in NOT_READ and family in OVER_LATENTS)
     for value in values
 ]
 

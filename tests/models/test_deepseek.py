@@ -15,7 +15,7 @@ from tiny_models import furthest, loaded, prefill_logits
 
 from dure.errors import DureError, ModelFileError, UnsupportedModelError
 from dure.models.config import Config
-from dure.models.deepseek_v2 import DeepseekConfig
+from dure.models.deepseek_config import V2, V3, DeepseekConfig
 
 
 def test_the_layer_that_predicts_further_is_recognised_and_not_run(
@@ -61,11 +61,11 @@ def test_a_file_that_does_not_say_groups_has_those_of_its_model(
     assert furthest(prefill_logits(tiny("deepseek_v3").model, tokens), actual) > 1e-3
 
 
-def sizes(changes: Mapping[str, Any], *, version: int, gguf: bool = False) -> DeepseekConfig:
+def sizes(changes: Mapping[str, Any], *, version: int) -> DeepseekConfig:
     """What is read of a tiny config after these changes."""
     config = config_of(f"deepseek_v{version}")
     config["num_experts"] = config.pop("n_routed_experts")
-    return DeepseekConfig.read(Config({**config, **changes}, "a"), gguf=gguf, version=version)
+    return DeepseekConfig.read(Config({**config, **changes}, "a"), V3 if version > 2 else V2)
 
 
 @pytest.mark.parametrize("version", [2, 3])
@@ -140,7 +140,7 @@ def test_the_published_models_are_read() -> None:
         "max_position_embeddings": 163840,
         "rope_scaling": {**rope, "mscale": 0.707, "mscale_all_dim": 0.707},
     }
-    read = DeepseekConfig.read(Config(lite, "a"), gguf=False, version=2)
+    read = DeepseekConfig.read(Config(lite, "a"), V2)
     assert (read.query_latent, read.latent, read.plain, read.rotated) == (None, 512, 128, 64)
     assert read.scale == pytest.approx(192**-0.5 * (0.0707 * np.log(40) + 1) ** 2)
     assert (read.routing.group_rule, read.routing.score) == ("none", "softmax")
@@ -157,7 +157,7 @@ def test_the_published_models_are_read() -> None:
         "routed_scaling_factor": 2.5,
         "rope_scaling": {**rope, "mscale": 1.0, "mscale_all_dim": 1.0},
     }
-    read = DeepseekConfig.read(Config(large, "a"), gguf=False, version=3)
+    read = DeepseekConfig.read(Config(large, "a"), V3)
     assert (read.routing.group_rule, read.routing.groups, read.routing.kept_groups) == (
         "top2",
         8,

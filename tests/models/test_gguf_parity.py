@@ -33,6 +33,7 @@ _ONLY_SAFETENSORS = {
     "mimo",
     "pangu_pro_moe",
     "qwen2-sliding",
+    "dots1-sliding",
     "qwen3-sliding",
     "qwen3_moe-unnormalised",
     "qwen3_moe-mixed",

@@ -23,7 +23,14 @@ from dure.models import load_model
 
 DEEPSEEK = ("enorm", "hnorm", "eh_proj", "shared_head.norm")
 NEXTN = ("enorm", "hnorm", "eh_proj", "shared_head_norm")
-TINY = ("deepseek_v3", "deepseek_v3-bias", "glm4_moe", "qwen3_next", "ernie4_5_moe")
+TINY = (
+    "deepseek_v3",
+    "deepseek_v3-bias",
+    "glm4_moe",
+    "glm4_moe_lite",
+    "qwen3_next",
+    "ernie4_5_moe",
+)
 
 
 def names_of(name: str, layers: int) -> tuple[str, tuple[str, ...]]:

@@ -109,7 +109,8 @@ PACK: dict[str, Callable[[str, np.ndarray], packings.Packed]] = {
 def is_packed(name: str) -> bool:
     """Whether tools quantise it: the projections of the layers."""
     ends = ("_proj", "_with_mqa", ".w1", ".w2", ".w3")
-    return name.endswith(tuple(f"{end}.weight" for end in ends))
+    # Nobody quantises the heads' weights of an indexer.
+    return name.endswith(tuple(f"{end}.weight" for end in ends)) and "weights_proj" not in name
 
 
 def quantised(folder: Path, name: str, method: str) -> tuple[Path, Any]:

@@ -190,13 +190,15 @@ def _rope_scaling(config: Config, sizes: Any, family: _Family) -> dict[str, Any]
     """Make the table of the rotation's scaling; refuse what GGUF has no keys for."""
     rope: RopeConfig = sizes.rope
     latent = hasattr(sizes, "latent")
-    if not latent and not family.turns_part and rope.dim != sizes.head_dim:
+    if rope.dim % 2:
         raise _otherwise(
-            f"{config.source} rotates {rope.dim} of the {sizes.head_dim} dimensions of a head "
-            "(partial_rotary_factor), and llama.cpp turns all of them in this architecture."
+            f"{config.source} rotates {rope.dim} dimensions of a head (partial_rotary_factor), and "
+            "llama.cpp turns pairs."
         )
     # A base says ntk-alpha, and a tensor llama3, which llama.cpp reads for llama alone.
-    if rope.type in ("default", "ntk-alpha") or (rope.type == "llama3" and family.layout.pairs):
+    if rope.type in ("default", "dynamic", "ntk-alpha") or (
+        rope.type == "llama3" and family.layout.pairs
+    ):
         return {}
     if rope.type == "linear":
         return {"rope_type": "linear", "factor": rope.factor}
@@ -279,9 +281,20 @@ def _latent_values(config: Config, sizes: Any) -> dict[str, Any]:
         "v_head_dim": sizes.value,
         "q_lora_rank": sizes.query_latent,
         "kv_lora_rank": sizes.latent,
-        "first_k_dense_replace": sizes.dense_layers,
+        "first_k_dense_replace": _dense_in_front(config, sizes),
         **_routed(sizes.routing),
     }
+
+
+def _dense_in_front(config: Config, sizes: Any) -> int:
+    """Return how many dense layers there are; llama.cpp needs all in front of the mixtures."""
+    dense: int = sizes.dense_layers
+    if not all(sizes.sparse_layers[dense:]):
+        raise _otherwise(
+            f"{config.source} has dense layers behind mixtures of experts (mlp_layer_types), and "
+            "llama.cpp has them only in front."
+        )
+    return dense
 
 
 def _ernie_values(config: Config, sizes: Any) -> dict[str, Any]:
@@ -300,10 +313,18 @@ def _ernie_values(config: Config, sizes: Any) -> dict[str, Any]:
     }
 
 
-def _hunyuan_values(_config: Config, sizes: Any) -> dict[str, Any]:
+def _hunyuan_values(config: Config, sizes: Any) -> dict[str, Any]:
     """Make Hunyuan's values: routed and shared experts have one width."""
-    width = sizes.intermediate
-    return {"moe_intermediate_size": width, "shared_expert_intermediate_size": width}
+    width, chosen = sizes.intermediate, set(sizes.experts_per_token)
+    if len(chosen) > 1:
+        raise _otherwise(
+            f"{config.source} has another moe_topk in each layer, and llama.cpp has one for all."
+        )
+    return {
+        "num_experts_per_tok": chosen.pop(),
+        "moe_intermediate_size": width,
+        "shared_expert_intermediate_size": width,
+    }
 
 
 def _minimax_values(_config: Config, sizes: Any) -> dict[str, Any]:
@@ -314,6 +335,13 @@ def _minimax_values(_config: Config, sizes: Any) -> dict[str, Any]:
 def _glm_values(_config: Config, sizes: Any) -> dict[str, Any]:
     """Make GLM's values: DeepSeek's router over ordinary attention."""
     return {"first_k_dense_replace": sizes.dense_layers, **_routed(sizes.routing)}
+
+
+def _dots_values(config: Config, sizes: Any) -> dict[str, Any]:
+    """Make dots.llm1's values: DeepSeek's router, and no window, for which it has no key."""
+    if any(sizes.windows):
+        raise _otherwise(f"{config.source} has sliding windows, which GGUF cannot say.")
+    return _glm_values(config, sizes)
 
 
 def _recurrent_values(config: Config, sizes: Any) -> dict[str, Any]:
@@ -346,7 +374,6 @@ class _Family:
 
     layout: Layout = field(default_factory=Layout)
     architecture: str | None = None  # llama.cpp's name, where the model file says none
-    turns_part: bool = False  # it can rotate some of a head's dimensions, and not the others
     needs: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)  # key -> (default, needed)
     # The family's own values, in config.json's language; refuses what no key can say.
     values: Callable[[Config, Any], Mapping[str, Any]] = lambda _config, _sizes: {}
@@ -382,7 +409,6 @@ _FAMILIES: Mapping[str, _Family] = {
     # The eps of its queries' and keys' lengths is llama.cpp's eps of all norms.
     "qwen3_next": _Family(
         Layout(kinds=_SECOND_NORM, drafts="mtp."),
-        turns_part=True,
         needs={
             **_WITHOUT_BIAS,
             **_ONLY_MIXTURES,
@@ -395,10 +421,11 @@ _FAMILIES: Mapping[str, _Family] = {
     "ernie4_5_moe": _Family(Layout(drafts="model.mtp_"), values=_ernie_values),
     "hunyuan_v1_dense": _Family(needs=_WITHOUT_BIAS),
     "hunyuan_v1_moe": _Family(needs=_WITHOUT_BIAS, values=_hunyuan_values),
-    "minimax_m2": _Family(
-        turns_part=True, needs={"tie_word_embeddings": (False, False)}, values=_minimax_values
-    ),
-    "glm4_moe": _Family(Layout(kinds=_SECOND_NORM), turns_part=True, values=_glm_values),
+    "minimax_m2": _Family(needs={"tie_word_embeddings": (False, False)}, values=_minimax_values),
+    "glm4_moe": _Family(Layout(kinds=_SECOND_NORM), values=_glm_values),
+    "glm4_moe_lite": _Family(architecture="deepseek2", needs=_LATENT, values=_latent_values),
+    "dots1": _Family(needs=_WITHOUT_BIAS, values=_dots_values),
+    "solar_open": _Family(Layout(kinds=_SECOND_NORM), architecture="glm4moe", values=_glm_values),
     "mimo": _Family(
         Layout(drafts="model.mtp_layers."), architecture="qwen2", needs=_WITHOUT_WINDOW
     ),

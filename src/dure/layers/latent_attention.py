@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from dure.layers.rope import Rotation
     from dure.weights.loader import Weights
 
+    Ints = NDArray[np.int32]
+
 NORM_EPS = 1e-6  # of the latents' own norms, whatever the model's is
 
 
@@ -133,16 +135,27 @@ class LatentAttention:
         if self.q_a_norm is not None:
             q = self.q_proj(self.q_a_norm(q))
         self._write(entries, rotation, batch, cache)
-        gathered = kernels.latent_attention(
-            self._absorbed(q, turning),
+        absorbed = self._absorbed(q, turning)
+        gathered = self._gathered(absorbed, cache, positions, sequences, batch.block_tables)
+        return self._result(gathered, add)
+
+    def _gathered(
+        self, q: Floats, cache: LayerArray, positions: Ints, sequences: Ints, tables: Ints
+    ) -> Floats:
+        """Attend with absorbed queries to all entries up to their positions: (n, heads, latent)."""
+        return kernels.latent_attention(
+            q,
             cache,
             positions,
             sequences,
-            batch.block_tables,
+            tables,
             latent=self._latent,
             scale=self._scale,
             threads=self._threads,
         )
+
+    def _result(self, gathered: Floats, add: Floats | None) -> Floats:
+        """Project what was gathered, (n, heads, latent), to values and to the output, + add."""
         values = kernels.head_matmul(
             gathered,
             self.expand,
@@ -151,7 +164,7 @@ class LatentAttention:
             exact=self._exact,
             threads=self._threads,
         )
-        return self.o_proj(values.reshape(len(q), self._heads * self._value), add=add)
+        return self.o_proj(values.reshape(len(gathered), self._heads * self._value), add=add)
 
     def _write(self, entries: Floats, rotation: Rotation, batch: Batch, cache: LayerArray) -> None:
         """Write entries (n, latent + rotated), normed and rotated, to the cache."""

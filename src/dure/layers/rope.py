@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Float32Array = npt.NDArray[np.float32]
 
-ROPE_TYPES = ("default", "linear", "yarn", "ntk-alpha", "llama3", "longrope")
+ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "ntk-alpha", "llama3", "longrope")
 
 # Types that other software writes for one of ours. "mrope" gives image patches three positions;
 # text has the same number in all three, which is ordinary rotation.
@@ -72,12 +72,16 @@ class RopeConfig:
         *,
         layer_type: str | None = None,
         default_theta: float = 10000.0,
+        partial: bool = True,
+        fraction: float = 1.0,
     ) -> RopeConfig:
         """Read the RoPE settings of a config.json.
 
         It may have the old form (`rope_theta`, `rope_scaling`) or the new (`rope_parameters`, which
-        may hold one table a `layer_type`). Raises UnsupportedModelError for an unknown type,
-        ModelFileError for a value that is not a number in range.
+        may hold one table a `layer_type`). partial: whether the family may rotate a part of a head;
+        those that do not pass over the keys of its size, as transformers does. fraction: the
+        rotated part of a head where the config names none. Raises UnsupportedModelError for an
+        unknown type, ModelFileError for a value that is not a number in range.
         """
         shared = {key: config[key] for key in _SHARED_KEYS if key in config}
         table = _Table({**shared, **_parameters(config, layer_type)})
@@ -102,7 +106,11 @@ class RopeConfig:
         return cls(
             type=kind,
             theta=default_theta if theta is None else theta,
-            dim=_rotary_dim(table, head_dim),
+            dim=(
+                _rotary_dim(table, head_dim, fraction)
+                if partial
+                else _whole_dim(table, kind, head_dim)
+            ),
             factor=1.0 if factor is None else factor,
             original_context=int(original or 0),
             beta_fast=table.number("beta_fast") or 32.0,
@@ -229,7 +237,8 @@ def _llama3(config: RopeConfig) -> Float32Array:
 def _check(config: RopeConfig) -> None:
     if config.type not in ROPE_TYPES:
         raise _unknown(config.type)
-    if config.dim < 2 or config.dim % 2:
+    # An odd number is rounded up to pairs, but YaRN's ramp has a place for each whole pair only.
+    if config.dim < 2 or (config.dim % 2 and config.type == "yarn"):
         raise ModelFileError(f"RoPE needs an even number of rotary dims, not {config.dim}.")
     if not (math.isfinite(config.theta) and config.theta > 1.0):
         raise ModelFileError(f"RoPE needs a base (theta) above 1, not {config.theta}.")
@@ -279,27 +288,42 @@ def _parameters(config: Mapping[str, Any], layer_type: str | None) -> dict[str, 
 def _rope_type(table: _Table) -> str:
     written = table.text("rope_type") or table.text("type") or "default"
     if written == "dynamic":
-        # With alpha it is HunYuan's fixed stretch. Without, it changes nothing until a sequence
-        # outgrows max_position_embeddings, which is where our context ends.
-        return "ntk-alpha" if table.number("alpha") else "default"
+        # With alpha it is HunYuan's fixed stretch. Without, it changes no frequency until a
+        # sequence outgrows max_position_embeddings, which is where our context ends.
+        return "ntk-alpha" if table.number("alpha") else "dynamic"
     kind = _SYNONYMS.get(written, written)
     if kind not in ROPE_TYPES:
         raise _unknown(written)
     return kind
 
 
-def _rotary_dim(table: _Table, head_dim: int) -> int:
+def _rotary_dim(table: _Table, head_dim: int, usual: float = 1.0) -> int:
     fraction, rotary_dim = table.number("partial_rotary_factor"), table.number("rotary_dim")
     if fraction is not None:
         rotary_dim = head_dim * fraction
-    dim = head_dim if rotary_dim is None else int(rotary_dim)
+    dim = int(head_dim * usual if rotary_dim is None else rotary_dim)
     if not 0 < dim <= head_dim:
         raise ModelFileError(f"The config rotates {dim} of {head_dim} dims of a head.")
     return dim
 
 
+def _whole_dim(table: _Table, kind: str, head_dim: int) -> int:
+    """Return head_dim, of a family whose classes rotate whole heads whatever the config says.
+
+    Scalings are computed of the part that the config names, which then fits no head: such a config
+    is refused, as nobody runs it.
+    """
+    if kind not in ("default", "dynamic") and _rotary_dim(table, head_dim) != head_dim:
+        raise UnsupportedModelError(
+            f"The config scales (RoPE type {kind!r}) the rotation of a part of each head, by "
+            "partial_rotary_factor or rotary_dim; models of this family rotate whole heads."
+        )
+    _rotary_dim(table, head_dim)
+    return head_dim
+
+
 def _unknown(written: str) -> UnsupportedModelError:
-    known = ", ".join((*ROPE_TYPES, "dynamic"))
+    known = ", ".join(ROPE_TYPES)
     return UnsupportedModelError(f"RoPE type {written!r} is not known.", hint=f"Known: {known}.")
 
 

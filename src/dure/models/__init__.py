@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 
-_SHARED = {"config", "gguf_keys"}
+_SHARED = {"config", "deepseek_config", "gguf_keys"}
 """Files of this folder that are not families."""
 
 

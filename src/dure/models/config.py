@@ -36,6 +36,9 @@ GGUF_KEYS = {
     "attention.value_length_mla": "v_head_dim",
     "attention.q_lora_rank": "q_lora_rank",
     "attention.kv_lora_rank": "kv_lora_rank",
+    "attention.indexer.head_count": "index_n_heads",
+    "attention.indexer.key_length": "index_head_dim",
+    "attention.indexer.top_k": "index_topk",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
     "attention.sliding_window": "sliding_window",
     "attention.temperature_scale": "llama_4_scaling_beta",
@@ -89,6 +92,8 @@ _SYNONYMS = {
     "moe_layer_start_index": "first_k_dense_replace",
     "n_routed_experts": "num_experts",
     "num_mtp_layers": "num_nextn_predict_layers",
+    "num_shared_experts": "n_shared_experts",
+    "router_scaling_factor": "routed_scaling_factor",
 }
 
 _REQUIRED: Any = object()
@@ -114,7 +119,8 @@ class _Watched(Mapping[str, Any]):
 class Config:
     """Typed reads of one config. A missing, mistyped or absurd value raises ModelFileError."""
 
-    def __init__(self, values: Mapping[str, Any], source: str) -> None:
+    def __init__(self, values: Mapping[str, Any], source: str, *, is_gguf: bool = False) -> None:
+        self.is_gguf = is_gguf
         self.asked: set[str] = set()
         self.values: Mapping[str, Any] = _Watched(values, self.asked)
         self.source = source
@@ -176,6 +182,18 @@ class Config:
             raise self._wrong(key, value, f"one number, or the same for each of {layers} layers")
         return Config({key: first}, self.source).integer(key, high=high)
 
+    def of_each_layer(
+        self, key: str, layers: int, default: int | None = _REQUIRED, *, high: int = 2**31 - 1
+    ) -> tuple[int, ...]:
+        """Return the integer at `key`, from 1 to high, of each layer: one for all, or a list."""
+        value = self._get(key, default)
+        each = (
+            value if isinstance(value, list) else [self.integer(key, default, high=high)] * layers
+        )
+        if len(each) != layers or any(type(one) is not int or not 1 <= one <= high for one in each):
+            raise self._wrong(key, value, f"1 to {high:,}, one number or one for each layer")
+        return tuple(each)
+
     def heads(self) -> tuple[int, int]:
         """Return the number of query heads, and of KV heads, which divides it."""
         heads = self.integer("num_attention_heads", high=_MOST_HEADS)
@@ -221,6 +239,21 @@ class Config:
         step, named = self.integer("decoder_sparse_step", 1), self.integers("mlp_only_layers")
         return frozenset(i for i in range(layers) if i in named or (i + 1) % step)
 
+    def sparse_layers(self, layers: int, dense: int, *, drafts: int = 0) -> tuple[bool, ...]:
+        """Return for each layer whether it has a mixture of experts, by DeepSeek's keys.
+
+        dense: how many layers at the start have a dense MLP if the config does not say it. drafts:
+        multi-token prediction layers after these, which mlp_layer_types may include.
+        """
+        kinds = self._get("mlp_layer_types", ())
+        if isinstance(kinds, list) and len(kinds) == layers + drafts:
+            kinds = kinds[:layers]
+        if not kinds:
+            dense = self.integer("first_k_dense_replace", dense, low=0)
+            return tuple(layer >= dense for layer in range(layers))
+        known = {"dense": False, "sparse": True}
+        return tuple(known[k] for k in self._kinds(layers, kinds, known, "mlp_layer_types"))
+
     def recurrent_layers(self, layers: int, *, drafts: int = 0) -> tuple[bool, ...]:
         """Return for each layer whether it is recurrent.
 
@@ -244,11 +277,18 @@ class Config:
         return self.integer("sliding_window", 4096)
 
     def windows(self, layers: int) -> tuple[int | None, ...]:
-        """Return each layer's sliding window, None for full attention.
+        """Return each layer's sliding window, None for full attention, by Qwen's keys."""
+        return self.windows_of(layers, self.window(), usual_first=28)
 
-        That is by layer_types, else by max_window_layers.
+    def windows_of(
+        self, layers: int, window: int | None, *, usual_first: int
+    ) -> tuple[int | None, ...]:
+        """Return each layer's sliding window, which is `window` or None for full attention.
+
+        That is by layer_types, else from layer max_window_layers on, which is `usual_first` if the
+        config does not say it.
         """
-        window, first = self.window(), self.integer("max_window_layers", 28, low=0)
+        first = self.integer("max_window_layers", usual_first, low=0)
         kinds = self._get("layer_types", ())
         if window is None or not kinds:
             return tuple(window if layer >= first else None for layer in range(layers))
@@ -260,14 +300,16 @@ class Config:
         kinds = self._get("layer_types", ())
         return self._kinds(layers, kinds, dict.fromkeys(known)) if kinds else None
 
-    def _kinds(self, layers: int, kinds: Any, known: Mapping[str, Any]) -> list[str]:
-        """Return layer_types if it has one of `known` for each layer."""
+    def _kinds(
+        self, layers: int, kinds: Any, known: Mapping[str, Any], key: str = "layer_types"
+    ) -> list[str]:
+        """Return the list at `key` if it has one of `known` for each layer."""
         if (
             not isinstance(kinds, list)
             or len(kinds) != layers
             or any(not isinstance(k, str) or k not in known for k in kinds)
         ):
-            raise self._wrong("layer_types", kinds, f"{' or '.join(known)} for each layer")
+            raise self._wrong(key, kinds, f"{' or '.join(known)} for each layer")
         return kinds
 
     def expect(self, key: str, *allowed: Any) -> None:
@@ -343,7 +385,7 @@ def read_config(checkpoint: Checkpoint) -> Config:
         values["vocab_size"] = embedding.shape[0]
     values["tie_word_embeddings"] = "output.weight" not in checkpoint.tensors
     values["attention_bias"] = "blk.0.attn_output.bias" in checkpoint.tensors
-    return Config(values, str(checkpoint.path))
+    return Config(values, str(checkpoint.path), is_gguf=True)
 
 
 def _gguf_scaling(

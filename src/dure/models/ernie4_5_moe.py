@@ -76,7 +76,9 @@ class Ernie45MoeConfig:
             norm_eps=config.positive("rms_norm_eps", 1e-5),
             context_length=config.context_length(131072),
             tied=config.flag("tie_word_embeddings", True),
-            rope=RopeConfig.from_hf(config.values, head_dim, default_theta=500_000.0),
+            rope=RopeConfig.from_hf(
+                config.values, head_dim, default_theta=500_000.0, partial=config.is_gguf
+            ),
         )
 
 

@@ -78,6 +78,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "rope.scaling.alpha": (0, 1),
     "rope.scaling.yarn_ext_factor": (1,),
 }
+_OF_LAYERS = "per_layer_config"
 # Read by `read_config`, whatever the family.
 _READ = ("rope.scale_linear",)
 _SCALING = "rope.scaling."
@@ -96,9 +97,15 @@ _READ_SCALING = (
 def check_keys(checkpoint: Checkpoint, config: Config) -> None:
     """Raise UnsupportedModelError for a key that would change the result and was not read.
 
-    config: the checkpoint's, after its family has read what it needs.
+    config: the checkpoint's, after its family has read what it needs. Of a config.json that is only
+    transformers' key for layers that differ from the others, as families name the rest.
     """
     if checkpoint.kind != "gguf":
+        if _OF_LAYERS not in config.asked and config.values.get(_OF_LAYERS):
+            raise UnsupportedModelError(
+                f"{config.source} has {_OF_LAYERS}, settings of single layers, which dure does not "
+                "read for this architecture, so running it would give wrong answers."
+            )
         return
     prefix = f"{architecture_of(checkpoint)}."
     read = {*_READ, *(_SCALING + each for each in _READ_SCALING)}

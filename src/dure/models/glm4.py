@@ -49,9 +49,6 @@ class Glm4Config:
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         layers = config.integer("num_hidden_layers", high=1024)
         head_dim = config.head_dim(128)
-        rope = config.values
-        if "rotary_dim" not in rope:
-            rope = {"partial_rotary_factor": 0.5, **rope}
         bias = weights.has("model.layers.0.self_attn.q_proj.bias")
         return cls(
             vocab_size=config.integer("vocab_size"),
@@ -64,7 +61,7 @@ class Glm4Config:
             norm_eps=config.positive("rms_norm_eps", 1.5625e-7),
             context_length=config.context_length(131072),
             tied=config.flag("tie_word_embeddings", False),
-            rope=RopeConfig.from_hf(rope, head_dim),
+            rope=RopeConfig.from_hf(config.values, head_dim, fraction=0.5),
             bias=bias if weights.is_gguf else config.flag("attention_bias", True),
         )
 

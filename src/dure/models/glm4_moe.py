@@ -14,6 +14,7 @@ from dure.layers.decoder_layer import DecoderLayer
 from dure.layers.moe import Routing, SparseMLP
 from dure.layers.mtp import MTPNames, load_mtp
 from dure.layers.rope import RopeConfig
+from dure.models.deepseek_config import best_pairs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,9 +66,6 @@ class Glm4MoeConfig:
             layers -= min(extra, layers - 1)
         experts = config.integer("num_experts", high=65536)
         head_dim = config.head_dim(hidden // heads)
-        rope = config.values
-        if "rotary_dim" not in rope:
-            rope = {"partial_rotary_factor": 0.5, **rope}
         return cls(
             vocab_size=config.integer("vocab_size"),
             hidden=hidden,
@@ -75,7 +73,7 @@ class Glm4MoeConfig:
             expert_intermediate=config.integer("moe_intermediate_size", 1408),
             experts=experts,
             shared_experts=config.integer("n_shared_experts", 1, low=0, high=65536),
-            routing=_routing(config, experts, gguf=gguf),
+            routing=best_pairs(config, experts, chosen=8),
             dense_layers=config.integer("first_k_dense_replace", 1, low=0),
             extra_layers=extra,
             layers=layers,
@@ -87,7 +85,7 @@ class Glm4MoeConfig:
             context_length=config.context_length(131072),
             tied=config.flag("tie_word_embeddings", False),
             bias=_has("self_attn.q_proj.bias", "attention_bias", config, weights),
-            rope=RopeConfig.from_hf(rope, head_dim),
+            rope=RopeConfig.from_hf(config.values, head_dim, fraction=0.5),
         )
 
 
@@ -96,22 +94,6 @@ def _has(tensor: str, key: str, config: Config, weights: Weights) -> bool:
     if weights.is_gguf:
         return weights.has(f"model.layers.0.{tensor}")
     return config.flag(key, False)
-
-
-def _routing(config: Config, experts: int, *, gguf: bool) -> Routing:
-    """Read the router: sigmoid scores with a bias for the choice; best-two group scores."""
-    chosen = config.integer("num_experts_per_tok", 8, high=experts)
-    groups, kept = config.expert_groups(experts, chosen)
-    return Routing(
-        top_k=chosen,
-        # config.json's default is True; GGUF writes it only where it is true.
-        normalize=config.flag("norm_topk_prob", not gguf),
-        score="sigmoid",
-        group_rule="top2" if groups > 1 else "none",
-        groups=groups,
-        kept_groups=kept,
-        scale=config.positive("routed_scaling_factor", 1.0),
-    )
 
 
 class Block(DecoderLayer):

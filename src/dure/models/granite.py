@@ -61,7 +61,7 @@ class GraniteConfig:
             norm_eps=config.positive("rms_norm_eps", 1e-6),
             context_length=config.context_length(2048),
             tied=config.flag("tie_word_embeddings", False),
-            rope=RopeConfig.from_hf(config.values, head_dim),
+            rope=RopeConfig.from_hf(config.values, head_dim, partial=config.is_gguf),
             bias=config.flag("attention_bias", False),
             # GGUF converters permute the rows of q and k for interleaved RoPE.
             interleaved=gguf,

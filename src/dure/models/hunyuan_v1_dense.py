@@ -65,7 +65,7 @@ class HunyuanV1DenseConfig:
             context_length=config.context_length(2048),
             tied=config.flag("tie_word_embeddings", False),
             bias=config.flag("attention_bias", False),
-            rope=RopeConfig.from_hf(config.values, head_dim),
+            rope=RopeConfig.from_hf(config.values, head_dim, partial=config.is_gguf),
         )
 
 

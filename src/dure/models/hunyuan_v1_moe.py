@@ -40,7 +40,7 @@ class HunyuanV1MoeConfig:
     hidden: int
     intermediate: int  # of each expert, and of the shared one
     experts: int
-    experts_per_token: int
+    experts_per_token: tuple[int, ...]  # of each layer
     layers: int
     heads: int
     kv_heads: int
@@ -71,7 +71,7 @@ class HunyuanV1MoeConfig:
             hidden=hidden,
             intermediate=config.same_for_all("moe_intermediate_size", layers, intermediate),
             experts=experts,
-            experts_per_token=config.same_for_all("num_experts_per_tok", layers, high=experts),
+            experts_per_token=config.of_each_layer("num_experts_per_tok", layers, high=experts),
             layers=layers,
             heads=heads,
             kv_heads=kv_heads,
@@ -80,7 +80,7 @@ class HunyuanV1MoeConfig:
             context_length=config.context_length(2048),
             tied=config.flag("tie_word_embeddings", False),
             bias=config.flag("attention_bias", False),
-            rope=RopeConfig.from_hf(config.values, head_dim),
+            rope=RopeConfig.from_hf(config.values, head_dim, partial=config.is_gguf),
         )
 
 
@@ -108,7 +108,7 @@ class Block(DecoderLayer):
             hidden=config.hidden,
             intermediate=config.intermediate,
             experts=config.experts,
-            routing=Routing(config.experts_per_token, normalize=True),
+            routing=Routing(config.experts_per_token[index], normalize=True),
             shared="shared_experts",
             shared_intermediate=config.intermediate,
         )

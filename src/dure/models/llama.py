@@ -74,7 +74,7 @@ class LlamaConfig:
             bias=config.flag("attention_bias", config.flag("qkv_bias", False)),
             # GGUF converters permute the rows of q and k for interleaved RoPE.
             interleaved=gguf,
-            rope=RopeConfig.from_hf(config.values, head_dim),
+            rope=RopeConfig.from_hf(config.values, head_dim, partial=config.is_gguf),
         )
 
 

@@ -59,7 +59,9 @@ class MimoConfig:
             context_length=config.context_length(32768),
             tied=config.flag("tie_word_embeddings", False),
             windows=config.windows(layers),
-            rope=RopeConfig.from_hf(config.values, head_dim, default_theta=640_000.0),
+            rope=RopeConfig.from_hf(
+                config.values, head_dim, default_theta=640_000.0, partial=config.is_gguf
+            ),
         )
 
 

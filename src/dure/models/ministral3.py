@@ -89,7 +89,7 @@ def _rope(config: Config, head_dim: int) -> tuple[RopeConfig, float | None]:
         beta = values.get("llama_4_scaling_beta")
     found = Config({"llama_4_scaling_beta": beta}, config.source)
     return (
-        RopeConfig.from_hf(values, head_dim),
+        RopeConfig.from_hf(values, head_dim, partial=config.is_gguf),
         None if beta is None else found.positive("llama_4_scaling_beta"),
     )
 

@@ -57,7 +57,7 @@ class MistralConfig:
             norm_eps=config.positive("rms_norm_eps", 1e-6),
             context_length=config.context_length(131072),
             tied=config.flag("tie_word_embeddings", False),
-            rope=RopeConfig.from_hf(config.values, head_dim),
+            rope=RopeConfig.from_hf(config.values, head_dim, partial=config.is_gguf),
             window=None if off else config.integer("sliding_window", 4096),
         )
 

@@ -92,7 +92,9 @@ def _ropes(config: Config, head_dim: int) -> tuple[RopeConfig, RopeConfig]:
     theta = 10000.0 if _is_second(config) else 500000.0
 
     def read(values: Mapping[str, Any], kind: str) -> RopeConfig:
-        return RopeConfig.from_hf(values, head_dim, layer_type=kind, default_theta=theta)
+        return RopeConfig.from_hf(
+            values, head_dim, layer_type=kind, default_theta=theta, partial=config.is_gguf
+        )
 
     values = config.values
     full = read(values, "full_attention")

@@ -62,7 +62,7 @@ class PanguEmbeddedConfig:
             context_length=config.context_length(32768),
             tied=config.flag("tie_word_embeddings", False),
             bias=config.flag("bias", config.flag("attention_bias", True)),
-            rope=RopeConfig.from_hf(config.values, head_dim),
+            rope=RopeConfig.from_hf(config.values, head_dim, partial=config.is_gguf),
         )
 
 

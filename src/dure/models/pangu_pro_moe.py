@@ -78,7 +78,7 @@ class PanguProMoeConfig:
             context_length=config.context_length(131072),
             tied=config.flag("tie_word_embeddings", False),
             bias=config.flag("bias", config.flag("attention_bias", True)),
-            rope=RopeConfig.from_hf(config.values, head_dim),
+            rope=RopeConfig.from_hf(config.values, head_dim, partial=config.is_gguf),
         )
 
 

@@ -60,7 +60,7 @@ class Qwen2Config:
             context_length=config.context_length(32768),
             tied=config.flag("tie_word_embeddings", False),
             windows=config.windows(layers),
-            rope=RopeConfig.from_hf(config.values, head_dim),
+            rope=RopeConfig.from_hf(config.values, head_dim, partial=config.is_gguf),
         )
 
 

@@ -53,8 +53,9 @@ class Qwen2MoeConfig:
     rope: RopeConfig
 
     @classmethod
-    def read(cls, config: Config, *, gguf: bool) -> Qwen2MoeConfig:
+    def read(cls, config: Config, weights: Weights) -> Qwen2MoeConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
+        gguf = weights.is_gguf
         config.expect("gating_func", 0, 1)  # in GGUF: 0 is unset, 1 softmax
         config.expect("hidden_act", "silu")
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
@@ -88,8 +89,12 @@ class Qwen2MoeConfig:
             context_length=config.context_length(32768),
             tied=config.flag("tie_word_embeddings", False),
             windows=config.windows(layers),
-            bias=config.flag("qkv_bias", True),
-            rope=RopeConfig.from_hf(config.values, head_dim),
+            bias=(
+                weights.has("model.layers.0.self_attn.q_proj.bias")
+                if gguf  # which has no key for it
+                else config.flag("qkv_bias", True)
+            ),
+            rope=RopeConfig.from_hf(config.values, head_dim, partial=config.is_gguf),
         )
 
 
@@ -129,5 +134,5 @@ class Model(Decoder):
     """The whole model: token ids to logits."""
 
     def __init__(self, config: Config, weights: Weights) -> None:
-        self.config = sizes = Qwen2MoeConfig.read(config, gguf=weights.is_gguf)
+        self.config = sizes = Qwen2MoeConfig.read(config, weights)
         super().__init__(weights, sizes, lambda index: Block(sizes, weights, index))

@@ -64,7 +64,7 @@ class Qwen3Config:
             tied=config.flag("tie_word_embeddings", False),
             windows=config.windows(layers),
             bias=config.flag("attention_bias", False),
-            rope=RopeConfig.from_hf(config.values, head_dim),
+            rope=RopeConfig.from_hf(config.values, head_dim, partial=config.is_gguf),
         )
 
 

@@ -78,7 +78,7 @@ class Qwen3MoeConfig:
             tied=config.flag("tie_word_embeddings", False),
             window=config.window(),
             bias=config.flag("attention_bias", False),
-            rope=RopeConfig.from_hf(config.values, head_dim),
+            rope=RopeConfig.from_hf(config.values, head_dim, partial=config.is_gguf),
         )
 
 

@@ -81,9 +81,6 @@ class Qwen3NextConfig:
         if gguf:
             value_dim = config.multiple("linear_inner_size", value_heads, 4096, high=2**20)
             value_dim //= value_heads
-        rope = config.values
-        if "rotary_dim" not in rope:
-            rope = {"partial_rotary_factor": 0.25, **rope}
         return cls(
             vocab_size=config.integer("vocab_size"),
             hidden=config.integer("hidden_size"),
@@ -107,7 +104,7 @@ class Qwen3NextConfig:
             context_length=config.context_length(32768),
             tied=config.flag("tie_word_embeddings", False),
             bias=config.flag("attention_bias", False),
-            rope=RopeConfig.from_hf(rope, head_dim),
+            rope=RopeConfig.from_hf(config.values, head_dim, fraction=0.25),
         )
 
 

@@ -55,7 +55,7 @@ class SeedOssConfig:
             norm_eps=config.positive("rms_norm_eps", 1e-6),
             context_length=config.context_length(524288),
             tied=config.flag("tie_word_embeddings", False),
-            rope=RopeConfig.from_hf(config.values, head_dim),
+            rope=RopeConfig.from_hf(config.values, head_dim, partial=config.is_gguf),
             bias=_has("q_proj.bias", "attention_bias", True, config, weights),
             output_bias=_has("o_proj.bias", "attention_out_bias", False, config, weights),
         )

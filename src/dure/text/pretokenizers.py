@@ -65,6 +65,17 @@ _GPT4O = (
     rf"|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
 )
 
+# Words with Chinese characters end where these begin; && takes a class out of another.
+_NO_HAN = r"&&[^\p{Han}]"
+_KIMI = (
+    r"[\p{Han}]+"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}{_NO_HAN}]*"
+    rf"[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}{_NO_HAN}]+{_CONTRACTION}?"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}{_NO_HAN}]+"
+    rf"[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}{_NO_HAN}]*{_CONTRACTION}?"
+    rf"|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACES}"
+)
+
 _DEEPSEEK_V3 = (
     r"\p{N}{1,3}",
     "[一-龥\u3040-ゟ゠-ヿ]+",
@@ -93,6 +104,13 @@ _DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _DEEPSEEK_HAN, r"\p{N}
 # What a file without a name gets; llama.cpp's choice, since no model's own tokenizer says this.
 _DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")
 
+# Ling's, whose possessive quantifiers give nothing back.
+_BAILING = PreTokenizer(
+    (
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}"
+        r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+    )
+)
 _QWEN2 = PreTokenizer((_words(r"\p{N}"),))
 _LLAMA3 = PreTokenizer((_words(r"\p{N}{1,3}"),), ignore_merges=True, add_bos=True)
 _V3 = PreTokenizer(_DEEPSEEK_V3)
@@ -116,6 +134,9 @@ PRETOKENIZERS: Mapping[str, PreTokenizer] = MappingProxyType(
         "qwen2": _QWEN2,
         "deepseek-r1-qwen": _QWEN2,
         "hunyuan": _QWEN2,
+        "bailingmoe": _BAILING,
+        "bailingmoe2": _BAILING,
+        "kimi-k2": PreTokenizer((_KIMI,)),
         "megrez": _QWEN2,
         "stablelm2": _QWEN2,
         "qwen35": PreTokenizer((_QWEN35,)),

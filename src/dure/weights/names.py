@@ -28,6 +28,10 @@ GGUF_NAMES: Mapping[str, str] = {
     "blk.{}.attn_kv_b": "model.layers.{}.self_attn.kv_b_proj",
     "blk.{}.attn_k_b": "model.layers.{}.self_attn.k_b_proj",
     "blk.{}.attn_v_b": "model.layers.{}.self_attn.v_b_proj",
+    "blk.{}.indexer.attn_q_b": "model.layers.{}.self_attn.indexer.wq_b",
+    "blk.{}.indexer.attn_k": "model.layers.{}.self_attn.indexer.wk",
+    "blk.{}.indexer.k_norm": "model.layers.{}.self_attn.indexer.k_norm",
+    "blk.{}.indexer.proj": "model.layers.{}.self_attn.indexer.weights_proj",
     "blk.{}.attn_k_norm": "model.layers.{}.self_attn.k_norm",
     "blk.{}.attn_qkv": "model.layers.{}.linear_attn.in_proj_qkv",
     "blk.{}.attn_gate": "model.layers.{}.linear_attn.in_proj_z",
@@ -82,7 +86,7 @@ def _from_gguf(name: str, own: Mapping[str, str]) -> str:
     """Translate a GGUF tensor's name; unknown names are kept, so that `check` reports them."""
     if name in GGUF_NAMES:
         return GGUF_NAMES[name]
-    match = re.fullmatch(r"blk\.(\d+)\.((\w+)(?:\.(weight|bias))?)", name)
+    match = re.fullmatch(r"blk\.(\d+)\.(((?:indexer\.)?\w+)(?:\.(weight|bias))?)", name)
     if match is None:
         return name
     layer, whole, kind, suffix = match.groups()

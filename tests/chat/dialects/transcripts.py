@@ -19,6 +19,7 @@ from dure.chat.dialects import (
     hermes,
     hunyuan,
     hy3,
+    kimi,
     llama3,
     minimax,
     pangu,
@@ -94,6 +95,7 @@ MIMO = Dialect("MiMo XML", THINK, qwenxml.XmlCalls(escaped=True), call_ends_thin
 R1 = Dialect("DeepSeek R1/V3", THINK, deepseek.DeepSeekCalls(fenced=True))
 V31 = Dialect("DeepSeek V3.1", THINK, deepseek.DeepSeekCalls(fenced=False))
 V32, V4 = dsml.V32, dsml.V4
+KIMI = Dialect("Kimi K2", THINK, kimi.KimiCalls(), call_ends_thinking=True)
 M1, M2, M3 = minimax.M1, minimax.M2, minimax.M3
 ERNIE = ernie.THINKING
 HUNYUAN = hunyuan.HUNYUAN
@@ -136,6 +138,11 @@ M2_CALL = (
     '<minimax:tool_call>\n<invoke name="get_weather">\n<parameter name="city">Oslo</parameter>\n'
     '<parameter name="days">3</parameter>\n</invoke>\n{}</minimax:tool_call>'
 )
+KIMI_CALL = (
+    f"<|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>{CITY}<|tool_call_end|>"
+)
+KIMI_NOW = "<|tool_call_begin|>functions.now:1<|tool_call_argument_begin|>{}<|tool_call_end|>"
+KIMI_CALLS = "<|tool_calls_section_begin|>{}<|tool_calls_section_end|>"
 HY3_CALL = (
     "<tool_call:opensource>get_weather<tool_sep:opensource>\n"
     "<arg_key:opensource>city</arg_key:opensource>\n"
@@ -255,6 +262,16 @@ TRANSCRIPTS = (
     Transcript("as V3.1 writes", R1, CALLS.format(V31_CALL), (OSLO,)),
     Transcript("no JSON", R1, CALLS.format(_r1("now", "none")), (("content", CALLS.format(_r1("now", "none"))),), unparsed=1),
     # DeepSeek V3.1
+    # Kimi K2 to K2.6
+    Transcript("one call", KIMI, KIMI_CALLS.format(KIMI_CALL), (OSLO,)),
+    Transcript("thoughts, words, two calls", KIMI, "<think>Hm, Oslo.</think>a" + KIMI_CALLS.format(KIMI_CALL + KIMI_NOW), _reasoned(("content", "a"), OSLO, NOW)),
+    Transcript("calls within thoughts", KIMI, "<think>Hm, Oslo." + KIMI_CALLS.format(KIMI_CALL), _reasoned(OSLO)),
+    Transcript("line ends between the marks", KIMI, KIMI_CALLS.format(f"\n{KIMI_CALL}\n{KIMI_NOW}\n"), (OSLO, NOW)),
+    Transcript("neither prefix nor number", KIMI, KIMI_CALLS.format(KIMI_CALL.replace("functions.", "").replace(":0", "")), (OSLO,)),
+    Transcript("a name with a colon", KIMI, KIMI_CALLS.format(KIMI_CALL.replace(":0", ":a:12")), (("get_weather:a", OSLO[1]),)),
+    Transcript("no list around it", KIMI, KIMI_CALL, (OSLO,)),
+    Transcript("no marks at the end", KIMI, KIMI_CALLS.format(KIMI_CALL).removesuffix("<|tool_call_end|><|tool_calls_section_end|>"), (OSLO,)),
+    Transcript("no separator", KIMI, KIMI_CALLS.format("<|tool_call_begin|>functions.now:0"), (("content", KIMI_CALLS.format("<|tool_call_begin|>functions.now:0")),), unparsed=1),
     Transcript("one call", V31, CALLS.format(V31_CALL), (OSLO,)),
     Transcript("thoughts, words, two calls", V31, "Hm, Oslo.</think>a" + CALLS.format(V31_CALL + V31_NOW), _reasoned(("content", "a"), OSLO, NOW), starts_in_reasoning=True),
     Transcript("as R1 writes", V31, CALLS.format(_r1(*OSLO)), (OSLO,)),

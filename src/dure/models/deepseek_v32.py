@@ -1,0 +1,133 @@
+"""DeepSeek-V3.2 and V3.2-Exp (DeepSeek-AI 2025, arXiv 2512.02556): V3's layers, whose attention
+sees the past tokens that an indexer chooses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from dure.errors import UnsupportedModelError
+from dure.layers.decoder import Decoder
+from dure.layers.indexer import (
+    IndexedCache,
+    IndexedLatentAttention,
+    Indexer,
+    IndexerSizes,
+    Selections,
+)
+from dure.models import deepseek_v2
+from dure.models.deepseek_config import V3, DeepseekConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dure.batch import Batch, CacheArrays, KVCacheSpec, StateSpec
+    from dure.models.config import Config
+    from dure.weights.loader import Weights
+
+    Floats = NDArray[np.float32]
+    Ints = NDArray[np.int32]
+
+GGUF_ARCHITECTURE = "deepseek32"
+
+
+class Block(deepseek_v2.Block):
+    """One decoder layer, with an indexer if `indexer` says its sizes."""
+
+    ATTENTION = IndexedLatentAttention
+    mixer: IndexedLatentAttention
+
+    def __init__(
+        self, config: DeepseekConfig, weights: Weights, index: int, indexer: IndexerSizes | None
+    ) -> None:
+        super().__init__(config, weights, index)
+        if indexer is not None and config.query_latent is not None:
+            self.mixer.indexer = Indexer(
+                weights,
+                f"model.layers.{index}.self_attn.indexer",
+                indexer,
+                hidden=config.hidden,
+                query_latent=config.query_latent,
+                rotated=config.rotated,
+            )
+
+
+class Model(Decoder):
+    """The whole model: token ids to logits."""
+
+    DEFAULTS, INDEX_HEADS, INTERLEAVED = V3, 64, False
+
+    def __init__(self, config: Config, weights: Weights) -> None:
+        config.expect("gating_func", 2)  # in GGUF: 2 is sigmoid
+        last = config.integer("num_hidden_layers", high=1024) - 1
+        counted = weights.has(f"blk.{last}.nextn.eh_proj.weight")
+        sizes = DeepseekConfig.read(config, self.DEFAULTS, drafts_counted=counted)
+        self.config, self.indexer = sizes, self._indexer(config, sizes)
+        full = self._full_layers(config, weights, sizes)
+        super().__init__(
+            weights,
+            sizes,
+            lambda index: Block(sizes, weights, index, self.indexer if full[index] else None),
+        )
+        self.draft_problem = "its draft layer, which has an indexer of its own, is not run"
+        for extra in range(sizes.layers, sizes.layers + sizes.extra_layers):
+            weights.skip_all(f"model.layers.{extra}.")
+            weights.skip_all(f"blk.{extra}.")  # GGUF's tensors that have no name in transformers
+
+    def _indexer(self, config: Config, sizes: DeepseekConfig) -> IndexerSizes:
+        """Read the indexers' sizes; refuse what the layer does not compute."""
+        config.expect("rope_interleave", True)
+        config.expect("indexer_rope_interleave", self.INTERLEAVED)
+        width = config.integer("index_head_dim", 128, high=65536)
+        if width % 16 or width < sizes.rotated:
+            raise UnsupportedModelError(
+                f"{config.source} has index_head_dim = {width}; dure runs multiples of 16 that are "
+                f"no less than the {sizes.rotated} dimensions which are rotated."
+            )
+        if sizes.query_latent is None:
+            raise UnsupportedModelError(
+                f"{config.source} has no q_lora_rank, of which an indexer's queries are made."
+            )
+        return IndexerSizes(
+            heads=config.integer("index_n_heads", self.INDEX_HEADS, high=65536),
+            width=width,
+            top_k=config.integer("index_topk", 2048),
+            interleaved=self.INTERLEAVED,
+        )
+
+    def _full_layers(
+        self, config: Config, weights: Weights, sizes: DeepseekConfig
+    ) -> Sequence[bool]:
+        """Return for each layer whether it has an indexer: all have."""
+        del config, weights
+        return (True,) * sizes.layers
+
+    @property
+    def kv_cache_specs(self) -> tuple[KVCacheSpec | StateSpec, ...]:
+        """What each block caches, then what each indexer does."""
+        indexers = (block.mixer.indexer for block in self._blocks)
+        return (*super().kv_cache_specs, *(each.cache_spec for each in indexers if each))
+
+    @property
+    def _blocks(self) -> Sequence[Block]:
+        return cast("Sequence[Block]", self.layers)
+
+    def run(
+        self,
+        x: Floats,
+        batch: Batch,
+        cache: CacheArrays,
+        *,
+        first: int = 0,
+        last: int | None = None,
+        rows: Ints | None = None,
+    ) -> Floats:
+        """Run blocks; see Decoder. cache: an array a block, then one an indexer."""
+        selections, keys = Selections(), iter(cache[len(self.layers) :])
+        caches: list[Any] = [
+            IndexedCache(cache[i], next(keys) if block.mixer.indexer else None, selections)
+            for i, block in enumerate(self._blocks)
+        ]
+        return super().run(x, batch, caches, first=first, last=last, rows=rows)

@@ -1,0 +1,59 @@
+"""Valid but unusual configs of the families with DeepSeek-V3's parts, as transformers saves them.
+
+One grid: every config's logits are transformers', in one pass and in pieces beside others.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from tiny_configs.v3_like import UNUSUAL
+from tiny_models import (
+    STAND_INS,
+    PagedRun,
+    furthest,
+    loaded,
+    oracle_logits,
+    oracle_of,
+    random_sequences,
+    reopened,
+    saved_as,
+)
+
+TOLERANCE = 1e-4
+SEQUENCES = random_sequences(40, 21, seed=5)
+TOGETHER = [(0, 20), (17, 1), (23, 0)]
+
+# How a folder is saved, in turn: as makers name and stack tensors, as memory has them, in halves.
+SAVES: tuple[tuple[dict[str, Any], str | None], ...] = (
+    ({}, None),
+    ({"save_original_format": False}, None),
+    ({}, "bfloat16"),
+    ({}, "float16"),
+)
+
+
+@pytest.mark.parametrize("number", range(len(UNUSUAL)), ids=list(UNUSUAL))
+def test_an_unusual_config_gives_transformers_logits(number: int, tmp_path: Path) -> None:
+    family, settings = list(UNUSUAL.values())[number]
+    options, dtype = SAVES[number % len(SAVES)]
+    if family in STAND_INS:  # which transformers could not read again
+        dtype = None
+    model = oracle_of(family, settings)
+    if dtype is not None:
+        model = model.to(getattr(torch, dtype))
+    saved_as(family, model, tmp_path, **options)
+    if dtype is not None:
+        model = reopened(tmp_path)
+    ours = loaded(tmp_path)
+    expected = [oracle_logits(model, tokens) for tokens in SEQUENCES]
+    at_once = PagedRun(ours, SEQUENCES).finish([tuple(len(tokens) for tokens in SEQUENCES)])
+    in_pieces = PagedRun(ours, SEQUENCES, seed=1).finish(TOGETHER)
+    for theirs, whole, pieces in zip(expected, at_once, in_pieces, strict=True):
+        assert furthest(theirs, whole) < TOLERANCE, f"transformers {transformers.__version__}"
+        assert np.array_equal(whole, pieces)
