@@ -59,13 +59,29 @@ _MARKS = (".qweight", ".weight_packed", "_scale_inv", "_blocks")
 def parameters(checkpoint: Checkpoint) -> dict[str, Parameter]:
     """List the checkpoint's matrices and vectors by name; read no weight.
 
-    They are its tensors, but what a quantised folder stores in parts is one `QuantizedMatrix`.
-    Raises UnsupportedModelError for a quantisation that is not read, ModelFileError if tensors and
-    config contradict each other.
+    They are its tensors, but what a quantised folder stores in parts is one `QuantizedMatrix`, and
+    so is what all experts of a layer are packed to. Raises UnsupportedModelError for a quantisation
+    that is not read, ModelFileError if tensors and config contradict each other.
     """
-    if checkpoint.kind == "gguf":
-        return _gguf_parameters(checkpoint)
-    if is_mlx(checkpoint.config, checkpoint.tensors):
+    found = _gguf_parameters(checkpoint) if checkpoint.kind == "gguf" else _of_folder(checkpoint)
+    packed: Mapping[str, Parameter] = checkpoint.experts.parameters() if checkpoint.experts else {}
+    twice = next((name for name in packed if name in found), None)
+    if twice is not None:
+        raise ModelFileError(f"{checkpoint.path} has {shown(twice)} packed and as it was.")
+    return {**found, **packed}
+
+
+def reader_of(checkpoint: Checkpoint) -> str:
+    """Return how a folder's tensors are named, where config.json may not show it: "mlx" or ""."""
+    if checkpoint.experts is not None:
+        return checkpoint.experts.reader
+    mlx = checkpoint.kind != "gguf" and is_mlx(checkpoint.config, checkpoint.tensors)
+    return "mlx" if mlx else ""
+
+
+def _of_folder(checkpoint: Checkpoint) -> dict[str, Parameter]:
+    """List the parameters of a Hugging Face folder."""
+    if reader_of(checkpoint) == "mlx":
         where = f"{checkpoint.path}: quantization"
         settings = checkpoint.config.get("quantization") or {}
         if not isinstance(settings, dict):
@@ -103,7 +119,7 @@ def parameters(checkpoint: Checkpoint) -> dict[str, Parameter]:
         )
     folder = QuantizedFolder(dict(checkpoint.tensors), settings, where)
     _METHODS[method](folder)
-    if not folder.found and not folder.plain:
+    if not folder.found and not folder.plain and checkpoint.experts is None:
         raise ModelFileError(
             f"{where} says {method}, but no tensor is stored so.",
             hint="config.json may be of another version of the model.",

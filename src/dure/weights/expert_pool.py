@@ -9,6 +9,7 @@ missing experts into slots of a `kernels.ExpertBuffer` and places them there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from dure import kernels
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from dure.weights.expert_records import RecordSource
 
     Ints = NDArray[np.int32]
 
@@ -33,14 +36,24 @@ class ExpertPool:
         self._sets: list[kernels.Experts] = []
 
     def add(
-        self, count: int, hidden: int, intermediate: int, gate: str, up: str, down: str
+        self,
+        count: int,
+        hidden: int,
+        intermediate: int,
+        gate: str,
+        up: str,
+        down: str,
+        *,
+        sources: Callable[[int], RecordSource] | None = None,
     ) -> kernels.Experts:
         """Make the set of one layer's experts.
 
-        count: how many there are; hidden and intermediate: the widths of an expert; gate, up, down:
-        the types of its matrices in memory. The caller packs all of them, by `Experts.fill` or a
+        count: how many there are; hidden and intermediate: the widths of an
+        expert; gate, up, down: the types of its matrices in memory; sources: where an expert's
+        record is read from. The caller packs all of them, by `Experts.fill` or a
         `kernels.FilePacker`, before the first step. A record takes `Experts.record_bytes` bytes.
         """
+        del sources
         experts = kernels.Experts(count, hidden, intermediate, gate, up, down)
         self._sets.append(experts)
         return experts

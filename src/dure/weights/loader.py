@@ -8,20 +8,28 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
 from dure import kernels
 from dure.errors import DureError, ModelFileError, UnsupportedModelError
 from dure.formats.blocks import BLOCKS, FLOATS
-from dure.formats.quantized.base import QuantizedMatrix
 from dure.formats.quantized.grouped import with_one_type
 from dure.formats.quantized_checkpoint import is_idle_bias, parameters, parameters_or_tensors
 from dure.formats.tensors import TensorInfo
+from dure.weights.expert_origins import (
+    PARTS,
+    ConvertedExperts,
+    Mixture,
+    PackedRecords,
+    StraightExperts,
+    columns_of,
+    origin_of,
+)
 from dure.weights.expert_pool import ExpertPool
 from dure.weights.names import canonical_name, is_recomputed
-from dure.weights.quantize import DtypePolicy
+from dure.weights.quantize import DtypePolicy, scheme_of
 from dure.weights.repack import Conversion, Dequantised, repack_all
 
 if TYPE_CHECKING:
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
     from dure.formats.quantized_checkpoint import Parameter
     from dure.formats.source import SourceFile
+    from dure.weights.expert_origins import Part, Reader, Stored
     from dure.weights.quantize import Scheme
 
     Ints = NDArray[np.int32]
@@ -44,11 +53,8 @@ _EXPERT = re.compile(r"(.+\.experts\.)\d+\.((?:gate|up|down)_proj\.weight)")
 # How often packing reports its progress, and checks for Ctrl-C.
 _REPORT_SECONDS = 0.25
 
-Part = Literal["gate", "up", "down"]
 Made = TypeVar("Made")
 if TYPE_CHECKING:
-    Stored = Parameter | Dequantised
-    Reader = Callable[[int], tuple[Stored, int]]  # expert -> its tensor, and first row there
     Finder = Callable[[str, Part, int, tuple[int, int]], Reader | None]
 
 
@@ -90,7 +96,7 @@ class Weights:
             canonical_name(name, self.is_gguf, tensor_aliases or {}): tensor
             for name, tensor in parameters(checkpoint).items()
         }
-        self._types = DtypePolicy(self._tensors, quantize)
+        self._types = DtypePolicy(self._tensors, scheme_of(checkpoint, quantize))
         self._unused = set(self._tensors)
         self._missing: list[str] = []
         self._misshaped: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
@@ -100,6 +106,7 @@ class Weights:
         self._packers: dict[SourceFile, kernels.FilePacker] = {}
         self._on_finish: list[Callable[[], None]] = []
         self._jobs: list[Callable[[], Iterator[Conversion]]] = []
+        self._copies: list[Callable[[Callable[[int], None]], None]] = []
 
     def has(self, name: str) -> bool:
         """Check whether the checkpoint has a tensor of that name."""
@@ -114,7 +121,7 @@ class Weights:
         trial = copy.copy(self)
         trial._types, trial._unused = copy.copy(self._types), set(self._unused)
         trial._missing, trial._misshaped, trial._packers = [], [], {}
-        trial._on_finish, trial._jobs, trial._progress = [], [], None
+        trial._on_finish, trial._jobs, trial._copies, trial._progress = [], [], [], None
         trial.expert_pool = ExpertPool()
         try:
             make(trial)
@@ -190,24 +197,24 @@ class Weights:
     def _matrix(self, name: str, tensor: Parameter, rows: int, cols: int) -> kernels.Matrix:
         matrix = kernels.Matrix(self._types.of(name, tensor), rows, cols)
         if isinstance(tensor, TensorInfo) and matrix.dtype == tensor.dtype:
-            self._packer(tensor).add(matrix, tensor.offset)
+            self._packer(tensor.source).add(matrix, tensor.offset)
         else:
             self._jobs.append(partial(self._matrix_job, matrix, tensor))
         return matrix
 
     def _matrix_job(self, matrix: kernels.Matrix, tensor: Parameter) -> Iterator[Conversion]:
-        matrix.columns = _columns(tensor, matrix.dtype)
+        matrix.columns = columns_of(tensor, matrix.dtype)
         put = partial(matrix.fill, threads=self.threads)
         yield Conversion(tensor, 0, matrix.rows, matrix.dtype, put)
 
     def gated_mlp(self, name: str, hidden: int, intermediate: int) -> kernels.Experts:
         """Return the gate, up and down matrices under `name`: one expert that takes all rows."""
-        return self._records(name, 1, hidden, intermediate, self._dense_rows, kernels.Experts)
+        return self._records(name, 1, hidden, intermediate, self._dense_rows, None)
 
     def experts(self, prefix: str, count: int, hidden: int, intermediate: int) -> kernels.Experts:
         """Return the experts under `prefix`, stored stacked (GGUF, fused) or each on its own."""
-        make = self.expert_pool.add
-        return self._records(prefix, count, hidden, intermediate, self._expert_rows, make)
+        pool = self.expert_pool
+        return self._records(prefix, count, hidden, intermediate, self._expert_rows, pool)
 
     def _records(
         self,
@@ -216,7 +223,7 @@ class Weights:
         hidden: int,
         intermediate: int,
         rows_of: Finder,
-        make: Callable[[int, int, int, str, str, str], kernels.Experts],
+        pool: ExpertPool | None,
     ) -> kernels.Experts:
         shapes: dict[Part, tuple[int, int]] = {
             "gate": (intermediate, hidden),
@@ -235,56 +242,35 @@ class Weights:
             part: self._types.of(f"{prefix}.{part}_proj.weight", cast("Parameter", tensor))
             for part, tensor in firsts.items()
         }
-        experts = make(count, hidden, intermediate, *types.values())
-        if any(not isinstance(t, TensorInfo) or t.dtype != types[p] for p, t in firsts.items()):
-            self._jobs.append(partial(self._experts_job, prefix, experts, shapes, types, readers))
-            return experts
-        for part, reader in readers.items():
-            for expert in range(count):
-                tensor, first_row = reader(expert)
-                if isinstance(tensor, TensorInfo):  # as all of a part are of one type
-                    offset = tensor.offset + first_row * tensor.row_bytes
-                    self._packer(tensor).add_part(experts, part, expert, offset)
+        origin = origin_of(Mixture(self._path, prefix, shapes, types, readers))
+        if pool is None:
+            experts = kernels.Experts(count, hidden, intermediate, *types.values())
+        else:
+            gate, up, down = types.values()
+            experts = pool.add(count, hidden, intermediate, gate, up, down, sources=origin)
+        if not experts.is_resident(0):  # the pool reads an expert when it is wanted
+            self.on_finish(partial(origin.prepare, experts))
+        elif isinstance(origin, StraightExperts):
+            for part in PARTS:
+                for expert in range(count):
+                    extent = origin.extent(part, expert)
+                    self._packer(extent.source).add_part(experts, part, expert, extent.offset)
+        elif isinstance(origin, PackedRecords):
+            self._copies.append(partial(origin.fill, experts))
+        else:
+            self._jobs.append(partial(self._experts_job, experts, origin))
         return experts
 
     def _experts_job(
-        self,
-        prefix: str,
-        experts: kernels.Experts,
-        shapes: Mapping[Part, tuple[int, int]],
-        types: Mapping[Part, str],
-        readers: Mapping[Part, Reader],
+        self, experts: kernels.Experts, origin: ConvertedExperts
     ) -> Iterator[Conversion]:
+        experts.columns = origin.columns()
         for expert in range(experts.count):
-            found = {part: reader(expert) for part, reader in readers.items()}
-            columns = {part: _columns(found[part][0], types[part]) for part in found}
-            if expert == 0:
-                experts.columns = columns["gate"]
-            if any(not _same(experts.columns, columns[part]) for part in ("gate", "up")):
-                raise UnsupportedModelError(
-                    f"{self._path}: each of the experts under {prefix} has its columns in an order "
-                    "of its own (desc_act), which dure does not run as it is.",
-                    hint="quantise it anew: --quantize q4, q6 or q8.",
-                )
-            for part, (tensor, first_row) in found.items():
-                put = partial(self._put_part, experts, part, expert)
-                # What down takes in another order, gate and up give in that order.
-                order = None if part == "down" else columns["down"]
-                yield Conversion(tensor, first_row, shapes[part][0], types[part], put, order)
+            yield from origin.conversions(experts, expert, threads=self.threads)
 
-    def _put_part(
-        self,
-        experts: kernels.Experts,
-        part: Part,
-        expert: int,
-        first_row: int,
-        raw: NDArray[np.uint8],
-    ) -> None:
-        experts.fill(part, expert, raw, first_row=first_row, threads=self.threads)
-
-    def _packer(self, tensor: TensorInfo) -> kernels.FilePacker:
-        """Return the packer of the file that holds the tensor."""
-        return self._packers.setdefault(tensor.source, kernels.FilePacker())
+    def _packer(self, source: SourceFile) -> kernels.FilePacker:
+        """Return the packer of a file."""
+        return self._packers.setdefault(source, kernels.FilePacker())
 
     def check(self, *, asked_all: bool = True) -> None:
         """Compare the tensors that the model asked for with those of the checkpoint.
@@ -349,6 +335,9 @@ class Weights:
                 except kernels.NotFiniteError as error:
                     raise self._not_finite(self._name_at(source, error.offset)) from None
         self._packers.clear()
+        for copy_records in self._copies:
+            copy_records(self._advance)
+        self._copies.clear()
         if self._jobs:
             conversions = (each for job in self._jobs for each in job())
             repack_all(conversions, threads=self.threads, advance=self._advance)
@@ -444,7 +433,7 @@ def memory_needed(
         canonical_name(name, is_gguf, tensor_aliases or {}): tensor
         for name, tensor in parameters_or_tensors(checkpoint).items()
     }
-    types = DtypePolicy(tensors, quantize)
+    types = DtypePolicy(tensors, scheme_of(checkpoint, quantize))
     total = 0
     for name, tensor in _in_memory(tensors):
         if len(tensor.shape) < 2 or 0 in tensor.shape or not BLOCKS[tensor.dtype].supported:
@@ -480,15 +469,6 @@ def _of_one_type(experts: Sequence[Parameter]) -> Sequence[Stored]:
     if all(isinstance(each, TensorInfo) for each in experts):
         return experts
     return with_one_type(experts) or [Dequantised(each) for each in experts]
-
-
-def _columns(tensor: Stored, dtype: str) -> Ints | None:
-    """Return the order of a matrix's columns in memory, if it is kept as that type."""
-    return tensor.columns if isinstance(tensor, QuantizedMatrix) and tensor.dtype == dtype else None
-
-
-def _same(one: Ints | None, other: Ints | None) -> bool:
-    return one is other or (one is not None and other is not None and np.array_equal(one, other))
 
 
 def _some(what: list[str], separator: str = ", ") -> str:
