@@ -13,9 +13,9 @@ import gguf
 import numpy as np
 import packings
 import pytest
+from tiny_configs.families_2025 import LLAMA3
 from tiny_gguf import read_folder, write_folder, write_gguf
 from tiny_models import (
-    LLAMA3,
     VOCAB_SIZE,
     furthest,
     loaded,
