@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -368,3 +370,33 @@ def test_either_file_names_the_folder(tmp_path: Path) -> None:
     source, out = gguf_mixture(tmp_path / "in.gguf", "Q8_0"), tmp_path / "out.dure"
     pack_folder(source, out)
     assert bits(out / "model.gguf") == bits(source)
+
+
+PEAK = """
+import sys
+from pathlib import Path
+
+from dure.convert.folder import pack_folder
+from dure.models import families
+
+def status(key):
+    fields = Path("/proc/self/status").read_text().split()
+    return int(fields[fields.index(key) + 1]) << 10
+
+families()
+before = status("VmRSS:")
+pack_folder(Path(sys.argv[1]), Path(sys.argv[2]), quantize=sys.argv[3] or None, threads=1)
+print(status("VmHWM:") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("quantize", ["", "q4"])
+def test_one_expert_is_in_memory_at_a_time(tmp_path: Path, quantize: str) -> None:
+    """Of 151 MB, 2.4 MB each."""
+    sizes = {"hidden_size": 512, "moe_intermediate_size": 768}
+    source = mixture(tmp_path / "in", "bfloat16", num_experts=32, **sizes)
+    script = [sys.executable, "-c", PEAK, str(source), str(tmp_path / "out.dure"), quantize]
+    peak = int(subprocess.run(script, check=True, capture_output=True, text=True).stdout)
+    assert (source / "model.safetensors").stat().st_size > 151_000_000
+    assert peak < 48 << 20

@@ -20,10 +20,9 @@ import numpy as np
 from dure import kernels
 from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.expert_file import PackedExperts
-from dure.formats.quantized.base import QuantizedMatrix
 from dure.formats.tensors import TensorInfo
 from dure.weights.expert_records import Converted, Extent, PackedOnArrival, Ready
-from dure.weights.repack import Conversion, Dequantised, repack_now
+from dure.weights.repack import Conversion, Dequantised, columns_of, repack_now, same_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -237,7 +236,7 @@ class ConvertedExperts(ExpertOrigin):
     def _checked_columns(self, expert: int) -> dict[Part, Ints | None]:
         columns = self._columns(expert)
         first = columns if expert == 0 else self._columns(0)
-        if any(not _same(first["gate"], columns[part]) for part in ("gate", "up")):
+        if any(not same_columns(first["gate"], columns[part]) for part in ("gate", "up")):
             raise UnsupportedModelError(
                 f"{self._mixture.path}: each of the experts under {self._mixture.name} has its "
                 "columns in an order of its own (desc_act), which dure does not run as it is.",
@@ -252,11 +251,6 @@ class ConvertedExperts(ExpertOrigin):
         }
 
 
-def columns_of(tensor: Stored, dtype: str) -> Ints | None:
-    """Return the order of a matrix's columns in memory, if it is kept as that type."""
-    return tensor.columns if isinstance(tensor, QuantizedMatrix) and tensor.dtype == dtype else None
-
-
 def _put(
     experts: kernels.Experts,
     part: Part,
@@ -266,7 +260,3 @@ def _put(
     raw: NDArray[np.uint8],
 ) -> None:
     experts.fill(part, expert, raw, first_row=first_row, threads=threads)
-
-
-def _same(one: Ints | None, other: Ints | None) -> bool:
-    return one is other or (one is not None and other is not None and np.array_equal(one, other))

@@ -24,13 +24,12 @@ from dure.weights.expert_origins import (
     Mixture,
     PackedRecords,
     StraightExperts,
-    columns_of,
     origin_of,
 )
 from dure.weights.expert_pool import ExpertPool
 from dure.weights.names import canonical_name, is_recomputed
 from dure.weights.quantize import DtypePolicy, scheme_of
-from dure.weights.repack import Conversion, Dequantised, repack_all
+from dure.weights.repack import Conversion, Dequantised, columns_of, repack_all
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -163,3 +163,13 @@ def _floats(source: Parameter | Dequantised, raw: Bytes) -> NDArray[np.float32]:
         sorted_values, values = values, np.empty_like(values)
         values[:, columns] = sorted_values
     return values
+
+
+def columns_of(tensor: Parameter | Dequantised, dtype: str) -> NDArray[np.int32] | None:
+    """Return the order of a matrix's columns in memory, if it is kept as that type."""
+    return tensor.columns if isinstance(tensor, QuantizedMatrix) and tensor.dtype == dtype else None
+
+
+def same_columns(one: NDArray[np.int32] | None, other: NDArray[np.int32] | None) -> bool:
+    """Check whether two orders of columns are one."""
+    return one is other or (one is not None and other is not None and np.array_equal(one, other))
