@@ -112,8 +112,9 @@ def speed(
 
     Prefill: `prompt` random tokens in one empty sequence. Decode: `decode` steps of one token in
     each of `batch` sequences that hold `depth` tokens, counted over all of them. None if 0 tokens.
-    chunk: prompt tokens in one pass. With `expert_pool`, of experts that are not all in memory, also "prefill_read_mb", MB a token, and
-    "prefill_hit_rate", 0 to 1, over the same rounds, and the same of decode.
+    chunk: prompt tokens in one pass. With `expert_pool`, of experts that are not all in memory,
+    also "prefill_read_mb", MB a token, and "prefill_hit_rate", 0 to 1, over the same rounds, and
+    the same of decode.
     """
     draw = random.Random(1)
     highest = min(30000, model.vocab_size)

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from fuzz_callers import CALLER_READERS
 from fuzz_files import FILE_READERS
 from fuzz_hub import HUB_READERS
+from fuzz_packed import PACKED_READERS
 from fuzz_server import SERVER_READERS
 from fuzz_texts import TEXT_READERS
 from reader import Reader
 
 READERS: Mapping[str, type[Reader]] = {
     **FILE_READERS,
+    **PACKED_READERS,
     **TEXT_READERS,
     **HUB_READERS,
     **SERVER_READERS,

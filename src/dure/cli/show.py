@@ -139,9 +139,10 @@ def _described(found: ResolvedModel, facts: ModelFacts) -> dict[str, Any]:
 
 
 def _tensors(facts: ModelFacts) -> list[dict[str, Any]]:
+    packed = facts.experts_file.parameters().values() if facts.experts_file else ()
     return [
         {"name": t.name, "type": t.dtype, "shape": list(t.shape), "size_bytes": t.size_bytes}
-        for t in facts.tensors
+        for t in (*facts.tensors, *packed)
     ]
 
 

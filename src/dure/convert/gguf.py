@@ -112,6 +112,11 @@ def convert(
 
 def _understood(checkpoint: Checkpoint, quantize: Scheme | None) -> tuple[Config, _Family]:
     """Read the config and find the family's table; UnsupportedModelError if it does not convert."""
+    if checkpoint.experts is not None:
+        raise UnsupportedModelError(
+            f"{checkpoint.path} has its experts packed for dure's kernels.",
+            hint="convert the model that it was made from.",
+        )
     if checkpoint.kind == "gguf":
         raise UnsupportedModelError(
             f"{checkpoint.path} is a GGUF file already.",

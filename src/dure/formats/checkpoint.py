@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from dure.errors import ModelFileError
+from dure.formats import expert_file
 from dure.formats.gguf import part_names, read_gguf
 from dure.formats.jsonfile import read_object
 from dure.formats.mindspore import is_mindspore, read_mindspore
@@ -18,6 +19,8 @@ from dure.formats.source import SourceFile
 from dure.formats.tensors import TensorInfo, shown
 
 MAX_TEMPLATE_BYTES = 1 << 20
+WEIGHT_NAMES = ("model.gguf", "model.safetensors")
+"""What the file of all tensors but the packed experts is called."""
 
 _SHARD = re.compile(r".*-\d{5}-of-\d{5}\.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -29,7 +32,8 @@ class Checkpoint:
     """What a model's files say.
 
     `metadata` is the GGUF's key-values, the other fields come from a Hugging Face folder; each is
-    empty or None for the other kind.
+    empty or None for the other kind. `experts`: the packed experts of a folder that `dure convert`
+    wrote, whose `tensors` are all others.
     """
 
     path: Path  # the file or folder that was opened
@@ -41,6 +45,7 @@ class Checkpoint:
     tokenizer_json: Path | None = None
     tokenizer_config: dict[str, Any] = field(default_factory=dict)
     chat_template: str | None = None
+    experts: expert_file.ExpertFile | None = None
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -52,6 +57,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     if _is_folder(path):
         return _open_folder(path)
+    if path.name in WEIGHT_NAMES and path.with_name(expert_file.FILE_NAME).exists():
+        return _open_converted(path.parent)
     if path.name == INDEX_NAME:
         return _open_safetensors(path.parent, path)
     source = SourceFile(path)
@@ -77,6 +84,8 @@ def _open_folder(folder: Path) -> Checkpoint:
         names = sorted(entry.name for entry in folder.iterdir())
     except OSError as error:
         raise ModelFileError(f"{folder} cannot be listed: {error.strerror}.") from None
+    if expert_file.FILE_NAME in names:
+        return _open_converted(folder)
     if any(name.endswith(".safetensors") or name == INDEX_NAME for name in names):
         return _open_safetensors(folder, folder)
     models = _gguf_models(names)
@@ -100,6 +109,25 @@ def _open_folder(folder: Path) -> Checkpoint:
             else "use the model's safetensors or GGUF files, or convert it.",
         )
     raise ModelFileError(f"{folder} has no model in it.", hint=_WANTED)
+
+
+def _open_converted(folder: Path) -> Checkpoint:
+    """Open a folder of packed experts and, in one file, all other tensors."""
+    experts = expert_file.read_expert_file(folder / expert_file.FILE_NAME)
+    name = experts.weights.name
+    if name not in WEIGHT_NAMES:
+        raise ModelFileError(
+            f"{folder / expert_file.FILE_NAME} belongs to no {' or '.join(WEIGHT_NAMES)}."
+        )
+    if expert_file.file_facts(folder / name) != experts.weights:
+        raise ModelFileError(
+            f"{folder / name} is not the file that {expert_file.FILE_NAME} was written with.",
+            hint="convert the model again; the two files of a folder belong together.",
+        )
+    rest = (
+        _open_gguf(folder / name) if name.endswith(".gguf") else _open_safetensors(folder, folder)
+    )
+    return replace(rest, path=folder, experts=experts)
 
 
 def _quantised_by(folder: Path) -> str:

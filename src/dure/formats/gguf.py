@@ -107,6 +107,23 @@ def read_gguf(path: str | Path) -> GGUFFile:
     return GGUFFile(whole.metadata, tensors, whole.version)
 
 
+def encoded_metadata(path: str | Path) -> dict[str, bytes]:
+    """Read each value of a GGUF file's metadata as the file has it: its type, then its bytes.
+
+    Raises as `read_gguf` does.
+    """
+    header = _Header(SourceFile(path))
+    _read_version(header)
+    header.count("tensors", MAX_TENSORS, least_bytes_each=24)
+    found: dict[str, bytes] = {}
+    for _ in range(header.count("keys", MAX_KEYS, least_bytes_each=13)):
+        key = header.name("a metadata key")
+        start = header.position
+        _read_value(header, key)
+        found[key] = header.source.read(start, header.position - start).tobytes()
+    return found
+
+
 def part_names(name: str) -> list[str] | None:
     """Return the names of all parts of the split set that `name` is a part of, in order.
 

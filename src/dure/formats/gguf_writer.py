@@ -29,6 +29,13 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """A metadata value as another GGUF file has it: its type, then its bytes."""
+
+    raw: bytes
+
+
+@dataclass(frozen=True)
 class TensorPlan:
     """A tensor to be written.
 
@@ -57,14 +64,14 @@ def write_gguf(
 ) -> int:
     """Write the file at `path`; return its size.
 
-    metadata: values are bool, int, float, str, lists of str, and arrays of bool, int32, uint32 or
-    float32. progress: called with the bytes of weights done, and all. Raises InvalidRequestError if
-    `path` exists and is not to be replaced, or its disk is too full.
+    metadata: values are bool, int, float, str, lists of str, arrays of bool, int32, uint32 or
+    float32, and `Encoded`. progress: called with the bytes of weights done, and all. Raises
+    InvalidRequestError if `path` exists and is not to be replaced, or its disk is too full.
     """
     header = _header(metadata, tensors)
     total = sum(_padded(tensor.size_bytes) for tensor in tensors)
     check_target(path, force=force)
-    _check_space(path, len(header) + total)
+    check_space(path, len(header) + total)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with partial.open("xb") as file:
@@ -81,6 +88,11 @@ def write_gguf(
             partial.unlink()
         raise
     return size
+
+
+def gguf_size(metadata: Mapping[str, Any], tensors: Sequence[TensorPlan]) -> int:
+    """Return the bytes of the file that `write_gguf` writes."""
+    return len(_header(metadata, tensors)) + sum(_padded(each.size_bytes) for each in tensors)
 
 
 def check_target(path: Path, *, force: bool) -> None:
@@ -108,7 +120,8 @@ def _place(partial: Path, path: Path, *, force: bool) -> None:
     partial.unlink()
 
 
-def _check_space(path: Path, needed: int) -> None:
+def check_space(path: Path, needed: int) -> None:
+    """Raise InvalidRequestError unless the disk of `path` has `needed` bytes and some to spare."""
     free = shutil.disk_usage(path.parent).free
     if needed + _SPARE_BYTES > free:
         raise InvalidRequestError(
@@ -154,6 +167,8 @@ def _header(metadata: Mapping[str, Any], tensors: Sequence[TensorPlan]) -> bytes
 
 def _value(value: Any) -> bytes:
     """Encode a value behind its type."""
+    if isinstance(value, Encoded):
+        return value.raw
     if isinstance(value, bool):
         return struct.pack("<I?", _BOOL, value)
     if isinstance(value, int):

@@ -64,20 +64,36 @@ def parameters(checkpoint: Checkpoint) -> dict[str, Parameter]:
     """List the checkpoint's matrices and vectors by name; read no weight.
 
     They are its tensors, but what a quantised folder stores in parts is one `QuantizedMatrix`, and
-    of a multimodal folder they are the language model's. Raises UnsupportedModelError for a
-    quantisation that is not read, ModelFileError if tensors and config contradict each other.
+    so is what all experts of a layer are packed to. Raises UnsupportedModelError for a quantisation
+    that is not read, ModelFileError if tensors and config contradict each other.
     """
-    if checkpoint.kind == "gguf":
-        return _gguf_parameters(checkpoint)
-    found = _folder_parameters(checkpoint)
+    found = _gguf_parameters(checkpoint) if checkpoint.kind == "gguf" else _of_language(checkpoint)
+    packed: Mapping[str, Parameter] = checkpoint.experts.parameters() if checkpoint.experts else {}
+    twice = next((name for name in packed if name in found), None)
+    if twice is not None:
+        raise ModelFileError(f"{checkpoint.path} has {shown(twice)} packed and as it was.")
+    return {**found, **packed}
+
+
+def reader_of(checkpoint: Checkpoint) -> str:
+    """Return how a folder's tensors are named, where config.json may not show it: "mlx" or ""."""
+    if checkpoint.experts is not None:
+        return checkpoint.experts.reader
+    mlx = checkpoint.kind != "gguf" and is_mlx(checkpoint.config, checkpoint.tensors)
+    return "mlx" if mlx else ""
+
+
+def _of_language(checkpoint: Checkpoint) -> dict[str, Parameter]:
+    """List the parameters of a Hugging Face folder, of a multimodal one the language model's."""
+    found = _of_folder(checkpoint)
     if checkpoint.config.get("model_type") == INTERLEAVED:
         return split_interleaved(found)
     return turn_experts(language_tensors(checkpoint.config, found))
 
 
-def _folder_parameters(checkpoint: Checkpoint) -> dict[str, Parameter]:
+def _of_folder(checkpoint: Checkpoint) -> dict[str, Parameter]:
     """List a folder's parameters by name, those of all its parts."""
-    if is_mlx(checkpoint.config, checkpoint.tensors):
+    if reader_of(checkpoint) == "mlx":
         where = f"{checkpoint.path}: quantization"
         settings = checkpoint.config.get("quantization") or {}
         if not isinstance(settings, dict):
@@ -113,7 +129,7 @@ def _folder_parameters(checkpoint: Checkpoint) -> dict[str, Parameter]:
         )
     folder = QuantizedFolder(dict(checkpoint.tensors), settings, where)
     _METHODS[method](folder)
-    if not folder.found and not folder.plain:
+    if not folder.found and not folder.plain and checkpoint.experts is None:
         raise ModelFileError(
             f"{where} says {method}, but no tensor is stored so.",
             hint="config.json may be of another version of the model.",

@@ -59,18 +59,20 @@ class SourceFile:
         Raises ModelFileError if the range is not inside the file, or the file has changed since it
         was opened; NotEnoughMemoryError if there is no memory for the bytes.
         """
-        end = offset + size
-        if offset < 0 or size < 0 or end > self.size_bytes:
-            raise ModelFileError(
-                f"{self.path} has {self.size_bytes:,} bytes, but bytes {offset:,} to {end:,} "
-                "were asked for."
-            )
+        self._check_range(offset, size)
         try:
             buffer = np.empty(size, dtype=np.uint8)
         except MemoryError:
             raise NotEnoughMemoryError(
                 f"there is no memory for {size:,} bytes of {self.path}."
             ) from None
+        self.read_into(offset, buffer)
+        return buffer
+
+    def read_into(self, offset: int, buffer: npt.NDArray[np.uint8]) -> None:
+        """Read as many bytes as `buffer` (n,) has, from `offset` on; errors as of `read`."""
+        size = buffer.size
+        self._check_range(offset, size)
         view, done = buffer.data, 0
         with self.reading() as descriptor:
             while done < size:  # Linux reads at most 2 GiB - 4 KiB a call
@@ -78,7 +80,13 @@ class SourceFile:
                 if count == 0:
                     raise EOFError
                 done += count
-        return buffer
+
+    def _check_range(self, offset: int, size: int) -> None:
+        if offset < 0 or size < 0 or offset + size > self.size_bytes:
+            raise ModelFileError(
+                f"{self.path} has {self.size_bytes:,} bytes, but bytes {offset:,} to "
+                f"{offset + size:,} were asked for."
+            )
 
     @contextmanager
     def reading(self) -> Iterator[int]:

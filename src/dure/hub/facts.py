@@ -16,6 +16,7 @@ from dure.formats.multimodal import language_config
 from dure.formats.quantized_checkpoint import parameters_or_tensors
 
 if TYPE_CHECKING:
+    from dure.formats.expert_file import ExpertFile
     from dure.formats.quantized_checkpoint import Parameter
     from dure.formats.tensors import TensorInfo
 
@@ -70,6 +71,7 @@ class ModelFacts:
     lineage: str
     chat_template: str
     tensors: tuple[TensorInfo, ...]
+    experts_file: ExpertFile | None = None  # of a folder that `dure convert` wrote
 
     def cache_bytes(self, tokens: int) -> int:
         """Return the bytes of `tokens` keys and values in float16; 0 if the files do not say."""
@@ -95,11 +97,13 @@ def read_facts(path: Path) -> ModelFacts:
         parameters=total,
         active_parameters=total - _idle(named, numbers),
         quantisation=_mix(named.values()),
-        weight_bytes=sum(tensor.size_bytes for tensor in tensors),
+        weight_bytes=sum(tensor.size_bytes for tensor in tensors)
+        + (checkpoint.experts.size_bytes if checkpoint.experts else 0),
         license=_text(checkpoint.metadata.get("general.license")) or _first(card.get("license")),
         lineage=_lineage(checkpoint, card),
         chat_template=checkpoint.chat_template or "",
         tensors=tensors,
+        experts_file=checkpoint.experts,
         **numbers,
     )
 

@@ -49,6 +49,8 @@ def files_identity(facts: ModelFacts) -> FilesIdentity:
 def _files(facts: ModelFacts) -> Iterable[Path]:
     """Return the files of weights, and in a folder those that say what they mean."""
     found = {Path(tensor.source.path) for tensor in facts.tensors}
+    if facts.experts_file is not None and facts.experts_file.source is not None:
+        found.add(facts.experts_file.source.path)
     if facts.path.is_dir():
         found |= {path for name in _BESIDE if (path := facts.path / name).is_file()}
     else:

@@ -48,6 +48,7 @@ Matrix = packed.Matrix
 Experts = packed.Experts
 ExpertBuffer = packed.ExpertBuffer
 FilePacker = packed.FilePacker
+LAYOUT = packed.LAYOUT
 NotFiniteError = packed.NotFiniteError
 DirectFile = streaming.DirectFile
 ExpertReader = streaming.ExpertReader

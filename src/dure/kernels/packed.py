@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int32]
     Bytes = NDArray[np.uint8]
 
+LAYOUT = 1
+"""The number of the packed layout (csrc/pack/layout.h), which files of packed experts state. Any
+change of the bytes that `fill` makes, of any type, takes the next number."""
+
 
 class Matrix:
     """Weights (rows, cols), packed without loss from their source blocks into 16-row panels.

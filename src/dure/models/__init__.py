@@ -158,15 +158,28 @@ def weight_bytes(checkpoint: Checkpoint, *, quantize: Scheme | None = None) -> W
     return _memory_needed(checkpoint, quantize=quantize, tensor_aliases=tensor_aliases)
 
 
-def checked_model(checkpoint: Checkpoint, *, draft_heads: bool = False) -> Any:
+def checked_model(
+    checkpoint: Checkpoint,
+    *,
+    draft_heads: bool = False,
+    quantize: Scheme | None = None,
+    expert_pool: ExpertPool | None = None,
+) -> Any:
     """Build a checkpoint's model without reading its matrices, and check its tensors and keys.
 
-    draft_heads: whether with its draft heads, too. The model cannot run, but has its `config` and
+    draft_heads: whether with its draft heads, too. quantize: the scheme that it would be loaded
+    with. expert_pool: who is told of the mixtures. The model cannot run, but has its `config` and
     `kv_cache_specs`. Raises as load_model does.
     """
     family = family_of(checkpoint)
     tensor_aliases = getattr(family, "TENSOR_ALIASES", None)
-    weights = Weights(checkpoint, tensor_aliases=tensor_aliases, draft_heads=draft_heads)
+    weights = Weights(
+        checkpoint,
+        tensor_aliases=tensor_aliases,
+        draft_heads=draft_heads,
+        quantize=quantize,
+        expert_pool=expert_pool,
+    )
     config = read_config(checkpoint)
     model = family.Model(config, weights)
     check_keys(checkpoint, config)

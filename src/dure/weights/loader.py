@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
@@ -19,11 +19,18 @@ from dure.formats.blocks import BLOCKS, FLOATS
 from dure.formats.quantized.grouped import with_one_type
 from dure.formats.quantized_checkpoint import is_idle_bias, parameters, parameters_or_tensors
 from dure.formats.tensors import TensorInfo, same_content
+from dure.weights.expert_origins import (
+    PARTS,
+    ConvertedExperts,
+    Mixture,
+    PackedRecords,
+    StraightExperts,
+    origin_of,
+)
 from dure.weights.expert_pool import ExpertPool
-from dure.weights.expert_records import Extent, PackedOnArrival, RecordSource
 from dure.weights.names import canonical_name, is_recomputed
-from dure.weights.quantize import DtypePolicy
-from dure.weights.repack import Conversion, Dequantised, columns_of, repack_all, same_columns
+from dure.weights.quantize import DtypePolicy, scheme_of
+from dure.weights.repack import Conversion, Dequantised, columns_of, repack_all
 from dure.weights.row_parts import cut_rows
 from dure.weights.rows_on_disk import RowsOnDisk
 
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
     from dure.formats.quantized_checkpoint import Parameter
     from dure.formats.source import SourceFile
+    from dure.weights.expert_origins import Part, Reader, Stored
     from dure.weights.quantize import Scheme
 
     Ints = NDArray[np.int32]
@@ -47,11 +55,8 @@ _EXPERT = re.compile(r"(.+\.experts\.)\d+\.((?:gate|up|down)_proj\.weight)")
 # How often packing reports its progress, and checks for Ctrl-C.
 _REPORT_SECONDS = 0.25
 
-Part = Literal["gate", "up", "down"]
 Made = TypeVar("Made")
 if TYPE_CHECKING:
-    Stored = Parameter | Dequantised
-    Reader = Callable[[int], tuple[Stored, int]]  # expert -> its tensor, and first row there
     Finder = Callable[[str, Part, int, tuple[int, int]], Reader | None]
 
 
@@ -94,7 +99,7 @@ class Weights:
             canonical_name(name, self.is_gguf, tensor_aliases or {}): tensor
             for name, tensor in parameters(checkpoint).items()
         }
-        self._types = DtypePolicy(self._tensors, quantize)
+        self._types = DtypePolicy(self._tensors, scheme_of(checkpoint, quantize))
         self._unused = set(self._tensors)
         self._missing: list[str] = []
         self._misshaped: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
@@ -104,6 +109,7 @@ class Weights:
         self._packers: dict[SourceFile, kernels.FilePacker] = {}
         self._on_finish: list[Callable[[], None]] = []
         self._jobs: list[Callable[[], Iterator[Conversion]]] = []
+        self._copies: list[Callable[[Callable[[int], None]], None]] = []
 
     def has(self, name: str) -> bool:
         """Check whether the checkpoint has a tensor of that name."""
@@ -122,7 +128,7 @@ class Weights:
         trial = copy.copy(self)
         trial._types, trial._unused = copy.copy(self._types), set(self._unused)
         trial._missing, trial._misshaped, trial._packers = [], [], {}
-        trial._on_finish, trial._jobs, trial._progress = [], [], None
+        trial._on_finish, trial._jobs, trial._copies, trial._progress = [], [], [], None
         trial.expert_pool = ExpertPool()
         try:
             make(trial)
@@ -229,7 +235,7 @@ class Weights:
     def _matrix(self, name: str, tensor: Parameter, rows: int, cols: int) -> kernels.Matrix:
         matrix = kernels.Matrix(self._types.of(name, tensor), rows, cols)
         if isinstance(tensor, TensorInfo) and matrix.dtype == tensor.dtype:
-            self._packer(tensor).add(matrix, tensor.offset)
+            self._packer(tensor.source).add(matrix, tensor.offset)
         else:
             self._jobs.append(partial(self._matrix_job, matrix, tensor))
         return matrix
@@ -241,11 +247,12 @@ class Weights:
 
     def gated_mlp(self, name: str, hidden: int, intermediate: int) -> kernels.Experts:
         """Return the gate, up and down matrices under `name`: one expert that takes all rows."""
-        return self._records(name, 1, hidden, intermediate, self._dense_rows, pooled=False)
+        return self._records(name, 1, hidden, intermediate, self._dense_rows, None)
 
     def experts(self, prefix: str, count: int, hidden: int, intermediate: int) -> kernels.Experts:
         """Return the experts under `prefix`, stored stacked (GGUF, fused) or each on its own."""
-        return self._records(prefix, count, hidden, intermediate, self._expert_rows, pooled=True)
+        pool = self.expert_pool
+        return self._records(prefix, count, hidden, intermediate, self._expert_rows, pool)
 
     def _records(
         self,
@@ -254,10 +261,9 @@ class Weights:
         hidden: int,
         intermediate: int,
         rows_of: Finder,
-        *,
-        pooled: bool,
+        pool: ExpertPool | None,
     ) -> kernels.Experts:
-        """Make gate, up and down of `count` experts; pooled: they are a mixture's."""
+        """Make gate, up and down of `count` experts; pool: of a mixture's."""
         shapes: dict[Part, tuple[int, int]] = {
             "gate": (intermediate, hidden),
             "up": (intermediate, hidden),
@@ -275,86 +281,37 @@ class Weights:
             part: self._types.of(f"{prefix}.{part}_proj.weight", cast("Parameter", tensor))
             for part, tensor in firsts.items()
         }
-        if pooled and self.expert_pool.streams:
-            sources = self._sources(prefix, shapes, types, readers)
+        origin = origin_of(Mixture(self._path, prefix, shapes, types, readers))
+        if pool is None:
+            experts = kernels.Experts(count, hidden, intermediate, *types.values())
+        else:
+            gate, up, down = types.values()
+            experts = pool.add(count, hidden, intermediate, gate, up, down, sources=origin)
+        if pool is not None and pool.streams:  # it reads an expert when that is wanted
             found = [reader(expert)[0] for reader in readers.values() for expert in range(count)]
             self._leave(*found)
-            return self.expert_pool.add(
-                count, hidden, intermediate, *types.values(), sources=sources
-            )
-        make = self.expert_pool.add if pooled else kernels.Experts
-        experts = make(count, hidden, intermediate, *types.values())
-        if any(not isinstance(t, TensorInfo) or t.dtype != types[p] for p, t in firsts.items()):
-            self._jobs.append(partial(self._experts_job, prefix, experts, shapes, types, readers))
-            return experts
-        for part, reader in readers.items():
-            for expert in range(count):
-                tensor, first_row = reader(expert)
-                if isinstance(tensor, TensorInfo):  # as all of a part are of one type
-                    offset = tensor.offset + first_row * tensor.row_bytes
-                    self._packer(tensor).add_part(experts, part, expert, offset)
+            self.on_finish(partial(origin.prepare, experts))
+        elif isinstance(origin, StraightExperts):
+            for part in PARTS:
+                for expert in range(count):
+                    extent = origin.extent(part, expert)
+                    self._packer(extent.source).add_part(experts, part, expert, extent.offset)
+        elif isinstance(origin, PackedRecords):
+            self._copies.append(partial(origin.fill, experts))
+        else:
+            self._jobs.append(partial(self._experts_job, experts, origin))
         return experts
 
-    def _sources(
-        self,
-        prefix: str,
-        shapes: Mapping[Part, tuple[int, int]],
-        types: Mapping[Part, str],
-        readers: Mapping[Part, Reader],
-    ) -> Callable[[int], RecordSource]:
-        """Return where each expert's record can be had from, once it is needed."""
-
-        def source(expert: int) -> RecordSource:
-            extents: dict[Part, Extent] = {}
-            for part, reader in readers.items():
-                tensor, first_row = reader(expert)
-                if not isinstance(tensor, TensorInfo) or tensor.dtype != types[part]:
-                    raise NotImplementedError(prefix)
-                offset = tensor.offset + first_row * tensor.row_bytes
-                size = shapes[part][0] * tensor.row_bytes
-                extents[part] = Extent(tensor.source, offset, size)
-            return PackedOnArrival(**extents)
-
-        return source
-
     def _experts_job(
-        self,
-        prefix: str,
-        experts: kernels.Experts,
-        shapes: Mapping[Part, tuple[int, int]],
-        types: Mapping[Part, str],
-        readers: Mapping[Part, Reader],
+        self, experts: kernels.Experts, origin: ConvertedExperts
     ) -> Iterator[Conversion]:
+        experts.columns = origin.columns()
         for expert in range(experts.count):
-            found = {part: reader(expert) for part, reader in readers.items()}
-            columns = {part: columns_of(found[part][0], types[part]) for part in found}
-            if expert == 0:
-                experts.columns = columns["gate"]
-            if any(not same_columns(experts.columns, columns[part]) for part in ("gate", "up")):
-                raise UnsupportedModelError(
-                    f"{self._path}: each of the experts under {prefix} has its columns in an order "
-                    "of its own (desc_act), which dure does not run as it is.",
-                    hint="quantise it anew: --quantize q4, q6 or q8.",
-                )
-            for part, (tensor, first_row) in found.items():
-                put = partial(self._put_part, experts, part, expert)
-                # What down takes in another order, gate and up give in that order.
-                order = None if part == "down" else columns["down"]
-                yield Conversion(tensor, first_row, shapes[part][0], types[part], put, order)
+            yield from origin.conversions(experts, expert, threads=self.threads)
 
-    def _put_part(
-        self,
-        experts: kernels.Experts,
-        part: Part,
-        expert: int,
-        first_row: int,
-        raw: NDArray[np.uint8],
-    ) -> None:
-        experts.fill(part, expert, raw, first_row=first_row, threads=self.threads)
-
-    def _packer(self, tensor: TensorInfo) -> kernels.FilePacker:
-        """Return the packer of the file that holds the tensor."""
-        return self._packers.setdefault(tensor.source, kernels.FilePacker())
+    def _packer(self, source: SourceFile) -> kernels.FilePacker:
+        """Return the packer of a file."""
+        return self._packers.setdefault(source, kernels.FilePacker())
 
     def check(self, *, asked_all: bool = True) -> None:
         """Compare the tensors that the model asked for with those of the checkpoint.
@@ -420,6 +377,9 @@ class Weights:
                 except kernels.NotFiniteError as error:
                     raise self._not_finite(self._name_at(source, error.offset)) from None
         self._packers.clear()
+        for copy_records in self._copies:
+            copy_records(self._advance)
+        self._copies.clear()
         if self._jobs:
             conversions = (each for job in self._jobs for each in job())
             repack_all(conversions, threads=self.threads, advance=self._advance)
@@ -523,7 +483,7 @@ def memory_needed(
         canonical_name(name, is_gguf, tensor_aliases or {}): tensor
         for name, tensor in parameters_or_tensors(checkpoint).items()
     }
-    types = DtypePolicy(tensors, quantize)
+    types = DtypePolicy(tensors, scheme_of(checkpoint, quantize))
     total = experts = 0
     for name, tensor in _in_memory(tensors):
         *stack, rows, cols = tensor.shape if len(tensor.shape) > 1 else (0, 0)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Literal, get_args
 from dure import kernels
 from dure.errors import InvalidRequestError, ModelFileError
 from dure.formats.blocks import BLOCKS, FLOATS
+from dure.formats.expert_file import PackedExperts
 from dure.formats.quantized.base import QuantizedMatrix
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from dure.formats.checkpoint import Checkpoint
     from dure.formats.quantized_checkpoint import Parameter
 
 _ROUTER = re.compile(r".*\.(gate|shared_expert_gate)\.weight")
@@ -51,6 +53,25 @@ def check_scheme(name: str) -> Scheme:
     raise InvalidRequestError(
         f"{name[:40]!r} is not a quantisation that dure makes.", hint=f"give {', '.join(SCHEMES)}"
     )
+
+
+def scheme_of(checkpoint: Checkpoint, asked: Scheme | None) -> Scheme | None:
+    """Return the scheme for a checkpoint's floats: the one asked for, or its packed experts'.
+
+    Raises InvalidRequestError if it has packed experts, and another scheme is asked for.
+    """
+    if checkpoint.experts is None:
+        return asked
+    made = (
+        None if checkpoint.experts.quantize is None else check_scheme(checkpoint.experts.quantize)
+    )
+    if asked not in (None, made):
+        how = "without --quantize" if made is None else f"with --quantize {made}"
+        raise InvalidRequestError(
+            f"{checkpoint.path} was converted {how}, so its experts cannot be made {asked} now.",
+            hint=f"convert the model again with --quantize {asked}, or leave it out",
+        )
+    return made
 
 
 def type_for(scheme: Scheme, part: Part, cols: int, *, sparse: bool) -> str:
@@ -90,7 +111,8 @@ class DtypePolicy:
         """tensors: all tensors of a checkpoint, under the names by which a family asks for them."""
         self._scheme = quantize
         self._sparse = any(".experts." in name for name in tensors)
-        self._changed = 0
+        # Packed experts have been quantised by the scheme already.
+        self._changed = int(any(isinstance(each, PackedExperts) for each in tensors.values()))
 
     def of(self, name: str, tensor: Parameter) -> str:
         """Return the type of a matrix in memory. Raises UnsupportedModelError for an unknown
@@ -98,6 +120,8 @@ class DtypePolicy:
         """
         if not BLOCKS[tensor.dtype].supported:
             tensor.read_rows(0, 0)  # raises the error that names the types we run
+        if isinstance(tensor, PackedExperts):
+            return tensor.dtype
         part = part_of(name, len(tensor.shape))
         if self._scheme is None or not (_is_float(tensor.dtype) or _is_shuffled(part, tensor)):
             return tensor.dtype

@@ -70,6 +70,15 @@ class Dequantised(RowShape):
         self._source = source
         self._raw: Bytes | None = None
 
+    @property
+    def source(self) -> Parameter:
+        """What is dequantised."""
+        return self._source
+
+    def fresh(self) -> Dequantised:
+        """Return the same matrix for another thread, with nothing read yet."""
+        return Dequantised(self._source)
+
     def read_rows(self, start: int, stop: int) -> Bytes:
         """Read rows, counted over all leading dimensions, as uint8 (stop - start, row_bytes)."""
         if not isinstance(self._source, QuantizedMatrix) or not self._source.whole:
@@ -95,12 +104,25 @@ def repack_all(
         coming = reader.submit(next, pieces, None)
         while (piece := coming.result()) is not None:
             coming = reader.submit(next, pieces, None)
-            blocks = piece.blocks
-            if piece.floats is not None:
-                blocks = _quantized(piece.floats, piece.conversion, threads)
-            if blocks is not None:
-                piece.conversion.put(piece.first, blocks)
+            _store(piece, threads)
             advance(piece.file_bytes)
+
+
+def repack_now(conversion: Conversion, *, threads: int) -> None:
+    """Convert and store the rows of one conversion, on this thread but for `threads` of kernels.
+
+    Raises as `repack_all` does.
+    """
+    for piece in _pieces(conversion):
+        _store(piece, threads)
+
+
+def _store(piece: _Piece, threads: int) -> None:
+    blocks = piece.blocks
+    if piece.floats is not None:
+        blocks = _quantized(piece.floats, piece.conversion, threads)
+    if blocks is not None:
+        piece.conversion.put(piece.first, blocks)
 
 
 def _quantized(floats: NDArray[np.float32], conversion: Conversion, threads: int) -> Bytes:
