@@ -248,7 +248,9 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], Arrays]:
     from safetensors.numpy import load_file  # noqa: PLC0415
 
     config = json.loads((folder / "config.json").read_text())
-    parameters = _one_by_one(load_file(folder / "model.safetensors"))
+    parameters = load_file(folder / "model.safetensors")
+    if config["model_type"] != "gpt_oss":  # whose experts are fused wherever they are
+        parameters = _one_by_one(parameters)
     if "text_config" not in config:
         return config, parameters
     text = {**config["text_config"], "tie_word_embeddings": config["tie_word_embeddings"]}

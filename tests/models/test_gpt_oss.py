@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_gguf import read_folder, write_folder
+from tiny_gguf import read_folder, write_folder, write_gguf
 from tiny_models import (
     furthest,
     loaded,
@@ -25,6 +25,7 @@ from dure.errors import DureError, ModelFileError, UnsupportedModelError
 from dure.formats.checkpoint import open_checkpoint
 from dure.kernels.dequantize import dequantize
 from dure.models import checked_model, load_model, memory_needed
+from dure.weights.streaming_pool import StreamingExpertPool
 
 MXFP4 = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]}
 
@@ -88,6 +89,21 @@ def test_the_makers_config_is_understood(tiny: Callable[[str], Any], tmp_path: P
     config |= {"initial_context_length": 4096, "experts_per_token": 2}
     actual = prefill_logits(loaded(write_folder(tmp_path, config, parameters)), small.sequences[0])
     assert actual.tobytes() == prefill_logits(small.model, small.sequences[0]).tobytes()
+
+
+def test_experts_that_are_read_from_disk_have_their_biases(
+    tiny: Callable[[str], Any], tmp_path: Path
+) -> None:
+    small, path = tiny("gpt_oss"), tmp_path / "model.gguf"
+    write_gguf(path, *read_folder(small.folder))
+    pool = StreamingExpertPool()
+    model = load_model(open_checkpoint(path), exact=True, expert_pool=pool)
+    pool.open(pool.nbytes // 4, rows=75)
+    for tokens in small.sequences:
+        expected = prefill_logits(loaded(path), tokens)
+        assert expected.tobytes() == prefill_logits(model, tokens).tobytes()
+    assert pool.stats is not None
+    assert pool.stats.misses > 16  # the experts of both layers: some were read again
 
 
 def test_quantised_on_loading_it_stays_near(tiny: Callable[[str], Any], tmp_path: Path) -> None:
