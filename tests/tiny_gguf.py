@@ -20,6 +20,8 @@ ARCHITECTURES = {
     "qwen3": gguf.MODEL_ARCH.QWEN3,
     "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
     "qwen3_next": gguf.MODEL_ARCH.QWEN3NEXT,
+    "qwen3_vl_moe_text": gguf.MODEL_ARCH.QWEN3VLMOE,
+    "qwen3_vl_text": gguf.MODEL_ARCH.QWEN3VL,
     "ernie4_5": gguf.MODEL_ARCH.ERNIE4_5,
     "hunyuan_v1_dense": gguf.MODEL_ARCH.HUNYUAN_DENSE,
     "PanguEmbedded": gguf.MODEL_ARCH.PANGU_EMBED,
@@ -240,10 +242,35 @@ def config_of(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Any], Arrays]:
-    """config.json and the float32 parameters of a saved model."""
+    """config.json and the float32 parameters of a saved model, of one that sees its text's, with
+    the experts one by one.
+    """
     from safetensors.numpy import load_file  # noqa: PLC0415
 
-    return json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    parameters = _one_by_one(load_file(folder / "model.safetensors"))
+    if "text_config" not in config:
+        return config, parameters
+    text = {**config["text_config"], "tie_word_embeddings": config["tie_word_embeddings"]}
+    prefix = "model.language_model."
+    found = {n.replace(prefix, "model."): v for n, v in parameters.items() if n.startswith(prefix)}
+    head = {name: parameters[name] for name in ("lm_head.weight",) if name in parameters}
+    return text, found | head
+
+
+def _one_by_one(parameters: Arrays) -> Arrays:
+    """The parameters with fused experts as a matrix an expert."""
+    out: Arrays = {}
+    for name, values in parameters.items():
+        before, found, part = name.partition(".experts.")
+        halves = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}.get(part)
+        if not found or halves is None:
+            out[name] = values
+            continue
+        for expert, both in enumerate(values):
+            for half, each in zip(halves, np.split(both, len(halves)), strict=True):
+                out[f"{before}.experts.{expert}.{half}.weight"] = np.ascontiguousarray(each)
+    return out
 
 
 def write_folder(folder: Path, config: Config, parameters: Arrays) -> Path:

@@ -7,6 +7,7 @@ of 0) would hide a parameter that is not applied.
 from __future__ import annotations
 
 import json
+import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -89,19 +90,31 @@ def oracle(name: str, **changes: Any) -> Any:
 def oracle_of(model_type: str, settings: Mapping[str, Any]) -> Any:
     """The same of a model_type and of what differs from COMMON."""
     import torch  # noqa: PLC0415  # seconds: only the tests that need an oracle pay
-    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415
+    from transformers import (  # noqa: PLC0415
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
 
     if model_type in NUMPY:
         return NUMPY[model_type]({**COMMON, **settings}, drawn)
     stand_in, same, _ = STAND_INS.get(model_type, (model_type, {}, {}))
-    config = AutoConfig.for_model(stand_in, **{**COMMON, **settings, **same})
-    model = AutoModelForCausalLM.from_config(
-        config, attn_implementation="eager", dtype=torch.float32
-    )
+    values = {**COMMON, **settings, **same}
+    make, options = AutoModelForCausalLM, {"attn_implementation": "eager", "dtype": torch.float32}
+    if "vision_config" in values:
+        make, values = AutoModelForImageTextToText, wrapped(values)
+    model = make.from_config(AutoConfig.for_model(stand_in, **values), **options)
     with torch.no_grad():
         for key, values in model.state_dict().items():
             values.copy_(torch.from_numpy(drawn(key, tuple(values.shape))))
     return model.eval()
+
+
+def wrapped(values: dict[str, Any]) -> dict[str, Any]:
+    """The config of a model that also sees, whose `values` but vision_config are its text's."""
+    outside = {key: values[key] for key in ("vision_config", "tie_word_embeddings")}
+    text = {key: value for key, value in values.items() if key != "vision_config"}
+    return {"text_config": text, **outside}
 
 
 def saved(name: str, model: Any, folder: Path) -> Path:
@@ -123,9 +136,11 @@ def saved_as(model_type: str, model: Any, folder: Path, **options: Any) -> Path:
 def reopened(folder: Path, **options: Any) -> Any:
     """The transformers model of a saved folder, float32 whatever it was saved as."""
     import torch  # noqa: PLC0415
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText  # noqa: PLC0415
 
-    model = AutoModelForCausalLM.from_pretrained(
+    sees = "text_config" in json.loads((folder / "config.json").read_text())
+    make = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    model = make.from_pretrained(
         folder, attn_implementation="eager", dtype=torch.float32, **options
     )
     return model.eval()
@@ -167,8 +182,7 @@ def _wide_delta_rule(model: Any) -> Iterator[None]:
     if model.config.model_type not in RECURRENT:
         yield
         return
-    from transformers.models.qwen3_next import modeling_qwen3_next as module  # noqa: PLC0415
-
+    module = sys.modules[type(model).__module__]
     with ExitStack() as stack:
         # transformers up to 5.23 calls what the layer holds, and from 5.24 on the module's function
         holders = [(module, "torch_chunk_gated_delta_rule")]

@@ -23,10 +23,80 @@ Result<float> run_experts(Activations& a, const int32_t* ids, const float* weigh
   const GilReleased release;
   const bool as_float = experts_use_floats(call.set, exact);
   const ActTiles* tiles = as_float ? nullptr : &a.as_tiles(threads);
+  PooledBuffer<float> products(a.x.size() * k);
   ops().experts(tiles, as_float ? a.as_floats(threads) : nullptr, a.rows(), ids, weights,
-                static_cast<int>(k), call.set, added, out.data(), threads);
+                static_cast<int>(k), call.set, {products.data(), nullptr, added, out.data()},
+                threads);
   return out;
 }
+
+// A mixture whose experts are multiplied by in several calls, as they come.
+class ExpertsPass {
+ public:
+  ExpertsPass(Activations& a, In<int32_t, 2> ids, In<float, 2> weights, bool exact, int threads)
+      : a_(a), ids_(std::move(ids)), weights_(std::move(weights)), exact_(exact),
+        threads_(threads) {
+    check_threads(threads);
+    require(ids_.shape(0) == a.x.shape(0) && weights_.shape(0) == ids_.shape(0) &&
+                weights_.shape(1) == ids_.shape(1) && ids_.shape(1) > 0,
+            "ids and weights must be (n, k)");
+    products_ = PooledBuffer<float>(a.x.size() * ids_.shape(1));
+  }
+
+  // Multiplies by `experts` of the set, which must be in memory.
+  void run(const Experts& set, const std::vector<int>& experts) {
+    require(a_.cols() == set.shape().hidden, "x does not have the experts' width");
+    const std::vector<uint8_t> chosen = mask(set, experts);
+    const Experts::Call call = set.call(experts.data(), experts.size());
+    const GilReleased release;
+    compute(call.set, {products_.data(), chosen.data(), nullptr, nullptr});
+  }
+  // Makes the experts' products zero: of those that cannot be had.
+  void leave_out(const Experts& set, const std::vector<int>& experts) {
+    const std::vector<uint8_t> chosen = mask(set, experts);
+    const size_t width = a_.x.shape(1);
+    for (size_t pair = 0; pair < ids_.size(); ++pair)
+      if (chosen[static_cast<size_t>(ids_.data()[pair])])
+        std::fill_n(products_.data() + pair * width, width, 0.0f);
+  }
+  // The weighted sum of what was computed, which must be all of it.
+  Result<float> sum(const Experts& set, const Rows& add) {
+    const float* added = addend(add, a_.x.shape(0), a_.x.shape(1));
+    const std::vector<uint8_t> none(static_cast<size_t>(set.shape().count), 0);
+    auto out = fresh<float>({a_.x.shape(0), a_.x.shape(1)});
+    const GilReleased release;
+    compute(set.shape(), {products_.data(), none.data(), added, out.data()});
+    return out;
+  }
+
+ private:
+  std::vector<uint8_t> mask(const Experts& set, const std::vector<int>& experts) const {
+    const auto count = static_cast<size_t>(set.shape().count);
+    for (size_t i = 0; i < ids_.size(); ++i)
+      require(ids_.data()[i] >= 0 && static_cast<size_t>(ids_.data()[i]) < count,
+              "expert id out of range");
+    std::vector<uint8_t> chosen(count, 0);
+    for (const int expert : experts) {
+      require(expert >= 0 && static_cast<size_t>(expert) < count, "expert id out of range");
+      chosen[static_cast<size_t>(expert)] = 1;
+    }
+    return chosen;
+  }
+  void compute(const ExpertSet& set, const ExpertsPart& part) {
+    if (a_.rows() == 0) return;
+    const bool as_float = experts_use_floats(set, exact_);
+    const ActTiles* tiles = as_float ? nullptr : &a_.as_tiles(threads_);
+    ops().experts(tiles, as_float ? a_.as_floats(threads_) : nullptr, a_.rows(), ids_.data(),
+                  weights_.data(), static_cast<int>(ids_.shape(1)), set, part, threads_);
+  }
+
+  Activations& a_;
+  In<int32_t, 2> ids_;
+  In<float, 2> weights_;
+  bool exact_;
+  int threads_;
+  PooledBuffer<float> products_;
+};
 
 Result<float> experts_mlp(Activations& a, const In<int32_t, 2>& ids, const In<float, 2>& weights,
                           const Experts& e, const Rows& add, bool exact, int threads) {
@@ -83,6 +153,13 @@ void bind_experts(nb::module_& m) {
   m.def("route", &route_rows, strict, any, any, maybe, any, any, any, any, any, maybe);
   m.def("experts_mlp", &experts_mlp, any, strict, strict, any, maybe, any, any);
   m.def("gated_mlp", &gated_mlp, any, any, maybe, any, any);
+
+  nb::class_<ExpertsPass>(m, "ExpertsPass")
+      .def(nb::init<Activations&, In<int32_t, 2>, In<float, 2>, bool, int>(), any, strict, strict,
+           any, any, nb::keep_alive<1, 2>())
+      .def("run", &ExpertsPass::run)
+      .def("leave_out", &ExpertsPass::leave_out)
+      .def("sum", &ExpertsPass::sum, any, maybe);
 }
 
 }  // namespace dure

@@ -1,8 +1,14 @@
 // What Python sees of packed weights: matrices, experts, the memory of their records, and what
 // packs them. Checks, as in bind/module.cpp.
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cerrno>
+#include <cstring>
 
 #include "bind/experts.h"
+#include "pack/expert_reader.h"
 #include "pack/filepacker.h"
 
 namespace dure {
@@ -10,9 +16,10 @@ namespace dure {
 namespace {
 
 // Returns FilePacker::run's code; what `report` raises goes on to the caller.
-int run_packer(FilePacker& packer, int descriptor, int threads, double seconds,
+int run_packer(FilePacker& packer, int descriptor, bool direct, int threads, double seconds,
                const nb::object& report) {
   check_threads(threads);
+  const DirectFile file(descriptor);
   std::exception_ptr raised;
   const auto tell = [&](uint64_t done) {
     const GilAcquired acquire;
@@ -25,7 +32,7 @@ int run_packer(FilePacker& packer, int descriptor, int threads, double seconds,
   int result = 0;
   {
     const GilReleased release;
-    result = packer.run(descriptor, threads, seconds, tell);
+    result = packer.run(file, direct, threads, seconds, tell);
   }
   if (raised) std::rethrow_exception(raised);
   return result;
@@ -37,6 +44,70 @@ Result<uint8_t> record_view(uint8_t* data, size_t bytes, std::shared_ptr<const v
   return Result<uint8_t>(data, {bytes}, nb::capsule(owner, [](void* p) noexcept {
                            delete static_cast<std::shared_ptr<const void>*>(p);
                          }));
+}
+
+// A file as Python holds it. Threads that read share `file` alone: the last of them to let it go
+// must not need Python's lock.
+struct SharedFile {
+  std::shared_ptr<DirectFile> file;
+  explicit SharedFile(int descriptor) : file(std::make_shared<DirectFile>(descriptor)) {}
+};
+
+ExpertReader::Priority priority_of(int priority) {
+  require(priority >= 0 && priority < ExpertReader::kPriorities, "no such priority");
+  return static_cast<ExpertReader::Priority>(priority);
+}
+
+// An expert that has been placed, from its three parts in source blocks.
+void submit_parts(ExpertReader& reader, uint64_t tag, const Experts& set, int expert,
+                  const std::vector<std::pair<const SharedFile*, uint64_t>>& parts, int priority) {
+  require(tag != 0 && parts.size() == 3, "a tag, and gate, up and down");
+  ExpertReader::Pieces pieces;
+  const char* const names[] = {"gate", "up", "down"};
+  for (size_t i = 0; i < parts.size(); ++i)
+    ExpertReader::add_packed(parts[i].first->file, parts[i].second, set.part(names[i], expert),
+                             pieces);
+  reader.submit(tag, std::move(pieces), set.owner(expert), priority_of(priority));
+}
+
+// … from its record.
+void submit_record(ExpertReader& reader, uint64_t tag, const Experts& set, int expert,
+                   const SharedFile& shared, uint64_t offset, int priority) {
+  require(tag != 0 && offset % kPage == 0, "a tag, and an offset of whole pages");
+  ExpertReader::Pieces pieces;
+  ExpertReader::add_raw(shared.file, offset, set.record_bytes(), set.record(expert), pieces);
+  reader.submit(tag, std::move(pieces), set.owner(expert), priority_of(priority));
+}
+
+nb::list take_finished(ExpertReader& reader, double seconds) {
+  std::vector<ExpertReader::Finished> finished;
+  {
+    const GilReleased release;
+    finished = reader.take(seconds);
+  }
+  nb::list result;
+  for (const auto& each : finished) result.append(nb::make_tuple(each.tag, each.error, each.offset));
+  return result;
+}
+
+// Bytes of a file past the page cache.
+Result<uint8_t> read_direct(const SharedFile& shared, uint64_t offset, uint64_t bytes) {
+  auto out = fresh<uint8_t>({bytes});
+  int error = 0;
+  {
+    const GilReleased release;
+    BounceBuffer bounce;
+    uint8_t* at = bounce.take(bytes);
+    error = shared.file->fetch(offset, bytes, &at);
+    if (!error) std::memcpy(out.data(), at, bytes);
+  }
+  if (error) {
+    errno = error;
+    if (error == DirectFile::kEnded) PyErr_SetNone(PyExc_EOFError);
+    else PyErr_SetFromErrno(PyExc_OSError);
+    throw nb::python_error();
+  }
+  return out;
 }
 
 }  // namespace
@@ -77,6 +148,23 @@ void bind_weights(nb::module_& m) {
            })
       .def_prop_ro("count", [](const Experts& e) { return e.shape().count; })
       .def_prop_ro("record_bytes", &Experts::record_bytes);
+
+  nb::class_<SharedFile>(m, "DirectFile")
+      .def(nb::init<int>())
+      .def("read", &read_direct)
+      .def("unchanged", [](const SharedFile& f) { return f.file->unchanged(); })
+      .def_prop_ro("direct", [](const SharedFile& f) { return f.file->direct(); });
+
+  nb::class_<ExpertReader>(m, "ExpertReader")
+      .def(nb::init<int>())
+      .def("submit_parts", &submit_parts)
+      .def("submit_record", &submit_record)
+      .def("raise_to", [](ExpertReader& r, uint64_t tag,
+                          int priority) { r.raise(tag, priority_of(priority)); })
+      .def("cancel", &ExpertReader::cancel)
+      .def("finish", &ExpertReader::finish)
+      .def("take", &take_finished)
+      .def_prop_ro("read_bytes", &ExpertReader::read_bytes);
 
   nb::class_<FilePacker>(m, "FilePacker")
       .def(nb::init<>())

@@ -8,7 +8,7 @@ void make_tiles(const float*, int64_t, int64_t, int64_t, ActTiles&, int);
 void matmul_int8(const ActTiles&, const Product*, int, int);
 void matmul_float(const float*, int64_t, int64_t, const Product&, int);
 void experts(const ActTiles*, const float*, int64_t, const int32_t*, const float*, int,
-             const ExpertSet&, const float*, float*, int);
+             const ExpertSet&, const ExpertsPart&, int);
 void rms_norm(const float*, int64_t, int64_t, const float*, float, float*, int);
 void norm_tiles(const float*, int64_t, int64_t, const float*, float, ActTiles&, int);
 void rope(float*, int64_t, int, int, const float*, const float*, int, bool, int);

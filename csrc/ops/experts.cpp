@@ -20,10 +20,12 @@ struct Job {
   std::vector<float> wide;         // … and the intermediate
 };
 
-std::vector<Job> jobs_of(int64_t n, const int32_t* ids, int k, const ExpertSet& e) {
+std::vector<Job> jobs_of(int64_t n, const int32_t* ids, int k, const ExpertSet& e,
+                         const uint8_t* chosen) {
   std::vector<int> index(static_cast<size_t>(e.count), -1);
   std::vector<Job> jobs;
   for (int64_t pair = 0; pair < n * k; ++pair) {
+    if (chosen && !chosen[ids[pair]]) continue;
     int& at = index[static_cast<size_t>(ids[pair])];
     if (at < 0) {
       at = static_cast<int>(jobs.size());
@@ -123,14 +125,12 @@ void down_panels(const Job& job, const ExpertSet& e, int first, bool as_float, f
 }  // namespace
 
 void experts(const ActTiles* tiles, const float* x, int64_t n, const int32_t* ids,
-             const float* weights, int k, const ExpertSet& e, const float* add, float* out,
-             int threads) {
-  std::vector<Job> jobs = jobs_of(n, ids, k, e);
+             const float* weights, int k, const ExpertSet& e, const ExpertsPart& part, int threads) {
+  std::vector<Job> jobs = jobs_of(n, ids, k, e, part.chosen);
   const bool as_float = tiles == nullptr;
   const int num_jobs = static_cast<int>(jobs.size());
   const int wide_items = as_float ? e.gate.panels() : static_cast<int>(e.intermediate / kBlock);
   const int down_items = ceil_div(e.down.panels(), kTasks);
-  PooledBuffer<float> products(static_cast<size_t>(n) * k * e.hidden);
   std::vector<std::pair<int, int>> copies;  // (job, row of it)
   for (int j = 0; j < num_jobs; ++j) {
     Job& job = jobs[static_cast<size_t>(j)];
@@ -142,7 +142,7 @@ void experts(const ActTiles* tiles, const float* x, int64_t n, const int32_t* id
     }
     shape_tiles(job.h, rows, e.intermediate);
     job.x = tiles;
-    if (k == 1 && num_jobs == 1) continue;
+    if (k == 1 && rows == n) continue;
     shape_tiles(job.own, rows, e.hidden);
     job.x = &job.own;
     for (int i = 0; i < rows; ++i) copies.emplace_back(j, i);
@@ -172,20 +172,21 @@ void experts(const ActTiles* tiles, const float* x, int64_t n, const int32_t* id
 #pragma omp for schedule(dynamic, 2)
     for (int64_t item = 0; item < static_cast<int64_t>(num_jobs) * down_items; ++item)
       down_panels(jobs[static_cast<size_t>(item / down_items)], e,
-                  static_cast<int>(item % down_items) * kTasks, as_float, products.data(),
+                  static_cast<int>(item % down_items) * kTasks, as_float, part.products,
                   weights_as_floats, buffer);
     // A token's experts are added in the order its router named them, whatever else is in the
-    // batch.
+    // batch, and in whatever order they were computed.
 #pragma omp for schedule(static)
-    for (int64_t token = 0; token < n; ++token) {
-      float* row = out + token * e.hidden;
+    for (int64_t token = 0; token < (part.out ? n : 0); ++token) {
+      float* row = part.out + token * e.hidden;
       for (int64_t c = 0; c < e.hidden; c += kPanel) {
         const int width = static_cast<int>(std::min<int64_t>(kPanel, e.hidden - c));
         f32x16 acc = set1(0);
         for (int slot = 0; slot < k; ++slot)
           acc = fma(set1(weights[token * k + slot]),
-                    load_n(products.data() + (token * k + slot) * e.hidden + c, width), acc);
-        store_n(row + c, add ? acc + load_n(add + token * e.hidden + c, width) : acc, width);
+                    load_n(part.products + (token * k + slot) * e.hidden + c, width), acc);
+        store_n(row + c, part.add ? acc + load_n(part.add + token * e.hidden + c, width) : acc,
+                width);
       }
     }
   }

@@ -147,6 +147,14 @@ struct ExpertSet {
   }
 };
 
+// What one call of a mixture computes: all of it, or the products of some experts, or the sum.
+struct ExpertsPart {
+  float* products = nullptr;        // (n, k, hidden): what each expert gave for its rows
+  const uint8_t* chosen = nullptr;  // (count): the experts to multiply by; null: all
+  const float* add = nullptr;       // (n, hidden), added last; may be out itself
+  float* out = nullptr;             // (n, hidden): the weighted sum; null: not yet
+};
+
 // Whether the experts' arithmetic is float32 throughout, for all three matrices.
 inline bool experts_use_floats(const ExpertSet& e, bool exact) {
   return exact || is_float(e.gate.type) || is_float(e.up.type) || is_float(e.down.type);
@@ -165,9 +173,9 @@ struct Ops {
   void (*matmul_float)(const float* x, int64_t n, int64_t stride, const Product& product,
                        int threads);
   // x comes as tiles for the int8 path, as floats (n, hidden) for the other; see
-  // experts_use_floats. `add` (n, hidden) is added last, if there is one; it may be out itself.
+  // experts_use_floats.
   void (*experts)(const ActTiles* tiles, const float* x, int64_t n, const int32_t* ids,
-                  const float* weights, int k, const ExpertSet& e, const float* add, float* out,
+                  const float* weights, int k, const ExpertSet& e, const ExpertsPart& part,
                   int threads);
   void (*rms_norm)(const float* x, int64_t n, int64_t width, const float* weight, float eps,
                    float* out, int threads);

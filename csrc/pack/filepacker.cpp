@@ -1,13 +1,12 @@
 #include "pack/filepacker.h"
 
 #include <omp.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cerrno>
 #include <chrono>
-#include <cstring>
+
+#include "pack/finite.h"
 
 namespace dure {
 
@@ -18,64 +17,6 @@ constexpr size_t kReadBytes = size_t{256} << 10;
 // Handed to a thread at a time: a large page of the target, so that two threads seldom ask for the
 // same one.
 constexpr size_t kPieceBytes = size_t{2} << 20;
-
-// 0 once `size` bytes from `offset` lie in `out`, else an errno or kEnded.
-int read_all(int descriptor, uint8_t* out, size_t size, uint64_t offset) {
-  while (size) {
-    const ssize_t count = pread(descriptor, out, size, static_cast<off_t>(offset));
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return errno;
-    if (count == 0) return FilePacker::kEnded;
-    out += count, offset += static_cast<uint64_t>(count), size -= static_cast<size_t>(count);
-  }
-  return 0;
-}
-
-// Whether all of `count` numbers are finite, which lie `stride` bytes apart: of `T` that has its
-// exponent in the bits of kMask.
-template <class T, T kMask>
-bool finite(const uint8_t* at, size_t count, size_t stride) {
-  bool all = true;
-  for (size_t i = 0; i < count; ++i, at += stride) {
-    T bits;
-    std::memcpy(&bits, at, sizeof bits);
-    all &= (bits & kMask) != kMask;
-  }
-  return all;
-}
-
-// Whether the weights of a float type, and the float16 scales of a GGUF type's blocks, are finite.
-bool all_finite(Type type, const uint8_t* source, size_t bytes) {
-  if (type == Type::F32) return finite<uint32_t, 0x7F800000>(source, bytes / 4, 4);
-  if (type == Type::BF16) return finite<uint16_t, 0x7F80>(source, bytes / 2, 2);
-  if (type == Type::F16) return finite<uint16_t, 0x7C00>(source, bytes / 2, 2);
-  const size_t block = static_cast<size_t>(sizes_of(type).source_bytes), count = bytes / block;
-  const auto halves = [&](size_t first, size_t second) {
-    return finite<uint16_t, 0x7C00>(source + first, count, block) &&
-           finite<uint16_t, 0x7C00>(source + second, count, block);
-  };
-  switch (type) {
-    case Type::Q4_0:
-    case Type::Q5_0:
-    case Type::Q8_0:
-    case Type::IQ4_NL:
-    case Type::IQ4_XS:
-      return halves(0, 0);
-    case Type::Q4_1:
-    case Type::Q5_1:
-    case Type::Q4_K:
-    case Type::Q5_K:
-      return halves(0, 2);
-    case Type::Q2_K:
-      return halves(80, 82);
-    case Type::Q3_K:
-      return halves(108, 108);
-    case Type::Q6_K:
-      return halves(208, 208);
-    default:
-      return true;  // no GGUF type, or one without floats
-  }
-}
 
 // Rows of about `bytes`, in whole panels.
 int64_t rows_of(size_t bytes, size_t row_bytes) {
@@ -93,7 +34,8 @@ void FilePacker::add(const Packed& target, uint64_t offset, std::shared_ptr<cons
                        offset + static_cast<uint64_t>(first) * row_bytes});
 }
 
-int FilePacker::run(int descriptor, int threads, double seconds, const Report& report) {
+int FilePacker::run(const DirectFile& file, bool direct, int threads, double seconds,
+                    const Report& report) {
   using Clock = std::chrono::steady_clock;
   const auto interval =
       std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
@@ -103,8 +45,8 @@ int FilePacker::run(int descriptor, int threads, double seconds, const Report& r
   size_t largest = kReadBytes;
   for (const Piece& p : pieces_)
     largest = std::max(largest, kPanel * source_row_bytes(p.target.type, p.target.cols));
-  std::vector<std::vector<uint8_t>> buffers(static_cast<size_t>(threads));
-  for (auto& buffer : buffers) buffer.resize(largest);
+  std::vector<BounceBuffer> buffers(static_cast<size_t>(threads));
+  for (auto& buffer : buffers) buffer.take(largest);
   std::atomic<size_t> next{0};
   std::atomic<uint64_t> done{0};
   std::atomic<int> failure{0};
@@ -113,7 +55,7 @@ int FilePacker::run(int descriptor, int threads, double seconds, const Report& r
     const auto thread = static_cast<size_t>(omp_get_thread_num());
     auto due = Clock::now() + interval;
     for (size_t i; !failure && (i = next++) < pieces_.size();) {
-      if (const int error = pack(pieces_[i], descriptor, buffers[thread])) {
+      if (const int error = pack(pieces_[i], file, direct, buffers[thread])) {
         if (error == kNotFinite && failure.exchange(error) != kNotFinite)
           not_finite_ = pieces_[i].offset;
         failure = error;
@@ -129,17 +71,19 @@ int FilePacker::run(int descriptor, int threads, double seconds, const Report& r
   return failure;
 }
 
-int FilePacker::pack(const Piece& piece, int descriptor, std::vector<uint8_t>& buffer) {
+int FilePacker::pack(const Piece& piece, const DirectFile& file, bool direct,
+                     BounceBuffer& buffer) {
   const size_t row_bytes = source_row_bytes(piece.target.type, piece.target.cols);
   const int64_t step = rows_of(kReadBytes, row_bytes);
   for (int64_t done = 0; done < piece.rows; done += step) {
     const int64_t rows = std::min(step, piece.rows - done);
     const size_t bytes = static_cast<size_t>(rows) * row_bytes;
-    if (const int error = read_all(descriptor, buffer.data(), bytes,
-                                   piece.offset + static_cast<uint64_t>(done) * row_bytes))
-      return error;
-    if (!all_finite(piece.target.type, buffer.data(), bytes)) return kNotFinite;
-    pack_panels(piece.target, piece.first_row + done, rows, buffer.data());
+    const uint64_t offset = piece.offset + static_cast<uint64_t>(done) * row_bytes;
+    uint8_t* at = buffer.take(bytes);
+    const int error = direct ? file.fetch(offset, bytes, &at) : file.read(offset, bytes, at);
+    if (error) return error;
+    if (!all_finite(piece.target.type, at, bytes)) return kNotFinite;
+    pack_panels(piece.target, piece.first_row + done, rows, at);
   }
   return 0;
 }

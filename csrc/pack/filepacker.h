@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "pack/direct_file.h"
 #include "pack/layout.h"
 
 namespace dure {
@@ -20,11 +21,11 @@ class FilePacker {
   // All of `target` from source blocks that begin at byte `offset`. `owner`, if there is one, keeps
   // the memory of the target.
   void add(const Packed& target, uint64_t offset, std::shared_ptr<const void> owner = nullptr);
-  // Packs all of it, and reports about every `seconds`. Returns 0, an errno, kEnded, kStopped or
-  // kNotFinite.
-  int run(int descriptor, int threads, double seconds, const Report& report);
+  // Packs all of it, and reports about every `seconds`. direct: past the page cache, if the file
+  // system can. Returns 0, an errno, kEnded, kStopped or kNotFinite.
+  int run(const DirectFile& file, bool direct, int threads, double seconds, const Report& report);
 
-  static constexpr int kEnded = -1;    // the file is shorter than was asked for
+  static constexpr int kEnded = DirectFile::kEnded;
   static constexpr int kStopped = -2;  // by the report
   // A weight, or the scale of a block, is NaN or infinite: of the matrix whose rows are read from
   // the byte `not_finite`.
@@ -40,7 +41,7 @@ class FilePacker {
       return source_row_bytes(target.type, target.cols) * static_cast<uint64_t>(rows);
     }
   };
-  static int pack(const Piece& piece, int descriptor, std::vector<uint8_t>& buffer);
+  static int pack(const Piece& piece, const DirectFile& file, bool direct, BounceBuffer& buffer);
 
   std::vector<Piece> pieces_;
   uint64_t not_finite_ = 0;

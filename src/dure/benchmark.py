@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dure.models import Model
+    from dure.weights.expert_pool import ExpertPool
     from dure.weights.expert_stats import ExpertStats
 
 CHUNK = 512
@@ -35,13 +36,25 @@ class DirectRunner:
     """Runs a model on fixed tokens, with a cache for `sequences` sequences of `tokens` tokens."""
 
     def __init__(
-        self, model: Model, *, tokens: int, sequences: int = 1, cache_dtype: CacheDtype = "f16"
+        self,
+        model: Model,
+        *,
+        tokens: int,
+        sequences: int = 1,
+        cache_dtype: CacheDtype = "f16",
+        expert_pool: ExpertPool | None = None,
+        chunk: int = CHUNK,
     ):
-        self.model = model
+        """expert_pool: of experts that are not all in memory; chunk: prompt tokens in one pass."""
+        self.model, self._chunk = model, max(CHUNK, chunk)
         blocks = blocks_for(tokens)
         self.block_tables = np.arange(sequences * blocks, dtype=np.int32).reshape(sequences, blocks)
         self.runner = ModelRunner(
-            model, num_blocks=sequences * blocks, num_states=sequences, cache_dtype=cache_dtype
+            model,
+            num_blocks=sequences * blocks,
+            num_states=sequences,
+            cache_dtype=cache_dtype,
+            expert_pool=expert_pool,
         )
         self.states = States(np.arange(sequences, dtype=np.int32), np.empty((0, 2), np.int32))
 
@@ -61,12 +74,15 @@ class DirectRunner:
             logit_rows=np.asarray(logit_rows, np.int32),
             states=self.states,
         )
-        return self.runner.execute(batch)
+        logits = self.runner.execute(batch)
+        for error in self.runner.row_errors.values():
+            raise error
+        return logits
 
     def fill(self, tokens: Sequence[int], sequence: int = 0) -> None:
         """Put `tokens` in the cache from position 0 on, and drop their logits."""
-        for start in range(0, len(tokens), CHUNK):
-            part = tokens[start : start + CHUNK]
+        for start in range(0, len(tokens), self._chunk):
+            part = tokens[start : start + self._chunk]
             positions = range(start, start + len(part))
             # As in a real prompt the last row's logits are wanted, and are part of what is timed.
             self.forward(part, positions, [sequence] * len(part), [len(part) - 1])
@@ -88,14 +104,15 @@ def speed(
     batch: int = 1,
     repeat: int = 3,
     cache_dtype: CacheDtype = "f16",
-    expert_stats: ExpertStats | None = None,
+    expert_pool: ExpertPool | None = None,
+    chunk: int = CHUNK,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float | None]:
     """Measure tokens per second: {"prefill_tps", "decode_tps"}, medians of `repeat` rounds.
 
     Prefill: `prompt` random tokens in one empty sequence. Decode: `decode` steps of one token in
     each of `batch` sequences that hold `depth` tokens, counted over all of them. None if 0 tokens.
-    With `expert_stats`, of experts that are read from disk, also "prefill_read_mb", MB a token, and
+    chunk: prompt tokens in one pass. With `expert_pool`, of experts that are not all in memory, also "prefill_read_mb", MB a token, and
     "prefill_hit_rate", 0 to 1, over the same rounds, and the same of decode.
     """
     draw = random.Random(1)
@@ -104,9 +121,15 @@ def speed(
     prompt_ids = [draw.randrange(lowest, highest) for _ in range(prompt)]
     context_ids = [draw.randrange(lowest, highest) for _ in range(depth)]
     run = DirectRunner(
-        model, tokens=max(prompt, depth + decode, 1), sequences=batch, cache_dtype=cache_dtype
+        model,
+        tokens=max(prompt, depth + decode, 1),
+        sequences=batch,
+        cache_dtype=cache_dtype,
+        expert_pool=expert_pool,
+        chunk=chunk,
     )
-    prefill, decoded = _Rounds(expert_stats), _Rounds(expert_stats)
+    stats = None if expert_pool is None else expert_pool.stats
+    prefill, decoded = _Rounds(stats), _Rounds(stats)
     for finished in range(repeat + 1):
         if progress is not None:
             progress(finished, repeat + 1)
@@ -164,6 +187,7 @@ def perplexity(
     *,
     window: int = 512,
     cache_dtype: CacheDtype = "f16",
+    expert_pool: ExpertPool | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
     """Measure the perplexity of `tokens`, exp of the mean negative log-likelihood.
@@ -182,7 +206,7 @@ def perplexity(
             f"The text has {len(tokens)} tokens, less than one window of {window}.",
             hint=f"use a longer text, or --window {max(2, len(tokens))} or less",
         )
-    run = DirectRunner(model, tokens=window, cache_dtype=cache_dtype)
+    run = DirectRunner(model, tokens=window, cache_dtype=cache_dtype, expert_pool=expert_pool)
     loss, scored = 0.0, 0
     for index in range(windows):
         if progress is not None:

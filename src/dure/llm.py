@@ -125,6 +125,7 @@ class LLM:
         self.exact = exact
         self.cache_dtype = loaded.cache_dtype
         self.memory = loaded.memory
+        self._expert_pool = loaded.expert_pool
         self.checkpoint = checkpoint
         self.model = loaded.model
         self.tokenizer = loaded.tokenizer
@@ -148,11 +149,12 @@ class LLM:
             cache_dtype=loaded.cache_dtype,
             draft_model=loaded.draft_model,
             draft_heads=loaded.has_draft_heads,
-            expert_stats=loaded.expert_stats,
+            expert_pool=loaded.expert_pool,
         )
         engine = Engine(
             runner,
             drafter=make_drafter(speculate, runner, threads=loaded.threads),
+            max_prefill_tokens=loaded.memory.prefill_rows,
             max_sequences=max_sequences,
             model_id=loaded.name,
             eos_ids=self.tokenizer.eos_ids,
@@ -313,7 +315,12 @@ class LLM:
             )
         result = np.empty((len(ids), vocab_size), np.float32)
         done = 0
-        run = DirectRunner(self.model, tokens=len(ids), cache_dtype=self.cache_dtype)
+        run = DirectRunner(
+            self.model,
+            tokens=len(ids),
+            cache_dtype=self.cache_dtype,
+            expert_pool=self._expert_pool,
+        )
         for part in run.logits(ids):
             result[done : done + len(part)] = part
             done += len(part)

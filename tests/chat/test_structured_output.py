@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from fake_model import END, VOCAB_SIZE, ByteTokenizer
 
-from dure.chat.dialects import Dialect, hermes, qwenxml
+from dure.chat.dialects import Dialect, harmony, hermes, qwenxml
 from dure.chat.output import OutputParserOptions
+from dure.chat.prefill import begin_answer
 from dure.chat.request import ChatRequest, Format, ToolChoice, tool_schemas
 from dure.chat.schema.depth import MAX_RULES
 from dure.chat.structured_output import GrammarBuilder, check_format
@@ -194,3 +195,41 @@ def test_values_without_quotes_keep_to_rewritten_schemas(
     grammar = grammar_of(DIALECTS[1], request)
     assert [value for value in right if not allows(grammar, call(DIALECTS[1], "f", p=value))] == []
     assert [value for value in wrong if allows(grammar, call(DIALECTS[1], "f", p=value))] == []
+
+
+FINAL = "<|channel|>final<|message|>"
+THOUGHT = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+
+
+def test_gpt_oss_answers_in_messages_whose_heads_are_part_of_the_grammar() -> None:
+    grammar = grammar_of(harmony.HARMONY, ChatRequest(ASK, format=FORM))
+    for before in ("", THOUGHT):
+        assert allows(grammar, before + FINAL + '{"a": 1}')
+        assert not allows(grammar, before + FINAL + '{"a": "x"}')
+    assert not allows(grammar, '{"a": 1}')
+    assert not allows(grammar, FINAL + THOUGHT)
+
+
+def test_gpt_oss_calls_a_tool_that_it_must_call() -> None:
+    request = ChatRequest(ASK, [GOOD], tool_choice=ToolChoice("required"))
+    grammar = grammar_of(harmony.HARMONY, request)
+    head = "<|channel|>commentary to=functions.good <|constrain|>json<|message|>"
+    for before in ("", THOUGHT):
+        assert allows(grammar, before + head + '{"x": 1}')
+        assert not allows(grammar, before + head + '{"x": "y"}')
+    assert not allows(grammar, FINAL + "no")
+    both = grammar_of(harmony.HARMONY, ChatRequest(ASK, [GOOD], format=FORM))
+    assert allows(both, head + '{"x": 1}')
+    assert allows(both, FINAL + '{"a": 1}')
+
+
+def test_gpt_oss_goes_on_with_a_begun_answer() -> None:
+    begun = ({"role": "user", "content": "?"}, {"role": "assistant", "content": '{"a"'})
+    request = ChatRequest(begun, format=FORM, continue_final=True)
+    grammar = grammar_of(harmony.HARMONY, request)
+    assert allows(grammar, ": 1}")
+    text, reasons = begin_answer("<|start|>assistant", begun[1], harmony.HARMONY)
+    assert (text, reasons) == ("<|start|>assistant" + FINAL + '{"a"', False)
+    thought = {**begun[1], "reasoning_content": "Hm."}
+    text, reasons = begin_answer("<|start|>assistant", thought, harmony.HARMONY)
+    assert (text, reasons) == ("<|start|>assistant" + THOUGHT + FINAL + '{"a"', False)

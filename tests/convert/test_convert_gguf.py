@@ -67,6 +67,8 @@ CONVERTED = [
     "pangu_embedded",
     "qwen3_next",
     "qwen3_next-mixed",
+    "qwen3_vl",
+    "qwen3_vl_moe",
     "glm4_moe",
     "glm4_moe-air",
     "glm4_moe_lite",

@@ -42,6 +42,7 @@ _ONLY_SAFETENSORS = {
     "qwen2_moe-64-12",
     "ernie4_5_moe-unshared",
     "qwen3_next-dense",
+    "qwen3_vl_moe-mixed",
     "deepseek_v3-bias",  # pairs that turn together lie apart
 }
 # … and of gpt-oss's, all but the released values of its clamp, ramp and windows.

@@ -134,7 +134,12 @@ def quantised(folder: Path, name: str, method: str) -> tuple[Path, Any]:
     return folder / "packed", reopened(folder / "plain")
 
 
-FAMILIES = sorted({model_type for model_type, _ in MODELS.values()} - {"qwen2", "qwen3_moe"})
+# Not those that also see: their text is a family's that is here. gpt-oss's experts are tensors of
+# three dimensions, which these tools leave as floats: its own MXFP4 is tested in test_gpt_oss.py.
+FAMILIES = sorted(
+    {kind for kind, values in MODELS.values() if "vision_config" not in values}
+    - {"qwen2", "qwen3_moe", "gpt_oss"}
+)
 CASES = [
     *((name, method) for method in SETTINGS for name in ("qwen2", "qwen3_moe")),
     *((name, method) for method in ("fp8", "gptq", "awq") for name in FAMILIES),

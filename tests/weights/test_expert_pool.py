@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ from tiny_models import prefill_logits
 from dure import kernels
 from dure.formats.checkpoint import open_checkpoint
 from dure.models import family_of, load_model, read_config
-from dure.weights.expert_pool import ExpertPool
+from dure.weights.expert_pool import ExpertPool, Work
 from dure.weights.loader import Weights
 
 TOKENS = np.arange(3, 40)
@@ -26,7 +24,7 @@ class FewSlots(ExpertPool):
     def __init__(self) -> None:
         super().__init__()
         self.away: dict[int, list[np.ndarray]] = {}
-        self.pins = self.most = 0
+        self.begun = self.most = 0
 
     def send_away(self) -> None:
         """Copy every record out of memory, once everything is packed."""
@@ -35,18 +33,17 @@ class FewSlots(ExpertPool):
             for expert in range(experts.count):
                 experts.remove(expert)
 
-    @contextmanager
-    def pinned(self, experts: kernels.Experts, ids: np.ndarray) -> Iterator[None]:
-        """Bring the experts into slots in falling order, and forget them afterwards."""
+    def begin(self, experts: kernels.Experts, ids: np.ndarray, x: object) -> Work:
+        """Bring the experts into slots in falling order, and forget all others."""
+        for expert in range(experts.count):
+            experts.remove(expert)
         wanted = np.unique(ids)[::-1].tolist()
         buffer = kernels.ExpertBuffer(len(wanted), experts.record_bytes)
         for slot, expert in enumerate(wanted):
             buffer.slot(slot)[:] = self.away[id(experts)][expert]
             experts.place(expert, buffer, slot)
-        self.pins, self.most = self.pins + 1, max(self.most, len(wanted))
-        yield
-        for expert in wanted:
-            experts.remove(expert)
+        self.begun, self.most = self.begun + 1, max(self.most, len(wanted))
+        return super().begin(experts, ids, x)
 
 
 def test_a_pool_that_brings_experts_for_each_product_changes_no_bit(tmp_path: Path) -> None:
@@ -63,7 +60,7 @@ def test_a_pool_that_brings_experts_for_each_product_changes_no_bit(tmp_path: Pa
         assert prefill_logits(model, TOKENS).tobytes() == expected.tobytes()
         one_by_one = prefill_logits(model, TOKENS[:1])
         assert one_by_one.tobytes() == expected[:1].tobytes()
-        assert pool.pins == 2 * config["num_hidden_layers"]
+        assert pool.begun == 2 * config["num_hidden_layers"]
         assert 3 < pool.most <= 8
 
 
@@ -75,5 +72,5 @@ def test_the_pool_of_all_experts_says_how_much_memory_they_take() -> None:
     assert one.nbytes == 8 * one.record_bytes
     parts = [kernels.packed_bytes("Q4_0", 96, 64)] * 2 + [kernels.packed_bytes("Q8_0", 64, 96)]
     assert sum(parts) <= one.record_bytes < sum(parts) + 4096
-    with pool.pinned(one, np.zeros((3, 2), np.int32)):
-        assert all(one.is_resident(expert) for expert in range(one.count))
+    assert all(one.is_resident(expert) for expert in range(one.count))
+    assert pool.stats is None and pool.take_failures() == []

@@ -135,12 +135,18 @@ def test_a_config_of_impossible_size_is_refused_before_memory_is_taken(tmp_path:
 def test_tables_that_are_computed_anyway_and_a_repeated_head_are_passed_over(
     tmp_path: Path,
 ) -> None:
-    expected = prefill_logits(loaded(saved(tmp_path, tie_word_embeddings=True)), TOKENS)
-    extra = {
-        "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8, np.float32),
-        "lm_head.weight": np.full((256, 64), np.nan, np.float32),
-    }
-    folder = saved(tmp_path, change=lambda p: p.update(extra), tie_word_embeddings=True)
+    def drop(parameters: dict[str, np.ndarray]) -> None:
+        del parameters["lm_head.weight"]
+
+    expected = prefill_logits(
+        loaded(saved(tmp_path, change=drop, tie_word_embeddings=True)), TOKENS
+    )
+
+    def add(parameters: dict[str, np.ndarray]) -> None:
+        parameters["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(8, np.float32)
+        parameters["lm_head.weight"] = parameters["model.embed_tokens.weight"].copy()
+
+    folder = saved(tmp_path, change=add, tie_word_embeddings=True)
     assert prefill_logits(loaded(folder), TOKENS).tobytes() == expected.tobytes()
 
 

@@ -31,9 +31,12 @@ def begin_answer(prompt: str, message: Mapping[str, Any], dialect: Dialect) -> t
             block = f"{think.open}\n"
             opened = True
         end = think.reasoning_end if opened and (content or closed) else ""
+        if dialect.messages is not None and content and not block:
+            end = dialect.messages.answer
         return before + block + end + content, opened and not end
     if not opened:
-        line = "" if block and f"{think.open}\n" not in block else "\n"
+        plain = dialect.messages is not None or (block and f"{think.open}\n" not in block)
+        line = "" if plain else "\n"
         block = think.open + line
     if not closed:
         return before + block + reasoning, True

@@ -187,10 +187,21 @@ class GrammarBuilder:
         self, request: ChatRequest, form: Format, rules: Rules, reading: OutputParserOptions
     ) -> str:
         """Build the grammar of a format; if there are tools, calls may take its place."""
-        answer = "formatted"
+        answer = f"{self._answer_head(request, reading, rules)}formatted"
         if reading.tools and self._dialect.calls is not None:
             answer += f" | {rules.add(self._calls(request, rules))}"
         return f"{rules.text(answer)}\n{format_grammar(form.kind, form.value, name='formatted')}"
+
+    def _answer_head(self, request: ChatRequest, reading: OutputParserOptions, rules: Rules) -> str:
+        """Return an expression for what stands before an answer that is a message."""
+        form = self._dialect.messages
+        if form is None:
+            return ""
+        if reading.starts_in_reasoning:
+            return f"{rules.literal(form.start + form.role + form.answer)} "
+        if request.continue_final and begun_content(request.messages[-1], self._dialect):
+            return ""
+        return f"{rules.literal(form.answer)} "
 
     def _strict(self, request: ChatRequest, rules: Rules) -> str | None:
         """Return a grammar of text, or calls that fit their schemas; None if they look alike."""
@@ -211,7 +222,9 @@ class GrammarBuilder:
             return ""  # the grammar begins after them
         if request.thinking.is_off:
             return None
-        return f"({rules.literal(think.open)} {rules.until(think.close)})?"
+        form = self._dialect.messages
+        after = f" {rules.literal(form.start + form.role)}" if form else ""
+        return f"({rules.literal(think.open)} {rules.until(think.close)}{after})?"
 
 
 def _checked(schema: Any, what: str) -> tuple[str, str] | None:

@@ -65,7 +65,8 @@ def command(
             **sizes,
             repeat=repeat,
             cache_dtype=loaded.cache_dtype,
-            expert_stats=loaded.expert_stats,
+            expert_pool=loaded.expert_pool,
+            chunk=loaded.memory.prefill_rows,
             progress=line.update,
         )
     if json:

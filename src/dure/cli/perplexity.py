@@ -64,6 +64,7 @@ def command(
             tokens,
             window=window,
             cache_dtype=loaded.cache_dtype,
+            expert_pool=loaded.expert_pool,
             progress=line.update,
         )
     result["perplexity"] = round(result["perplexity"], 5)

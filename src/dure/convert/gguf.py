@@ -15,7 +15,7 @@ from dure.errors import UnsupportedModelError
 from dure.formats.card import read_card
 from dure.formats.checkpoint import open_checkpoint
 from dure.formats.gguf_writer import TensorPlan, check_target, write_gguf
-from dure.formats.quantized.base import QuantizedMatrix
+from dure.formats.quantized.base import is_quantized
 from dure.formats.quantized_checkpoint import parameters
 from dure.formats.tensors import TensorInfo
 from dure.layers.rope import RopeConfig, rope_frequencies, stretched_theta
@@ -124,7 +124,7 @@ def _understood(checkpoint: Checkpoint, quantize: Scheme | None) -> tuple[Config
             hint=f"it converts {', '.join(_FAMILIES)}.",
         )
     found = parameters(checkpoint).values()
-    packed = next((t for t in found if isinstance(t, QuantizedMatrix)), None)
+    packed = next((t for t in found if is_quantized(t)), None)
     if packed is not None and quantize is None:
         raise UnsupportedModelError(
             f"{checkpoint.path} has {packed.name} as {packed.stored}, which GGUF cannot say.",

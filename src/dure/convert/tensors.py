@@ -12,9 +12,9 @@ import numpy as np
 from dure.errors import UnsupportedModelError
 from dure.formats.blocks import BLOCKS
 from dure.formats.gguf_writer import TensorPlan
-from dure.formats.quantized.base import QuantizedMatrix
+from dure.formats.quantized.base import QuantizedMatrix, is_quantized
 from dure.formats.quantized_checkpoint import is_idle_bias, parameters
-from dure.formats.tensors import TensorInfo
+from dure.formats.tensors import TensorInfo, same_content
 from dure.kernels.dequantize import dequantize
 from dure.weights.names import gguf_name, plain_name
 from dure.weights.quantize import quantize_rows
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from dure.formats.checkpoint import Checkpoint
 
-    Source = TensorInfo | Dequantised
+    Source = TensorInfo | QuantizedMatrix | Dequantised
     Bytes = NDArray[np.uint8]
     Floats = NDArray[np.float32]
 
@@ -79,13 +79,15 @@ def gguf_tensors(
     found: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
     stored = parameters(checkpoint)
+    head, embedding = (stored.get(n) for n in ("lm_head.weight", "model.embed_tokens.weight"))
+    repeated = sizes.tied and same_content(head, embedding)
     for theirs, tensor in sorted(stored.items(), key=_natural):
         name = plain_name(theirs, tensor_aliases)
-        if name is None or (name == "lm_head.weight" and sizes.tied):
+        if name is None or (repeated and tensor is head):
             continue
         if _only_drafts(name, sizes.layers, layout) or is_idle_bias(theirs, stored):
             continue
-        source = Dequantised(tensor) if isinstance(tensor, QuantizedMatrix) else tensor
+        source = Dequantised(tensor) if is_quantized(tensor) else tensor
         for part, shape, rows in _parts(name, source, sizes):
             written = _written(part, layout, tensor_aliases)
             if written is None:

@@ -57,7 +57,7 @@ class _Draws:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs | None] = field(default_factory=list)
     reason: FinishReason | None = None
-    error: Exception | None = None
+    error: Exception | None = None  # nothing, or nothing more, can be drawn
 
 
 class Engine:
@@ -71,6 +71,7 @@ class Engine:
         runner: ModelRunner,
         *,
         max_batch_tokens: int = 512,
+        max_prefill_tokens: int = 0,
         max_sequences: int = 64,
         model_id: str = "",
         eos_ids: AbstractSet[int] = frozenset(),
@@ -81,7 +82,8 @@ class Engine:
     ) -> None:
         """Make an engine over a runner.
 
-        runner: computes the batches, and owns the cache. threads: of sampling; the model has its
+        runner: computes the batches, and owns the cache. max_prefill_tokens: of a step in which
+        nobody decodes, if more than max_batch_tokens. threads: of sampling; the model has its
         own number. drafter: guesses tokens, so that a step may bring several; no output changes.
         unused_ids: rows of logits that no token has (safetensors pad the vocabulary, and tokenizers
         leave ids out): they are never drawn, though a prompt may have them.
@@ -103,6 +105,7 @@ class Engine:
             self.pool,
             self.states,
             max_batch_tokens=max_batch_tokens,
+            max_prefill_tokens=max_prefill_tokens,
             max_sequences=max_sequences,
             drafter=drafter,
         )
@@ -263,7 +266,7 @@ class Engine:
             _count_experts(chunks, stats.use - before)
         self._ended = {}
         try:
-            draws = self._draw(chunks, logits)
+            draws = self._draw(chunks, logits, self._errors_of(chunks))
         finally:
             ended, self._ended = self._ended, None
         for each in draws:
@@ -273,16 +276,35 @@ class Engine:
             self._drafter.observe(_result(draws, seconds))
         return [output for output in outputs if output is not None]
 
-    def _draw(self, chunks: Sequence[Chunk], logits: NDArray[np.float32]) -> list[_Draws]:
-        """Draw from the logits what each chunk that ends in tokens gets."""
-        draws, row = [], 0
+    def _errors_of(self, chunks: Sequence[Chunk]) -> list[Exception | None]:
+        """Return for each chunk why the runner could not compute one of its rows, if it says so.
+
+        Rows do not know of each other, so the other requests go on.
+        """
+        errors = self.runner.row_errors
+        found: list[Exception | None] = []
+        row = 0
         for chunk in chunks:
-            if chunk.num_scored:
+            of_chunk = (errors[each] for each in range(row, row + chunk.count) if each in errors)
+            found.append(next(of_chunk, None) if errors else None)
+            row += chunk.count
+        return found
+
+    def _draw(
+        self,
+        chunks: Sequence[Chunk],
+        logits: NDArray[np.float32],
+        errors: Sequence[Exception | None],
+    ) -> list[_Draws]:
+        """Draw from the logits what each chunk that ends in tokens gets, if it has no error."""
+        draws, row = [], 0
+        for chunk, error in zip(chunks, errors, strict=True):
+            if chunk.num_scored and error is None:
                 done = len(chunk.request.prompt_logprobs) - 1 - chunk.start
                 self.sampler.score(chunk.request, logits[row + done : row + chunk.num_scored])
-            draws.append(_Draws(chunk, row + chunk.num_scored))
+            draws.append(_Draws(chunk, row + chunk.num_scored, error=error))
             row += len(chunk.logit_rows)
-        asking = [each for each in draws if each.chunk.num_sampled]
+        asking = [each for each in draws if each.chunk.num_sampled and each.error is None]
         while asking:  # once, and once more for every draft that was right
             rows = [each.row for each in asking]
             chosen = logits if len(rows) == len(logits) else logits[rows]

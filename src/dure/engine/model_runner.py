@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from dure.batch import Batch
     from dure.models import HeadedModel, Model
+    from dure.weights.expert_pool import ExpertPool
     from dure.weights.expert_stats import ExpertStats
 
     Floats = NDArray[np.float32]
@@ -36,14 +37,14 @@ class ModelRunner:
         cache_dtype: CacheDtype = "f16",
         draft_model: Model | None = None,
         draft_heads: bool = False,
-        expert_stats: ExpertStats | None = None,
+        expert_pool: ExpertPool | None = None,
     ) -> None:
         """Allocate the cache.
 
         It has `num_blocks` blocks of 32 tokens in every attention layer, and `num_states` slots in
         every recurrent one, of which each running sequence needs one. draft_model: a smaller model
         of the same vocabulary. draft_heads: whether the model's own draft heads are used.
-        expert_stats: the counts of the model's experts, if they are read from disk. Raises
+        expert_pool: where the model's experts live, if not all are in memory. Raises
         InvalidRequestError if a recurrent model gets no states, or a draft model is recurrent.
         """
         specs = model.kv_cache_specs
@@ -55,7 +56,10 @@ class ModelRunner:
             )
         self.model = model
         self.draft_model = draft_model
-        self.expert_stats = expert_stats
+        self._expert_pool = expert_pool
+        self.expert_stats: ExpertStats | None = None if expert_pool is None else expert_pool.stats
+        self.row_errors: dict[int, Exception] = {}
+        """Of the last batch: the rows whose experts could not be read, so that theirs is wrong."""
         self.vocab_size = model.vocab_size
         self.context_length = model.context_length
         self.num_blocks = num_blocks
@@ -89,16 +93,33 @@ class ModelRunner:
     def execute(self, batch: Batch) -> Floats:
         """Do what `batch.cache_ops` says, run the model, and keep its keys and values.
 
-        Returns logits float32 (len(batch.logit_rows), vocab_size).
+        Returns logits float32 (len(batch.logit_rows), vocab_size). Afterwards `row_errors` says
+        which rows of the batch it could not compute; the others have the bits that they always do.
         """
         if batch.cache_ops:
             self.storage.apply(batch.cache_ops)
+        try:
+            return self._forward(batch)
+        finally:
+            self.row_errors = self._take_row_errors(batch)
+
+    def _forward(self, batch: Batch) -> Floats:
         cache = self.storage.arrays[: self._num_layers]
         if self._headed is None:
             return self.model.forward(batch, cache)
         x = self._headed.run(self._headed.embed(batch), batch, cache)
         self.hidden = self._headed.draft_hidden(x)
         return self._headed.logits(x[batch.logit_rows])
+
+    def _take_row_errors(self, batch: Batch) -> dict[int, Exception]:
+        """Return the batch's rows that an expert was missing for."""
+        errors: dict[int, Exception] = {}
+        for failure in self._expert_pool.take_failures() if self._expert_pool else ():
+            # The last layer computes the rows whose logits are wanted, and no others.
+            narrow = failure.of != len(batch.tokens)
+            for row in failure.rows:
+                errors.setdefault(int(batch.logit_rows[row]) if narrow else row, failure.error)
+        return errors
 
     def draft(self, batch: Batch) -> Floats:
         """Compute logits (len(batch.logit_rows), its vocab_size) by the draft model."""
@@ -112,4 +133,7 @@ class ModelRunner:
         the batch's logit rows.
         """
         assert self._headed is not None
-        return self._headed.draft(hidden, batch, self.storage.arrays[self._num_layers :])
+        guess = self._headed.draft(hidden, batch, self.storage.arrays[self._num_layers :])
+        for failure in self._expert_pool.take_failures() if self._expert_pool else ():
+            raise failure.error
+        return guess

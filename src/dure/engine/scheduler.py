@@ -85,14 +85,19 @@ class Scheduler:
         states: StatePool | None = None,
         *,
         max_batch_tokens: int,
+        max_prefill_tokens: int = 0,
         max_sequences: int,
         drafter: Drafter | None = None,
     ) -> None:
-        """drafter: guesses tokens for requests that decode, where rows are left in a step."""
+        """max_prefill_tokens: of a step in which nobody decodes, if more than max_batch_tokens.
+
+        drafter: guesses tokens for requests that decode, where rows are left in a step.
+        """
         self.pool = pool
         self._drafter = drafter
         self.states = StatePool(0) if states is None else states
         self.max_batch_tokens = max_batch_tokens
+        self.max_prefill_tokens = max(max_batch_tokens, max_prefill_tokens)
         if self.states:
             max_sequences = min(max_sequences, self.states.num_slots)
         # One row of the budget for every running request: decoding never waits for its turn.
@@ -117,7 +122,10 @@ class Scheduler:
             if decodes and request.state is RequestState.RUNNING and self._grow(request):
                 counts[request] = 1
         decoding = list(counts)
-        budget, to_score = self.max_batch_tokens - len(counts), MAX_SCORED
+        # Where a step costs the same for few rows and for many (its experts are read from disk),
+        # prompts take all they can, unless somebody would wait for his next token meanwhile.
+        most = self.max_batch_tokens if decoding else self.max_prefill_tokens
+        budget, to_score = most - len(counts), MAX_SCORED
         for request in self._prefills(counts):
             if budget == 0:
                 break

@@ -10,7 +10,7 @@ import numpy as np
 
 from dure.errors import ModelFileError
 from dure.formats.blocks import FLOATS
-from dure.formats.quantized.base import QuantizedMatrix
+from dure.formats.quantized.base import QuantizedMatrix, as_floats
 from dure.formats.tensors import TensorInfo, shown
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ class _Taken(QuantizedMatrix):
                 raw = kept[1]
             else:
                 raw = self._source.read_rows(expert * inputs, (expert + 1) * inputs)
+                self._check_finite(raw)
             if stop < (expert + 1) * outputs:
                 self._kept = expert, raw
             columns = raw.reshape(inputs, -1, size)[:, self._index :: self._step]
@@ -117,3 +118,10 @@ class _Taken(QuantizedMatrix):
             last = min(stop - expert * outputs, outputs)
             found.append(columns[:, first:last].swapaxes(0, 1).reshape(last - first, -1))
         return np.concatenate(found)
+
+    def _check_finite(self, raw: Bytes) -> None:
+        if not np.isfinite(as_floats(raw.reshape(-1), self.dtype)).all():
+            raise ModelFileError(
+                f"{shown(self._source.name)} holds a weight that is NaN or infinite.",
+                hint="the file is damaged, or its conversion failed: download or convert it again.",
+            )

@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from dure.errors import DureError, ModelFileError, UnsupportedModelError
+from dure.formats.fused_experts import turn_experts
 from dure.formats.gguf_fused import split_fused
 from dure.formats.interleaved import MODEL_TYPE as INTERLEAVED
 from dure.formats.interleaved import split_interleaved
+from dure.formats.multimodal import language_tensors, quantization_settings
 from dure.formats.quantized.ascend import ascend_description, read_ascend
 from dure.formats.quantized.autoround import read_autoround
 from dure.formats.quantized.awq import read_awq
@@ -61,19 +63,20 @@ _MARKS = (".qweight", ".weight_packed", "_scale_inv", "_blocks")
 def parameters(checkpoint: Checkpoint) -> dict[str, Parameter]:
     """List the checkpoint's matrices and vectors by name; read no weight.
 
-    They are its tensors, but what a quantised folder stores in parts is one `QuantizedMatrix`.
-    Raises UnsupportedModelError for a quantisation that is not read, ModelFileError if tensors and
-    config contradict each other.
+    They are its tensors, but what a quantised folder stores in parts is one `QuantizedMatrix`, and
+    of a multimodal folder they are the language model's. Raises UnsupportedModelError for a
+    quantisation that is not read, ModelFileError if tensors and config contradict each other.
     """
     if checkpoint.kind == "gguf":
         return _gguf_parameters(checkpoint)
     found = _folder_parameters(checkpoint)
     if checkpoint.config.get("model_type") == INTERLEAVED:
         return split_interleaved(found)
-    return found
+    return turn_experts(language_tensors(checkpoint.config, found))
 
 
 def _folder_parameters(checkpoint: Checkpoint) -> dict[str, Parameter]:
+    """List a folder's parameters by name, those of all its parts."""
     if is_mlx(checkpoint.config, checkpoint.tensors):
         where = f"{checkpoint.path}: quantization"
         settings = checkpoint.config.get("quantization") or {}
@@ -93,9 +96,7 @@ def _folder_parameters(checkpoint: Checkpoint) -> dict[str, Parameter]:
         folder = QuantizedFolder(dict(checkpoint.tensors), description, where)
         read_ascend(folder)
         return folder.result()
-    settings = checkpoint.config.get("quantization_config")
-    if settings is None:
-        settings = checkpoint.config.get("compression_config")  # compressed-tensors' first name
+    settings = quantization_settings(checkpoint.config)
     if settings is None:
         settings = modelopt_settings(checkpoint.path)
     where = f"{checkpoint.path}: quantization_config"
@@ -136,6 +137,10 @@ def parameters_or_tensors(checkpoint: Checkpoint) -> dict[str, Parameter]:
     """List parameters as `parameters` does, or the plain tensors where it raises."""
     try:
         return parameters(checkpoint)
+    except DureError:
+        pass
+    try:
+        return dict(language_tensors(checkpoint.config, checkpoint.tensors))
     except DureError:
         return dict(checkpoint.tensors)
 

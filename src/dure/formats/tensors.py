@@ -12,6 +12,7 @@ from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.blocks import BLOCKS, SUPPORTED
 from dure.formats.source import SourceFile
 
+_COMPARED_BYTES = 1 << 20  # read of each of two tensors at once
 _IN_FILES = [name for name in SUPPORTED if BLOCKS[name].ggml_id is not None]
 
 
@@ -79,6 +80,20 @@ class TensorInfo(RowShape):
     def read(self) -> npt.NDArray[np.uint8]:
         """Read the whole tensor, uint8 (num_rows, row_bytes); errors as of `read_rows`."""
         return self.read_rows(0, self.num_rows)
+
+
+def same_content(one: object, other: object) -> bool:
+    """Check whether both are tensors of files, of one type and shape, that hold the same bytes."""
+    if not isinstance(one, TensorInfo) or not isinstance(other, TensorInfo):
+        return False
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    for start in range(0, one.size_bytes, _COMPARED_BYTES):
+        size = min(_COMPARED_BYTES, one.size_bytes - start)
+        parts = [each.source.read(each.offset + start, size) for each in (one, other)]
+        if not np.array_equal(parts[0], parts[1]):
+            return False
+    return True
 
 
 def shown(name: str, limit: int = 80) -> str:

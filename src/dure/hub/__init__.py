@@ -26,7 +26,7 @@ from dure.hub.catalogue import (
     suggestions,
 )
 from dure.hub.names import ModelName, parse_name
-from dure.hub.store import LocalModel
+from dure.hub.store import LocalModel, state_folder
 from dure.hub.types import Progress, Timeouts, human_bytes
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "pull",
     "remove",
     "resolve",
+    "state_folder",
 ]
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dure.formats.card import read_card
 from dure.formats.checkpoint import Checkpoint, open_checkpoint
 from dure.formats.context import stretched_context
+from dure.formats.multimodal import language_config
 from dure.formats.quantized_checkpoint import parameters_or_tensors
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def _numbers(checkpoint: Checkpoint) -> dict[str, int]:
         tokens = checkpoint.metadata.get("tokenizer.ggml.tokens")
         count = len(tokens) if isinstance(tokens, Sized) else 0
         return {**found, "vocabulary": found["vocabulary"] or count}
-    config = checkpoint.config
+    config = language_config(checkpoint.config)
     found = {
         field: next((n for key in keys if (n := _number(config.get(key)))), 0)
         for field, keys in _CONFIG_KEYS.items()

@@ -76,6 +76,14 @@ def models_folder() -> Path:
         ) from None
 
 
+def state_folder(name: str) -> Path:
+    """Return the folder beside the models' for what dure remembers; it may not exist.
+
+    Raises DownloadError as `models_folder` does.
+    """
+    return models_folder().parent / name
+
+
 def read_local(folder: Path) -> LocalModel | None:
     """Read the model in `folder`; None if there is none, or a file is missing or short."""
     try:

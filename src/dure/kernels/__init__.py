@@ -20,7 +20,7 @@ import numpy as np
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
-from dure.kernels import _core, packed, recurrent, suffix
+from dure.kernels import _core, packed, recurrent, streaming, suffix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,6 +49,9 @@ Experts = packed.Experts
 ExpertBuffer = packed.ExpertBuffer
 FilePacker = packed.FilePacker
 NotFiniteError = packed.NotFiniteError
+DirectFile = streaming.DirectFile
+ExpertReader = streaming.ExpertReader
+ExpertsPass = streaming.ExpertsPass
 SuffixAutomaton = suffix.SuffixAutomaton
 SuffixMatch = suffix.SuffixMatch
 SuffixReader = suffix.SuffixReader
@@ -406,6 +409,20 @@ def experts_mlp(
     """
     rows = _activations(x, experts.columns, threads)
     return _core.experts_mlp(rows, ids, weights, experts.packed, add, exact, threads)
+
+
+def experts_pass(
+    x: Floats | _core.Activations,
+    ids: Ints,
+    weights: Floats,
+    experts: Experts,
+    *,
+    exact: bool = False,
+    threads: int = 1,
+) -> streaming.ExpertsPass:
+    """Begin an `experts_mlp` whose experts come one after another: see streaming.ExpertsPass."""
+    rows = _activations(x, experts.columns, threads)
+    return streaming.ExpertsPass(rows, ids, weights, experts, exact=exact, threads=threads)
 
 
 def gated_mlp(

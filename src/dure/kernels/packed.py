@@ -95,7 +95,7 @@ class Experts:
         self.packed = _core.Experts(
             count, hidden, intermediate, gate_dtype, up_dtype, down_dtype, resident
         )
-        self.count = count
+        self.count, self.hidden, self.intermediate = count, hidden, intermediate
         self.columns: Ints | None = None
 
     @property
@@ -197,15 +197,17 @@ class FilePacker:
         threads: int,
         report: Callable[[int], object],
         seconds: float = 0.25,
+        direct: bool = False,
     ) -> None:
         """Pack everything that was added, from an open file.
 
-        Other Python threads run meanwhile. report is called with the number of bytes done about
+        direct: whether to read past the page cache, where the file system can. Other Python threads
+        run meanwhile. report is called with the number of bytes done about
         every `seconds`, and at the end; an exception that it raises ends the packing. Raises
         OSError if the file cannot be read, EOFError if it is too short, NotFiniteError for a weight
         or scale that is NaN or infinite; then what was added must not be used.
         """
-        error = self._packer.run(descriptor, threads, seconds, report)
+        error = self._packer.run(descriptor, direct, threads, seconds, report)
         if error == _NOT_FINITE:
             raise NotFiniteError(self._packer.not_finite)
         if error > 0:

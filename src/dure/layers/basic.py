@@ -49,24 +49,41 @@ class Linear:
 class Embedding:
     """A row a token: (n,) -> (n, width). `as_head` multiplies by the same matrix."""
 
-    def __init__(self, weights: Weights, name: str, vocab_size: int, width: int) -> None:
-        self.weight = weights.matrix(f"{name}.weight", vocab_size, width)
+    def __init__(
+        self, weights: Weights, name: str, vocab_size: int, width: int, *, tied: bool = True
+    ) -> None:
+        """tied: whether it is also the head. If not, it may stay on disk and be read by rows."""
+        self.vocab_size, self.width = vocab_size, width
+        self._rows = None if tied else weights.rows_on_disk(f"{name}.weight", vocab_size, width)
+        self._weight = None
+        if self._rows is None:
+            self._weight = weights.matrix(f"{name}.weight", vocab_size, width)
         self._exact, self._threads = weights.exact, weights.threads
 
     def __call__(self, tokens: NDArray[np.int32]) -> Floats:
-        return kernels.embed(tokens, self.weight, threads=self._threads)
+        if self._rows is not None:
+            return self._rows.values(tokens)
+        assert self._weight is not None
+        return kernels.embed(tokens, self._weight, threads=self._threads)
 
     def as_head(self, x: Rows) -> Floats:
         """Return the logits (n, vocabulary) of x (n, width): the tied head."""
-        return kernels.matmul(x, self.weight, exact=self._exact, threads=self._threads)
+        assert self._weight is not None
+        return kernels.matmul(x, self._weight, exact=self._exact, threads=self._threads)
 
 
 def head(weights: Weights, embedding: Embedding, *, tied: bool) -> Callable[[Rows], Floats]:
-    """Make the output head, (n, hidden) -> (n, vocabulary): its own matrix, or the embedding's."""
-    if tied:
-        weights.skip("lm_head.weight")  # some checkpoints repeat the embedding under this name
+    """Make the output head, (n, hidden) -> (n, vocabulary): its own matrix, or the embedding's.
+
+    tied: whether the config says that it is the embedding's. Some checkpoints repeat that one under
+    the head's name; if theirs is another, the file counts and not the config, as in transformers.
+    """
+    if tied and not weights.has("lm_head.weight"):
         return embedding.as_head
-    return Linear(weights, "lm_head", embedding.weight.rows, embedding.weight.cols)
+    if tied and weights.are_same("lm_head.weight", "model.embed_tokens.weight"):
+        weights.skip("lm_head.weight")
+        return embedding.as_head
+    return Linear(weights, "lm_head", embedding.vocab_size, embedding.width)
 
 
 class RMSNorm:

@@ -58,7 +58,9 @@ class Decoder:
         self.ropes = ropes or [self.rope] * sizes.layers
         self._embedding_scale = np.float32(embedding_scale)
         self._logit_divisor = np.float32(logit_divisor)
-        self.embed_tokens = Embedding(weights, "model.embed_tokens", sizes.vocab_size, sizes.hidden)
+        self.embed_tokens = Embedding(
+            weights, "model.embed_tokens", sizes.vocab_size, sizes.hidden, tied=sizes.tied
+        )
         self.layers: Sequence[DecoderLayer | SandwichLayer] = [
             make_layer(i) for i in range(sizes.layers)
         ]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dure.weights.loader import Weights
 
     Floats = NDArray[np.float32]
+    Ints = NDArray[np.int32]
     Rows = Floats | kernels.Activations  # (n, width), what a layer takes
 
 
@@ -83,11 +84,23 @@ class SparseMLP:
             self.shared_gate = Linear(weights, f"{name}.{shared_gate}", 1, hidden)
         self._routing, self._pool = routing, weights.expert_pool
         self._exact, self._threads = weights.exact, weights.threads
+        self._pool.attach(self.experts, self._experts_of, top_k=routing.top_k)
 
     def __call__(self, x: Rows, *, add: Floats | None = None) -> Floats:
         """Return the mixture of x (n, hidden) + add."""
+        ids, shares = self._route(x)
+        work = self._pool.begin(self.experts, ids, x)
+        if self.shared is not None:
+            add = self._shared(x, add, self.shared)
+        return work.mlp(x, shares, add=add, exact=self._exact, threads=self._threads)
+
+    def _experts_of(self, x: Rows) -> Ints:
+        return self._route(x)[0]
+
+    def _route(self, x: Rows) -> tuple[Ints, Floats]:
+        """Return the experts of each row and their shares, (n, top_k) each."""
         routing = self._routing
-        ids, shares = kernels.route(
+        return kernels.route(
             self.gate(x),
             top_k=routing.top_k,
             normalize=routing.normalize,
@@ -99,12 +112,6 @@ class SparseMLP:
             scale=routing.scale,
             scales=self.scales,
         )
-        if self.shared is not None:
-            add = self._shared(x, add, self.shared)
-        with self._pool.pinned(self.experts, ids):
-            return kernels.experts_mlp(
-                x, ids, shares, self.experts, add=add, exact=self._exact, threads=self._threads
-            )
 
     def _shared(self, x: Rows, add: Floats | None, shared: GatedMLP) -> Floats:
         """Compute the shared expert, weighed by its gate if it has one, + add."""

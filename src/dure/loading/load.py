@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dure import hub, kernels, machine, models
 from dure.batch import BLOCK_SIZE, CacheDtype
-from dure.errors import TokenizerError
+from dure.errors import DureError, TokenizerError
 from dure.formats.checkpoint import open_checkpoint
 from dure.formats.string_array import StringArray
 from dure.loading.draft import (
@@ -24,23 +25,23 @@ from dure.loading.draft import (
 from dure.loading.memory import (
     MAX_CACHE_BYTES,
     MAX_TOKENS,
-    OVERHEAD_BYTES,
-    MemoryPlan,
     MemoryUse,
     check_cache_dtype,
     check_memory,
     check_threads,
     check_whole,
-    plan_memory,
-    state_slots,
 )
+from dure.loading.planner import ROWS, Planner
+from dure.weights.expert_history import ExpertHistory
 from dure.weights.quantize import check_scheme
+from dure.weights.streaming_pool import StreamingExpertPool
 
 if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
     from dure.models import Model
     from dure.text.tokenizer import Tokenizer
-    from dure.weights.expert_stats import ExpertStats
+
+_LOG = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
@@ -60,11 +61,11 @@ class LoadedModel:
     num_blocks: int  # of the cache that all sequences share
     cache_dtype: CacheDtype
     sampling: Mapping[str, Any]  # the defaults that the model's makers recommend
+    memory: MemoryUse
     num_states: int = 0  # recurrent states that all sequences share; 0 of a model without
     draft_model: Model | None = None  # a smaller one, which guesses tokens for this one
     has_draft_heads: bool = False  # layers of its own that do, and are loaded
-    memory: MemoryUse | None = None  # what it takes; None: all of its weights
-    expert_stats: ExpertStats | None = None  # of experts read from disk; None: all are in memory
+    expert_pool: StreamingExpertPool | None = None  # None: all experts are in memory
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -125,37 +126,31 @@ def load(
     draft_heads = speculate in ("auto", "heads")
     tokenizer = _TokenizerMaker(checkpoint if with_tokenizer else None, drafting)
     checkpoint = _without_vocabulary(checkpoint)
-    weight_bytes = models.memory_needed(checkpoint, quantize=scheme)
-    draft_specs = () if drafting is None else drafting.kv_cache_specs
+    weights = models.weight_bytes(checkpoint, quantize=scheme)
+    draft_bytes = 0
     if drafting is not None:
-        weight_bytes += models.memory_needed(drafting.checkpoint, quantize=scheme)
-    available = machine.memory_available()
-
-    def planned(model: Model) -> tuple[MemoryPlan, int]:
-        """Return the memory plan, and the number of recurrent states."""
-        sequence_bytes = sum(layer.bytes_per_sequence for layer in model.kv_cache_specs)
-        most = available if memory is None else min(memory, available)
-        states = state_slots(sequence_bytes, most - weight_bytes - OVERHEAD_BYTES)
-        layers = (*model.kv_cache_specs, *draft_specs, *head_specs(model))
-        token_bytes = sum(layer.bytes_per_token(dtype) for layer in layers)
-        plan = plan_memory(
-            name,
-            wanted=context,
-            model_context=model.context_length,
-            token_bytes=token_bytes,
-            weight_bytes=weight_bytes + states * sequence_bytes,
-            available=available,
-            cache_bytes=cache_bytes,
-            cache_tokens=cache_tokens,
-            conversations=conversations,
-            budget=memory,
-        )
-        return plan, states
+        draft_bytes = models.memory_needed(drafting.checkpoint, quantize=scheme)
+    planner = Planner(
+        name,
+        weights=weights,
+        draft_bytes=draft_bytes,
+        draft_specs=() if drafting is None else drafting.kv_cache_specs,
+        budget=memory,
+        available=machine.memory_available(),
+        context=context,
+        cache_bytes=cache_bytes,
+        cache_tokens=cache_tokens,
+        cache_dtype=dtype,
+        conversations=conversations,
+    )
+    pool: StreamingExpertPool | None = None
+    if planner.may_stream and not planner.fits(_probe(checkpoint, draft_heads=draft_heads)):
+        pool = StreamingExpertPool(on_slow=_tell_slow)
 
     def before_packing(model: Model) -> None:
         if speculate == "heads":
             check_heads(name, model)
-        planned(model)  # what does not fit is refused before minutes of packing
+        planner.plan(model, pool)  # what does not fit is refused before minutes of packing
         tokenizer.start()
 
     model = models.load_model(
@@ -166,6 +161,7 @@ def load(
         draft_heads=draft_heads,
         progress=tokenizer.watched(load_progress),
         before_packing=before_packing,
+        expert_pool=pool,
     )
     text = tokenizer.result()
     draft_model = None
@@ -174,7 +170,9 @@ def load(
             drafting.checkpoint, threads=threads, exact=exact, quantize=scheme
         )
     kernels.release_free_memory()
-    final, num_states = planned(model)
+    plan = planner.plan(model, pool)
+    if pool is not None:
+        pool.open(plan.memory.expert_cache_bytes, rows=ROWS, history=_history(checkpoint))
     recommended = resolved.entry.sampling if resolved.entry is not None else {}
     return LoadedModel(
         name=name,
@@ -183,14 +181,36 @@ def load(
         model=model,
         text=text,
         threads=threads,
-        context=final.context,
-        num_blocks=final.cache_tokens // BLOCK_SIZE,
+        context=plan.context,
+        num_blocks=plan.cache_tokens // BLOCK_SIZE,
         cache_dtype=dtype,
         sampling={**recommended, **checkpoint.generation_config},
-        num_states=num_states,
+        memory=plan.memory,
+        num_states=plan.num_states,
         draft_model=draft_model,
         has_draft_heads=bool(head_specs(model)),
+        expert_pool=pool,
     )
+
+
+def _probe(checkpoint: Checkpoint, *, draft_heads: bool) -> Model:
+    """Build the model without reading its matrices: it says what it caches."""
+    model: Model = models.checked_model(checkpoint, draft_heads=draft_heads)
+    return model
+
+
+def _history(checkpoint: Checkpoint) -> ExpertHistory | None:
+    """Return where the use of this model's experts is remembered; None without a home folder."""
+    try:
+        folder = hub.state_folder("experts")
+    except DureError:
+        return None
+    sources = {tensor.source for tensor in checkpoint.tensors.values()}
+    return ExpertHistory(folder, [(source.path, source.size_bytes) for source in sources])
+
+
+def _tell_slow(seconds: float) -> None:
+    _LOG.warning("waiting for the disk: %.0f s for experts of one layer", seconds)
 
 
 class _TokenizerMaker:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dure.errors import DureError, UnsupportedModelError
 from dure.models.config import architecture_of, read_config
 from dure.models.gguf_keys import check_keys
-from dure.weights.loader import Weights
+from dure.weights.loader import WeightBytes, Weights
 from dure.weights.loader import memory_needed as _memory_needed
 
 if TYPE_CHECKING:
@@ -21,10 +21,19 @@ if TYPE_CHECKING:
 
     from dure.batch import Batch, CacheArrays, KVCacheSpec, StateSpec
     from dure.formats.checkpoint import Checkpoint
+    from dure.weights.expert_pool import ExpertPool
     from dure.weights.quantize import Scheme
 
 
-__all__ = ["Model", "checked_model", "families", "family_of", "load_model", "memory_needed"]
+__all__ = [
+    "Model",
+    "checked_model",
+    "families",
+    "family_of",
+    "load_model",
+    "memory_needed",
+    "weight_bytes",
+]
 
 
 _SHARED = {"config", "deepseek_config", "gguf_keys"}
@@ -137,6 +146,11 @@ def family_of(checkpoint: Checkpoint) -> ModuleType:
 
 def memory_needed(checkpoint: Checkpoint, *, quantize: Scheme | None = None) -> int:
     """Return the bytes that the checkpoint's weights take in memory once packed."""
+    return weight_bytes(checkpoint, quantize=quantize).total
+
+
+def weight_bytes(checkpoint: Checkpoint, *, quantize: Scheme | None = None) -> WeightBytes:
+    """Return what the checkpoint's weights take in memory once packed, and its experts of that."""
     try:
         tensor_aliases = getattr(family_of(checkpoint), "TENSOR_ALIASES", None)
     except DureError:
@@ -169,6 +183,7 @@ def load_model(
     draft_heads: bool = False,
     progress: Callable[[int, int], None] | None = None,
     before_packing: Callable[[Model], object] = lambda _: None,
+    expert_pool: ExpertPool | None = None,
 ) -> Model:
     """Load the checkpoint's model, with its weights packed in memory.
 
@@ -176,8 +191,9 @@ def load_model(
     which matrices of floats are quantised, a piece at a time. draft_heads: whether layers that
     guess tokens are loaded, if the checkpoint has them. progress: called with the bytes done
     and all. before_packing: called once with the model, which has its sizes but cannot run yet,
-    when all that is left needs no Python, so that other threads can run. Raises
-    UnsupportedModelError or ModelFileError; then nothing half-loaded stays.
+    when all that is left needs no Python, so that other threads can run. expert_pool: where
+    mixtures' experts live; all in memory if it is None. Raises UnsupportedModelError or
+    ModelFileError; then nothing half-loaded stays.
     """
     family = family_of(checkpoint)
     tensor_aliases = getattr(family, "TENSOR_ALIASES", None)
@@ -189,6 +205,7 @@ def load_model(
         quantize=quantize,
         progress=progress,
         draft_heads=draft_heads,
+        expert_pool=expert_pool,
     )
     config = read_config(checkpoint)
     model: Model = family.Model(config, weights)

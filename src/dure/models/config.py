@@ -11,6 +11,7 @@ import numpy as np
 
 from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.context import stretched_context
+from dure.formats.multimodal import language_config
 from dure.formats.quantized.mlx import is_mlx
 from dure.layers.rope import magnitude_scale
 
@@ -333,9 +334,14 @@ class Config:
 
 
 def architecture_of(checkpoint: Checkpoint) -> str:
-    """Return the GGUF architecture or config.json's model_type, as the file writes it."""
-    key = "general.architecture" if checkpoint.kind == "gguf" else "model_type"
-    values = checkpoint.metadata if checkpoint.kind == "gguf" else checkpoint.config
+    """Return the GGUF architecture or config.json's model_type, as the file writes it.
+
+    Of a multimodal folder, it is the model_type of its language model.
+    """
+    if checkpoint.kind == "gguf":
+        key, values = "general.architecture", checkpoint.metadata
+    else:
+        key, values = "model_type", dict(language_config(checkpoint.config))
     name = values.get(key)
     if not isinstance(name, str) or not name:
         raise ModelFileError(
@@ -345,9 +351,13 @@ def architecture_of(checkpoint: Checkpoint) -> str:
 
 
 def read_config(checkpoint: Checkpoint) -> Config:
-    """Read a checkpoint's config; a GGUF's keys get the names that config.json uses."""
+    """Read a checkpoint's config; a GGUF's keys get the names that config.json uses.
+
+    Of a multimodal folder, it is the language model's.
+    """
     if checkpoint.kind == "safetensors":
-        values = {_SYNONYMS.get(key, key): value for key, value in checkpoint.config.items()}
+        own = language_config(checkpoint.config, checkpoint.tensors)
+        values = {_SYNONYMS.get(key, key): value for key, value in own.items()}
         if is_mlx(checkpoint.config, checkpoint.tensors):  # mlx-lm adds the 1 when it converts
             values["norms_are_whole"] = True
         return Config(values, f"{checkpoint.path}: config.json")

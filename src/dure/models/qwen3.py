@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int32]
 
 GGUF_ARCHITECTURE = "qwen3"
+# The text part of Qwen3-VL; the last is GGUF\'s name for it.
+MODEL_TYPES = ("qwen3_vl", "qwen3_vl_text", "qwen3vl")
 
 
 @dataclass(frozen=True)

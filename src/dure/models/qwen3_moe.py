@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int32]
 
 GGUF_ARCHITECTURE = "qwen3moe"
+# The text part of Qwen3-VL; the last is GGUF\'s name for it.
+MODEL_TYPES = ("qwen3_vl_moe", "qwen3_vl_moe_text", "qwen3vlmoe")
 
 
 @dataclass(frozen=True)

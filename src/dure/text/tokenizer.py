@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dure.errors import InvalidRequestError, TokenizerError
+from dure.formats.multimodal import language_config
 from dure.text.gguf_vocabulary import read_gguf_vocabulary
 from dure.text.json_vocabulary import read_json_vocabulary
 from dure.text.vocabulary import Vocabulary, guarded
@@ -204,7 +205,7 @@ def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
         Path(checkpoint.tokenizer_json),
         tokenizer_config=checkpoint.tokenizer_config,
         generation_config=checkpoint.generation_config,
-        config=checkpoint.config,
+        config=language_config(checkpoint.config),
     )
 
 

@@ -6,6 +6,7 @@ import copy
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
@@ -17,12 +18,14 @@ from dure.errors import DureError, ModelFileError, UnsupportedModelError
 from dure.formats.blocks import BLOCKS, FLOATS
 from dure.formats.quantized.grouped import with_one_type
 from dure.formats.quantized_checkpoint import is_idle_bias, parameters, parameters_or_tensors
-from dure.formats.tensors import TensorInfo
+from dure.formats.tensors import TensorInfo, same_content
 from dure.weights.expert_pool import ExpertPool
+from dure.weights.expert_records import Extent, PackedOnArrival, RecordSource
 from dure.weights.names import canonical_name, is_recomputed
 from dure.weights.quantize import DtypePolicy
 from dure.weights.repack import Conversion, Dequantised, columns_of, repack_all, same_columns
 from dure.weights.row_parts import cut_rows
+from dure.weights.rows_on_disk import RowsOnDisk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,8 +80,9 @@ class Weights:
 
         tensor_aliases: parts of names as a family's files may write them -> as it asks for them.
         quantize: the scheme for matrices of floats. progress: called with the bytes done and all.
-        expert_pool: where mixtures' experts live; all in memory if it is None. draft_heads: whether
-        layers that only guess tokens are wanted, where there are any.
+        expert_pool: where mixtures' experts live; all in memory if it is None. If it streams, files
+        are read past the page cache, and an embedding that is no head stays on disk, too.
+        draft_heads: whether layers that only guess tokens are wanted, where there are any.
         """
         self.threads = threads
         self.exact = exact
@@ -104,6 +108,10 @@ class Weights:
     def has(self, name: str) -> bool:
         """Check whether the checkpoint has a tensor of that name."""
         return name in self._tensors
+
+    def are_same(self, one: str, other: str) -> bool:
+        """Check whether the checkpoint has the same tensor under both names."""
+        return same_content(self._tensors.get(one), self._tensors.get(other))
 
     def optional(self, make: Callable[[Weights], Made]) -> tuple[Made | None, str]:
         """Make a part that the model can do without, if the checkpoint has all that it asks for.
@@ -187,6 +195,26 @@ class Weights:
             return cast(kernels.Matrix, SimpleNamespace(rows=rows, cols=cols))
         return self._matrix(name, tensor, rows, cols)
 
+    def rows_on_disk(self, name: str, rows: int, cols: int) -> RowsOnDisk | None:
+        """Return the matrix `name`, (rows, cols), to be read row by row; None if it is kept.
+
+        It stays on disk where experts do too, if the file has it in the type that memory would.
+        """
+        tensor = self._tensors.get(name)
+        if not self.expert_pool.streams or not isinstance(tensor, TensorInfo):
+            return None
+        if tensor.shape != (rows, cols) or self._types.of(name, tensor) != tensor.dtype:
+            return None
+        self._unused.discard(name)
+        self._leave(tensor)
+        self.expert_pool.left_bytes += kernels.packed_bytes(tensor.dtype, rows, cols)
+        return RowsOnDisk(tensor, rows, cols)
+
+    def _leave(self, *tensors: Stored) -> None:
+        """Take tensors that stay on disk out of what is to be read."""
+        each = {id(tensor): tensor for tensor in tensors}
+        self._total_bytes -= sum(tensor.size_bytes for tensor in each.values())
+
     def stacked(self, name: str, count: int, rows: int, cols: int) -> kernels.Matrix:
         """Return the tensor `name`, (count, rows, cols), as one matrix (count * rows, cols)."""
         tensor = self._take(name, (count, rows, cols))
@@ -213,12 +241,11 @@ class Weights:
 
     def gated_mlp(self, name: str, hidden: int, intermediate: int) -> kernels.Experts:
         """Return the gate, up and down matrices under `name`: one expert that takes all rows."""
-        return self._records(name, 1, hidden, intermediate, self._dense_rows, kernels.Experts)
+        return self._records(name, 1, hidden, intermediate, self._dense_rows, pooled=False)
 
     def experts(self, prefix: str, count: int, hidden: int, intermediate: int) -> kernels.Experts:
         """Return the experts under `prefix`, stored stacked (GGUF, fused) or each on its own."""
-        make = self.expert_pool.add
-        return self._records(prefix, count, hidden, intermediate, self._expert_rows, make)
+        return self._records(prefix, count, hidden, intermediate, self._expert_rows, pooled=True)
 
     def _records(
         self,
@@ -227,8 +254,10 @@ class Weights:
         hidden: int,
         intermediate: int,
         rows_of: Finder,
-        make: Callable[[int, int, int, str, str, str], kernels.Experts],
+        *,
+        pooled: bool,
     ) -> kernels.Experts:
+        """Make gate, up and down of `count` experts; pooled: they are a mixture's."""
         shapes: dict[Part, tuple[int, int]] = {
             "gate": (intermediate, hidden),
             "up": (intermediate, hidden),
@@ -246,6 +275,14 @@ class Weights:
             part: self._types.of(f"{prefix}.{part}_proj.weight", cast("Parameter", tensor))
             for part, tensor in firsts.items()
         }
+        if pooled and self.expert_pool.streams:
+            sources = self._sources(prefix, shapes, types, readers)
+            found = [reader(expert)[0] for reader in readers.values() for expert in range(count)]
+            self._leave(*found)
+            return self.expert_pool.add(
+                count, hidden, intermediate, *types.values(), sources=sources
+            )
+        make = self.expert_pool.add if pooled else kernels.Experts
         experts = make(count, hidden, intermediate, *types.values())
         if any(not isinstance(t, TensorInfo) or t.dtype != types[p] for p, t in firsts.items()):
             self._jobs.append(partial(self._experts_job, prefix, experts, shapes, types, readers))
@@ -257,6 +294,28 @@ class Weights:
                     offset = tensor.offset + first_row * tensor.row_bytes
                     self._packer(tensor).add_part(experts, part, expert, offset)
         return experts
+
+    def _sources(
+        self,
+        prefix: str,
+        shapes: Mapping[Part, tuple[int, int]],
+        types: Mapping[Part, str],
+        readers: Mapping[Part, Reader],
+    ) -> Callable[[int], RecordSource]:
+        """Return where each expert's record can be had from, once it is needed."""
+
+        def source(expert: int) -> RecordSource:
+            extents: dict[Part, Extent] = {}
+            for part, reader in readers.items():
+                tensor, first_row = reader(expert)
+                if not isinstance(tensor, TensorInfo) or tensor.dtype != types[part]:
+                    raise NotImplementedError(prefix)
+                offset = tensor.offset + first_row * tensor.row_bytes
+                size = shapes[part][0] * tensor.row_bytes
+                extents[part] = Extent(tensor.source, offset, size)
+            return PackedOnArrival(**extents)
+
+        return source
 
     def _experts_job(
         self,
@@ -353,6 +412,7 @@ class Weights:
                 try:
                     packer.run(
                         descriptor,
+                        direct=self.expert_pool.streams,
                         threads=self.threads,
                         seconds=_REPORT_SECONDS,
                         report=partial(self._advance_from, self._done_bytes),
@@ -440,12 +500,20 @@ class Weights:
             self._progress(self._done_bytes, self._total_bytes)
 
 
+@dataclass(frozen=True)
+class WeightBytes:
+    """What a checkpoint's weights take in memory once packed."""
+
+    total: int
+    experts: int  # of them, those of mixtures
+
+
 def memory_needed(
     checkpoint: Checkpoint,
     *,
     quantize: Scheme | None = None,
     tensor_aliases: Mapping[str, str] | None = None,
-) -> int:
+) -> WeightBytes:
     """Return the bytes that the checkpoint's weights take in memory once packed, as `Weights` does.
 
     What loading plans with and what `dure show` says are both this.
@@ -456,15 +524,17 @@ def memory_needed(
         for name, tensor in parameters_or_tensors(checkpoint).items()
     }
     types = DtypePolicy(tensors, quantize)
-    total = 0
+    total = experts = 0
     for name, tensor in _in_memory(tensors):
-        if len(tensor.shape) < 2 or 0 in tensor.shape or not BLOCKS[tensor.dtype].supported:
-            total += tensor.size_bytes
-            continue
-        *stack, rows, cols = tensor.shape
-        dtype = types.of(name, cast("Parameter", tensor))
-        total += int(np.prod(stack, dtype=np.int64)) * kernels.packed_bytes(dtype, rows, cols)
-    return total
+        *stack, rows, cols = tensor.shape if len(tensor.shape) > 1 else (0, 0)
+        if rows == 0 or 0 in tensor.shape or not BLOCKS[tensor.dtype].supported:
+            size = tensor.size_bytes
+        else:
+            dtype = types.of(name, cast("Parameter", tensor))
+            size = math.prod(stack) * kernels.packed_bytes(dtype, rows, cols)
+        total += size
+        experts += size if ".experts." in name else 0
+    return WeightBytes(total, experts)
 
 
 def _in_memory(tensors: Mapping[str, Parameter]) -> Iterator[tuple[str, Stored]]:

@@ -43,6 +43,7 @@ def source(name: str) -> str:
         ("hunyuan-7b", "Hunyuan", True, True),
         ("openpangu-embedded", "openPangu", True, False),
         ("llama-3.1", "Llama 3", False, False),
+        ("gpt-oss", "Harmony", True, False),
     ],
 )
 def test_the_dialect_of_a_real_template(
@@ -115,6 +116,8 @@ def test_efforts_are_said_in_the_templates_own_words() -> None:
         "max",
     ]
     assert said("qwen3", "high") is None
+    words = [said("gpt-oss", each) for each in ("minimal", "low", "medium", "high", "max")]
+    assert words == ["low", "low", "medium", "high", "high"]
 
 
 def test_the_switch_is_the_templates_own() -> None:

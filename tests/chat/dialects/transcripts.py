@@ -15,6 +15,7 @@ from dure.chat.dialects import (
     dsml,
     ernie,
     guessed,
+    harmony,
     hermes,
     hunyuan,
     hy3,
@@ -101,6 +102,7 @@ HUNYUAN = hunyuan.HUNYUAN
 HY3 = hy3.dialect(":opensource")
 PANGU = pangu.OLD
 LLAMA = llama3.LLAMA3
+HARMONY = harmony.HARMONY
 
 HERMES_CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
 HERMES_NOW = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
@@ -129,6 +131,8 @@ DSML_CALL = (
     "</｜DSML｜invoke>"
 )
 DSML_NOW = '<｜DSML｜invoke name="now">\n\n</｜DSML｜invoke>'
+FOUND, NEXT = "<|channel|>analysis<|message|>Hm, Oslo.<|end|>", "<|start|>assistant<|channel|>"
+TO_OSLO = "commentary to=functions.get_weather <|constrain|>json<|message|>" + CITY
 DSML_SAYS = ("get_weather", '{"city": "Oslo", "days": 3}')
 M2_CALL = (
     '<minimax:tool_call>\n<invoke name="get_weather">\n<parameter name="city">Oslo</parameter>\n'
@@ -324,6 +328,20 @@ TRANSCRIPTS = (
     Transcript("a call", LLAMA, '{"name": "get_weather", "parameters": {"city": "Oslo"}}', (OSLO,)),
     Transcript("a call after its mark", LLAMA, '<|python_tag|>{"name": "get_weather", "parameters": {"city": "Oslo"}}', (OSLO,)),
     Transcript("two calls", LLAMA, '{"name": "get_weather", "parameters": {"city": "Oslo"}}; {"name": "now", "parameters": {}}', (OSLO, NOW)),
+    # gpt-oss
+    Transcript("thoughts and answer", HARMONY, FOUND + NEXT + "final<|message|>Cold.", _reasoned(("content", "Cold."))),
+    Transcript("answer alone", HARMONY, "<|channel|>final<|message|>Cold.<|return|>", (("content", "Cold."),)),
+    Transcript("text without a head", HARMONY, "Cold.", (("content", "Cold."),)),
+    Transcript("thoughts cut short", HARMONY, "<|channel|>analysis<|message|>Hm, Oslo.", _reasoned()),
+    Transcript("thoughts and a call", HARMONY, FOUND + NEXT + TO_OSLO + "<|call|>", _reasoned(OSLO)),
+    Transcript("a call whose recipient comes before its channel", HARMONY, " to=functions.get_weather<|channel|>commentary json<|message|>" + CITY, (OSLO,)),
+    Transcript("a call among the thoughts", HARMONY, "<|channel|>analysis to=functions.now code<|message|>{}<|call|>", (("now", "{}"),)),
+    Transcript("what is said before a call", HARMONY, FOUND + NEXT + "commentary<|message|>I look.<|end|><|start|>assistant<|channel|>" + TO_OSLO, _reasoned(("content", "I look."), OSLO)),
+    Transcript("two messages of each kind", HARMONY, FOUND + NEXT + "analysis<|message|>Yes.<|end|><|start|>assistant<|channel|>commentary<|message|>I look.\n<|end|><|start|>assistant<|channel|>final<|message|>Cold.", (("reasoning", "Hm, Oslo.\n\nYes."), ("content", "I look.\n\nCold."))),
+    Transcript("in thoughts already", HARMONY, "Hm, Oslo.<|end|><|start|>assistant<|channel|>final<|message|>Cold.", _reasoned(("content", "Cold.")), starts_in_reasoning=True),
+    Transcript("a call without JSON", HARMONY, "<|channel|>commentary to=functions.now<|message|>none<|call|>", (("content", "<|channel|>commentary to=functions.now<|message|>none"),), unparsed=1),
+    Transcript("a call without tools", HARMONY, "<|channel|>" + TO_OSLO + "<|call|>", (("content", CITY),), tools=False),
+    Transcript("a channel that no text follows", HARMONY, "<|channel|>" + 600 * "x", (("content", "<|channel|>" + 600 * "x"),)),
     Transcript("JSON that is no call", LLAMA, '{"name": "Ada", "parameters": {}}', (("content", '{"name": "Ada", "parameters": {}}'),), unparsed=1),
 )  # fmt: skip
 

@@ -10,6 +10,7 @@ from dure.chat.dialects import (
     dsml,
     ernie,
     glm,
+    harmony,
     hermes,
     hunyuan,
     hy3,
@@ -28,6 +29,7 @@ from dure.chat.dialects.stream_parser import StreamParser
 __all__ = ["PLAIN", "Delimiters", "Dialect", "Event", "HasToken", "StreamParser", "dialect_of"]
 
 _FAMILIES = (
+    harmony.find,
     dsml.find,
     deepseek.find,
     kimi.find,

@@ -69,6 +69,29 @@ class CallSyntax(CallReader, Protocol):
 
 
 @dataclass(frozen=True)
+class MessageForm:
+    """How an answer is written that is a list of messages: start, role, head, body, end.
+
+    A head names the channel, and in a call, behind `recipient`, whom it is for. The prompt ends
+    with the first message's start and role.
+    """
+
+    start: str
+    role: str
+    channel: str  # before the channel's name
+    body: str  # before a message's text
+    ends: tuple[str, ...]
+    thoughts: str  # the channel of reasoning
+    answer: str  # the whole head of a message that is the answer
+    recipient: str
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Every delimiter."""
+        return self.start, self.channel, self.body, *self.ends
+
+
+@dataclass(frozen=True)
 class Dialect:
     """How one family writes. What it lacks is None."""
 
@@ -80,6 +103,7 @@ class Dialect:
     bare_calls: bool = False  # an answer that begins with a brace may be a call
     fallback_parser: CallReader | None = None  # reads calls without their own delimiters
     call_format: CallFormat | None = None  # how to write a call where the template cannot
+    messages: MessageForm | None = None  # an answer is a list of messages
     no_think: str = ""  # ends the last user message to turn reasoning off
 
     @property
@@ -87,7 +111,8 @@ class Dialect:
         """Every text that must be decoded even where it is a special token."""
         think = (self.think.open, self.think.close) if self.think else ()
         calls = self.calls.marks if self.calls else ()
-        return frozenset((*think, *calls, *(self.wrapper or ())))
+        messages = self.messages.marks if self.messages else ()
+        return frozenset((*think, *calls, *(self.wrapper or ()), *messages))
 
     def opens_thinking(self, prompt: str) -> bool:
         """Return whether `prompt` ends within reasoning."""

@@ -12,7 +12,9 @@ from dure.chat.dialects.event import Event, EventKind
 from dure.chat.dialects.stream_reader import Parser, StreamReader, new_id
 
 if TYPE_CHECKING:
-    from dure.chat.dialects.dialect import CallReader, Dialect
+    from dure.chat.dialects.dialect import CallReader, Dialect, MessageForm
+
+_LONGEST_HEAD = 512  # characters of a message's head
 
 
 class StreamParser(StreamReader):
@@ -71,6 +73,9 @@ class StreamParser(StreamReader):
     # --- the grammar of an answer -----------------------------------------------------------------
 
     def _parse(self) -> Parser[None]:
+        if self._dialect.messages is not None:
+            yield from self._messages(self._dialect.messages)
+            return
         yield from self._think()
         wrapper = self._dialect.wrapper
         if wrapper is not None and (yield from self.skip_to(wrapper[0])):
@@ -104,6 +109,54 @@ class StreamParser(StreamReader):
         if mark != think.close:  # a call that forgot to end the reasoning
             self._stray = think.close
             self.unread(mark)
+
+    # --- answers that are messages ----------------------------------------------------------------
+
+    def _messages(self, form: MessageForm) -> Parser[None]:
+        """Read messages to the end: thoughts, content and calls, by their heads."""
+        head: str | None = form.channel + form.thoughts if self.thinking else ""
+        last: EventKind | None = None
+        while True:
+            if head == "":
+                head = yield from self._head(form)
+            written = (head or "").replace(" ", "")
+            kind: EventKind = "reasoning" if form.channel + form.thoughts in written else "content"
+            if head is not None and form.recipient in head and self._syntax is not None:
+                yield from self._call(head + form.body, self._syntax)
+                kind = "call"
+            elif kind == last:
+                self._space = "\n\n"  # between two messages of one kind
+            self.thinking = kind == "reasoning"
+            # A channel's mark that begins no head is text.
+            marks = (*form.ends, form.start, *(() if head is None else (form.channel,)))
+            mark = yield from self.until(marks, self._reason if self.thinking else self._say)
+            if mark is None:
+                if not self._fresh:  # else the message is empty, and its space stands before none
+                    self._release(None)
+                return
+            self.thinking, last, head = False, kind, ""
+            self._drop_space()
+            if mark == form.channel:
+                self.unread(mark)
+            elif mark != form.start:
+                yield from self.skip_to(form.start)
+
+    def _head(self, form: MessageForm) -> Parser[str | None]:
+        """Read a message's head; return None, and read nothing, where the text has none."""
+        choices = (form.channel, form.recipient, form.role)
+        found, _ = yield from self.ahead(0, choices)
+        if not found:
+            return None
+        while True:
+            at = self._buffer.find(form.body)
+            if 0 <= at <= _LONGEST_HEAD:
+                head = self._take(at)
+                self._take(len(form.body))
+                self._fresh = True
+                return head or form.role
+            if at > 0 or self._ended or len(self._buffer) > _LONGEST_HEAD + len(form.body):
+                return None
+            yield
 
     def _answer(self, ends: Sequence[str]) -> Parser[str | None]:
         """Read content and calls; return the one of `ends` that came, None at the end."""

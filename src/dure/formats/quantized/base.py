@@ -60,6 +60,11 @@ class QuantizedMatrix(RowShape, ABC):
         return None
 
 
+def is_quantized(parameter: RowShape) -> bool:
+    """Check whether a parameter is quantised in its file, and not only in another order there."""
+    return isinstance(parameter, QuantizedMatrix) and parameter.stored not in FLOAT_TYPES
+
+
 def check_finite(scales: Floats, name: str) -> None:
     """Raise ModelFileError, which names the matrix, for a scale that is NaN or infinite."""
     if not np.isfinite(scales).all():

@@ -1,0 +1,184 @@
+"""Plan what of a model is kept in memory, and what of it is read from disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dure.errors import NotEnoughMemoryError
+from dure.loading.draft import head_specs
+from dure.loading.memory import (
+    CONVERSATION_TOKENS,
+    DEFAULT_CONTEXT,
+    OVERHEAD_BYTES,
+    MemoryPlan,
+    MemoryUse,
+    plan_memory,
+    state_slots,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dure.batch import CacheDtype, KVCacheSpec, StateSpec
+    from dure.models import Model
+    from dure.weights.loader import WeightBytes
+    from dure.weights.streaming_pool import StreamingExpertPool
+
+ROWS = 512
+"""Rows of a step that OVERHEAD_BYTES and the experts' buffers are planned for."""
+
+MOST_ROWS = 4096
+"""Prompt tokens in a step at most, where experts are read from disk."""
+
+READERS_BYTES = 48 << 20
+"""What reading takes: pieces on their way, and records that the file system holds for a moment."""
+
+CACHE_SHARE = 8
+"""A KV cache that nobody asked for takes at most this part of what is left for it and experts."""
+
+BUFFER_SHARE = 3
+"""Long prompts take at most this part of the experts' cache while they are computed."""
+
+SPARE_SHARE = 16
+"""Part of the free memory that stays free where no budget was given: for other programs."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a model gets."""
+
+    context: int  # tokens of the longest sequence
+    cache_tokens: int
+    num_states: int
+    memory: MemoryUse
+
+
+class Planner:
+    """Plans one model's memory: what every token needs first, then the cache, then experts."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        weights: WeightBytes,
+        draft_bytes: int,
+        draft_specs: Sequence[KVCacheSpec | StateSpec],
+        budget: int | None,
+        available: int,
+        context: int | None,
+        cache_bytes: int | None,
+        cache_tokens: int | None,
+        cache_dtype: CacheDtype,
+        conversations: int,
+    ) -> None:
+        """weights: of the model; draft_bytes, draft_specs: of a smaller one that drafts for it.
+
+        budget and available: bytes, of all that the process may take and of what is free; the rest
+        as `load` takes it.
+        """
+        self._name = name
+        self._weights, self._draft_bytes, self._draft_specs = weights, draft_bytes, draft_specs
+        self._budget, self._available = budget, available
+        self._context, self._cache_bytes, self._cache_tokens = context, cache_bytes, cache_tokens
+        self._cache_dtype, self._conversations = cache_dtype, conversations
+
+    @property
+    def may_stream(self) -> bool:
+        """Whether the model has experts that could be read from disk."""
+        return self._weights.experts > 0
+
+    def fits(self, model: Model) -> bool:
+        """Check whether the model fits in memory whole. Raises InvalidRequestError."""
+        try:
+            self.plan(model, None)
+        except NotEnoughMemoryError:
+            return False
+        return True
+
+    def plan(self, model: Model, pool: StreamingExpertPool | None) -> Plan:
+        """Plan for a model with all experts in memory, or with those of a pool that reads them.
+
+        Raises NotEnoughMemoryError for what does not fit, with the number that would do;
+        InvalidRequestError for a context that the model or the cache does not have.
+        """
+        if pool is None:
+            return self._whole(model)
+        return self._streamed(model, pool)
+
+    def _whole(self, model: Model) -> Plan:
+        weights = self._weights.total + self._draft_bytes
+        states, state_bytes = self._states(model, self._limit - weights - OVERHEAD_BYTES)
+        plan = self._plan(model, weights + state_bytes, self._cache_tokens)
+        use = MemoryUse(
+            budget=self._budget,
+            resident_bytes=weights - self._weights.experts,
+            cache_bytes=plan.cache_tokens * self._token_bytes(model),
+            state_bytes=state_bytes,
+            overhead_bytes=OVERHEAD_BYTES,
+            expert_bytes=self._weights.experts,
+            expert_cache_bytes=self._weights.experts,
+            streamed=False,
+            prefill_rows=ROWS,
+        )
+        return Plan(plan.context, plan.cache_tokens, states, use)
+
+    def _streamed(self, model: Model, pool: StreamingExpertPool) -> Plan:
+        experts = pool.nbytes
+        resident = max(0, self._weights.total - self._weights.experts - pool.left_bytes)
+        resident += self._draft_bytes
+        overhead = OVERHEAD_BYTES + READERS_BYTES + ROWS * pool.row_bytes
+        beside = overhead - OVERHEAD_BYTES + pool.least_bytes
+        room = self._limit - resident - overhead
+        states, state_bytes = self._states(model, room // CACHE_SHARE)
+        token_bytes = self._token_bytes(model)
+        tokens = self._cache_tokens
+        if tokens is None:
+            share = (room - state_bytes) // CACHE_SHARE // token_bytes
+            tokens = min(DEFAULT_CONTEXT, max(CONVERSATION_TOKENS, share), model.context_length)
+        plan = self._plan(model, resident + state_bytes + beside, tokens)
+        cache = plan.cache_tokens * token_bytes
+        kept = min(experts, room - state_bytes - cache)
+        rows = ROWS + kept // BUFFER_SHARE // max(1, pool.row_bytes)
+        use = MemoryUse(
+            budget=self._budget,
+            resident_bytes=resident,
+            cache_bytes=cache,
+            state_bytes=state_bytes,
+            overhead_bytes=overhead,
+            expert_bytes=experts,
+            expert_cache_bytes=kept,
+            streamed=True,
+            prefill_rows=min(MOST_ROWS, rows // ROWS * ROWS),
+        )
+        return Plan(plan.context, plan.cache_tokens, states, use)
+
+    @property
+    def _limit(self) -> int:
+        if self._budget is None:
+            return self._available
+        return min(self._budget, self._available)
+
+    def _plan(self, model: Model, weight_bytes: int, cache_tokens: int | None) -> MemoryPlan:
+        return plan_memory(
+            self._name,
+            wanted=self._context,
+            model_context=model.context_length,
+            token_bytes=self._token_bytes(model),
+            weight_bytes=weight_bytes,
+            available=self._available,
+            cache_bytes=self._cache_bytes,
+            cache_tokens=cache_tokens,
+            conversations=self._conversations,
+            budget=self._budget,
+        )
+
+    def _token_bytes(self, model: Model) -> int:
+        layers = (*model.kv_cache_specs, *self._draft_specs, *head_specs(model))
+        return sum(layer.bytes_per_token(self._cache_dtype) for layer in layers)
+
+    def _states(self, model: Model, room: int) -> tuple[int, int]:
+        """Return the number of recurrent states, and their bytes."""
+        sequence_bytes = sum(layer.bytes_per_sequence for layer in model.kv_cache_specs)
+        states = state_slots(sequence_bytes, room)
+        return states, states * sequence_bytes

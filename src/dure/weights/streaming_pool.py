@@ -1,0 +1,493 @@
+"""Experts that do not all fit in memory: a cache of records, filled from disk as layers need them.
+
+A layer announces its experts; those that are missing are read while it multiplies by the others.
+Each is read once, however many rows of however many requests wait for it. What is in memory changes
+no bit: the products are the same, and are added in the order of the router.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dure import kernels, machine
+from dure.errors import DureError, ModelFileError, NotEnoughMemoryError
+from dure.kernels.streaming import GUESSED, NEEDED, WARMING, describe_error
+from dure.weights.expert_policy import AgedFrequency
+from dure.weights.expert_pool import ExpertPool, RowFailure
+from dure.weights.expert_records import Converted, PackedOnArrival, RecordSource
+from dure.weights.expert_stats import ExpertStats
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dure.formats.source import SourceFile
+    from dure.weights.expert_history import ExpertHistory
+    from dure.weights.expert_pool import Floats, Ints, Router, Rows, Work
+
+READERS = 4
+"""Threads that read: a disk of a virtual machine is busy with two, an NVMe with four."""
+
+CONVERTERS = 2
+"""Threads that convert records which Python has to convert."""
+
+AHEAD = 8
+"""Records that a product asks for at once: more would take memory from those that stay."""
+
+GUESS_ROWS = 16
+"""Most rows of a step for which the next layer's experts are guessed: more need nearly all."""
+
+TRUST = 0.5
+"""Share of guesses that must have been right lately for the disk to be asked for more."""
+
+DOUBT_STEPS = 16
+"""How seldom the guesses of a layer are compared with the truth while they are not trusted."""
+
+SLOW_SECONDS = 10.0
+"""How long a step waits for the disk before somebody is told."""
+
+MEMORY_CHECK_SECONDS = 1.0
+"""How often the machine is asked whether it still has memory."""
+
+SAVE_SECONDS = 60.0
+"""How often what is remembered for the next start is written."""
+
+LEAST_FREE_BYTES = 64 << 20
+"""Memory that the machine keeps: below it the cache gives some back."""
+
+_ABSENT, _COMING, _HERE = range(3)
+
+
+@dataclass
+class _Layer:
+    """The experts of one layer, numbered over all layers from `first` on."""
+
+    experts: kernels.Experts
+    first: int
+    sources: Callable[[int], RecordSource]
+    index: int
+    router: Router | None = None
+    top_k: int = 0
+    steps: int = 0
+    guess: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
+
+    @property
+    def all(self) -> slice:
+        """The numbers of all experts of the layer."""
+        return slice(self.first, self.first + self.experts.count)
+
+
+class StreamingExpertPool(ExpertPool):
+    """Keeps as many experts in memory as a budget allows, and reads the others when needed.
+
+    `add` and `attach` while a model is built, then `open` once, then `begin` in every step.
+    """
+
+    streams = True
+
+    def __init__(
+        self, *, on_slow: Callable[[float], object] | None = None, readers: int = READERS
+    ) -> None:
+        """on_slow: told the seconds that a step has waited for the disk, when they are many."""
+        super().__init__()
+        self._layers: list[_Layer] = []
+        self._by_set: dict[int, _Layer] = {}
+        self._reader = kernels.ExpertReader(readers)
+        self._converters: ThreadPoolExecutor | None = None
+        self._files: dict[SourceFile, kernels.DirectFile] = {}
+        self._buffers: dict[int, kernels.ExpertBuffer] = {}  # by expert: of those here or coming
+        self._free: dict[int, list[kernels.ExpertBuffer]] = {}  # by size
+        self._taken = 0  # bytes of all buffers
+        self._reserved = 0  # … of what else needs the memory in this step
+        self._errors: dict[int, Exception] = {}  # of conversions, by expert
+        self._failures: list[RowFailure] = []
+        self._converted_bytes = 0  # read by converters
+        self._trust = TRUST
+        self._stats = ExpertStats()
+        self._row_bytes = 0
+        self._capacity = 0
+        self._checked = 0.0
+        self._on_slow = on_slow
+
+    def add(
+        self,
+        count: int,
+        hidden: int,
+        intermediate: int,
+        gate: str,
+        up: str,
+        down: str,
+        *,
+        sources: Callable[[int], RecordSource] | None = None,
+    ) -> kernels.Experts:
+        """Make the set of one layer's experts, none of which is in memory."""
+        assert sources is not None
+        experts = kernels.Experts(count, hidden, intermediate, gate, up, down, resident=False)
+        first = self._layers[-1].all.stop if self._layers else 0
+        layer = _Layer(experts, first, sources, len(self._layers))
+        self._sets.append(experts)
+        self._layers.append(layer)
+        self._by_set[id(experts)] = layer
+        return experts
+
+    def attach(self, experts: kernels.Experts, router: Router, *, top_k: int) -> None:
+        """Say how a layer chooses; its router is asked about the layer before it."""
+        layer = self._by_set[id(experts)]
+        layer.router, layer.top_k = router, top_k
+        # The rows in the order of their experts, their products, and what lies between.
+        widths = experts.hidden * 6 + experts.intermediate * 2
+        self._row_bytes = max(self._row_bytes, top_k * widths)
+
+    @property
+    def least_bytes(self) -> int:
+        """The smallest cache: the experts of one row of a layer, of which some are on their way."""
+        return max(layer.top_k * layer.experts.record_bytes for layer in self._layers)
+
+    @property
+    def row_bytes(self) -> int:
+        """Memory that one row of a step takes in the widest mixture, beside the cache."""
+        return self._row_bytes
+
+    def open(self, capacity: int, *, rows: int, history: ExpertHistory | None = None) -> None:
+        """Begin to work with a cache of `capacity` bytes.
+
+        rows: of a step; those of more take memory from the cache while they run. history: where the
+        use of the experts is remembered: those that were used most are read in the background.
+        """
+        total = self._layers[-1].all.stop
+        self._capacity, self._rows = capacity, rows
+        self._policy = AgedFrequency(total)
+        self._state = np.zeros(total, np.int8)
+        self._held = np.zeros(total, bool)
+        self._was_guessed = np.zeros(total, bool)
+        self._layer_of = np.repeat(
+            np.arange(len(self._layers)), [layer.experts.count for layer in self._layers]
+        )
+        self._stats.experts = total
+        self._stats.capacity_bytes = capacity
+        self._history, self._saved = history, time.monotonic()
+        if history is None:
+            return
+        weakref.finalize(self, history.save, self._policy.scores)
+        scores = history.load(total)
+        if scores is not None:
+            self._policy.scores[:] = scores
+            self._warm()
+
+    @property
+    def stats(self) -> ExpertStats:
+        """Counts since the model was loaded: the same object all the time."""
+        return self._stats
+
+    def take_failures(self) -> list[RowFailure]:
+        """Take what could not be read since this was last called."""
+        failures, self._failures = self._failures, []
+        return failures
+
+    def begin(self, experts: kernels.Experts, ids: Ints, x: Rows) -> Work:
+        """Ask for the experts that are missing; return at once."""
+        layer = self._by_set[id(experts)]
+        if layer.index == 0:
+            self._look_after_memory(len(ids))
+        self._collect(0)
+        counts = np.bincount(ids.reshape(-1), minlength=experts.count)
+        needed = np.flatnonzero(counts)
+        numbers = needed + layer.first
+        self._policy.use(layer.all, numbers, counts[needed], len(ids))
+        self._judge(layer, numbers)
+        here = self._state[numbers] == _HERE
+        self._stats.hits += int(here.sum())
+        self._stats.misses += len(here) - int(here.sum())
+        self._held[:] = False  # a product that was given up holds nothing
+        self._held[numbers] = True
+        # What most rows wait for comes first.
+        missing = numbers[~here]
+        order = np.argsort(-counts[missing - layer.first], kind="stable")
+        work = _StreamedWork(self, layer, ids, numbers[here].tolist(), missing[order].tolist())
+        work.ask()
+        if len(ids) <= GUESS_ROWS:
+            self._guess(layer, x)
+        return work
+
+    # What follows is for _StreamedWork, and for this file.
+
+    def ask(self, number: int, priority: int) -> bool:
+        """Have an expert read; return False if there is no room for it now."""
+        if self._state[number] == _COMING:
+            self._reader.raise_to(number + 1, priority)
+            return True
+        layer = self._layers[self._layer_of[number]]
+        buffer = self._buffer(layer.experts.record_bytes, evict=priority != WARMING)
+        if buffer is None:
+            return False
+        expert = number - layer.first
+        layer.experts.place(expert, buffer, 0)
+        self._buffers[number] = buffer
+        self._state[number] = _COMING
+        try:
+            self._submit(layer, expert, priority)
+        except (DureError, OSError, RuntimeError) as error:
+            self._errors[number] = error
+            self._reader.finish(number + 1, 1)
+        return True
+
+    def collect(self, seconds: float) -> dict[int, Exception | None]:
+        """Take what has come, and wait for the first up to `seconds`. Returns errors by number."""
+        return self._collect(seconds)
+
+    def release(self, numbers: Iterable[int]) -> None:
+        """Let experts go whenever room is needed."""
+        self._held[list(numbers)] = False
+
+    def fail(self, rows: NDArray[np.intp], of: int, error: Exception) -> None:
+        """Remember rows that a product could not be computed for."""
+        self._failures.append(RowFailure(tuple(rows.tolist()), of, error))
+
+    def waited(self, seconds: float) -> None:
+        """Count time that a step stood still."""
+        self._stats.waited_seconds += seconds
+
+    def slow(self, seconds: float) -> None:
+        """Say that a step waits for long."""
+        if self._on_slow is not None:
+            self._on_slow(seconds)
+
+    def _submit(self, layer: _Layer, expert: int, priority: int) -> None:
+        source, tag = layer.sources(expert), layer.first + expert + 1
+        if isinstance(source, Converted):
+            if self._converters is None:
+                self._converters = ThreadPoolExecutor(CONVERTERS, "dure-experts")
+            self._converters.submit(self._convert, layer, expert, source)
+        elif isinstance(source, PackedOnArrival):
+            parts = [
+                (self._file(part.source), part.offset)
+                for part in (source.gate, source.up, source.down)
+            ]
+            self._reader.submit_parts(tag, layer.experts, expert, parts, priority)
+        else:
+            extent = source.extent
+            self._reader.submit_record(
+                tag, layer.experts, expert, self._file(extent.source), extent.offset, priority
+            )
+
+    def _file(self, source: SourceFile) -> kernels.DirectFile:
+        """Open a file for direct reads, once. Raises ModelFileError if it has changed."""
+        file = self._files.get(source)
+        if file is None:
+            with source.reading() as descriptor:
+                file = self._files[source] = kernels.DirectFile(descriptor)
+        return file
+
+    def _convert(self, layer: _Layer, expert: int, source: Converted) -> None:
+        """Make a record on a converter's thread."""
+        number = layer.first + expert
+        try:
+            source.write(layer.experts, expert)
+        except Exception as error:
+            self._errors[number] = error
+            self._reader.finish(number + 1, 1)
+        else:
+            self._converted_bytes += source.size
+            self._reader.finish(number + 1)
+
+    def _collect(self, seconds: float) -> dict[int, Exception | None]:
+        came: dict[int, Exception | None] = {}
+        self._stats.read_bytes = self._reader.read_bytes + self._converted_bytes
+        for tag, code, offset in self._reader.take(seconds):
+            number = tag - 1
+            if code == 0:
+                self._state[number] = _HERE
+                self._stats.resident += 1
+                self._stats.resident_bytes += self._buffers[number].record_bytes
+                came[number] = None
+                continue
+            self._forget(number)
+            came[number] = self._errors.pop(number, None) or self._error(number, code, offset)
+        return came
+
+    def _error(self, number: int, code: int, offset: int) -> Exception:
+        layer = self._layers[self._layer_of[number]]
+        source = layer.sources(number - layer.first)
+        extent = source.gate if isinstance(source, PackedOnArrival) else source.extent
+        return ModelFileError(
+            f"{extent.source.path}: an expert at byte {offset:,} cannot be read: "
+            f"{describe_error(code)}.",
+            hint="the disk may be failing, or the file was changed: load the model again.",
+        )
+
+    def _forget(self, number: int) -> None:
+        """Take the memory of an expert that is not in use."""
+        layer = self._layers[self._layer_of[number]]
+        layer.experts.remove(number - layer.first)
+        buffer = self._buffers.pop(number)
+        self._free.setdefault(buffer.record_bytes, []).append(buffer)
+        if self._state[number] == _HERE:
+            self._stats.resident -= 1
+            self._stats.resident_bytes -= buffer.record_bytes
+        self._state[number] = _ABSENT
+
+    def _buffer(self, size: int, *, evict: bool) -> kernels.ExpertBuffer | None:
+        """Return memory for a record, that of the least used expert if need be; None without."""
+        while True:
+            if self._free.get(size):
+                return self._free[size].pop()
+            if self._taken + size <= self._capacity - self._reserved:
+                with suppress(MemoryError):
+                    buffer = kernels.ExpertBuffer(1, size)
+                    self._taken += size
+                    return buffer
+                self._capacity = self._reserved + self._taken  # the machine has no more
+            if not self._shrink_by_one(evict=evict):
+                return None
+
+    def _shrink_by_one(self, *, evict: bool) -> bool:
+        """Give back the memory of one buffer that is free, or else evict an expert to the free."""
+        for buffers in self._free.values():
+            if buffers:
+                self._taken -= buffers.pop().record_bytes
+                return True
+        victim = self._policy.lowest((self._state == _HERE) & ~self._held) if evict else None
+        if victim is None:
+            return False
+        if self._was_guessed[victim]:
+            self._was_guessed[victim] = False
+            self._stats.guessed_wrong += 1
+        self._forget(victim)
+        return True
+
+    def _look_after_memory(self, rows: int) -> None:
+        """Give back what a step of many rows needs, or what the machine has no more."""
+        self._reserved = max(0, rows - self._rows) * self._row_bytes
+        self._reserved = min(self._reserved, self._capacity - self.least_bytes)
+        now = time.monotonic()
+        if self._history is not None and now - self._saved > SAVE_SECONDS:
+            self._saved = now
+            self._history.save(self._policy.scores)
+        if now - self._checked > MEMORY_CHECK_SECONDS:
+            self._checked = now
+            short = LEAST_FREE_BYTES - machine.memory_available()
+            if short > 0:
+                self._capacity = max(self.least_bytes, self._taken - short)
+                self._stats.capacity_bytes = self._capacity
+        while self._taken > self._capacity - self._reserved and self._shrink_by_one(evict=True):
+            pass
+
+    def _judge(self, layer: _Layer, needed: NDArray[np.intp]) -> None:
+        """Compare what was guessed of a layer with what it needs."""
+        guess, layer.guess = layer.guess, layer.guess[:0]
+        if not len(guess):
+            return
+        right = np.isin(guess, needed, assume_unique=True)
+        self._trust += 0.05 * (float(right.mean()) - self._trust)
+        for number, was_right in zip(guess.tolist(), right.tolist(), strict=True):
+            if not self._was_guessed[number]:
+                continue
+            if was_right:
+                self._was_guessed[number] = False
+                self._stats.guessed_right += 1
+            elif self._state[number] == _COMING and self._reader.cancel(number + 1):
+                self._was_guessed[number] = False
+                self._forget(number)
+
+    def _guess(self, layer: _Layer, x: Rows) -> None:
+        """Ask for what the next layer will need, by its router on what this layer gets."""
+        following = self._layers[(layer.index + 1) % len(self._layers)]
+        if following is layer or following.router is None or following.index == 0:
+            return
+        following.steps += 1
+        trusted = self._trust >= TRUST
+        if not trusted and following.steps % DOUBT_STEPS:
+            return
+        numbers = np.unique(following.router(x)) + following.first
+        following.guess = numbers[self._state[numbers] == _ABSENT]
+        if not trusted:
+            return
+        for number in following.guess.tolist():
+            if not self.ask(number, GUESSED):
+                return
+            self._was_guessed[number] = True
+
+    def _warm(self) -> None:
+        """Read what was used most, in the background, as long as there is room."""
+        for number in np.argsort(-self._policy.scores, kind="stable").tolist():
+            if self._policy.scores[number] <= 0 or not self.ask(number, WARMING):
+                return
+
+
+@dataclass
+class _StreamedWork:
+    """A product whose experts are here, on their way, or still to be asked for."""
+
+    pool: StreamingExpertPool
+    layer: _Layer
+    ids: Ints
+    here: list[int]
+    missing: list[int]  # in the order in which they are asked for
+    coming: set[int] = field(default_factory=set)
+
+    def ask(self) -> None:
+        """Ask for what is missing, a few at a time."""
+        while self.missing and len(self.coming) < AHEAD:
+            if not self.pool.ask(self.missing[0], NEEDED):
+                return
+            self.coming.add(self.missing.pop(0))
+
+    def mlp(
+        self, x: Rows, shares: Floats, *, add: Floats | None, exact: bool, threads: int
+    ) -> Floats:
+        """Return the mixture of x + add; multiply by what is here while the rest comes."""
+        experts, first = self.layer.experts, self.layer.first
+        product = kernels.experts_pass(x, self.ids, shares, experts, exact=exact, threads=threads)
+        ready, self.here = self.here, []
+        began: float | None = None
+        try:
+            while ready or self.coming or self.missing:
+                if ready:
+                    product.run([number - first for number in ready])
+                    self.pool.release(ready)
+                self.ask()
+                ready, began = self._next(product, began)
+            return product.sum(add)
+        finally:
+            self.pool.release([*ready, *self.coming, *self.missing])
+
+    def _next(
+        self, product: kernels.ExpertsPass, began: float | None
+    ) -> tuple[list[int], float | None]:
+        """Return what has come since; wait for something if nothing has."""
+        if not self.coming:
+            if self.missing:
+                raise NotEnoughMemoryError(
+                    "There is no memory for the experts of a step.",
+                    hint="give the model more memory, or close other programs",
+                )
+            return [], None
+        start = time.perf_counter()
+        came = self.pool.collect(1.0)
+        now = time.perf_counter()
+        self.pool.waited(now - start)
+        ready = []
+        for number in self.coming & came.keys():
+            self.coming.discard(number)
+            error = came[number]
+            if error is None:
+                ready.append(number)
+                continue
+            expert = number - self.layer.first
+            product.leave_out([expert])
+            self.pool.release([number])
+            rows = np.flatnonzero((self.ids == expert).any(axis=1))
+            self.pool.fail(rows, len(self.ids), error)
+        if came:
+            return ready, None
+        began = start if began is None else began
+        if now - began > SLOW_SECONDS:
+            self.pool.slow(now - began)
+        return ready, began
