@@ -21,7 +21,7 @@ from dure.engine.params import SamplingParams
 from dure.errors import ContextLengthError, ModelNotFoundError, TemplateError
 from dure.formats.checkpoint import Checkpoint
 from dure.loading.memory import MemoryUse
-from dure.weights.expert_stats import ExpertUse
+from dure.weights.expert_stats import ExpertStats, ExpertUse
 
 STREAMED = MemoryUse(
     budget=8 * 10**9,
@@ -51,6 +51,8 @@ class FakeLLM:
         self.threads = 2
         self.options = options
         self.memory = STREAMED if model == "giant" else None
+        self.stats = ExpertStats(read_bytes=1_000_000)
+        self.engine = SimpleNamespace(runner=SimpleNamespace(expert_stats=self.stats))
         self.template_source = None if model == "base" else "{{ messages }}"
         self.sampling_defaults = {"temperature": 0.5}
         self.model = SimpleNamespace(context_length=4000)
@@ -91,6 +93,7 @@ class FakeLLM:
     ) -> Generator[Chunk, None, None]:
         if on_prefill is not None and text.startswith("slow"):
             on_prefill(0, 10)
+            self.stats.read_bytes += 2_000_000_000
             time.sleep(float(os.environ.get("FAKE_PAUSE", "0")))
             on_prefill(5, 10)
         words = text.split(" ")

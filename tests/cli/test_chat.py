@@ -441,6 +441,13 @@ def test_a_long_prompt_has_a_progress_line_that_is_erased(screen: MakeScreen) ->
     assert "\r\x1b[Kreading the prompt  50 %\r\x1b[Kslow" in shown.raw
 
 
+def test_a_long_step_that_reads_from_disk_tells_how_much_it_has_read(screen: MakeScreen) -> None:
+    shown = screen("giant", "slow prompt", pause=2.0)
+    assert shown.end() == 0
+    assert "\r\x1b[Kreading the prompt   0 %, 2,000 MB read from disk\r" in shown.raw
+    assert "\r\x1b[Kslow" in shown.raw
+
+
 def test_off_a_terminal_nothing_is_drawn() -> None:
     done = subprocess.run(
         [sys.executable, str(FAKE), "run", "fake", "slow prompt", "--verbose"],

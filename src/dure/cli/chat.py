@@ -100,7 +100,8 @@ class Chat:
         prompt = message if self.is_plain else self.talk.messages_with(message)
         said: list[str] = []
         completion = None
-        with console.ProgressLine("reading the prompt", delay_s=0.5) as line:
+        disk = console.disk_reads(self.llm)
+        with console.ProgressLine("reading the prompt", delay_s=0.5, beside=disk) as line:
             stream = self.llm.stream(prompt, self.params, think=self.think, on_prefill=line.update)
             try:
                 with closing(stream):

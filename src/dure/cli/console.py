@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -19,8 +20,11 @@ from dure.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from dure.chat.output import Completion
+    from dure.llm import LLM
     from dure.loading.memory import MemoryUse
     from dure.weights.expert_stats import ExpertUse
+
+REFRESH_S = 0.5
 
 # A model's text may hold terminal commands (ESC […): only line ends and tabs reach a terminal.
 _CONTROLS = {code: None for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
@@ -170,13 +174,25 @@ class ProgressLine:
     line appears only if the work lasts that long.
     """
 
-    def __init__(self, label: str, *, delay_s: float = 0.0) -> None:
+    def __init__(
+        self, label: str, *, delay_s: float = 0.0, beside: Callable[[], str] | None = None
+    ) -> None:
+        """beside: returns what stands after the share; a thread asks it twice a second.
+
+        So the line shows that something happens where one step lasts minutes.
+        """
         self.label = label
+        self._beside = beside
+        self._share = ""
+        self._over = threading.Event()
+        self._drawing = threading.Lock()
         self._shown = False
         self._next = time.monotonic() + delay_s
         self._terminal = sys.stderr.isatty()
 
     def __enter__(self) -> ProgressLine:
+        if self._terminal and self._beside is not None:
+            threading.Thread(target=self._keep_fresh, daemon=True).start()
         return self
 
     def __exit__(
@@ -189,21 +205,43 @@ class ProgressLine:
 
     def update(self, done: int, total: int) -> None:
         """Redraw the line: `done` of `total`."""
-        now = time.monotonic()
-        if not self._terminal or now < self._next:
-            return
-        self._next = now + REDRAW_S
-        share = f"{100 * done // total:3d} %" if total else ""
-        sys.stderr.write(f"\r\x1b[K{self.label} {share}")
-        sys.stderr.flush()
-        self._shown = True
+        self._share = f"{100 * done // total:3d} %" if total else ""
+        self._draw()
 
     def erase(self) -> None:
-        """Erase the line."""
-        if self._shown:
-            sys.stderr.write("\r\x1b[K")
+        """Erase the line for good."""
+        self._over.set()
+        with self._drawing:
+            if self._shown:
+                sys.stderr.write("\r\x1b[K")
+                sys.stderr.flush()
+                self._shown = False
+
+    def _draw(self) -> None:
+        with self._drawing:
+            now = time.monotonic()
+            if not self._terminal or self._over.is_set() or now < self._next:
+                return
+            self._next = now + REDRAW_S
+            beside = "" if self._beside is None else f", {self._beside()}"
+            sys.stderr.write(f"\r\x1b[K{self.label} {self._share}{beside}")
             sys.stderr.flush()
-            self._shown = False
+            self._shown = True
+
+    def _keep_fresh(self) -> None:
+        while not self._over.wait(REFRESH_S):
+            self._draw()
+
+
+def disk_reads(llm: LLM) -> Callable[[], str] | None:
+    """Return what says how much has been read from disk from now on; None if all is in memory."""
+    if llm.memory is None or not llm.memory.streamed:
+        return None
+    stats = llm.engine.runner.expert_stats
+    if stats is None:
+        return None
+    before = stats.read_bytes
+    return lambda: f"{(stats.read_bytes - before) / 1e6:,.0f} MB read from disk"
 
 
 @contextmanager

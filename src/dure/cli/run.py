@@ -185,7 +185,8 @@ def answer(
 ) -> Completion:
     """Stream the answer to stdout unless `quiet`, and return the completion."""
     completion = None
-    with console.ProgressLine("reading the prompt", delay_s=0.5) as line:
+    disk = console.disk_reads(llm)
+    with console.ProgressLine("reading the prompt", delay_s=0.5, beside=disk) as line:
         stream = llm.stream(prepared, params, think=think, format=form, on_prefill=line.update)
         with closing(stream):
             for chunk in stream:
