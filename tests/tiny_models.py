@@ -6,6 +6,7 @@ of 0) would hide a parameter that is not applied.
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 import zlib
@@ -99,7 +100,7 @@ def oracle_of(model_type: str, settings: Mapping[str, Any]) -> Any:
     if model_type in NUMPY:
         return NUMPY[model_type]({**COMMON, **settings}, drawn)
     stand_in, same, _ = STAND_INS.get(model_type, (model_type, {}, {}))
-    values = {**COMMON, **settings, **same}
+    values = copy.deepcopy({**COMMON, **settings, **same})  # transformers writes into tables
     make, options = AutoModelForCausalLM, {"attn_implementation": "eager", "dtype": torch.float32}
     if "vision_config" in values:
         make, values = AutoModelForImageTextToText, wrapped(values)

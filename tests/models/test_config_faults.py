@@ -95,3 +95,19 @@ def test_kimi_k2_and_moonlight_are_deepseek_v3(tiny: Callable[[str], Any], tmp_p
     folder = write_folder(tmp_path / "kimi", kimi, parameters)
     assert json.loads((folder / "config.json").read_text())["model_type"] == "kimi_k2"
     assert np.array_equal(expected, prefill_logits(loaded(folder), tokens))
+
+
+def test_kimi_k25_is_read_from_its_wrapper(tmp_path: Path) -> None:
+    """As makers publish it: text_config, language_model.model. and language_model.lm_head."""
+    small = oracle("deepseek_v3", n_group=1, topk_group=1)
+    small.save_pretrained(tmp_path / "text")
+    config, parameters = read_folder(tmp_path / "text")
+    tokens = list(range(40))
+    expected = prefill_logits(loaded(tmp_path / "text"), tokens)
+    seeing = {f"language_model.{name}": each for name, each in parameters.items()}
+    seeing["vision_tower.patch_embed.proj.weight"] = np.ones((4, 4), np.float32)
+    seeing["mm_projector.proj.0.weight"] = np.ones((4, 4), np.float32)
+    for inner in ("kimi_k2", "deepseek_v3"):
+        wrapper = {"model_type": "kimi_k25", "text_config": {**config, "model_type": inner}}
+        folder = write_folder(tmp_path / inner, wrapper, seeing)
+        assert np.array_equal(expected, prefill_logits(loaded(folder), tokens))
