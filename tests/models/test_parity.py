@@ -219,3 +219,19 @@ def test_the_window_and_the_context_are_what_the_config_says(tiny: Callable[[str
     assert [
         (layer.num_kv_heads, layer.head_dim) for layer in tiny("qwen3").model.kv_cache_specs
     ] == [(2, 24)] * 2
+
+
+@pytest.mark.parametrize("name", ["qwen3_5_text", "qwen3_5", "qwen3_next"])
+def test_what_mlx_lm_converts_without_quantising_is_the_same_model(
+    tiny: Callable[[str], Any], tmp_path: Path, name: str
+) -> None:
+    """It adds the 1 to norms, and turns convolutions: taps before the one input channel."""
+    small = tiny(name)
+    config, parameters = read_folder(small.folder)
+    for key, values in parameters.items():
+        if key.endswith("conv1d.weight"):
+            parameters[key] = np.ascontiguousarray(values.swapaxes(1, 2))
+        elif key.endswith("norm.weight") and ".linear_attn." not in key:
+            parameters[key] = values + np.float32(1)
+    actual = prefill_logits(loaded(write_folder(tmp_path, config, parameters)), small.sequences[0])
+    assert furthest(prefill_logits(small.model, small.sequences[0]), actual) < 1e-5
