@@ -12,6 +12,7 @@ from typing import Any
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
+from tiny_gguf_recurrent import add_recurrent_keys, recast
 from tiny_models import COMMON, MODELS, drawn
 
 ARCHITECTURES = {
@@ -19,6 +20,8 @@ ARCHITECTURES = {
     "qwen2": gguf.MODEL_ARCH.QWEN2,
     "qwen3": gguf.MODEL_ARCH.QWEN3,
     "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
+    "qwen3_5_moe_text": gguf.MODEL_ARCH.QWEN35MOE,
+    "qwen3_5_text": gguf.MODEL_ARCH.QWEN35,
     "qwen3_next": gguf.MODEL_ARCH.QWEN3NEXT,
     "qwen3_vl_moe_text": gguf.MODEL_ARCH.QWEN3VLMOE,
     "qwen3_vl_text": gguf.MODEL_ARCH.QWEN3VL,
@@ -303,8 +306,8 @@ def write_gguf(
     if config["model_type"] == "glm4_moe":  # whose converter counts the layers that draft
         drafts = config.get("num_nextn_predict_layers", 0)
         config = {**config, "num_hidden_layers": config["num_hidden_layers"] + drafts}
-    if config["model_type"] == "qwen3_next":
-        parameters = _next_parameters(config, parameters)
+    if "linear_num_key_heads" in config:
+        parameters = recast(config, parameters)
     if config["model_type"] == "gpt_oss":
         parameters = _deinterleaved(parameters)
     drafting = config["model_type"] in ("bailing_moe_v2", "hy_v3")
@@ -365,7 +368,8 @@ def _add_keys(writer: gguf.GGUFWriter, config: Config) -> None:
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
+    if "intermediate_size" in config:
+        writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
@@ -386,6 +390,8 @@ def _add_keys(writer: gguf.GGUFWriter, config: Config) -> None:
         writer.add_rope_scaling_factor(rope["factor"])
     _add_llama_like_keys(writer, config)
     _add_expert_keys(writer, config)
+    if "linear_num_key_heads" in config:
+        add_recurrent_keys(writer, config)
 
 
 def _add_llama_like_keys(writer: gguf.GGUFWriter, config: Config) -> None:
@@ -448,8 +454,6 @@ def _add_expert_keys(writer: gguf.GGUFWriter, config: Config) -> None:
         writer.add_sliding_window(config["sliding_window"])
     if config["model_type"] in ("bailing_moe_v2", "glm4_moe", "solar_open", "hy_v3", "dots1"):
         _add_glm_keys(writer, config)
-    if config["model_type"] == "qwen3_next":
-        _add_next_keys(writer, config)
 
 
 def _add_glm_keys(writer: gguf.GGUFWriter, config: Config) -> None:
@@ -469,55 +473,6 @@ def _add_glm_keys(writer: gguf.GGUFWriter, config: Config) -> None:
         writer.add_expert_group_used_count(config["topk_group"])
     if config.get("num_nextn_predict_layers"):
         writer.add_nextn_predict_layers(config["num_nextn_predict_layers"])
-
-
-def _add_next_keys(writer: gguf.GGUFWriter, config: Config) -> None:
-    writer.add_rope_dimension_count(head_dim_of(config) // 4)
-    writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
-    writer.add_ssm_conv_kernel(config["linear_conv_kernel_dim"])
-    writer.add_ssm_state_size(config["linear_key_head_dim"])
-    writer.add_ssm_group_count(config["linear_num_key_heads"])
-    heads = config["linear_num_value_heads"]
-    writer.add_ssm_time_step_rank(heads)
-    writer.add_ssm_inner_size(config["linear_value_head_dim"] * heads)
-    if config.get("num_nextn_predict_layers"):
-        writer.add_nextn_predict_layers(config["num_nextn_predict_layers"])
-    kinds = config.get("layer_types") or ["full_attention"]
-    if kinds[-1] == "full_attention":  # by the interval, as older files have it
-        writer.add_full_attention_interval(4)
-    else:
-        recurrent = [kind == "linear_attention" for kind in kinds]
-        recurrent += [False] * config.get("num_nextn_predict_layers", 0)
-        writer.add_array("qwen3next.attention.recurrent_layers", recurrent)
-
-
-def _next_parameters(config: Config, parameters: Arrays) -> Arrays:
-    """qwen3_next's parameters as llama.cpp's converter recasts them: norms without their offset,
-    the decay without its logarithm, q k v of all heads and then z (in older_form, by key head)."""
-    heads, size = config["linear_num_key_heads"], config["linear_key_head_dim"]
-    each = config["linear_num_value_heads"] // heads * config["linear_value_head_dim"]
-    out: Arrays = {}
-    for name, values in parameters.items():
-        before, _, kind = name.partition(".linear_attn.")
-        if name.endswith("norm.weight") and kind != "norm.weight":
-            out[name] = values + np.float32(1)
-        elif kind == "A_log":
-            out[name] = (-np.exp(values.astype(np.float64))).astype(np.float32)
-        elif kind == "dt_bias":
-            out[f"{before}.linear_attn.dt_proj.bias"] = values
-        elif kind == "conv1d.weight":
-            out[name] = values[:, 0]
-        elif name.endswith("shared_expert_gate.weight") and config.get("older_form"):
-            out[name] = values[0]
-        elif kind == "in_proj_qkvz.weight" and not config.get("older_form"):
-            rows = values.reshape(heads, -1, values.shape[1])
-            parts = np.split(rows, [size, 2 * size, 2 * size + each], axis=1)
-            q, k, v, z = (part.reshape(-1, values.shape[1]) for part in parts)
-            out[f"{before}.linear_attn.in_proj_qkv.weight"] = np.concatenate([q, k, v])
-            out[f"{before}.linear_attn.in_proj_z.weight"] = z
-        else:
-            out[name] = values
-    return out
 
 
 def _deinterleaved(parameters: Arrays) -> Arrays:

@@ -41,15 +41,18 @@ FORMS = {
     "glm4_moe_lite": deepseek_form(2),
     "hy_v3": deepseek_form(2),
     "bailing_moe_v2": replace(deepseek_form(2), norm="model.layers.{}.final_layernorm"),
-    "qwen3_next": Form(
-        "mtp.layers.0",
-        3,
-        "mtp.pre_fc_norm_embedding",
-        "mtp.pre_fc_norm_hidden",
-        "mtp.fc",
-        "mtp.norm",
-        offset=1,
-    ),
+    **{
+        name: Form(
+            "mtp.layers.0",
+            3,
+            "mtp.pre_fc_norm_embedding",
+            "mtp.pre_fc_norm_hidden",
+            "mtp.fc",
+            "mtp.norm",
+            offset=1,
+        )
+        for name in ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
+    },
     "ernie4_5_moe": Form(
         "model.mtp_block.0",
         0,

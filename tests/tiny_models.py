@@ -169,7 +169,7 @@ def oracle_logits(model: Any, tokens: Sequence[int]) -> np.ndarray:
     import torch  # noqa: PLC0415
 
     with torch.no_grad(), _wide_delta_rule(model):
-        return np.asarray(model(torch.tensor([list(tokens)])).logits[0])
+        return np.asarray(model(torch.tensor([list(tokens)]), use_cache=False).logits[0])
 
 
 @contextmanager

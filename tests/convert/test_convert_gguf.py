@@ -15,6 +15,7 @@ import packings
 import pytest
 from tiny_configs.families_2025 import LLAMA3
 from tiny_gguf import read_folder, write_folder, write_gguf
+from tiny_gguf_recurrent import has_moved_heads
 from tiny_models import (
     VOCAB_SIZE,
     furthest,
@@ -69,6 +70,13 @@ CONVERTED = [
     "qwen3_next-mixed",
     "qwen3_vl",
     "qwen3_vl_moe",
+    "qwen3_5_text",
+    "qwen3_5",
+    "qwen3_5-odd",
+    "qwen3_5-thirds",
+    "qwen3_5_moe_text",
+    "qwen3_5_moe-odd",
+    "qwen3_5_moe-one",
     "glm4_moe",
     "glm4_moe-air",
     "glm4_moe_lite",
@@ -81,6 +89,8 @@ AS_IN_LLAMA_CPP: dict[str, dict[str, Any]] = {
     "ernie4_5_moe": {"moe_layer_interval": 1, "num_hidden_layers": 3},
     "ernie4_5_moe-unshared": {"moe_layer_end_index": -1},
     "qwen3_next-mixed": {"linear_value_head_dim": 20},
+    "qwen3_5-odd": {"linear_value_head_dim": 20},
+    "qwen3_5-thirds": {"linear_value_head_dim": 12},
 }
 # Where WIDE makes no model of the family, or no heads that llama.cpp takes.
 WIDER: dict[str, dict[str, Any]] = {
@@ -125,8 +135,10 @@ def test_a_converted_model_has_the_logits_of_its_folder(
 ) -> None:
     source, out = folder(name), tmp_path / "out.gguf"
     convert(source, out)
-    expected = prefill_logits(loaded(source), TOKENS)
-    assert furthest(expected, prefill_logits(loaded(out), TOKENS)) <= 1e-5
+    model = loaded(source)
+    expected = prefill_logits(model, TOKENS)
+    limit = 1e-4 if has_moved_heads(model.config) else 1e-5
+    assert furthest(expected, prefill_logits(loaded(out), TOKENS)) <= limit
 
 
 @pytest.mark.parametrize("name", [name for name in CONVERTED if name != "mimo"])

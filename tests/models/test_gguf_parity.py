@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Kind
 from tiny_gguf import is_plain, matrices_as, read_folder, write_folder, write_gguf
+from tiny_gguf_recurrent import has_moved_heads
 from tiny_models import (
     MODELS,
     PagedRun,
@@ -41,6 +42,7 @@ _ONLY_SAFETENSORS = {
     "qwen2_moe-mixed",
     "qwen2_moe-64-12",
     "ernie4_5_moe-unshared",
+    "qwen3_5-bias",
     "qwen3_next-dense",
     "qwen3_vl_moe-mixed",
     "deepseek_v3-bias",  # pairs that turn together lie apart
@@ -70,7 +72,9 @@ def test_f32_gguf_gives_the_logits_of_its_safetensors(
     write_gguf(path, *read_folder(small.folder))
     model = loaded(path)
     expected = prefill_logits(small.model, small.sequences[0])
-    assert furthest(expected, prefill_logits(model, small.sequences[0])) <= 1e-5
+    # Value heads in another order make a sum in another order, whose rounding states carry on.
+    limit = 1e-4 if has_moved_heads(small.model.config) else 1e-5
+    assert furthest(expected, prefill_logits(model, small.sequences[0])) <= limit
     assert (model.context_length, model.vocab_size) == (256, 256)
 
 

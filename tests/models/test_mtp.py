@@ -23,19 +23,16 @@ from dure.models import load_model
 
 DEEPSEEK = ("enorm", "hnorm", "eh_proj", "shared_head.norm")
 NEXTN = ("enorm", "hnorm", "eh_proj", "shared_head_norm")
+RECURRENT = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 TINY = (
-    "deepseek_v3",
-    "deepseek_v3-bias",
-    "glm4_moe",
-    "glm4_moe_lite",
-    "qwen3_next",
-    "ernie4_5_moe",
+    *("deepseek_v3", "deepseek_v3-bias", "glm4_moe", "glm4_moe_lite", "ernie4_5_moe"),
+    *RECURRENT,
 )
 
 
 def names_of(name: str, layers: int) -> tuple[str, tuple[str, ...]]:
     """What checkpoints of a family call the block, and the parts around it."""
-    if name == "qwen3_next":
+    if name in RECURRENT:
         parts = ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "fc", "norm")
         return "mtp.layers.0", tuple(f"mtp.{part}" for part in parts)
     if name == "ernie4_5_moe":
@@ -75,9 +72,7 @@ class Headed:
         self.names, self.block_name = names, block_name
         module = self.oracle.model.layers[source]
         index = (
-            self.oracle.config.layer_types.index("full_attention")
-            if name == "qwen3_next"
-            else source
+            self.oracle.config.layer_types.index("full_attention") if name in RECURRENT else source
         )
         self.block = type(module)(self.oracle.config, index)
         self.block.load_state_dict(
@@ -286,7 +281,7 @@ def test_answers_are_the_same_with_and_without(headed: Headed) -> None:
     assert engine.stats.cached_tokens > 0
 
 
-@pytest.mark.parametrize("name", ["deepseek_v3", "glm4_moe", "qwen3_next"])
+@pytest.mark.parametrize("name", ["deepseek_v3", "glm4_moe", *RECURRENT])
 def test_ggufs_have_the_same_heads(name: str, tiny: Callable[[str], Any], tmp_path: Path) -> None:
     headed = Headed(name, tiny(name), tmp_path / "folder")
     layers = headed.config["num_hidden_layers"]

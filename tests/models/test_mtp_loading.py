@@ -23,7 +23,7 @@ from dure.loading.describe import describe
 from dure.models import load_model
 
 FAMILIES = list(FORMS)
-IN_GGUF = ["deepseek_v3", "glm4_moe", "glm4_moe-air", "qwen3_next"]
+IN_GGUF = ["deepseek_v3", "glm4_moe", "glm4_moe-air", "qwen3_next", "qwen3_5_text"]
 DEPTH = 2
 BLOCKS = np.array([[2, 0, 1], [5, 3, 4]], np.int32)
 

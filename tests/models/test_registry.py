@@ -65,7 +65,7 @@ def test_every_family_is_compared_with_transformers_and_with_gguf() -> None:
         ("Qwen2", "qwen2"),
         ("qwen3_nxt", "qwen3_next"),
         ("llama4", "llama"),
-        ("qwen2_5_vl", "qwen2"),
+        ("qwen2_5_vl", "qwen3_vl"),
         ("deepseek_v4", "deepseek_v3"),
     ],
 )

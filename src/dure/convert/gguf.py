@@ -354,7 +354,7 @@ def _recurrent_values(config: Config, sizes: Any) -> dict[str, Any]:
     if sizes.key_dim != sizes.value_dim:
         raise _otherwise(
             f"{config.source} has linear_key_head_dim = {sizes.key_dim} and linear_value_head_dim "
-            f"= {sizes.value_dim}, and llama.cpp computes qwen3_next only with one for both."
+            f"= {sizes.value_dim}, and llama.cpp computes this family only with one for both."
         )
     kinds = ["linear_attention" if each else "full_attention" for each in sizes.recurrent]
     layers = range(1, sizes.layers + 1)
@@ -373,6 +373,23 @@ def _recurrent_values(config: Config, sizes: Any) -> dict[str, Any]:
     }
 
 
+def _qwen35_values(config: Config, sizes: Any) -> dict[str, Any]:
+    """Make Qwen3.5's values: Qwen3-Next's, and the sections of its rotation, which text has not."""
+    dense: dict[str, Any] = {}
+    if not sizes.experts:
+        keys = ("num_experts", "num_experts_per_tok", "norm_topk_prob")
+        widths = ("moe_intermediate_size", "shared_expert_intermediate_size")
+        dense = dict.fromkeys((*keys, *widths))
+    rope = config.values.get("rope_parameters") or config.values.get("rope_scaling") or {}
+    sections = list(rope.get("mrope_section", _SECTIONS))
+    return {
+        **_recurrent_values(config, sizes),
+        "intermediate_size": sizes.intermediate or None,
+        "mrope_section": [*sections, 0][:4],
+        **dense,
+    }
+
+
 @dataclass(frozen=True)
 class _Family:
     """How llama.cpp names and lays out a family, and the values that it takes for granted."""
@@ -386,11 +403,17 @@ class _Family:
 
 _SIGMOID = 2  # llama.cpp's number for it
 _LITE_LAYERS = (26, 27)
+_SECTIONS = (11, 11, 10)  # Qwen3.5's, where its config says none
 _WITHOUT_WINDOW = {"use_sliding_window": (False, False)}
 _WITHOUT_BIAS = {"attention_bias": (False, False)}
 _ONLY_MIXTURES = {"decoder_sparse_step": (1, 1), "mlp_only_layers": ([], [])}
 _LATENT = {**_WITHOUT_BIAS, "rope_interleave": (True, True)}
 _SECOND_NORM = {"ffn_norm": "post_attention_norm"}
+_QWEN35 = _Family(
+    Layout(kinds=_SECOND_NORM, drafts="mtp.", tiled=True),
+    needs={**_WITHOUT_BIAS, "rms_norm_eps": (1e-6, 1e-6)},
+    values=_qwen35_values,
+)
 _FAMILIES: Mapping[str, _Family] = {
     "llama": _Family(Layout(pairs=True)),
     "qwen2": _Family(needs=_WITHOUT_WINDOW),
@@ -422,6 +445,8 @@ _FAMILIES: Mapping[str, _Family] = {
         },
         values=_recurrent_values,
     ),
+    "qwen3_5": _QWEN35,
+    "qwen3_5_moe": _QWEN35,
     "ernie4_5": _Family(),
     "ernie4_5_moe": _Family(Layout(drafts="model.mtp_"), values=_ernie_values),
     "hunyuan_v1_dense": _Family(needs=_WITHOUT_BIAS),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +46,8 @@ class Layout:
     """The usual name of a kind of tensor -> the name in this architecture."""
     drafts: str | None = None
     """The prefix of a layer that only drafts, which is left out."""
+    tiled: bool = False
+    """Whether value heads change places: the first of each key head, then the second of each."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Rows:
     stop: int
     turned: bool = False  # the columns are the GGUF's rows
     change: Callable[[Floats], Floats] | None = None  # of values that the GGUF has in float32
+    columns: NDArray[np.int32] | None = None  # in their order in the GGUF
 
 
 @dataclass
@@ -88,7 +91,7 @@ def gguf_tensors(
         if _only_drafts(name, sizes.layers, layout) or is_idle_bias(theirs, stored):
             continue
         source = Dequantised(tensor) if is_quantized(tensor) else tensor
-        for part, shape, rows in _parts(name, source, sizes):
+        for part, shape, rows in _parts(name, source, sizes, layout):
             written = _written(part, layout, tensor_aliases)
             if written is None:
                 raise UnsupportedModelError(
@@ -136,7 +139,7 @@ def _written(name: str, layout: Layout, tensor_aliases: Mapping[str, str]) -> st
 
 
 def _parts(
-    name: str, tensor: Source, sizes: Any
+    name: str, tensor: Source, sizes: Any, layout: Layout
 ) -> Iterator[tuple[str, tuple[int, ...], list[Rows]]]:
     """Cut one tensor of the folder into parts of GGUF tensors: names, shapes, rows.
 
@@ -148,12 +151,16 @@ def _parts(
     if name.endswith(".in_proj_qkvz.weight"):
         yield from _recurrent_parts(name, tensor, sizes)
         return
+    if layout.tiled and ".linear_attn." in name and not name.endswith(".norm.weight"):
+        rows = tiled_rows(name, tensor, sizes)
+        yield name.replace(".A_log", ".A"), _shape(name, tensor), rows
+        return
     fused = _FUSED.fullmatch(name)
     if fused is None or len(tensor.shape) != 3:
         match = _EXPERT.fullmatch(name)
         stack = name if match is None else f"{match[1]}.{match[3]}.weight"
-        rows = Rows(tensor, 0, tensor.num_rows, change=_change(name, sizes))
-        yield stack.replace(".A_log", ".A"), _shape(name, tensor), [rows]
+        all_rows = Rows(tensor, 0, tensor.num_rows, change=_change(name, sizes))
+        yield stack.replace(".A_log", ".A"), _shape(name, tensor), [all_rows]
         return
     count, height, cols = tensor.shape
     halves = ("gate_proj", "up_proj") if fused[2] == "gate_up_proj" else ("down_proj",)
@@ -195,6 +202,29 @@ def _recurrent_parts(
     yield name.replace("qkvz", "z"), (heads * value, cols), part(2 * key + value, value)
 
 
+def tiled_rows(name: str, tensor: Source, sizes: Any) -> list[Rows]:
+    """List a Gated DeltaNet tensor's rows with its value heads in llama.cpp's order.
+
+    That is the first value head of each key head, then the second of each: ggml repeats key heads
+    so. The output's columns change places, and of the others what has a row a value head.
+    """
+    kind = name.partition(".linear_attn.")[2].removesuffix(".weight")
+    heads = np.arange(sizes.value_heads, dtype=np.int32).reshape(sizes.key_heads, -1).T.ravel()
+    width = sizes.value_dim
+    whole = Rows(tensor, 0, tensor.num_rows)
+    if kind == "out_proj":
+        columns = width * heads[:, None] + np.arange(width, dtype=np.int32)
+        return [replace(whole, columns=columns.ravel())]
+    if len(tensor.shape) == 1:
+        return [replace(whole, columns=heads, change=_change(name, sizes))]
+    first = tensor.num_rows - sizes.value_heads * width
+    if kind in ("in_proj_a", "in_proj_b"):
+        first, width = 0, 1
+    starts = (first + width * head for head in heads.tolist())
+    values = [Rows(tensor, start, start + width) for start in starts]
+    return [Rows(tensor, 0, first), *values] if first else values
+
+
 def _shape(name: str, tensor: Source) -> tuple[int, ...]:
     """Drop the dimension of 1 that only folders have."""
     if name.endswith(".conv1d.weight"):  # (channels, 1, tokens)
@@ -228,6 +258,8 @@ def _converted(rows: Rows, dtype: str, heads: int, threads: int) -> Iterator[Byt
     chunk = head_dim * max(1, _CHUNK_WEIGHTS // (head_dim * source.shape[-1]))
     for start in range(rows.start, rows.stop, chunk):
         raw = source.read_rows(start, min(rows.stop, start + chunk))
+        if rows.columns is not None:
+            raw = _reordered(raw, source.dtype, rows.columns)
         if heads:
             each = BLOCKS[source.dtype].block_bytes if is_vector else source.row_bytes
             raw = _interleaved(raw.reshape(-1, each), head_dim).reshape(raw.shape)
@@ -236,6 +268,12 @@ def _converted(rows: Rows, dtype: str, heads: int, threads: int) -> Iterator[Byt
         elif dtype != source.dtype:
             raw = _encoded(dequantize(source.dtype, raw), dtype, threads)
         yield raw.reshape(-1)
+
+
+def _reordered(raw: Bytes, dtype: str, columns: NDArray[np.int32]) -> Bytes:
+    """Return rows of floats (n, row bytes) with their columns in another order."""
+    numbers = raw.view(np.uint32 if dtype == "F32" else np.uint16)
+    return np.take(numbers, columns, axis=1).view(np.uint8)
 
 
 def _turned(rows: Rows, dtype: str, threads: int) -> Bytes:

@@ -16,12 +16,12 @@ from dure.errors import ModelFileError
 Tensor = TypeVar("Tensor")
 
 # What stands before the language model's own names: of transformers since 4.52, and before.
-_LANGUAGE = re.compile(r"(?:model\.language_model\.|language_model\.model\.)")
-_OUTPUT = re.compile(r"language_model\.(?=lm_head\.)")
+_LANGUAGE = re.compile(r"^(?:model\.language_model\.|language_model\.model\.)")
+_OUTPUT = re.compile(r"^language_model\.(?=(?:lm_head|mtp)\.)")
 # The parts for images and sounds, which no text needs.
 _OTHERS = re.compile(
     r"(?:model\.)?(?:visual|vision_tower|vision_model|vit|audio_tower|embed_vision|embed_audio|"
-    r"multi_modal_projector|mm_projector)\..+"
+    r"multi_modal_projector|mm_projector)\."
 )
 _TIED = "tie_word_embeddings"
 # What a wrapper may say in the language model's stead.
@@ -66,16 +66,16 @@ def quantization_settings(config: Mapping[str, Any]) -> Any:
 def language_tensors(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the language model's tensors under the names that they have without a wrapper.
 
-    Those of other parts are left out by name; names that are of no known part are kept, so that
-    whoever asks for tensors finds them. Raises ModelFileError for two tensors of one name.
+    Those of a wrapper's other parts are left out by name; names that are of no known part are kept,
+    so that whoever asks for tensors finds them. A language model that was taken out of a wrapper
+    may have kept the wrapper's names. Raises ModelFileError for two tensors of one name.
     """
-    if not is_multimodal(config):
-        return dict(tensors)
+    wraps = is_multimodal(config)
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if _OTHERS.fullmatch(name):
+        if wraps and _OTHERS.match(name):
             continue
-        plain = _OUTPUT.sub("", _LANGUAGE.sub("model.", name, count=1), count=1)
+        plain = _OUTPUT.sub("", _LANGUAGE.sub("model.", name))
         if plain in found:
             raise ModelFileError(f"Two of the file's tensors are the language model's {plain}.")
         found[plain] = tensor

@@ -433,6 +433,8 @@ def gguf_keys(values: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     if values.get("layer_types"):
         kinds = np.array(values["layer_types"])
         found["attention.recurrent_layers"] = kinds == "linear_attention"
+    if values.get("mrope_section"):
+        found["rope.dimension_sections"] = np.array(values["mrope_section"], np.int32)
     return {
         f"{architecture}.{key}": float(value) if _GGUF_FLOATS.fullmatch(key) else value
         for key, value in found.items()

@@ -37,6 +37,8 @@ GGUF_NAMES: Mapping[str, str] = {
     "blk.{}.attn_gate": "model.layers.{}.linear_attn.in_proj_z",
     "blk.{}.ssm_in": "model.layers.{}.linear_attn.in_proj_qkvz",
     "blk.{}.ssm_ba": "model.layers.{}.linear_attn.in_proj_ba",
+    "blk.{}.ssm_alpha": "model.layers.{}.linear_attn.in_proj_a",
+    "blk.{}.ssm_beta": "model.layers.{}.linear_attn.in_proj_b",
     "blk.{}.ssm_conv1d": "model.layers.{}.linear_attn.conv1d",
     "blk.{}.ssm_a": "model.layers.{}.linear_attn.A",
     "blk.{}.ssm_dt.bias": "model.layers.{}.linear_attn.dt_bias",

@@ -116,6 +116,16 @@ def test_efforts_are_said_in_the_templates_own_words() -> None:
         "max",
     ]
     assert said("qwen3", "high") is None
+    # Qwen3.8 refuses every word but its own, and has none between medium and the highest.
+    template = (
+        """{% if reasoning_effort not in ('xhigh', "medium", 'low') %}{{ oops }}{% endif %}"""
+    )
+    for quoted in (template, template.replace("'", '"')):
+        words = [
+            template_variables(quoted, on=True, effort=each).get("reasoning_effort")
+            for each in ("minimal", "low", "medium", "high", "xhigh", "max", None)
+        ]
+        assert words == ["low", "low", "medium", "xhigh", "xhigh", "xhigh", None]
     words = [said("gpt-oss", each) for each in ("minimal", "low", "medium", "high", "max")]
     assert words == ["low", "low", "medium", "high", "high"]
 

@@ -11,6 +11,7 @@ _USES_THINKING = re.compile(r"\b(if|not|and|or)\s+(not\s+)?thinking\b")
 # What each family's `reasoning_effort` may be; another value is an error there, or means nothing.
 _HY = {"minimal": "low", "low": "low", "medium": "high"}
 _DEEPSEEK = {"minimal": "low", "low": "low", "medium": "high", "max": "max"}
+_QWEN = {"minimal": "low", "low": "low", "medium": "medium"}
 _COMMON = {"minimal": "low", "low": "low", "medium": "medium"}
 
 
@@ -45,4 +46,6 @@ def _effort(template: str, *, on: bool | None, effort: str | None) -> str | None
         return _HY.get(effort, "high") if effort else "high" if on else None
     if on is False or effort is None:
         return None
+    if "'xhigh'" in template.replace('"', "'"):  # Qwen3.8: it refuses "high"
+        return _QWEN.get(effort, "xhigh")
     return (_DEEPSEEK if "DSML" in template else _COMMON).get(effort, "high")

@@ -57,9 +57,16 @@ class _Mode:
 
 
 def is_mlx(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> bool:
-    """Check whether mlx-lm wrote a folder: by `quantization`, or its names of stacked experts."""
+    """Check whether mlx-lm wrote a folder.
+
+    That is by `quantization`, its names of stacked experts, or a convolution that has its taps
+    before its one input channel.
+    """
     if isinstance(config.get("quantization"), dict):
         return any(name.endswith(".scales") for name in tensors)
+    shapes = [t.shape for n, t in tensors.items() if n.endswith(".linear_attn.conv1d.weight")]
+    if any(len(shape) == 3 and shape[1] > 1 and shape[2] == 1 for shape in shapes):
+        return True
     return any(mark in name for mark in _NAMES for name in tensors)
 
 

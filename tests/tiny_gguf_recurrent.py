@@ -1,0 +1,101 @@
+"""How llama.cpp's converters recast the Gated DeltaNets of Qwen3-Next and Qwen3.5."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gguf
+import numpy as np
+
+Config = Mapping[str, Any]
+Arrays = dict[str, np.ndarray]
+
+
+def add_recurrent_keys(writer: gguf.GGUFWriter, config: Config) -> None:
+    """The keys that their converters write beside the common ones."""
+    newer = config["model_type"].startswith("qwen3_5")
+    factor = config["rope_parameters"].get("partial_rotary_factor", 0.25)
+    writer.add_rope_dimension_count(int(config["head_dim"] * factor))
+    if newer:
+        writer.add_rope_dimension_sections([11, 11, 10, 0])
+    if "shared_expert_intermediate_size" in config:
+        writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
+    writer.add_ssm_conv_kernel(config["linear_conv_kernel_dim"])
+    writer.add_ssm_state_size(config["linear_key_head_dim"])
+    writer.add_ssm_group_count(config["linear_num_key_heads"])
+    heads = config["linear_num_value_heads"]
+    writer.add_ssm_time_step_rank(heads)
+    writer.add_ssm_inner_size(config["linear_value_head_dim"] * heads)
+    drafts = config.get("num_nextn_predict_layers", 0)
+    if drafts:
+        writer.add_nextn_predict_layers(drafts)
+    kinds = config.get("layer_types") or ["full_attention"]
+    by_interval = [(i + 1) % 4 != 0 for i in range(len(kinds))]
+    recurrent = [kind == "linear_attention" for kind in kinds]
+    if recurrent == by_interval:  # as older files have it
+        writer.add_full_attention_interval(4)
+    else:
+        recurrent += [False] * drafts
+        writer.add_array(f"{writer.arch}.attention.recurrent_layers", recurrent)
+
+
+def recast(config: Config, parameters: Arrays) -> Arrays:
+    """qwen3_next's and qwen3_5's parameters as llama.cpp's converter recasts them: norms without
+    their offset, the decay without its logarithm, q k v of all heads and then z (in older_form, by
+    key head); qwen3_5's with value heads in another order.
+    """
+    heads, size = config["linear_num_key_heads"], config["linear_key_head_dim"]
+    each = config["linear_num_value_heads"] // heads * config["linear_value_head_dim"]
+    out: Arrays = {}
+    if config["model_type"].startswith("qwen3_5"):
+        parameters = {name: _tiled(name, values, config) for name, values in parameters.items()}
+    for name, values in parameters.items():
+        before, _, kind = name.partition(".linear_attn.")
+        if name.endswith("norm.weight") and kind != "norm.weight":
+            out[name] = values + np.float32(1)
+        elif kind == "A_log":
+            out[name] = (-np.exp(values.astype(np.float64))).astype(np.float32)
+        elif kind == "dt_bias":
+            out[f"{before}.linear_attn.dt_proj.bias"] = values
+        elif kind == "conv1d.weight":
+            out[name] = values[:, 0]
+        elif name.endswith("shared_expert_gate.weight") and config.get("older_form"):
+            out[name] = values[0]
+        elif kind == "in_proj_qkvz.weight" and not config.get("older_form"):
+            rows = values.reshape(heads, -1, values.shape[1])
+            parts = np.split(rows, [size, 2 * size, 2 * size + each], axis=1)
+            q, k, v, z = (part.reshape(-1, values.shape[1]) for part in parts)
+            out[f"{before}.linear_attn.in_proj_qkv.weight"] = np.concatenate([q, k, v])
+            out[f"{before}.linear_attn.in_proj_z.weight"] = z
+        else:
+            out[name] = values
+    return out
+
+
+def _tiled(name: str, values: np.ndarray, config: Config) -> np.ndarray:
+    """A parameter of a Gated DeltaNet with the first value head of each key head, then the second
+    of each, and so on, along whichever dimension has them.
+    """
+    kind = name.partition(".linear_attn.")[2].removesuffix(".weight")
+    keys, size = config["linear_num_key_heads"], config["linear_value_head_dim"]
+    start = 2 * keys * config["linear_key_head_dim"] if kind in ("in_proj_qkv", "conv1d") else 0
+    if kind == "out_proj":
+        return np.ascontiguousarray(
+            _tiled(name.replace("out_proj", "in_proj_z"), values.T, config).T
+        )
+    if kind in ("in_proj_b", "in_proj_a", "A_log", "dt_bias"):
+        size = 1
+    elif kind not in ("in_proj_qkv", "in_proj_z", "conv1d"):
+        return values
+    heads = values[start:].reshape(keys, -1, size, *values.shape[1:])
+    turned = heads.swapaxes(0, 1).reshape(values[start:].shape)
+    return np.concatenate([values[:start], turned])
+
+
+def has_moved_heads(sizes: Any) -> bool:
+    """Whether the converter gives the value heads of a Gated DeltaNet another order.
+
+    A sum is then in another order, too, whose rounding states carry on.
+    """
+    return hasattr(sizes, "tiled") and sizes.key_heads not in (1, sizes.value_heads)
