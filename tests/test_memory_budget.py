@@ -35,6 +35,12 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every process begins without knowing which experts are used most."""
+    monkeypatch.setenv("DURE_HOME", str(tmp_path / "models"))
+
+
 @pytest.fixture(scope="module")
 def whole(mixture: Path) -> dict[str, list[str]]:
     """What the model answers with all of it in memory, by the type of its cache."""
