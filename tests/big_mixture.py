@@ -29,15 +29,17 @@ class Mixture:
     chosen: int = 4
     hidden: int = 512
     intermediate: int = 512
+    tied: bool = False  # whether the head is the embedding, which then stays in memory
 
     def tensors(self) -> dict[str, tuple[tuple[int, ...], Kind]]:
         """Shape and type of every tensor, by its name in the file."""
         hidden, width = self.hidden, self.intermediate
         shapes: dict[str, tuple[tuple[int, ...], Kind]] = {
             "token_embd": ((VOCAB_SIZE, hidden), Kind.Q4_K),
-            "output": ((VOCAB_SIZE, hidden), Kind.Q6_K),
             "output_norm": ((hidden,), Kind.F32),
         }
+        if not self.tied:
+            shapes["output"] = (VOCAB_SIZE, hidden), Kind.Q6_K
         for layer in range(self.layers):
             more = Kind.Q6_K if layer % 2 else Kind.Q4_K
             shapes |= {
@@ -64,7 +66,7 @@ class Mixture:
         rng = np.random.default_rng(seed)
         writer = gguf.GGUFWriter(path, "qwen3moe")
         writer.add_block_count(self.layers)
-        writer.add_context_length(2048)
+        writer.add_context_length(4096)
         writer.add_embedding_length(self.hidden)
         writer.add_feed_forward_length(self.intermediate)
         writer.add_head_count(HEADS)

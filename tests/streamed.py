@@ -70,7 +70,9 @@ def answers(
     engine = engine_of(model, **options)
     requests = [engine.add(prompt, params(tokens)) for prompt in prompts]
     finish(engine)
-    assert [each.error for each in requests] == [None] * len(requests)
+    for each in requests:
+        if each.error is not None:
+            raise each.error
     return [digest(each) for each in requests]
 
 

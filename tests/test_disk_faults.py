@@ -4,6 +4,7 @@ on with the same bits, and nothing is ever computed from what is not there."""
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import shutil
@@ -29,6 +30,7 @@ from dure.weights import streaming_pool
 from dure.weights.streaming_pool import StreamingExpertPool
 
 SMALL = Mixture(layers=3, experts=32, chosen=2, hidden=256, intermediate=256)
+SMALL_RECORD = 120_000  # bytes, about
 BUDGET = 7_000_000
 TOKENS = 24
 RNG = np.random.default_rng(3)
@@ -36,8 +38,12 @@ LONG, SHORT = (RNG.integers(0, VOCAB_SIZE, length).tolist() for length in (30, 3
 
 
 @pytest.fixture(autouse=True)
-def small_overhead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plan as if interpreter and readers took nothing, so that a file of a few MB is too large."""
+def small_overhead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Plan as if interpreter and readers took nothing, so that a file of a few MB is too large.
+
+    What is remembered of experts goes to a folder of the test's.
+    """
+    monkeypatch.setenv("DURE_HOME", str(tmp_path / "home" / "models"))
     for name in ("planner.OVERHEAD_BYTES", "memory.OVERHEAD_BYTES", "planner.READERS_BYTES"):
         monkeypatch.setattr(f"dure.loading.{name}", 0)
 
@@ -157,23 +163,28 @@ def truncated(path: Path) -> None:
 
 def overwritten(path: Path) -> None:
     """With another model of the same size."""
-    other = SMALL.write(path.with_name("other.gguf"), seed=1)
+    tied = "tied" in path.name
+    other = replace(SMALL, tied=tied).write(path.with_name("other.gguf"), seed=1)
     assert other.stat().st_size == path.stat().st_size
     path.write_bytes(other.read_bytes())
 
 
 @pytest.mark.parametrize("spoil", [truncated, overwritten])
+@pytest.mark.parametrize("tied", [False, True], ids=["rows", "experts"])
 def test_a_file_that_is_changed_meanwhile_ends_answers_and_gives_no_wrong_numbers(
-    mixture: Path, tmp_path: Path, expected: dict[str, Request], spoil: Callable[[Path], None]
+    tmp_path: Path, spoil: Callable[[Path], None], tied: bool
 ) -> None:
-    path = tmp_path / "changed.gguf"
-    shutil.copyfile(mixture, path)
+    """Who notices is the embedding, which is read by rows, or if it is tied the experts."""
+    path = replace(SMALL, tied=tied).write(tmp_path / ("tied.gguf" if tied else "plain.gguf"))
+    whole = streamed.engine_of(streamed.opened(path))
+    right = [whole.add(prompt, streamed.params(TOKENS)) for prompt in (LONG, SHORT)]
+    streamed.finish(whole)
     engine, requests = begun(under_budget(path), LONG, SHORT)
     spoil(path)
     streamed.finish(engine)
-    for request, right in zip(requests, expected.values(), strict=True):
+    for request, expected in zip(requests, right, strict=True):
         assert says_so(request, path)
-        assert request.output_ids == right.output_ids[: len(request.output_ids)]
+        assert request.output_ids == expected.output_ids[: len(request.output_ids)]
 
 
 def test_a_file_that_another_takes_the_name_of_is_read_on(
@@ -228,20 +239,19 @@ def test_a_cache_that_gets_no_more_memory_stays_smaller(
     model = under_budget(mixture)
     pool = model.expert_pool
     assert pool is not None
-    left = 8  # records, of which a step needs two
+    most = 10 * SMALL_RECORD  # of which a step's row needs two
+    made = kernels.ExpertBuffer
 
     def refuse(slots: int, size: int) -> kernels.ExpertBuffer:
-        nonlocal left
-        if left == 0:
+        if pool._taken + size > most:
             raise MemoryError
-        left -= 1
         return made(slots, size)
 
-    made = kernels.ExpertBuffer
     monkeypatch.setattr(kernels, "ExpertBuffer", refuse)
     found = streamed.answers(model, [LONG, SHORT], TOKENS)
     assert found == [streamed.digest(each) for each in expected.values()]
-    assert (left, pool.stats.resident) == (0, 8)
+    assert most < model.memory.expert_cache_bytes
+    assert 0 < pool.stats.resident_bytes <= most
 
 
 def test_without_any_memory_an_answer_is_refused_and_the_next_is_given(
@@ -288,3 +298,23 @@ def test_a_machine_with_less_memory_than_the_budget_gets_a_smaller_cache(
         model = streamed.opened(mixture, budget)
         assert model.memory == replace(under_budget(mixture).memory, budget=budget)
         assert streamed.answers(model, [SHORT], TOKENS) == [streamed.digest(expected["short"])]
+
+
+@pytest.mark.parametrize("damage", [b"", b"no scores", None])
+def test_what_was_used_most_is_remembered_and_a_damaged_memory_of_it_is_none(
+    mixture: Path, expected: dict[str, Request], tmp_path: Path, damage: bytes | None
+) -> None:
+    def answered() -> int:
+        """How many experts were known to be used when the model was opened."""
+        model = under_budget(mixture)
+        assert model.expert_pool is not None
+        known = int(np.count_nonzero(model.expert_pool._policy.scores))
+        assert streamed.answers(model, [SHORT], TOKENS) == [streamed.digest(expected["short"])]
+        return known
+
+    assert answered() == 0
+    gc.collect()  # a model that is let go writes down what it used
+    [file] = tmp_path.rglob("*.npy")
+    if damage is not None:
+        file.write_bytes(damage)
+    assert (answered() > 0) == (damage is None)

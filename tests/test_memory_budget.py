@@ -15,7 +15,9 @@ import pytest
 import streamed
 from big_mixture import Mixture
 from fake_model import VOCAB_SIZE
+from gguf import GGMLQuantizationType as Kind
 from memory_group import memory_group
+from tiny_gguf import config_of, is_plain, parameters_of, write_gguf
 
 from dure.errors import NotEnoughMemoryError
 from dure.loading.memory import parse_size
@@ -23,8 +25,9 @@ from dure.loading.memory import parse_size
 SCRIPT = Path(streamed.__file__)
 BUDGET = 330_000_000
 TOKENS = 12
+ROOMY = {"context": 3072, "cache_tokens": 3072}
 RNG = np.random.default_rng(5)
-PROMPTS = [RNG.integers(0, VOCAB_SIZE, length).tolist() for length in (200, 3, 40)]
+PROMPTS = [RNG.integers(0, VOCAB_SIZE, length).tolist() for length in (2200, 3, 40)]
 
 
 @pytest.fixture(scope="module")
@@ -35,43 +38,43 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every process begins without knowing which experts are used most."""
+    monkeypatch.setenv("DURE_HOME", str(tmp_path / "models"))
+
+
 @pytest.fixture(scope="module")
-def whole(mixture: Path) -> dict[str, list[str]]:
-    """What the model answers with all of it in memory, by the type of its cache."""
-    return {
-        dtype: streamed.answers(streamed.opened(mixture, cache_dtype=dtype), PROMPTS, TOKENS)
-        for dtype in ("f16", "q8")
-    }
+def whole(mixture: Path) -> list[str]:
+    """What the model answers with all of it in memory."""
+    return streamed.answers(streamed.opened(mixture, **ROOMY), PROMPTS, TOKENS)
 
 
-def command(model: Path, **options: Any) -> list[str]:
+def command(model: Path) -> list[str]:
     asked = {"model": str(model), "memory": BUDGET, "prompts": PROMPTS, "tokens": TOKENS}
-    return [sys.executable, str(SCRIPT), json.dumps({**asked, "options": options})]
+    return [sys.executable, str(SCRIPT), json.dumps({**asked, "options": ROOMY})]
 
 
-@pytest.mark.parametrize("dtype", ["f16", "q8"])
 def test_a_process_keeps_its_budget_and_answers_with_the_bits_of_the_whole_model(
-    mixture: Path, whole: dict[str, list[str]], dtype: str
+    mixture: Path, whole: list[str]
 ) -> None:
     with memory_group(BUDGET) as group:
         if group is None:
             pytest.skip("no control group of version 1 can be made here: it takes root")
-        done = group.run(command(mixture, cache_dtype=dtype))
+        done = group.run(command(mixture))
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
-        assert found["answers"] == whole[dtype]
+        assert found["answers"] == whole
         assert found["memory"]["streamed"]
         assert found["stats"]["misses"] > 0
         assert (group.peak <= BUDGET, group.refusals) == (True, 0)
 
 
-def test_a_process_keeps_its_budget_by_its_own_account(
-    mixture: Path, whole: dict[str, list[str]]
-) -> None:
+def test_a_process_keeps_its_budget_by_its_own_account(mixture: Path, whole: list[str]) -> None:
     """Where no control group can be made: without the page cache, which nobody can count then."""
     done = subprocess.run(command(mixture), capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
-    assert found["answers"] == whole["f16"]
+    assert found["answers"] == whole
     assert found["memory"]["streamed"]
     assert found["peak_rss"] <= BUDGET
 
@@ -95,3 +98,57 @@ def test_a_budget_below_what_must_be_resident_is_refused_with_one_that_would_do(
     streamed.answers(model, [PROMPTS[1]], 2)
     with pytest.raises(NotEnoughMemoryError):
         streamed.opened(mixture, enough - 20_000_000, **options)
+
+
+WIDE = {"hidden_size": 256, "moe_intermediate_size": 256, "head_dim": 64}
+LATENT = {
+    **{"hidden_size": 256, "intermediate_size": 256, "moe_intermediate_size": 256},
+    **{"n_routed_experts": 64, "n_shared_experts": 1, "norm_topk_prob": True},
+    **{"routed_scaling_factor": 2.5, "q_lora_rank": 256, "kv_lora_rank": 256, "v_head_dim": 64},
+}
+DELTA = {"linear_key_head_dim": 32, "linear_value_head_dim": 64}
+KINDS = {
+    "attention": config_of("qwen3_moe", **WIDE, num_experts=64),
+    "recurrent": config_of(
+        "qwen3_next", **WIDE, **DELTA, num_experts=64, shared_expert_intermediate_size=256
+    ),
+    "latent": config_of("deepseek_v3", **LATENT),
+}
+
+
+def types(name: str) -> Kind:
+    """Q4_K and Q6_K; Q8_0 where rows are short."""
+    if is_plain(name):
+        return Kind.F32
+    return Kind.Q8_0 if "k_b_proj" in name else Kind.Q6_K if "down_proj" in name else Kind.Q4_K
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        (kind, dtype)
+        for kind in KINDS
+        for dtype in ("f16", "q8")
+        if (kind, dtype) != ("recurrent", "q8")
+    ],
+)
+def test_the_least_budget_gives_the_bits_of_the_whole_model_with_every_kind_of_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, dtype: str
+) -> None:
+    for name in ("planner.OVERHEAD_BYTES", "memory.OVERHEAD_BYTES", "planner.READERS_BYTES"):
+        monkeypatch.setattr(f"dure.loading.{name}", 0)  # else a tiny model fits in any budget
+    path = tmp_path / "model.gguf"
+    write_gguf(path, KINDS[kind], parameters_of(KINDS[kind]), types)
+    prompts = [RNG.integers(0, 256, length).tolist() for length in (60, 3, 20)]
+    options: dict[str, Any] = {"context": 128, "cache_tokens": 512, "cache_dtype": dtype}
+    expected = streamed.answers(streamed.opened(path, **options), prompts, 2 * TOKENS)
+    with pytest.raises(NotEnoughMemoryError) as caught:
+        streamed.opened(path, 1 << 20, **options)
+    match = re.match(r"a budget of (\S+) would do", caught.value.hint)
+    assert match is not None
+    model = streamed.opened(path, parse_size(match[1]), **options)
+    assert model.memory.streamed
+    assert model.expert_pool is not None
+    for rows in (512, 7):
+        assert streamed.answers(model, prompts, 2 * TOKENS, max_batch_tokens=rows) == expected
+    assert model.expert_pool.stats.misses > model.expert_pool.stats.resident  # some had to go
