@@ -1,18 +1,48 @@
 """Writes a mixture of experts of noise, in the shapes of a real one and as many layers as asked.
 
     python bench/make_moe.py OUT.gguf --vocabulary QWEN2.5.gguf [--layers 12]
-                             [--shapes qwen3-30b-a3b | deepseek-v2-lite]
+                             [--shapes qwen3-30b-a3b | 64-experts | deepseek-v2-lite]
+                             [--skew 0.6 --sticky 0.5]
 
 Its answers are noise, too, but the work is real: the shapes, the types (those of Q4_K_M), and how
-many experts a token takes. Norms are ones and the router is drawn, so that experts are chosen about
-evenly. 12 layers are 5 GB. Needs the gguf package; the vocabulary is copied from another GGUF file.
+many experts a token takes. 12 layers are 5 GB. Needs the gguf package; the vocabulary is copied
+from another GGUF file.
+
+As it stands, its routers choose by what its blocks happen to add up to, which is soon the same for
+all tokens: after some hundred of them, a layer needs half of its experts. --skew and --sticky
+decide instead: 0 and 0 is the worst case for a cache of experts, where each token draws its own,
+and 0.6 and 0.5 is how trained routers choose. A router's logit is then a sum of
+
+- a constant of each expert, so that some are chosen more often than others. --skew is its standard
+  deviation over that of what changes from token to token;
+- a part that drifts over some tens of tokens. --sticky is its share of the variance that changes;
+- a part that the token itself decides.
+
+0.6 and 0.5 follow what others measured on Qwen3-30B-A3B (BigMoeOnEdge's documents; pull request
+1359 of kekzl/imp; gpu-container's imatrix of prose, code and mathematics), and give on 12 layers:
+
+                                                           measured there      this file
+    slots that the token before had, too                   35-43 %, 45 %       44 %
+    slots that one of the 8 tokens before had              80 %                82 %
+    hits of a cache of the last used 11.5, 23, 40 %        53, 76, 90-95 %     57, 82, 92 %
+    slots of a layer's most used half of experts, first    90 %, 4.3 %         89 %, 5.6 %
+    named by a layer's router on the MLP input before it   81-89 %             83 %
+
+`routings.py` measures the same of any file.
+
+How it is done: the first 256 dimensions of the embedding hold one constant, and no block writes to
+them, so that routers read each expert's constant there. In the first block, queries and keys see
+those dimensions alone: its attention is one function of the distance, smoothed by RoPE's slow
+frequencies, and what it adds is a moving mean of the values of tokens, which see the others alone.
+All later blocks add little to the rest of the residual stream.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
@@ -20,8 +50,14 @@ import numpy as np
 from gguf import GGMLQuantizationType as Kind
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM = 2048, 32, 4, 128
-EXPERTS, CHOSEN, INTERMEDIATE = 128, 8, 768
+QWEN_EXPERTS = {"qwen3-30b-a3b": (128, 8, 768), "64-experts": (64, 12, 1536)}  # chosen, width
 SPREAD = 0.02  # the standard deviation of quantised weights
+CONSTANT = 256  # dimensions, of which a block of a K-quant has as many
+SLOW_PAIRS = slice(13, 26)  # of RoPE: periods of 104 to 1720 tokens
+SLOW_NORM = 3.75  # of queries and keys there: heads see windows of 16 to 40 tokens
+SLOW_OUTPUT = 0.045  # attention's output in the first block that makes the drifting part as large
+LATER = 0.45  # what later blocks add, over what noise of SPREAD adds
+GROWTH = 0.01  # of the stream's variance in a block, for which the constants make up
 SCALES = {  # where a block has its float16 scale and minimum, and the code that both make zero
     Kind.Q4_K: (0, 2, 7.5),
     Kind.Q6_K: (208, None, 0.0),
@@ -29,18 +65,39 @@ SCALES = {  # where a block has its float16 scale and minimum, and the code that
     Kind.Q8_0: (0, None, 0.0),
 }
 
-Tensor = tuple[str, tuple[int, ...], Kind]  # name, shape as numpy has it, type
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor to write: its name, its shape as numpy has it, its type, and how it is drawn."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Kind
+    draw: Callable[[np.random.Generator, Tensor], np.ndarray]
 
 
-def qwen_tensors(layers: int, vocabulary: int) -> Iterator[Tensor]:
+@dataclass(frozen=True)
+class Routing:
+    """How routers choose; see the top of this file."""
+
+    skew: float
+    sticky: float
+
+
+def qwen_tensors(
+    shapes: str, layers: int, vocabulary: int, routing: Routing | None
+) -> Iterator[Tensor]:
     """All tensors of the file, in its order. Every other layer has V and down in more bits."""
-    yield "token_embd.weight", (vocabulary, HIDDEN), Kind.Q4_K
-    yield "output.weight", (vocabulary, HIDDEN), Kind.Q6_K
-    yield "output_norm.weight", (HIDDEN,), Kind.F32
+    experts, _, width = QWEN_EXPERTS[shapes]
+    yield Tensor(
+        "token_embd.weight", (vocabulary, HIDDEN), Kind.Q4_K, embedding if routing else noise
+    )
+    yield Tensor("output.weight", (vocabulary, HIDDEN), Kind.Q6_K, noise)
+    yield Tensor("output_norm.weight", (HIDDEN,), Kind.F32, without_constant if routing else ones)
     heads, kv_heads = HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM
     for layer in range(layers):
         more = Kind.Q6_K if layer % 2 else Kind.Q4_K
-        shapes: dict[str, tuple[tuple[int, ...], Kind]] = {
+        parts: dict[str, tuple[tuple[int, ...], Kind]] = {
             "attn_norm": ((HIDDEN,), Kind.F32),
             "attn_q": ((heads, HIDDEN), Kind.Q4_K),
             "attn_k": ((kv_heads, HIDDEN), Kind.Q4_K),
@@ -49,20 +106,49 @@ def qwen_tensors(layers: int, vocabulary: int) -> Iterator[Tensor]:
             "attn_k_norm": ((HEAD_DIM,), Kind.F32),
             "attn_output": ((HIDDEN, heads), Kind.Q4_K),
             "ffn_norm": ((HIDDEN,), Kind.F32),
-            "ffn_gate_inp": ((EXPERTS, HIDDEN), Kind.F32),
-            "ffn_gate_exps": ((EXPERTS, INTERMEDIATE, HIDDEN), Kind.Q4_K),
-            "ffn_up_exps": ((EXPERTS, INTERMEDIATE, HIDDEN), Kind.Q4_K),
-            "ffn_down_exps": ((EXPERTS, HIDDEN, INTERMEDIATE), more),
+            "ffn_gate_inp": ((experts, HIDDEN), Kind.F32),
+            "ffn_gate_exps": ((experts, width, HIDDEN), Kind.Q4_K),
+            "ffn_up_exps": ((experts, width, HIDDEN), Kind.Q4_K),
+            "ffn_down_exps": ((experts, HIDDEN, width), more),
         }
-        for name, (shape, kind) in shapes.items():
-            yield f"blk.{layer}.{name}.weight", shape, kind
+        special = routing_draws(routing, layer) if routing else {}
+        for name, (shape, kind) in parts.items():
+            draw = special.get(name, ones if len(shape) == 1 else noise)
+            yield Tensor(f"blk.{layer}.{name}.weight", shape, kind, draw)
+
+
+def routing_draws(
+    routing: Routing, layer: int
+) -> dict[str, Callable[[np.random.Generator, Tensor], np.ndarray]]:
+    """How those tensors of a block are drawn that decide the routing, by their names."""
+    slow, own = math.sqrt(routing.sticky), math.sqrt(1 - routing.sticky)
+    output = SLOW_OUTPUT * slow / own if layer == 0 else LATER * SPREAD
+    rest = {
+        "attn_output": lambda rng, tensor: noise(rng, tensor, spread=output, rows_from=CONSTANT),
+        "ffn_down_exps": lambda rng, tensor: noise(
+            rng, tensor, spread=LATER * SPREAD, rows_from=CONSTANT
+        ),
+        "ffn_gate_inp": lambda rng, tensor: router(
+            rng, tensor, routing.skew * math.sqrt(1 / own**2 + GROWTH * layer)
+        ),
+    }
+    if layer > 0:
+        return rest
+    return {
+        **rest,
+        "attn_q": lambda rng, tensor: noise(rng, tensor, columns=slice(0, CONSTANT)),
+        "attn_k": lambda rng, tensor: noise(rng, tensor, columns=slice(0, CONSTANT)),
+        "attn_v": lambda rng, tensor: noise(rng, tensor, columns=slice(CONSTANT, None)),
+        "attn_q_norm": slow_pairs,
+        "attn_k_norm": slow_pairs,
+    }
 
 
 def deepseek_tensors(layers: int, vocabulary: int) -> Iterator[Tensor]:
     """The same of DeepSeek-V2-Lite. Rows that no K-quant divides are Q5_0 or Q8_0."""
-    yield "token_embd.weight", (vocabulary, HIDDEN), Kind.Q4_K
-    yield "output.weight", (vocabulary, HIDDEN), Kind.Q6_K
-    yield "output_norm.weight", (HIDDEN,), Kind.F32
+    yield Tensor("token_embd.weight", (vocabulary, HIDDEN), Kind.Q4_K, noise)
+    yield Tensor("output.weight", (vocabulary, HIDDEN), Kind.Q6_K, noise)
+    yield Tensor("output_norm.weight", (HIDDEN,), Kind.F32, ones)
     for layer in range(layers):
         more = layer % 2 == 1
         shapes: dict[str, tuple[tuple[int, ...], Kind]] = {
@@ -85,27 +171,85 @@ def deepseek_tensors(layers: int, vocabulary: int) -> Iterator[Tensor]:
             shapes["ffn_gate_shexp"] = shapes["ffn_up_shexp"] = (2816, HIDDEN), Kind.Q4_K
             shapes["ffn_down_shexp"] = (HIDDEN, 2816), Kind.Q6_K if more else Kind.Q4_K
         for name, (shape, kind) in shapes.items():
-            yield f"blk.{layer}.{name}.weight", shape, kind
+            draw = ones if len(shape) == 1 else noise
+            yield Tensor(f"blk.{layer}.{name}.weight", shape, kind, draw)
 
 
-def drawn(rng: np.random.Generator, shape: tuple[int, ...], kind: Kind) -> np.ndarray:
-    """A tensor's content: ones, a router, or random blocks as uint8 (..., row bytes)."""
+def ones(rng: np.random.Generator, tensor: Tensor) -> np.ndarray:
+    """A norm that changes nothing."""
+    del rng
+    return np.ones(tensor.shape, np.float32)
+
+
+def without_constant(rng: np.random.Generator, tensor: Tensor) -> np.ndarray:
+    """The last norm, whose head shall not prefer the same tokens always."""
+    del rng
+    return (np.arange(*tensor.shape) >= CONSTANT).astype(np.float32)
+
+
+def slow_pairs(rng: np.random.Generator, tensor: Tensor) -> np.ndarray:
+    """The norm of queries or keys that leaves RoPE's slow frequencies: it turns i and i + d / 2."""
+    del rng
+    halves = np.zeros((2, tensor.shape[0] // 2), np.float32)
+    halves[:, SLOW_PAIRS] = SLOW_NORM
+    return halves.reshape(-1)
+
+
+def router(rng: np.random.Generator, tensor: Tensor, constants: float) -> np.ndarray:
+    """A router that draws from all but the constant dimensions, and from those a constant.
+
+    constants: the standard deviation of an expert's constant, where the rest of the residual stream
+    has the variance 1 as the constant dimensions have.
+    """
+    count, hidden = tensor.shape
+    rows = rng.standard_normal(tensor.shape, np.float32) * np.float32(4 / math.sqrt(hidden))
+    spread = 4 * constants * math.sqrt(1 - CONSTANT / hidden)
+    rows[:, :CONSTANT] = rng.standard_normal((count, 1)) * (spread / CONSTANT)
+    return rows
+
+
+def noise(
+    rng: np.random.Generator,
+    tensor: Tensor,
+    *,
+    spread: float = SPREAD,
+    rows_from: int = 0,
+    columns: slice = slice(None),
+) -> np.ndarray:
+    """A router, or random blocks as uint8 (..., row bytes).
+
+    spread: the standard deviation; rows_from and columns: all other rows of a matrix, and all other
+    columns, are zeros.
+    """
+    shape, kind = tensor.shape, tensor.kind
     if kind == Kind.F32:
-        if len(shape) == 1:
-            return np.ones(shape, np.float32)
         return rng.standard_normal(shape, np.float32) * np.float32(4 / math.sqrt(shape[-1]))
     size, size_bytes = gguf.GGML_QUANT_SIZES[kind]
     blocks = rng.integers(0, 256, (math.prod(shape) // size, size_bytes), np.uint8)
     scale_at, minimum_at, middle = SCALES[kind]
 
-    def set_scale(scale: float) -> None:
-        blocks[:, scale_at : scale_at + 2] = np.float16([scale]).view(np.uint8)
+    def set_scale(scale: float, which: np.ndarray) -> None:
+        which[..., scale_at : scale_at + 2] = np.float16([scale]).view(np.uint8)
         if minimum_at is not None:
-            blocks[:, minimum_at : minimum_at + 2] = np.float16([scale * middle]).view(np.uint8)
+            which[..., minimum_at : minimum_at + 2] = np.float16([scale * middle]).view(np.uint8)
 
-    set_scale(1.0)
-    set_scale(SPREAD / float(gguf.quants.dequantize(blocks[:256], kind).std()))
+    set_scale(1.0, blocks)
+    set_scale(spread / float(gguf.quants.dequantize(blocks[:256], kind).std()), blocks)
+    by_row = blocks.reshape(*shape[:-1], shape[-1] // size, size_bytes)
+    set_scale(0.0, by_row[..., :rows_from, :, :])
+    first, last, _ = columns.indices(shape[-1])
+    set_scale(0.0, by_row[..., : first // size, :])
+    set_scale(0.0, by_row[..., last // size :, :])
     return blocks.reshape(*shape[:-1], -1)
+
+
+def embedding(rng: np.random.Generator, tensor: Tensor) -> np.ndarray:
+    """Noise of standard deviation 1, and -1 in the constant dimensions; Q4_K."""
+    data = noise(rng, tensor, spread=1.0, columns=slice(CONSTANT, None))
+    first = data[:, : gguf.GGML_QUANT_SIZES[tensor.kind][1]]  # a row's first block
+    first[:, 2:4] = np.float16([1.0]).view(np.uint8)
+    first[:, 4:16] = [0] * 4 + [1] * 4 + [16] * 4  # scales and minimums of 6 bits: 0 and 1
+    return data
 
 
 def add_keys(
@@ -117,8 +261,10 @@ def add_keys(
     writer.add_context_length(40960)
     writer.add_embedding_length(HIDDEN)
     writer.add_layer_norm_rms_eps(1e-6)
-    add_sizes = {"qwen3-30b-a3b": add_qwen_sizes, "deepseek-v2-lite": add_deepseek_sizes}[shapes]
-    add_sizes(writer)
+    if shapes in QWEN_EXPERTS:
+        add_qwen_sizes(writer, shapes)
+    else:
+        add_deepseek_sizes(writer)
     for key, field in vocabulary.fields.items():
         if key.startswith("tokenizer."):
             if field.types[0] == gguf.GGUFValueType.ARRAY:
@@ -127,17 +273,18 @@ def add_keys(
                 writer.add_key_value(key, field.contents(), field.types[0])
 
 
-def add_qwen_sizes(writer: gguf.GGUFWriter) -> None:
+def add_qwen_sizes(writer: gguf.GGUFWriter, shapes: str) -> None:
     """Of heads and experts."""
-    writer.add_feed_forward_length(CHOSEN * INTERMEDIATE)
+    experts, chosen, width = QWEN_EXPERTS[shapes]
+    writer.add_feed_forward_length(chosen * width)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
     writer.add_key_length(HEAD_DIM)
     writer.add_value_length(HEAD_DIM)
     writer.add_rope_freq_base(1e6)
-    writer.add_expert_count(EXPERTS)
-    writer.add_expert_used_count(CHOSEN)
-    writer.add_expert_feed_forward_length(INTERMEDIATE)
+    writer.add_expert_count(experts)
+    writer.add_expert_used_count(chosen)
+    writer.add_expert_feed_forward_length(width)
 
 
 def add_deepseek_sizes(writer: gguf.GGUFWriter) -> None:
@@ -160,8 +307,8 @@ def add_deepseek_sizes(writer: gguf.GGUFWriter) -> None:
     writer.add_expert_weights_scale(1.0)
 
 
-def main() -> None:
-    """Write the file, one tensor in memory at a time."""
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -169,29 +316,52 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=Path, required=True, help="a GGUF file to copy from")
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument(
-        "--shapes", choices=["qwen3-30b-a3b", "deepseek-v2-lite"], default="qwen3-30b-a3b"
+        "--shapes", choices=[*QWEN_EXPERTS, "deepseek-v2-lite"], default="qwen3-30b-a3b"
     )
+    parser.add_argument("--skew", type=float, help="of experts' popularity; 0 or more")
+    parser.add_argument("--sticky", type=float, help="the drifting share; 0, or more and below 1")
     options = parser.parse_args()
+    options.routing = None
+    if options.skew is not None or options.sticky is not None:
+        options.routing = Routing(options.skew or 0.0, options.sticky or 0.0)
+        if options.routing.skew < 0 or not 0 <= options.routing.sticky < 1:
+            parser.error("--skew is 0 or more, and --sticky at least 0 and below 1")
+        if options.shapes not in QWEN_EXPERTS:
+            parser.error(f"--skew and --sticky are made for {', '.join(QWEN_EXPERTS)}")
+    return options
+
+
+def tensors(options: argparse.Namespace, vocabulary: int) -> Iterator[Tensor]:
+    """All tensors of the file."""
+    if options.shapes in QWEN_EXPERTS:
+        return qwen_tensors(options.shapes, options.layers, vocabulary, options.routing)
+    return deepseek_tensors(options.layers, vocabulary)
+
+
+def main() -> None:
+    """Write the file, one tensor in memory at a time."""
+    options = parse()
     source = gguf.GGUFReader(options.vocabulary)
     size = len(source.fields["tokenizer.ggml.tokens"].data)
-    is_qwen = options.shapes == "qwen3-30b-a3b"
-    writer = gguf.GGUFWriter(options.out, "qwen3moe" if is_qwen else "deepseek2")
-    tensors = qwen_tensors if is_qwen else deepseek_tensors
+    architecture = "qwen3moe" if options.shapes in QWEN_EXPERTS else "deepseek2"
+    writer = gguf.GGUFWriter(options.out, architecture)
     add_keys(writer, options.shapes, options.layers, source)
     rng = np.random.default_rng(0)
-    for name, shape, kind in tensors(options.layers, size):
-        block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
-        plain = kind == Kind.F32
+    for tensor in tensors(options, size):
+        block, block_bytes = gguf.GGML_QUANT_SIZES[tensor.kind]
+        plain = tensor.kind == Kind.F32
         # The writer wants floats by their shape, and blocks by the shape of their bytes.
+        shape = tensor.shape
         stored = shape if plain else (*shape[:-1], shape[-1] // block * block_bytes)
         dtype = np.dtype(np.float32 if plain else np.uint8)
         size_bytes = math.prod(stored) * dtype.itemsize
-        writer.add_tensor_info(name, stored, dtype, size_bytes, None if plain else kind)
+        kind = None if plain else tensor.kind
+        writer.add_tensor_info(tensor.name, stored, dtype, size_bytes, kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for _, shape, kind in tensors(options.layers, size):
-        writer.write_tensor_data(drawn(rng, shape, kind))
+    for tensor in tensors(options, size):
+        writer.write_tensor_data(tensor.draw(rng, tensor))
     writer.close()
 
 
