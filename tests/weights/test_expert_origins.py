@@ -33,6 +33,8 @@ class Loaded(ExpertPool):
 class OnDemand(ExpertPool):
     """Keeps no expert, and where each can be had from."""
 
+    streams = True
+
     def __init__(self) -> None:
         super().__init__()
         self.found: list[tuple[kernels.Experts, Callable[[int], RecordSource]]] = []
