@@ -117,9 +117,9 @@ def tags_of(model: LoadedModel, prompt: list[int]) -> frozenset[int]:
     first = {id(layer.experts): layer.first for layer in pool._layers}
     used: set[int] = set()
 
-    def begin(experts: kernels.Experts, ids: np.ndarray, x: Any) -> Any:
+    def begin(experts: kernels.Experts, ids: np.ndarray, x: Any, scores: Any) -> Any:
         used.update((np.unique(ids) + first[id(experts)] + 1).tolist())
-        return StreamingExpertPool.begin(pool, experts, ids, x)
+        return StreamingExpertPool.begin(pool, experts, ids, x, scores)
 
     pool.begin = begin  # type: ignore[method-assign]
     streamed.answers(model, [prompt], TOKENS)
@@ -308,7 +308,7 @@ def test_what_was_used_most_is_remembered_and_a_damaged_memory_of_it_is_none(
         """How many experts were known to be used when the model was opened."""
         model = under_budget(mixture)
         assert model.expert_pool is not None
-        known = int(np.count_nonzero(model.expert_pool._policy.scores))
+        known = int(np.count_nonzero(model.expert_pool._policy.long))
         assert streamed.answers(model, [SHORT], TOKENS) == [streamed.digest(expected["short"])]
         return known
 

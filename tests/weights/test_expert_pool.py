@@ -33,7 +33,9 @@ class FewSlots(ExpertPool):
             for expert in range(experts.count):
                 experts.remove(expert)
 
-    def begin(self, experts: kernels.Experts, ids: np.ndarray, x: object) -> Work:
+    def begin(
+        self, experts: kernels.Experts, ids: np.ndarray, x: np.ndarray, scores: np.ndarray
+    ) -> Work:
         """Bring the experts into slots in falling order, and forget all others."""
         for expert in range(experts.count):
             experts.remove(expert)
@@ -43,7 +45,7 @@ class FewSlots(ExpertPool):
             buffer.slot(slot)[:] = self.away[id(experts)][expert]
             experts.place(expert, buffer, slot)
         self.begun, self.most = self.begun + 1, max(self.most, len(wanted))
-        return super().begin(experts, ids, x)
+        return super().begin(experts, ids, x, scores)
 
 
 def test_a_pool_that_brings_experts_for_each_product_changes_no_bit(tmp_path: Path) -> None:

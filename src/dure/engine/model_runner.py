@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 from dure.batch import CacheDtype, StateSpec
 from dure.engine.kv_storage import KVStorage
 from dure.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from dure.batch import Batch
@@ -98,6 +99,8 @@ class ModelRunner:
         """
         if batch.cache_ops:
             self.storage.apply(batch.cache_ops)
+        if self._expert_pool is not None:
+            self._expert_pool.begin_step(len(np.unique(batch.sequences)))
         try:
             return self._forward(batch)
         finally:

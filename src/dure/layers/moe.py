@@ -84,24 +84,33 @@ class SparseMLP:
             self.shared_gate = Linear(weights, f"{name}.{shared_gate}", 1, hidden)
         self._routing, self._pool = routing, weights.expert_pool
         self._exact, self._threads = weights.exact, weights.threads
-        self._pool.attach(self.experts, self._experts_of, top_k=routing.top_k)
+        if self.experts is not None:
+            self._pool.attach(self.experts, self._experts_of, top_k=routing.top_k)
 
     def __call__(self, x: Rows, *, add: Floats | None = None) -> Floats:
         """Return the mixture of x (n, hidden) + add."""
-        ids, shares = self._route(x)
-        work = self._pool.begin(self.experts, ids, x)
+        logits = self.gate(x)
+        ids, shares = self._route(logits)
+        work = self._pool.begin(self.experts, ids, x, self._scores(logits))
         if self.shared is not None:
             add = self._shared(x, add, self.shared)
         return work.mlp(x, shares, add=add, exact=self._exact, threads=self._threads)
 
     def _experts_of(self, x: Rows) -> Ints:
-        return self._route(x)[0]
+        return self._route(self.gate(x))[0]
 
-    def _route(self, x: Rows) -> tuple[Ints, Floats]:
+    def _scores(self, logits: Floats) -> Floats:
+        """Return what a row's experts are chosen by, (n, experts), but for groups of them."""
+        if not self._pool.streams or self._routing.score == "softmax":
+            return logits
+        scores: Floats = np.float32(1) / (np.float32(1) + np.exp(-logits))
+        return scores if self.bias is None else scores + self.bias
+
+    def _route(self, logits: Floats) -> tuple[Ints, Floats]:
         """Return the experts of each row and their shares, (n, top_k) each."""
         routing = self._routing
         return kernels.route(
-            self.gate(x),
+            logits,
             top_k=routing.top_k,
             normalize=routing.normalize,
             score=routing.score,

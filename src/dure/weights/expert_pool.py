@@ -96,13 +96,16 @@ class ExpertPool:
         Layers attach in the order in which they run; top_k: the experts of a row.
         """
 
-    def begin(self, experts: kernels.Experts, ids: Ints, x: Rows) -> Work:
+    def begin_step(self, sequences: int) -> None:
+        """Say how many sequences the rows of the next pass are of."""
+
+    def begin(self, experts: kernels.Experts, ids: Ints, x: Rows, scores: Floats) -> Work:
         """Announce the experts that a product needs; a pool that reads on demand asks for them.
 
         experts: a set made by `add`; ids: (n, k), the experts of each of the step's rows; x: what
-        they were chosen by, (n, hidden).
+        they were chosen for, (n, hidden); scores: (n, experts), what they were chosen by.
         """
-        del x
+        del x, scores
         return _Resident(experts, ids)
 
     def take_failures(self) -> list[RowFailure]:

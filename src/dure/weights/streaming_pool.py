@@ -20,7 +20,7 @@ import numpy as np
 from dure import kernels, machine
 from dure.errors import DureError, ModelFileError, NotEnoughMemoryError
 from dure.kernels.streaming import GUESSED, NEEDED, WARMING, describe_error
-from dure.weights.expert_policy import AgedFrequency
+from dure.weights.expert_policy import AgedUse
 from dure.weights.expert_pool import ExpertPool, RowFailure
 from dure.weights.expert_records import Converted, PackedOnArrival, RecordSource
 from dure.weights.expert_stats import ExpertStats
@@ -112,6 +112,7 @@ class StreamingExpertPool(ExpertPool):
         self._trust = TRUST
         self._stats = ExpertStats()
         self._row_bytes = 0
+        self._sequences = 1
         self._capacity = 0
         self._checked = 0.0
         self._on_slow = on_slow
@@ -163,7 +164,7 @@ class StreamingExpertPool(ExpertPool):
         """
         total = self._layers[-1].all.stop
         self._capacity, self._rows = capacity, rows
-        self._policy = AgedFrequency(total)
+        self._policy = AgedUse(total)
         self._state = np.zeros(total, np.int8)
         self._held = np.zeros(total, bool)
         self._was_guessed = np.zeros(total, bool)
@@ -175,10 +176,10 @@ class StreamingExpertPool(ExpertPool):
         self._history, self._saved = history, time.monotonic()
         if history is None:
             return
-        weakref.finalize(self, history.save, self._policy.scores)
-        scores = history.load(total)
-        if scores is not None:
-            self._policy.scores[:] = scores
+        weakref.finalize(self, history.save, self._policy.long)
+        remembered = history.load(total)
+        if remembered is not None:
+            self._policy.restore(remembered)
             self._warm()
 
     @property
@@ -191,7 +192,11 @@ class StreamingExpertPool(ExpertPool):
         failures, self._failures = self._failures, []
         return failures
 
-    def begin(self, experts: kernels.Experts, ids: Ints, x: Rows) -> Work:
+    def begin_step(self, sequences: int) -> None:
+        """Say how many sequences the rows of the next pass are of: how much older uses become."""
+        self._sequences = max(1, sequences)
+
+    def begin(self, experts: kernels.Experts, ids: Ints, x: Rows, scores: Floats) -> Work:
         """Ask for the experts that are missing; return at once."""
         layer = self._by_set[id(experts)]
         if layer.index == 0:
@@ -200,7 +205,7 @@ class StreamingExpertPool(ExpertPool):
         counts = np.bincount(ids.reshape(-1), minlength=experts.count)
         needed = np.flatnonzero(counts)
         numbers = needed + layer.first
-        self._policy.use(layer.all, numbers, counts[needed], len(ids))
+        self._policy.use(layer.all, scores, ids.shape[1], sequences=self._sequences)
         self._judge(layer, numbers)
         here = self._state[numbers] == _HERE
         self._stats.hits += int(here.sum())
@@ -369,7 +374,7 @@ class StreamingExpertPool(ExpertPool):
         now = time.monotonic()
         if self._history is not None and now - self._saved > SAVE_SECONDS:
             self._saved = now
-            self._history.save(self._policy.scores)
+            self._history.save(self._policy.long)
         if now - self._checked > MEMORY_CHECK_SECONDS:
             self._checked = now
             short = LEAST_FREE_BYTES - machine.memory_available()
@@ -405,7 +410,9 @@ class StreamingExpertPool(ExpertPool):
         trusted = self._trust >= TRUST
         if not trusted and following.steps % DOUBT_STEPS:
             return
-        numbers = np.unique(following.router(x)) + following.first
+        # The first choices of a router are the surest.
+        ids = dict.fromkeys(following.router(x).T.reshape(-1).tolist())
+        numbers = np.fromiter(ids, np.intp, len(ids)) + following.first
         following.guess = numbers[self._state[numbers] == _ABSENT]
         if not trusted:
             return
