@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fused_mixtures import across, fused
 from tiny_gguf import config_of, parameters_of, write_folder
 from tiny_models import loaded, prefill_logits, random_sequences
 
@@ -154,29 +155,6 @@ def test_a_text_config_lacks_what_the_wrapper_says_for_both() -> None:
         "eos_token_id": [3, 4],
         "tie_word_embeddings": False,
     }
-
-
-def across(own: Arrays) -> Arrays:
-    """The parameters with fused experts that lie as Qwen3-VL's of the hub."""
-    names = ("gate_up_proj", "down_proj")
-    return {
-        name: np.ascontiguousarray(value.swapaxes(1, 2)) if name.endswith(names) else value
-        for name, value in own.items()
-    }
-
-
-def fused(own: Arrays, layers: int, experts: int) -> Arrays:
-    """The parameters with each layer's experts fused."""
-    found = {name: value for name, value in own.items() if ".experts." not in name}
-    for layer in range(layers):
-        prefix = f"model.layers.{layer}.mlp.experts"
-        parts = {
-            part: np.stack([own[f"{prefix}.{each}.{part}_proj.weight"] for each in range(experts)])
-            for part in ("gate", "up", "down")
-        }
-        found[f"{prefix}.gate_up_proj"] = np.concatenate([parts["gate"], parts["up"]], axis=1)
-        found[f"{prefix}.down_proj"] = parts["down"]
-    return found
 
 
 @pytest.mark.parametrize("width", [32, 64, 128, 20])

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import packed_mixtures
 import pytest
+from fused_mixtures import across, fused
 from packed_mixtures import LAYOUTS, gguf_mixture, mixture
+from tiny_gguf import config_of, parameters_of, write_folder
 
 from dure import kernels
 from dure.convert.folder import pack_folder
@@ -125,6 +127,13 @@ def test_a_packed_gguf_is_read_by_itself(tmp_path: Path) -> None:
     pack_folder(gguf_mixture(tmp_path / "in.gguf", "Q4_0", **SIZES), tmp_path / "out.dure")
     check_alike(tmp_path / "out.dure", Ready)
     check_alike(tmp_path / "in.gguf", PackedOnArrival)
+
+
+def test_an_expert_that_lies_across_is_turned_by_itself(tmp_path: Path) -> None:
+    """Threads share the tensor, which keeps the last expert that one of them has read."""
+    config = config_of("qwen3_moe", **SIZES, num_experts=16)
+    parameters = across(fused(parameters_of(config), config["num_hidden_layers"], 16))
+    check_alike(write_folder(tmp_path, config, parameters), Converted)
 
 
 def test_orders_of_their_own_are_refused_before_an_expert_is_wanted(

@@ -71,8 +71,9 @@ class TurnedExperts(QuantizedMatrix):
 
     def _expert(self, expert: int) -> Bytes:
         """Return all rows of an expert; the last one read is kept, as its parts are asked for."""
-        if self._last is not None and self._last[0] == expert:
-            return self._last[1]
+        last = self._last  # read once: threads share the matrix
+        if last is not None and last[0] == expert:
+            return last[1]
         (tensor,), (_, rows, cols) = self.parts, self.shape
         size = rows * self.row_bytes
         raw = tensor.source.read(tensor.offset + expert * size, size)
@@ -83,5 +84,6 @@ class TurnedExperts(QuantizedMatrix):
             )
         each = size // (rows * cols)
         lines = np.ascontiguousarray(raw.reshape(cols, rows, each).swapaxes(0, 1))
-        self._last = expert, lines.reshape(rows, self.row_bytes)
-        return self._last[1]
+        turned = lines.reshape(rows, self.row_bytes)
+        self._last = expert, turned
+        return turned
