@@ -107,6 +107,8 @@ def tensors_of(mixtures: Sequence[Mixture], checkpoint: Checkpoint) -> set[str]:
 class _Recorder(ExpertPool):
     """Takes down the mixtures that a model asks for, and keeps no expert."""
 
+    streams = True  # so that none is packed into memory
+
     def __init__(self) -> None:
         super().__init__()
         self.found: list[Mixture] = []
