@@ -12,6 +12,7 @@ from dure.batch import BLOCK_SIZE, Batch, KVCacheSpec
 from dure.chat.template import CHATML
 from dure.formats.checkpoint import Checkpoint
 from dure.loading.load import LoadedModel
+from dure.loading.memory import MemoryUse
 
 START, END, UNKNOWN = 256, 257, 258
 SPECIAL = {"<|im_start|>": START, "<|im_end|>": END}
@@ -140,5 +141,6 @@ def loaded(
         num_blocks=num_blocks,
         cache_dtype="f16",
         sampling=sampling or {"temperature": 0},
+        memory=MemoryUse(None, 0, 0, 0, 0, 0, 0, streamed=False, prefill_rows=512),
         **more,
     )

@@ -12,6 +12,7 @@ from fake_model import ScriptModel, alphabet
 from dure.batch import Batch
 from dure.benchmark import DirectRunner, perplexity, speed
 from dure.errors import InvalidRequestError
+from dure.weights.expert_pool import ExpertPool
 from dure.weights.expert_stats import ExpertStats
 
 
@@ -113,12 +114,24 @@ class Reader(Recorder):
         return super().forward(batch, cache)
 
 
+class Pool(ExpertPool):
+    """A pool that counts what the model says."""
+
+    def __init__(self, stats: ExpertStats) -> None:
+        super().__init__()
+        self._counted = stats
+
+    @property
+    def stats(self) -> ExpertStats:
+        return self._counted
+
+
 def test_what_a_token_reads_from_disk_is_told_beside_the_speed_without_the_warm_up() -> None:
     model = Reader()
-    result = speed(model, prompt=30, decode=5, depth=7, repeat=2, expert_stats=model.stats)
+    result = speed(model, prompt=30, decode=5, depth=7, repeat=2, expert_pool=Pool(model.stats))
     assert result["prefill_read_mb"] == pytest.approx(3 / 30)
     assert result["decode_read_mb"] == pytest.approx(1)  # what fills the depth is not counted
     assert (result["prefill_hit_rate"], result["decode_hit_rate"]) == (0.25, 0.5)
-    nothing = speed(model, prompt=0, decode=1, repeat=1, expert_stats=model.stats)
+    nothing = speed(model, prompt=0, decode=1, repeat=1, expert_pool=Pool(model.stats))
     assert (nothing["prefill_read_mb"], nothing["prefill_hit_rate"]) == (None, None)
     assert "decode_read_mb" not in speed(model, prompt=0, decode=1, repeat=1)

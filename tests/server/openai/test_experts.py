@@ -10,6 +10,7 @@ import pytest
 from fake_model import ScriptModel, reply
 
 from dure.batch import Batch
+from dure.weights.expert_pool import ExpertPool
 from dure.weights.expert_stats import ExpertStats
 
 WORDS = "four words from disk"
@@ -34,10 +35,22 @@ class Reader(ScriptModel):
         return super().forward(batch, cache)
 
 
+class Pool(ExpertPool):
+    """A pool that counts what the model says."""
+
+    def __init__(self, stats: ExpertStats) -> None:
+        super().__init__()
+        self._counted = stats
+
+    @property
+    def stats(self) -> ExpertStats:
+        return self._counted
+
+
 @pytest.fixture
 def server(serve):
     model = Reader()
-    return serve(model, model_options={"expert_stats": model.stats})
+    return serve(model, model_options={"expert_pool": Pool(model.stats)})
 
 
 def test_a_reply_counts_the_experts_of_its_steps(server) -> None:
