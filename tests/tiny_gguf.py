@@ -31,6 +31,8 @@ ARCHITECTURES = {
     "qwen2_moe": gguf.MODEL_ARCH.QWEN2MOE,
     "ernie4_5_moe": gguf.MODEL_ARCH.ERNIE4_5_MOE,
     "hunyuan_v1_moe": gguf.MODEL_ARCH.HUNYUAN_MOE,
+    "lfm2": gguf.MODEL_ARCH.LFM2,
+    "lfm2_moe": gguf.MODEL_ARCH.LFM2MOE,
     "minimax_m2": gguf.MODEL_ARCH.MINIMAXM2,
     "deepseek_v2": gguf.MODEL_ARCH.DEEPSEEK2,
     "deepseek_v3": gguf.MODEL_ARCH.DEEPSEEK2,
@@ -60,11 +62,12 @@ ARCHITECTURES = {
 # Architectures that the gguf package does not know: their names, over tensors of one above.
 _NEWER = {"hy_v3": "hy_v3", "deepseek_v32": "deepseek32"}
 _ALIASES = {  # parts of names in folders -> those that the tensor maps above know
+    "lfm2_moe": {".feed_forward.experts.": ".block_sparse_moe.experts."},
     "hy_v3": {
         ".mlp.router.gate.": ".mlp.gate.",
         ".mlp.expert_bias": ".mlp.gate.e_score_correction_bias",
         ".mlp.shared_mlp.": ".mlp.shared_experts.",
-    }
+    },
 }
 # Whose converters reorder q and k, so that neighbours rotate together.
 PERMUTED = ("llama", "mistral", "ministral3", "internlm3", "iquestcoder", "granite", "smollm3")
@@ -310,6 +313,8 @@ def write_gguf(
         parameters = recast(config, parameters)
     if config["model_type"] == "gpt_oss":
         parameters = _deinterleaved(parameters)
+    if config["model_type"] in ("lfm2", "lfm2_moe"):
+        config, parameters = _with_convolutions(config, parameters)
     drafting = config["model_type"] in ("bailing_moe_v2", "hy_v3")
     if drafting and not any("eh_proj" in name for name in parameters):
         config = {**config, "num_nextn_predict_layers": 0}  # what the tiny config says has no layer
@@ -334,7 +339,11 @@ def write_gguf(
         if any(".nextn." in name for name in parameters):  # else the tiny config's is not there
             writer.add_nextn_predict_layers(config["num_nextn_predict_layers"])
     else:
-        writer.add_head_count_kv(config["num_key_value_heads"])
+        if "kv_heads" in config:
+            writer.add_head_count_kv(config["kv_heads"])
+            writer.add_shortconv_l_cache(config["conv_L_cache"])
+        else:
+            writer.add_head_count_kv(config["num_key_value_heads"])
         if config["model_type"] != "phi3":
             writer.add_key_length(head_dim_of(config))
             writer.add_value_length(head_dim_of(config))
@@ -371,7 +380,7 @@ def _add_keys(writer: gguf.GGUFWriter, config: Config) -> None:
     if "intermediate_size" in config:
         writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_layer_norm_rms_eps(config.get("rms_norm_eps") or config["norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
     if config["model_type"] in (*PERMUTED, "exaone"):
         writer.add_rope_dimension_count(head_dim_of(config))
@@ -392,6 +401,24 @@ def _add_keys(writer: gguf.GGUFWriter, config: Config) -> None:
     _add_expert_keys(writer, config)
     if "linear_num_key_heads" in config:
         add_recurrent_keys(writer, config)
+
+
+def _with_convolutions(config: Config, parameters: Arrays) -> tuple[Config, Arrays]:
+    """LFM2's config with what its converter works out, and its convolutions as matrices."""
+    wide = next(
+        each for name, each in parameters.items() if name.endswith("feed_forward.w1.weight")
+    )
+    heads = config["num_key_value_heads"]
+    found = {
+        **config,
+        "intermediate_size": wide.shape[0],
+        "kv_heads": [0 if kind == "conv" else heads for kind in config["layer_types"]],
+    }
+    flat = {
+        name: each[:, 0] if name.endswith(".conv.conv.weight") else each
+        for name, each in parameters.items()
+    }
+    return found, flat
 
 
 def _add_llama_like_keys(writer: gguf.GGUFWriter, config: Config) -> None:
@@ -441,6 +468,9 @@ def _add_expert_keys(writer: gguf.GGUFWriter, config: Config) -> None:
         writer.add_expert_shared_count(config["moe_num_shared_experts"])
         # What its converter computes is no width of any part: nobody may read it.
         writer.add_expert_shared_feed_forward_length(7)
+    if config["model_type"] == "lfm2_moe":
+        writer.add_leading_dense_block_count(config["num_dense_layers"])
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
     if config["model_type"] == "qwen2_moe":
         writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
     if config["model_type"] == "hunyuan_v1_moe":

@@ -84,8 +84,9 @@ class Experts {
   }
   void clamp(float alpha, float limit) {
     require(limit > 0, "the limit must be above 0");
-    set_.activation = {true, alpha, limit};
+    set_.activation = {true, alpha, limit, false};
   }
+  void use_gelu() { set_.activation = {false, 1, 0, true}; }
 
   // A part of an expert that is in memory, and what keeps that memory.
   Packed part(const std::string& name, int expert) const {

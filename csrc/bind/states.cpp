@@ -66,7 +66,7 @@ StatesView states_view(InOut<float, 2>& states, const Ints& positions, const Int
 }
 
 Result<float> short_conv(const In<float, 2>& x, const In<float, 2>& weight, const Map& columns,
-                         InOut<float, 2> states, const Ints& positions, const Ints& sequences,
+                         bool with_silu, InOut<float, 2> states, const Ints& positions, const Ints& sequences,
                          const Ints& slots, const In<int32_t, 2>& saves, int threads) {
   check_threads(threads);
   const size_t kernel = weight.shape(0), channels = weight.shape(1);
@@ -78,8 +78,8 @@ Result<float> short_conv(const In<float, 2>& x, const In<float, 2>& weight, cons
   auto out = fresh<float>({x.shape(0), channels});
   const GilReleased release;
   ops().states->short_conv(x.data(), static_cast<int64_t>(x.shape(1)), map, weight.data(),
-                           static_cast<int64_t>(kernel), static_cast<int64_t>(channels), view,
-                           out.data(), threads);
+                           static_cast<int64_t>(kernel), static_cast<int64_t>(channels), with_silu,
+                           view, out.data(), threads);
   return out;
 }
 
@@ -146,8 +146,8 @@ Result<float> sigmoid_mul(const In<float, 2>& x, const In<float, 2>& gate, const
 
 void bind_states(nb::module_& m) {
   const auto maybe = nb::arg().noconvert().none();
-  m.def("short_conv", &short_conv, strict, strict, maybe, strict, strict, strict, strict, strict,
-        any);
+  m.def("short_conv", &short_conv, strict, strict, maybe, any, strict, strict, strict, strict,
+        strict, any);
   m.def("delta_rule", &delta_rule, strict, strict, strict, strict, strict, any, any, any, strict,
         strict, strict, strict, strict, any);
   m.def("gated_norm", &gated_norm, strict, strict, any, strict, maybe, any);

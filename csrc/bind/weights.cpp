@@ -142,6 +142,7 @@ void bind_weights(nb::module_& m) {
       .def("is_resident", &Experts::is_resident)
       .def("add_biases", &Experts::add_biases, strict, strict, strict)
       .def("clamp", &Experts::clamp)
+      .def("use_gelu", &Experts::use_gelu)
       .def("record",
            [](const Experts& e, int expert) {
              return record_view(e.record(expert), e.record_bytes(), e.owner(expert));

@@ -1,4 +1,4 @@
-// silu(gate) * up, where silu(x) = x / (1 + e^-x), and gpt-oss's clamped form of it.
+// silu(gate) * up, where silu(x) = x / (1 + e^-x), gpt-oss's clamped form of it, and GELU.
 #pragma once
 
 #include "isa/simd.h"
@@ -35,9 +35,23 @@ inline void clamped_mul_range(const float* gate, const float* up, int64_t count,
   if (rest) store_n(out + i, one(load_n(gate + i, rest), load_n(up + i, rest)), rest);
 }
 
+// GELU by its tanh (Hendrycks & Gimpel 2016): x / 2 (1 + tanh z) is x / (1 + e^-2z), where
+// 2z = x sqrt(8 / pi) (1 + 0.044715 x^2).
+inline void gelu_mul_range(const float* gate, const float* up, int64_t count, float* out) {
+  auto one = [](f32x16 g, f32x16 u) {
+    const f32x16 twice = g * fma(g * g, set1(0.0713548162726f), set1(1.5957691216057308f));
+    return zero_below(g / (set1(1.0f) + exp16(set1(0.0f) - twice)), twice, -88.0f) * u;
+  };
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) store(out + i, one(load(gate + i), load(up + i)));
+  const int rest = static_cast<int>(count - i);
+  if (rest) store_n(out + i, one(load_n(gate + i, rest), load_n(up + i, rest)), rest);
+}
+
 inline void activate(const GateActivation& how, const float* gate, const float* up, int64_t count,
                      float* out) {
-  if (how.clamped) clamped_mul_range(gate, up, count, how.alpha, how.limit, out);
+  if (how.gelu) gelu_mul_range(gate, up, count, out);
+  else if (how.clamped) clamped_mul_range(gate, up, count, how.alpha, how.limit, out);
   else silu_mul_range(gate, up, count, out);
 }
 

@@ -44,6 +44,7 @@ struct Convolution {
   const float* x;
   int64_t width, channels, kernel;
   const float* weight;  // (kernel, channels)
+  bool with_silu;
 
   // Input of channels c to c + 15 at `row`; before the run it is what the state kept, or zero.
   f32x16 input(const StateRun& run, int64_t row, int64_t c) const {
@@ -56,7 +57,7 @@ struct Convolution {
     for (int64_t tap = 0; tap < kernel; ++tap)
       sum = fma(input(run, row - kernel + 1 + tap, c),
                 load_up_to(weight + tap * channels + c, channels - c), sum);
-    store_up_to(out + row * channels + c, silu(sum), channels - c);
+    store_up_to(out + row * channels + c, with_silu ? silu(sum) : sum, channels - c);
   }
   // The inputs that the rows after `row` will look back on. Rising, since `to` may be the slot they
   // are read from.
@@ -169,10 +170,10 @@ struct Strip {
 }  // namespace
 
 void short_conv(const float* x, int64_t width, const int32_t* map, const float* weight,
-                int64_t kernel, int64_t channels, const StatesView& states, float* out,
-                int threads) {
+                int64_t kernel, int64_t channels, bool with_silu, const StatesView& states,
+                float* out, int threads) {
   const Columns columns(map, channels);
-  const Convolution convolution{columns, x, width, channels, kernel, weight};
+  const Convolution convolution{columns, x, width, channels, kernel, weight, with_silu};
   const int64_t pieces = (channels + kChannels - 1) / kChannels,
                 runs = static_cast<int64_t>(states.runs.size());
 #pragma omp parallel for num_threads(threads) schedule(dynamic) if (states.rows * channels > 16384)

@@ -117,10 +117,11 @@ struct RowsView {
 };
 
 // What makes one number of a gated MLP's two: silu(gate) * up, or with a clamp gpt-oss's
-// (min(up, ±limit) + 1) * g * sigmoid(alpha * g) for g = min(gate, limit).
+// (min(up, ±limit) + 1) * g * sigmoid(alpha * g) for g = min(gate, limit), or gelu(gate) * up.
 struct GateActivation {
   bool clamped = false;
   float alpha = 1, limit = 0;
+  bool gelu = false;
 };
 
 // The experts of one layer. Each is one record, gate, up and down behind each other, which lies

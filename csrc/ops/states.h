@@ -41,10 +41,10 @@ struct DeltaInput {
 
 struct StateOps {
   // x (rows, width), of which `map` (channels) names the columns if it is there; weight (kernel,
-  // channels).
+  // channels). Gives silu of the sums, or the sums.
   void (*short_conv)(const float* x, int64_t width, const int32_t* map, const float* weight,
-                     int64_t kernel, int64_t channels, const StatesView& states, float* out,
-                     int threads);
+                     int64_t kernel, int64_t channels, bool with_silu, const StatesView& states,
+                     float* out, int threads);
   void (*delta_rule)(const DeltaInput& input, const StatesView& states, float* out, int threads);
   // RMSNorm of each head of x (n, heads * dim), times silu of the gates: columns `map` of gate (n,
   // width).

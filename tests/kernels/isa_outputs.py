@@ -144,6 +144,9 @@ def experts(outputs: dict[str, np.ndarray]) -> None:
     weights = rng.uniform(0, 1, (30, 2)).astype(np.float32)
     for exact in (False, True):
         outputs[f"experts {exact}"] = kernels.experts_mlp(x, ids, weights, mixture, exact=exact)
+    mixture.use_gelu()
+    for exact in (False, True):
+        outputs[f"gelu {exact}"] = kernels.experts_mlp(x, ids, weights, mixture, exact=exact)
     biases = (rng.normal(0, 1, (4, width)).astype(np.float32) for width in (96, 96, 256))
     mixture.add_biases(*biases)
     mixture.clamp(1.702, 3.0)

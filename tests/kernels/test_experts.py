@@ -395,6 +395,20 @@ def test_biases_and_the_clamp_are_those_of_the_reference(layout: Any) -> None:
         np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("layout", [*FLOATS, QUANTIZED[0], QUANTIZED[5], *MIXED])
+def test_gelu_is_that_of_the_reference(layout: Any) -> None:
+    rng = np.random.default_rng(14)
+    mixture = Mixture(layout, seed=14)
+    mixture.experts.use_gelu()
+    floats = [dataclasses.replace(one, gelu=True) for one in mixture.floats()]
+    for n, k, spread in ((1, 2, 1.0), (9, 3, 0.01), (33, 2, 30.0)):  # near 0, and far from it
+        x = rng.normal(0, spread, (n, mixture.hidden)).astype(np.float32)
+        ids, weights = routes(rng, n, k)
+        expected = reference.experts_mlp(x, ids, weights, floats)
+        actual = kernels.experts_mlp(x, ids, weights, mixture.experts, exact=True, threads=2)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("layout", [FLOATS[1], QUANTIZED[1], QUANTIZED[5]])
 def test_biased_rows_have_the_same_bits_in_any_batch(layout: Any, exact: bool) -> None:

@@ -58,19 +58,19 @@ def convolution(rng: np.random.Generator, kernel: int, channels: int, mapped: bo
     return x, weight, rows, columns
 
 
+@pytest.mark.parametrize("with_silu", [True, False])
 @pytest.mark.parametrize(("kernel", "channels", "mapped"), CONVOLUTIONS)
-def test_convolutions_are_those_of_the_reference(kernel: int, channels: int, mapped: bool) -> None:
+def test_convolutions_are_those_of_the_reference(
+    kernel: int, channels: int, mapped: bool, with_silu: bool
+) -> None:
     rng = np.random.default_rng(1)
     x, weight, rows, columns = convolution(rng, kernel, channels, mapped)
     states = drawn_states(rng, 9, (kernel - 1) * channels + 4)
     expected_states = states.copy()
     saves = np.array([[4, 5], [20, 2], [8, 7]], np.int32)
-    actual = kernels.short_conv(
-        x, weight, *rows.arguments(states, saves), columns=columns, threads=2
-    )
-    expected = reference.short_conv(
-        x, weight, *rows.arguments(expected_states, saves), columns=columns
-    )
+    how = {"columns": columns, "with_silu": with_silu}
+    actual = kernels.short_conv(x, weight, *rows.arguments(states, saves), **how, threads=2)
+    expected = reference.short_conv(x, weight, *rows.arguments(expected_states, saves), **how)
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(states, expected_states)  # inputs are kept as they are
 

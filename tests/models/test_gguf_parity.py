@@ -28,6 +28,8 @@ from tiny_models import (
 # dense layers among sparse, windows.
 _ONLY_SAFETENSORS = {
     "llama-prover",
+    "lfm2-biased",
+    "lfm2_moe-plain",
     "ministral3-plain",
     "mistral-sliding",
     "smollm3-listed",

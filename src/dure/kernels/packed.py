@@ -127,6 +127,10 @@ class Experts:
         """
         self.packed.clamp(alpha, limit)
 
+    def use_gelu(self) -> None:
+        """Activate by gelu(gate) * up, GELU in its form by tanh, not by silu."""
+        self.packed.use_gelu()
+
     def place(self, expert: int, buffer: ExpertBuffer, slot: int) -> None:
         """Place `expert`'s record in that slot of the buffer; its previous memory is released.
 

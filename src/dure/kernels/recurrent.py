@@ -24,15 +24,19 @@ def short_conv(
     saves: Ints,
     *,
     columns: Ints | None = None,
+    with_silu: bool = True,
     threads: int = 1,
 ) -> Floats:
     """Compute silu of each channel's causal convolution over its sequence, (n, channels).
 
     weight: (kernel, channels), the oldest token's first. Channel c is column columns[c] of x (n,
-    cols), or column c. A slot of states (slots, size) begins with the last kernel - 1 inputs
-    (kernel - 1, channels); slots and saves as in `dure.batch.States`.
+    cols), or column c. with_silu: if it is False, the convolution itself is returned. A slot of
+    states (slots, size) begins with the last kernel - 1 inputs (kernel - 1, channels); slots and
+    saves as in `dure.batch.States`.
     """
-    return _core.short_conv(x, weight, columns, states, positions, sequences, slots, saves, threads)
+    return _core.short_conv(
+        x, weight, columns, with_silu, states, positions, sequences, slots, saves, threads
+    )
 
 
 def delta_size(value_heads: int, key_dim: int, value_dim: int) -> int:

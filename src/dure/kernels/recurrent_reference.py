@@ -27,6 +27,7 @@ def short_conv(
     saves: Int32Array,
     *,
     columns: Int32Array | None = None,
+    with_silu: bool = True,
     threads: int = 1,
 ) -> Float32Array:
     """Compute silu of a causal convolution of each channel, float32 (n, channels)."""
@@ -40,7 +41,7 @@ def short_conv(
         history = np.concatenate([before.reshape(kernel - 1, channels), inputs[rows]])
         for step, row in enumerate(rows):
             total = (history[step : step + kernel] * weight.astype(np.float64)).sum(axis=0)
-            out[row] = total * _sigmoid(total)
+            out[row] = total * _sigmoid(total) if with_silu else total
             for target in _targets(row, rows, slot, saves):
                 states[target, :kept] = history[step + 1 : step + kernel].ravel()
     return out

@@ -29,6 +29,7 @@ __all__ = [
     "embed",
     "experts_mlp",
     "gated_norm",
+    "gelu_mul",
     "logprob",
     "matmul",
     "paged_attention",
@@ -373,6 +374,15 @@ def silu_mul(gate: Float32Array, up: Float32Array, *, threads: int = 1) -> Float
         return (wide / (1.0 + np.exp(-wide)) * up).astype(np.float32)
 
 
+def gelu_mul(gate: Float32Array, up: Float32Array, *, threads: int = 1) -> Float32Array:
+    """Compute gelu(gate) * up, GELU in its form by tanh, float32 (n, i)."""
+    del threads
+    wide = gate.astype(np.float64)
+    inner = np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)
+    gated: Float32Array = (0.5 * wide * (1.0 + np.tanh(inner)) * up).astype(np.float32)
+    return gated
+
+
 def clamped_mul(
     gate: Float32Array, up: Float32Array, *, alpha: float, limit: float, threads: int = 1
 ) -> Float32Array:
@@ -438,7 +448,8 @@ def _allowed(ranks: Array, top_k: int, rule: str, groups: int, kept: int) -> Arr
 class ExpertMatrices:
     """One expert: gate and up (intermediate, hidden), down (hidden, intermediate).
 
-    biases: of the three, if there are some; clamp: alpha and limit of `clamped_mul`, not silu.
+    biases: of the three, if there are some; clamp: alpha and limit of `clamped_mul`, not silu;
+    gelu: whether with GELU, not silu.
     """
 
     gate: Matrix
@@ -446,6 +457,7 @@ class ExpertMatrices:
     down: Matrix
     biases: tuple[Float32Array, Float32Array, Float32Array] | None = None
     clamp: tuple[float, float] | None = None
+    gelu: bool = False
 
 
 def experts_mlp(
@@ -468,7 +480,7 @@ def experts_mlp(
             gate = matmul(one, expert.gate, bias=biases[0], exact=exact)
             up = matmul(one, expert.up, bias=biases[1], exact=exact)
             if expert.clamp is None:
-                inner = silu_mul(gate, up)
+                inner = (gelu_mul if expert.gelu else silu_mul)(gate, up)
             else:
                 inner = clamped_mul(gate, up, alpha=expert.clamp[0], limit=expert.clamp[1])
             product = matmul(inner, expert.down, bias=biases[2], exact=exact)

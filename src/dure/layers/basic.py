@@ -109,10 +109,14 @@ class RMSNorm:
 
 
 class GatedMLP:
-    """down(silu(gate x) * up x), fused."""
+    """down(silu(gate x) * up x), fused; with gelu, GELU by its tanh and not silu."""
 
-    def __init__(self, weights: Weights, name: str, hidden: int, intermediate: int) -> None:
+    def __init__(
+        self, weights: Weights, name: str, hidden: int, intermediate: int, *, gelu: bool = False
+    ) -> None:
         self.weight = weights.gated_mlp(name, hidden, intermediate)
+        if gelu and self.weight is not None:  # None where tensors are missing
+            self.weight.use_gelu()
         self._exact, self._threads = weights.exact, weights.threads
 
     def __call__(self, x: Rows, *, add: Floats | None = None) -> Floats:

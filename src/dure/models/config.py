@@ -58,6 +58,8 @@ GGUF_KEYS = {
     "leading_dense_block_count": "first_k_dense_replace",
     "full_attention_interval": "full_attention_interval",
     "nextn_predict_layers": "num_nextn_predict_layers",
+    "shortconv.l_cache": "conv_L_cache",
+    "final_logit_softcapping": "final_logit_softcapping",
     "ssm.conv_kernel": "linear_conv_kernel_dim",
     "ssm.group_count": "linear_num_key_heads",
     "ssm.inner_size": "linear_inner_size",
@@ -362,7 +364,7 @@ def read_config(checkpoint: Checkpoint) -> Config:
             values["norms_are_whole"] = True
         return Config(values, f"{checkpoint.path}: config.json")
     prefix = architecture_of(checkpoint) + "."
-    metadata = checkpoint.metadata
+    metadata, convolutions = _without_convolutions(checkpoint.metadata, prefix)
     values = {
         theirs: _same_for_all(metadata[prefix + ours], prefix + ours, checkpoint)
         for ours, theirs in GGUF_KEYS.items()
@@ -379,6 +381,8 @@ def read_config(checkpoint: Checkpoint) -> Config:
     if isinstance(sliding, np.ndarray):
         kinds = ("full_attention", "sliding_attention")
         values["layer_types"] = [kinds[bool(each)] for each in sliding]
+    if convolutions is not None:
+        values["layer_types"] = ["conv" if each else "full_attention" for each in convolutions]
     # A GGUF need not have a key for the vocabulary's size: it is the embedding's rows.
     embedding = checkpoint.tensors.get("token_embd.weight")
     if embedding is not None:
@@ -386,6 +390,17 @@ def read_config(checkpoint: Checkpoint) -> Config:
     values["tie_word_embeddings"] = "output.weight" not in checkpoint.tensors
     values["attention_bias"] = "blk.0.attn_output.bias" in checkpoint.tensors
     return Config(values, str(checkpoint.path), is_gguf=True)
+
+
+def _without_convolutions(
+    metadata: Mapping[str, Any], prefix: str
+) -> tuple[Mapping[str, Any], list[bool] | None]:
+    """Tell LFM2's layers without KV heads, which are convolutions, from those that have some."""
+    key = f"{prefix}attention.head_count_kv"
+    heads = metadata.get(key)
+    if not prefix.startswith("lfm2") or not isinstance(heads, np.ndarray):
+        return metadata, None
+    return {**metadata, key: heads[heads != 0]}, [bool(each == 0) for each in heads]
 
 
 def _gguf_scaling(

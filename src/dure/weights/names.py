@@ -44,6 +44,9 @@ GGUF_NAMES: Mapping[str, str] = {
     "blk.{}.ssm_dt.bias": "model.layers.{}.linear_attn.dt_bias",
     "blk.{}.ssm_norm": "model.layers.{}.linear_attn.norm",
     "blk.{}.ssm_out": "model.layers.{}.linear_attn.out_proj",
+    "blk.{}.shortconv.conv": "model.layers.{}.conv.conv",
+    "blk.{}.shortconv.in_proj": "model.layers.{}.conv.in_proj",
+    "blk.{}.shortconv.out_proj": "model.layers.{}.conv.out_proj",
     "blk.{}.ffn_norm": "model.layers.{}.post_attention_layernorm",
     "blk.{}.post_attention_norm": "model.layers.{}.post_attention_layernorm",
     "blk.{}.post_ffw_norm": "model.layers.{}.post_feedforward_layernorm",
@@ -88,7 +91,9 @@ def _from_gguf(name: str, own: Mapping[str, str]) -> str:
     """Translate a GGUF tensor's name; unknown names are kept, so that `check` reports them."""
     if name in GGUF_NAMES:
         return GGUF_NAMES[name]
-    match = re.fullmatch(r"blk\.(\d+)\.(((?:indexer\.)?\w+)(?:\.(weight|bias))?)", name)
+    match = re.fullmatch(
+        r"blk\.(\d+)\.(((?:(?:indexer|shortconv)\.)?\w+)(?:\.(weight|bias))?)", name
+    )
     if match is None:
         return name
     layer, whole, kind, suffix = match.groups()
