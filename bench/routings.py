@@ -28,6 +28,11 @@ from typing import Any
 import numpy as np
 from cache_policies import POLICIES, Belady, Request, replay
 
+from dure import kernels
+from dure.benchmark import DirectRunner
+from dure.layers.moe import SparseMLP
+from dure.loading.load import load
+
 ROOT = Path(__file__).parent.parent
 CHUNK = 512  # tokens in one forward pass
 AHEAD = 2  # layers that routers are asked ahead
@@ -67,9 +72,6 @@ class Recorder:
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Wrap mixtures and kernels.route for as long as the context lasts."""
-        from dure import kernels
-        from dure.layers.moe import SparseMLP
-
         call, route = SparseMLP.__call__, kernels.route
 
         def wrapped_call(mixture: Any, x: Any, **options: Any) -> Any:
@@ -121,9 +123,6 @@ class Recorder:
 
 def record(options: argparse.Namespace) -> None:
     """Run the model over the texts, and write what its routers chose."""
-    from dure.benchmark import DirectRunner
-    from dure.loading.load import load
-
     loaded = load(options.model, threads=options.threads, context=4096, cache_tokens=4096)
     names = options.texts or [*sorted((ROOT / "docs").glob("*.md")), *ROOT.glob("src/dure/*.py")]
     text = [loaded.tokenizer.encode(Path(name).read_text("utf-8")) for name in names]
