@@ -29,6 +29,7 @@ import json
 import mmap
 import os
 import random
+import signal
 import statistics
 import sys
 import tempfile
@@ -330,6 +331,8 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Run the rows that were asked for."""
     options = parse()
+    # Ended from outside, it ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     bench = Bench(options)
     for row in options.rows:
         getattr(bench, row)()

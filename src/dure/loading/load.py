@@ -22,6 +22,7 @@ from dure.loading.draft import (
     head_specs,
     open_draft,
 )
+from dure.loading.expectation import expected_tps
 from dure.loading.memory import (
     MAX_CACHE_BYTES,
     MAX_TOKENS,
@@ -171,8 +172,16 @@ def load(
         )
     kernels.release_free_memory()
     plan = planner.plan(model, pool)
+    use = plan.memory
     if pool is not None:
-        pool.open(plan.memory.expert_cache_bytes, rows=ROWS, history=_history(checkpoint))
+        expected = expected_tps(
+            pool,
+            resident_bytes=use.resident_bytes,
+            kept_bytes=use.expert_cache_bytes,
+            threads=threads,
+        )
+        use = replace(use, expected_tps=expected)
+        pool.open(use.expert_cache_bytes, rows=ROWS, history=_history(checkpoint))
     recommended = resolved.entry.sampling if resolved.entry is not None else {}
     return LoadedModel(
         name=name,
@@ -185,7 +194,7 @@ def load(
         num_blocks=plan.cache_tokens // BLOCK_SIZE,
         cache_dtype=dtype,
         sampling={**recommended, **checkpoint.generation_config},
-        memory=plan.memory,
+        memory=use,
         num_states=plan.num_states,
         draft_model=draft_model,
         has_draft_heads=bool(head_specs(model)),

@@ -147,6 +147,15 @@ class StreamingExpertPool(ExpertPool):
         self._row_bytes = max(self._row_bytes, top_k * widths)
 
     @property
+    def token_bytes(self) -> int:
+        """Bytes of the experts that one token needs, in all layers."""
+        return sum(layer.top_k * layer.experts.record_bytes for layer in self._layers)
+
+    def all_sources(self) -> list[tuple[int, Callable[[int], RecordSource]]]:
+        """List for each layer how many experts it has, and where each can be had from."""
+        return [(layer.experts.count, layer.sources) for layer in self._layers]
+
+    @property
     def least_bytes(self) -> int:
         """The smallest cache: the experts of one row of a layer, of which some are on their way."""
         return max(layer.top_k * layer.experts.record_bytes for layer in self._layers)
