@@ -30,7 +30,7 @@ def add_recurrent_keys(writer: gguf.GGUFWriter, config: Config) -> None:
     drafts = config.get("num_nextn_predict_layers", 0)
     if drafts:
         writer.add_nextn_predict_layers(drafts)
-    kinds = config.get("layer_types") or ["full_attention"]
+    kinds = config.get("layer_types") or []  # without: by the interval
     by_interval = [(i + 1) % 4 != 0 for i in range(len(kinds))]
     recurrent = [kind == "linear_attention" for kind in kinds]
     if recurrent == by_interval:  # as older files have it
