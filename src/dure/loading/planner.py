@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from dure.batch import CacheDtype, KVCacheSpec, StateSpec
     from dure.models import Model
-    from dure.weights.loader import WeightBytes
+    from dure.weights.sizes import WeightBytes
     from dure.weights.streaming_pool import StreamingExpertPool
 
 ROWS = 512
@@ -129,14 +129,15 @@ class Planner:
         resident += self._draft_bytes
         overhead = OVERHEAD_BYTES + READERS_BYTES + ROWS * pool.row_bytes
         beside = overhead - OVERHEAD_BYTES + pool.least_bytes
-        room = self._limit - resident - overhead
+        spare = self._available // SPARE_SHARE if self._budget is None else 0
+        room = self._limit - spare - resident - overhead
         states, state_bytes = self._states(model, room // CACHE_SHARE)
         token_bytes = self._token_bytes(model)
         tokens = self._cache_tokens
         if tokens is None:
             share = (room - state_bytes) // CACHE_SHARE // token_bytes
             tokens = min(DEFAULT_CONTEXT, max(CONVERSATION_TOKENS, share), model.context_length)
-        plan = self._plan(model, resident + state_bytes + beside, tokens)
+        plan = self._plan(model, resident + state_bytes + beside + spare, tokens)
         cache = plan.cache_tokens * token_bytes
         kept = min(experts, room - state_bytes - cache)
         rows = ROWS + kept // BUFFER_SHARE // max(1, pool.row_bytes)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dure.errors import DureError, UnsupportedModelError
 from dure.models.config import architecture_of, read_config
 from dure.models.gguf_keys import check_keys
-from dure.weights.loader import WeightBytes, Weights
-from dure.weights.loader import memory_needed as _memory_needed
+from dure.weights.loader import Weights
+from dure.weights.sizes import WeightBytes
+from dure.weights.sizes import memory_needed as _memory_needed
 
 if TYPE_CHECKING:
     import numpy as np

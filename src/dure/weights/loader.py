@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -15,9 +13,8 @@ import numpy as np
 
 from dure import kernels
 from dure.errors import DureError, ModelFileError, UnsupportedModelError
-from dure.formats.blocks import BLOCKS, FLOATS
-from dure.formats.quantized.grouped import with_one_type
-from dure.formats.quantized_checkpoint import is_idle_bias, parameters, parameters_or_tensors
+from dure.formats.blocks import FLOATS
+from dure.formats.quantized_checkpoint import is_idle_bias, parameters
 from dure.formats.tensors import TensorInfo, same_content
 from dure.weights.expert_origins import (
     PARTS,
@@ -30,9 +27,10 @@ from dure.weights.expert_origins import (
 from dure.weights.expert_pool import ExpertPool
 from dure.weights.names import canonical_name, is_recomputed
 from dure.weights.quantize import DtypePolicy, scheme_of
-from dure.weights.repack import Conversion, Dequantised, columns_of, repack_all
+from dure.weights.repack import Conversion, columns_of, repack_all
 from dure.weights.row_parts import cut_rows
 from dure.weights.rows_on_disk import RowsOnDisk
+from dure.weights.sizes import of_one_type
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,9 +46,6 @@ if TYPE_CHECKING:
 
 # How many problems an error names, and at how many it stops counting.
 _NAMED, _COUNTED = 5, 100_000
-
-# One of a mixture's matrices, where each expert has its own.
-_EXPERT = re.compile(r"(.+\.experts\.)\d+\.((?:gate|up|down)_proj\.weight)")
 
 # How often packing reports its progress, and checks for Ctrl-C.
 _REPORT_SECONDS = 0.25
@@ -427,7 +422,7 @@ class Weights:
         each = [tensor for tensor in found if tensor is not None]
         if len(each) < count:
             return None
-        alike = _of_one_type(each)
+        alike = of_one_type(each)
         if len({tensor.dtype for tensor in alike}) > 1:
             raise UnsupportedModelError(f"{self._path}: the experts under {prefix} differ in type.")
         return lambda expert: (alike[expert], 0)
@@ -458,69 +453,6 @@ class Weights:
         self._done_bytes = before + size
         if self._progress is not None:
             self._progress(self._done_bytes, self._total_bytes)
-
-
-@dataclass(frozen=True)
-class WeightBytes:
-    """What a checkpoint's weights take in memory once packed."""
-
-    total: int
-    experts: int  # of them, those of mixtures
-
-
-def memory_needed(
-    checkpoint: Checkpoint,
-    *,
-    quantize: Scheme | None = None,
-    tensor_aliases: Mapping[str, str] | None = None,
-) -> WeightBytes:
-    """Return the bytes that the checkpoint's weights take in memory once packed, as `Weights` does.
-
-    What loading plans with and what `dure show` says are both this.
-    """
-    is_gguf = checkpoint.kind == "gguf"
-    tensors = {
-        canonical_name(name, is_gguf, tensor_aliases or {}): tensor
-        for name, tensor in parameters_or_tensors(checkpoint).items()
-    }
-    types = DtypePolicy(tensors, scheme_of(checkpoint, quantize))
-    total = experts = 0
-    for name, tensor in _in_memory(tensors):
-        *stack, rows, cols = tensor.shape if len(tensor.shape) > 1 else (0, 0)
-        if rows == 0 or 0 in tensor.shape or not BLOCKS[tensor.dtype].supported:
-            size = tensor.size_bytes
-        else:
-            dtype = types.of(name, cast("Parameter", tensor))
-            size = math.prod(stack) * kernels.packed_bytes(dtype, rows, cols)
-        total += size
-        experts += size if ".experts." in name else 0
-    return WeightBytes(total, experts)
-
-
-def _in_memory(tensors: Mapping[str, Parameter]) -> Iterator[tuple[str, Stored]]:
-    """Yield the tensors by name, but the experts of a mixture in one type."""
-    experts: dict[str, list[Parameter]] = {}
-    for name, tensor in tensors.items():
-        match = _EXPERT.fullmatch(name)
-        if match is None:
-            yield name, tensor
-        else:
-            experts.setdefault(match[1] + match[2], []).append(tensor)
-    for name, each in experts.items():
-        for stored in _of_one_type(each):
-            yield name, stored
-
-
-def _of_one_type(experts: Sequence[Parameter]) -> Sequence[Stored]:
-    """Return the experts of a mixture as they are in memory: all in one type, if need be floats.
-
-    Tensors that a file has in types of its own stay as they are.
-    """
-    if len({each.dtype for each in experts}) == 1:
-        return experts
-    if all(isinstance(each, TensorInfo) for each in experts):
-        return experts
-    return with_one_type(experts) or [Dequantised(each) for each in experts]
 
 
 def _some(what: list[str], separator: str = ", ") -> str:
