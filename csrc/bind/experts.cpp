@@ -34,7 +34,10 @@ Result<float> run_experts(Activations& a, const int32_t* ids, const float* weigh
 class ExpertsPass {
  public:
   ExpertsPass(Activations& a, In<int32_t, 2> ids, In<float, 2> weights, bool exact, int threads)
-      : a_(a), ids_(std::move(ids)), weights_(std::move(weights)), exact_(exact),
+      : a_(a),
+        ids_(std::move(ids)),
+        weights_(std::move(weights)),
+        exact_(exact),
         threads_(threads) {
     check_threads(threads);
     require(ids_.shape(0) == a.x.shape(0) && weights_.shape(0) == ids_.shape(0) &&

@@ -66,8 +66,9 @@ StatesView states_view(InOut<float, 2>& states, const Ints& positions, const Int
 }
 
 Result<float> short_conv(const In<float, 2>& x, const In<float, 2>& weight, const Map& columns,
-                         bool with_silu, InOut<float, 2> states, const Ints& positions, const Ints& sequences,
-                         const Ints& slots, const In<int32_t, 2>& saves, int threads) {
+                         bool with_silu, InOut<float, 2> states, const Ints& positions,
+                         const Ints& sequences, const Ints& slots, const In<int32_t, 2>& saves,
+                         int threads) {
   check_threads(threads);
   const size_t kernel = weight.shape(0), channels = weight.shape(1);
   require(kernel >= 1 && channels >= 1, "a convolution needs a kernel and channels");

@@ -86,7 +86,8 @@ nb::list take_finished(ExpertReader& reader, double seconds) {
     finished = reader.take(seconds);
   }
   nb::list result;
-  for (const auto& each : finished) result.append(nb::make_tuple(each.tag, each.error, each.offset));
+  for (const auto& each : finished)
+    result.append(nb::make_tuple(each.tag, each.error, each.offset));
   return result;
 }
 
@@ -160,8 +161,8 @@ void bind_weights(nb::module_& m) {
       .def(nb::init<int>())
       .def("submit_parts", &submit_parts)
       .def("submit_record", &submit_record)
-      .def("raise_to", [](ExpertReader& r, uint64_t tag,
-                          int priority) { r.raise(tag, priority_of(priority)); })
+      .def("raise_to",
+           [](ExpertReader& r, uint64_t tag, int priority) { r.raise(tag, priority_of(priority)); })
       .def("cancel", &ExpertReader::cancel)
       .def("finish", &ExpertReader::finish)
       .def("take", &take_finished)

@@ -125,7 +125,8 @@ void down_panels(const Job& job, const ExpertSet& e, int first, bool as_float, f
 }  // namespace
 
 void experts(const ActTiles* tiles, const float* x, int64_t n, const int32_t* ids,
-             const float* weights, int k, const ExpertSet& e, const ExpertsPart& part, int threads) {
+             const float* weights, int k, const ExpertSet& e, const ExpertsPart& part,
+             int threads) {
   std::vector<Job> jobs = jobs_of(n, ids, k, e, part.chosen);
   const bool as_float = tiles == nullptr;
   const int num_jobs = static_cast<int>(jobs.size());

@@ -31,6 +31,9 @@ ROWS = 512
 MOST_ROWS = 4096
 """Prompt tokens in a step at most, where experts are read from disk."""
 
+PROCESS_BYTES = 104 << 20
+"""The interpreter, the vocabulary, and what freed buffers keep: 90 MB of a vocabulary of 152,000."""
+
 READERS_BYTES = 48 << 20
 """What reading takes: pieces on their way, and records that the file system holds for a moment."""
 
@@ -127,7 +130,7 @@ class Planner:
         experts = pool.nbytes
         resident = max(0, self._weights.total - self._weights.experts - pool.left_bytes)
         resident += self._draft_bytes
-        overhead = OVERHEAD_BYTES + READERS_BYTES + ROWS * pool.row_bytes
+        overhead = PROCESS_BYTES + READERS_BYTES + ROWS * pool.row_bytes
         beside = overhead - OVERHEAD_BYTES + pool.least_bytes
         spare = self._available // SPARE_SHARE if self._budget is None else 0
         room = self._limit - spare - resident - overhead
@@ -136,7 +139,11 @@ class Planner:
         tokens = self._cache_tokens
         if tokens is None:
             share = (room - state_bytes) // CACHE_SHARE // token_bytes
-            tokens = min(DEFAULT_CONTEXT, max(CONVERSATION_TOKENS, share), model.context_length)
+            wanted = self._conversations * CONVERSATION_TOKENS
+            if self._context is None:
+                wanted = max(DEFAULT_CONTEXT, wanted)
+            tokens = min(wanted, max(CONVERSATION_TOKENS, share))
+            tokens = max(self._context or 0, min(tokens, model.context_length))
         plan = self._plan(model, resident + state_bytes + beside + spare, tokens)
         cache = plan.cache_tokens * token_bytes
         kept = min(experts, room - state_bytes - cache)
