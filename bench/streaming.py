@@ -231,7 +231,7 @@ class Bench:
         def both(side: Side) -> dict[str, Any]:
             side.ask("crowd", sequences=1, seed=90, **work)  # warm
             turns.extend(
-                side.ask("crowd", sequences=1, seed=91 + at, **work)["seconds"] for at in range(3)
+                side.ask("crowd", sequences=1, seed=91 + at, **work)["seconds"] for at in range(2)
             )
             return side.ask("crowd", sequences=8, seed=94, **work)
 
