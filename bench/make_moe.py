@@ -10,8 +10,9 @@ from another GGUF file.
 
 As it stands, its routers choose by what its blocks happen to add up to, which is soon the same for
 all tokens: after some hundred of them, a layer needs half of its experts. --skew and --sticky
-decide instead: 0 and 0 is the worst case for a cache of experts, where each token draws its own,
-and 0.6 and 0.5 is how trained routers choose. A router's logit is then a sum of
+decide instead: 0 and 0 is the worst case for a cache of experts, where each token draws its own (of
+a text, which repeats its tokens, the last used 50 % still hit 73 %), and 0.6 and 0.5 is how trained
+routers choose. A router's logit is then a sum of
 
 - a constant of each expert, so that some are chosen more often than others. --skew is its standard
   deviation over that of what changes from token to token;

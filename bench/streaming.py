@@ -91,6 +91,7 @@ class Bench:
         # In a home of its own dure remembers nothing of runs before.
         with tempfile.TemporaryDirectory() as home:
             side = kind(command, budget, verbose=self.options.verbose, home=home)
+            side.limit = self.options.limit
             try:
                 yield side
             finally:
@@ -230,7 +231,7 @@ class Bench:
         def both(side: Side) -> dict[str, Any]:
             side.ask("crowd", sequences=1, seed=90, **work)  # warm
             turns.extend(
-                side.ask("crowd", sequences=1, seed=91 + at, **work)["seconds"] for at in range(3)
+                side.ask("crowd", sequences=1, seed=91 + at, **work)["seconds"] for at in range(2)
             )
             return side.ask("crowd", sequences=8, seed=94, **work)
 
@@ -317,6 +318,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompt", type=int, default=2048, help="tokens of the long prompt")
     parser.add_argument("--record", type=int, default=2_850_000, help="bytes of a read of `disk`")
     parser.add_argument("--minutes", type=float, default=4.0, help="of the row `memory`")
+    parser.add_argument("--limit", type=float, default=280.0, help="seconds of an engine's answer")
     parser.add_argument("--json", type=Path, help="a file that every figure is appended to")
     parser.add_argument("--verbose", action="store_true", help="show what the engines log")
     options = parser.parse_args()
@@ -332,7 +334,7 @@ def main() -> None:
     """Run the rows that were asked for."""
     options = parse()
     # Ended from outside, it ends what it started.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     bench = Bench(options)
     for row in options.rows:
         getattr(bench, row)()

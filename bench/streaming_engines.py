@@ -64,6 +64,8 @@ class Group:
 class Side:
     """An engine in a group of its own: a streaming_side.py, asked by lines."""
 
+    limit = 280.0  # seconds that an answer may take
+
     def __init__(self, command: list[str], limit: int, *, verbose: bool, home: str) -> None:
         self.group = Group(limit)
         self.begun = time.perf_counter()
@@ -81,12 +83,12 @@ class Side:
         """Wait until the model is loaded; return what the engine says of it."""
         return self.answer(seconds)
 
-    def ask(self, what: str, seconds: float = 280.0, **request: Any) -> dict[str, Any]:
+    def ask(self, what: str, **request: Any) -> dict[str, Any]:
         """The answer to one line. Raises SideError if there is none in time."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             print(json.dumps({"do": what, **request}), file=self.process.stdin, flush=True)
-        return self.answer(seconds)
+        return self.answer(self.limit)
 
     def answer(self, seconds: float) -> dict[str, Any]:
         """The next line of it."""
@@ -140,8 +142,8 @@ class Server(Side):
             time.sleep(0.1)
         raise SideError(f"not loaded in {seconds:.0f} s")
 
-    def ask(self, what: str, seconds: float = 280.0, **request: Any) -> dict[str, Any]:
-        end = time.perf_counter() + seconds
+    def ask(self, what: str, **request: Any) -> dict[str, Any]:
+        end = time.perf_counter() + self.limit
         if what == "decode":
             prompt = drawn(request["prompt"], request["seed"])
             warm = self._complete(prompt, request["warm"], request["seed"], end)
