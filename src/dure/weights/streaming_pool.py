@@ -221,10 +221,11 @@ class StreamingExpertPool(ExpertPool):
         self._stats.misses += len(here) - int(here.sum())
         self._held[:] = False  # a product that was given up holds nothing
         self._held[numbers] = True
-        # What most rows wait for comes first.
+        # Few are read in the order of the rows that wait for them, many as they lie on disk.
         missing = numbers[~here]
-        order = np.argsort(-counts[missing - layer.first], kind="stable")
-        work = _StreamedWork(self, layer, ids, numbers[here].tolist(), missing[order].tolist())
+        if len(missing) <= AHEAD:
+            missing = missing[np.argsort(-counts[missing - layer.first], kind="stable")]
+        work = _StreamedWork(self, layer, ids, numbers[here].tolist(), missing.tolist())
         work.ask()
         if len(ids) <= GUESS_ROWS:
             self._guess(layer, x)
