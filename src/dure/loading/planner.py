@@ -32,7 +32,7 @@ MOST_ROWS = 4096
 """Prompt tokens in a step at most, where experts are read from disk."""
 
 PROCESS_BYTES = 104 << 20
-"""The interpreter, the vocabulary, and what freed buffers keep: 90 MB of a vocabulary of 152,000."""
+"""The interpreter, the vocabulary, and what freed buffers keep."""
 
 READERS_BYTES = 48 << 20
 """What reading takes: pieces on their way, and records that the file system holds for a moment."""

@@ -3,8 +3,8 @@
 A row gives every expert that its router chose 1, and every other the less the further it was from
 being chosen. These numbers halve every few tokens, and once more, in a second count, over
 a thousand. `bench/routings.py` compares this rule with others, and with Belady's optimum, on
-recorded routings of random models with a realistic skew: at half of the experts LRU misses 0.45 of 8
-a token and layer, this 0.35, Belady 0.17.
+recorded routings of random models with a realistic skew: at half of the experts LRU misses 0.45 of
+8 a token and layer, this 0.35, Belady 0.17.
 """
 
 from __future__ import annotations
