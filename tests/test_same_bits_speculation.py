@@ -28,6 +28,7 @@ from dure.engine.spec_decode.cost import StepCost
 from dure.engine.spec_decode.draft import StepResult
 from dure.formats.checkpoint import Checkpoint, open_checkpoint
 from dure.loading.load import LoadedModel
+from dure.loading.memory import MemoryUse
 from dure.models import Model, load_model
 
 TEMPLATE = (Path(__file__).parent / "chat" / "templates" / "qwen3.5.jinja").read_text("utf-8")
@@ -184,6 +185,7 @@ def make_llm(speculate: str, *, num_blocks: int, **of_loaded: Any) -> LLM:
         num_blocks=num_blocks,
         cache_dtype="f16",
         sampling={"temperature": 0},
+        memory=MemoryUse(None, 0, 0, 0, 0, 0, 0, streamed=False, prefill_rows=512),
         num_states=200,
         **of_loaded,
     )

@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <system_error>
 
 #include "bind/experts.h"
 #include "pack/expert_reader.h"
@@ -15,11 +16,26 @@ namespace dure {
 
 namespace {
 
+// A file as Python holds it. Threads that read share `file` alone: the last of them to let it go
+// must not need Python's lock.
+struct SharedFile {
+  std::shared_ptr<DirectFile> file;
+  explicit SharedFile(int descriptor) {
+    try {
+      file = std::make_shared<DirectFile>(descriptor);
+    } catch (const std::system_error& error) {
+      errno = error.code().value();
+      PyErr_SetFromErrno(PyExc_OSError);
+      throw nb::python_error();
+    }
+  }
+};
+
 // Returns FilePacker::run's code; what `report` raises goes on to the caller.
 int run_packer(FilePacker& packer, int descriptor, bool direct, int threads, double seconds,
                const nb::object& report) {
   check_threads(threads);
-  const DirectFile file(descriptor);
+  const SharedFile shared(descriptor);
   std::exception_ptr raised;
   const auto tell = [&](uint64_t done) {
     const GilAcquired acquire;
@@ -32,7 +48,7 @@ int run_packer(FilePacker& packer, int descriptor, bool direct, int threads, dou
   int result = 0;
   {
     const GilReleased release;
-    result = packer.run(file, direct, threads, seconds, tell);
+    result = packer.run(*shared.file, direct, threads, seconds, tell);
   }
   if (raised) std::rethrow_exception(raised);
   return result;
@@ -45,13 +61,6 @@ Result<uint8_t> record_view(uint8_t* data, size_t bytes, std::shared_ptr<const v
                            delete static_cast<std::shared_ptr<const void>*>(p);
                          }));
 }
-
-// A file as Python holds it. Threads that read share `file` alone: the last of them to let it go
-// must not need Python's lock.
-struct SharedFile {
-  std::shared_ptr<DirectFile> file;
-  explicit SharedFile(int descriptor) : file(std::make_shared<DirectFile>(descriptor)) {}
-};
 
 ExpertReader::Priority priority_of(int priority) {
   require(priority >= 0 && priority < ExpertReader::kPriorities, "no such priority");

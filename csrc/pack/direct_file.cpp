@@ -7,8 +7,8 @@
 #include <cerrno>
 #include <cstdlib>
 #include <new>
-#include <stdexcept>
 #include <string>
+#include <system_error>
 
 namespace dure {
 
@@ -32,11 +32,11 @@ int read_some(int descriptor, uint8_t* out, uint64_t size, uint64_t offset, uint
 
 DirectFile::DirectFile(int descriptor) {
   struct stat status{};
-  if (fstat(descriptor, &status) != 0) throw std::runtime_error("the file cannot be examined");
+  if (fstat(descriptor, &status) != 0) throw std::system_error(errno, std::generic_category());
   device_ = status.st_dev, node_ = status.st_ino, size_ = status.st_size;
   modified_s_ = status.st_mtim.tv_sec, modified_ns_ = status.st_mtim.tv_nsec;
   buffered_ = fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
-  if (buffered_ < 0) throw std::runtime_error("there are too many open files");
+  if (buffered_ < 0) throw std::system_error(errno, std::generic_category());
 #ifdef O_DIRECT
   // By its descriptor, as the name may mean another file by now. Where /proc or the file system
   // does not do it, reads go through the page cache.

@@ -17,7 +17,7 @@ class DirectFile {
  public:
   static constexpr int kEnded = -1;  // the file is shorter than was asked for
 
-  // Duplicates the descriptor, and remembers what the file is now. Raises std::runtime_error if it
+  // Duplicates the descriptor, and remembers what the file is now. Raises std::system_error if it
   // cannot.
   explicit DirectFile(int descriptor);
   ~DirectFile();

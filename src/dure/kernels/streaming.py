@@ -33,7 +33,7 @@ class DirectFile:
     """
 
     def __init__(self, descriptor: int) -> None:
-        """Duplicate the descriptor, and remember what the file is now. Raises RuntimeError."""
+        """Duplicate the descriptor, and remember what the file is now. Raises OSError."""
         self.packed = _core.DirectFile(descriptor)
 
     @property

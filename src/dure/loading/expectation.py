@@ -52,7 +52,7 @@ def _disk_speed(pool: StreamingExpertPool) -> float | None:
         try:
             with extent.source.reading() as descriptor:
                 kernels.DirectFile(descriptor).read(extent.offset, extent.size)
-        except (DureError, OSError, EOFError, RuntimeError):
+        except (DureError, OSError, EOFError):
             return None
         done += extent.size
         if done >= SAMPLE_BYTES:

@@ -248,7 +248,7 @@ class StreamingExpertPool(ExpertPool):
         self._state[number] = _COMING
         try:
             self._submit(layer, expert, priority)
-        except (DureError, OSError, RuntimeError) as error:
+        except (DureError, OSError) as error:
             self._errors[number] = error
             self._reader.finish(number + 1, 1)
         return True
