@@ -97,9 +97,9 @@ class Dure:
             return
         begin = self.pool.begin
 
-        def watching(experts: Any, ids: Any, x: Any) -> Any:
+        def watching(experts: Any, ids: Any, x: Any, scores: Any) -> Any:
             seen.append((experts, np.array(ids)))
-            return begin(experts, ids, x)
+            return begin(experts, ids, x, scores)
 
         self.pool.begin = watching
         try:

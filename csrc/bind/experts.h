@@ -8,7 +8,8 @@
 
 namespace dure {
 
-// Page-aligned memory for records that come and go.
+// Page-aligned memory for records that come and go: one, as a cache takes and gives it back, or
+// many that stay.
 struct ExpertBuffer {
   size_t slots, record_bytes;
   std::shared_ptr<Buffer> memory;
@@ -16,7 +17,7 @@ struct ExpertBuffer {
   ExpertBuffer(size_t count, size_t bytes) : slots(count), record_bytes(bytes) {
     require(count > 0 && bytes > 0 && bytes % 4096 == 0, "records of whole pages of 4,096 bytes");
     require(bytes <= (size_t{1} << 46) / count, "the records would take more than 64 TiB");
-    memory = std::make_shared<Buffer>(bytes * count);
+    memory = std::make_shared<Buffer>(bytes * count, count > 1);
   }
   uint8_t* at(size_t slot) const {
     require(slot < slots,

@@ -14,13 +14,16 @@ namespace dure {
 struct Buffer {
   uint8_t* data = nullptr;
   size_t size;
-  explicit Buffer(size_t bytes) : size(round_up(std::max<size_t>(bytes, 1), 4096)) {
+  // large_pages: not for what is given back piece by piece. A large page may reach into the next
+  // mapping, and the part that is unmapped then counts as used until the kernel splits it.
+  explicit Buffer(size_t bytes, bool large_pages = true)
+      : size(round_up(std::max<size_t>(bytes, 1), 4096)) {
     void* p = mmap(nullptr, size, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
     // Large pages spare a decode step most of its 250,000 address look-ups a gigabyte; a wish, not
     // a need.
-    madvise(p, size, MADV_HUGEPAGE);
+    madvise(p, size, large_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
     data = static_cast<uint8_t*>(p);
   }
   ~Buffer() { munmap(data, size); }

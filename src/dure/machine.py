@@ -37,6 +37,14 @@ def memory_available(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> 
     return max(0, available)
 
 
+def process_bytes() -> int | None:
+    """Return the memory that this process has filled, in bytes; None where nobody says."""
+    try:
+        return int(MAPPED.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 def _in_the_process() -> int | None:
     """Return the bytes left below `ulimit -v`; None without a limit.
 

@@ -181,7 +181,7 @@ def load(
             threads=threads,
         )
         use = replace(use, expected_tps=expected)
-        pool.open(use.expert_cache_bytes, rows=ROWS, history=_history(checkpoint))
+        pool.open(use.expert_cache_bytes, rows=ROWS, limit=memory, history=_history(checkpoint))
     recommended = resolved.entry.sampling if resolved.entry is not None else {}
     return LoadedModel(
         name=name,

@@ -56,6 +56,9 @@ SLOW_SECONDS = 10.0
 MEMORY_CHECK_SECONDS = 1.0
 """How often the machine is asked whether it still has memory."""
 
+MARGIN_BYTES = 48 << 20
+"""Below the limit of the process: records on their way, and what the kernel counts beside it."""
+
 SAVE_SECONDS = 60.0
 """How often what is remembered for the next start is written."""
 
@@ -105,6 +108,8 @@ class StreamingExpertPool(ExpertPool):
         self._buffers: dict[int, kernels.ExpertBuffer] = {}  # by expert: of those here or coming
         self._free: dict[int, list[kernels.ExpertBuffer]] = {}  # by size
         self._taken = 0  # bytes of all buffers
+        self._coming_bytes = 0  # … of those that are being filled
+        self._warming: list[int] = []  # asked for to fill the cache, the most used first
         self._reserved = 0  # … of what else needs the memory in this step
         self._errors: dict[int, Exception] = {}  # of conversions, by expert
         self._failures: list[RowFailure] = []
@@ -142,9 +147,10 @@ class StreamingExpertPool(ExpertPool):
         """Say how a layer chooses; its router is asked about the layer before it."""
         layer = self._by_set[id(experts)]
         layer.router, layer.top_k = router, top_k
-        # The rows in the order of their experts, their products, and what lies between.
-        widths = experts.hidden * 6 + experts.intermediate * 2
-        self._row_bytes = max(self._row_bytes, top_k * widths)
+        # The rows in the order of their experts, their products, and what lies between; and what
+        # attention and residuals take. Measured at Qwen3-30B-A3B's shapes: 165 KB, this is 168.
+        widths = top_k * (experts.hidden * 6 + experts.intermediate * 2)
+        self._row_bytes = max(self._row_bytes, widths + 28 * experts.hidden)
 
     @property
     def token_bytes(self) -> int:
@@ -165,14 +171,22 @@ class StreamingExpertPool(ExpertPool):
         """Memory that one row of a step takes in the widest mixture, beside the cache."""
         return self._row_bytes
 
-    def open(self, capacity: int, *, rows: int, history: ExpertHistory | None = None) -> None:
+    def open(
+        self,
+        capacity: int,
+        *,
+        rows: int,
+        limit: int | None = None,
+        history: ExpertHistory | None = None,
+    ) -> None:
         """Begin to work with a cache of `capacity` bytes.
 
-        rows: of a step; those of more take memory from the cache while they run. history: where the
+        rows: of a step; those of more take memory from the cache while they run. limit: bytes that
+        the process must stay below, whatever was planned. history: where the
         use of the experts is remembered: those that were used most are read in the background.
         """
         total = self._layers[-1].all.stop
-        self._capacity, self._rows = capacity, rows
+        self._capacity, self._rows, self._limit = capacity, rows, limit
         self._policy = AgedUse(total)
         self._state = np.zeros(total, np.int8)
         self._held = np.zeros(total, bool)
@@ -221,6 +235,8 @@ class StreamingExpertPool(ExpertPool):
         self._stats.misses += len(here) - int(here.sum())
         self._held[:] = False  # a product that was given up holds nothing
         self._held[numbers] = True
+        if len(ids) > GUESS_ROWS:
+            self._stay_below_limit(len(ids) * ids.shape[1] * experts.hidden * 4)
         # Few are read in the order of the rows that wait for them, many as they lie on disk.
         missing = numbers[~here]
         if len(missing) <= AHEAD:
@@ -246,6 +262,7 @@ class StreamingExpertPool(ExpertPool):
         layer.experts.place(expert, buffer, 0)
         self._buffers[number] = buffer
         self._state[number] = _COMING
+        self._coming_bytes += buffer.record_bytes
         try:
             self._submit(layer, expert, priority)
         except (DureError, OSError) as error:
@@ -319,6 +336,7 @@ class StreamingExpertPool(ExpertPool):
             number = tag - 1
             if code == 0:
                 self._state[number] = _HERE
+                self._coming_bytes -= self._buffers[number].record_bytes
                 self._stats.resident += 1
                 self._stats.resident_bytes += self._buffers[number].record_bytes
                 came[number] = None
@@ -346,6 +364,8 @@ class StreamingExpertPool(ExpertPool):
         if self._state[number] == _HERE:
             self._stats.resident -= 1
             self._stats.resident_bytes -= buffer.record_bytes
+        else:
+            self._coming_bytes -= buffer.record_bytes
         self._state[number] = _ABSENT
 
     def _buffer(self, size: int, *, evict: bool) -> kernels.ExpertBuffer | None:
@@ -367,6 +387,12 @@ class StreamingExpertPool(ExpertPool):
         for buffers in self._free.values():
             if buffers:
                 self._taken -= buffers.pop().record_bytes
+                return True
+        while self._warming:
+            number = self._warming.pop()
+            idle = self._state[number] == _COMING and not self._held[number]
+            if idle and self._reader.cancel(number + 1):
+                self._forget(number)
                 return True
         victim = self._policy.lowest((self._state == _HERE) & ~self._held) if evict else None
         if victim is None:
@@ -392,6 +418,16 @@ class StreamingExpertPool(ExpertPool):
                 self._capacity = max(self.least_bytes, self._taken - short)
                 self._stats.capacity_bytes = self._capacity
         while self._taken > self._capacity - self._reserved and self._shrink_by_one(evict=True):
+            pass
+
+    def _stay_below_limit(self, coming: int) -> None:
+        """Give back what the process has too much, with `coming` bytes that a product will take."""
+        filled = None if self._limit is None else machine.process_bytes()
+        if self._limit is None or filled is None:
+            return
+        filled += self._coming_bytes + coming + MARGIN_BYTES
+        least = self._taken - max(0, filled - self._limit)
+        while self._taken > max(least, self.least_bytes) and self._shrink_by_one(evict=True):
             pass
 
     def _judge(self, layer: _Layer, needed: NDArray[np.intp]) -> None:
@@ -436,6 +472,7 @@ class StreamingExpertPool(ExpertPool):
         for number in np.argsort(-self._policy.scores, kind="stable").tolist():
             if self._policy.scores[number] <= 0 or not self.ask(number, WARMING):
                 return
+            self._warming.append(number)
 
 
 @dataclass
