@@ -31,7 +31,7 @@ from dure.weights.streaming_pool import StreamingExpertPool
 
 SMALL = Mixture(layers=3, experts=32, chosen=2, hidden=256, intermediate=256)
 SMALL_RECORD = 120_000  # bytes, about
-BUDGET = 7_000_000
+BUDGET = 9_800_000
 TOKENS = 24
 RNG = np.random.default_rng(3)
 LONG, SHORT = (RNG.integers(0, VOCAB_SIZE, length).tolist() for length in (30, 3))

@@ -20,7 +20,7 @@ from dure.chat.template import CHATML
 
 PATH = "/v1/completions"
 SMALL = Mixture(layers=3, experts=32, chosen=2, hidden=256, intermediate=256)
-BUDGET = 7_000_000
+BUDGET = 9_800_000
 
 
 class Disk(kernels.ExpertReader):
