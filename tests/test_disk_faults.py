@@ -293,6 +293,12 @@ def test_a_cache_gives_memory_back_when_the_machine_has_none_left(
     ]
     assert pool.least_bytes <= pool.stats.capacity_bytes < before
     assert pool.stats.resident_bytes <= pool.stats.capacity_bytes
+    # When the machine has memory again, the cache grows to what was planned, and not beyond.
+    monkeypatch.setattr(machine, "memory_available", lambda: 10**12)
+    again = engine.add(LONG, streamed.params(TOKENS))
+    streamed.finish(engine)
+    assert streamed.digest(again) == streamed.digest(expected["long"])
+    assert pool.stats.capacity_bytes == model.memory.expert_cache_bytes
 
 
 def test_a_machine_with_less_memory_than_the_budget_gets_a_smaller_cache(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,25 +17,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dure import kernels, machine
-from dure.errors import DureError, ModelFileError, NotEnoughMemoryError
-from dure.kernels.streaming import GUESSED, NEEDED, WARMING, describe_error
+from dure.errors import NotEnoughMemoryError
+from dure.kernels.streaming import GUESSED, NEEDED, WARMING
 from dure.weights.expert_policy import AgedUse
 from dure.weights.expert_pool import ExpertPool, RowFailure
-from dure.weights.expert_records import Converted, PackedOnArrival, RecordSource
 from dure.weights.expert_stats import ExpertStats
+from dure.weights.record_reader import RecordReader
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dure.formats.source import SourceFile
     from dure.weights.expert_history import ExpertHistory
     from dure.weights.expert_pool import Floats, Ints, Router, Rows, Work
-
-READERS = 4
-"""Threads that read: a disk of a virtual machine is busy with two, an NVMe with four."""
-
-CONVERTERS = 2
-"""Threads that convert records which Python has to convert."""
+    from dure.weights.expert_records import RecordSource
 
 AHEAD = 8
 """Records that a product asks for at once: more would take memory from those that stay."""
@@ -95,25 +88,19 @@ class StreamingExpertPool(ExpertPool):
 
     streams = True
 
-    def __init__(
-        self, *, on_slow: Callable[[float], object] | None = None, readers: int = READERS
-    ) -> None:
+    def __init__(self, *, on_slow: Callable[[float], object] | None = None) -> None:
         """on_slow: told the seconds that a step has waited for the disk, when they are many."""
         super().__init__()
         self._layers: list[_Layer] = []
         self._by_set: dict[int, _Layer] = {}
-        self._reader = kernels.ExpertReader(readers)
-        self._converters: ThreadPoolExecutor | None = None
-        self._files: dict[SourceFile, kernels.DirectFile] = {}
+        self._reader = RecordReader()
         self._buffers: dict[int, kernels.ExpertBuffer] = {}  # by expert: of those here or coming
         self._free: dict[int, list[kernels.ExpertBuffer]] = {}  # by size
         self._taken = 0  # bytes of all buffers
         self._coming_bytes = 0  # … of those that are being filled
         self._warming: list[int] = []  # asked for to fill the cache, the most used first
         self._reserved = 0  # … of what else needs the memory in this step
-        self._errors: dict[int, Exception] = {}  # of conversions, by expert
         self._failures: list[RowFailure] = []
-        self._converted_bytes = 0  # read by converters
         self._trust = TRUST
         self._stats = ExpertStats()
         self._row_bytes = 0
@@ -182,11 +169,12 @@ class StreamingExpertPool(ExpertPool):
         """Begin to work with a cache of `capacity` bytes.
 
         rows: of a step; those of more take memory from the cache while they run. limit: bytes that
-        the process must stay below, whatever was planned. history: where the
-        use of the experts is remembered: those that were used most are read in the background.
+        the process must stay below, whatever was planned. history: where the use of the experts is
+        remembered: those that were used most are read in the background.
         """
         total = self._layers[-1].all.stop
-        self._capacity, self._rows, self._limit = capacity, rows, limit
+        self._planned, self._capacity = capacity, capacity
+        self._rows, self._limit = rows, limit
         self._policy = AgedUse(total)
         self._state = np.zeros(total, np.int8)
         self._held = np.zeros(total, bool)
@@ -224,7 +212,7 @@ class StreamingExpertPool(ExpertPool):
         layer = self._by_set[id(experts)]
         if layer.index == 0:
             self._look_after_memory(len(ids))
-        self._collect(0)
+        self.collect(0)
         counts = np.bincount(ids.reshape(-1), minlength=experts.count)
         needed = np.flatnonzero(counts)
         numbers = needed + layer.first
@@ -252,7 +240,7 @@ class StreamingExpertPool(ExpertPool):
     def ask(self, number: int, priority: int) -> bool:
         """Have an expert read; return False if there is no room for it now."""
         if self._state[number] == _COMING:
-            self._reader.raise_to(number + 1, priority)
+            self._reader.hurry(number, priority)
             return True
         layer = self._layers[self._layer_of[number]]
         buffer = self._buffer(layer.experts.record_bytes, evict=priority != WARMING)
@@ -263,16 +251,23 @@ class StreamingExpertPool(ExpertPool):
         self._buffers[number] = buffer
         self._state[number] = _COMING
         self._coming_bytes += buffer.record_bytes
-        try:
-            self._submit(layer, expert, priority)
-        except (DureError, OSError) as error:
-            self._errors[number] = error
-            self._reader.finish(number + 1, 1)
+        self._reader.ask(number, layer.experts, expert, layer.sources(expert), priority)
         return True
 
     def collect(self, seconds: float) -> dict[int, Exception | None]:
         """Take what has come, and wait for the first up to `seconds`. Returns errors by number."""
-        return self._collect(seconds)
+        came = self._reader.take(seconds)
+        self._stats.read_bytes = self._reader.read_bytes
+        for number, error in came.items():
+            if error is not None:
+                self._forget(number)
+                continue
+            size = self._buffers[number].record_bytes
+            self._state[number] = _HERE
+            self._coming_bytes -= size
+            self._stats.resident += 1
+            self._stats.resident_bytes += size
+        return came
 
     def release(self, numbers: Iterable[int]) -> None:
         """Let experts go whenever room is needed."""
@@ -290,70 +285,6 @@ class StreamingExpertPool(ExpertPool):
         """Say that a step waits for long."""
         if self._on_slow is not None:
             self._on_slow(seconds)
-
-    def _submit(self, layer: _Layer, expert: int, priority: int) -> None:
-        source, tag = layer.sources(expert), layer.first + expert + 1
-        if isinstance(source, Converted):
-            if self._converters is None:
-                self._converters = ThreadPoolExecutor(CONVERTERS, "dure-experts")
-            self._converters.submit(self._convert, layer, expert, source)
-        elif isinstance(source, PackedOnArrival):
-            parts = [
-                (self._file(part.source), part.offset)
-                for part in (source.gate, source.up, source.down)
-            ]
-            self._reader.submit_parts(tag, layer.experts, expert, parts, priority)
-        else:
-            extent = source.extent
-            self._reader.submit_record(
-                tag, layer.experts, expert, self._file(extent.source), extent.offset, priority
-            )
-
-    def _file(self, source: SourceFile) -> kernels.DirectFile:
-        """Open a file for direct reads, once. Raises ModelFileError if it has changed."""
-        file = self._files.get(source)
-        if file is None:
-            with source.reading() as descriptor:
-                file = self._files[source] = kernels.DirectFile(descriptor)
-        return file
-
-    def _convert(self, layer: _Layer, expert: int, source: Converted) -> None:
-        """Make a record on a converter's thread."""
-        number = layer.first + expert
-        try:
-            source.write(layer.experts, expert)
-        except Exception as error:
-            self._errors[number] = error
-            self._reader.finish(number + 1, 1)
-        else:
-            self._converted_bytes += source.size
-            self._reader.finish(number + 1)
-
-    def _collect(self, seconds: float) -> dict[int, Exception | None]:
-        came: dict[int, Exception | None] = {}
-        self._stats.read_bytes = self._reader.read_bytes + self._converted_bytes
-        for tag, code, offset in self._reader.take(seconds):
-            number = tag - 1
-            if code == 0:
-                self._state[number] = _HERE
-                self._coming_bytes -= self._buffers[number].record_bytes
-                self._stats.resident += 1
-                self._stats.resident_bytes += self._buffers[number].record_bytes
-                came[number] = None
-                continue
-            self._forget(number)
-            came[number] = self._errors.pop(number, None) or self._error(number, code, offset)
-        return came
-
-    def _error(self, number: int, code: int, offset: int) -> Exception:
-        layer = self._layers[self._layer_of[number]]
-        source = layer.sources(number - layer.first)
-        extent = source.gate if isinstance(source, PackedOnArrival) else source.extent
-        return ModelFileError(
-            f"{extent.source.path}: an expert at byte {offset:,} cannot be read: "
-            f"{describe_error(code)}.",
-            hint="the disk may be failing, or the file was changed: load the model again.",
-        )
 
     def _forget(self, number: int) -> None:
         """Take the memory of an expert that is not in use."""
@@ -391,7 +322,7 @@ class StreamingExpertPool(ExpertPool):
         while self._warming:
             number = self._warming.pop()
             idle = self._state[number] == _COMING and not self._held[number]
-            if idle and self._reader.cancel(number + 1):
+            if idle and self._reader.cancel(number):
                 self._forget(number)
                 return True
         victim = self._policy.lowest((self._state == _HERE) & ~self._held) if evict else None
@@ -404,19 +335,25 @@ class StreamingExpertPool(ExpertPool):
         return True
 
     def _look_after_memory(self, rows: int) -> None:
-        """Give back what a step of many rows needs, or what the machine has no more."""
-        self._reserved = max(0, rows - self._rows) * self._row_bytes
-        self._reserved = min(self._reserved, self._capacity - self.least_bytes)
+        """Give back what a step of many rows needs, or what the machine has no more.
+
+        What the machine was given is taken again when it has memory, up to what was planned.
+        """
         now = time.monotonic()
         if self._history is not None and now - self._saved > SAVE_SECONDS:
             self._saved = now
             self._history.save(self._policy.long)
         if now - self._checked > MEMORY_CHECK_SECONDS:
             self._checked = now
-            short = LEAST_FREE_BYTES - machine.memory_available()
-            if short > 0:
-                self._capacity = max(self.least_bytes, self._taken - short)
-                self._stats.capacity_bytes = self._capacity
+            room = machine.memory_available() - LEAST_FREE_BYTES
+            if room < 0:
+                self._capacity = max(self.least_bytes, self._taken + room)
+            else:  # half of what is free again, so that two programs do not take turns
+                grown = min(self._planned, self._taken + room // 2)
+                self._capacity = max(self._capacity, grown)
+            self._stats.capacity_bytes = self._capacity
+        reserved = max(0, rows - self._rows) * self._row_bytes
+        self._reserved = min(reserved, self._capacity - self.least_bytes)
         while self._taken > self._capacity - self._reserved and self._shrink_by_one(evict=True):
             pass
 
@@ -443,7 +380,7 @@ class StreamingExpertPool(ExpertPool):
             if was_right:
                 self._was_guessed[number] = False
                 self._stats.guessed_right += 1
-            elif self._state[number] == _COMING and self._reader.cancel(number + 1):
+            elif self._state[number] == _COMING and self._reader.cancel(number):
                 self._was_guessed[number] = False
                 self._forget(number)
 
