@@ -13,6 +13,7 @@ import torch
 from safetensors.numpy import save_file
 from tiny_gguf import config_of, parameters_of, write_folder
 
+from dure import machine
 from dure.formats.checkpoint import open_checkpoint
 from dure.hub import human_bytes
 from dure.models import memory_needed
@@ -172,6 +173,22 @@ def test_show_of_a_model_that_runs_says_its_parts_caches_and_lineage(
     lines = dure_command("show", str(folder)).out
     assert " a token in 2 window layers of 8 tokens" in lines
     assert "\nfits          yes: a run takes " in lines
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen3_moe"])
+def test_show_says_of_what_does_not_fit_whether_it_runs_all_the_same(
+    tmp_path: Path, dure_command, monkeypatch: pytest.MonkeyPatch, model_type: str
+) -> None:
+    config = config_of(model_type)
+    folder = write_folder(tmp_path / "tiny", config, parameters_of(config))
+    monkeypatch.setattr(machine, "memory_available", lambda: 1 << 20)
+    facts = json.loads(dure_command("show", str(folder), "--json").out)
+    mixture = model_type == "qwen3_moe"
+    assert facts["memory"]["fits"] is False
+    assert (facts["memory"]["expert_bytes"] > 0) == mixture
+    lines = dure_command("show", str(folder)).out
+    assert "\nfits          no: a run takes " in lines
+    assert ("experts read from disk" in lines) == mixture
 
 
 def test_show_says_what_weights_take_in_memory_and_which_scales_are_not_used(

@@ -114,6 +114,7 @@ def _described(found: ResolvedModel, facts: ModelFacts) -> dict[str, Any]:
         "sampling": dict(found.sampling),
         "memory": {
             "weight_bytes": inside.weight_bytes,
+            "expert_bytes": inside.expert_bytes,
             "cache_tokens": tokens,
             "cache_bytes": cache_bytes,
             "needed_bytes": needed,
@@ -248,7 +249,11 @@ def _fits(memory: dict[str, int] | None) -> str:
     if not memory or "fits" not in memory:
         return ""
     needed, free = (human_bytes(memory[f"{which}_bytes"]) for which in ("needed", "available"))
-    return f"{'yes' if memory['fits'] else 'no'}: a run takes {needed}, and {free} is free"
+    if memory["fits"]:
+        return f"yes: a run takes {needed}, and {free} is free"
+    streams = memory.get("expert_bytes", 0) > 0
+    so = "; it runs all the same, with experts read from disk" if streams else ""
+    return f"no: a run takes {needed}, and {free} is free{so}"
 
 
 def _template(there: bool | None, dialect: dict[str, Any] | None) -> str:

@@ -52,6 +52,7 @@ class Description:
     parts: Mapping[str, Mapping[str, int]]  # part -> tensor type -> parameters
     caches: tuple[Caches, ...]
     weight_bytes: int  # as they lie in memory
+    expert_bytes: int  # of them, a mixture's: those that do not fit are read from disk
     available_bytes: int
     unused_scales: Mapping[str, Sequence[str]]  # static ones of activations and cache, by their use
     draft_problem: str  # why there are no draft heads (multi-token prediction); empty if there are
@@ -87,12 +88,14 @@ def describe(checkpoint: Checkpoint) -> Description:
         layers, draft_problem = model.kv_cache_specs, model.draft_problem
     except DureError as error:
         problem = error.message
+    weights = models.weight_bytes(checkpoint)
     return Description(
         family=family,
         problem=problem,
         parts=_parts(checkpoint),
         caches=_caches(layers),
-        weight_bytes=models.memory_needed(checkpoint),
+        weight_bytes=weights.total,
+        expert_bytes=weights.experts,
         available_bytes=machine.memory_available(),
         unused_scales=unused_scales(checkpoint.tensors),
         draft_problem=draft_problem,
