@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dure.errors import DureError, UnsupportedModelError
 from dure.models.config import architecture_of, read_config
 from dure.models.gguf_keys import check_keys
+from dure.models.not_run import find_not_run
 from dure.weights.loader import Weights
 from dure.weights.sizes import WeightBytes
 from dure.weights.sizes import memory_needed as _memory_needed
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 
-_SHARED = {"config", "deepseek_config", "gguf_keys"}
+_SHARED = {"config", "deepseek_config", "gguf_keys", "not_run"}
 """Files of this folder that are not families."""
 
 
@@ -128,7 +129,8 @@ def _files() -> set[str]:
 def family_of(checkpoint: Checkpoint) -> ModuleType:
     """Return the model file of a checkpoint.
 
-    Raises UnsupportedModelError, which lists the most similar names, if there is none.
+    Raises UnsupportedModelError if there is none: it says what a family that is known would need,
+    and lists the names most similar to one that is not.
     """
     name = architecture_of(checkpoint)
     if name in _files():
@@ -136,9 +138,17 @@ def family_of(checkpoint: Checkpoint) -> ModuleType:
     known = families()
     if name in known:
         return known[name]
+    code = " Its own code (auto_map) is never run." if "auto_map" in checkpoint.config else ""
+    not_run = find_not_run(checkpoint)
+    if not_run is not None:
+        found, family = not_run
+        raise UnsupportedModelError(
+            f"{checkpoint.path} is of the family {family.name} ({found[:60]}), which dure does not "
+            f"run yet: it would need {family.needs}.{code}",
+            hint="docs/models.md lists the families that it runs.",
+        )
     near = difflib.get_close_matches(name[:60], known, n=3, cutoff=0.4)
     what = "the nearest it runs are" if near else "it runs"
-    code = " Its own code (auto_map) is never run." if "auto_map" in checkpoint.config else ""
     raise UnsupportedModelError(
         f"{checkpoint.path} is a {name[:60]!r} model, an architecture dure does not run.{code}",
         hint=f"{what} {', '.join(near or sorted(known))}.",

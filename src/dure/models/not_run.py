@@ -1,0 +1,196 @@
+"""The families that dure knows by name and does not run, each with what it would need.
+
+A family leaves this table when it gets a file of its own. Where a name is not in the table, nobody
+has looked at it yet.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dure.formats.checkpoint import Checkpoint
+
+# What stands behind a family's own name in the name of a class of transformers.
+_CLASS_END = re.compile(r"(?:TextModel|Model|LMHeadModel)?(?:For[A-Z]\w*|CausalLM)?$")
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """A family that dure does not run."""
+
+    name: str
+    """As its makers publish it."""
+    needs: str
+    """What is missing, as the end of "it would need …"."""
+    types: tuple[str, ...]
+    """The values of `model_type`, of the wrapper and of its text part."""
+    gguf: tuple[str, ...] = ()
+    """The values of `general.architecture`, where llama.cpp has the family."""
+
+
+NOT_RUN: tuple[NotRun, ...] = (
+    NotRun(
+        "Qwen3.8-Flash-Next",
+        "residual streams, attention to chosen blocks of keys, and n-gram tables read by row",
+        ("qwen4_exp", "qwen4_exp_text"),
+        ("qwen4exp",),
+    ),
+    NotRun(
+        "MiniMax-M3",
+        "attention to chosen blocks of keys, with index heads of its own",
+        ("minimax_m3_vl", "minimax_m3_vl_text", "minimax_m3"),
+        ("minimax-m3",),
+    ),
+    NotRun(
+        "MiniMax-01 / M1",
+        "lightning attention, which is linear and decays by head",
+        ("minimax", "minimax_text_01", "minimax_m1"),
+    ),
+    NotRun(
+        "DeepSeek-V4",
+        "residual streams, compressed keys and values, and experts chosen by the token's hash",
+        ("deepseek_v4",),
+        ("deepseek4",),
+    ),
+    NotRun(
+        "DeepSeek-V4.1",
+        "residual streams, compressed keys and values that layers share, and n-gram tables",
+        ("deepseek_v41",),
+    ),
+    NotRun(
+        "Hy4",
+        "residual streams, gated latent attention with sinks, and clamped experts beside them",
+        ("hy_v4", "hy_v4_vl", "hy_v4_vl_text"),
+        ("hy_v4",),
+    ),
+    NotRun(
+        "GLM-5.3-Flash",
+        "residual streams, and an indexer that pools its keys",
+        ("glm5_next", "glm5_next_text"),
+        ("glm5-next",),
+    ),
+    NotRun(
+        "Kimi-K3",
+        "residual attention over blocks of layers, and experts in a latent space",
+        ("kimi_k3", "kimi_k3_text"),
+        ("kimi-k3",),
+    ),
+    NotRun(
+        "LongCat-Flash",
+        "experts that return their input, and two attentions and an MLP beside each mixture",
+        ("longcat_flash", "longcat"),
+    ),
+    NotRun(
+        "LongCat-Flash-Lite",
+        "n-gram tables read by row, and experts that return their input",
+        ("longcat_flash_ngram", "longcat_flash_lite", "longcat_next"),
+        ("longcat-flash-ngram",),
+    ),
+    NotRun(
+        "LongCat-2.0",
+        "attention to chosen keys, n-gram tables read by row, and experts that return their input",
+        ("longcat_flash_sparse", "longcat2"),
+    ),
+    NotRun(
+        "Step-3.5 / 3.7-Flash",
+        "a clamp of experts' activations that differs by layer, and heads whose number does",
+        ("step3p5", "step3p7"),
+        ("step35",),
+    ),
+    NotRun(
+        "Step-3",
+        "attention whose queries are products of two matrices over one key head",
+        ("step3_vl", "step3_text"),
+    ),
+    NotRun(
+        "dots3-note",
+        "heads whose number and size differ by layer",
+        ("dots3_note", "dots3_note_text"),
+        ("dots3note",),
+    ),
+    NotRun(
+        "Laguna",
+        "heads whose number differs by layer, and attention gated by softplus",
+        ("laguna",),
+        ("laguna",),
+    ),
+    NotRun(
+        "openPangu-2.0",
+        "residual streams, and latent attention with an indexer in some layers, windows in others",
+        ("openpangu_v2", "openpangu_v2_omni_moe", "openpangu_v2_vl_moe", "pangu_v2_moe"),
+        ("openpangu_v2",),
+    ),
+    NotRun(
+        "Nemotron-H / Nemotron-3",
+        "Mamba-2 layers, and experts of two matrices with a squared ReLU",
+        ("nemotron_h", "nemotron_h_omni"),
+        ("nemotron_h", "nemotron_h_moe"),
+    ),
+    NotRun("Granite-4.0-H", "Mamba-2 layers", ("granitemoehybrid",), ("granitehybrid",)),
+    NotRun("Bamba", "Mamba-2 layers", ("bamba",)),
+    NotRun("Falcon-H1", "Mamba-2 heads beside those of attention", ("falcon_h1",), ("falcon-h1",)),
+    NotRun("Jamba", "Mamba layers", ("jamba",), ("jamba",)),
+    NotRun("Mamba", "Mamba layers", ("mamba", "falcon_mamba"), ("mamba",)),
+    NotRun("Mamba-2", "Mamba-2 layers", ("mamba2",), ("mamba2",)),
+    NotRun("Zamba2", "Mamba-2 layers, and attention that layers share", ("zamba", "zamba2")),
+    NotRun(
+        "Gemma 2",
+        "soft caps of attention's scores",
+        ("gemma2",),
+        ("gemma2",),
+    ),
+    NotRun(
+        "Gemma 3n",
+        "several predictions of each layer (AltUp), and low-rank residuals (LAuReL)",
+        ("gemma3n", "gemma3n_text"),
+        ("gemma3n",),
+    ),
+    NotRun(
+        "Llama 4",
+        "attention in chunks, layers without rotation, and shares that weigh experts' inputs",
+        ("llama4", "llama4_text"),
+        ("llama4",),
+    ),
+    NotRun(
+        "Command R",
+        "LayerNorm, and an MLP beside attention instead of behind it",
+        ("cohere", "cohere2", "cohere2_moe"),
+        ("command-r", "cohere2"),
+    ),
+    NotRun("Phi-3.5-MoE", "experts chosen by SparseMixer, and LayerNorm", ("phimoe",), ("phimoe",)),
+    NotRun("RWKV", "RWKV's recurrence", ("rwkv", "rwkv7"), ("rwkv6", "rwkv7", "arwkv7")),
+)
+
+
+def find_not_run(checkpoint: Checkpoint) -> tuple[str, NotRun] | None:
+    """Return the name by which a checkpoint's family is in the table, and the family.
+
+    A folder is known by the model_type of its text part or its wrapper, and by the classes that
+    its config names (`architectures`).
+    """
+    if checkpoint.kind == "gguf":
+        name = checkpoint.metadata.get("general.architecture")
+        return next(((str(name), each) for each in NOT_RUN if name in each.gguf), None)
+    for name in _names(checkpoint.config):
+        found = next((each for each in NOT_RUN if _plain(name) in map(_plain, each.types)), None)
+        if found is not None:
+            return name, found
+    return None
+
+
+def _names(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names that a config.json has for its family, its text part's first."""
+    text = config.get("text_config")
+    for table in (text, config) if isinstance(text, Mapping) else (config,):
+        classes = table.get("architectures")
+        every = [table.get("model_type"), *(classes if isinstance(classes, list) else ())]
+        yield from (name for name in every if isinstance(name, str))
+
+
+def _plain(name: str) -> str:
+    """Return a name as a model_type and its class have in common: qwen4exp of Qwen4ExpTextModel."""
+    return _CLASS_END.sub("", name[:120]).replace("_", "").lower()
