@@ -12,6 +12,7 @@ from typing import Any
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
+from tiny_gguf_gemma import add_gemma_keys, with_whole_norms
 from tiny_gguf_recurrent import add_recurrent_keys, recast
 from tiny_models import COMMON, MODELS, drawn
 
@@ -39,6 +40,7 @@ ARCHITECTURES = {
     "glm4_moe": gguf.MODEL_ARCH.GLM4_MOE,
     "gpt_oss": gguf.MODEL_ARCH.GPT_OSS,
     "exaone": gguf.MODEL_ARCH.EXAONE,
+    "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
     "glm4": gguf.MODEL_ARCH.GLM4,
     "granite": gguf.MODEL_ARCH.GRANITE,
     "internlm3": gguf.MODEL_ARCH.LLAMA,
@@ -260,8 +262,12 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], Arrays]:
     if "text_config" not in config:
         return config, parameters
     text = {**config["text_config"], "tie_word_embeddings": config["tie_word_embeddings"]}
-    prefix = "model.language_model."
-    found = {n.replace(prefix, "model."): v for n, v in parameters.items() if n.startswith(prefix)}
+    found = {
+        name.replace(prefix, "model."): values
+        for prefix in ("model.language_model.", "language_model.model.")
+        for name, values in parameters.items()
+        if name.startswith(prefix)
+    }
     head = {name: parameters[name] for name in ("lm_head.weight",) if name in parameters}
     return text, found | head
 
@@ -313,6 +319,8 @@ def write_gguf(
         parameters = recast(config, parameters)
     if config["model_type"] == "gpt_oss":
         parameters = _deinterleaved(parameters)
+    if config["model_type"] == "gemma3_text":
+        parameters = with_whole_norms(parameters)
     if config["model_type"] in ("lfm2", "lfm2_moe"):
         config, parameters = _with_convolutions(config, parameters)
     drafting = config["model_type"] in ("bailing_moe_v2", "hy_v3")
@@ -401,6 +409,8 @@ def _add_keys(writer: gguf.GGUFWriter, config: Config) -> None:
     _add_expert_keys(writer, config)
     if "linear_num_key_heads" in config:
         add_recurrent_keys(writer, config)
+    if config["model_type"].startswith("gemma"):
+        add_gemma_keys(writer, config)
 
 
 def _with_convolutions(config: Config, parameters: Arrays) -> tuple[Config, Arrays]:

@@ -14,6 +14,7 @@ import numpy as np
 import packings
 import pytest
 from tiny_configs.families_2025 import LLAMA3
+from tiny_configs.gemma import GEMMA3, ropes
 from tiny_gguf import read_folder, write_folder, write_gguf
 from tiny_gguf_recurrent import has_moved_heads
 from tiny_models import (
@@ -77,6 +78,8 @@ CONVERTED = [
     "qwen3_5_moe_text",
     "qwen3_5_moe-odd",
     "qwen3_5_moe-one",
+    "gemma3",
+    "gemma3_text",
     "glm4_moe",
     "glm4_moe-air",
     "glm4_moe_lite",
@@ -92,6 +95,9 @@ AS_IN_LLAMA_CPP: dict[str, dict[str, Any]] = {
     "qwen3_5-odd": {"linear_value_head_dim": 20},
     "qwen3_5-thirds": {"linear_value_head_dim": 12},
 }
+_SIX = {"num_hidden_layers": 7, "layer_types": None}  # Gemma 3's order of windows
+_SIX["rope_parameters"] = ropes({"rope_type": "linear", "factor": 8.0})
+AS_IN_LLAMA_CPP |= {"gemma3": _SIX, "gemma3_text": {**_SIX, "rope_parameters": ropes()}}
 # Where WIDE makes no model of the family, or no heads that llama.cpp takes.
 WIDER: dict[str, dict[str, Any]] = {
     "hunyuan_v1_moe": {"moe_intermediate_size": None},
@@ -320,6 +326,10 @@ def test_a_disk_that_is_too_full_is_said_before_a_byte_is_written(
         ("qwen3_moe-unnormalised", {}, "norm_topk_prob"),
         ("qwen3_moe-mixed", {}, "attention_bias"),
         ("qwen2-sliding", {}, "use_sliding_window"),
+        ("gemma3", {**_SIX, "query_pre_attn_scalar": 24}, "query_pre_attn_scalar"),
+        ("gemma3", {**_SIX, "rope_parameters": ropes(rope_theta=3000.0)}, "rope_local_base_freq"),
+        ("gemma3", {**_SIX, "attention_bias": True}, "attention_bias"),
+        ("gemma3", GEMMA3, "layer_types"),
         ("deepseek_v2-grouped", {}, "topk_method"),
         ("deepseek_v2", {}, "q_lora_rank"),
         ("deepseek_v3", {"rope_interleave": False}, "rope_interleave"),

@@ -1,4 +1,4 @@
-"""Valid but unusual configs of the families with DeepSeek-V3's parts, as transformers saves them.
+"""Valid but unusual configs, as transformers saves them: of DeepSeek-V3's parts, and of Gemma.
 
 One grid: every config's logits are transformers', in one pass and in pieces beside others.
 """
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tiny_configs.v3_like import UNUSUAL
+from tiny_configs import gemma, v3_like
 from tiny_models import (
     STAND_INS,
     PagedRun,
@@ -26,6 +26,7 @@ from tiny_models import (
 )
 
 TOLERANCE = 1e-4
+UNUSUAL = {**v3_like.UNUSUAL, **gemma.UNUSUAL}
 SEQUENCES = random_sequences(40, 21, seed=5)
 TOGETHER = [(0, 20), (17, 1), (23, 0)]
 

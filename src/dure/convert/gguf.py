@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dure import machine, models
-from dure.convert.tensors import Layout, gguf_tensors, tensor_plan
+from dure.convert.gemma import gemma3_values
+from dure.convert.tensors import Layout, gguf_tensors, otherwise, tensor_plan
 from dure.errors import UnsupportedModelError
 from dure.formats.card import read_card
 from dure.formats.checkpoint import open_checkpoint
@@ -146,16 +147,11 @@ def _understood(checkpoint: Checkpoint, quantize: Scheme | None) -> tuple[Config
     for key, (default, needed) in family.needs.items():
         value = config.values.get(key)
         if (default if value is None else value) != needed:
-            raise _otherwise(
+            raise otherwise(
                 f"{config.source} has {key} = {default if value is None else value!r}, and "
                 f"llama.cpp computes {name} only with {needed!r}."
             )
     return config, family
-
-
-def _otherwise(what: str) -> UnsupportedModelError:
-    """Make the error for what llama.cpp would compute differently, or not load."""
-    return UnsupportedModelError(what, hint="run the folder as it is.")
 
 
 def _type(name: str, tensor: Tensor, scheme: Scheme | None, *, sparse: bool) -> str:
@@ -196,7 +192,7 @@ def _rope_scaling(config: Config, sizes: Any, family: _Family) -> dict[str, Any]
     rope: RopeConfig = sizes.rope
     latent = hasattr(sizes, "latent")
     if rope.dim % 2:
-        raise _otherwise(
+        raise otherwise(
             f"{config.source} rotates {rope.dim} dimensions of a head (partial_rotary_factor), and "
             "llama.cpp turns pairs."
         )
@@ -212,7 +208,7 @@ def _rope_scaling(config: Config, sizes: Any, family: _Family) -> dict[str, Any]
     bare = rope.mscale is None and rope.mscale_all_dim is None
     plain = rope.attention_factor is None and (bare or same)
     if rope.type != "yarn" or not plain or not rope.truncate:
-        raise _otherwise(
+        raise otherwise(
             f"{config.source} scales its rotation in a way that GGUF cannot say ({rope.type})."
         )
     return {
@@ -274,7 +270,7 @@ def _routed(routing: Routing) -> dict[str, Any]:
 def _latent_values(config: Config, sizes: Any) -> dict[str, Any]:
     """Make the values of latent attention, which llama.cpp sees as one head of keys."""
     if sizes.query_latent is None and sizes.layers not in _LITE_LAYERS:
-        raise _otherwise(
+        raise otherwise(
             f"{config.source} has no q_lora_rank and {sizes.layers} layers, and llama.cpp knows "
             "DeepSeek-V2-Lite, which has none either, by its 27 layers."
         )
@@ -295,7 +291,7 @@ def _dense_in_front(config: Config, sizes: Any) -> int:
     """Return how many dense layers there are; llama.cpp needs all in front of the mixtures."""
     dense: int = sizes.dense_layers
     if not all(sizes.sparse_layers[dense:]):
-        raise _otherwise(
+        raise otherwise(
             f"{config.source} has dense layers behind mixtures of experts (mlp_layer_types), and "
             "llama.cpp has them only in front."
         )
@@ -306,7 +302,7 @@ def _ernie_values(config: Config, sizes: Any) -> dict[str, Any]:
     """Make ERNIE's values; llama.cpp needs all dense layers in front of the mixtures."""
     dense = sizes.layers - len(sizes.sparse_layers)
     if sizes.sparse_layers != frozenset(range(dense, sizes.layers)):
-        raise _otherwise(
+        raise otherwise(
             f"{config.source} has dense layers among or behind its mixtures of experts "
             "(moe_layer_interval, moe_layer_end_index), and llama.cpp has them only in front."
         )
@@ -322,7 +318,7 @@ def _hunyuan_values(config: Config, sizes: Any) -> dict[str, Any]:
     """Make Hunyuan's values: routed and shared experts have one width."""
     width, chosen = sizes.intermediate, set(sizes.experts_per_token)
     if len(chosen) > 1:
-        raise _otherwise(
+        raise otherwise(
             f"{config.source} has another moe_topk in each layer, and llama.cpp has one for all."
         )
     return {
@@ -345,14 +341,14 @@ def _glm_values(_config: Config, sizes: Any) -> dict[str, Any]:
 def _dots_values(config: Config, sizes: Any) -> dict[str, Any]:
     """Make dots.llm1's values: DeepSeek's router, and no window, for which it has no key."""
     if any(sizes.windows):
-        raise _otherwise(f"{config.source} has sliding windows, which GGUF cannot say.")
+        raise otherwise(f"{config.source} has sliding windows, which GGUF cannot say.")
     return _glm_values(config, sizes)
 
 
 def _recurrent_values(config: Config, sizes: Any) -> dict[str, Any]:
     """Make Qwen3-Next's values: recurrent layers under the keys of state-space models."""
     if sizes.key_dim != sizes.value_dim:
-        raise _otherwise(
+        raise otherwise(
             f"{config.source} has linear_key_head_dim = {sizes.key_dim} and linear_value_head_dim "
             f"= {sizes.value_dim}, and llama.cpp computes this family only with one for both."
         )
@@ -452,6 +448,7 @@ _FAMILIES: Mapping[str, _Family] = {
     "hunyuan_v1_dense": _Family(needs=_WITHOUT_BIAS),
     "hunyuan_v1_moe": _Family(needs=_WITHOUT_BIAS, values=_hunyuan_values),
     "minimax_m2": _Family(needs={"tie_word_embeddings": (False, False)}, values=_minimax_values),
+    "gemma3": _Family(needs=_WITHOUT_BIAS, values=gemma3_values),
     "glm4_moe": _Family(Layout(kinds=_SECOND_NORM), values=_glm_values),
     "glm4_moe_lite": _Family(architecture="deepseek2", needs=_LATENT, values=_latent_values),
     "dots1": _Family(needs=_WITHOUT_BIAS, values=_dots_values),

@@ -36,6 +36,11 @@ _EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.((?:gate|up|down)_proj)\.weight")
 _FUSED = re.compile(r"(.*\.experts)\.(gate_up_proj|down_proj)")
 
 
+def otherwise(what: str) -> UnsupportedModelError:
+    """Make the error for what llama.cpp would compute differently, or not load."""
+    return UnsupportedModelError(what, hint="run the folder as it is.")
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a family's GGUF files differ from its folders, beyond what all families do."""

@@ -45,19 +45,21 @@ class Decoder:
         norm_offset: float = 0.0,
         embedding_scale: float = 1.0,
         logit_divisor: float = 1.0,
+        logit_cap: float | None = None,
     ) -> None:
         """Load the embedding, blocks, last norm and head.
 
         make_layer: makes block number i of the model. rope_factors: divisors (rotary dim / 2,) of
         the frequencies; ropes: each block's own rotation, None for none, where they differ;
         norm_offset: of the last norm; embedding_scale and logit_divisor: what embeddings are
-        multiplied with, and logits divided by.
+        multiplied with, and logits divided by. logit_cap: logits become cap * tanh(logits / cap).
         """
         self.vocab_size, self.context_length = sizes.vocab_size, sizes.context_length
         self.rope = Rope(sizes.rope, factors=rope_factors)
         self.ropes = ropes or [self.rope] * sizes.layers
         self._embedding_scale = np.float32(embedding_scale)
         self._logit_divisor = np.float32(logit_divisor)
+        self._logit_cap = None if logit_cap is None else np.float32(logit_cap)
         self.embed_tokens = Embedding(
             weights, "model.embed_tokens", sizes.vocab_size, sizes.hidden, tied=sizes.tied
         )
@@ -110,7 +112,11 @@ class Decoder:
     def logits(self, x: Floats) -> Floats:
         """Return the logits (n, vocab_size) of hidden states (n, hidden) after the last block."""
         logits = self.lm_head(self.norm(x))
-        return logits if self._logit_divisor == 1 else logits / self._logit_divisor
+        if self._logit_divisor != 1:
+            logits = logits / self._logit_divisor
+        if self._logit_cap is not None:
+            logits = np.tanh(logits / self._logit_cap) * self._logit_cap
+        return logits
 
     @property
     def draft_cache_specs(self) -> tuple[KVCacheSpec | StateSpec, ...]:

@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 
 Float32Array = npt.NDArray[np.float32]
 
-ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "ntk-alpha", "llama3", "longrope")
+ROPE_TYPES = (
+    "default",
+    "linear",
+    "dynamic",
+    "yarn",
+    "ntk-alpha",
+    "llama3",
+    "longrope",
+    "proportional",
+)
 
 # Types that other software writes for one of ours. "mrope" gives image patches three positions;
 # text has the same number in all three, which is ordinary rotation.
@@ -63,6 +72,7 @@ class RopeConfig:
     high_freq_factor: float = 4.0
     truncate: bool = True
     divisors: tuple[float, ...] = ()  # longrope's, one a frequency
+    turning: int = 0  # proportional's: so many frequencies are those of `dim`, the others 0
 
     @classmethod
     def from_hf(
@@ -103,14 +113,16 @@ class RopeConfig:
             divisors = table.numbers("long_factor" if long else "short_factor")
             if factor is None and longest and original:
                 factor = longest / original
+        if kind == "proportional":
+            dim, part = head_dim, _rotary_part(table, fraction)
+        elif partial:
+            dim, part = _rotary_dim(table, head_dim, fraction), 0.0
+        else:
+            dim, part = _whole_dim(table, kind, head_dim), 0.0
         return cls(
             type=kind,
             theta=default_theta if theta is None else theta,
-            dim=(
-                _rotary_dim(table, head_dim, fraction)
-                if partial
-                else _whole_dim(table, kind, head_dim)
-            ),
+            dim=dim,
             factor=1.0 if factor is None else factor,
             original_context=int(original or 0),
             beta_fast=table.number("beta_fast") or 32.0,
@@ -123,6 +135,7 @@ class RopeConfig:
             high_freq_factor=table.number("high_freq_factor") or 4.0,
             truncate=table.values.get("truncate") is not False,
             divisors=divisors,
+            turning=int(part * head_dim // 2),
         )
 
 
@@ -145,6 +158,10 @@ def rope_frequencies(config: RopeConfig) -> tuple[Float32Array, float]:
         divisors = np.array(config.divisors, np.float32)
         frequencies = np.float32(1.0) / (divisors * _periods(config.theta, config.dim))
         return frequencies, _long_multiplier(config)
+    if config.type == "proportional":
+        frequencies = _plain(config.theta, config.dim) / np.float32(config.factor)
+        frequencies[config.turning :] = 0
+        return frequencies, 1.0
     return _plain(config.theta, config.dim), 1.0
 
 
@@ -305,6 +322,15 @@ def _rotary_dim(table: _Table, head_dim: int, usual: float = 1.0) -> int:
     if not 0 < dim <= head_dim:
         raise ModelFileError(f"The config rotates {dim} of {head_dim} dims of a head.")
     return dim
+
+
+def _rotary_part(table: _Table, usual: float) -> float:
+    """Return which part of a head's frequencies turns, 0 to 1, of a proportional rotation."""
+    fraction = table.number("partial_rotary_factor")
+    part = usual if fraction is None else fraction
+    if not 0 <= part <= 1:
+        raise ModelFileError(f"The config has partial_rotary_factor = {part}; it is from 0 to 1.")
+    return part
 
 
 def _whole_dim(table: _Table, kind: str, head_dim: int) -> int:

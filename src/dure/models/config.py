@@ -47,6 +47,7 @@ GGUF_KEYS = {
     "residual_scale": "residual_multiplier",
     "logit_scale": "logits_scaling",
     "rope.freq_base": "rope_theta",
+    "rope.freq_base_swa": "rope_local_base_freq",
     "rope.dimension_count": "rotary_dim",
     "expert_count": "num_experts",
     "expert_used_count": "num_experts_per_tok",
@@ -196,10 +197,14 @@ class Config:
             raise self._wrong(key, value, f"1 to {high:,}, one number or one for each layer")
         return tuple(each)
 
-    def heads(self) -> tuple[int, int]:
-        """Return the number of query heads, and of KV heads, which divides it."""
-        heads = self.integer("num_attention_heads", high=_MOST_HEADS)
-        kv_heads = self.integer("num_key_value_heads", heads, high=_MOST_HEADS)
+    def heads(self, usual: tuple[int, int] | None = None) -> tuple[int, int]:
+        """Return the number of query heads, and of KV heads, which divides it.
+
+        usual: both, if the config does not say them; without it, it must say the first.
+        """
+        few, fewer = (_REQUIRED, None) if usual is None else usual
+        heads = self.integer("num_attention_heads", few, high=_MOST_HEADS)
+        kv_heads = self.integer("num_key_value_heads", fewer or heads, high=_MOST_HEADS)
         if heads % kv_heads:
             raise self._wrong("num_key_value_heads", kv_heads, f"a divisor of the {heads} heads")
         return heads, kv_heads
@@ -381,6 +386,8 @@ def read_config(checkpoint: Checkpoint) -> Config:
     if isinstance(sliding, np.ndarray):
         kinds = ("full_attention", "sliding_attention")
         values["layer_types"] = [kinds[bool(each)] for each in sliding]
+    elif isinstance(sliding, int):
+        values["sliding_window_pattern"] = sliding
     if convolutions is not None:
         values["layer_types"] = ["conv" if each else "full_attention" for each in convolutions]
     # A GGUF need not have a key for the vocabulary's size: it is the embedding's rows.
