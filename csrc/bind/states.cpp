@@ -86,7 +86,7 @@ Result<float> short_conv(const In<float, 2>& x, const In<float, 2>& weight, cons
 
 Result<float> delta_rule(const In<float, 2>& qkv, const In<float, 2>& a, const In<float, 2>& b,
                          const In<float, 1>& rate, const In<float, 1>& bias, int64_t key_heads,
-                         int64_t key_dim, int64_t offset, InOut<float, 2> states,
+                         int64_t key_dim, int64_t offset, float bound, InOut<float, 2> states,
                          const Ints& positions, const Ints& sequences, const Ints& slots,
                          const In<int32_t, 2>& saves, int threads) {
   check_threads(threads);
@@ -100,22 +100,28 @@ Result<float> delta_rule(const In<float, 2>& qkv, const In<float, 2>& a, const I
           "after queries and keys there must be a whole number of columns a value head");
   const DeltaShape shape{key_heads, heads, key_dim, left / heads};
   const size_t n = qkv.shape(0), each = static_cast<size_t>(heads);
-  require(a.shape(0) == n && b.shape(0) == n && a.shape(1) == each && b.shape(1) == each,
-          "a and b must have one entry a row and value head");
-  require(bias.shape(0) == each, "the bias must have one entry a value head");
+  require(b.shape(0) == n && b.shape(1) == each, "b must have one entry a row and value head");
+  const size_t decays = a.shape(1);
+  require(a.shape(0) == n && (decays == each || decays == each * static_cast<size_t>(key_dim)),
+          "a must have one entry a row and value head, or one for each channel of its key");
+  require(bias.shape(0) == decays, "the bias must have one entry a column of a");
+  require(bound <= 0, "the bound of the decays' logarithms must not be above 0");
+  const bool by_channel = decays != each || (key_dim == 1 && bound < 0);
+  require(by_channel || bound == 0, "decays of whole heads have no bound");
   require(offset >= 0 && offset + shape.floats() <= static_cast<int64_t>(states.shape(1)),
           "a state slot is too small for the heads");
   const StatesView view = states_view(states, positions, sequences, slots, saves, n);
   auto out = fresh<float>({n, static_cast<size_t>(left)});
   const GilReleased release;
   ops().states->delta_rule(
-      {shape, qkv.data(), a.data(), b.data(), rate.data(), bias.data(), offset}, view, out.data(),
-      threads);
+      {shape, qkv.data(), a.data(), b.data(), rate.data(), bias.data(), by_channel, bound, offset},
+      view, out.data(), threads);
   return out;
 }
 
 Result<float> gated_norm(const In<float, 2>& x, const In<float, 1>& weight, float eps,
-                         const In<float, 2>& gate, const Map& columns, int threads) {
+                         const In<float, 2>& gate, const Map& columns, bool with_silu,
+                         int threads) {
   check_threads(threads);
   const size_t dim = weight.shape(0);
   require(dim > 0 && x.shape(1) % dim == 0, "the weight must have one entry a column of a head");
@@ -126,7 +132,7 @@ Result<float> gated_norm(const In<float, 2>& x, const In<float, 1>& weight, floa
   ops().states->gated_norm(x.data(), static_cast<int64_t>(x.shape(0)),
                            static_cast<int64_t>(x.shape(1) / dim), static_cast<int64_t>(dim),
                            weight.data(), eps, gate.data(), static_cast<int64_t>(gate.shape(1)),
-                           map, out.data(), threads);
+                           map, with_silu, out.data(), threads);
   return out;
 }
 
@@ -149,9 +155,9 @@ void bind_states(nb::module_& m) {
   const auto maybe = nb::arg().noconvert().none();
   m.def("short_conv", &short_conv, strict, strict, maybe, any, strict, strict, strict, strict,
         strict, any);
-  m.def("delta_rule", &delta_rule, strict, strict, strict, strict, strict, any, any, any, strict,
-        strict, strict, strict, strict, any);
-  m.def("gated_norm", &gated_norm, strict, strict, any, strict, maybe, any);
+  m.def("delta_rule", &delta_rule, strict, strict, strict, strict, strict, any, any, any, any,
+        strict, strict, strict, strict, strict, any);
+  m.def("gated_norm", &gated_norm, strict, strict, any, strict, maybe, any, any);
   m.def("sigmoid_mul", &sigmoid_mul, strict, strict, maybe, any);
 }
 

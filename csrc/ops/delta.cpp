@@ -1,5 +1,6 @@
-// The gated delta rule (Yang, Kautz & Hatamizadeh 2024, arXiv 2412.06464), the short convolution
-// before it, and the gates.
+// The gated delta rule (Yang, Kautz & Hatamizadeh 2024, arXiv 2412.06464), with one decay a head or
+// one a channel of the key (Kimi Delta Attention, arXiv 2510.26692), the short convolution before
+// it, and the gates.
 //
 // A slot of recurrent state holds what both keep of one sequence: first the convolution's last
 // kernel - 1 inputs, the oldest first, (kernel - 1, channels); then the delta rule's matrices,
@@ -80,8 +81,11 @@ struct Convolution {
 struct Prepared {
   // (rows, key heads, key_dim), of length 1; queries / sqrt(key_dim).
   PooledBuffer<float> keys, queries;
-  PooledBuffer<float> products;       // (rows, key heads): key times query
-  PooledBuffer<float> decays, betas;  // (rows, value heads)
+  PooledBuffer<float> products;  // (rows, key heads): key times query
+  PooledBuffer<float> betas;     // (rows, value heads)
+  PooledBuffer<float> decays;    // of DeltaInput's a
+  // Key and query times the decays, if each channel has its own: (rows, value heads, key_dim).
+  PooledBuffer<float> faded_keys, faded_queries;
 };
 
 void normalize(const float* from, int64_t count, double scale, float* to) {
@@ -113,13 +117,48 @@ float sigmoid_of(float b) {
   return static_cast<float>(1.0 / (1.0 + std::exp(-static_cast<double>(b))));
 }
 
+// log(1 + e^x) to a few ulp. With y = e^-|x|, at most 1, log(1 + y) is 2 atanh(y / (2 + y)), of
+// whose series eight terms are enough.
+f32x16 softplus(f32x16 x) {
+  const f32x16 y = exp16(set1(0) - max(set1(0) - x, x));
+  const f32x16 z = y / (set1(2.0f) + y), square = z * z;
+  f32x16 sum = set1(1.0f / 15);
+  for (int odd = 13; odd > 0; odd -= 2)
+    sum = fma(sum, square, set1(1.0f / static_cast<float>(odd)));
+  return fma(z + z, sum, max(set1(0), x));
+}
+
+// The decays of one head's channels, and key and query times them.
+void fade(const DeltaInput& in, int64_t row, int64_t head, Prepared& p) {
+  const DeltaShape& shape = in.shape;
+  const int64_t dim = shape.key_dim, at = (row * shape.value_heads + head) * dim,
+                key = (row * shape.key_heads + head / shape.group()) * dim;
+  const f32x16 rate = set1(in.rate[head]), bound = set1(in.bound);
+  for (int64_t d = 0; d < dim; d += 16) {
+    const int64_t left = dim - d;
+    const f32x16 x = load_up_to(in.a + at + d, left) + load_up_to(in.bias + head * dim + d, left);
+    const f32x16 decay =
+        exp16(in.bound < 0 ? bound * sigmoid(set1(0) - rate * x) : rate * softplus(x));
+    store_up_to(p.decays.data() + at + d, decay, left);
+    store_up_to(p.faded_keys.data() + at + d, decay * load_up_to(p.keys.data() + key + d, left),
+                left);
+    store_up_to(p.faded_queries.data() + at + d,
+                decay * load_up_to(p.queries.data() + key + d, left), left);
+  }
+}
+
 Prepared prepare(const DeltaInput& in, int64_t rows, int threads) {
   const DeltaShape& shape = in.shape;
   const int64_t keys = shape.key_heads, values = shape.value_heads, dim = shape.key_dim;
   const auto floats = [&](int64_t count) {
     return PooledBuffer<float>(static_cast<size_t>(rows * count));
   };
-  Prepared p{floats(keys * dim), floats(keys * dim), floats(keys), floats(values), floats(values)};
+  Prepared p{floats(keys * dim), floats(keys * dim), floats(keys), floats(values), {}, {}, {}};
+  p.decays = floats(in.by_channel ? values * dim : values);
+  if (in.by_channel) {
+    p.faded_keys = floats(values * dim);
+    p.faded_queries = floats(values * dim);
+  }
 #pragma omp parallel for num_threads(threads) schedule(static) if (rows > 4)
   for (int64_t row = 0; row < rows; ++row) {
     const float* x = in.qkv + row * shape.channels();
@@ -131,8 +170,13 @@ Prepared prepare(const DeltaInput& in, int64_t rows, int threads) {
       p.products.data()[row * keys + h] = dot(k, q, dim);
     }
     for (int64_t h = 0; h < values; ++h) {
-      p.decays.data()[row * values + h] = decay_of(in.a[row * values + h], in.bias[h], in.rate[h]);
       p.betas.data()[row * values + h] = sigmoid_of(in.b[row * values + h]);
+      if (in.by_channel) {
+        fade(in, row, h, p);
+      } else {
+        p.decays.data()[row * values + h] =
+            decay_of(in.a[row * values + h], in.bias[h], in.rate[h]);
+      }
     }
   }
   return p;
@@ -165,6 +209,29 @@ struct Strip {
       store(state + 32 * d + 16, fma(kd, d1, g * load(state + 32 * d + 16)));
     }
   }
+
+  // The same where each row d of S has a decay of its own; faded is what is multiplied by it.
+  void faded_token(const float* k, const float* faded_k, const float* faded_q, float kq,
+                   const float* decays, float beta, f32x16 v[2], f32x16 out[2]) const {
+    f32x16 r0 = set1(0), r1 = set1(0), p0 = set1(0), p1 = set1(0);
+    for (int64_t d = 0; d < dim; ++d) {
+      const f32x16 s0 = load(state + 32 * d), s1 = load(state + 32 * d + 16), kd = set1(faded_k[d]),
+                   qd = set1(faded_q[d]);
+      r0 = fma(s0, kd, r0);
+      r1 = fma(s1, kd, r1);
+      p0 = fma(s0, qd, p0);
+      p1 = fma(s1, qd, p1);
+    }
+    const f32x16 b = set1(beta), c = set1(kq);
+    const f32x16 d0 = (v[0] - r0) * b, d1 = (v[1] - r1) * b;
+    out[0] = fma(c, d0, p0);
+    out[1] = fma(c, d1, p1);
+    for (int64_t d = 0; d < dim; ++d) {
+      const f32x16 kd = set1(k[d]), g = set1(decays[d]);
+      store(state + 32 * d, fma(kd, d0, g * load(state + 32 * d)));
+      store(state + 32 * d + 16, fma(kd, d1, g * load(state + 32 * d + 16)));
+    }
+  }
 };
 
 }  // namespace
@@ -186,8 +253,7 @@ void short_conv(const float* x, int64_t width, const int32_t* map, const float* 
 
 void delta_rule(const DeltaInput& in, const StatesView& states, float* out, int threads) {
   const DeltaShape& shape = in.shape;
-  const int64_t dim = shape.key_dim, strips = shape.strips(),
-                group = shape.value_heads / shape.key_heads;
+  const int64_t dim = shape.key_dim, strips = shape.strips(), group = shape.group();
   const Prepared p = prepare(in, states.rows, threads);
   const int64_t items = shape.value_heads * strips, runs = static_cast<int64_t>(states.runs.size());
 #pragma omp parallel num_threads(threads) if (states.rows * items > 8)
@@ -213,8 +279,15 @@ void delta_rule(const DeltaInput& in, const StatesView& states, float* out, int 
         const float* value = in.qkv + row * shape.channels() + 2 * shape.key_heads * dim +
                              head * shape.value_dim + lane;
         f32x16 v[2] = {load_up_to(value, left), load_up_to(value + 16, left - 16)}, result[2];
-        strip.token(p.keys.data() + at * dim, p.queries.data() + at * dim, p.products.data()[at],
-                    p.decays.data()[gate], p.betas.data()[gate], v, result);
+        const float *k = p.keys.data() + at * dim, kq = p.products.data()[at],
+                    beta = p.betas.data()[gate];
+        if (in.by_channel) {
+          strip.faded_token(k, p.faded_keys.data() + gate * dim,
+                            p.faded_queries.data() + gate * dim, kq, p.decays.data() + gate * dim,
+                            beta, v, result);
+        } else {
+          strip.token(k, p.queries.data() + at * dim, kq, p.decays.data()[gate], beta, v, result);
+        }
         float* to = out + gate * shape.value_dim + lane;
         store_up_to(to, result[0], left);
         store_up_to(to + 16, result[1], left - 16);
@@ -225,10 +298,10 @@ void delta_rule(const DeltaInput& in, const StatesView& states, float* out, int 
   }
 }
 
-// Each head of a row normed, then gated: rms_norm(x) * silu(gate), in that order.
+// Each head of a row normed, then gated: rms_norm(x) * silu or sigmoid(gate), in that order.
 void gated_norm(const float* x, int64_t n, int64_t heads, int64_t dim, const float* weight,
-                float eps, const float* gate, int64_t width, const int32_t* map, float* out,
-                int threads) {
+                float eps, const float* gate, int64_t width, const int32_t* map, bool with_silu,
+                float* out, int threads) {
   const int64_t cols = heads * dim;
   const Columns columns(map, cols);
   rms_norm(x, n * heads, dim, weight, eps, out, threads);
@@ -236,7 +309,9 @@ void gated_norm(const float* x, int64_t n, int64_t heads, int64_t dim, const flo
   for (int64_t i = 0; i < n; ++i)
     for (int64_t c = 0; c < cols; c += 16) {
       float* to = out + i * cols + c;
-      store_up_to(to, silu(columns.load(gate + i * width, c)) * load_up_to(to, cols - c), cols - c);
+      const f32x16 open = columns.load(gate + i * width, c);
+      store_up_to(to, (with_silu ? silu(open) : sigmoid(open)) * load_up_to(to, cols - c),
+                  cols - c);
     }
 }
 

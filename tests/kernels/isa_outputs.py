@@ -178,10 +178,19 @@ def recurrent(outputs: dict[str, np.ndarray]) -> None:
         sizes = {"key_heads": key_heads, "key_dim": key_dim, "offset": kept}
         read = kernels.delta_rule(qkv, a, b, rate, bias, *where, **sizes, threads=2)
         name = f"{heads} {value_dim}"
-        outputs |= {f"conv {name}": qkv, f"delta {name}": read, f"states {name}": states}
+        outputs |= {f"conv {name}": qkv, f"delta {name}": read, f"states {name}": states.copy()}
+        a = rng.normal(0, 9, (35, heads * key_dim)).astype(np.float32)
+        bias = rng.normal(0, 1, heads * key_dim).astype(np.float32)
+        for bound in (0.0, -5.0):
+            here = {"bound": bound, "threads": 2}
+            faded = kernels.delta_rule(qkv, a, b, rate, bias, *where, **sizes, **here)
+            outputs |= {f"fade {name} {bound}": faded, f"f {name} {bound}": states.copy()}
         norm = rng.normal(1, 0.2, value_dim).astype(np.float32)
         which = columns[: heads * value_dim]
         outputs[f"gated norm {name}"] = kernels.gated_norm(read, norm, 1e-6, gates, columns=which)
+        outputs[f"sigmoid norm {name}"] = kernels.gated_norm(
+            read, norm, 1e-6, gates, columns=which, with_silu=False
+        )
         outputs[f"gate {name}"] = kernels.sigmoid_mul(read, gates)
 
 

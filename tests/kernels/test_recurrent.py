@@ -78,18 +78,28 @@ def test_convolutions_are_those_of_the_reference(
 DELTAS = [(1, 1, 1, 1), (2, 4, 8, 8), (2, 2, 24, 40), (1, 3, 33, 96), (4, 8, 128, 128)]
 
 
-def delta(rng: np.random.Generator, shape: tuple[int, int, int, int], n: int) -> dict[str, Any]:
-    """Arguments of the rule for (key heads, value heads, key_dim, value_dim)."""
+DECAYS = ("head", "channel", "bounded channel")
+
+
+def delta(
+    rng: np.random.Generator, shape: tuple[int, int, int, int], n: int, decays: str = "head"
+) -> dict[str, Any]:
+    """Arguments of the rule for (key heads, value heads, key_dim, value_dim).
+
+    decays: what has one of its own.
+    """
     key_heads, heads, key_dim, value_dim = shape
     width = 2 * key_heads * key_dim + heads * value_dim
+    decaying = heads if decays == "head" else heads * key_dim
     return {
         "qkv": rng.normal(0, 1, (n, width)).astype(np.float32),
-        "a": rng.normal(0, 2, (n, heads)).astype(np.float32),
+        "a": rng.normal(0, 2, (n, decaying)).astype(np.float32),
         "b": rng.normal(0, 2, (n, heads)).astype(np.float32),
         "rate": -rng.uniform(0.01, 4, heads).astype(np.float32),
-        "bias": rng.normal(0, 1, heads).astype(np.float32),
+        "bias": rng.normal(0, 1, decaying).astype(np.float32),
         "key_heads": key_heads,
         "key_dim": key_dim,
+        "bound": -5.0 if decays == "bounded channel" else 0.0,
     }
 
 
@@ -103,19 +113,22 @@ def run_delta(
     """The rule's output; `more` may hold saves, offset and threads."""
     saves = more.pop("saves", NO_SAVES)
     arrays = [arguments[name] for name in ("qkv", "a", "b", "rate", "bias")]
-    sizes = {name: arguments[name] for name in ("key_heads", "key_dim")}
+    sizes = {name: arguments[name] for name in ("key_heads", "key_dim", "bound")}
     return module.delta_rule(*arrays, *rows.arguments(states, saves), **sizes, **more)
 
 
+@pytest.mark.parametrize("decays", DECAYS)
 @pytest.mark.parametrize("shape", DELTAS)
-def test_the_delta_rule_is_that_of_the_reference(shape: tuple[int, int, int, int]) -> None:
+def test_the_delta_rule_is_that_of_the_reference(
+    shape: tuple[int, int, int, int], decays: str
+) -> None:
     rng = np.random.default_rng(2)
     rows = Rows.of(SPANS, SLOTS)
-    arguments = delta(rng, shape, len(rows.positions))
+    arguments = delta(rng, shape, len(rows.positions), decays)
     size, offset = state_size(shape), 5
     states = np.zeros((9, offset + size), np.float32)
     warm = Rows.of([(0, 3)] * 7, list(range(7)))  # states as the rule makes them, padding and all
-    run_delta(delta(rng, shape, 21), warm, states, offset=offset)
+    run_delta(delta(rng, shape, 21, decays), warm, states, offset=offset)
     assert states[:7, offset:].any(axis=1).all()
     expected_states = states.copy()
     saves = np.array([[4, 5], [20, 2], [8, 7]], np.int32)
@@ -126,13 +139,38 @@ def test_the_delta_rule_is_that_of_the_reference(shape: tuple[int, int, int, int
     assert not states[:, :offset].any()
 
 
+@pytest.mark.parametrize("gate", [-2e4, -90.0, -1e-3, 0.0, 19.9, 90.0, 2e4, np.inf, -np.inf])
+@pytest.mark.parametrize("decays", DECAYS[1:])
+def test_decays_of_any_gate_are_right(gate: float, decays: str) -> None:
+    rng = np.random.default_rng(7)
+    arguments = delta(rng, (1, 1, 24, 8), 2, decays)
+    arguments["a"][:] = gate
+    arguments["bias"][:] = 0
+    rows, states = Rows.of([(0, 2)], [0]), np.zeros((2, 1, state_size((1, 1, 24, 8))), np.float32)
+    actual = run_delta(arguments, rows, states[0])
+    expected = run_delta(arguments, rows, states[1], reference)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(states[0], states[1], rtol=1e-5, atol=1e-7)
+
+
+def test_one_decay_for_all_channels_is_that_of_the_head() -> None:
+    rng = np.random.default_rng(8)
+    shape, rows = (2, 4, 24, 40), Rows.of([(0, 30)], [0])
+    arguments, size = delta(rng, shape, 30), state_size((2, 4, 24, 40))
+    spread = {name: np.repeat(arguments[name], 24, axis=-1) for name in ("a", "bias")}
+    whole = run_delta(arguments, rows, np.zeros((1, size), np.float32))
+    each = run_delta({**arguments, **spread}, rows, np.zeros((1, size), np.float32))
+    np.testing.assert_allclose(each, whole, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("decays", DECAYS)
 @pytest.mark.parametrize("shape", [(2, 4, 8, 8), (2, 4, 128, 128)])
 def test_pieces_threads_company_and_snapshots_change_no_bit(
-    shape: tuple[int, int, int, int],
+    shape: tuple[int, int, int, int], decays: str
 ) -> None:
     rng = np.random.default_rng(3)
     n, size = 70, state_size(shape)
-    arguments = delta(rng, shape, n)
+    arguments = delta(rng, shape, n, decays)
     states = np.zeros((3, size), np.float32)
     whole = run_delta(arguments, Rows.of([(0, n)], [0]), states)
     for cuts in ([1] * n, [7, 1, 32, 30], [69, 1]):
@@ -144,7 +182,7 @@ def test_pieces_threads_company_and_snapshots_change_no_bit(
                     name: value[start : start + count] if name in ("qkv", "a", "b") else value
                     for name, value in arguments.items()
                 }
-                other = delta(rng, shape, 2)
+                other = delta(rng, shape, 2, decays)
                 mixed = {
                     name: np.concatenate([other[name], value])
                     if name in ("qkv", "a", "b")
@@ -185,8 +223,9 @@ def test_a_convolution_in_pieces_changes_no_bit(cuts: list[int]) -> None:
 
 @pytest.mark.parametrize(("heads", "dim"), [(1, 1), (3, 8), (4, 24), (2, 128), (5, 33)])
 @pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("with_silu", [True, False])
 def test_gated_norms_and_gates_are_those_of_the_reference(
-    heads: int, dim: int, mapped: bool
+    heads: int, dim: int, mapped: bool, with_silu: bool
 ) -> None:
     rng = np.random.default_rng(5)
     n, width = 19, heads * dim
@@ -195,14 +234,15 @@ def test_gated_norms_and_gates_are_those_of_the_reference(
     gate[0, :3] = (100, -100, 0)
     weight = rng.normal(1, 0.3, dim).astype(np.float32)
     columns = rng.permutation(width + 7)[:width].astype(np.int32) if mapped else None
+    how = {"columns": columns, "with_silu": with_silu}
     alone: dict[str, list[np.ndarray]] = {"norm": [], "gate": []}
     for row in range(n):
         x_row, gate_row = x[row : row + 1], gate[row : row + 1]
-        alone["norm"].append(kernels.gated_norm(x_row, weight, 1e-6, gate_row, columns=columns))
+        alone["norm"].append(kernels.gated_norm(x_row, weight, 1e-6, gate_row, **how))
         alone["gate"].append(kernels.sigmoid_mul(x_row, gate_row, columns=columns))
     for threads in (1, 2):
-        normed = kernels.gated_norm(x, weight, 1e-6, gate, columns=columns, threads=threads)
-        expected = reference.gated_norm(x, weight, 1e-6, gate, columns=columns)
+        normed = kernels.gated_norm(x, weight, 1e-6, gate, **how, threads=threads)
+        expected = reference.gated_norm(x, weight, 1e-6, gate, **how)
         np.testing.assert_allclose(normed, expected, rtol=1e-5, atol=1e-30)
         np.testing.assert_array_equal(bits(normed), bits(np.concatenate(alone["norm"])))
         gated = kernels.sigmoid_mul(x, gate, columns=columns, threads=threads)
@@ -262,6 +302,27 @@ def test_arguments_that_do_not_fit_are_refused(changes: dict[str, Any]) -> None:
     kernels.short_conv(*bad())
     with pytest.raises((TypeError, ValueError)):
         kernels.short_conv(*bad(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"a": np.zeros((3, 9), np.float32)}, "a must have one entry"),
+        ({"a": np.zeros((2, 16), np.float32)}, "a must have one entry"),
+        ({"bias": np.zeros(2, np.float32)}, "the bias"),
+        ({"b": np.zeros((3, 16), np.float32)}, "b must have one entry"),
+        ({"bound": 1.0}, "above 0"),
+        ({"a": np.zeros((3, 2), np.float32), "bias": np.zeros(2, np.float32)}, "no bound"),
+    ],
+)
+def test_decays_that_do_not_fit_the_heads_are_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    good = delta(np.random.default_rng(9), (1, 2, 8, 8), 3, "bounded channel")
+    rows, states = Rows.of([(0, 3)], [0]), np.zeros((1, state_size((1, 2, 8, 8))), np.float32)
+    run_delta(good, rows, states)
+    with pytest.raises(ValueError, match=message):
+        run_delta({**good, **changes}, rows, states)
 
 
 def test_a_column_that_is_not_there_is_refused() -> None:

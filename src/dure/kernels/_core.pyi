@@ -267,6 +267,7 @@ def delta_rule(
     key_heads: int,
     key_dim: int,
     offset: int,
+    bound: float,
     states: Floats,
     positions: Ints,
     sequences: Ints,
@@ -275,7 +276,13 @@ def delta_rule(
     threads: int,
 ) -> Floats: ...
 def gated_norm(
-    x: Floats, weight: Floats, eps: float, gate: Floats, columns: Ints | None, threads: int
+    x: Floats,
+    weight: Floats,
+    eps: float,
+    gate: Floats,
+    columns: Ints | None,
+    with_silu: bool,
+    threads: int,
 ) -> Floats: ...
 def sigmoid_mul(x: Floats, gate: Floats, columns: Ints | None, threads: int) -> Floats: ...
 def route(

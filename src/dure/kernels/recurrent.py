@@ -59,6 +59,7 @@ def delta_rule(
     key_heads: int,
     key_dim: int,
     offset: int = 0,
+    bound: float = 0.0,
     threads: int = 1,
 ) -> Floats:
     """Compute the gated delta rule (Yang et al. 2024) for each token: (n, heads * value_dim).
@@ -69,6 +70,10 @@ def delta_rule(
     // heads. decay = exp(rate * softplus(a + bias)), beta = sigmoid(b); a, b: (n, heads); rate,
     bias: (heads,). S lies at `offset` of a slot, (heads, strips, key_dim, 32); the rest as in
     short_conv.
+
+    With a (n, heads * key_dim) and bias (heads * key_dim,) every channel of the key, which is a row
+    of S, has a decay of its own (Kimi Delta Attention, arXiv 2510.26692). If `bound` is below 0,
+    that is exp(bound * sigmoid(-rate * (a + bias))), which is never below exp(bound).
     """
     return _core.delta_rule(
         qkv,
@@ -79,6 +84,7 @@ def delta_rule(
         key_heads,
         key_dim,
         offset,
+        bound,
         states,
         positions,
         sequences,
@@ -95,11 +101,12 @@ def gated_norm(
     gate: Floats,
     *,
     columns: Ints | None = None,
+    with_silu: bool = True,
     threads: int = 1,
 ) -> Floats:
     """Compute rms_norm of each head of x (n, heads * d), times silu of the gate.
 
     weight: (d,). The gate of x's column c is column columns[c] of gate (n, cols), or column c.
-    Returns (n, heads * d).
+    with_silu: if it is False, the gate's sigmoid is taken. Returns (n, heads * d).
     """
-    return _core.gated_norm(x, weight, eps, gate, columns, threads)
+    return _core.gated_norm(x, weight, eps, gate, columns, with_silu, threads)

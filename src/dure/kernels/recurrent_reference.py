@@ -62,18 +62,21 @@ def delta_rule(
     key_heads: int,
     key_dim: int,
     offset: int = 0,
+    bound: float = 0.0,
     threads: int = 1,
 ) -> Float32Array:
     """Compute the gated delta rule for each token, float32 (n, value heads * value_dim)."""
     del threads
-    n, heads = a.shape
+    n, heads = b.shape
     split = key_heads * key_dim
     q, k, v = np.split(qkv.astype(np.float64), [split, 2 * split], axis=1)
     q = _unit(q.reshape(n, key_heads, key_dim)) / np.sqrt(key_dim)
     k = _unit(k.reshape(n, key_heads, key_dim))
     q, k = (np.repeat(each, heads // key_heads, axis=1) for each in (q, k))
     v = v.reshape(n, heads, -1)
-    decay = np.exp(rate * np.logaddexp(0, a.astype(np.float64) + bias))
+    opened = (a.astype(np.float64) + bias).reshape(n, heads, -1)
+    rates = rate[:, None].astype(np.float64)
+    decay = np.exp(bound * _sigmoid(-rates * opened) if bound else rates * np.logaddexp(0, opened))
     beta = _sigmoid(b.astype(np.float64))
     shape = heads, -(-v.shape[2] // STRIP), key_dim, STRIP
     size = int(np.prod(shape))
@@ -83,7 +86,7 @@ def delta_rule(
         matrices = stored.reshape(shape).swapaxes(1, 2).reshape(heads, key_dim, -1)
         matrices = matrices[:, :, : v.shape[2]].astype(np.float64)
         for row in rows:
-            matrices *= decay[row, :, None, None]
+            matrices *= decay[row, :, :, None]  # of each head, or each row of its matrix
             error = v[row] - np.einsum("hkv,hk->hv", matrices, k[row])
             matrices += np.einsum("hk,hv->hkv", k[row], beta[row, :, None] * error)
             out[row] = np.einsum("hkv,hk->hv", matrices, q[row])
@@ -102,14 +105,16 @@ def gated_norm(
     gate: Float32Array,
     *,
     columns: Int32Array | None = None,
+    with_silu: bool = True,
     threads: int = 1,
 ) -> Float32Array:
-    """Compute each head's RMSNorm times silu of the gate, float32 of x's shape."""
+    """Compute each head's RMSNorm times silu or sigmoid of the gate, float32 of x's shape."""
     del threads
     wide = x.reshape(len(x), -1, len(weight)).astype(np.float64)
     normed = wide / np.sqrt(np.mean(wide**2, axis=-1, keepdims=True) + eps) * weight
     gates = gate[:, columns if columns is not None else np.arange(x.shape[1])].astype(np.float64)
-    result: Float32Array = (normed.reshape(x.shape) * gates * _sigmoid(gates)).astype(np.float32)
+    opened = _sigmoid(gates) * (gates if with_silu else 1.0)
+    result: Float32Array = (normed.reshape(x.shape) * opened).astype(np.float32)
     return result
 
 
