@@ -13,7 +13,7 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
 from tiny_gguf_gemma import add_gemma_keys, with_whole_norms
-from tiny_gguf_recurrent import add_recurrent_keys, recast
+from tiny_gguf_recurrent import add_kda_keys, add_recurrent_keys, recast, recast_kda
 from tiny_models import COMMON, MODELS, drawn
 
 ARCHITECTURES = {
@@ -56,13 +56,16 @@ ARCHITECTURES = {
     "solar_open": gguf.MODEL_ARCH.GLM4_MOE,
     "deepseek_v32": gguf.MODEL_ARCH.GLM_DSA,
     "glm_moe_dsa": gguf.MODEL_ARCH.GLM_DSA,
+    "bailing_hybrid": gguf.MODEL_ARCH.KIMI_LINEAR,
     "bailing_moe_v2": gguf.MODEL_ARCH.BAILINGMOE2,
     "dots1": gguf.MODEL_ARCH.DOTS1,
     "hy_v3": gguf.MODEL_ARCH.DOTS1,
+    "kimi_linear": gguf.MODEL_ARCH.KIMI_LINEAR,
 }
 
 # Architectures that the gguf package does not know: their names, over tensors of one above.
-_NEWER = {"hy_v3": "hy_v3", "deepseek_v32": "deepseek32"}
+_NEWER = {"bailing_hybrid": "bailingmoe3", "hy_v3": "hy_v3", "deepseek_v32": "deepseek32"}
+_OF_V3 = ("deepseek_v3", "deepseek_v32", "glm_moe_dsa", "kimi_linear", "bailing_hybrid")
 _ALIASES = {  # parts of names in folders -> those that the tensor maps above know
     "lfm2_moe": {".feed_forward.experts.": ".block_sparse_moe.experts."},
     "hy_v3": {
@@ -323,6 +326,8 @@ def write_gguf(
         parameters = with_whole_norms(parameters)
     if config["model_type"] in ("lfm2", "lfm2_moe"):
         config, parameters = _with_convolutions(config, parameters)
+    if config["model_type"] in ("kimi_linear", "bailing_hybrid"):
+        config, parameters = recast_kda(config, parameters)
     drafting = config["model_type"] in ("bailing_moe_v2", "hy_v3")
     if drafting and not any("eh_proj" in name for name in parameters):
         config = {**config, "num_nextn_predict_layers": 0}  # what the tiny config says has no layer
@@ -411,6 +416,8 @@ def _add_keys(writer: gguf.GGUFWriter, config: Config) -> None:
         add_recurrent_keys(writer, config)
     if config["model_type"].startswith("gemma"):
         add_gemma_keys(writer, config)
+    if "linear_num_heads" in config:
+        add_kda_keys(writer, config)
 
 
 def _with_convolutions(config: Config, parameters: Arrays) -> tuple[Config, Arrays]:
@@ -537,7 +544,7 @@ def _deinterleaved(parameters: Arrays) -> Arrays:
 def _add_latent_keys(writer: gguf.GGUFWriter, config: Config, *, halves: bool) -> None:
     """What deepseek2 has beside the common keys: a head of keys that all share if in halves."""
     rotated, plain = config["qk_rope_head_dim"], config["qk_nope_head_dim"]
-    writer.add_head_count_kv(1 if halves else config["num_attention_heads"])
+    writer.add_head_count_kv(config.get("kv_heads", 1 if halves else config["num_attention_heads"]))
     writer.add_key_length(config["kv_lora_rank"] + rotated if halves else plain + rotated)
     writer.add_value_length(config["kv_lora_rank"] if halves else config["v_head_dim"])
     if halves:
@@ -551,9 +558,9 @@ def _add_latent_keys(writer: gguf.GGUFWriter, config: Config, *, halves: bool) -
     writer.add_leading_dense_block_count(config.get("first_k_dense_replace", 0))
     writer.add_expert_shared_count(config["n_shared_experts"])
     writer.add_expert_weights_scale(config["routed_scaling_factor"])
-    if config["norm_topk_prob"]:
+    if config["norm_topk_prob"] and config["model_type"] != "kimi_linear":  # who needs no telling
         writer.add_expert_weights_norm(True)
-    if config["model_type"] in ("deepseek_v3", "deepseek_v32", "glm_moe_dsa"):
+    if config["model_type"] in _OF_V3:
         writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
     if "index_topk" in config:
         writer.add_indexer_head_count(config["index_n_heads"])

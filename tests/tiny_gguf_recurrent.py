@@ -1,4 +1,6 @@
-"""How llama.cpp's converters recast the Gated DeltaNets of Qwen3-Next and Qwen3.5."""
+"""How llama.cpp's converters recast recurrent layers: the Gated DeltaNets of Qwen3-Next and
+Qwen3.5, and the Kimi Delta Attention of Kimi-Linear and Ling-3.0.
+"""
 
 from __future__ import annotations
 
@@ -99,3 +101,75 @@ def has_moved_heads(sizes: Any) -> bool:
     A sum is then in another order, too, whose rounding states carry on.
     """
     return hasattr(sizes, "tiled") and sizes.key_heads not in (1, sizes.value_heads)
+
+
+# What Kimi's and Ling's configs call the keys that other families have, too.
+_KDA_KEYS = {
+    "model_max_length": "max_position_embeddings",
+    "moe_renormalize": "norm_topk_prob",
+    "num_expert_group": "n_group",
+    "num_experts_per_token": "num_experts_per_tok",
+    "num_shared_experts": "n_shared_experts",
+}
+_KDA_NAMES = {
+    ".word_embeddings.": ".embed_tokens.",
+    ".attention.": ".self_attn.",
+    ".self_attn.dense.": ".self_attn.o_proj.",
+    ".self_attn.f_proj.": ".self_attn.f_a_proj.",
+    ".mlp.gate.expert_bias": ".mlp.gate.e_score_correction_bias",
+    ".dt_bias": ".dt_proj.bias",
+    ".block_sparse_moe.gate_proj.": ".mlp.gate_proj.",
+    ".block_sparse_moe.up_proj.": ".mlp.up_proj.",
+    ".block_sparse_moe.down_proj.": ".mlp.down_proj.",
+    ".w1.": ".gate_proj.",
+    ".w2.": ".down_proj.",
+    ".w3.": ".up_proj.",
+    ".block_sparse_moe.": ".mlp.",
+}
+
+
+def recast_kda(config: Config, parameters: Arrays) -> tuple[Config, Arrays]:
+    """A config with the keys that most families have, and the parameters as the converters recast
+    them: decays without their logarithm (of Kimi below 0, of Ling above), tensors of four
+    dimensions, and Ling's gates of heads and of delta layers under two names.
+    """
+    ling = config["model_type"] == "bailing_hybrid"
+    found = {_KDA_KEYS.get(key, key): value for key, value in config.items()}
+    found.setdefault("rope_parameters", {"rope_type": "default", "rope_theta": 10000.0})
+    found["kv_heads"] = [int(kind == "full_attention") for kind in config["layer_types"]]
+    found["first_k_dense_replace"] = config["mlp_layer_types"].index("sparse")
+    if not any("eh_proj" in name for name in parameters):
+        found["num_nextn_predict_layers"] = 0
+    out: Arrays = {}
+    for name, values in parameters.items():
+        key = name
+        for theirs, ours in _KDA_NAMES.items():
+            key = key.replace(theirs, ours)
+        if ling and ".g_proj." in key:
+            delta = len(values) != config["num_attention_heads"]
+            key = (
+                key.replace(".g_proj.", ".g_a_proj.")
+                if delta
+                else f"blk.{key.split('.')[2]}.attn_gate.weight"
+            )
+        if key.endswith(".A_log"):
+            rates = np.exp(values.astype(np.float64)).astype(np.float32)
+            out[key] = rates.reshape(-1, 1) if ling else -rates
+        elif key.endswith("_conv1d.weight"):
+            out[key] = values.reshape(1, len(values), 1, -1)
+        else:
+            out[key] = values
+    return found, out
+
+
+def add_kda_keys(writer: gguf.GGUFWriter, config: Config) -> None:
+    """The keys of the delta layers that the converters write."""
+    writer.add_ssm_conv_kernel(config["linear_conv_kernel_dim"])
+    writer.add_kda_head_dim(config["linear_head_dim"])
+    if config["model_type"] == "bailing_hybrid":
+        writer.add_bool("bailingmoe3.kda.safe_gate", config["kda_safe_gate"])
+        writer.add_float32("bailingmoe3.kda.gate_lower_bound", config["kda_lower_bound"])
+        width = config["n_shared_experts"] * config["moe_intermediate_size"]
+        writer.add_expert_shared_feed_forward_length(width)
+        if config["num_nextn_predict_layers"]:
+            writer.add_nextn_predict_layers(config["num_nextn_predict_layers"])

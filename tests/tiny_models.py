@@ -187,6 +187,7 @@ def _wide_delta_rule(model: Any) -> Iterator[None]:
     with ExitStack() as stack:
         # transformers up to 5.23 calls what the layer holds, and from 5.24 on the module's function
         holders = [(module, "torch_chunk_gated_delta_rule")]
+        holders += [(module, "chunk_kimi_delta_attention")]
         holders += [(layer, "chunk_gated_delta_rule") for layer in model.modules()]
         found = [each for each in holders if hasattr(*each)]
         assert found, "transformers computes the gated delta rule in another place than was known"
@@ -208,8 +209,8 @@ def delta_rule(
     """Return the output (batch, tokens, value heads, width) of the gated delta rule, and the state.
 
     query and key (batch, tokens, key heads, width), value (batch, tokens, value heads, width), g
-    and beta (batch, tokens, value heads); in float64, from an empty state.
-    Source: arXiv 2412.06464, equation 10.
+    and beta (batch, tokens, value heads), or g (..., key width); in float64, from an empty state.
+    Source: arXiv 2412.06464, equation 10; of a g for each channel arXiv 2510.26692, equation 1.
     """
     import torch  # noqa: PLC0415
 
@@ -221,7 +222,8 @@ def delta_rule(
     state = v.new_zeros(*v[:, 0].shape, k.shape[-1])  # (batch, heads, value width, key width)
     out = []
     for t in range(v.shape[1]):
-        state = state * g[:, t].exp()[..., None, None]
+        decay = g[:, t].exp()
+        state = state * (decay[..., None, :] if decay.ndim == 3 else decay[..., None, None])
         missing = (v[:, t] - (state @ k[:, t, :, :, None])[..., 0]) * beta[:, t, :, None]
         state = state + missing[..., None] * k[:, t, :, None, :]
         out.append((state @ q[:, t, :, :, None])[..., 0])

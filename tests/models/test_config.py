@@ -69,11 +69,19 @@ WRONG_IN_ONE: dict[str, dict[str, tuple[Any, ...]]] = {
     "hy_v3": {"mlp_layer_types": (["dense"], "dense", ["dense", "moe", "sparse"], 3)},
     "deepseek_v2": {key: (0, -1, "4", True, [4]) for key in ("kv_lora_rank", "q_lora_rank")},
     "glm4_moe": {"n_group": (0, -1, 3, "4"), "use_qk_norm": (1, "no"), "n_shared_experts": (-1,)},
+    "kimi_linear": {"linear_head_dim": (0, "16"), "linear_conv_kernel_dim": (0, 17)},
+    "bailing_hybrid": {
+        "kda_lower_bound": (0, 5, -1e9, "-5", True, float("nan")),
+        "kda_safe_gate": (1, "yes"),
+        "layer_group_size": (0, "3"),
+        "linear_head_dim": (0, "16", 2000),
+    },
     "deepseek_v3": {"n_group": (0, -1, 3, "4"), "topk_group": (0, 9), "norm_topk_prob": (1, "no")},
 }
 # Heads over latents have other sizes, and do not read these.
 NOT_READ = {"num_key_value_heads", "head_dim"}
 OVER_LATENTS = {"deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa"}
+OVER_LATENTS |= {"kimi_linear", "bailing_hybrid"}
 NOT_RUN: tuple[tuple[str, Any], ...] = (
     ("hidden_act", "gelu"),
     ("hidden_act", "gelu_pytorch_tanh"),
@@ -82,6 +90,12 @@ NOT_RUN: tuple[tuple[str, Any], ...] = (
     ("rope_scaling", {"type": "spiral", "factor": 2.0}),
 )
 NOT_RUN_BY: tuple[tuple[str, str, Any], ...] = (
+    ("bailing_hybrid", "gated_attention_proj_granularity_type", "element_wise"),
+    ("bailing_hybrid", "no_kda_lora", False),
+    ("bailing_hybrid", "use_mla_nope", True),
+    ("bailing_hybrid", "value_norm", True),
+    ("kimi_linear", "mla_use_nope", False),
+    ("kimi_linear", "moe_router_activation_func", "softmax"),
     ("llama", "mlp_bias", True),
     ("llama", "sliding_window", 64),
     ("pangu_embedded", "mlp_bias", True),

@@ -27,6 +27,7 @@ from tiny_models import (
 # What has no architecture in GGUF, and what converters write no key for: (un)normalised experts,
 # dense layers among sparse, windows.
 _ONLY_SAFETENSORS = {
+    "kimi_linear-groups",  # delta layers have as many heads as attention
     "llama-prover",
     "lfm2-biased",
     "lfm2_moe-plain",

@@ -1,4 +1,4 @@
-"""Valid but unusual configs, as transformers saves them: of DeepSeek-V3's parts, and of Gemma.
+"""Valid but unusual configs of the families of 2026, as transformers saves them.
 
 One grid: every config's logits are transformers', in one pass and in pieces beside others.
 """
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tiny_configs import gemma, v3_like
+from tiny_configs import gemma, kda, v3_like
 from tiny_models import (
     STAND_INS,
     PagedRun,
@@ -26,7 +26,7 @@ from tiny_models import (
 )
 
 TOLERANCE = 1e-4
-UNUSUAL = {**v3_like.UNUSUAL, **gemma.UNUSUAL}
+UNUSUAL = {**v3_like.UNUSUAL, **gemma.UNUSUAL, **kda.UNUSUAL}
 SEQUENCES = random_sequences(40, 21, seed=5)
 TOGETHER = [(0, 20), (17, 1), (23, 0)]
 
@@ -39,7 +39,13 @@ SAVES: tuple[tuple[dict[str, Any], str | None], ...] = (
 )
 
 
-@pytest.mark.parametrize("number", range(len(UNUSUAL)), ids=list(UNUSUAL))
+CASES = [
+    pytest.param(number, id=name, marks=[pytest.mark.long] if name in kda.UNUSUAL else [])
+    for number, name in enumerate(UNUSUAL)
+]
+
+
+@pytest.mark.parametrize("number", CASES)
 def test_an_unusual_config_gives_transformers_logits(number: int, tmp_path: Path) -> None:
     family, settings = list(UNUSUAL.values())[number]
     options, dtype = SAVES[number % len(SAVES)]

@@ -37,9 +37,9 @@ _CONFIG_KEYS = {
     "heads": ("num_attention_heads",),
     "kv_heads": ("num_key_value_heads",),
     "head_dim": ("head_dim",),
-    "context": ("max_position_embeddings",),
+    "context": ("max_position_embeddings", "model_max_length"),
     "experts": ("num_experts", "num_local_experts", "n_routed_experts"),
-    "experts_used": ("num_experts_per_tok", "moe_topk"),
+    "experts_used": ("num_experts_per_tok", "num_experts_per_token", "moe_topk"),
     "vocabulary": ("vocab_size",),
 }
 

@@ -49,6 +49,7 @@ class LatentAttention:
         scale: float,
         bias: bool = False,
         interleaved: bool = True,
+        gated: bool = False,
     ) -> None:
         """Load the projections.
 
@@ -56,7 +57,8 @@ class LatentAttention:
         (kv_lora_rank). A key has `plain` dimensions from the latent, and `rotated` that all heads
         share; `value` is the width of a head's value. latent, plain and value are multiples of 16.
         query_latent: the width of the query latent (q_lora_rank), if there is one. scale: of the
-        attention scores.
+        attention scores. gated: whether each head's result is multiplied by the sigmoid of a gate,
+        which g_proj gives of the input.
         """
         self.q_a_proj = self.q_a_norm = None
         query_name, query_width = f"{name}.q_proj", hidden
@@ -70,6 +72,8 @@ class LatentAttention:
         )
         self.kv_a_norm = RMSNorm(weights, f"{name}.kv_a_layernorm", latent, NORM_EPS)
         self.o_proj = Linear(weights, f"{name}.o_proj", hidden, heads * value, bias=bias)
+        self.g_proj = Linear(weights, f"{name}.g_proj", heads, hidden) if gated else None
+        self._gate_of = np.repeat(np.arange(heads, dtype=np.int32), value)  # of each column
         self.cache_spec = KVCacheSpec("latent", 1, latent + rotated)
         self._heads, self._scale, self._interleaved = heads, scale, interleaved
         self._latent, self._plain, self._rotated, self._value = latent, plain, rotated, value
@@ -119,25 +123,27 @@ class LatentAttention:
     ) -> Floats:
         """Write all rows' latents to `cache`, and attend.
 
-        Returns (n, hidden) + add; of `rows` (m,), those alone.
+        rotation: None if what all heads share of a key is not rotated. Returns (n, hidden) + add;
+        of `rows` (m,), those alone.
         """
-        assert rotation is not None  # the part of a key that all heads share is a rotated one
         queries = self.q_a_proj or self.q_proj
         positions, sequences = batch.positions, batch.sequences
         if rows is None:
             q, entries = Linear.together(x, queries, self.kv_a_proj)
             turning = rotation
         else:
-            q, entries = queries(x.take(rows)), self.kv_a_proj(x)
+            wanted = x.take(rows)
+            q, entries = queries(wanted), self.kv_a_proj(x)
             positions, sequences = positions[rows], sequences[rows]
-            turning = rotation[0][rows], rotation[1][rows]
+            turning = None if rotation is None else (rotation[0][rows], rotation[1][rows])
             add = None if add is None else add[rows]
+            x = wanted
         if self.q_a_norm is not None:
             q = self.q_proj(self.q_a_norm(q))
         self._write(entries, rotation, batch, cache)
         absorbed = self._absorbed(q, turning)
         gathered = self._gathered(absorbed, cache, positions, sequences, batch.block_tables)
-        return self._result(gathered, add)
+        return self._result(gathered, add, None if self.g_proj is None else self.g_proj(x))
 
     def _gathered(
         self, q: Floats, cache: LayerArray, positions: Ints, sequences: Ints, tables: Ints
@@ -154,8 +160,11 @@ class LatentAttention:
             threads=self._threads,
         )
 
-    def _result(self, gathered: Floats, add: Floats | None) -> Floats:
-        """Project what was gathered, (n, heads, latent), to values and to the output, + add."""
+    def _result(self, gathered: Floats, add: Floats | None, gates: Floats | None = None) -> Floats:
+        """Project what was gathered, (n, heads, latent), to values and to the output, + add.
+
+        gates: (n, heads), whose sigmoid the values are multiplied with; None for none.
+        """
         values = kernels.head_matmul(
             gathered,
             self.expand,
@@ -164,9 +173,14 @@ class LatentAttention:
             exact=self._exact,
             threads=self._threads,
         )
-        return self.o_proj(values.reshape(len(gathered), self._heads * self._value), add=add)
+        flat = values.reshape(len(gathered), self._heads * self._value)
+        if gates is not None:
+            flat = kernels.sigmoid_mul(flat, gates, columns=self._gate_of, threads=self._threads)
+        return self.o_proj(flat, add=add)
 
-    def _write(self, entries: Floats, rotation: Rotation, batch: Batch, cache: LayerArray) -> None:
+    def _write(
+        self, entries: Floats, rotation: Rotation | None, batch: Batch, cache: LayerArray
+    ) -> None:
         """Write entries (n, latent + rotated), normed and rotated, to the cache."""
         latent = self.kv_a_norm.floats(np.ascontiguousarray(entries[:, : self._latent]))
         rest = self._turned(entries[:, None, self._latent :], rotation)
@@ -174,7 +188,7 @@ class LatentAttention:
             latent, rest[:, 0], cache, batch.positions, batch.sequences, batch.block_tables
         )
 
-    def _absorbed(self, q: Floats, rotation: Rotation) -> Floats:
+    def _absorbed(self, q: Floats, rotation: Rotation | None) -> Floats:
         """Project queries (n, heads * (plain + rotated)) into the space of cache entries."""
         queries = q.reshape(len(q), self._heads, self._plain + self._rotated)
         out = kernels.head_matmul(
@@ -188,9 +202,11 @@ class LatentAttention:
         out[:, :, self._latent :] = self._turned(queries[:, :, self._plain :], rotation)
         return out
 
-    def _turned(self, x: Floats, rotation: Rotation) -> Floats:
-        """Return a rotated copy of x (n, heads, rotated)."""
+    def _turned(self, x: Floats, rotation: Rotation | None) -> Floats:
+        """Return a copy of x (n, heads, rotated), rotated unless `rotation` is None."""
         x = np.array(x, order="C")
+        if rotation is None:
+            return x
         kernels.rope(x, *rotation, interleaved=self._interleaved, threads=self._threads)
         return x
 

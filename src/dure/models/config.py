@@ -61,6 +61,9 @@ GGUF_KEYS = {
     "nextn_predict_layers": "num_nextn_predict_layers",
     "shortconv.l_cache": "conv_L_cache",
     "final_logit_softcapping": "final_logit_softcapping",
+    "kda.gate_lower_bound": "kda_lower_bound",
+    "kda.head_dim": "linear_head_dim",
+    "kda.safe_gate": "kda_safe_gate",
     "ssm.conv_kernel": "linear_conv_kernel_dim",
     "ssm.group_count": "linear_num_key_heads",
     "ssm.inner_size": "linear_inner_size",
@@ -95,6 +98,10 @@ _SYNONYMS = {
     "moe_layer_start_index": "first_k_dense_replace",
     "n_routed_experts": "num_experts",
     "num_mtp_layers": "num_nextn_predict_layers",
+    "model_max_length": "max_position_embeddings",
+    "moe_renormalize": "norm_topk_prob",
+    "num_expert_group": "n_group",
+    "num_experts_per_token": "num_experts_per_tok",
     "num_shared_experts": "n_shared_experts",
     "router_scaling_factor": "routed_scaling_factor",
 }
@@ -364,12 +371,13 @@ def read_config(checkpoint: Checkpoint) -> Config:
     """
     if checkpoint.kind == "safetensors":
         own = language_config(checkpoint.config, checkpoint.tensors)
-        values = {_SYNONYMS.get(key, key): value for key, value in own.items()}
+        values = {_SYNONYMS[key]: value for key, value in own.items() if key in _SYNONYMS}
+        values |= {key: value for key, value in own.items() if key not in _SYNONYMS}
         if is_mlx(checkpoint.config, checkpoint.tensors):  # mlx-lm adds the 1 when it converts
             values["norms_are_whole"] = True
         return Config(values, f"{checkpoint.path}: config.json")
     prefix = architecture_of(checkpoint) + "."
-    metadata, convolutions = _without_convolutions(checkpoint.metadata, prefix)
+    metadata, layer_types = _layers_without_heads(checkpoint.metadata, prefix)
     values = {
         theirs: _same_for_all(metadata[prefix + ours], prefix + ours, checkpoint)
         for ours, theirs in GGUF_KEYS.items()
@@ -388,8 +396,8 @@ def read_config(checkpoint: Checkpoint) -> Config:
         values["layer_types"] = [kinds[bool(each)] for each in sliding]
     elif isinstance(sliding, int):
         values["sliding_window_pattern"] = sliding
-    if convolutions is not None:
-        values["layer_types"] = ["conv" if each else "full_attention" for each in convolutions]
+    if layer_types is not None:
+        values["layer_types"] = layer_types
     # A GGUF need not have a key for the vocabulary's size: it is the embedding's rows.
     embedding = checkpoint.tensors.get("token_embd.weight")
     if embedding is not None:
@@ -399,15 +407,22 @@ def read_config(checkpoint: Checkpoint) -> Config:
     return Config(values, str(checkpoint.path), is_gguf=True)
 
 
-def _without_convolutions(
+# What a layer without KV heads is, by the architecture.
+_WITHOUT_HEADS = dict.fromkeys(("kimi-linear.", "bailingmoe3."), "linear_attention")
+_WITHOUT_HEADS |= dict.fromkeys(("lfm2.", "lfm2moe."), "conv")
+
+
+def _layers_without_heads(
     metadata: Mapping[str, Any], prefix: str
-) -> tuple[Mapping[str, Any], list[bool] | None]:
-    """Tell LFM2's layers without KV heads, which are convolutions, from those that have some."""
+) -> tuple[Mapping[str, Any], list[str] | None]:
+    """Return a GGUF's metadata with the heads of layers that have some, and its layer_types."""
     key = f"{prefix}attention.head_count_kv"
-    heads = metadata.get(key)
-    if not prefix.startswith("lfm2") or not isinstance(heads, np.ndarray):
+    heads, other = metadata.get(key), _WITHOUT_HEADS.get(prefix)
+    if other is None or not isinstance(heads, np.ndarray):
         return metadata, None
-    return {**metadata, key: heads[heads != 0]}, [bool(each == 0) for each in heads]
+    return {**metadata, key: heads[heads != 0]}, [
+        "full_attention" if each else other for each in heads.tolist()
+    ]
 
 
 def _gguf_scaling(

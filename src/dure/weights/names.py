@@ -40,6 +40,13 @@ GGUF_NAMES: Mapping[str, str] = {
     "blk.{}.ssm_alpha": "model.layers.{}.linear_attn.in_proj_a",
     "blk.{}.ssm_beta": "model.layers.{}.linear_attn.in_proj_b",
     "blk.{}.ssm_conv1d": "model.layers.{}.linear_attn.conv1d",
+    "blk.{}.ssm_conv1d_q": "model.layers.{}.self_attn.q_conv1d",
+    "blk.{}.ssm_conv1d_k": "model.layers.{}.self_attn.k_conv1d",
+    "blk.{}.ssm_conv1d_v": "model.layers.{}.self_attn.v_conv1d",
+    "blk.{}.ssm_f_a": "model.layers.{}.self_attn.f_a_proj",
+    "blk.{}.ssm_f_b": "model.layers.{}.self_attn.f_b_proj",
+    "blk.{}.ssm_g_a": "model.layers.{}.self_attn.g_a_proj",
+    "blk.{}.ssm_g_b": "model.layers.{}.self_attn.g_b_proj",
     "blk.{}.ssm_a": "model.layers.{}.linear_attn.A",
     "blk.{}.ssm_dt.bias": "model.layers.{}.linear_attn.dt_bias",
     "blk.{}.ssm_norm": "model.layers.{}.linear_attn.norm",
@@ -97,8 +104,9 @@ def _from_gguf(name: str, own: Mapping[str, str]) -> str:
     if match is None:
         return name
     layer, whole, kind, suffix = match.groups()
-    if f"blk.{{}}.{whole}" in GGUF_NAMES:
-        return GGUF_NAMES[f"blk.{{}}.{whole}"].format(layer)
+    exact = own.get(f"blk.{{}}.{whole}") or GGUF_NAMES.get(f"blk.{{}}.{whole}")
+    if exact is not None:
+        return exact.format(layer)
     pattern = own.get(f"blk.{{}}.{kind}") or GGUF_NAMES.get(f"blk.{{}}.{kind}")
     return f"{pattern.format(layer)}.{suffix}" if pattern else name
 
@@ -116,10 +124,11 @@ def gguf_name(name: str, tensor_aliases: Mapping[str, str]) -> str | None:
     if match is None:
         return None
     layer, whole = match.groups()
-    if f"model.layers.{{}}.{whole}" in _INTO_GGUF:
-        return _INTO_GGUF[f"model.layers.{{}}.{whole}"].format(layer)
-    kind, _, suffix = whole.rpartition(".")
     own = {ours: theirs for theirs, ours in tensor_aliases.items() if theirs.startswith("blk.{}.")}
+    exact = own.get(f"model.layers.{{}}.{whole}") or _INTO_GGUF.get(f"model.layers.{{}}.{whole}")
+    if exact is not None:
+        return exact.format(layer)
+    kind, _, suffix = whole.rpartition(".")
     ours = f"model.layers.{{}}.{kind}"
     pattern = own.get(ours) or _INTO_GGUF.get(ours)
     return f"{pattern.format(layer)}.{suffix}" if pattern else None
