@@ -384,7 +384,7 @@ def test_reasoning_that_was_begun_is_gone_on_with(
 SWITCHED = ["qwen3", "qwen3.5", "glm-4.6", "deepseek-v3.1", "deepseek-v3.2", "deepseek-v4", "qwq"]
 
 
-@pytest.mark.parametrize("name", [*SWITCHED, "minimax-m2", "hunyuan-3", "minimax-m3"])
+@pytest.mark.parametrize("name", [*SWITCHED, "ling-3.0", "minimax-m2", "hunyuan-3", "minimax-m3"])
 @pytest.mark.parametrize("mode", ["on", "off"])
 @pytest.mark.parametrize("content", ["It is", "{open}\n\n{close}\n\nIt is", "{close}It is"])
 def test_an_empty_block_of_reasoning_is_written_once(
@@ -434,6 +434,8 @@ def test_parts_of_a_beginning_are_one_text(make_llm: MakeLLM) -> None:
         ("hunyuan-3", "<arg_value:opensource>Oslo</arg_value:opensource>"),
         ("minimax-m3", "]<]minimax[>[<city>Oslo]<]minimax[>[</city>"),
         ("glm-4.6", "<arg_key>city</arg_key>\n<arg_value>Oslo</arg_value>"),
+        ("ling-2.0", '{"name": "get_weather", "arguments": {"city": "Oslo"}}'),
+        ("ling-3.0", "<arg_key>city</arg_key>\n<arg_value>Oslo</arg_value>"),
         ("hunyuan-7b", '<tool_call>get_weather\n```json\n{"city": "Oslo"}\n```'),
         ("hunyuan-a13b", '<tool_calls>[{"name": "get_weather", "arguments": {"city": "Oslo"}}]'),
         ("llama-3.1", '{"name": "get_weather", "parameters": {"city": "Oslo"}}'),

@@ -20,6 +20,7 @@ from dure.chat.dialects import (
     hunyuan,
     hy3,
     kimi,
+    ling,
     llama3,
     minimax,
     pangu,
@@ -143,6 +144,12 @@ KIMI_CALL = (
 )
 KIMI_NOW = "<|tool_call_begin|>functions.now:1<|tool_call_argument_begin|>{}<|tool_call_end|>"
 KIMI_CALLS = "<|tool_calls_section_begin|>{}<|tool_calls_section_end|>"
+# As its template shows calls: no line end between an argument and the next.
+LING_CALL = (
+    "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Oslo</arg_value>"
+    "<arg_key>wind</arg_key>\n<arg_value>true</arg_value>\n</tool_call>"
+)
+LING_NOW = "<tool_call>now\n\n</tool_call>"
 HY3_CALL = (
     "<tool_call:opensource>get_weather<tool_sep:opensource>\n"
     "<arg_key:opensource>city</arg_key:opensource>\n"
@@ -263,6 +270,11 @@ TRANSCRIPTS = (
     Transcript("no JSON", R1, CALLS.format(_r1("now", "none")), (("content", CALLS.format(_r1("now", "none"))),), unparsed=1),
     # DeepSeek V3.1
     # Kimi K2 to K2.6
+    Transcript("thoughts and answer", ling.LING_3, "Hm, Oslo.</think>Cold.", _reasoned(("content", "Cold.")), starts_in_reasoning=True),
+    Transcript("answer, thinking off", ling.LING_3, "Cold.", (("content", "Cold."),)),
+    Transcript("thoughts, words, two calls", ling.LING_3, f"Hm, Oslo.</think>I look.\n{LING_CALL}\n{LING_NOW}", _reasoned(("content", "I look."), HY3_SAYS, NOW), starts_in_reasoning=True),
+    Transcript("calls within thoughts", ling.LING_3, f"Hm, Oslo.{LING_CALL}", _reasoned(HY3_SAYS), starts_in_reasoning=True),
+    Transcript("a call without a name", ling.LING_3, "<tool_call>\n</tool_call>", (("content", "<tool_call>\n</tool_call>"),), unparsed=1),
     Transcript("one call", KIMI, KIMI_CALLS.format(KIMI_CALL), (OSLO,)),
     Transcript("thoughts, words, two calls", KIMI, "<think>Hm, Oslo.</think>a" + KIMI_CALLS.format(KIMI_CALL + KIMI_NOW), _reasoned(("content", "a"), OSLO, NOW)),
     Transcript("calls within thoughts", KIMI, "<think>Hm, Oslo." + KIMI_CALLS.format(KIMI_CALL), _reasoned(OSLO)),
