@@ -13,7 +13,7 @@ import gguf
 import numpy as np
 import packings
 import pytest
-from tiny_configs.families_2025 import LLAMA3
+from tiny_configs.families_2025 import LINEAR, LLAMA3
 from tiny_configs.gemma import GEMMA3, ropes
 from tiny_gguf import read_folder, write_folder, write_gguf
 from tiny_gguf_recurrent import has_moved_heads
@@ -85,6 +85,11 @@ CONVERTED = [
     "glm4_moe_lite",
     "dots1",
     "solar_open",
+    "kimi_linear",
+    "bailing_hybrid",
+    "bailing_moe_v2",
+    "bailing_moe_v2-groups",
+    "hy_v3",
     "mimo",
 ]
 # What llama.cpp does not compute of these, as it computes it.
@@ -330,6 +335,14 @@ def test_a_disk_that_is_too_full_is_said_before_a_byte_is_written(
         ("gemma3", {**_SIX, "rope_parameters": ropes(rope_theta=3000.0)}, "rope_local_base_freq"),
         ("gemma3", {**_SIX, "attention_bias": True}, "attention_bias"),
         ("gemma3", GEMMA3, "layer_types"),
+        ("bailing_moe_v2", {"attention_bias": True}, "use_qkv_bias"),
+        ("kimi_linear-groups", {}, "linear_attn_config"),
+        ("kimi_linear", {"tie_word_embeddings": True}, "tie_word_embeddings"),
+        ("kimi_linear", {"attention_bias": True}, "attention_bias"),
+        ("bailing_hybrid-free", {}, "kda_safe_gate"),
+        ("bailing_hybrid", {"rope_parameters": LINEAR}, "linear"),
+        ("hy_v3", {"mlp_layer_types": ["sparse", "dense", "sparse"]}, "mlp_layer_types"),
+        ("hy_v3", {"attention_bias": True}, "attention_bias"),
         ("deepseek_v2-grouped", {}, "topk_method"),
         ("deepseek_v2", {}, "q_lora_rank"),
         ("deepseek_v3", {"rope_interleave": False}, "rope_interleave"),
@@ -377,28 +390,41 @@ def test_a_layer_that_only_drafts_is_left_out(
     assert not [key for key in keys if "nextn" in key]
 
 
+@pytest.mark.parametrize(
+    "name, small, large",
+    [
+        (
+            "qwen3_next",
+            ("ssm_conv1d.weight", "ssm_a", "ssm_dt.bias", "ssm_norm.weight"),
+            ("attn_qkv", "ssm_ba"),
+        ),
+        (
+            "bailing_hybrid",
+            ("ssm_conv1d_q.weight", "ssm_a", "ssm_dt.bias", "ssm_norm.weight"),
+            ("attn_q", "ssm_f_a", "ssm_g_a", "ssm_beta"),
+        ),
+    ],
+)
 def test_what_a_recurrent_layer_keeps_small_stays_float32(
-    folder: Callable[..., Path], tmp_path: Path
+    folder: Callable[..., Path],
+    tmp_path: Path,
+    name: str,
+    small: tuple[str, ...],
+    large: tuple[str, ...],
 ) -> None:
     import ml_dtypes  # noqa: PLC0415  # safetensors' own way to bfloat16
     from safetensors.numpy import save_file  # noqa: PLC0415
 
-    source, out = folder("qwen3_next", **WIDE), tmp_path / "out.gguf"
+    source, out = folder(name, **WIDE), tmp_path / "out.gguf"
     _, arrays = read_folder(source)
     halved = {name: array.astype(ml_dtypes.bfloat16) for name, array in arrays.items()}
     save_file(halved, source / "model.safetensors")
     for scheme, matrices in ((None, "BF16"), ("q6", "Q6_K")):
         convert(source, out, quantize=scheme, force=True)  # type: ignore[arg-type]
-        types = {name: tensor.dtype for name, tensor in open_checkpoint(out).tensors.items()}
-        small = (
-            "ssm_conv1d.weight",
-            "ssm_a",
-            "ssm_dt.bias",
-            "ssm_norm.weight",
-            "ffn_gate_inp.weight",
-        )
-        assert {types[f"blk.0.{name}"] for name in small} == {"F32"}
-        assert {types[f"blk.0.{name}.weight"] for name in ("attn_qkv", "ssm_ba")} == {matrices}
+        types = {key: tensor.dtype for key, tensor in open_checkpoint(out).tensors.items()}
+        assert {types[f"blk.1.{part}"] for part in (*small, "ffn_gate_inp.weight")} == {"F32"}
+        assert {types[f"blk.1.{part}.weight"] for part in large} == {matrices}
+        loaded(out)
 
 
 def test_keys_that_a_config_has_for_other_models_are_not_passed_on(

@@ -11,6 +11,7 @@ import numpy as np
 
 from dure import machine, models
 from dure.convert.gemma import gemma3_values
+from dure.convert.kda import delta_values
 from dure.convert.tensors import Layout, gguf_tensors, otherwise, tensor_plan
 from dure.errors import UnsupportedModelError
 from dure.formats.card import read_card
@@ -274,6 +275,11 @@ def _latent_values(config: Config, sizes: Any) -> dict[str, Any]:
             f"{config.source} has no q_lora_rank and {sizes.layers} layers, and llama.cpp knows "
             "DeepSeek-V2-Lite, which has none either, by its 27 layers."
         )
+    return _over_latents(config, sizes)
+
+
+def _over_latents(config: Config, sizes: Any) -> dict[str, Any]:
+    """Make the values of latent attention and of DeepSeek's router."""
     return {
         "num_key_value_heads": 1,
         "head_dim": sizes.latent + sizes.rotated,
@@ -285,6 +291,11 @@ def _latent_values(config: Config, sizes: Any) -> dict[str, Any]:
         "first_k_dense_replace": _dense_in_front(config, sizes),
         **_routed(sizes.routing),
     }
+
+
+def _delta_values(config: Config, sizes: Any) -> dict[str, Any]:
+    """Make the values of Kimi-Linear and Ling-3.0: latents, and recurrent layers beside them."""
+    return {**_over_latents(config, sizes), **delta_values(config, sizes)}
 
 
 def _dense_in_front(config: Config, sizes: Any) -> int:
@@ -336,6 +347,17 @@ def _minimax_values(_config: Config, sizes: Any) -> dict[str, Any]:
 def _glm_values(_config: Config, sizes: Any) -> dict[str, Any]:
     """Make GLM's values: DeepSeek's router over ordinary attention."""
     return {"first_k_dense_replace": sizes.dense_layers, **_routed(sizes.routing)}
+
+
+def _ling2_values(config: Config, sizes: Any) -> dict[str, Any]:
+    """Make Ling-2.0's values: GLM's, and the width of all shared experts together."""
+    width = sizes.shared_experts * sizes.expert_intermediate
+    return {**_glm_values(config, sizes), "shared_expert_intermediate_size": width or None}
+
+
+def _hy3_values(config: Config, sizes: Any) -> dict[str, Any]:
+    """Make Hy3's values: GLM's, with its dense layers in front."""
+    return {**_glm_values(config, sizes), "first_k_dense_replace": _dense_in_front(config, sizes)}
 
 
 def _dots_values(config: Config, sizes: Any) -> dict[str, Any]:
@@ -404,6 +426,7 @@ _WITHOUT_WINDOW = {"use_sliding_window": (False, False)}
 _WITHOUT_BIAS = {"attention_bias": (False, False)}
 _ONLY_MIXTURES = {"decoder_sparse_step": (1, 1), "mlp_only_layers": ([], [])}
 _LATENT = {**_WITHOUT_BIAS, "rope_interleave": (True, True)}
+_DELTA = {**_LATENT, "norm_topk_prob": (True, True)}
 _SECOND_NORM = {"ffn_norm": "post_attention_norm"}
 _QWEN35 = _Family(
     Layout(kinds=_SECOND_NORM, drafts="mtp.", tiled=True),
@@ -451,6 +474,16 @@ _FAMILIES: Mapping[str, _Family] = {
     "gemma3": _Family(needs=_WITHOUT_BIAS, values=gemma3_values),
     "glm4_moe": _Family(Layout(kinds=_SECOND_NORM), values=_glm_values),
     "glm4_moe_lite": _Family(architecture="deepseek2", needs=_LATENT, values=_latent_values),
+    "kimi_linear": _Family(
+        needs={**_DELTA, "tie_word_embeddings": (False, False)}, values=_delta_values
+    ),
+    "bailing_hybrid": _Family(
+        needs={**_DELTA, "kda_safe_gate": (True, True)}, values=_delta_values
+    ),
+    "bailing_moe_v2": _Family(
+        needs={"use_qkv_bias": (False, False), "use_bias": (False, False)}, values=_ling2_values
+    ),
+    "hy_v3": _Family(needs=_WITHOUT_BIAS, values=_hy3_values),
     "dots1": _Family(needs=_WITHOUT_BIAS, values=_dots_values),
     "solar_open": _Family(Layout(kinds=_SECOND_NORM), architecture="glm4moe", values=_glm_values),
     "mimo": _Family(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -156,6 +157,8 @@ def _parts(
     if name.endswith(".in_proj_qkvz.weight"):
         yield from _recurrent_parts(name, tensor, sizes)
         return
+    if name.endswith(".self_attn.g_proj.weight") and not sizes.recurrent[int(name.split(".")[2])]:
+        name = name.replace(".self_attn.g_proj.", ".linear_attn.in_proj_z.")  # GGUF's attn_gate
     if layout.tiled and ".linear_attn." in name and not name.endswith(".norm.weight"):
         rows = tiled_rows(name, tensor, sizes)
         yield name.replace(".A_log", ".A"), _shape(name, tensor), rows
@@ -234,6 +237,10 @@ def _shape(name: str, tensor: Source) -> tuple[int, ...]:
     """Drop the dimension of 1 that only folders have."""
     if name.endswith(".conv1d.weight"):  # (channels, 1, tokens)
         return tensor.shape[0], tensor.shape[-1]
+    if name.endswith("_conv1d.weight"):  # of Kimi Delta Attention, which llama.cpp wants so
+        return tensor.shape[0], 1, tensor.shape[-1]
+    if name.endswith(".self_attn.A_log"):
+        return math.prod(tensor.shape), 1
     if name.endswith("bias"):  # ERNIE's of its experts is (1, experts)
         return tensor.shape[-1:]
     return tensor.shape
@@ -242,7 +249,9 @@ def _shape(name: str, tensor: Source) -> tuple[int, ...]:
 def _change(name: str, sizes: Any) -> Callable[[Floats], Floats] | None:
     """Choose the change of values: norms that folders store less 1, decays stored as logarithms."""
     if name.endswith(".A_log"):
-        return lambda log: (-np.exp(log.astype(np.float64))).astype(np.float32)
+        # Ling-3.0's files have the amounts of what other families' have below 0.
+        sign = 1.0 if hasattr(sizes, "bound") else -1.0
+        return lambda log: (sign * np.exp(log.astype(np.float64))).astype(np.float32)
     offset = np.float32(getattr(sizes, "norm_offset", 0.0))
     if offset and name.endswith("norm.weight") and not name.endswith(".linear_attn.norm.weight"):
         return lambda norm: norm + offset

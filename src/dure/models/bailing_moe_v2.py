@@ -28,6 +28,7 @@ TENSOR_ALIASES = {
     ".attention.key_layernorm.": ".self_attn.k_norm.",
     ".attention.dense.": ".self_attn.o_proj.",
     ".mlp.gate.expert_bias": ".mlp.gate.e_score_correction_bias",
+    "blk.{}.attn_qkv": "model.layers.{}.self_attn.qkv_proj",
 }
 
 

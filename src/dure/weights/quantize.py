@@ -93,7 +93,7 @@ def type_for(scheme: Scheme, part: Part, cols: int, *, sparse: bool) -> str:
 
 def part_of(name: str, dimensions: int) -> Part:
     """Return the part of a model that a parameter belongs to, by the name a family gives it."""
-    if dimensions < 2 or name.endswith(".conv1d.weight"):
+    if dimensions < 2 or name.endswith(("conv1d.weight", "_attn.A")):
         return "vector"  # or as small as one
     if name in ("model.embed_tokens.weight", "lm_head.weight"):
         return "head" if name.startswith("lm_head") else "embedding"
