@@ -16,7 +16,7 @@ LINE = (
     {"hub"},
     {"text", "kernels"},
     {"batch", "weights"},
-    {"layers"},
+    {"layers", "metering"},
     {"models"},
     {"engine", "convert"},
     {"chat", "loading", "benchmark"},

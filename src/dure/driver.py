@@ -129,21 +129,28 @@ class Driver:
         Ctrl-C ends the pass between two layers, and is raised when the step has been left in order.
         """
         with _interrupts_deferred() as pressed:
+            self.engine.meter.enter(self.engine)
             try:
-                outputs = self.engine.step(pressed)
-            except PassInterruptedError:
-                return
-            for output in outputs:
-                answer = self._answers.pop(output.request.id, None)
-                if answer is None:
-                    continue
-                try:
-                    answer.take(output)
-                except Exception as error:  # of its text or its calls: no other answer's fault
-                    answer.abort()
-                    answer.error = error
-                if not answer.is_over:
-                    self._answers[answer.request.id] = answer
+                self._step(pressed)
+            finally:
+                self.engine.meter.leave(self.engine, has_work=self.engine.has_work)
+
+    def _step(self, pressed: Callable[[], bool] | None) -> None:
+        try:
+            outputs = self.engine.step(pressed)
+        except PassInterruptedError:
+            return
+        for output in outputs:
+            answer = self._answers.pop(output.request.id, None)
+            if answer is None:
+                continue
+            try:
+                answer.take(output)
+            except Exception as error:  # of its text or its calls: no other answer's fault
+                answer.abort()
+                answer.error = error
+            if not answer.is_over:
+                self._answers[answer.request.id] = answer
 
     def abandon(self, answers: Iterable[OutputProcessor]) -> None:
         """Have the engine forget the answers that are not over, and take their blocks back."""

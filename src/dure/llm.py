@@ -27,17 +27,22 @@ from dure.errors import InvalidRequestError, NotEnoughMemoryError
 from dure.loading.draft import SETTINGS
 from dure.loading.load import load
 from dure.loading.memory import check_whole, gigabytes
+from dure.metering.meter import Meter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dure import hub
     from dure.loading.load import Progress
+    from dure.loading.memory import MemoryUse
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | Sequence[Message] | ChatRequest
 """Text, token ids, the messages of a chat, or all that a chat may ask."""
 
+
+EXPERTS_A_TOKEN = 16
+"""One in so many experts works on a token: 8 of 128 in Qwen3, of 256 in DeepSeek-V3."""
 
 MAX_SEQUENCES = 65_536
 """Sequences in one step: more would wait for rows of it anyway."""
@@ -72,6 +77,7 @@ class LLM:
         fallback_sampling: Mapping[str, float] | None = None,
         speculate: str = "auto",
         memory: int | str | None = None,
+        meter: Meter | None = None,
         download_progress: Callable[[hub.Progress], None] | None = None,
         load_progress: Progress | None = None,
     ) -> None:
@@ -95,6 +101,7 @@ class LLM:
             beside texts.
         memory: budget of all that this process takes for the model: weights, cache and what
             computing needs, in bytes or as "8GB", "512MB", "6GiB"; None: what the machine has free.
+        meter: measures what answers take, of all models that share it; None: one of its own.
         download_progress: is called with the progress of a download.
         load_progress: is called with (bytes read, bytes in all) while weights are read.
 
@@ -160,6 +167,8 @@ class LLM:
             eos_ids=self.tokenizer.eos_ids,
             unused_ids=self.tokenizer.rows_without_token(loaded.model.vocab_size),
             threads=loaded.threads,
+            meter=Meter.of_this_machine() if meter is None else meter,
+            row_bytes=_row_bytes(loaded.memory),
         )
         self.driver = Driver(engine, self.tokenizer, on_complete=self.request_builder.remember)
 
@@ -199,6 +208,11 @@ class LLM:
             stacklevel=2,
         )
         return attrgetter(_RENAMED[name])(self)
+
+    @property
+    def meter(self) -> Meter:
+        """What measures processor seconds and joules; `meter.totals()` has those of all answers."""
+        return self.engine.meter
 
     @property
     def engine(self) -> Engine:
@@ -431,6 +445,11 @@ class LLM:
             )
         text = cast("str | Sequence[int]", prompt)
         return self.prepare(text, params, format=format, prediction=prediction)
+
+
+def _row_bytes(use: MemoryUse) -> int:
+    """Return about how many bytes of weights a token goes through: of experts, one in sixteen."""
+    return use.resident_bytes + use.expert_bytes // EXPERTS_A_TOKEN
 
 
 def _thinking(think: bool | int | None) -> Thinking:

@@ -136,6 +136,11 @@ class OutputProcessor:
         return min(self.request.num_computed_tokens, total), total
 
     @property
+    def usage(self) -> Usage:
+        """What the answer took so far, or in all if it is over."""
+        return self._usage() if self.completion is None else self.completion.usage
+
+    @property
     def started(self) -> bool:
         """Whether the first token has come."""
         return self._first is not None
@@ -212,9 +217,8 @@ class OutputProcessor:
             self.completion = self._complete(reason)
             if self._on_complete is not None:
                 self._on_complete(self.completion)
-        usage = self._usage() if self.completion is None else self.completion.usage
         self.chunks.append(
-            Chunk(text, token_id, self.completion, tuple(events), logprobs, prompt, usage)
+            Chunk(text, token_id, self.completion, tuple(events), logprobs, prompt, self.usage)
         )
 
     def end_thinking(self) -> None:
@@ -311,6 +315,7 @@ class OutputProcessor:
             accepted_tokens=self.request.num_accepted_tokens,
             prefill_s=first - self._began,
             decode_s=time.perf_counter() - first,
+            cost=self.request.account.cost,
             experts=self.request.expert_use,
         )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from dure.metering.cost import NOTHING, Cost
+from dure.metering.prices import Prices
 from dure.weights.expert_stats import ExpertUse
 
 
@@ -30,6 +32,7 @@ class Usage:
     accepted_tokens: int = 0  # of them, right
     prefill_s: float = 0.0  # seconds to the first token, queueing included
     decode_s: float = 0.0  # seconds from the first token to the last
+    cost: Cost = NOTHING  # processor seconds and joules, shared with who was in the same steps
     experts: ExpertUse | None = None  # what its steps read from disk; None: all is in memory
 
     @property
@@ -41,6 +44,18 @@ class Usage:
     def total_tokens(self) -> int:
         """Tokens of the prompt and of the answer."""
         return self.prompt_tokens + self.output_tokens
+
+    def money(self, prices: Prices) -> float:
+        """Compute what the answer costs.
+
+        Returns an amount in the currency of `prices`. Raises nothing.
+        """
+        return prices.money(
+            prompt=self.prompt_tokens,
+            cached=self.cached_tokens,
+            output=self.output_tokens,
+            cost=self.cost,
+        )
 
     @property
     def timings(self) -> Timings:
@@ -72,6 +87,7 @@ class Usage:
             accepted_tokens=sum(one.accepted_tokens for one in each),
             prefill_s=max(one.prefill_s for one in each),
             decode_s=max(one.decode_s for one in each),
+            cost=sum((one.cost for one in each), NOTHING),
             experts=max(
                 (one.experts for one in each if one.experts is not None),
                 key=lambda use: use.needed,

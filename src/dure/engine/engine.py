@@ -27,6 +27,7 @@ from dure.engine.scheduler import Chunk, Scheduler, Stats
 from dure.engine.spec_decode.draft import StepResult, Verified
 from dure.engine.states import StatePool
 from dure.errors import InvalidRequestError
+from dure.metering.meter import Meter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from dure.engine.model_runner import ModelRunner
     from dure.engine.sampler import Sampled
     from dure.engine.spec_decode.draft import Drafter
+    from dure.metering.meter import Account
     from dure.weights.expert_stats import ExpertUse
 
 
@@ -79,6 +81,8 @@ class Engine:
         threads: int = 1,
         sampling: SamplingFunctions | None = None,
         drafter: Drafter | None = None,
+        meter: Meter | None = None,
+        row_bytes: int = 0,
     ) -> None:
         """Make an engine over a runner.
 
@@ -86,7 +90,9 @@ class Engine:
         nobody decodes, if more than max_batch_tokens. threads: of sampling; the model has its
         own number. drafter: guesses tokens, so that a step may bring several; no output changes.
         unused_ids: rows of logits that no token has (safetensors pad the vocabulary, and tokenizers
-        leave ids out): they are never drawn, though a prompt may have them.
+        leave ids out): they are never drawn, though a prompt may have them. meter: of the process,
+        which hands out what steps take. row_bytes: weights that one row goes through, as against
+        the keys and values it reads; 0: not known.
         """
         limits = {
             "num_blocks": runner.num_blocks,
@@ -111,6 +117,8 @@ class Engine:
         )
         self.sampler = Sampler(sampling, threads=threads, unused_ids=unused_ids)
         self._drafter = drafter
+        self.meter = meter or Meter()
+        self._work = runner.step_work(row_bytes)
         self._ended: dict[Request, FinishReason] | None = None  # while tokens are drawn
         self._requests: dict[str, Request] = {}  # unfinished ones
         self._choices: dict[str, tuple[Request, ...]] = {}  # by choice 0's id, until all are done
@@ -178,7 +186,10 @@ class Engine:
         chunks = self.scheduler.schedule()
         if not chunks:
             return self._rest()
-        outputs = self._compute(chunks, self.scheduler.take_cache_ops(), interrupted)
+        shares = self._shares(chunks)
+        outputs = self._compute(chunks, self.scheduler.take_cache_ops(), interrupted, shares)
+        ends = any(output.finish_reason is not None for output in outputs)
+        self.meter.settle(self, shares, exact=ends)
         self.stats.steps += 1
         self.check_idle()
         return outputs
@@ -242,8 +253,17 @@ class Engine:
             self._requests[request.id] = request
             self.scheduler.add(request)
 
+    def _shares(self, chunks: Sequence[Chunk]) -> list[tuple[Account, float]]:
+        """Return whose accounts pay which share of a step of these chunks."""
+        shares = self._work.shares([(chunk.start, chunk.count) for chunk in chunks])
+        return [(each.request.account, share) for each, share in zip(chunks, shares, strict=True)]
+
     def _compute(
-        self, chunks: Sequence[Chunk], ops: CacheOps, interrupted: Callable[[], bool] | None
+        self,
+        chunks: Sequence[Chunk],
+        ops: CacheOps,
+        interrupted: Callable[[], bool] | None,
+        shares: Sequence[tuple[Account, float]],
     ) -> list[StepOutput]:
         """Compute the chunks and return their outputs; what the model raises ends requests alone.
 
@@ -260,8 +280,11 @@ class Engine:
             if len(chunks) == 1 or self.states:
                 return [self._fail(chunk.request, error) for chunk in chunks]
             alone = CacheOps()  # the pass that failed has done them already
-            return [output for chunk in chunks for output in self._compute([chunk], alone, None)]
+            return [
+                output for chunk in chunks for output in self._compute([chunk], alone, None, ())
+            ]
         seconds = time.perf_counter() - began
+        self.meter.settle(self, shares)  # whoever watches a token may end its answer with it
         if stats is not None and before is not None:
             _count_experts(chunks, stats.use - before)
         self._ended = {}

@@ -9,6 +9,7 @@ import numpy as np
 from dure.batch import CacheDtype, StateSpec
 from dure.engine.kv_storage import KVStorage
 from dure.errors import InvalidRequestError
+from dure.metering.shares import StepWork
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,6 +70,7 @@ class ModelRunner:
         """With draft heads: every row of the last batch, as they take it, (n, hidden)."""
         self._headed = cast("HeadedModel", model) if draft_heads else None
         self._num_layers = len(specs)
+        self._cache_dtype: CacheDtype = cache_dtype
         drafting = () if draft_model is None else draft_model.kv_cache_specs
         if any(isinstance(spec, StateSpec) for spec in drafting):
             raise InvalidRequestError(
@@ -85,6 +87,16 @@ class ModelRunner:
     def has_draft_heads(self) -> bool:
         """Whether the model's own draft heads are used."""
         return self._headed is not None
+
+    def step_work(self, row_bytes: int) -> StepWork:
+        """Describe what a row of this model works on.
+
+        row_bytes: weights that it goes through; 0: not known, which counts as the keys and values
+        of 4,096 positions.
+        """
+        specs, dtype = self.model.kv_cache_specs, self._cache_dtype
+        position = sum(spec.bytes_per_token(dtype) for spec in specs)
+        return StepWork.of(specs, dtype, row_bytes or 4096 * position)
 
     @property
     def cache_bytes(self) -> int:

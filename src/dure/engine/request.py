@@ -14,6 +14,7 @@ import numpy as np
 
 from dure.engine.params import SamplingParams
 from dure.errors import ContextLengthError, InvalidRequestError
+from dure.metering.meter import Account
 
 if TYPE_CHECKING:
     from dure.engine.grammar import GrammarState
@@ -126,6 +127,7 @@ class Request:
     # What its steps took of experts that are read from disk; None if all are in memory
     expert_use: ExpertUse | None = None
 
+    account: Account = field(default_factory=Account)  # what its shares of steps took
     arrival: int = 0  # the order in which requests came; kept when preempted
     tokens: list[int] = field(default_factory=list)  # prompt_ids and output_ids
     num_computed_tokens: int = (

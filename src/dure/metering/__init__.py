@@ -1,0 +1,1 @@
+"""What answers cost: processor seconds, joules and money; who used what, and how much they may."""
