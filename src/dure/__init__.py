@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from dure.engine.params import SamplingParams
     from dure.llm import LLM
     from dure.loading.memory import MemoryUse
+    from dure.metering.cost import Cost
+    from dure.metering.estimates import Watts
+    from dure.metering.meter import Meter, Totals
+    from dure.metering.prices import Prices
     from dure.weights.expert_stats import ExpertUse
 
 __version__ = "0.2.0.dev0"
@@ -35,23 +39,28 @@ __all__ = [
     "Chunk",
     "Completion",
     "ContextLengthError",
+    "Cost",
     "DownloadError",
     "DureError",
     "ExpertUse",
     "Format",
     "InvalidRequestError",
     "MemoryUse",
+    "Meter",
     "ModelFileError",
     "ModelNotFoundError",
     "NotEnoughMemoryError",
+    "Prices",
     "SamplingParams",
     "TemplateError",
     "Thinking",
     "Timings",
     "TokenizerError",
     "ToolChoice",
+    "Totals",
     "UnsupportedModelError",
     "Usage",
+    "Watts",
     "__version__",
 ]
 
@@ -61,14 +70,19 @@ _HOMES = {
     "ChatRequest": "dure.chat.request",
     "Chunk": "dure.chat.output",
     "Completion": "dure.chat.output",
+    "Cost": "dure.metering.cost",
     "ExpertUse": "dure.weights.expert_stats",
     "Format": "dure.chat.request",
     "MemoryUse": "dure.loading.memory",
+    "Meter": "dure.metering.meter",
+    "Prices": "dure.metering.prices",
     "SamplingParams": "dure.engine.params",
     "Thinking": "dure.chat.request",
     "Timings": "dure.chat.usage",
     "ToolChoice": "dure.chat.request",
+    "Totals": "dure.metering.meter",
     "Usage": "dure.chat.usage",
+    "Watts": "dure.metering.estimates",
 }
 
 

@@ -21,6 +21,7 @@ from dure.engine.params import SamplingParams
 from dure.errors import ContextLengthError, ModelNotFoundError, TemplateError
 from dure.formats.checkpoint import Checkpoint
 from dure.loading.memory import MemoryUse
+from dure.metering.cost import NOTHING, Cost
 from dure.weights.expert_stats import ExpertStats, ExpertUse
 
 STREAMED = MemoryUse(
@@ -125,6 +126,7 @@ def _completion(said: Sequence[str], reason: str) -> Completion:
             accepted_tokens=96 if said[0] == "guessed" else 0,
             prefill_s=0.5,
             decode_s=2.0,
+            cost=Cost(0.8, 1.5, 45.0, ("rapl",)) if said[0] == "paid" else NOTHING,
             experts=ExpertUse(90, 10, 5_000_000, 0.25, 6, 2) if said[0] == "read" else None,
         ),
     )

@@ -223,6 +223,7 @@ def test_json_is_one_object_on_stdout(dure_command: Dure) -> None:
         "finish_reason": "stop",
         "tokens": {"prompt": 10, "cached": 4, "completion": 2, "drafted": 0, "accepted": 0},
         "timings": {"prefill_s": 0.5, "decode_s": 2.0, "prefill_tps": 12.0, "decode_tps": 0.5},
+        "cost": {"processor_seconds": 0.0, "joules": None, "energy": "unknown"},
     }
 
 

@@ -25,6 +25,9 @@ import dure.llm
 from dure import LLM, SamplingParams
 from dure.chat.request import ChatRequest, Format, Thinking, ToolChoice
 from dure.errors import DureError, InvalidRequestError
+from dure.metering.estimates import Watts
+from dure.metering.keys_file import read_keys
+from dure.metering.prices import Prices
 
 ODD = (
     *(b"abc", bytearray(b"a"), memoryview(b"ab"), {1, 2}, frozenset((1,)), range(3), object(), len),
@@ -36,6 +39,40 @@ ODD = (
 def anything_at_all(rng: random.Random) -> Any:
     """A value that a Python caller may give by mistake."""
     return rng.choice(ODD) if rng.random() < 0.35 else anything(rng)
+
+
+class KeysFile(Reader):
+    """A server's file of keys, prices and limits; and both on a command line."""
+
+    name = "keys"
+    weight = 250
+
+    def draw(self, rng: random.Random) -> Any:
+        limits = {"tokens_per_minute": 5, "money_per_month": 1.5, "streams": 2}
+        prices = {"qwen*": {"input": 0.1, "currency": "EUR"}, "*": {"output": 3, "kwh": 0.3}}
+        keys = [
+            {"name": "ada", "key": "secret-of-ada", "limits": limits},
+            {"name": "bob", "key": "secret-of-bob", "prices": prices},
+        ]
+        given = damaged_json(rng, {"keys": keys, "prices": {"input": 1, "output": 2}})
+        line = rng.choice(("input=1,kwh=0.3,currency=EUR", "5,30"))
+        cut = rng.randrange(len(line))
+        return json_bytes(rng, given), line[:cut] + rng.choice((*TEXTS, "9e99", "=")) + line[cut:]
+
+    def read(self, drawn: Any) -> bool:
+        data, line = drawn
+        path = self.folder / "keys.json"
+        path.write_bytes(data)
+        read = 0
+        for parse in (
+            lambda: read_keys(path),
+            lambda: Prices.parse(line),
+            lambda: Watts.parse(line),
+        ):
+            with contextlib.suppress(InvalidRequestError):
+                parse()
+                read += 1
+        return read > 0
 
 
 class Params(Reader):
@@ -247,5 +284,5 @@ class CommandLine(Reader):
 
 
 CALLER_READERS: Mapping[str, type[Reader]] = {
-    each.name: each for each in (Params, PythonApi, Conversations, CommandLine)
+    each.name: each for each in (Params, KeysFile, PythonApi, Conversations, CommandLine)
 }

@@ -24,6 +24,7 @@ VERBS = {
     "rm": "Remove a downloaded model.",
     "convert": "Write a folder of safetensors as a GGUF file.",
     "bench": "Measure a model's speed on this machine.",
+    "costs": "Show what a server's requests took and cost, from its ledger.",
     "perplexity": "Measure how well a model predicts a text.",
 }
 """Verb -> its line in `dure --help`. Its module is dure/cli/VERB.py, and there its `command`."""

@@ -20,6 +20,7 @@ from dure.hub import human_bytes
 
 if TYPE_CHECKING:
     from dure.llm import LLM
+    from dure.metering.prices import Prices
 
 HELP = '''\
 /set parameter NAME VALUE   temperature, top_k, top_p, min_p, repetition_penalty,
@@ -62,6 +63,7 @@ class Chat:
         think: bool | int | None = None,
         raw: bool = False,
         verbose: bool = False,
+        prices: Prices | None = None,
         read: Callable[[str], str] | None = None,
     ) -> None:
         self.llm = llm
@@ -69,6 +71,7 @@ class Chat:
         self.talk = Conversation(system=system)
         self.think = think
         self.verbose = verbose
+        self._prices = prices
         # A model without a template completes each message on its own.
         self.is_plain = completes_text(llm, raw=raw, system=system, think=think)
         self._read = read or line_reader()
@@ -121,7 +124,7 @@ class Chat:
         if not self.is_plain and (text or completion is not None):
             self.talk.add(message, text)
         if completion is not None and self.verbose:
-            console.note(console.summary(completion))
+            console.note(console.summary(completion, self._prices))
 
     def command(self, line: str) -> None:
         """Run a command line such as `/set think on`. Raises InvalidRequestError."""

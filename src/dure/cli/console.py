@@ -6,7 +6,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from dure.chat.output import Completion
     from dure.llm import LLM
     from dure.loading.memory import MemoryUse
+    from dure.metering.energy import Energy
+    from dure.metering.estimates import Watts
+    from dure.metering.prices import Prices
     from dure.weights.expert_stats import ExpertUse
 
 REFRESH_S = 0.5
@@ -67,6 +70,25 @@ Memory = Annotated[
 ]
 
 
+WattsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--watts",
+        metavar="IDLE,BUSY",
+        show_default="the processor's TDP, if its name tells",
+        help="Watts of the machine idle and busy, for joules where nothing measures them.",
+    ),
+]
+Price = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME=N,…",
+        help="What is charged: input, cached_input and output (a million tokens), kwh, hour (of "
+        "computing), currency; as in kwh=0.30,currency=EUR.",
+    ),
+]
+
+
 class Cache(str, Enum):
     """The KV cache types of --cache."""
 
@@ -103,6 +125,32 @@ def read_text(path: Path) -> str:
         raise InvalidRequestError(f"{path} cannot be read: {error.strerror}.") from None
 
 
+def aligned(table: Sequence[tuple[str, ...]]) -> list[str]:
+    """Format rows as lines, each column as wide as its widest cell."""
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    lines = [zip(row, widths, strict=True) for row in table]
+    return ["  ".join(cell.ljust(width) for cell, width in line).rstrip() for line in lines]
+
+
+def joules(value: float) -> str:
+    """Format joules, beyond 100 kJ as kilowatt-hours."""
+    return f"{value:,.1f} J" if value < 1e5 else f"{value / 3.6e6:,.3f} kWh"
+
+
+def watts(text: str | None) -> Watts | None:
+    """Return the watts of --watts; None if they were not given. Raises InvalidRequestError."""
+    from dure.metering.estimates import Watts  # noqa: PLC0415 - the help needs none
+
+    return None if text is None else Watts.parse(text)
+
+
+def prices(text: str | None) -> Prices | None:
+    """Return the prices of --price; None if they were not given. Raises InvalidRequestError."""
+    from dure.metering.prices import Prices  # noqa: PLC0415 - as above
+
+    return None if text is None else Prices.parse(text)
+
+
 def speculation(speculate: str | None, draft: str | None) -> str:
     """Return what --speculate and --draft ask for, as `LLM` takes it.
 
@@ -128,8 +176,11 @@ def memory_budget(memory: str | None) -> int | None:
     return parse(memory)
 
 
-def summary(completion: Completion) -> str:
-    """Format the token counts and speeds of an answer for --verbose: a line, or up to three."""
+def summary(completion: Completion, prices: Prices | None = None) -> str:
+    """Format what an answer took for --verbose: tokens and speeds, joules and money, and others.
+
+    prices: what is charged.
+    """
     usage, timings = completion.usage, completion.usage.timings
     cached = f" ({usage.cached_tokens} cached)" if usage.cached_tokens else ""
     line = (
@@ -137,7 +188,7 @@ def summary(completion: Completion) -> str:
         f"{timings.prefill_tps:.1f} tok/s; answer {usage.output_tokens} tokens in "
         f"{timings.decode_s:.2f} s, {timings.decode_tps:.1f} tok/s"
     )
-    lines = [line]
+    lines = [line, cost_summary(completion, prices)]
     if usage.drafted_tokens:
         share = 100 * usage.accepted_tokens / usage.drafted_tokens
         lines.append(
@@ -147,6 +198,18 @@ def summary(completion: Completion) -> str:
     if usage.experts is not None:
         lines.append(experts_summary(usage.experts))
     return "\n".join(lines)
+
+
+def cost_summary(completion: Completion, prices: Prices | None) -> str:
+    """Format what an answer cost: processor seconds, joules with their source, and money."""
+    usage, cost = completion.usage, completion.usage.cost
+    energy = "joules unknown"
+    if cost.joules is not None:
+        energy = f"{joules(cost.joules)} ({cost.energy_source})"
+    money = ""
+    if prices is not None:
+        money = f", {usage.money(prices):.6f} {prices.currency}"
+    return f"cost {cost.cpu_s:.2f} processor seconds, {energy}{money}"
 
 
 def experts_summary(use: ExpertUse) -> str:
@@ -242,6 +305,13 @@ def disk_reads(llm: LLM) -> Callable[[], str] | None:
         return None
     before = stats.read_bytes
     return lambda: f"{(stats.read_bytes - before) / 1e6:,.0f} MB read from disk"
+
+
+def tell_energy(energy: Energy) -> None:
+    """Say on stderr how joules are found, and what would find them better."""
+    note(f"energy: {energy.said}")
+    for remark in energy.remarks:
+        note(f"({remark})")
 
 
 @contextmanager

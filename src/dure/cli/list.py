@@ -41,7 +41,7 @@ def command(
         name = row["name"] + (" (default)" if row["name"] == catalogue.default else "")
         since = row["pulled_at"][:10] if row["here"] else "no"
         table.append((name, size(row["size_bytes"]), since, row["source"], row["license"]))
-    for line in _aligned(table):
+    for line in console.aligned(table):
         console.write(line + "\n")
 
 
@@ -67,10 +67,3 @@ def _absent(entry: CatalogueEntry) -> dict[str, Any]:
         "license": entry.license,
         "pulled_at": None,
     }
-
-
-def _aligned(table: list[tuple[str, ...]]) -> list[str]:
-    """Format rows as lines, each column as wide as its widest cell."""
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    lines = [zip(row, widths, strict=True) for row in table]
-    return ["  ".join(cell.ljust(width) for cell, width in line).rstrip() for line in lines]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dure.chat.request import Format
     from dure.engine.params import SamplingParams
     from dure.llm import LLM
+    from dure.metering.prices import Prices
 
 
 # For a model whose makers recommend nothing. Sampling from the whole distribution, as the library
@@ -107,8 +108,10 @@ def command(
     exact: Annotated[
         bool, typer.Option("--exact", help="Compute in float32 from dequantised weights (slow).")
     ] = False,
+    watts: console.WattsOption = None,
+    price: console.Price = None,
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show token counts and speeds on stderr.")
+        bool, typer.Option("--verbose", help="Show tokens, speeds, joules and money on stderr.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:
@@ -119,9 +122,11 @@ def command(
     """
     from dure.cli.conversation import Conversation, completes_text
     from dure.engine.params import SamplingParams
+    from dure.metering.meter import Meter
 
     thinking, guessing = parse_think(think), console.speculation(speculate, draft)
-    budget = console.memory_budget(memory)
+    budget, prices = console.memory_budget(memory), console.prices(price)
+    meter = Meter.of_this_machine(console.watts(watts))
     form = None if json_schema is None else read_schema(json_schema)
     params = SamplingParams(
         max_tokens=max_tokens,
@@ -146,11 +151,13 @@ def command(
         cache_dtype=cache.value,
         speculate=guessing,
         memory=budget,
+        meter=meter,
     )
     load_s = time.perf_counter() - began
     console.tell_memory(llm.name, llm.memory)
     if verbose:
         console.note(f"{describe(llm)}, loaded in {load_s:.2f} s")
+        console.tell_energy(meter.energy)
     if prepared is None:
         from dure.cli.chat import Chat
 
@@ -158,7 +165,9 @@ def command(
             # Inherited from a parent that ignores Ctrl-C, as nohup does. A chat is at a terminal,
             # where Ctrl-C stops an answer; a single answer keeps ignoring it.
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        Chat(llm, params, system=system, think=thinking, raw=raw, verbose=verbose).run()
+        Chat(
+            llm, params, system=system, think=thinking, raw=raw, verbose=verbose, prices=prices
+        ).run()
         return
     asked: str | list[dict[str, str]] = prepared
     if not completes_text(llm, raw=raw, system=system, think=thinking):
@@ -167,11 +176,11 @@ def command(
         console.note(f"{llm.name} has no chat template: it completes the text")
     completion = answer(llm, asked, params, think=thinking, form=form, quiet=json)
     if json:
-        console.print_json(as_json(llm, completion, load_s))
+        console.print_json(as_json(llm, completion, load_s, prices))
     elif completion.finish_reason == "length" and max_tokens is None:
         console.note(f"(the context of {llm.context:,} tokens is full)")
     if verbose:
-        console.note(console.summary(completion))
+        console.note(console.summary(completion, prices))
 
 
 def answer(
@@ -309,7 +318,9 @@ def check_can_chat(option: str | None) -> None:
         )
 
 
-def as_json(llm: LLM, completion: Completion, load_s: float) -> dict[str, Any]:
+def as_json(
+    llm: LLM, completion: Completion, load_s: float, prices: Prices | None = None
+) -> dict[str, Any]:
     """Build the object that --json prints."""
     usage, timings = completion.usage, completion.usage.timings
     seconds: Sequence[tuple[str, float]] = (
@@ -319,6 +330,9 @@ def as_json(llm: LLM, completion: Completion, load_s: float) -> dict[str, Any]:
         ("prefill_tps", timings.prefill_tps),
         ("decode_tps", timings.decode_tps),
     )
+    charged: dict[str, Any] = {}
+    if prices is not None:
+        charged = {"money": usage.money(prices), "currency": prices.currency}
     experts = {} if usage.experts is None else {"experts": asdict(usage.experts)}
     return {
         "model": llm.name,
@@ -332,5 +346,11 @@ def as_json(llm: LLM, completion: Completion, load_s: float) -> dict[str, Any]:
             "accepted": usage.accepted_tokens,
         },
         "timings": {name: round(value, 4) for name, value in seconds},
+        "cost": {
+            "processor_seconds": round(usage.cost.cpu_s, 4),
+            "joules": usage.cost.joules,
+            "energy": usage.cost.energy_source,
+            **charged,
+        },
         **experts,
     }

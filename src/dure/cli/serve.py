@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,9 +19,11 @@ from dure.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from dure.llm import LLM
+    from dure.metering.ledger import Ledger
 
 DEFAULT_KEEP_ALIVE = 300.0  # seconds, of models that are loaded on demand
 MAX_CACHE_GB = 1_000_000
+MAX_LOST_SHOWN = 20
 
 
 def command(
@@ -110,6 +113,23 @@ def command(
             help="Seconds until an unused model is unloaded; -1: never.",
         ),
     ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A JSON file of API keys, each with a name, prices and limits; see "
+            "docs/guides/costs.md.",
+        ),
+    ] = None,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a row for each request to this SQLite file; `dure costs FILE` sums it up.",
+        ),
+    ] = None,
+    watts: console.WattsOption = None,
+    price: console.Price = None,
     metrics_prefix: Annotated[
         str, typer.Option(help="Prefix of the names in /metrics; vllm fits vLLM's dashboards.")
     ] = "dure",
@@ -121,6 +141,8 @@ def command(
     running requests finish.
     """
     from dure.loading.memory import check_memory
+    from dure.metering.keys_file import NO_PRICES, PriceList, read_keys
+    from dure.metering.meter import Meter
     from dure.server.run import Server, Settings, shown
     from dure.weights.quantize import check_scheme
 
@@ -128,6 +150,10 @@ def command(
     scheme = None if quantize is None else check_scheme(quantize)
     cache_bytes, guessing = _cache_bytes(cache_gb), console.speculation(speculate, draft)
     budget = console.memory_budget(memory)
+    meter = Meter.of_this_machine(console.watts(watts))
+    charged = console.prices(price)
+    prices = NO_PRICES if charged is None else PriceList((("*", charged),))
+    policies = {} if keys is None else read_keys(keys, prices).policies
     share = None if budget is None else check_memory(budget // max_models)
     served = tuple(models or ())
     if keep_alive is None and len(served) != 1:
@@ -146,6 +172,9 @@ def command(
         max_loaded=max_models,
         keep_alive=keep_alive,
         metrics_prefix=metrics_prefix,
+        prices=prices,
+        policies=tuple(policies.items()),
+        ledger=ledger,
     )
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("dure.server").setLevel(logging.INFO if verbose else logging.WARNING)
@@ -164,6 +193,7 @@ def command(
                 max_sequences=parallel,
                 speculate=guessing,
                 memory=share,
+                meter=meter,
                 # Of several models each would take half of the memory that none has touched yet.
                 conversations=parallel if max_models == 1 else 1,
                 **progress,
@@ -177,12 +207,28 @@ def command(
         gc.freeze()
         console.note(f"dure listens on http://{_authority(*server.address)}/v1")
 
-    server = Server(settings, load, on_ready=ready)
+    server = Server(settings, load, on_ready=ready, meter=meter)
+    if server.ledger is not None:
+        _tell_lost(server.ledger)
+    if verbose or ledger is not None:
+        console.tell_energy(meter.energy)
     server.run()
     if server.is_loading:  # a thread that cannot be told to stop, and may be in the kernels
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def _tell_lost(ledger: Ledger) -> None:
+    """Say which answers ran when the last server of this ledger was killed."""
+    if not ledger.lost:
+        return
+    console.note(f"{len(ledger.lost)} answers were lost when the last server was killed:")
+    for each in ledger.lost[:MAX_LOST_SHOWN]:
+        at = datetime.fromtimestamp(each.opened, timezone.utc)
+        console.note(f"  {each.id} of {each.key}, {each.model}, {at:%Y-%m-%d %H:%M:%S} UTC")
+    if len(ledger.lost) > MAX_LOST_SHOWN:
+        console.note("  and others; in the ledger all have the end `lost`")
 
 
 def _cache_bytes(gigabytes: float | None) -> int | None:

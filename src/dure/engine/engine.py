@@ -284,7 +284,8 @@ class Engine:
                 output for chunk in chunks for output in self._compute([chunk], alone, None, ())
             ]
         seconds = time.perf_counter() - began
-        self.meter.settle(self, shares)  # whoever watches a token may end its answer with it
+        if any(chunk.request.watch is not None for chunk in chunks):
+            self.meter.settle(self, shares)  # whoever watches a token may end its answer with it
         if stats is not None and before is not None:
             _count_experts(chunks, stats.use - before)
         self._ended = {}

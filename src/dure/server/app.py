@@ -18,11 +18,12 @@ from dure import __version__
 from dure.errors import DureError
 from dure.server import errors
 from dure.server.errors import HTTPError
-from dure.server.http.sse import ClientGone, json_response
+from dure.server.http.sse import ClientGone, FrameStream, json_response
 from dure.server.openapi import publish
 from dure.server.route import Handler
 from dure.server.routes import ROUTES
 from dure.server.wire.body import BodyReader, release
+from dure.server.wire.cost import add_headers
 
 if TYPE_CHECKING:
     from dure.server.serving.service import Service
@@ -78,7 +79,10 @@ def _answering(service: Service, handler: Handler) -> Callable[[Request], Awaita
 
     async def answer(request: Request) -> Response:
         try:
-            return await handler(service, request)
+            response = await handler(service, request)
+            if not isinstance(response, FrameStream):  # whose head goes before its cost is known
+                add_headers(response, getattr(request.state, "generations", ()))
+            return response
         except (ClientGone, ClientDisconnect):
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):

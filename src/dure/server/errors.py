@@ -100,6 +100,7 @@ def anthropic_body(error: HTTPError) -> dict[str, Any]:
     """Write the error as Anthropic's API does."""
     kinds = {
         401: "authentication_error",
+        402: "billing_error",
         403: "permission_error",
         404: "not_found_error",
         413: "request_too_large",

@@ -32,6 +32,7 @@ STALLED_SECONDS = 30.0  # a client that has not read for so long is disconnected
 PING_SECONDS = 5.0  # a stream without output sends a comment after so long
 DRAIN_SECONDS = 30.0  # for running requests to finish when the server shuts down
 PREPARE_SECONDS = 30.0  # template, tokens and grammar of one request
+METER_SECONDS = 30.0  # a counter of 262 kJ begins anew after two minutes at 2 kW
 
 # How much at once
 MAX_CONNECTIONS = 1024  # fewer where the system allows fewer open files

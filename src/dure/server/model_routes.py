@@ -15,6 +15,7 @@ from dure.server.openai.schemas import ChatBody, DetokenizeBody, TokenizeBody
 from dure.server.wire.body import converted, read_as
 from dure.server.wire.logprobs import token_text
 from dure.server.wire.prefill import is_prefill
+from dure.server.wire.tenant import tenant
 from dure.text.length import longest_text
 
 if TYPE_CHECKING:
@@ -24,14 +25,15 @@ if TYPE_CHECKING:
     from dure.server.serving.service import Service
 
 
-async def models(service: Service, request: Request) -> Response:  # noqa: ARG001 - a route takes one
-    """List the models that are served: ids, aliases, lineage, context, quantisation."""
-    return json_response({"object": "list", "data": await service.models()})
+async def models(service: Service, request: Request) -> Response:
+    """List the models that are served: ids, aliases, lineage, context, quantisation, prices."""
+    listed = await service.models(key=tenant(request))
+    return json_response({"object": "list", "data": listed})
 
 
 async def model(service: Service, request: Request) -> Response:
     """Describe one model that is served."""
-    return json_response(await service.model(request.path_params["name"]))
+    return json_response(await service.model(request.path_params["name"], key=tenant(request)))
 
 
 async def tokenize(service: Service, request: Request) -> Response:
@@ -118,7 +120,7 @@ async def apply_template(service: Service, request: Request) -> Response:
     return await service.with_model(body.model, rendered)
 
 
-async def health(service: Service, request: Request) -> Response:  # noqa: ARG001 - as above
+async def health(service: Service, request: Request) -> Response:  # noqa: ARG001 - a route takes one
     """Report whether the server can answer: 200, or 503 while it loads a model or shuts down."""
     status = service.health()
     return json_response({"status": status}, status=200 if status == "ok" else 503)

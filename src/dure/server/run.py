@@ -12,6 +12,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -19,11 +20,14 @@ from starlette.middleware.cors import CORSMiddleware
 
 from dure import hub
 from dure.errors import DureError, InvalidRequestError
+from dure.metering.keys_file import NO_PRICES, KeyPolicy, PriceList
+from dure.metering.ledger import Ledger
 from dure.server import limits
 from dure.server.app import make_app
 from dure.server.http.auth import Hosts, Keys, Origins, is_public
 from dure.server.http.connection import Connections
 from dure.server.http.middleware import RequestMiddleware
+from dure.server.serving.accounting import ANYONE, Accounting
 from dure.server.serving.metrics import Metrics
 from dure.server.serving.model_pool import ModelPool
 from dure.server.serving.service import Service
@@ -31,6 +35,7 @@ from dure.server.wire.body import BodyReader
 
 if TYPE_CHECKING:
     from dure.llm import LLM
+    from dure.metering.meter import Meter
 
 log = logging.getLogger("dure.server")
 
@@ -54,10 +59,13 @@ class Settings:
     max_loaded: int = 1
     keep_alive: float | None = None
     metrics_prefix: str = "dure"
+    prices: PriceList = NO_PRICES  # of keys without a policy
+    policies: tuple[tuple[str, KeyPolicy], ...] = ()  # (key, policy) of keys that have one
+    ledger: Path | None = None
     drain_seconds: float = limits.DRAIN_SECONDS
 
     def __post_init__(self) -> None:
-        if is_public(self.host) and not self.keys and not self.insecure:
+        if is_public(self.host) and not (self.keys or self.policies) and not self.insecure:
             raise InvalidRequestError(
                 f"{self.host} can be reached from other machines, and no API key is set.",
                 hint="give one with --api-key, or --insecure if everybody may ask",
@@ -89,15 +97,22 @@ class Server:
         load: Callable[[str], LLM],
         *,
         on_ready: Callable[[LLM | None], Any] | None = None,
+        meter: Meter | None = None,
     ) -> None:
-        """Bind the socket.
+        """Bind the socket, and open the ledger.
 
         load: makes an LLM from a model's name. on_ready: called once requests are served, with the
-        model that was preloaded, or None. Raises InvalidRequestError if the address cannot be
-        bound.
+        model that was preloaded, or None. meter: what the models that `load` makes share. Raises
+        InvalidRequestError if the address cannot be bound, or the ledger not be written.
         """
         self.settings = settings
+        self.meter = meter
         self.socket = listen(settings.host, settings.port)
+        try:
+            self.ledger = None if settings.ledger is None else Ledger(settings.ledger)
+        except BaseException:
+            self.socket.close()
+            raise
         self.address: tuple[str, int] = self.socket.getsockname()[:2]
         self.failure: Exception | None = None  # why the first model did not load
         self._load = load
@@ -121,7 +136,8 @@ class Server:
     async def serve(self) -> None:
         """Serve on the running event loop, until `stop` is called."""
         settings = self.settings
-        metrics = Metrics(prefix=settings.metrics_prefix)
+        metrics = Metrics(prefix=settings.metrics_prefix, meter=self.meter)
+        keys = Keys((*settings.keys, *(key for key, _ in settings.policies)))
         registry = self._registry = ModelPool(
             self._load,
             {shown(name): name for name in settings.models},
@@ -132,11 +148,15 @@ class Server:
             on_news=metrics.on_news,
         )
         service = Service(
-            registry, metrics=metrics, parallel=settings.parallel, queue=settings.queue
+            registry,
+            metrics=metrics,
+            accounting=self._accounting(keys, metrics),
+            parallel=settings.parallel,
+            queue=settings.queue,
         )
         self.service = service
         connections = self.connections = Connections()
-        keys, hosts = Keys(settings.keys), Hosts((*settings.allowed_hosts, settings.host))
+        hosts = Hosts((*settings.allowed_hosts, settings.host))
         api = make_app(service)
         self.bodies: BodyReader = api.state.bodies
         app: Any = RequestMiddleware(
@@ -177,12 +197,15 @@ class Server:
         with self._watching_signals(loop):
             self._start(self._first_model(service))
             self._start(registry.unload_idle())
+            self._start(self._watch_idling())
             try:
                 await self._http.serve(sockets=[self.socket])
             finally:
                 for task in self._tasks:
                     task.cancel()
                 await service.close()
+                if self.ledger is not None:
+                    await loop.run_in_executor(None, self.ledger.close)
 
     def stop(self) -> None:
         """Shut down as on a signal: running requests may finish; a second call aborts them."""
@@ -196,6 +219,21 @@ class Server:
             self.service.fail_all()
         else:
             self._start(self._drain(http))
+
+    def _accounting(self, keys: Keys, metrics: Metrics) -> Accounting:
+        settings = self.settings
+        policies = {keys.tenant_of(key): policy for key, policy in settings.policies}
+        for number, key in enumerate(settings.keys, 1):
+            unnamed = KeyPolicy(f"key-{number}", settings.prices)
+            policies.setdefault(keys.tenant_of(key), unnamed)
+        default = KeyPolicy(ANYONE, settings.prices)
+        return Accounting(metrics, policies=policies, default=default, ledger=self.ledger)
+
+    async def _watch_idling(self) -> None:
+        """Read the meter now and then: a counter may begin anew more than once in an idle hour."""
+        while self.meter is not None:
+            await asyncio.sleep(limits.METER_SECONDS)
+            self.meter.totals()
 
     async def _drain(self, http: _HTTP) -> None:
         running = self.service.num_active

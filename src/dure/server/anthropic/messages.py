@@ -14,6 +14,7 @@ from dure.server.http.sse import FrameStream, json_response
 from dure.server.http.sse import event as sse
 from dure.server.wire.blocks import BlockDelta, ContentBlock, ContentBlocks, arguments_of, new_id
 from dure.server.wire.body import admitted, converted, read_as
+from dure.server.wire.cost import cost_fields
 from dure.server.wire.single_choice import chat_up_to, read_all
 from dure.server.wire.tenant import tenant
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from dure.chat.output import Chunk, Completion
+    from dure.metering.prices import Prices
     from dure.server.serving.generation import Generation
     from dure.server.serving.service import Service
 
@@ -39,12 +41,17 @@ class MessageWriter:
         prompt_tokens: int,
         stops: Sequence[str] = (),
         digits: str | None = None,
+        prices: Prices | None = None,
     ) -> None:
-        """stops: the request's own stop sequences. digits: those of the message's id."""
+        """stops: the request's own stop sequences. digits: those of the message's id.
+
+        prices: what is charged.
+        """
         self.id = new_id("msg", digits)
         self.model = model
         self._prompt_tokens = prompt_tokens
         self._stops = stops
+        self._prices = prices
         self._pieces = ContentBlocks()
         self._completion: Completion | None = None
 
@@ -119,6 +126,7 @@ class MessageWriter:
         return {
             **_usage(usage),
             "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
+            **cost_fields(usage, self._prices),
         }
 
     def _done(self) -> Completion:
@@ -179,7 +187,11 @@ async def messages(service: Service, request: Request) -> Response:
     generation = await admitted(request, asked)
     total = generation.progress.total
     writer = MessageWriter(
-        generation.model, prompt_tokens=total, stops=params.stop, digits=generation.id
+        generation.model,
+        prompt_tokens=total,
+        stops=params.stop,
+        digits=generation.id,
+        prices=generation.prices,
     )
     if body.stream:
         return FrameStream(

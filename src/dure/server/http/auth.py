@@ -66,6 +66,10 @@ class Keys:
             headers={"WWW-Authenticate": "Bearer"},
         )
 
+    def tenant_of(self, key: str) -> str:
+        """Return the tenant whose requests carry this key."""
+        return self._hash(key.encode()).hex()
+
     def _hash(self, key: bytes) -> bytes:
         return hashlib.blake2b(key, key=self._secret, digest_size=32).digest()
 

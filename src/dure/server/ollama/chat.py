@@ -15,6 +15,7 @@ from dure.server.ollama import request as reading
 from dure.server.ollama.schemas import Asked, ChatBody, GenerateBody
 from dure.server.wire.blocks import BlockDelta, ContentBlocks, arguments_of
 from dure.server.wire.body import admitted, converted, read_as
+from dure.server.wire.cost import energy_fields
 from dure.server.wire.logprobs import chat_logprobs
 from dure.server.wire.single_choice import chat_up_to, read_all
 from dure.server.wire.tenant import tenant
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from dure.chat.output import Chunk, Completion
     from dure.llm import LLM
+    from dure.metering.prices import Prices
     from dure.server.serving.generation import Generation
     from dure.server.serving.service import Service
     from dure.text.tokenizer import Tokenizer
@@ -38,14 +40,24 @@ class LineWriter:
     """Writes one response in Ollama's form: a line for each chunk, or the whole at the end."""
 
     def __init__(
-        self, model: str, *, chat: bool, began: float, tokenizer: Tokenizer | None
+        self,
+        model: str,
+        *,
+        chat: bool,
+        began: float,
+        tokenizer: Tokenizer | None,
+        prices: Prices | None = None,
     ) -> None:
-        """began: when the request came, by time.perf_counter. tokenizer: if logprobs are wanted."""
+        """began: when the request came, by time.perf_counter. tokenizer: if logprobs are wanted.
+
+        prices: what is charged.
+        """
         self._model = model
         self._chat = chat
         self._began = began
         self._loaded = time.perf_counter()
         self._tokenizer = tokenizer
+        self._prices = prices
         self._pieces = ContentBlocks()
         self._said = ""
         self._thought = ""
@@ -120,7 +132,10 @@ class LineWriter:
         return {**line, "message": message}
 
     def _end(self, completion: Completion) -> dict[str, Any]:
-        usage = completion.usage
+        usage, prices = completion.usage, self._prices
+        charged: dict[str, Any] = {}
+        if prices is not None:
+            charged = {"cost": usage.money(prices), "currency": prices.currency}
         return {
             "done": True,
             "done_reason": completion.finish_reason,
@@ -130,6 +145,9 @@ class LineWriter:
             "prompt_eval_duration": _nanoseconds(usage.prefill_s),
             "eval_count": usage.output_tokens,
             "eval_duration": _nanoseconds(usage.decode_s),
+            "processor_duration": _nanoseconds(usage.cost.cpu_s),
+            **energy_fields(usage),
+            **charged,
         }
 
 
@@ -211,7 +229,13 @@ async def _check_context(service: Service, body: Asked) -> None:
 async def _answer(request: Request, body: Asked, generation: Generation, began: float) -> Response:
     tokenizer = generation.tokenizer if body.logprobs else None
     is_chat = isinstance(body, ChatBody)
-    writer = LineWriter(generation.model, chat=is_chat, began=began, tokenizer=tokenizer)
+    writer = LineWriter(
+        generation.model,
+        chat=is_chat,
+        began=began,
+        tokenizer=tokenizer,
+        prices=generation.prices,
+    )
     if body.stream is False:
         await read_all(request, generation, writer.push)
         return json_response(writer.whole())

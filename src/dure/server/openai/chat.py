@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from dure.chat.output import Chunk, Completion
     from dure.engine.params import SamplingParams
     from dure.server.serving.service import Service
-    from dure.text.tokenizer import Tokenizer
 
 FINGERPRINT = f"dure-{__version__}"
 
@@ -143,7 +142,7 @@ def chat_completion(generation: Generation) -> dict[str, Any]:
             }
             for index, completion in enumerate(done)
         ],
-        "usage": completion_usage(usage_of(generation, done)),
+        "usage": completion_usage(usage_of(generation, done), generation.prices),
         "timings": timings(done[0].usage),
     }
 
@@ -166,10 +165,11 @@ async def chat_chunks(generation: Generation, body: ChatBody) -> AsyncGenerator[
             if body.return_progress:
                 yield data({**start, "choices": [], "prompt_progress": progress(item, began)})
             continue
-        yield _chunk(head, *item, body=body, tokenizer=generation.tokenizer)
+        yield _chunk(head, *item, body=body, generation=generation)
     done = finished(generation)
     if body.stream_options is not None and body.stream_options.include_usage:
-        yield data({**start, "choices": [], "usage": completion_usage(usage_of(generation, done))})
+        usage = completion_usage(usage_of(generation, done), generation.prices)
+        yield data({**start, "choices": [], "usage": usage})
     yield DONE
 
 
@@ -210,16 +210,16 @@ def finish_reason(completion: Completion) -> str:
     return completion.finish_reason
 
 
-def _chunk(head: str, index: int, chunk: Chunk, *, body: ChatBody, tokenizer: Tokenizer) -> bytes:
+def _chunk(head: str, index: int, chunk: Chunk, *, body: ChatBody, generation: Generation) -> bytes:
     """Write the events of one token."""
     more: dict[str, Any] = {}
     if chunk.logprobs is not None:
-        more["logprobs"] = chat_logprobs([chunk.logprobs], tokenizer)
+        more["logprobs"] = chat_logprobs([chunk.logprobs], generation.tokenizer)
     if body.return_token_ids:
         more["token_ids"] = [chunk.token_id]
     found = deltas(chunk.events) or ([{}] if more and chunk.completion is None else [])
     frames = [_frame(head, index, delta) for delta in found[:-1]]
-    also = beside(chunk, body)
+    also = beside(chunk, body, generation.prices)
     if found:
         frames.append(_frame(head, index, found[-1], more, also))
         more = {}

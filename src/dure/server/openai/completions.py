@@ -232,7 +232,7 @@ async def completion_chunks(
             )
         if body.return_token_ids:
             entry["token_ids"] = [chunk.token_id]
-        also = beside(chunk, body)
+        also = beside(chunk, body, leading.prices)
         if chunk.completion is not None:
             entry["finish_reason"] = chunk.completion.finish_reason
             if entry["index"] == 0:
@@ -332,7 +332,7 @@ def _echoed_frame(head: str, begun: dict[str, Any], scored: Callable[[], dict[st
 def _usage(generations: Sequence[Generation], *, shown: bool = True) -> dict[str, Any]:
     """Add up the usage of all prompts; without `shown`, of the prompts alone."""
     each = (usage_of(one, chat.finished(one) if shown else []) for one in generations)
-    return completion_usage(Usage.of_prompts(each))
+    return completion_usage(Usage.of_prompts(each), generations[0].prices)
 
 
 def _frame(head: str, choice: dict[str, Any], also: dict[str, Any] | None = None) -> bytes:

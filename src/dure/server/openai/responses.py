@@ -37,7 +37,13 @@ async def create(service: Service, request: Request) -> Response:
     )
     generation = await admitted(request, service.chat(body.model, chat, params, key=key))
     stored = body.store is not False
-    writer = ResponseWriter(body, generation.model, stored=stored, digits=generation.id)
+    writer = ResponseWriter(
+        body,
+        generation.model,
+        stored=stored,
+        digits=generation.id,
+        prices=generation.prices,
+    )
     kept = StoredResponse(key, writer.response, items, [*before, *said], generation)
     if body.stream:
         if stored:

@@ -12,6 +12,7 @@ from dure.server.wire.blocks import BlockDelta, ContentBlock, ContentBlocks, new
 
 if TYPE_CHECKING:
     from dure.chat.output import Chunk, Completion
+    from dure.metering.prices import Prices
     from dure.server.openai.responses_schemas import ResponsesBody
 
 Value = dict[str, Any]
@@ -23,14 +24,21 @@ class ResponseWriter:
     """Writes a response as chunks come; `response` is its newest state."""
 
     def __init__(
-        self, body: ResponsesBody, model: str, *, stored: bool, digits: str | None = None
+        self,
+        body: ResponsesBody,
+        model: str,
+        *,
+        stored: bool,
+        digits: str | None = None,
+        prices: Prices | None = None,
     ) -> None:
-        """digits: those of the response's id."""
+        """digits: those of the response's id. prices: what is charged."""
         self.response = _response(body, model, new_id("resp", digits), stored=stored)
         self._sealed = "reasoning.encrypted_content" in (body.include or ())
         self._pieces = ContentBlocks()
         self._ids: list[str] = []
         self._number = -1
+        self._prices = prices
 
     def start(self) -> Iterator[Value]:
         """Yield the first events of a stream."""
@@ -86,7 +94,7 @@ class ResponseWriter:
         self.response["completed_at"] = None if cut else int(time.time())
         if cut:
             self.response["incomplete_details"] = {"reason": "max_output_tokens"}
-        self.response["usage"] = response_usage(completion.usage)
+        self.response["usage"] = response_usage(completion.usage, self._prices)
         yield self._event(f"response.{self.response['status']}", response=self.response)
 
     def _changed(self, change: BlockDelta, status: str = "completed") -> Iterator[Value]:

@@ -6,11 +6,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from dure.chat.usage import Usage
+from dure.server.wire.cost import cost_fields, energy_fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dure.chat.output import Chunk, Completion
+    from dure.metering.prices import Prices
     from dure.server.openai.schemas import Sampling
     from dure.server.serving.generation import Generation, Progress
     from dure.weights.expert_stats import ExpertUse
@@ -22,11 +24,11 @@ def usage_of(generation: Generation, done: Sequence[Completion]) -> Usage:
     return Usage.of_choices((one.usage for one in done), prompt_tokens=prompt)
 
 
-def completion_usage(usage: Usage) -> dict[str, Any]:
+def completion_usage(usage: Usage, prices: Prices | None = None) -> dict[str, Any]:
     """Write the `usage` of a chat completion or a completion.
 
     Its prediction tokens are all that were guessed and tried, be it from a `prediction`, another
-    text or a model. Rejected ones are no part of `completion_tokens`.
+    text or a model. Rejected ones are no part of `completion_tokens`. prices: what is charged.
     """
     details: dict[str, int] = {
         "reasoning_tokens": usage.reasoning_tokens,
@@ -39,10 +41,11 @@ def completion_usage(usage: Usage) -> dict[str, Any]:
         "total_tokens": usage.total_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
         "completion_tokens_details": details,
+        **cost_fields(usage, prices),
     }
 
 
-def response_usage(usage: Usage) -> dict[str, Any]:
+def response_usage(usage: Usage, prices: Prices | None = None) -> dict[str, Any]:
     """Write the `usage` of the Responses API."""
     return {
         "input_tokens": usage.prompt_tokens,
@@ -50,11 +53,12 @@ def response_usage(usage: Usage) -> dict[str, Any]:
         "output_tokens": usage.output_tokens,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.total_tokens,
+        **cost_fields(usage, prices),
     }
 
 
 def timings(usage: Usage) -> dict[str, Any]:
-    """Write the `timings` of llama-server, and what steps took of experts that are on disk."""
+    """Write the `timings` of llama-server, joules, and what steps took of experts on disk."""
     took, read, written = usage.timings, usage.computed_tokens, usage.output_tokens
     drafts = {"draft_n": usage.drafted_tokens, "draft_n_accepted": usage.accepted_tokens}
     return {
@@ -67,6 +71,8 @@ def timings(usage: Usage) -> dict[str, Any]:
         "predicted_ms": round(1000 * took.decode_s, 3),
         "predicted_per_token_ms": round(1000 * took.decode_s / max(1, written), 3),
         "predicted_per_second": round(took.decode_tps, 3),
+        "processor_ms": round(1000 * usage.cost.cpu_s, 3),
+        **energy_fields(usage),
         **(drafts if usage.drafted_tokens else {}),
         **({} if usage.experts is None else {"experts": _experts(usage.experts)}),
     }
@@ -83,7 +89,7 @@ def _experts(use: ExpertUse) -> dict[str, Any]:
     }
 
 
-def beside(chunk: Chunk, body: Sampling) -> dict[str, Any]:
+def beside(chunk: Chunk, body: Sampling, prices: Prices | None = None) -> dict[str, Any]:
     """Return the optional fields of a stream's event, if the body asks for them with every token.
 
     These are llama-server's timings and vLLM's usage so far.
@@ -95,7 +101,7 @@ def beside(chunk: Chunk, body: Sampling) -> dict[str, Any]:
     if body.timings_per_token:
         found["timings"] = timings(usage)
     if options is not None and options.include_usage and options.continuous_usage_stats:
-        found["usage"] = completion_usage(usage)
+        found["usage"] = completion_usage(usage, prices)
     return found
 
 

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from dure.server import errors, limits
 if TYPE_CHECKING:
     from dure.chat.output import Chunk, Completion
     from dure.chat.prompt import PreparedRequest
+    from dure.chat.usage import Usage
+    from dure.metering.prices import Prices
     from dure.text.tokenizer import Tokenizer
 
 
@@ -37,6 +39,11 @@ class Times:
     last: float = 0.0  # its newest token was generated
 
 
+def new_id() -> str:
+    """Return the digits of a response's id: no two are alike."""
+    return secrets.token_hex(12)
+
+
 class Generation:
     """The output of one request while it is generated: an async iterator of (choice, Chunk).
 
@@ -51,15 +58,26 @@ class Generation:
         model: str,
         tenant: str,
         tokenizer: Tokenizer,
+        prices: Prices | None = None,
+        id: str | None = None,  # noqa: A002 - its name in every API
         on_over: Callable[[Generation], None],
         on_end_thinking: Callable[[Generation], None],
+        on_end: Callable[[Generation, Usage], Awaitable[None] | None] | None = None,
     ) -> None:
-        self.id = secrets.token_hex(12)
+        """prices: what is charged for it. id: new_id() of before it began.
+
+        on_end: is called once, when all that it took is known; the last chunk is held back until
+        what it returns is done.
+        """
+        self.id = id or new_id()
         self.created = int(time.time())
         self.prepared = prepared
         self.model = model
         self.tenant = tenant
         self.tokenizer = tokenizer
+        self.prices = prices
+        self.usage: Usage | None = None  # all that it took, once that is known
+        self.counted = 0  # of its tokens, by the metrics
         self.times = Times()
         self.progress = Progress(0, 0, len(prepared.token_ids))
         self.completions: list[Completion | None] = [None] * prepared.params.n
@@ -70,6 +88,8 @@ class Generation:
         self._waiter: asyncio.Future[None] | None = None
         self._on_over: Callable[[Generation], None] | None = on_over
         self._on_end_thinking = on_end_thinking
+        self._on_end = on_end
+        self._written: Awaitable[None] | None = None
 
     @property
     def is_over(self) -> bool:
@@ -83,6 +103,9 @@ class Generation:
         while not self._ready:
             self._raise_if_over()
             await self._news()
+        await self._before_last()
+        if not self._ready:  # closed meanwhile
+            raise StopAsyncIteration
         return self._ready.popleft()
 
     async def updates(self) -> AsyncIterator[Progress | tuple[int, Chunk]]:
@@ -94,6 +117,9 @@ class Generation:
                 if not answered and seen != self.progress:
                     yield self.progress  # the last one: the whole prompt is computed
                 answered = True
+                await self._before_last()
+                if not self._ready:  # closed meanwhile
+                    return
                 yield self._ready.popleft()
             elif seen != self.progress and not self.times.first and not self.is_over:
                 seen = self.progress
@@ -156,6 +182,20 @@ class Generation:
         if self.is_over:
             self._over()
         self._wake()
+
+    def end(self, usage: Usage) -> None:
+        """Take all that it took, also of what nobody reads any more. The worker calls this."""
+        if self.usage is None:
+            self.usage = usage
+            if self._on_end is not None:
+                self._written = self._on_end(self, usage)
+
+    async def _before_last(self) -> None:
+        """Wait until the end is written down, before whoever reads learns of it."""
+        written = self._written
+        if written is not None and len(self._ready) == 1:
+            self._written = None
+            await written
 
     def _over(self) -> None:
         """Call `on_over`, once."""

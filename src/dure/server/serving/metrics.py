@@ -13,6 +13,8 @@ from dure.weights.expert_stats import ExpertStats, ExpertUse
 
 if TYPE_CHECKING:
     from dure.engine.engine import Engine
+    from dure.metering.ledger import Closed
+    from dure.metering.meter import Meter
     from dure.server.serving.generation import Generation
     from dure.server.serving.model_pool import ModelPool
     from dure.server.serving.worker import StepUpdate
@@ -43,10 +45,19 @@ _EXPERT_GAUGES = (  # of ExpertStats
 )
 
 
+_IDLE = (  # gauges, as they are read and not counted
+    ("machine_seconds", "Seconds in which no step was computed, since the start"),
+    ("processor_seconds", "Processor seconds outside of steps"),
+    ("joules", "Joules outside of steps; as far as they are known"),
+)
+
+
 class Metrics:
     """The metrics of one server. All methods are called on the event loop."""
 
-    def __init__(self, *, prefix: str = "dure") -> None:
+    def __init__(self, *, prefix: str = "dure", meter: Meter | None = None) -> None:
+        """meter: of the process, for what it takes between steps."""
+        self.meter = meter
         self._registry = CollectorRegistry()
         label = ["model_name"]
 
@@ -89,6 +100,16 @@ class Metrics:
         self._queue = histogram("request_queue_time_seconds", "Asked to begun", _SECONDS)
         self._prefill = histogram("request_prefill_time_seconds", "Begun to first token", _SECONDS)
         self._decode = histogram("request_decode_time_seconds", "First token to last", _SECONDS)
+        self._key_requests = counter("key_requests", "Answers by key and end", "key", "end")
+        self._key_tokens = counter("key_tokens", "Tokens by key and kind", "key", "kind")
+        self._processor = counter("processor_seconds", "Processor seconds of steps", "key")
+        self._machine = counter("machine_seconds", "Seconds of steps, shared", "key")
+        self._joules = counter("joules", "Joules of steps", "key", "energy")
+        self._money = counter("money", "What answers cost", "key", "currency")
+        self._idle = {
+            name: Gauge(f"{prefix}:idle_{name}", text, registry=self._registry)
+            for name, text in _IDLE
+        }
         self._experts = [
             (field, counter(f"expert_cache_{name}", text)) for field, name, text in _EXPERT_COUNTS
         ]
@@ -110,6 +131,7 @@ class Metrics:
                     between.observe(now - times.last)
                 else:
                     self._first.labels(model).observe(now - times.asked)
+                news.generation.counted += len(news.chunks)
         if tokens:
             self._output.labels(model).inc(tokens)
 
@@ -123,19 +145,33 @@ class Metrics:
                 continue
             self._success.labels(model, completion.finish_reason).inc()
             self._output_sizes.labels(model).observe(completion.usage.output_tokens)
-            self._thinking.labels(model).inc(completion.usage.reasoning_tokens)
             self._unparsed.labels(model).inc(completion.unparsed_calls)
         if times.started:
             progress = generation.progress
-            self._prompt.labels(model).inc(progress.done - progress.cached)
             self._queries.labels(model).inc(progress.total)
-            self._hits.labels(model).inc(progress.cached)
             self._prompt_sizes.labels(model).observe(progress.total)
             self._queue.labels(model).observe(times.started - times.asked)
         if times.first:
             self._prefill.labels(model).observe(times.first - times.started)
             self._decode.labels(model).observe(times.last - times.first)
             self._whole.labels(model).observe(times.last - times.asked)
+
+    def on_end(self, generation: Generation, key: str, row: Closed) -> None:
+        """Count all that a request took, whether it was read or not, as the ledger has it."""
+        model = generation.model
+        self._prompt.labels(model).inc(row.prompt - row.cached)
+        self._hits.labels(model).inc(row.cached)
+        self._output.labels(model).inc(row.output - generation.counted)
+        self._thinking.labels(model).inc(row.reasoning)
+        for kind in ("prompt", "cached", "reasoning", "output"):
+            self._key_tokens.labels(model, key, kind).inc(getattr(row, kind))
+        self._key_requests.labels(model, key, row.end).inc()
+        self._machine.labels(model, key).inc(row.machine_s)
+        self._processor.labels(model, key).inc(row.cpu_s)
+        if row.joules is not None:
+            self._joules.labels(model, key, row.energy).inc(row.joules)
+        if row.currency:
+            self._money.labels(model, key, row.currency).inc(row.money)
 
     def on_failure(self, status: int, model: str = "") -> None:
         """Count a request that was refused or failed, by its status."""
@@ -161,6 +197,11 @@ class Metrics:
 
     def text(self, registry: ModelPool) -> bytes:
         """Return all metrics in Prometheus' text format."""
+        if self.meter is not None:
+            idle = self.meter.totals().idle
+            self._idle["machine_seconds"].set(idle.machine_s)
+            self._idle["processor_seconds"].set(idle.cpu_s)
+            self._idle["joules"].set(idle.joules or 0.0)
         for entry in registry.loaded():
             worker = entry.worker
             if worker is None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dure.chat.request import ChatRequest
 from dure.errors import InvalidRequestError
 from dure.server import errors, limits
+from dure.server.serving.accounting import Accounting
 from dure.server.serving.generation import Generation
 from dure.server.serving.metrics import Metrics
 from dure.server.serving.model_info import ModelInfo
 from dure.server.serving.response_store import Store
 
 if TYPE_CHECKING:
+    from dure.chat.usage import Usage
     from dure.engine.params import SamplingParams
     from dure.llm import LLM
+    from dure.server.serving.accounting import Entry
     from dure.server.serving.model_pool import ModelPool, PooledModel
 
 log = logging.getLogger("dure.server")
@@ -40,12 +43,14 @@ class Service:
         registry: ModelPool,
         *,
         metrics: Metrics | None = None,
+        accounting: Accounting | None = None,
         parallel: int = 32,
         queue: int = limits.MAX_QUEUE,
     ) -> None:
         """parallel: choices that are computed at once; queue: how many more may wait."""
         self.registry = registry
         self.metrics = metrics or Metrics()
+        self.accounting = accounting or Accounting(self.metrics)
         self.facts = ModelInfo(registry)
         self.kept = Store()
         self.draining = False
@@ -113,13 +118,17 @@ class Service:
         """Count the tokens of the chat's prompt."""
         return len(await self.with_model(model_name, lambda llm: llm.prepare(request).token_ids))
 
-    async def models(self) -> list[dict[str, Any]]:
-        """Describe every model served, as /v1/models lists them."""
-        return await self.off_loop(self.facts.all)
+    async def models(self, *, key: str = "") -> list[dict[str, Any]]:
+        """Describe every model served, as /v1/models lists them, with what the tenant pays."""
+        found: list[dict[str, Any]] = await self.off_loop(self.facts.all)
+        return [{**each, **self.accounting.pricing(key, each["id"])} for each in found]
 
-    async def model(self, name: str) -> dict[str, Any]:
+    async def model(self, name: str, *, key: str = "") -> dict[str, Any]:
         """Describe one model. Raises ModelNotFoundError if it is not served."""
-        return await self.off_loop(partial(self.facts.of, self.registry.find(name)))
+        found: dict[str, Any] = await self.off_loop(
+            partial(self.facts.of, self.registry.find(name))
+        )
+        return {**found, **self.accounting.pricing(key, found["id"])}
 
     def end_thinking(self, generation_id: str, *, key: str = "") -> None:
         """End the reasoning of a running request: the model answers now.
@@ -181,6 +190,7 @@ class Service:
         keep_alive: float | None,
         format: Any = None,  # noqa: A002 - the word that requests use
     ) -> Generation:
+        self.accounting.check(key)
         leave = self._admit(params.n)
         try:
             entry = await self.registry.acquire(model_name, keep_alive=keep_alive)
@@ -206,12 +216,22 @@ class Service:
                     priority=priority,
                 )
             )
+            context = _llm(entry).context
+            account = await self.accounting.begin(key, entry.name, prepared, context=context)
         except BaseException:
             over()
             raise
         worker = entry.worker
         assert worker is not None  # we hold it in memory
-        generation = await worker.submit(prepared, model=entry.name, tenant=key, on_over=over)
+        generation = await worker.submit(
+            prepared,
+            model=entry.name,
+            tenant=key,
+            prices=account.prices,
+            id=account.id,
+            on_over=over,
+            on_end=partial(self._ended, account),
+        )
         if generation.is_over:  # before we could know its name
             self._over(generation)
         else:
@@ -247,6 +267,16 @@ class Service:
             raise errors.unavailable(
                 f"Preparing the request took more than {limits.PREPARE_SECONDS:g} s.", "too_slow"
             ) from None
+
+    def _ended(
+        self, account: Entry, generation: Generation, usage: Usage
+    ) -> Awaitable[None] | None:
+        """Account for all that a generation took; an error in that never reaches its client."""
+        try:
+            return self.accounting.end(account, generation, usage)
+        except Exception:
+            log.exception("%s could not be accounted for", generation.id)
+            return None
 
     def _over(self, generation: Generation) -> None:
         """Count a finished generation; an error in counting never reaches its client."""

@@ -7,11 +7,12 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from dure.chat.usage import Usage
 from dure.engine.request import RequestState
 from dure.server.serving.generation import Generation, Progress
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from dure.chat.output import Chunk, OutputProcessor
     from dure.chat.prompt import PreparedRequest
     from dure.llm import LLM
+    from dure.metering.prices import Prices
 
 log = logging.getLogger("dure.server")
 
@@ -32,6 +34,7 @@ class StepUpdate:
     chunks: list[tuple[int, Chunk]] = field(default_factory=list)
     started: float = 0.0  # the step's start, if its prefill began in this step
     error: Exception | None = None
+    final: Usage | None = None  # all that it took: nothing more comes
 
 
 @dataclass
@@ -71,12 +74,16 @@ class Worker:
         *,
         model: str,
         tenant: str = "",
+        prices: Prices | None = None,
+        id: str | None = None,  # noqa: A002 - its name in every API
         on_over: Callable[[], None] | None = None,
+        on_end: Callable[[Generation, Usage], Awaitable[None] | None] | None = None,
     ) -> Generation:
         """Submit a request; return its generation once the engine has accepted it.
 
         on_over: called once, on the event loop, when the generation has finished or is closed.
-        Raises what the engine refuses it with.
+        on_end: called once after that, when all that it took is known, and before its last chunk
+        is read. Raises what the engine refuses it with.
         """
 
         def over(generation: Generation) -> None:
@@ -91,7 +98,10 @@ class Worker:
             model=model,
             tenant=tenant,
             tokenizer=self.llm.tokenizer,
+            prices=prices,
+            id=id,
             on_over=over,
+            on_end=on_end,
             on_end_thinking=lambda each: self._post(partial(self._end_thinking, each)),
         )
         self.active.add(generation)
@@ -150,12 +160,12 @@ class Worker:
 
     def _begin(self, generation: Generation) -> None:
         if generation.closed:
-            return
+            return  # what abandons it follows
         news = StepUpdate(generation, generation.progress)
         try:
             answers = self.llm.driver.begin(generation.prepared)
         except Exception as error:
-            news.error = error
+            news.error, news.final = error, Usage(0)
         else:
             self._running[generation] = _Run(answers, generation.progress)
         self._news.append(news)
@@ -163,8 +173,12 @@ class Worker:
 
     def _abandon(self, generation: Generation) -> None:
         run = self._running.pop(generation, None)
+        usage = Usage(0)
         if run is not None:
+            usage = _taken(run)
             self.llm.driver.abandon(run.answers)
+        progress = generation.progress if run is None else run.progress
+        self._news.append(StepUpdate(generation, progress, final=usage))
 
     def _end_thinking(self, generation: Generation) -> None:
         run = self._running.get(generation)
@@ -185,23 +199,26 @@ class Worker:
                 while answer.chunks:
                     news.chunks.append((choice, answer.chunks.popleft()))
                 news.error = news.error or answer.error
+            is_over = all(answer.is_over for answer in run.answers)
+            if news.error is None and is_over:
+                del self._running[generation]
+                news.final = _taken(run)
             if news.chunks or news.started or news.error or not first.started:
                 self._news.append(news)
             if news.error is not None:
                 log.error("a request failed", exc_info=news.error)
                 self._abandon(generation)
-            elif all(answer.is_over for answer in run.answers):
-                del self._running[generation]
         if self._running and not self.llm.engine.has_work:
             raise RuntimeError("answers wait, but the engine has nothing to do")
 
     def _fail_all(self, error: Exception) -> None:
         for generation, run in self._running.items():
+            taken = _taken(run)
             try:
                 self.llm.driver.abandon(run.answers)
             except Exception:
                 log.exception("an answer could not be abandoned")
-            self._news.append(StepUpdate(generation, run.progress, error=error))
+            self._news.append(StepUpdate(generation, run.progress, error=error, final=taken))
         self._running.clear()
 
     def _tell(self) -> None:
@@ -234,6 +251,16 @@ class Worker:
             except Exception as error:
                 log.exception("an answer could not be handed on")
                 news.generation.fail(error)
+            if news.final is not None:
+                news.generation.end(news.final)
+
+
+def _taken(run: _Run) -> Usage:
+    """Return what the run took, whether it is whole or not: a prompt's tokens as far as read."""
+    progress = _progress(run.answers[0])
+    usage = Usage.of_choices(answer.usage for answer in run.answers)
+    read = max(progress.done, usage.prompt_tokens if run.answers[0].started else 0)
+    return replace(usage, prompt_tokens=read, cached_tokens=progress.cached)
 
 
 def _progress(answer: OutputProcessor) -> Progress:

@@ -150,7 +150,9 @@ async def admitted(request: Request, begun: Coroutine[Any, Any, R]) -> R:
     ClientGone, and `begun` is cancelled, if the client goes before.
     """
     try:
-        return await cancel_on_disconnect(request.receive, begun)
+        made = await cancel_on_disconnect(request.receive, begun)
+        request.state.generations = made if isinstance(made, list) else [made]
+        return made
     finally:
         release(request)
 
