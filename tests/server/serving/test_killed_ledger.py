@@ -116,7 +116,7 @@ def lives(served: list[Served], folder: Path, kills: int, requests: int) -> None
 
 
 def test_a_kill_loses_what_was_running_and_says_which(served, tmp_path: Path) -> None:
-    lives(served, tmp_path, kills=1, requests=40)
+    lives(served, tmp_path, kills=1, requests=24)
 
 
 @pytest.mark.long
