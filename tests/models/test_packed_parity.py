@@ -109,8 +109,12 @@ PACK: dict[str, Callable[[str, np.ndarray], packings.Packed]] = {
 def is_packed(name: str) -> bool:
     """Whether tools quantise it: the projections of the layers."""
     ends = ("_proj", "_with_mqa", ".w1", ".w2", ".w3")
-    # Nobody quantises the heads' weights of an indexer.
-    return name.endswith(tuple(f"{end}.weight" for end in ends)) and "weights_proj" not in name
+    # Nobody quantises the heads' weights of an indexer; AWQ needs eight rows, and gates and betas
+    # of Kimi Delta Attention's few heads have one a head.
+    others = ("weights_proj", ".b_proj.", ".g_proj.")
+    return name.endswith(tuple(f"{end}.weight" for end in ends)) and not any(
+        other in name for other in others
+    )
 
 
 def quantised(folder: Path, name: str, method: str) -> tuple[Path, Any]:
