@@ -41,6 +41,11 @@ def latent_types(name: str) -> Kind:
     return Kind.Q8_0 if "k_b_proj" in name else sparse_types(name)
 
 
+def delta_types(name: str) -> Kind:
+    """As latent_types, with Q8_0 for what decays and gates are made of, whose rows are short."""
+    return Kind.Q8_0 if "self_attn.f_b" in name or "self_attn.g_b" in name else latent_types(name)
+
+
 def sparse_types(name: str) -> Kind:
     """Q4_K with Q6_K for what reads or writes most."""
     if is_plain(name):
@@ -62,6 +67,17 @@ LATENT = {
     "kv_lora_rank": 256,
     "v_head_dim": 64,
 }
+CHANNELS = {
+    "num_hidden_layers": 3,
+    "num_experts": 16,
+    "first_k_dense_replace": 1,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "mlp_layer_types": ["dense", "sparse", "sparse"],
+    "linear_num_heads": 4,
+    "linear_head_dim": 64,
+    "linear_conv_kernel_dim": 4,
+    "n_group": None,
+}
 FILES = {
     "dense": (config_of("llama"), dense_types),
     "sparse": (config_of("qwen3_moe", **WIDE), sparse_types),
@@ -70,6 +86,7 @@ FILES = {
         sparse_types,
     ),
     "latent": (config_of("deepseek_v3", **LATENT), latent_types),
+    "channels": (config_of("kimi_linear", **LATENT, **CHANNELS), delta_types),
 }
 
 
@@ -154,7 +171,12 @@ def composition(
 
 
 @pytest.mark.parametrize(
-    ("name", "cache_dtype"), [*((name, "f16") for name in FILES), ("dense", "q8"), ("latent", "q8")]
+    ("name", "cache_dtype"),
+    [
+        *((name, "f16") for name in FILES if name != "channels"),
+        *(("dense", "q8"), ("latent", "q8")),
+        pytest.param("channels", "f16", marks=pytest.mark.long),
+    ],
 )
 def test_fifty_compositions_change_no_bit(
     files: dict[str, Path], name: str, cache_dtype: CacheDtype

@@ -13,7 +13,13 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
 from tiny_gguf_gemma import add_gemma_keys, with_whole_norms
-from tiny_gguf_recurrent import add_kda_keys, add_recurrent_keys, recast, recast_kda
+from tiny_gguf_recurrent import (
+    add_kda_keys,
+    add_recurrent_keys,
+    delta_shapes,
+    recast,
+    recast_kda,
+)
 from tiny_models import COMMON, MODELS, drawn
 
 ARCHITECTURES = {
@@ -120,6 +126,7 @@ def matrices_as(kind: Kind) -> Types:
 def is_plain(name: str) -> bool:
     """Whether converters keep a parameter in F32 whatever the file's type is."""
     plain = ("norm.weight", ".bias", "mlp.gate.weight", "conv1d.weight", "expert_gate.weight")
+    plain += (".A_log",)
     return name.endswith(plain)
 
 
@@ -180,7 +187,11 @@ def parameters_of(config: Config) -> Arrays:
             layer |= _recurrent_shapes(config)
         if "kv_lora_rank" in config:
             norms = {name: shape for name, shape in layer.items() if "norm" in name}
-            layer = {**norms, **_latent_shapes(config), **_mlp_shapes(config, index)}
+            recurrent = (
+                config.get("layer_types", ["full_attention"] * 99)[index] != "full_attention"
+            )
+            mixer = delta_shapes(config) if recurrent else _latent_shapes(config)
+            layer = {**norms, **mixer, **_mlp_shapes(config, index)}
         shapes |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}
     return {name: drawn(name, shape) for name, shape in shapes.items()}
 
@@ -227,12 +238,13 @@ def _mlp_shapes(config: Config, index: int) -> dict[str, tuple[int, ...]]:
             f"{prefix}.down_proj.weight": (hidden, size),
         }
 
-    sparse = config["model_type"] in ("qwen3_moe", "qwen3_next", "deepseek_v3")
+    latent = config["model_type"] in ("deepseek_v3", "kimi_linear")
+    sparse = latent or config["model_type"] in ("qwen3_moe", "qwen3_next")
     if not sparse or index < config.get("first_k_dense_replace", 0):
         return gated("mlp", config["intermediate_size"])
     experts = config.get("n_routed_experts") or config["num_experts"]
     shapes: dict[str, tuple[int, ...]] = {"mlp.gate.weight": (experts, hidden)}
-    if config["model_type"] == "deepseek_v3":
+    if latent:
         shapes["mlp.gate.e_score_correction_bias"] = (experts,)
         width = config["n_shared_experts"] * config["moe_intermediate_size"]
         shapes |= gated("mlp.shared_experts", width)

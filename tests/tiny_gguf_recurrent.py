@@ -128,6 +128,27 @@ _KDA_NAMES = {
 }
 
 
+def delta_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """The shapes of a Kimi Delta Attention's parameters, under Kimi's names."""
+    hidden, heads = config["hidden_size"], config["linear_num_heads"]
+    size, kernel = config["linear_head_dim"], config["linear_conv_kernel_dim"]
+    width = heads * size
+    shapes: dict[str, tuple[int, ...]] = {
+        "A_log": (1, 1, heads, 1),
+        "b_proj.weight": (heads, hidden),
+        "dt_bias": (width,),
+        "o_norm.weight": (size,),
+        "o_proj.weight": (hidden, width),
+    }
+    for part in "qkv":
+        shapes[f"{part}_proj.weight"] = (width, hidden)
+        shapes[f"{part}_conv1d.weight"] = (width, 1, kernel)
+    for part in "fg":
+        shapes[f"{part}_a_proj.weight"] = (size, hidden)
+        shapes[f"{part}_b_proj.weight"] = (width, size)
+    return {f"self_attn.{name}": shape for name, shape in shapes.items()}
+
+
 def recast_kda(config: Config, parameters: Arrays) -> tuple[Config, Arrays]:
     """A config with the keys that most families have, and the parameters as the converters recast
     them: decays without their logarithm (of Kimi below 0, of Ling above), tensors of four
