@@ -12,7 +12,7 @@ from typing import Any
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
-from tiny_gguf_gemma import add_gemma_keys, with_whole_norms
+from tiny_gguf_gemma import add_gemma_keys, as_gemma4, with_whole_norms
 from tiny_gguf_recurrent import (
     add_kda_keys,
     add_recurrent_keys,
@@ -47,6 +47,8 @@ ARCHITECTURES = {
     "gpt_oss": gguf.MODEL_ARCH.GPT_OSS,
     "exaone": gguf.MODEL_ARCH.EXAONE,
     "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
+    "gemma4_text": gguf.MODEL_ARCH.GEMMA4,
+    "gemma4_unified_text": gguf.MODEL_ARCH.GEMMA4,
     "glm4": gguf.MODEL_ARCH.GLM4,
     "granite": gguf.MODEL_ARCH.GRANITE,
     "internlm3": gguf.MODEL_ARCH.LLAMA,
@@ -272,7 +274,8 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], Arrays]:
 
     config = json.loads((folder / "config.json").read_text())
     parameters = load_file(folder / "model.safetensors")
-    if config["model_type"] != "gpt_oss":  # whose experts are fused wherever they are
+    fused = config["model_type"] == "gpt_oss" or config["model_type"].startswith("gemma4")
+    if not fused:  # wherever they are
         parameters = _one_by_one(parameters)
     if "text_config" not in config:
         return config, parameters
@@ -336,6 +339,8 @@ def write_gguf(
         parameters = _deinterleaved(parameters)
     if config["model_type"] == "gemma3_text":
         parameters = with_whole_norms(parameters)
+    if config["model_type"].startswith("gemma4"):
+        config, parameters = as_gemma4(config, parameters)
     if config["model_type"] in ("lfm2", "lfm2_moe"):
         config, parameters = _with_convolutions(config, parameters)
     if config["model_type"] in ("kimi_linear", "bailing_hybrid"):
@@ -489,7 +494,7 @@ def _add_expert_keys(writer: gguf.GGUFWriter, config: Config) -> None:
         return
     width = first("moe_intermediate_size", "intermediate_size")
     writer.add_expert_count(experts)
-    writer.add_expert_used_count(first("num_experts_per_tok", "moe_topk", "moe_k"))
+    writer.add_expert_used_count(first("num_experts_per_tok", "moe_topk", "moe_k", "top_k_experts"))
     writer.add_expert_feed_forward_length(width)
     if config["model_type"] == "ernie4_5_moe":
         writer.add_interleave_moe_layer_step(config["moe_layer_interval"])

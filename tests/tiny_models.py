@@ -150,7 +150,8 @@ def reopened(folder: Path, **options: Any) -> Any:
 def drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Values for one parameter, the same in every run: norms around 1, all else around 0."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    if name.endswith(("norm.weight", "router_scale")):
+    around_one = ("norm.weight", "norm_1.weight", "norm_2.weight", "layer_scalar", "router.scale")
+    if name.endswith((*around_one, "router_scale", "per_expert_scale")):
         return (1 + rng.normal(0, 0.2, shape)).astype(np.float32)
     if name.endswith(".A_log"):  # states that last from 1 token to 100
         return np.log(rng.uniform(0.05, 8, shape)).astype(np.float32)

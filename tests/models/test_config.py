@@ -63,6 +63,15 @@ WRONG_IN_ONE: dict[str, dict[str, tuple[Any, ...]]] = {
         "final_logit_softcapping": (-1, "30", float("inf")),
         "rope_local_base_freq": (0, "10000"),
     },
+    "gemma4_text": {
+        "global_head_dim": (0, -2, 15, "32"),
+        "num_kv_shared_layers": (-1, 4, 2, "1"),
+        "hidden_size_per_layer_input": (-1, "16"),
+        "sliding_window": (0, -1, "8"),
+        "num_experts": (0, -1, 10**9, "8", None),
+        "top_k_experts": (0, -1, 9, "3", None),
+        "per_layer_config": (3, [], {"1": 5}),
+    },
     "minimax_m2": {"attn_type_list": (0, [0, 1], [0, 0])},
     "pangu_embedded": {"bias": (1, "no")},
     "dots1": {"sliding_window": (0, -1, "8"), "max_window_layers": (-1, "1")},
@@ -103,6 +112,7 @@ NOT_RUN_BY: tuple[tuple[str, str, Any], ...] = (
     ("ernie4_5_moe", "use_bias", True),
     ("ernie4_5_moe", "moe_norm_min", 1e-3),
     ("gemma3", "use_bidirectional_attention", True),
+    ("gemma4_text", "use_bidirectional_attention", "all"),
     ("hunyuan_v1_dense", "use_qk_norm", False),
     ("hunyuan_v1_moe", "use_cla", True),
     ("hunyuan_v1_moe", "moe_layer_num_skipped", 1),
@@ -127,14 +137,17 @@ NOT_RUN_BY: tuple[tuple[str, str, Any], ...] = (
 )
 
 # Whose activation is GELU, under a key of their own, and whose makers leave out usual sizes.
-GEMMAS = {"gemma3", "gemma3_text"}
+GEMMAS = {"gemma3", "gemma3_text", "gemma4", "gemma4_text", "gemma4_unified_text"}
 LEFT_OUT = {"num_attention_heads", "vocab_size"}
+# Which Gemma 4 has never had at the top of its config.
+IN_TABLES = {"rope_theta", "rope_scaling", "partial_rotary_factor"}
 
 CASES = [
     (family, key, value)
     for family in FAMILIES
     for key, values in (WRONG | WRONG_IN_ONE.get(family, {})).items()
     if not (key in NOT_READ and family in OVER_LATENTS)
+    if not (key in IN_TABLES and family.startswith("gemma4"))
     for value in values
     if not (value is None and key in LEFT_OUT and family in GEMMAS)
 ]
@@ -167,6 +180,7 @@ def test_a_value_that_makes_no_sense_is_refused_by_name(family: str, key: str, v
     said = {
         "rope_theta": "theta",
         "rope_local_base_freq": "theta",
+        "global_head_dim": "head_dim",
         "rope_scaling": "RoPE|rope|`type`",
         "partial_rotary_factor": "",
     }
@@ -181,6 +195,8 @@ def test_a_value_that_makes_no_sense_is_refused_by_name(family: str, key: str, v
 def test_what_is_not_computed_is_refused(family: str, key: str, value: Any) -> None:
     if family in GEMMAS and key == "hidden_act":
         key, value = "hidden_activation", "silu" if value == "gelu_pytorch_tanh" else value
+    if family.startswith("gemma4") and key == "rope_scaling":
+        key, value = "rope_parameters", {"full_attention": value}
     with pytest.raises(UnsupportedModelError) as caught:
         load(plain(family, **{key: value}))
     assert len(caught.value.message) < 250

@@ -183,4 +183,8 @@ class SandwichLayer:
         """Return x (n, hidden) after this block; only the rows `rows` (m,) if they are given."""
         mixed = self.mixer(self._before[0](x), rotation, batch, cache, rows=rows)
         x = (x if rows is None else x[rows]) + self._after[0].floats(mixed)
-        return x + self._after[1].floats(self.mlp(self._before[1](x)))
+        return x + self._after[1].floats(self.feed_forward(x))
+
+    def feed_forward(self, x: Floats) -> Floats:
+        """Return what the block adds to x (n, hidden) after its mixer, before its last norm."""
+        return self.mlp(self._before[1](x))

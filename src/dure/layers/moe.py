@@ -54,6 +54,7 @@ class SparseMLP:
         gate_bias: bool = False,
         expert_biases: bool = False,
         clamp: tuple[float, float] | None = None,
+        gelu: bool = False,
     ) -> None:
         """Load the router, the experts, and the shared expert if there is one.
 
@@ -61,7 +62,7 @@ class SparseMLP:
         shared_intermediate) and shared_gate (whose sigmoid weighs it): their names below `name`;
         those of bias and scales are complete. gate_bias: whether the router's product has a bias;
         expert_biases: those of the experts'. clamp: alpha and limit of the experts' activation, if
-        it is not silu's (`Experts.clamp`).
+        it is not silu's (`Experts.clamp`). gelu: whether it is GELU's, by its tanh.
         """
         self.gate = Linear(weights, f"{name}.{gate}", experts, hidden, bias=gate_bias)
         self.experts = weights.experts(f"{name}.experts", experts, hidden, intermediate)
@@ -75,6 +76,8 @@ class SparseMLP:
                 self.experts.add_biases(*map(np.ascontiguousarray, biases))
         if clamp is not None and self.experts is not None:
             self.experts.clamp(*clamp)
+        if gelu and self.experts is not None:
+            self.experts.use_gelu()
         self.bias = weights.vector(f"{name}.{bias}", experts, as_row=True) if bias else None
         self.scales = weights.vector(f"{name}.{scales}", experts, as_row=True) if scales else None
         self.shared = self.shared_gate = None
@@ -87,11 +90,17 @@ class SparseMLP:
         if self.experts is not None:
             self._pool.attach(self.experts, self._experts_of, top_k=routing.top_k)
 
-    def __call__(self, x: Rows, *, add: Floats | None = None) -> Floats:
-        """Return the mixture of x (n, hidden) + add."""
-        logits = self.gate(x)
+    def __call__(
+        self, x: Rows, *, add: Floats | None = None, chosen_by: Rows | None = None
+    ) -> Floats:
+        """Return the mixture of x (n, hidden) + add.
+
+        chosen_by: what the router gets, (n, hidden), if it is not x.
+        """
+        seen = x if chosen_by is None else chosen_by
+        logits = self.gate(seen)
         ids, shares = self._route(logits)
-        work = self._pool.begin(self.experts, ids, x, self._scores(logits))
+        work = self._pool.begin(self.experts, ids, seen, self._scores(logits))
         if self.shared is not None:
             add = self._shared(x, add, self.shared)
         return work.mlp(x, shares, add=add, exact=self._exact, threads=self._threads)

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 
-_SHARED = {"config", "deepseek_config", "gguf_keys", "not_run"}
+_SHARED = {"config", "deepseek_config", "gemma4_config", "gguf_keys", "not_run"}
 """Files of this folder that are not families."""
 
 

@@ -31,7 +31,9 @@ GGUF_KEYS = {
     "attention.head_count": "num_attention_heads",
     "attention.head_count_kv": "num_key_value_heads",
     "attention.key_length": "head_dim",
+    "attention.key_length_swa": "head_dim_swa",
     "attention.value_length": "value_head_dim",
+    "attention.value_length_swa": "value_head_dim_swa",
     "attention.key_length_mla": "qk_head_dim",
     "attention.value_length_mla": "v_head_dim",
     "attention.q_lora_rank": "q_lora_rank",
@@ -40,15 +42,18 @@ GGUF_KEYS = {
     "attention.indexer.key_length": "index_head_dim",
     "attention.indexer.top_k": "index_topk",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "attention.shared_kv_layers": "num_kv_shared_layers",
     "attention.sliding_window": "sliding_window",
     "attention.temperature_scale": "llama_4_scaling_beta",
     "attention.scale": "attention_multiplier",
+    "embedding_length_per_layer_input": "hidden_size_per_layer_input",
     "embedding_scale": "embedding_multiplier",
     "residual_scale": "residual_multiplier",
     "logit_scale": "logits_scaling",
     "rope.freq_base": "rope_theta",
     "rope.freq_base_swa": "rope_local_base_freq",
     "rope.dimension_count": "rotary_dim",
+    "rope.dimension_count_swa": "rotary_dim_swa",
     "expert_count": "num_experts",
     "expert_used_count": "num_experts_per_tok",
     "expert_feed_forward_length": "moe_intermediate_size",
@@ -87,6 +92,9 @@ _GGUF_ROPE_KEYS = {
 
 # Keys whose values a GGUF reader wants as float32, though a config.json may write 10000.
 _GGUF_FLOATS = re.compile(r".*(epsilon|freq_base|factor|yarn_\w+|weights_scale|_multiplier)")
+
+# Keys whose values may differ from layer to layer.
+_OF_EACH_LAYER = {"gemma4.attention.head_count_kv", "gemma4.feed_forward_length"}
 
 # A family's own key -> the key that most families use.
 _SYNONYMS = {
@@ -483,6 +491,8 @@ def _same_for_all(value: Any, key: str, checkpoint: Checkpoint) -> Any:
     """Return the value of a GGUF key that may have one a layer; refuse layers that differ."""
     if not isinstance(value, np.ndarray):
         return value
+    if key in _OF_EACH_LAYER:
+        return value.tolist()
     distinct = np.unique(value).tolist()
     if len(distinct) != 1:
         raise UnsupportedModelError(

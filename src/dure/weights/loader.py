@@ -410,7 +410,8 @@ class Weights:
         """Return a function from expert to (tensor that holds its rows, first row in it)."""
         rows, cols = shape
         stacked = f"{prefix}.{part}_proj.weight"  # GGUF: (experts, rows, cols)
-        fused = f"{prefix}.gate_up_proj"  # gate's rows, then up's
+        fused = f"{prefix}.gate_up_proj"  # gate's rows, then up's; GGUF says .weight
+        fused = f"{fused}.weight" if self.has(f"{fused}.weight") else fused
         if self.has(stacked):
             return self._part_of_each(stacked, (count, rows, cols), 0)
         if self.has(fused) and part == "down":

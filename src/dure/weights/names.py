@@ -63,6 +63,7 @@ GGUF_NAMES: Mapping[str, str] = {
     "blk.{}.ffn_gate_inp": "model.layers.{}.mlp.gate",
     "blk.{}.ffn_gate_exps": "model.layers.{}.mlp.experts.gate_proj",
     "blk.{}.ffn_up_exps": "model.layers.{}.mlp.experts.up_proj",
+    "blk.{}.ffn_gate_up_exps": "model.layers.{}.mlp.experts.gate_up_proj",
     "blk.{}.ffn_down_exps": "model.layers.{}.mlp.experts.down_proj",
     "blk.{}.ffn_gate_shexp": "model.layers.{}.mlp.shared_experts.gate_proj",
     "blk.{}.ffn_up_shexp": "model.layers.{}.mlp.shared_experts.up_proj",
@@ -99,7 +100,7 @@ def _from_gguf(name: str, own: Mapping[str, str]) -> str:
     if name in GGUF_NAMES:
         return GGUF_NAMES[name]
     match = re.fullmatch(
-        r"blk\.(\d+)\.(((?:(?:indexer|shortconv)\.)?\w+)(?:\.(weight|bias))?)", name
+        r"blk\.(\d+)\.(((?:(?:indexer|shortconv)\.)?\w+)(?:\.(weight|bias|scale))?)", name
     )
     if match is None:
         return name
