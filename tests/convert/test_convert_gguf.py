@@ -375,6 +375,9 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused_by_name(
         ("ernie4_5_moe", "model.mtp_emb_norm.0.weight"),
         ("glm4_moe", "model.layers.2.input_layernorm.weight"),
         ("deepseek_v3", "model.layers.3.input_layernorm.weight"),
+        ("bailing_hybrid", "model.layers.6.input_layernorm.weight"),
+        ("bailing_moe_v2", "model.layers.3.input_layernorm.weight"),
+        ("hy_v3", "model.layers.3.input_layernorm.weight"),
     ],
 )
 def test_a_layer_that_only_drafts_is_left_out(
