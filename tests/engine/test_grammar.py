@@ -220,7 +220,7 @@ def test_thoughts_come_before_the_format(make_llm: MakeLLM) -> None:
             "deepseek-v3.1",
             "deepseek-v3.2",
         ),
-        *("deepseek-v4", "minimax-m1", "minimax-m2", "hunyuan-3", "llama-3.1"),
+        *("deepseek-v4", "minimax-m1", "minimax-m2", "hunyuan-3", "ling-3.0", "llama-3.1"),
     ],
 )
 @pytest.mark.parametrize("choice", [ToolChoice("required"), ToolChoice("named", "add_pet")])
