@@ -191,6 +191,14 @@ def test_a_battery_is_read_while_it_feeds_the_machine(tmp_path: Path) -> None:
     assert found.read(1.0, 0.0) == Reading(20.0, "battery")
 
 
+def test_power_is_asked_for_once_a_second(tmp_path: Path) -> None:
+    sensor = chip(tmp_path / "hwmon", "power_meter", power1_average=10_000_000)
+    found = energy(tmp_path)
+    (sensor / "power1_average").write_text("30000000")
+    taken = [found.read(0.25, 0.1) for _ in range(4)]
+    assert [each.joules for each in taken if each] == [2.5, 2.5, 2.5, 5.0]
+
+
 @pytest.mark.parametrize("text", ["", "5", "5,", "50,20", "-1,5", "nan,5", "1,inf", "1,2,3", "a,b"])
 def test_watts_that_are_no_watts_are_refused(text: str) -> None:
     with pytest.raises(InvalidRequestError, match="Watts"):

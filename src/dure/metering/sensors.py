@@ -10,6 +10,9 @@ from dure.metering.reading import Found, Reading, Source
 HWMON = Path("/sys/class/hwmon")
 POWER_SUPPLY = Path("/sys/class/power_supply")
 
+PACE_SECONDS = 1.0
+"""Power is asked for no more often: firmware may take milliseconds, and is no faster itself."""
+
 # hwmon drivers whose sensors are the processor's or the machine's. Others measure a graphics card,
 # a drive or one rail of the board. -> (file of each sensor, label it must have, what it measures)
 _ENERGY = {"amd_energy": ("energy*_input", "Esocket", "the sockets")}  # microjoules
@@ -68,11 +71,13 @@ def _counters(files: Sequence[Path]) -> Source:
 
 def _integrated(how: str, watts: Callable[[], float | None]) -> Source:
     """Make a source of power: the mean of the last two looks holds for the time between."""
-    last = watts()
+    last, age = watts(), 0.0
 
     def read(seconds: float, _cpu_s: float) -> Reading | None:
-        nonlocal last
-        before, last = last, watts()
+        nonlocal last, age
+        before, age = last, age + seconds
+        if age >= PACE_SECONDS:
+            last, age = watts(), 0.0
         if last is None:
             return None
         mean = last if before is None else (before + last) / 2

@@ -148,7 +148,8 @@ class Accounting:
         """Return a model's prices for /v1/models, by the names that proxies read.
 
         `pricing` is OpenRouter's (a token, as text), the three `…_per_token` are LiteLLM's, and
-        `prices` is as the operator set them, a million tokens.
+        `prices` is as the operator set them, a million tokens. All are in the operator's currency,
+        which `prices` names.
         """
         prices = self.prices(tenant, model)
         if prices is None:
@@ -161,7 +162,6 @@ class Accounting:
                 "prompt": texts[0],
                 "input_cache_read": texts[1],
                 "completion": texts[2],
-                "currency": prices.currency,
             },
             "input_cost_per_token": each[0],
             "cache_read_input_token_cost": each[1],
