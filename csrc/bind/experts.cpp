@@ -149,11 +149,21 @@ nb::tuple route_rows(const Floats& logits, int k, bool sigmoid, const Vector& bi
   return nb::make_tuple(ids, weights);
 }
 
+Result<double> near_uses(const Floats& scores, int k, double near) {
+  const auto experts = static_cast<int>(scores.shape(1));
+  require(k >= 1 && k <= experts, "top_k must be between 1 and the number of experts");
+  auto uses = fresh<double>({scores.shape(1)});
+  std::fill_n(uses.data(), uses.size(), 0.0);
+  count_near(scores.data(), static_cast<int64_t>(scores.shape(0)), experts, k, near, uses.data());
+  return uses;
+}
+
 }  // namespace
 
 void bind_experts(nb::module_& m) {
   const auto maybe = nb::arg().noconvert().none();
   m.def("route", &route_rows, strict, any, any, maybe, any, any, any, any, any, maybe);
+  m.def("near_uses", &near_uses, strict, any, any);
   m.def("experts_mlp", &experts_mlp, any, strict, strict, any, maybe, any, any);
   m.def("gated_mlp", &gated_mlp, any, any, maybe, any, any);
 

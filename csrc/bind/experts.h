@@ -19,6 +19,13 @@ struct ExpertBuffer {
     require(bytes <= (size_t{1} << 46) / count, "the records would take more than 64 TiB");
     memory = std::make_shared<Buffer>(bytes * count, count > 1);
   }
+  // Makes it a buffer of records of that size; what it holds is lost.
+  void resize(size_t bytes) {
+    const ExpertBuffer checked(slots, bytes);
+    if (memory.use_count() == 1) memory->resize(slots * bytes);
+    else memory = checked.memory;
+    record_bytes = bytes;
+  }
   uint8_t* at(size_t slot) const {
     require(slot < slots,
             "slot " + std::to_string(slot) + " is not one of " + std::to_string(slots));

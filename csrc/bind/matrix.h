@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <new>
+#include <utility>
 
 #include "bind/arrays.h"
 #include "ops/ops.h"
@@ -14,10 +15,11 @@ namespace dure {
 struct Buffer {
   uint8_t* data = nullptr;
   size_t size;
+  bool large;
   // large_pages: not for what is given back piece by piece. A large page may reach into the next
   // mapping, and the part that is unmapped then counts as used until the kernel splits it.
   explicit Buffer(size_t bytes, bool large_pages = true)
-      : size(round_up(std::max<size_t>(bytes, 1), 4096)) {
+      : size(round_up(std::max<size_t>(bytes, 1), 4096)), large(large_pages) {
     void* p = mmap(nullptr, size, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
@@ -25,6 +27,21 @@ struct Buffer {
     // a need.
     madvise(p, size, large_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
     data = static_cast<uint8_t*>(p);
+  }
+  // Gives the memory another size, and what both sizes have stays committed where the system can do
+  // that. What it holds is lost.
+  void resize(size_t bytes) {
+#ifdef MREMAP_MAYMOVE
+    const size_t wanted = round_up(std::max<size_t>(bytes, 1), 4096);
+    void* p = mremap(data, size, wanted, MREMAP_MAYMOVE);
+    if (p == MAP_FAILED) throw std::bad_alloc();
+    data = static_cast<uint8_t*>(p);
+    size = wanted;
+#else
+    Buffer other(bytes, large);
+    std::swap(data, other.data);
+    std::swap(size, other.size);
+#endif
   }
   ~Buffer() { munmap(data, size); }
   Buffer(const Buffer&) = delete;

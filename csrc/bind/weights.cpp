@@ -140,6 +140,7 @@ void bind_weights(nb::module_& m) {
       .def(nb::init<size_t, size_t>())
       .def("slot", [](const ExpertBuffer& b,
                       size_t slot) { return record_view(b.at(slot), b.record_bytes, b.memory); })
+      .def("resize", &ExpertBuffer::resize)
       .def_prop_ro("slots", [](const ExpertBuffer& b) { return b.slots; })
       .def_prop_ro("record_bytes", [](const ExpertBuffer& b) { return b.record_bytes; });
 

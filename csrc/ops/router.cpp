@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <utility>
@@ -89,6 +90,23 @@ void route(const float* logits, int64_t n, const Router& router, int32_t* ids, f
       const float share = router.normalize ? scores[order[j]] / total : scores[order[j]];
       weights[j] = share * router.scale * (router.scales ? router.scales[order[j]] : 1.0f);
     }
+  }
+}
+
+void count_near(const float* scores, int64_t n, int experts, int k, double near, double* uses) {
+  std::vector<float> order(static_cast<size_t>(experts));
+  for (int64_t i = 0; i < n; ++i, scores += experts) {
+    double sum = 0, squares = 0;
+    for (int e = 0; e < experts; ++e) sum += scores[e];
+    const double mean = sum / experts;
+    for (int e = 0; e < experts; ++e) squares += (scores[e] - mean) * (scores[e] - mean);
+    if (!std::isfinite(squares)) continue;
+    std::copy_n(scores, experts, order.begin());
+    std::nth_element(order.begin(), order.begin() + (k - 1), order.end(), std::greater<>());
+    const double last = order[static_cast<size_t>(k - 1)];
+    const double spread = near * std::sqrt(squares / experts) + 1e-9;
+    for (int e = 0; e < experts; ++e)
+      uses[e] += scores[e] >= last ? 1.0 : std::exp((scores[e] - last) / spread);
   }
 }
 

@@ -23,4 +23,9 @@ struct Router {
 // lower id.
 void route(const float* logits, int64_t n, const Router& router, int32_t* ids, float* weights);
 
+// Adds to uses (experts), of each row of scores (n, experts), 1 for its k best and less for others:
+// exp(-d) of one whose score lies d * near standard deviations of the row below the k-th. A row
+// with a score that is not finite adds nothing.
+void count_near(const float* scores, int64_t n, int experts, int k, double near, double* uses);
+
 }  // namespace dure

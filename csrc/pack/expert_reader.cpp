@@ -76,7 +76,7 @@ void ExpertReader::submit(uint64_t tag, Pieces pieces, std::shared_ptr<const voi
     record.result.tag = tag;
     queues_[priority].push_back(tag);
   }
-  wanted_.notify_all();
+  wanted_.notify_one();  // which wakes the next: whoever asks has other work
 }
 
 void ExpertReader::raise(uint64_t tag, Priority priority) {
@@ -139,6 +139,7 @@ void ExpertReader::work() {
     Record& record = records_[tag];  // stays where it is until its last piece is done
     const Piece piece = record.pieces[record.begun++];
     if (record.begun == record.pieces.size()) queues_[record.priority].pop_front();
+    if (next() != 0) wanted_.notify_one();
     const bool hopeless = record.result.error != 0;
     lock.unlock();
     const int error = hopeless ? 0 : read(piece, bounce);

@@ -391,6 +391,15 @@ def route(
     )
 
 
+def near_uses(scores: Floats, *, top_k: int, near: float) -> NDArray[np.float64]:
+    """Sum over rows of router scores (n, e): 1 for the top_k of a row, less for the others, (e,).
+
+    An expert whose score lies d * near standard deviations of its row below the last that was
+    chosen counts exp(-d). A row with a score that is not finite counts nothing.
+    """
+    return _core.near_uses(scores, top_k, near)
+
+
 def experts_mlp(
     x: Floats | _core.Activations,
     ids: Ints,

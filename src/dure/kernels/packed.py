@@ -68,6 +68,15 @@ class ExpertBuffer:
         self.slots = slots
         self.record_bytes = record_bytes
 
+    def resize(self, record_bytes: int) -> None:
+        """Make it a buffer of records of another size; what it holds is lost.
+
+        Pages that are committed stay so: that is why this is faster than a new buffer. An expert
+        that is placed here keeps its memory. Raises ValueError or MemoryError as a new one does.
+        """
+        self.packed.resize(record_bytes)
+        self.record_bytes = record_bytes
+
     def slot(self, slot: int) -> Bytes:
         """Return the memory of one record, (record_bytes,), to be written in place.
 

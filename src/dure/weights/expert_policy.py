@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dure import kernels
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -60,7 +62,8 @@ class AgedUse:
             return
         tokens = min(MOST_TOKENS, rows / sequences)
         sampled = router if rows <= MOST_ROWS else router[:: -(-rows // MOST_ROWS)]
-        used = _use(sampled, top_k) * (tokens * sequences / len(sampled))
+        used = kernels.near_uses(np.ascontiguousarray(sampled, np.float32), top_k=top_k, near=NEAR)
+        used *= tokens * sequences / len(sampled)
         short, long = self.short[layer], self.long[layer]
         short *= 0.5 ** (tokens / SHORT)
         short += used
@@ -72,12 +75,3 @@ class AgedUse:
         """Return the expert that should go, of those marked; None if none is."""
         at = int(np.argmin(np.where(among, self.scores, np.inf)))
         return at if among[at] else None
-
-
-def _use(router: Floats, top_k: int) -> Doubles:
-    """Sum over rows: 1 for what a row chose, less for what it nearly chose."""
-    scores = router.astype(np.float64)
-    last = np.partition(scores, -top_k, axis=1)[:, [-top_k]]
-    spread = NEAR * scores.std(axis=1, keepdims=True) + 1e-9
-    used: Doubles = np.exp(np.minimum(0, (scores - last) / spread)).sum(axis=0)
-    return used

@@ -37,6 +37,9 @@ AHEAD = 8
 GUESS_ROWS = 16
 """Most rows of a step for which the next layer's experts are guessed: more need nearly all."""
 
+SELDOM = 0.05
+"""Experts that a layer lacks a step, on average, below which nothing is guessed of it."""
+
 TRUST = 0.5
 """Share of guesses that must have been right lately for the disk to be asked for more."""
 
@@ -72,6 +75,7 @@ class _Layer:
     router: Router | None = None
     top_k: int = 0
     steps: int = 0
+    lacking: float = 1.0  # experts that a step needed and did not find here, lately
     guess: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
 
     @property
@@ -219,8 +223,10 @@ class StreamingExpertPool(ExpertPool):
         self._policy.use(layer.all, scores, ids.shape[1], sequences=self._sequences)
         self._judge(layer, numbers)
         here = self._state[numbers] == _HERE
-        self._stats.hits += int(here.sum())
-        self._stats.misses += len(here) - int(here.sum())
+        hits = int(np.count_nonzero(here))
+        self._stats.hits += hits
+        self._stats.misses += len(here) - hits
+        layer.lacking += 0.05 * (len(here) - hits - layer.lacking)
         self._held[:] = False  # a product that was given up holds nothing
         self._held[numbers] = True
         if len(ids) > GUESS_ROWS:
@@ -310,15 +316,32 @@ class StreamingExpertPool(ExpertPool):
                     self._taken += size
                     return buffer
                 self._capacity = self._reserved + self._taken  # the machine has no more
-            if not self._shrink_by_one(evict=evict):
-                return None
+            other = self._spare()
+            if other is None:
+                if not self._free_one(evict=evict):
+                    return None
+                continue
+            self._taken -= other.record_bytes
+            if self._taken + size <= self._capacity - self._reserved:
+                with suppress(MemoryError):
+                    other.resize(size)
+                    self._taken += size
+                    return other
 
-    def _shrink_by_one(self, *, evict: bool) -> bool:
+    def _spare(self) -> kernels.ExpertBuffer | None:
+        """Return a buffer that is free, of any size."""
+        return next((buffers.pop() for buffers in self._free.values() if buffers), None)
+
+    def _shrink_by_one(self) -> bool:
         """Give back the memory of one buffer that is free, or else evict an expert to the free."""
-        for buffers in self._free.values():
-            if buffers:
-                self._taken -= buffers.pop().record_bytes
-                return True
+        spare = self._spare()
+        if spare is None:
+            return self._free_one(evict=True)
+        self._taken -= spare.record_bytes
+        return True
+
+    def _free_one(self, *, evict: bool) -> bool:
+        """Make one buffer free: of an expert that is read to fill the cache, or of one here."""
         while self._warming:
             number = self._warming.pop()
             idle = self._state[number] == _COMING and not self._held[number]
@@ -354,7 +377,7 @@ class StreamingExpertPool(ExpertPool):
             self._stats.capacity_bytes = self._capacity
         reserved = max(0, rows - self._rows) * self._row_bytes
         self._reserved = min(reserved, self._capacity - self.least_bytes)
-        while self._taken > self._capacity - self._reserved and self._shrink_by_one(evict=True):
+        while self._taken > self._capacity - self._reserved and self._shrink_by_one():
             pass
 
     def _stay_below_limit(self, coming: int) -> None:
@@ -364,7 +387,7 @@ class StreamingExpertPool(ExpertPool):
             return
         filled += self._coming_bytes + coming + MARGIN_BYTES
         least = self._taken - max(0, filled - self._limit)
-        while self._taken > max(least, self.least_bytes) and self._shrink_by_one(evict=True):
+        while self._taken > max(least, self.least_bytes) and self._shrink_by_one():
             pass
 
     def _judge(self, layer: _Layer, needed: NDArray[np.intp]) -> None:
@@ -372,9 +395,12 @@ class StreamingExpertPool(ExpertPool):
         guess, layer.guess = layer.guess, layer.guess[:0]
         if not len(guess):
             return
-        right = np.isin(guess, needed, assume_unique=True)
-        self._trust += 0.05 * (float(right.mean()) - self._trust)
-        for number, was_right in zip(guess.tolist(), right.tolist(), strict=True):
+        wanted = set(needed.tolist())
+        right = [number in wanted for number in guess.tolist()]
+        self._trust += 0.05 * (sum(right) / len(right) - self._trust)
+        for number, was_right in zip(guess.tolist(), right, strict=True):
+            if was_right:
+                layer.lacking += 0.05  # but for the guess it was
             if not self._was_guessed[number]:
                 continue
             if was_right:
@@ -390,7 +416,7 @@ class StreamingExpertPool(ExpertPool):
         if following is layer or following.router is None or following.index == 0:
             return
         following.steps += 1
-        trusted = self._trust >= TRUST
+        trusted = self._trust >= TRUST and following.lacking >= SELDOM
         if not trusted and following.steps % DOUBT_STEPS:
             return
         # The first choices of a router are the surest.
@@ -435,6 +461,11 @@ class _StreamedWork:
     ) -> Floats:
         """Return the mixture of x + add; multiply by what is here while the rest comes."""
         experts, first = self.layer.experts, self.layer.first
+        if not self.coming and not self.missing:
+            self.pool.release(self.here)  # nothing is evicted before the product returns
+            return kernels.experts_mlp(
+                x, self.ids, shares, experts, add=add, exact=exact, threads=threads
+            )
         product = kernels.experts_pass(x, self.ids, shares, experts, exact=exact, threads=threads)
         ready, self.here = self.here, []
         began: float | None = None
