@@ -19,8 +19,10 @@ from gguf import GGMLQuantizationType as Kind
 from memory_group import memory_group
 from tiny_gguf import config_of, is_plain, parameters_of, write_gguf
 
+from dure import machine
 from dure.errors import NotEnoughMemoryError
 from dure.loading.memory import parse_size
+from dure.weights.streaming_pool import StreamingExpertPool
 
 SCRIPT = Path(streamed.__file__)
 BUDGET = 330_000_000
@@ -77,6 +79,17 @@ def test_a_process_keeps_its_budget_by_its_own_account(mixture: Path, whole: lis
     assert found["answers"] == whole
     assert found["memory"]["streamed"]
     assert found["peak_rss"] <= BUDGET
+
+
+def test_a_process_that_takes_more_than_planned_leaves_its_experts_the_least(
+    mixture: Path, whole: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "process_bytes", lambda: 10 * BUDGET)
+    model = streamed.opened(mixture, BUDGET, **ROOMY)
+    pool = model.expert_pool
+    assert isinstance(pool, StreamingExpertPool)
+    assert streamed.answers(model, PROMPTS, TOKENS) == whole
+    assert 0 < pool.stats.resident_bytes <= pool.least_bytes
 
 
 def test_a_budget_of_the_whole_model_reads_nothing_from_disk(mixture: Path) -> None:

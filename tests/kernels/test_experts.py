@@ -255,6 +255,27 @@ def test_a_record_that_is_copied_to_another_slot_is_the_same_expert() -> None:
     np.testing.assert_array_equal(bits(actual), bits(expected))
 
 
+def test_a_buffer_of_another_size_leaves_an_expert_that_lies_in_it_alone() -> None:
+    mixture = mixture_of(QUANTIZED[0])
+    rng = np.random.default_rng(3)
+    x = random_activations(rng, 20, mixture.hidden)
+    ids, weights = routes(rng, 20, 3)
+    expected = kernels.experts_mlp(x, ids, weights, mixture.experts)
+    experts = apart(mixture, list(range(NUM_EXPERTS)))
+    buffer = kernels.ExpertBuffer(1, experts.record_bytes)
+    buffer.slot(0)[:] = mixture.experts.record(2)
+    experts.place(2, buffer, 0)
+    for pages in (9, 3, 700, 1):
+        buffer.resize(pages * 4096)
+        assert buffer.record_bytes == pages * 4096
+        buffer.slot(0)[:] = 255
+    actual = kernels.experts_mlp(x, ids, weights, experts)
+    np.testing.assert_array_equal(bits(actual), bits(expected))
+    with pytest.raises(ValueError, match="whole pages"):
+        buffer.resize(4095)
+    assert (buffer.slot(0) == 255).all()
+
+
 def test_an_expert_that_is_not_in_memory_is_an_error_and_no_crash() -> None:
     mixture = mixture_of(QUANTIZED[0])
     x = np.zeros((2, mixture.hidden), np.float32)

@@ -177,3 +177,18 @@ def test_a_bias_that_is_not_finite_still_gives_experts_that_exist(
 def test_rules_that_cannot_be_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"group|expert|top_k"):
         kernels.route(np.zeros((2, 8), np.float32), top_k=2, normalize=True, **options)
+
+
+def test_near_uses_are_those_that_the_words_say() -> None:
+    scores = np.random.default_rng(3).normal(0, 2, (7, 64)).astype(np.float32)
+    scores[2] = 0.5  # all as good as the last that is chosen
+    scores[4, 9] = np.nan
+    counted = np.delete(scores, 4, axis=0).astype(np.float64)
+    last = np.sort(counted, axis=1)[:, [-6]]
+    spread = 0.6 * counted.std(axis=1, keepdims=True) + 1e-9
+    expected = np.exp(np.minimum(0, (counted - last) / spread)).sum(axis=0)
+    actual = kernels.near_uses(scores, top_k=6, near=0.6)
+    np.testing.assert_allclose(actual, expected, rtol=1e-9)
+    assert not kernels.near_uses(scores[:0], top_k=6, near=0.6).any()
+    with pytest.raises(ValueError, match="top_k"):
+        kernels.near_uses(scores, top_k=65, near=0.6)

@@ -103,7 +103,7 @@ class StreamingExpertPool(ExpertPool):
         self._taken = 0  # bytes of all buffers
         self._coming_bytes = 0  # … of those that are being filled
         self._warming: list[int] = []  # asked for to fill the cache, the most used first
-        self._reserved = 0  # … of what else needs the memory in this step
+        self._ceiling = 0  # … that all buffers may take in this step
         self._failures: list[RowFailure] = []
         self._trust = TRUST
         self._stats = ExpertStats()
@@ -177,7 +177,7 @@ class StreamingExpertPool(ExpertPool):
         remembered: those that were used most are read in the background.
         """
         total = self._layers[-1].all.stop
-        self._planned, self._capacity = capacity, capacity
+        self._planned, self._capacity, self._ceiling = capacity, capacity, capacity
         self._rows, self._limit = rows, limit
         self._policy = AgedUse(total)
         self._state = np.zeros(total, np.int8)
@@ -229,7 +229,7 @@ class StreamingExpertPool(ExpertPool):
         layer.lacking += 0.05 * (len(here) - hits - layer.lacking)
         self._held[:] = False  # a product that was given up holds nothing
         self._held[numbers] = True
-        if len(ids) > GUESS_ROWS:
+        if layer.index == 0 or len(ids) > GUESS_ROWS:
             self._stay_below_limit(len(ids) * ids.shape[1] * experts.hidden * 4)
         # Few are read in the order of the rows that wait for them, many as they lie on disk.
         missing = numbers[~here]
@@ -310,19 +310,20 @@ class StreamingExpertPool(ExpertPool):
         while True:
             if self._free.get(size):
                 return self._free[size].pop()
-            if self._taken + size <= self._capacity - self._reserved:
+            if self._taken + size <= self._ceiling:
                 with suppress(MemoryError):
                     buffer = kernels.ExpertBuffer(1, size)
                     self._taken += size
                     return buffer
-                self._capacity = self._reserved + self._taken  # the machine has no more
+                self._capacity -= self._ceiling - self._taken  # the machine has no more
+                self._ceiling = self._taken
             other = self._spare()
             if other is None:
                 if not self._free_one(evict=evict):
                     return None
                 continue
             self._taken -= other.record_bytes
-            if self._taken + size <= self._capacity - self._reserved:
+            if self._taken + size <= self._ceiling:
                 with suppress(MemoryError):
                     other.resize(size)
                     self._taken += size
@@ -376,18 +377,20 @@ class StreamingExpertPool(ExpertPool):
                 self._capacity = max(self._capacity, grown)
             self._stats.capacity_bytes = self._capacity
         reserved = max(0, rows - self._rows) * self._row_bytes
-        self._reserved = min(reserved, self._capacity - self.least_bytes)
-        while self._taken > self._capacity - self._reserved and self._shrink_by_one():
-            pass
+        self._keep_below(self._capacity - reserved)
 
     def _stay_below_limit(self, coming: int) -> None:
-        """Give back what the process has too much, with `coming` bytes that a product will take."""
+        """Let the process take what is left of its limit but for `coming` bytes of a product."""
         filled = None if self._limit is None else machine.process_bytes()
         if self._limit is None or filled is None:
             return
         filled += self._coming_bytes + coming + MARGIN_BYTES
-        least = self._taken - max(0, filled - self._limit)
-        while self._taken > max(least, self.least_bytes) and self._shrink_by_one():
+        self._keep_below(min(self._ceiling, self._taken + self._limit - filled))
+
+    def _keep_below(self, ceiling: int) -> None:
+        """Give back what buffers take above the ceiling of this step, which leaves room for one."""
+        self._ceiling = max(ceiling, self.least_bytes)
+        while self._taken > self._ceiling and self._shrink_by_one():
             pass
 
     def _judge(self, layer: _Layer, needed: NDArray[np.intp]) -> None:
