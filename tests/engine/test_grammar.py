@@ -19,6 +19,7 @@ from dure.batch import Batch
 from dure.chat.dialects import (
     deepseek,
     dsml,
+    gemma,
     hermes,
     hunyuan,
     hy3,
@@ -280,6 +281,7 @@ DIALECTS = [
     Dialect("DeepSeek R1", calls=deepseek.DeepSeekCalls(fenced=True)),
     Dialect("DeepSeek V3.1", calls=deepseek.DeepSeekCalls(fenced=False)),
     Dialect("Kimi K2", calls=kimi.KimiCalls()),
+    Dialect("Gemma 4", calls=gemma.GemmaCalls()),
     dsml.V32,
     dsml.V4,
     minimax.M1,

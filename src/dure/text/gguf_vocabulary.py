@@ -53,11 +53,11 @@ def read_gguf_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
         )
     if kind == "gpt2":
         return _byte_level(metadata)
-    if kind == "llama":
-        return _sentencepiece(metadata)
+    if kind in ("llama", "gemma4"):
+        return _sentencepiece(metadata, lists_merges=kind == "gemma4")
     raise TokenizerError(
         f"the file's tokenizer is of kind {str(kind)[:40]!r}, which this version does not run",
-        hint="known kinds are 'gpt2' (byte-level BPE) and 'llama' (SentencePiece BPE)",
+        hint="known kinds are 'gpt2' (byte-level BPE), 'llama' and 'gemma4' (SentencePiece BPE)",
     )
 
 
@@ -126,13 +126,21 @@ def _library(
     return LibraryEncoder(full)
 
 
-def _sentencepiece(metadata: Mapping[str, Any]) -> Vocabulary:
-    """SentencePiece BPE: merges follow from the scores, unknown characters fall back to bytes."""
+def _sentencepiece(metadata: Mapping[str, Any], *, lists_merges: bool) -> Vocabulary:
+    """SentencePiece BPE: unknown characters fall back to bytes.
+
+    lists_merges: whether the file has the merges, as Gemma 4's do; else they follow from the
+    scores.
+    """
     tokens = _tokens(metadata)
     types = _types(metadata, len(tokens))
-    scores = _scores(metadata, len(tokens))
     ids = {token: index for index, token in enumerate(tokens)}
-    merges = _merges_from_scores(tokens, types.tolist(), scores, ids)
+    if lists_merges:
+        _ranks(metadata, tokens, ids)  # checks them
+        merges = [_pair(line) for line in _texts(metadata, "merges") or ()]
+    else:
+        scores = _scores(metadata, len(tokens))
+        merges = _merges_from_scores(tokens, types.tolist(), scores, ids)
     unknown = _token_id(metadata, "unknown_token_id", len(tokens))
     has_bytes = all(f"<0x{byte:02X}>" in ids for byte in range(256))
     bpe = guarded(
@@ -146,7 +154,7 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> Vocabulary:
         "building merges from the scores",
     )
     full = tokenizers.Tokenizer(bpe)
-    prefixed = _flag(metadata, "add_space_prefix", True)
+    prefixed = _flag(metadata, "add_space_prefix", not lists_merges)
     spaces = normalizers.Replace(" ", "▁")
     # Every stretch of text between special tokens gets the space, as in SentencePiece's own use.
     full.normalizer = normalizers.Sequence(
@@ -335,6 +343,11 @@ def _ranks(metadata: Mapping[str, Any], tokens: list[str], ids: Mapping[str, int
             f"reading the merges, one makes {missing[:40]!r}, which is no token", hint=_DAMAGED
         )
     return dict(zip(lines, range(len(lines)), strict=True))
+
+
+def _pair(line: str) -> tuple[str, str]:
+    left, right = line.split(" ")
+    return left, right
 
 
 def _are_pairs(lines: Sequence[str]) -> bool:

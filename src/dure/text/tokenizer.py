@@ -13,7 +13,7 @@ from dure.errors import InvalidRequestError, TokenizerError
 from dure.formats.multimodal import language_config
 from dure.text.gguf_vocabulary import read_gguf_vocabulary
 from dure.text.json_vocabulary import read_json_vocabulary
-from dure.text.vocabulary import Vocabulary, guarded
+from dure.text.vocabulary import Vocabulary, guarded, is_blank
 
 if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
@@ -175,7 +175,9 @@ class Tokenizer:
         vocabulary = self._vocabulary
         text = vocabulary.texts.get(token_id, "")
         if token_id in vocabulary.added:
-            return text.encode()
+            # Gemma's runs of spaces are added tokens, and stand for spaces all the same.
+            blank = vocabulary.kind == "sentencepiece" and is_blank(text)
+            return (text.replace("▁", " ") if blank else text).encode()
         if vocabulary.kind == "sentencepiece":
             is_byte = len(text) == 6 and text.startswith("<0x") and text.endswith(">")
             try:

@@ -31,6 +31,8 @@ END_TOKENS = frozenset(
         "<｜end▁of▁sentence｜>",
         "<end_of_sentence>",
         "<end_of_turn>",
+        "<turn|>",
+        "<|tool_response>",
         "<|EOT|>",
         "<EOT>",
         "[e~[",

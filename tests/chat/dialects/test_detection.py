@@ -64,6 +64,8 @@ def test_the_dialect_of_a_real_template(
         ("<|startoftext|>{{ system }}<|extra_4|>{{ x }}<|extra_0|>", (), "Hunyuan"),
         ("{{ '[unused9]助手：' }}", (), "openPangu"),
         ("{{ '[unused9]助手：' }}", ("<|tool_call_start|>",), "openPangu V2"),
+        ("<|turn>user\n{{ x }}<turn|>\n", (), "Gemma 4"),
+        ('<|tool_call>call:{{ name }}{<|"|>', (), "Gemma 4"),
         ("<|im_user|>user<|im_middle|>{{ x }}<|im_end|>", (), "Kimi K2"),
         ("<|tool_call_begin|>{{ x }}<|tool_call_argument_begin|>", (), "Kimi K2"),
         ("<|begin_of_sentence|>User: {{ x }}\nAssistant: ", (), "ERNIE 4.5"),

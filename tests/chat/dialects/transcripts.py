@@ -14,6 +14,7 @@ from dure.chat.dialects import (
     deepseek,
     dsml,
     ernie,
+    gemma,
     guessed,
     harmony,
     hermes,
@@ -99,6 +100,7 @@ V32, V4 = dsml.V32, dsml.V4
 KIMI = Dialect("Kimi K2", THINK, kimi.KimiCalls(), call_ends_thinking=True)
 M1, M2, M3 = minimax.M1, minimax.M2, minimax.M3
 ERNIE = ernie.THINKING
+GEMMA = gemma.find("<|turn>", lambda _: True) or plain.PLAIN
 HUNYUAN = hunyuan.HUNYUAN
 HY3 = hy3.dialect(":opensource")
 PANGU = pangu.OLD
@@ -142,6 +144,10 @@ M2_CALL = (
 KIMI_CALL = (
     f"<|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>{CITY}<|tool_call_end|>"
 )
+GEMMA_CALL = '<|tool_call>call:get_weather{city:<|"|>Oslo<|"|>}<tool_call|>'
+GEMMA_NOW = "<|tool_call>call:now{}<tool_call|>"
+GEMMA_DEEP = '<|tool_call>call:get_weather{near:[<|"|>a "b", {c}\n<|"|>,{x:[1,-2.5e3],y:null}],wind:true}<tool_call|>'
+GEMMA_THOUGHT = "<|channel>thought\nHm, Oslo.\n<channel|>"
 KIMI_NOW = "<|tool_call_begin|>functions.now:1<|tool_call_argument_begin|>{}<|tool_call_end|>"
 KIMI_CALLS = "<|tool_calls_section_begin|>{}<|tool_calls_section_end|>"
 # As its template shows calls: no line end between an argument and the next.
@@ -269,6 +275,18 @@ TRANSCRIPTS = (
     Transcript("as V3.1 writes", R1, CALLS.format(V31_CALL), (OSLO,)),
     Transcript("no JSON", R1, CALLS.format(_r1("now", "none")), (("content", CALLS.format(_r1("now", "none"))),), unparsed=1),
     # DeepSeek V3.1
+    # Gemma 4
+    Transcript("thoughts and answer", GEMMA, GEMMA_THOUGHT + "Cold.", _reasoned(("content", "Cold."))),
+    Transcript("empty thoughts", GEMMA, "<|channel>thought\n<channel|>Cold.", (("content", "Cold."),)),
+    Transcript("one call", GEMMA, GEMMA_CALL, (OSLO,)),
+    Transcript("thoughts, words, two calls", GEMMA, GEMMA_THOUGHT + "a" + GEMMA_CALL + GEMMA_NOW, _reasoned(("content", "a"), OSLO, NOW)),
+    Transcript("a call within thoughts", GEMMA, "<|channel>thought\nHm, Oslo." + GEMMA_CALL, _reasoned(OSLO)),
+    Transcript("lists, objects and signs", GEMMA, GEMMA_DEEP, (("get_weather", '{"near": ["a \\"b\\", {c}\\n", {"x": [1, -2.5e3], "y": null}], "wind": true}'),)),
+    Transcript("arguments as JSON", GEMMA, f"<|tool_call>call:get_weather{CITY}<tool_call|>", (OSLO,)),
+    Transcript("no quotes, and a comma too many", GEMMA, "<|tool_call>call:get_weather{city:Oslo,}<tool_call|>", (OSLO,)),
+    Transcript("no mark at the end", GEMMA, GEMMA_CALL.removesuffix("<tool_call|>"), (OSLO,)),
+    Transcript("no arguments", GEMMA, "<|tool_call>call:now<tool_call|>", (("content", "<|tool_call>call:now<tool_call|>"),), unparsed=1),
+    Transcript("no tools", GEMMA, GEMMA_NOW, (("content", GEMMA_NOW),), tools=False),
     # Kimi K2 to K2.6
     Transcript("thoughts and answer", ling.LING_3, "Hm, Oslo.</think>Cold.", _reasoned(("content", "Cold.")), starts_in_reasoning=True),
     Transcript("answer, thinking off", ling.LING_3, "Cold.", (("content", "Cold."),)),
