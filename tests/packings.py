@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from dure.kernels.dequantize import dequantize
+
 Tensors = dict[str, torch.Tensor]
 Packed = tuple[Tensors, np.ndarray]
 
@@ -312,3 +314,25 @@ def write_packed(
     (folder / "config.json").write_text(json.dumps(told))
     save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
     return values
+
+
+def gpt_oss_experts(
+    parameters: Mapping[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """gpt-oss's parameters with random experts in MXFP4 as the makers', and what these mean."""
+    rng = np.random.default_rng(1)
+    stored, meant = dict(parameters), dict(parameters)
+    for name in [name for name in parameters if name.endswith(("gate_up_proj", "down_proj"))]:
+        count, inputs, outputs = stored.pop(name).shape
+        codes = rng.integers(0, 256, (count, outputs, inputs // 32, 16), np.uint8)
+        scales = rng.integers(121, 124, (count, outputs, inputs // 32), np.uint8)
+        stored |= {f"{name}_blocks": codes, f"{name}_scales": scales}
+        halves = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*scales.shape, 32)
+        # GGUF's block, whose reading is held to the gguf package elsewhere.
+        blocks = np.concatenate(
+            [scales[..., None], halves[..., :16] | halves[..., 16:] << 4], axis=-1
+        )
+        values = dequantize("MXFP4", blocks.reshape(count * outputs, -1))
+        rows = values.reshape(count, outputs, inputs)
+        meant[name] = np.ascontiguousarray(rows.swapaxes(1, 2))
+    return stored, meant

@@ -45,6 +45,7 @@ ARCHITECTURES = {
     "deepseek_v3": gguf.MODEL_ARCH.DEEPSEEK2,
     "glm4_moe": gguf.MODEL_ARCH.GLM4_MOE,
     "gpt_oss": gguf.MODEL_ARCH.GPT_OSS,
+    "mimo_v2_flash": gguf.MODEL_ARCH.MIMO2,
     "exaone": gguf.MODEL_ARCH.EXAONE,
     "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
     "gemma4_text": gguf.MODEL_ARCH.GEMMA4,
@@ -345,6 +346,11 @@ def write_gguf(
         config, parameters = _with_convolutions(config, parameters)
     if config["model_type"] in ("kimi_linear", "bailing_hybrid"):
         config, parameters = recast_kda(config, parameters)
+    sinks = (".sinks", ".attention_sink_bias")
+    parameters = {
+        f"{name}.weight" if name.endswith(sinks) else name: each
+        for name, each in parameters.items()
+    }
     drafting = config["model_type"] in ("bailing_moe_v2", "hy_v3")
     if drafting and not any("eh_proj" in name for name in parameters):
         config = {**config, "num_nextn_predict_layers": 0}  # what the tiny config says has no layer
@@ -372,11 +378,13 @@ def write_gguf(
         if "kv_heads" in config:
             writer.add_head_count_kv(config["kv_heads"])
             writer.add_shortconv_l_cache(config["conv_L_cache"])
+        elif config["model_type"] == "mimo_v2_flash":
+            _add_mimo_keys(writer, config)
         else:
             writer.add_head_count_kv(config["num_key_value_heads"])
         if config["model_type"] != "phi3":
             writer.add_key_length(head_dim_of(config))
-            writer.add_value_length(head_dim_of(config))
+            writer.add_value_length(config.get("v_head_dim") or head_dim_of(config))
     if config["model_type"] in PERMUTED:
         stored = {name: _permuted(name, tensor, config) for name, tensor in stored.items()}
     _add_rope_factors(writer, config)
@@ -472,6 +480,8 @@ def _add_llama_like_keys(writer: gguf.GGUFWriter, config: Config) -> None:
         writer.add_sliding_window(config["sliding_window"])
         kinds = config["layer_types"]
         writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in kinds])
+        if "sliding_attention" in rope:
+            writer.add_rope_freq_base_swa(rope["sliding_attention"]["rope_theta"])
     if model_type == "phi3":
         writer.add_sliding_window(config["sliding_window"] or 0)
         original = config["original_max_position_embeddings"]
@@ -483,6 +493,28 @@ def _add_llama_like_keys(writer: gguf.GGUFWriter, config: Config) -> None:
             for each in ("long", "short"):
                 factors = np.array(rope[f"{each}_factor"], np.float32)
                 writer.add_tensor(f"rope_factors_{each}.weight", factors)
+
+
+def _add_mimo_keys(writer: gguf.GGUFWriter, config: Config) -> None:
+    """What mimo2's converter writes of layers with a window, which have twice the KV heads."""
+    slides = [kind == "sliding_attention" for kind in config["layer_types"]]
+    heads = config["num_key_value_heads"]
+    near = config.get("swa_num_key_value_heads") or 2 * heads
+    writer.add_head_count_kv([near if each else heads for each in slides])
+    writer.add_sliding_window(config["sliding_window"])
+    writer.add_sliding_window_pattern(slides)
+    ropes = config["rope_parameters"]
+    part = ropes["full_attention"]["partial_rotary_factor"]
+    writer.add_rope_dimension_count(int(config["head_dim"] * part))
+    writer.add_rope_freq_base_swa(ropes["sliding_attention"]["rope_theta"])
+    scale = config["attention_value_scale"]
+    writer.add_float32("mimo2.attention.value_scale", 1.0 if scale is None else scale)
+    writer.add_expert_weights_scale(config["routed_scaling_factor"])
+    writer.add_expert_weights_norm(config["norm_topk_prob"])
+    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if (config["n_group"] or 1) > 1:
+        writer.add_expert_group_count(config["n_group"])
+        writer.add_expert_group_used_count(config["topk_group"])
 
 
 def _add_expert_keys(writer: gguf.GGUFWriter, config: Config) -> None:
@@ -554,7 +586,7 @@ def _deinterleaved(parameters: Arrays) -> Arrays:
         elif kind == "down_proj_bias":
             out[f"{before}.experts.down_proj.bias"] = values
         else:
-            out[f"{name}.weight" if name.endswith(".sinks") else name] = values
+            out[name] = values
     return out
 
 

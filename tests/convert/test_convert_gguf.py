@@ -13,7 +13,7 @@ import gguf
 import numpy as np
 import packings
 import pytest
-from tiny_configs.families_2025 import LINEAR, LLAMA3
+from tiny_configs.families_2025 import LINEAR, LLAMA3, YARN
 from tiny_configs.gemma import GEMMA3, ropes
 from tiny_gguf import read_folder, write_folder, write_gguf
 from tiny_gguf_recurrent import has_moved_heads
@@ -46,6 +46,7 @@ PACKED: dict[str, tuple[dict[str, Any], Callable[[np.ndarray], packings.Packed]]
     "awq": ({"quant_method": "awq", "bits": 4, "group_size": 32}, packings.awq),
 }
 HALF = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+SLIDING = {"sliding_attention": YARN, "full_attention": YARN}
 TOKENS = random_sequences(40, seed=1)[0]
 CONVERTED = [
     "llama",
@@ -91,11 +92,36 @@ CONVERTED = [
     "bailing_moe_v2-groups",
     "hy_v3",
     "mimo",
+    "gpt_oss",
+    "mimo_v2_flash",
+    "mimo_v2_flash-wide",
+    "mimo_v2_flash-equal",
+    "mimo_v2_flash-dense",
+    "deepseek_v32",
+    "glm_moe_dsa",
+    "mistral",
+    "ministral3",
+    "phi3",
+    "phi3-long",
+    "phi3-partial",
+    "smollm3",
+    "seed_oss",
+    "glm4",
+    "glm4-unbiased",
+    "granite",
+    "granite-tied-bias",
+    "olmo2",
+    "olmo3",
+    "olmo3-full",
+    "internlm3",
+    "iquestcoder",
+    "exaone",
 ]
 # What llama.cpp does not compute of these, as it computes it.
 AS_IN_LLAMA_CPP: dict[str, dict[str, Any]] = {
     "ernie4_5_moe": {"moe_layer_interval": 1, "num_hidden_layers": 3},
     "ernie4_5_moe-unshared": {"moe_layer_end_index": -1},
+    "olmo3-full": {"attention_bias": False},
     "qwen3_next-mixed": {"linear_value_head_dim": 20},
     "qwen3_5-odd": {"linear_value_head_dim": 20},
     "qwen3_5-thirds": {"linear_value_head_dim": 12},
@@ -286,6 +312,26 @@ def test_experts_that_are_fused_become_the_same_stacks(
         np.testing.assert_array_equal(tensor.read(), fused[name].read())
 
 
+def test_experts_in_mxfp4_stay_as_they_are_block_by_block(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    source, out = folder("gpt_oss"), tmp_path / "out.gguf"
+    config, parameters = read_folder(source)
+    stored, _ = packings.gpt_oss_experts(parameters)
+    write_folder(source, {**config, "quantization_config": {"quant_method": "mxfp4"}}, stored)
+    convert(source, out)
+    written = open_checkpoint(out)
+    types = {name: tensor.dtype for name, tensor in written.tensors.items()}
+    parts = ("gate", "up", "down")
+    assert {types[f"blk.0.ffn_{part}_exps.weight"] for part in parts} == {"MXFP4"}
+    assert {types[f"blk.0.ffn_{part}_exps.bias"] for part in parts} == {"F32"}
+    assert written.metadata["general.file_type"] == 38
+    expected = prefill_logits(loaded(source), TOKENS)
+    assert furthest(expected, prefill_logits(loaded(out), TOKENS)) <= 1e-5
+    convert(source, out, quantize="q8", force=True)
+    assert open_checkpoint(out).tensors["blk.0.ffn_up_exps.weight"].dtype == "Q8_0"
+
+
 def test_an_existing_file_is_replaced_only_by_force(
     folder: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -358,6 +404,27 @@ def test_a_disk_that_is_too_full_is_said_before_a_byte_is_written(
         ("qwen3_next", {"mlp_only_layers": [1]}, "mlp_only_layers"),
         ("qwen3_next", {"rms_norm_eps": 1e-5}, "rms_norm_eps"),
         ("pangu_pro_moe", {}, "pangu_pro_moe"),
+        ("gpt_oss-tied", {"swiglu_limit": 7.0}, "tie_word_embeddings"),
+        ("gpt_oss-unbiased", {}, "attention_bias"),
+        ("gpt_oss", {"swiglu_limit": 0.3}, "swiglu_limit"),
+        ("gpt_oss", {"rope_parameters": YARN}, "yarn"),
+        ("gpt_oss", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+        ("mimo_v2_flash-groups", {"tie_word_embeddings": False}, "groups"),
+        ("mimo_v2_flash-unnormalised", {}, "norm_topk_prob"),
+        ("deepseek_v32", {"rope_interleave": False}, "rope_interleave"),
+        ("mistral-sliding", {}, "windows"),
+        ("ministral3", {"sliding_window": 8}, "windows"),
+        ("ministral3-plain", {"sliding_window": None}, "yarn"),
+        ("phi3-short", {}, "windows"),
+        ("smollm3", {"no_rope_layers": [1, 1, 1, 1]}, "no_rope_layers"),
+        ("smollm3", {"use_sliding_window": True, "sliding_window": 8}, "windows"),
+        ("smollm3", {"attention_bias": True}, "attention_bias"),
+        ("seed_oss-all-biased", {}, "attention_out_bias"),
+        ("olmo3", {"rope_parameters": SLIDING}, "rope_parameters"),
+        ("olmo3", {"attention_bias": True}, "attention_bias"),
+        ("olmo2", {"tie_word_embeddings": True}, "tie_word_embeddings"),
+        ("phi3", {"head_dim": 24}, "head_dim"),
+        ("exaone", {"attention_bias": True}, "attention_bias"),
     ],
 )
 def test_what_llama_cpp_would_compute_otherwise_is_refused_by_name(

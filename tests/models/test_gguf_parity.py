@@ -51,7 +51,7 @@ _ONLY_SAFETENSORS = {
     "deepseek_v3-bias",  # pairs that turn together lie apart
 }
 # … and of gpt-oss's, all but the released values of its clamp, ramp and windows.
-_ONLY_SAFETENSORS |= {name for name in MODELS if name.startswith(("gpt_oss-", "mimo_v2_flash"))}
+_ONLY_SAFETENSORS |= {name for name in MODELS if name.startswith("gpt_oss-")}
 _ONLY_SAFETENSORS -= {"gpt_oss-unbiased"}
 IN_GGUF = [name for name in MODELS if name not in _ONLY_SAFETENSORS]
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from packings import gpt_oss_experts
 from tiny_gguf import read_folder, write_folder, write_gguf
 from tiny_models import (
     furthest,
@@ -23,7 +24,6 @@ from tiny_models import (
 
 from dure.errors import DureError, ModelFileError, UnsupportedModelError
 from dure.formats.checkpoint import open_checkpoint
-from dure.kernels.dequantize import dequantize
 from dure.models import checked_model, load_model, memory_needed
 from dure.weights.streaming_pool import StreamingExpertPool
 
@@ -32,21 +32,7 @@ MXFP4 = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.sel
 
 def published(folder: Path, config: dict[str, Any], parameters: dict[str, Any]) -> tuple[Path, Any]:
     """A folder with experts in MXFP4 as the makers' is, and the parameters it stands for."""
-    rng = np.random.default_rng(1)
-    stored, meant = dict(parameters), dict(parameters)
-    for name in [name for name in parameters if name.endswith(("gate_up_proj", "down_proj"))]:
-        count, inputs, outputs = stored.pop(name).shape
-        codes = rng.integers(0, 256, (count, outputs, inputs // 32, 16), np.uint8)
-        scales = rng.integers(121, 124, (count, outputs, inputs // 32), np.uint8)
-        stored |= {f"{name}_blocks": codes, f"{name}_scales": scales}
-        halves = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*scales.shape, 32)
-        # GGUF's block, whose reading is held to the gguf package elsewhere.
-        blocks = np.concatenate(
-            [scales[..., None], halves[..., :16] | halves[..., 16:] << 4], axis=-1
-        )
-        values = dequantize("MXFP4", blocks.reshape(count * outputs, -1))
-        rows = values.reshape(count, outputs, inputs)
-        meant[name] = np.ascontiguousarray(rows.swapaxes(1, 2))
+    stored, meant = gpt_oss_experts(parameters)
     write_folder(folder, {**config, "quantization_config": MXFP4}, stored)
     return folder, meant
 

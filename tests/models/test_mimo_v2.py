@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import packings
 import pytest
+import torch
+from safetensors.torch import save_file
 from tiny_gguf import read_folder, write_folder
 from tiny_models import loaded, prefill_logits
 
@@ -81,11 +85,65 @@ def test_what_it_does_not_compute_is_refused(
         checked_model(open_checkpoint(folder))
 
 
-def test_queries_keys_and_values_in_one_tensor_are_refused(
+def sliced(
+    config: dict[str, Any], parameters: dict[str, np.ndarray], *, fp8: bool
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """q, k and v as MiMo-V2.5 has them, and what they stand for apart: a slice a KV head."""
+    fused: dict[str, Any] = dict(parameters)
+    apart = dict(parameters)
+    count = config["num_key_value_heads"]
+    for layer in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}.self_attn"
+        parts = [fused.pop(f"{prefix}.{part}_proj.weight") for part in "qkv"]
+        pieces = [np.split(part, count) for part in parts]
+        slices = [np.concatenate([piece[index] for piece in pieces]) for index in range(count)]
+        packed = [packings.fp8(each) for each in slices] if fp8 else []
+        if packed:
+            for name in ("weight", "weight_scale_inv"):
+                each = [tensors[name] for tensors, _ in packed]
+                fused[f"{prefix}.qkv_proj.{name}"] = torch.cat(each)
+            slices = [values for _, values in packed]
+        else:
+            fused[f"{prefix}.qkv_proj.weight"] = np.concatenate(slices)
+        ends = np.cumsum([part.shape[0] // count for part in parts])[:-1]
+        columns = zip(*(np.split(each, ends) for each in slices), strict=True)
+        for part, rows in zip("qkv", columns, strict=True):
+            apart[f"{prefix}.{part}_proj.weight"] = np.concatenate(rows)
+    return fused, apart
+
+
+@pytest.mark.parametrize("fp8", [False, True])
+def test_queries_keys_and_values_in_slices_of_devices_are_read(
+    tiny: Callable[[str], Any], tmp_path: Path, fp8: bool
+) -> None:
+    """As MiMo-V2.5 is published; each slice has blocks of scales of its own."""
+    small = tiny("mimo_v2_flash-equal")
+    config, parameters = read_folder(small.folder)
+    config = {**config, "model_type": "mimo_v2", "attention_projection_layout": "fused_qkv"}
+    fused, apart = sliced(config, parameters, fp8=fp8)
+    plain = write_folder(tmp_path / "plain", config, apart)
+    if fp8:
+        settings = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+        config = {**config, "quantization_config": settings}
+    folder = tmp_path / "fused"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = {name: torch.as_tensor(each) for name, each in fused.items()}
+    save_file(tensors, folder / "model.safetensors")
+    scales = [each.shape[0] for name, each in tensors.items() if name.endswith("_scale_inv")]
+    assert not fp8 or max(scales) == 4  # 144 rows of each of two slices
+    expected = prefill_logits(loaded(plain), small.sequences[0])
+    got = prefill_logits(loaded(folder), small.sequences[0])
+    assert np.array_equal(expected, got)
+
+
+def test_slices_that_the_heads_do_not_make_are_refused(
     tiny: Callable[[str], Any], tmp_path: Path
 ) -> None:
-    config, parameters = read_folder(tiny("mimo_v2_flash").folder)
-    parameters["model.layers.0.self_attn.qkv_proj.weight"] = np.zeros((160, 64), np.float32)
-    folder = write_folder(tmp_path, {**config, "model_type": "mimo_v2"}, parameters)
-    with pytest.raises(UnsupportedModelError, match="in one tensor"):
-        checked_model(open_checkpoint(folder))
+    config, parameters = read_folder(tiny("mimo_v2_flash-equal").folder)
+    config = {**config, "model_type": "mimo_v2"}
+    fused, _ = sliced(config, parameters, fp8=False)
+    for change in ({"num_attention_heads": 2}, {"num_key_value_heads": 1}, {"head_dim": "24"}):
+        folder = write_folder(tmp_path, {**config, **change}, fused)
+        with pytest.raises(ModelFileError, match=r"q, k and v|the config's heads"):
+            checked_model(open_checkpoint(folder))

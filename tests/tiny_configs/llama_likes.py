@@ -31,7 +31,7 @@ GRANITE = {
     "logits_scaling": 2.5,
 }
 OLMO_ROPES = {
-    "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 3000.0},
     "full_attention": YARN,
 }
 

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dure import machine, models
+from dure.convert.family import SECOND_NORM as _SECOND_NORM
+from dure.convert.family import WITHOUT_BIAS as _WITHOUT_BIAS
+from dure.convert.family import WITHOUT_WINDOW as _WITHOUT_WINDOW
+from dure.convert.family import Family as _Family
+from dure.convert.family import routed as _routed
+from dure.convert.family import without_windows
 from dure.convert.gemma import gemma3_values
-from dure.convert.kda import delta_values
-from dure.convert.tensors import Layout, gguf_tensors, otherwise, tensor_plan
+from dure.convert.latent import LATENT, dense_in_front
+from dure.convert.llama_likes import LLAMA_LIKES
+from dure.convert.sinks import SINKS
+from dure.convert.tensors import KEPT, Layout, gguf_tensors, otherwise, tensor_plan
 from dure.errors import UnsupportedModelError
 from dure.formats.card import read_card
 from dure.formats.checkpoint import open_checkpoint
@@ -27,15 +36,16 @@ from dure.weights.names import from_gguf
 from dure.weights.quantize import part_of, type_for
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from dure.convert.tensors import Tensor
     from dure.formats.checkpoint import Checkpoint
-    from dure.layers.moe import Routing
     from dure.models.config import Config
     from dure.weights.quantize import Scheme
 
 _FLOATS = ("F32", "F16", "BF16")
 # general.file_type, which tells a person what most of the file is.
-_FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "Q4_K": 15, "Q6_K": 18, "BF16": 32}
+_FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "Q4_K": 15, "Q6_K": 18, "BF16": 32, "MXFP4": 38}
 
 # What the families' configs call the sizes, in config.json's language.
 _SIZES = {
@@ -77,7 +87,7 @@ def convert(
 ) -> Converted:
     """Convert the model in `folder` to the GGUF file `out`.
 
-    quantize: the scheme for matrices; None keeps the type of each, which only float folders can.
+    quantize: the scheme for matrices; None keeps the type of each, which floats and MXFP4 can.
     Vectors and routers are float32 in any case. threads: for quantising; None for all cores.
     force: overwrite `out`. progress: called with (bytes done, bytes in all) of weights.
     Returns what was written. Raises UnsupportedModelError for what llama.cpp would compute
@@ -91,15 +101,14 @@ def convert(
     architecture = family.architecture or module.GGUF_ARCHITECTURE
     keys = _architecture(config, sizes, family, architecture)
     tensor_aliases = getattr(module, "TENSOR_ALIASES", None) or {}
-    tensors = gguf_tensors(checkpoint, sizes, family.layout, tensor_aliases)
+    tensors = gguf_tensors(checkpoint, sizes, family.layout, tensor_aliases, keep=quantize is None)
     sparse = any("_exps." in name for name in tensors)
     workers = machine.usable_threads() if threads is None else threads
     plans = [
         tensor_plan(name, tensor, _type(name, tensor, quantize, sparse=sparse), workers)
         for name, tensor in tensors.items()
     ]
-    if sizes.rope.type == "llama3":
-        plans.insert(0, _rope_factors(sizes.rope))
+    plans = [*_rope_factors(config, sizes.rope), *plans]
     metadata = {
         **_general(checkpoint, architecture, plans),
         **keys,
@@ -131,7 +140,7 @@ def _understood(checkpoint: Checkpoint, quantize: Scheme | None) -> tuple[Config
             hint=f"it converts {', '.join(_FAMILIES)}.",
         )
     found = parameters(checkpoint).values()
-    packed = next((t for t in found if is_quantized(t)), None)
+    packed = next((t for t in found if is_quantized(t) and t.dtype not in KEPT), None)
     if packed is not None and quantize is None:
         raise UnsupportedModelError(
             f"{checkpoint.path} has {packed.name} as {packed.stored}, which GGUF cannot say.",
@@ -159,7 +168,7 @@ def _type(name: str, tensor: Tensor, scheme: Scheme | None, *, sparse: bool) -> 
     """Choose the type that the GGUF stores a tensor in."""
     stored = tensor.rows[0].tensor.dtype
     part = part_of(from_gguf(name), len(tensor.shape))
-    if part in ("vector", "router"):
+    if part in ("vector", "router") or name.endswith(".bias"):
         return "F32"
     if scheme is None:
         return stored
@@ -167,11 +176,25 @@ def _type(name: str, tensor: Tensor, scheme: Scheme | None, *, sparse: bool) -> 
     return stored if wanted in _FLOATS else wanted
 
 
-def _rope_factors(rope: RopeConfig) -> TensorPlan:
-    """Make the tensor of llama3's scaling: the divisor of each plain frequency."""
-    plain = rope_frequencies(RopeConfig("default", rope.theta, rope.dim))[0]
-    factors = (plain / rope_frequencies(rope)[0]).astype(np.float32)
-    return TensorPlan("rope_freqs.weight", "F32", factors.shape, lambda: [factors.view(np.uint8)])
+def _rope_factors(config: Config, rope: RopeConfig) -> list[TensorPlan]:
+    """Make the tensors of a scaling by tensors: divisors of the plain frequencies."""
+    found: dict[str, NDArray[np.float32]] = {}
+    if rope.type == "llama3":
+        plain = rope_frequencies(RopeConfig("default", rope.theta, rope.dim))[0]
+        found["rope_freqs"] = plain / rope_frequencies(rope)[0]
+    if rope.type == "longrope":
+        table = config.values.get("rope_parameters") or config.values["rope_scaling"]
+        for each in ("long", "short"):
+            found[f"rope_factors_{each}"] = np.array(table[f"{each}_factor"])
+    floats = {name: values.astype(np.float32) for name, values in found.items()}
+    return [
+        TensorPlan(f"{name}.weight", "F32", each.shape, partial(_as_bytes, each))
+        for name, each in floats.items()
+    ]
+
+
+def _as_bytes(values: NDArray[np.float32]) -> list[NDArray[np.uint8]]:
+    return [values.view(np.uint8)]
 
 
 def _architecture(config: Config, sizes: Any, family: _Family, architecture: str) -> dict[str, Any]:
@@ -191,24 +214,22 @@ def _architecture(config: Config, sizes: Any, family: _Family, architecture: str
 def _rope_scaling(config: Config, sizes: Any, family: _Family) -> dict[str, Any]:
     """Make the table of the rotation's scaling; refuse what GGUF has no keys for."""
     rope: RopeConfig = sizes.rope
-    latent = hasattr(sizes, "latent")
+    latent = family.magnitudes or hasattr(sizes, "latent")
     if rope.dim % 2:
         raise otherwise(
             f"{config.source} rotates {rope.dim} dimensions of a head (partial_rotary_factor), and "
             "llama.cpp turns pairs."
         )
-    # A base says ntk-alpha, and a tensor llama3, which llama.cpp reads for llama alone.
-    if rope.type in ("default", "dynamic", "ntk-alpha") or (
-        rope.type == "llama3" and family.layout.pairs
-    ):
+    # A base says ntk-alpha, and tensors what the family reads by them.
+    if rope.type in ("default", "dynamic", "ntk-alpha", *family.ropes):
         return {}
     if rope.type == "linear":
         return {"rope_type": "linear", "factor": rope.factor}
     # GGUF has one number for both magnitudes, and llama.cpp heeds it where keys are latents.
-    same = latent and rope.mscale == rope.mscale_all_dim
+    same = latent and rope.mscale is not None and rope.mscale == rope.mscale_all_dim
     bare = rope.mscale is None and rope.mscale_all_dim is None
     plain = rope.attention_factor is None and (bare or same)
-    if rope.type != "yarn" or not plain or not rope.truncate:
+    if rope.type != "yarn" or not plain or rope.truncate != family.truncates:
         raise otherwise(
             f"{config.source} scales its rotation in a way that GGUF cannot say ({rope.type})."
         )
@@ -218,7 +239,8 @@ def _rope_scaling(config: Config, sizes: Any, family: _Family) -> dict[str, Any]
         "original_max_position_embeddings": rope.original_context,
         "beta_fast": rope.beta_fast,
         "beta_slow": rope.beta_slow,
-        "mscale_all_dim": rope.mscale_all_dim,
+        # Where llama.cpp takes `mscale` for 1, 1 is the only equal; else files have a tenth of it.
+        "mscale_all_dim": 10.0 if family.magnitudes and same else rope.mscale_all_dim,
     }
 
 
@@ -253,60 +275,6 @@ def _general(checkpoint: Checkpoint, architecture: str, plans: list[TensorPlan])
 def _most(weights: Mapping[str, int]) -> str:
     """Find the type of most weights, among those that name a file."""
     return max((each for each in weights if each in _FILE_TYPES), key=lambda each: weights[each])
-
-
-def _routed(routing: Routing) -> dict[str, Any]:
-    """Make the values of a router's keys."""
-    grouped = routing.groups > 1
-    return {
-        "num_experts_per_tok": routing.top_k,
-        "norm_topk_prob": routing.normalize,
-        "routed_scaling_factor": routing.scale,
-        "gating_func": ("softmax", "sigmoid").index(routing.score) + 1,
-        "n_group": routing.groups if grouped else None,
-        "topk_group": routing.kept_groups if grouped else None,
-    }
-
-
-def _latent_values(config: Config, sizes: Any) -> dict[str, Any]:
-    """Make the values of latent attention, which llama.cpp sees as one head of keys."""
-    if sizes.query_latent is None and sizes.layers not in _LITE_LAYERS:
-        raise otherwise(
-            f"{config.source} has no q_lora_rank and {sizes.layers} layers, and llama.cpp knows "
-            "DeepSeek-V2-Lite, which has none either, by its 27 layers."
-        )
-    return _over_latents(config, sizes)
-
-
-def _over_latents(config: Config, sizes: Any) -> dict[str, Any]:
-    """Make the values of latent attention and of DeepSeek's router."""
-    return {
-        "num_key_value_heads": 1,
-        "head_dim": sizes.latent + sizes.rotated,
-        "value_head_dim": sizes.latent,
-        "qk_head_dim": sizes.plain + sizes.rotated,
-        "v_head_dim": sizes.value,
-        "q_lora_rank": sizes.query_latent,
-        "kv_lora_rank": sizes.latent,
-        "first_k_dense_replace": _dense_in_front(config, sizes),
-        **_routed(sizes.routing),
-    }
-
-
-def _delta_values(config: Config, sizes: Any) -> dict[str, Any]:
-    """Make the values of Kimi-Linear and Ling-3.0: latents, and recurrent layers beside them."""
-    return {**_over_latents(config, sizes), **delta_values(config, sizes)}
-
-
-def _dense_in_front(config: Config, sizes: Any) -> int:
-    """Return how many dense layers there are; llama.cpp needs all in front of the mixtures."""
-    dense: int = sizes.dense_layers
-    if not all(sizes.sparse_layers[dense:]):
-        raise otherwise(
-            f"{config.source} has dense layers behind mixtures of experts (mlp_layer_types), and "
-            "llama.cpp has them only in front."
-        )
-    return dense
 
 
 def _ernie_values(config: Config, sizes: Any) -> dict[str, Any]:
@@ -357,13 +325,12 @@ def _ling2_values(config: Config, sizes: Any) -> dict[str, Any]:
 
 def _hy3_values(config: Config, sizes: Any) -> dict[str, Any]:
     """Make Hy3's values: GLM's, with its dense layers in front."""
-    return {**_glm_values(config, sizes), "first_k_dense_replace": _dense_in_front(config, sizes)}
+    return {**_glm_values(config, sizes), "first_k_dense_replace": dense_in_front(config, sizes)}
 
 
 def _dots_values(config: Config, sizes: Any) -> dict[str, Any]:
     """Make dots.llm1's values: DeepSeek's router, and no window, for which it has no key."""
-    if any(sizes.windows):
-        raise otherwise(f"{config.source} has sliding windows, which GGUF cannot say.")
+    without_windows(config, sizes.windows)
     return _glm_values(config, sizes)
 
 
@@ -408,33 +375,18 @@ def _qwen35_values(config: Config, sizes: Any) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class _Family:
-    """How llama.cpp names and lays out a family, and the values that it takes for granted."""
-
-    layout: Layout = field(default_factory=Layout)
-    architecture: str | None = None  # llama.cpp's name, where the model file says none
-    needs: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)  # key -> (default, needed)
-    # The family's own values, in config.json's language; refuses what no key can say.
-    values: Callable[[Config, Any], Mapping[str, Any]] = lambda _config, _sizes: {}
-
-
 _SIGMOID = 2  # llama.cpp's number for it
-_LITE_LAYERS = (26, 27)
 _SECTIONS = (11, 11, 10)  # Qwen3.5's, where its config says none
-_WITHOUT_WINDOW = {"use_sliding_window": (False, False)}
-_WITHOUT_BIAS = {"attention_bias": (False, False)}
 _ONLY_MIXTURES = {"decoder_sparse_step": (1, 1), "mlp_only_layers": ([], [])}
-_LATENT = {**_WITHOUT_BIAS, "rope_interleave": (True, True)}
-_DELTA = {**_LATENT, "norm_topk_prob": (True, True)}
-_SECOND_NORM = {"ffn_norm": "post_attention_norm"}
 _QWEN35 = _Family(
     Layout(kinds=_SECOND_NORM, drafts="mtp.", tiled=True),
     needs={**_WITHOUT_BIAS, "rms_norm_eps": (1e-6, 1e-6)},
     values=_qwen35_values,
 )
 _FAMILIES: Mapping[str, _Family] = {
-    "llama": _Family(Layout(pairs=True)),
+    **LLAMA_LIKES,
+    **LATENT,
+    **SINKS,
     "qwen2": _Family(needs=_WITHOUT_WINDOW),
     "qwen3": _Family(needs={**_WITHOUT_WINDOW, **_WITHOUT_BIAS}),
     "qwen3_moe": _Family(
@@ -473,13 +425,6 @@ _FAMILIES: Mapping[str, _Family] = {
     "minimax_m2": _Family(needs={"tie_word_embeddings": (False, False)}, values=_minimax_values),
     "gemma3": _Family(needs=_WITHOUT_BIAS, values=gemma3_values),
     "glm4_moe": _Family(Layout(kinds=_SECOND_NORM), values=_glm_values),
-    "glm4_moe_lite": _Family(architecture="deepseek2", needs=_LATENT, values=_latent_values),
-    "kimi_linear": _Family(
-        needs={**_DELTA, "tie_word_embeddings": (False, False)}, values=_delta_values
-    ),
-    "bailing_hybrid": _Family(
-        needs={**_DELTA, "kda_safe_gate": (True, True)}, values=_delta_values
-    ),
     "bailing_moe_v2": _Family(
         needs={"use_qkv_bias": (False, False), "use_bias": (False, False)}, values=_ling2_values
     ),
@@ -490,9 +435,4 @@ _FAMILIES: Mapping[str, _Family] = {
         Layout(drafts="model.mtp_layers."), architecture="qwen2", needs=_WITHOUT_WINDOW
     ),
     "pangu_embedded": _Family(needs={"bias": (True, True), "attention_bias": (True, True)}),
-    # Groups it knows by the sum of their best two, as V3 has them and V2 does not.
-    "deepseek_v2": _Family(
-        needs={**_LATENT, "topk_method": ("greedy", "greedy")}, values=_latent_values
-    ),
-    "deepseek_v3": _Family(architecture="deepseek2", needs=_LATENT, values=_latent_values),
 }

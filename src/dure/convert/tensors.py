@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 _CHUNK_WEIGHTS = 1 << 21  # read, converted and written at once
 
+KEPT = ("MXFP4",)
+"""Types that folders and GGUF files share, block by block."""
+
 _LAYER = re.compile(r"model\.layers\.(\d+)\..+")
 _EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.((?:gate|up|down)_proj)\.weight")
 _FUSED = re.compile(r"(.*\.experts)\.(gate_up_proj|down_proj)")
@@ -78,11 +81,17 @@ class Tensor:
 
 
 def gguf_tensors(
-    checkpoint: Checkpoint, sizes: Any, layout: Layout, tensor_aliases: Mapping[str, str]
+    checkpoint: Checkpoint,
+    sizes: Any,
+    layout: Layout,
+    tensor_aliases: Mapping[str, str],
+    *,
+    keep: bool,
 ) -> dict[str, Tensor]:
     """Plan the tensors of the GGUF, by name and in the order in which a model reads them.
 
-    sizes: the family's config. Raises UnsupportedModelError for a tensor without a GGUF name.
+    sizes: the family's config. keep: whether quantised types that GGUF has stay. Raises
+    UnsupportedModelError for a tensor without a GGUF name.
     """
     moving = {"attn_q": sizes.heads, "attn_k": sizes.kv_heads} if layout.pairs else {}
     found: dict[str, Tensor] = {}
@@ -96,7 +105,8 @@ def gguf_tensors(
             continue
         if _only_drafts(name, sizes.layers, layout) or is_idle_bias(theirs, stored):
             continue
-        source = Dequantised(tensor) if is_quantized(tensor) else tensor
+        kept = not is_quantized(tensor) or (keep and tensor.dtype in KEPT)
+        source = tensor if kept else Dequantised(tensor)
         for part, shape, rows in _parts(name, source, sizes, layout):
             written = _written(part, layout, tensor_aliases)
             if written is None:
@@ -241,7 +251,7 @@ def _shape(name: str, tensor: Source) -> tuple[int, ...]:
         return tensor.shape[0], 1, tensor.shape[-1]
     if name.endswith(".self_attn.A_log"):
         return math.prod(tensor.shape), 1
-    if name.endswith("bias"):  # ERNIE's of its experts is (1, experts)
+    if name.endswith("bias") and tensor.shape[0] == 1:  # ERNIE's of its experts is (1, experts)
         return tensor.shape[-1:]
     return tensor.shape
 

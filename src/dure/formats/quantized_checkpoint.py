@@ -35,6 +35,7 @@ from dure.formats.quantized.paddle import is_paddle, read_paddle
 from dure.formats.quantized.quark import read_quark
 from dure.formats.quantized.slices import join_slices
 from dure.formats.quantized.torchao import read_torchao
+from dure.formats.sharded_qkv import cut_qkv, join_qkv
 from dure.formats.tensors import TensorInfo, shown
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ def _of_language(checkpoint: Checkpoint) -> dict[str, Parameter]:
     found = _of_folder(checkpoint)
     if checkpoint.config.get("model_type") == INTERLEAVED:
         return split_interleaved(found)
-    return turn_experts(language_tensors(checkpoint.config, found))
+    whole = join_qkv(language_tensors(checkpoint.config, found), checkpoint.config)
+    return turn_experts(whole)
 
 
 def _of_folder(checkpoint: Checkpoint) -> dict[str, Parameter]:
@@ -118,7 +120,7 @@ def _of_folder(checkpoint: Checkpoint) -> dict[str, Parameter]:
     where = f"{checkpoint.path}: quantization_config"
     if settings is None:
         _check_plain(checkpoint)
-        return join_slices(checkpoint.tensors)
+        return join_slices(cut_qkv(checkpoint.tensors, checkpoint.config))
     if not isinstance(settings, dict):
         raise ModelFileError(f"{where} is not a table.")
     method = settings.get("quant_method")
@@ -127,7 +129,8 @@ def _of_folder(checkpoint: Checkpoint) -> dict[str, Parameter]:
             f"{where} has quant_method = {shown(str(method))}, which dure does not read.",
             hint=f"it reads {', '.join(_METHODS)}, and folders that are not quantised.",
         )
-    folder = QuantizedFolder(dict(checkpoint.tensors), settings, where)
+    tensors = cut_qkv(checkpoint.tensors, checkpoint.config)
+    folder = QuantizedFolder(tensors, settings, where)
     _METHODS[method](folder)
     if not folder.found and not folder.plain and checkpoint.experts is None:
         raise ModelFileError(

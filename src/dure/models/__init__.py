@@ -38,7 +38,10 @@ __all__ = [
 ]
 
 
-_SHARED = {"config", "deepseek_config", "gemma4_config", "gguf_keys", "not_run"}
+_SHARED = {
+    *("config", "deepseek_config", "gemma4_config", "gguf_keys", "gguf_layers"),
+    *("mimo_v2_config", "not_run"),
+}
 """Files of this folder that are not families."""
 
 

@@ -14,6 +14,7 @@ from dure.formats.context import stretched_context
 from dure.formats.multimodal import language_config
 from dure.formats.quantized.mlx import is_mlx
 from dure.layers.rope import magnitude_scale
+from dure.models.gguf_layers import heads_by_window, layers_without_heads
 
 if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
@@ -44,6 +45,7 @@ GGUF_KEYS = {
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
     "attention.shared_kv_layers": "num_kv_shared_layers",
     "attention.sliding_window": "sliding_window",
+    "attention.value_scale": "attention_value_scale",
     "attention.temperature_scale": "llama_4_scaling_beta",
     "attention.scale": "attention_multiplier",
     "embedding_length_per_layer_input": "hidden_size_per_layer_input",
@@ -91,7 +93,7 @@ _GGUF_ROPE_KEYS = {
 }
 
 # Keys whose values a GGUF reader wants as float32, though a config.json may write 10000.
-_GGUF_FLOATS = re.compile(r".*(epsilon|freq_base|factor|yarn_\w+|weights_scale|_multiplier)")
+_GGUF_FLOATS = re.compile(r".*(epsilon|freq_base(_swa)?|factor|yarn_\w+|weights_scale|_multiplier)")
 
 # Keys whose values may differ from layer to layer.
 _OF_EACH_LAYER = {"gemma4.attention.head_count_kv", "gemma4.feed_forward_length"}
@@ -317,9 +319,14 @@ class Config:
         known = {"full_attention": None, "sliding_attention": window}
         return tuple(known[kind] for kind in self._kinds(layers, kinds, known))
 
-    def layer_kinds(self, layers: int, *known: str) -> list[str] | None:
-        """Return layer_types, each of `known`; None if the config has none."""
+    def layer_kinds(self, layers: int, *known: str, drafts: int = 0) -> list[str] | None:
+        """Return layer_types, each of `known`; None if the config has none.
+
+        drafts: multi-token prediction layers after these, which layer_types may include.
+        """
         kinds = self._get("layer_types", ())
+        if isinstance(kinds, list) and len(kinds) == layers + drafts:
+            kinds = kinds[:layers]
         return self._kinds(layers, kinds, dict.fromkeys(known)) if kinds else None
 
     def _kinds(
@@ -385,12 +392,16 @@ def read_config(checkpoint: Checkpoint) -> Config:
             values["norms_are_whole"] = True
         return Config(values, f"{checkpoint.path}: config.json")
     prefix = architecture_of(checkpoint) + "."
-    metadata, layer_types = _layers_without_heads(checkpoint.metadata, prefix)
+    metadata, layer_types = layers_without_heads(checkpoint.metadata, prefix)
+    metadata, near_heads = heads_by_window(metadata, prefix)
     values = {
         theirs: _same_for_all(metadata[prefix + ours], prefix + ours, checkpoint)
         for ours, theirs in GGUF_KEYS.items()
         if prefix + ours in metadata
     }
+    if near_heads is not None:
+        key = f"{prefix}attention.head_count_kv"
+        values["swa_num_key_value_heads"] = _same_for_all(near_heads, key, checkpoint)
     scaling = _gguf_scaling(metadata, prefix, checkpoint)
     if scaling.get("rope_type", "none") != "none":
         values["rope_scaling"] = scaling
@@ -413,24 +424,6 @@ def read_config(checkpoint: Checkpoint) -> Config:
     values["tie_word_embeddings"] = "output.weight" not in checkpoint.tensors
     values["attention_bias"] = "blk.0.attn_output.bias" in checkpoint.tensors
     return Config(values, str(checkpoint.path), is_gguf=True)
-
-
-# What a layer without KV heads is, by the architecture.
-_WITHOUT_HEADS = dict.fromkeys(("kimi-linear.", "bailingmoe3."), "linear_attention")
-_WITHOUT_HEADS |= dict.fromkeys(("lfm2.", "lfm2moe."), "conv")
-
-
-def _layers_without_heads(
-    metadata: Mapping[str, Any], prefix: str
-) -> tuple[Mapping[str, Any], list[str] | None]:
-    """Return a GGUF's metadata with the heads of layers that have some, and its layer_types."""
-    key = f"{prefix}attention.head_count_kv"
-    heads, other = metadata.get(key), _WITHOUT_HEADS.get(prefix)
-    if other is None or not isinstance(heads, np.ndarray):
-        return metadata, None
-    return {**metadata, key: heads[heads != 0]}, [
-        "full_attention" if each else other for each in heads.tolist()
-    ]
 
 
 def _gguf_scaling(
@@ -473,11 +466,18 @@ def gguf_keys(values: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     found |= {
         f"rope.scaling.{ours}": scaling.get(theirs) for ours, theirs in _GGUF_ROPE_KEYS.items()
     }
+    found["rope.scaling.attn_factor"] = scaling.get("attn_factor")
     if scaling.get("mscale_all_dim"):
         found["rope.scaling.yarn_log_multiplier"] = 0.1 * scaling["mscale_all_dim"]
     if values.get("layer_types"):
         kinds = np.array(values["layer_types"])
-        found["attention.recurrent_layers"] = kinds == "linear_attention"
+        slides = kinds == "sliding_attention"
+        if slides.any():
+            found["attention.sliding_window_pattern"] = slides
+        else:
+            found["attention.recurrent_layers"] = kinds == "linear_attention"
+    if values.get("indexer_types"):
+        found["attention.indexer.types"] = np.array(values["indexer_types"])
     if values.get("mrope_section"):
         found["rope.dimension_sections"] = np.array(values["mrope_section"], np.int32)
     return {

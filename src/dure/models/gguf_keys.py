@@ -40,6 +40,7 @@ IDLE: Mapping[str, str] = {
     "features_length": "of audio",
     "embedding_length_out": "of embedding models",
     "pooling_type": "of embedding models",
+    "attention.indexer.types": "a layer that shares its choice has no tensors of an indexer",
     "attention.recurrent_layers": "read with the layers' kinds",
 }
 """Key -> why a family may ignore it."""

@@ -89,11 +89,11 @@ def _windows(config: Config, layers: int) -> tuple[int | None, ...]:
 
 def _ropes(config: Config, head_dim: int) -> tuple[RopeConfig, RopeConfig]:
     """Read the rotation of layers without a window, and of those with one: never scaled."""
-    theta = 10000.0 if _is_second(config) else 500000.0
+    usual = 10000.0 if _is_second(config) else 500000.0
 
     def read(values: Mapping[str, Any], kind: str) -> RopeConfig:
         return RopeConfig.from_hf(
-            values, head_dim, layer_type=kind, default_theta=theta, partial=config.is_gguf
+            values, head_dim, layer_type=kind, default_theta=usual, partial=config.is_gguf
         )
 
     values = config.values
@@ -101,7 +101,8 @@ def _ropes(config: Config, head_dim: int) -> tuple[RopeConfig, RopeConfig]:
     table = values.get("rope_parameters")
     if isinstance(table, Mapping) and isinstance(table.get("sliding_attention"), Mapping):
         return full, read(values, "sliding_attention")
-    return full, RopeConfig("default", full.theta, full.dim)
+    theta = config.positive("rope_local_base_freq", full.theta) if config.is_gguf else full.theta
+    return full, RopeConfig("default", theta, full.dim)
 
 
 class Block(SandwichLayer):

@@ -75,7 +75,11 @@ GGUF_NAMES: Mapping[str, str] = {
 
 
 # Where GGUF has two names for one parameter, we write the first: most architectures have it.
-_INTO_GGUF: Mapping[str, str] = {ours: theirs for theirs, ours in reversed([*GGUF_NAMES.items()])}
+_INTO_GGUF: Mapping[str, str] = {
+    **{ours: theirs for theirs, ours in reversed([*GGUF_NAMES.items()])},
+    # Read in three parts (formats/gguf_fused.py), and not by this name.
+    "model.layers.{}.self_attn.qkv_proj": "blk.{}.attn_qkv",
+}
 
 
 # Tables that old checkpoints carry and every model computes for itself.

@@ -1,0 +1,107 @@
+"""The families of dense models whose block is Llama's but for a detail, as llama.cpp has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dure.convert.family import SECOND_NORM, WITHOUT_BIAS, Family, without_windows
+from dure.convert.tensors import Layout, otherwise
+from dure.layers.rope import rope_frequencies
+
+if TYPE_CHECKING:
+    from dure.models.config import Config
+
+
+def _mistral_values(config: Config, sizes: Any) -> dict[str, Any]:
+    """Make Mistral's values, which are Llama's, without a window."""
+    without_windows(config, [sizes.window])
+    return {}
+
+
+def _ministral_values(config: Config, sizes: Any) -> dict[str, Any]:
+    """Make Ministral's values: by how much queries grow with their position."""
+    without_windows(config, [sizes.window])
+    return {"llama_4_scaling_beta": sizes.temperature[0] if sizes.temperature else None}
+
+
+def _phi_values(config: Config, sizes: Any) -> dict[str, Any]:
+    """Make Phi's values: 0 for no window, and the magnitude and context of its LongRoPE."""
+    _whole_heads(config, sizes)
+    without_windows(config, [sizes.window])
+    values: dict[str, Any] = {"sliding_window": 0}
+    if sizes.rope.type == "longrope":
+        values["rope_scaling"] = {
+            "attn_factor": rope_frequencies(sizes.rope)[1],
+            "original_max_position_embeddings": sizes.rope.original_context,
+        }
+    return values
+
+
+def _smollm_values(config: Config, sizes: Any) -> dict[str, Any]:
+    """Make SmolLM3's values; llama.cpp takes every fourth layer to be without a rotation."""
+    without_windows(config, sizes.windows)
+    if sizes.rotated != tuple((layer + 1) % 4 != 0 for layer in range(sizes.layers)):
+        raise otherwise(
+            f"{config.source} has other layers without a rotation (no_rope_layers) than every "
+            "fourth, and llama.cpp has these."
+        )
+    return {}
+
+
+def _granite_values(_config: Config, sizes: Any) -> dict[str, Any]:
+    """Make Granite's values: its four factors."""
+    return {
+        "attention_multiplier": sizes.attention_scale,
+        "embedding_multiplier": sizes.embedding_scale,
+        "residual_multiplier": sizes.residual_scale,
+        "logits_scaling": sizes.logit_divisor,
+    }
+
+
+def _olmo_values(config: Config, sizes: Any) -> dict[str, Any]:
+    """Make OLMo's values; llama.cpp scales no rotation in layers with a window."""
+    _whole_heads(config, sizes)
+    if not any(sizes.windows):
+        return {}
+    near = sizes.sliding_rope
+    if near.type != "default" or near.dim != sizes.rope.dim:
+        raise otherwise(
+            f"{config.source} scales the rotation of layers with a window (rope_parameters), and "
+            "llama.cpp does not."
+        )
+    kinds = ["sliding_attention" if each else "full_attention" for each in sizes.windows]
+    return {
+        "sliding_window": max(each or 0 for each in sizes.windows),
+        "layer_types": kinds,
+        "rope_local_base_freq": near.theta,
+    }
+
+
+def _whole_heads(config: Config, sizes: Any) -> None:
+    """Refuse heads that do not make up the hidden size together, as llama.cpp takes them to do."""
+    if sizes.heads * sizes.head_dim != sizes.hidden:
+        raise otherwise(
+            f"{config.source} has {sizes.heads} heads of head_dim = {sizes.head_dim}, and "
+            f"llama.cpp has heads that make up the hidden size of {sizes.hidden}."
+        )
+
+
+_DIVISORS = ("llama3",)
+_PAIRS = Layout(pairs=True)
+LLAMA_LIKES: Mapping[str, Family] = {
+    "llama": Family(_PAIRS, ropes=_DIVISORS),
+    "mistral": Family(_PAIRS, architecture="llama", values=_mistral_values, ropes=_DIVISORS),
+    "ministral3": Family(_PAIRS, values=_ministral_values, magnitudes=True),
+    "phi3": Family(values=_phi_values, ropes=("longrope",)),
+    "smollm3": Family(_PAIRS, needs=WITHOUT_BIAS, values=_smollm_values),
+    "seed_oss": Family(Layout(kinds=SECOND_NORM), needs={"attention_out_bias": (False, False)}),
+    "glm4": Family(),
+    "granite": Family(_PAIRS, values=_granite_values, ropes=_DIVISORS),
+    "olmo3": Family(
+        Layout(kinds=SECOND_NORM),
+        needs={**WITHOUT_BIAS, "tie_word_embeddings": (False, False)},
+        values=_olmo_values,
+    ),
+    "exaone": Family(needs=WITHOUT_BIAS, ropes=_DIVISORS),
+}
