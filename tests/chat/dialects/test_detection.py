@@ -46,6 +46,12 @@ def source(name: str) -> str:
         ("openpangu-embedded", "openPangu", True, False),
         ("llama-3.1", "Llama 3", False, False),
         ("gpt-oss", "Harmony", True, False),
+        ("mistral-nemo", "Mistral", False, False),
+        ("ministral-3", "Mistral", True, False),
+        ("seed-oss", "Seed-OSS", True, True),
+        ("smollm3", "plain", True, True),
+        ("granite-3.3", "Granite 3", True, True),
+        ("granite-4.1", "Hermes", False, False),
     ],
 )
 def test_the_dialect_of_a_real_template(
@@ -70,6 +76,7 @@ def test_the_dialect_of_a_real_template(
         ("<|tool_call_begin|>{{ x }}<|tool_call_argument_begin|>", (), "Kimi K2"),
         ("<|begin_of_sentence|>User: {{ x }}\nAssistant: ", (), "ERNIE 4.5"),
         ("<|im_start|>system\nthink_mode=True", (), "ERNIE 4.5 Thinking"),
+        ("<|system|>{{ s }}<|tool|>{{ tools }}<|/tool|><|end|>", (), "Phi-4"),
     ],
 )
 def test_the_dialect_of_marks_alone(template: str, tokens: tuple[str, ...], dialect: str) -> None:
@@ -81,8 +88,11 @@ FORMS = [
     "deepseek-r1-distill",
     "ernie-4.5",
     "ernie-4.5-thinking",
+    "granite-3.3",
     "hunyuan-7b",
     "ling-2.0",
+    "ministral-3",
+    "mistral-nemo",
     "openpangu-embedded",
     "qwen3",
     "smollm2",

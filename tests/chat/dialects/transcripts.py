@@ -24,11 +24,13 @@ from dure.chat.dialects import (
     ling,
     llama3,
     minimax,
+    mistral,
     pangu,
     plain,
     qwenxml,
+    toolcall,
 )
-from dure.chat.dialects.dialect import THINK
+from dure.chat.dialects.dialect import THINK, Delimiters
 
 TOOLS: dict[str, dict[str, Any]] = {
     "get_weather": {
@@ -107,12 +109,30 @@ PANGU = pangu.OLD
 LLAMA = llama3.LLAMA3
 HARMONY = harmony.HARMONY
 
+MISTRAL = Dialect(
+    "Mistral", mistral.THINK, mistral.MistralCalls(named=True), call_ends_thinking=True
+)
+PHI = toolcall.PHI
+GRANITE = toolcall.granite(thinks=True, wraps=True)
+SEED = Dialect(
+    "Seed-OSS",
+    Delimiters("<seed:think>", "</seed:think>", "</seed:think>"),
+    qwenxml.XmlCalls(prefix=qwenxml.SEED),
+    call_ends_thinking=True,
+)
+
 HERMES_CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
 HERMES_NOW = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
 QWEN_CALL = (
     "<tool_call>\n<function=get_weather>\n<parameter=city>\nOslo\n</parameter>\n"
     "</function>\n</tool_call>"
 )
+SEED_CALL = (
+    "<seed:tool_call>\n<function=get_weather>\n<parameter=city>Oslo</parameter>\n"
+    "<parameter=days>3</parameter>\n</function>\n</seed:tool_call>"
+)
+SEED_NOW = "<seed:tool_call>\n<function=now>\n</function>\n</seed:tool_call>"
+SEED_SAYS = ("get_weather", '{"city": "Oslo", "days": 3}')
 QWEN_NOW = "<tool_call>\n<function=now>\n</function>\n</tool_call>"
 V31_CALL = "<｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>" + CITY + "<｜tool▁call▁end｜>"
 V31_NOW = "<｜tool▁call▁begin｜>now<｜tool▁sep｜>{}<｜tool▁call▁end｜>"
@@ -243,6 +263,28 @@ TRANSCRIPTS = (
     Transcript("a block, then a call between marks", HERMES, f"{BLOCK_NOW}\n{HERMES_NOW}", (("content", BLOCK_NOW), NOW)),
     Transcript("words where the closing mark should be", HERMES, '<tool_call>{"name": "now", "arguments": {}} or not', (NOW, ("content", "or not")), unparsed=1),
     Transcript("the beginning of a mark", HERMES, "1 <tool", (("content", "1 <tool"),)),
+    # Mistral: arrays of calls, and since 2025 calls by their names
+    Transcript("an array of calls", MISTRAL, f"[TOOL_CALLS]{ARRAY_OF_2}", (OSLO, NOW)),
+    Transcript("an array with ids", MISTRAL, '[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Oslo"}, "id": "abcdefghi"}]', (OSLO,)),
+    Transcript("a call by name", MISTRAL, f"[TOOL_CALLS]get_weather[ARGS]{CITY}", (OSLO,)),
+    Transcript("two calls by name", MISTRAL, f"[TOOL_CALLS]get_weather[ARGS]{CITY}[TOOL_CALLS]now[ARGS]{{}}", (OSLO, NOW)),
+    Transcript("a call with an id", MISTRAL, f"[TOOL_CALLS]get_weather[CALL_ID]abcdefghi[ARGS]{CITY}", (OSLO,)),
+    Transcript("thoughts, words, a call", MISTRAL, f"[THINK]Hm, Oslo.[/THINK]Let me see.[TOOL_CALLS]get_weather[ARGS]{CITY}", _reasoned(("content", "Let me see."), OSLO)),
+    Transcript("a call within thoughts", MISTRAL, f"[THINK]Hm, Oslo.[TOOL_CALLS]get_weather[ARGS]{CITY}", _reasoned(OSLO)),
+    Transcript("no arguments at all", MISTRAL, "[TOOL_CALLS]now[ARGS] or not", (("content", "[TOOL_CALLS]now[ARGS] or not"),), unparsed=1),
+    Transcript("cut short", MISTRAL, '[TOOL_CALLS]get_weather[ARGS]{"city": "Os', (("get_weather", '{"city": "Os'),), unparsed=1),
+    Transcript("no tools", MISTRAL, "[TOOL_CALLS]now[ARGS]{}", (("content", "[TOOL_CALLS]now[ARGS]{}"),), tools=False),
+    # Phi-4-mini
+    Transcript("an array of calls", PHI, f"<|tool_call|>{ARRAY_OF_2}<|/tool_call|>", (OSLO, NOW)),
+    Transcript("no closing mark", PHI, f"<|tool_call|>{ARRAY}", (OSLO,)),
+    # Granite 3
+    Transcript("an array of calls", GRANITE, f"<|tool_call|>{ARRAY_OF_2}", (OSLO, NOW)),
+    Transcript("thoughts and a response", GRANITE, "<think>Hm, Oslo.</think><response>Cold.</response>", _reasoned(("content", "Cold."))),
+    # Seed-OSS
+    Transcript("one call", SEED, SEED_CALL, (SEED_SAYS,)),
+    Transcript("thoughts, words, two calls", SEED, f"<seed:think>Hm, Oslo.</seed:think>\na\n\n{SEED_CALL}\n{SEED_NOW}", _reasoned(("content", "a"), SEED_SAYS, NOW)),
+    Transcript("what is left of the budget", SEED, "<seed:think>Hm, <seed:cot_budget_reflect>9 left</seed:cot_budget_reflect></seed:think>Cold.", (("reasoning", "Hm, <seed:cot_budget_reflect>9 left</seed:cot_budget_reflect>"), ("content", "Cold."))),
+    Transcript("cut short", SEED, SEED_CALL.partition("lo</")[0], (("get_weather", '{"city": "Os'),), unparsed=1),
     # Qwen3-Coder, Qwen3.5
     Transcript("one call", QWEN, QWEN_CALL, (OSLO,)),
     Transcript("thoughts, words, two calls", QWEN, f"Hm, Oslo.\n</think>\n\na\n\n{QWEN_CALL}\n{QWEN_NOW}", _reasoned(("content", "a"), OSLO, NOW), starts_in_reasoning=True),

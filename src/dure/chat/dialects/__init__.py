@@ -19,9 +19,11 @@ from dure.chat.dialects import (
     ling,
     llama3,
     minimax,
+    mistral,
     pangu,
     plain,
     qwenxml,
+    toolcall,
 )
 from dure.chat.dialects.dialect import Delimiters, Dialect, HasToken
 from dure.chat.dialects.event import Event
@@ -43,6 +45,8 @@ _FAMILIES = (
     hunyuan.find,
     pangu.find,
     ernie.find,
+    mistral.find,
+    toolcall.find,
     qwenxml.find,
     hermes.find,
     llama3.find,

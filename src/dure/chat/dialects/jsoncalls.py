@@ -253,7 +253,10 @@ def _head(name: str, key: str) -> str:
 
 @dataclass(frozen=True)
 class ArrayCalls:
-    """[{"name": …, "arguments": {…}}, …] between two delimiters; lines of objects will do."""
+    """[{"name": …, "arguments": {…}}, …] between two delimiters; lines of objects will do.
+
+    close: may be empty, where nothing stands behind the array.
+    """
 
     open: str
     close: str
@@ -266,12 +269,14 @@ class ArrayCalls:
     @property
     def marks(self) -> tuple[str, ...]:
         """Both delimiters."""
-        return (self.open, self.close)
+        return (self.open, self.close) if self.close else (self.open,)
 
     def parse(self, reader: StreamReader, mark: str) -> Parser[bool]:
         """Read the calls; the end delimiter may be missing at the end of the text."""
         if not (yield from read_calls(reader)):
             return False
+        if not self.close:
+            return True
         yield from reader.space()
         return (yield from reader.expect(self.close)) or (yield from reader.peek()) == ""
 

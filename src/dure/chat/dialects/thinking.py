@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_USES_THINKING = re.compile(r"\b(if|not|and|or)\s+(not\s+)?thinking\b")
-"""DeepSeek's switch; the bare word occurs in the prose of many templates."""
+_USES_THINKING = re.compile(
+    r"\b(?:if|elif|not|and|or)\s+(?:not\s+)?thinking\s*(?:-?[%}]\}|is\b|and\b|or\b|[=!)])"
+)
+"""DeepSeek's and Granite's switch; the bare word occurs in the prose of many templates."""
 
 # What each family's `reasoning_effort` may be; another value is an error there, or means nothing.
 _HY = {"minimal": "low", "low": "low", "medium": "high"}
@@ -23,6 +25,8 @@ def template_variables(template: str, *, on: bool | None, effort: str | None) ->
             variables["enable_thinking"] = on
         if _USES_THINKING.search(template):
             variables["thinking"] = on
+        if "thinking_budget" in template and not on:  # Seed-OSS: tokens, 0 for none
+            variables["thinking_budget"] = 0
         if "thinking_mode" in template:
             variables["thinking_mode"] = "enabled" if on else "disabled"
     if "reasoning_effort" in template:
