@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import packings
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_gguf import read_folder, write_folder
+from tiny_gguf import read_folder, write_folder, write_gguf
 from tiny_models import loaded, prefill_logits
 
 from dure.errors import DureError, ModelFileError, UnsupportedModelError
@@ -83,6 +84,20 @@ def test_what_it_does_not_compute_is_refused(
     what = "KV heads" if "swa_num_key_value_heads" in change else next(iter(change))
     with pytest.raises(error, match=what):
         checked_model(open_checkpoint(folder))
+
+
+def test_a_gguf_that_does_not_say_how_values_are_scaled_is_refused(
+    tiny: Callable[[str], Any], tmp_path: Path
+) -> None:
+    """Older converters left it out, and no other key or tensor shows that it is missing."""
+    write_gguf(tmp_path / "old.gguf", *read_folder(tiny("mimo_v2_flash").folder))
+    found = open_checkpoint(tmp_path / "old.gguf")
+    key = "mimo2.attention.value_scale"
+    assert found.metadata[key] == pytest.approx(0.707)
+    checked_model(found)
+    metadata = {name: each for name, each in found.metadata.items() if name != key}
+    with pytest.raises(ModelFileError, match=r"attention\.value_scale"):
+        checked_model(replace(found, metadata=metadata))
 
 
 def sliced(

@@ -26,6 +26,7 @@ NEXTN = ("enorm", "hnorm", "eh_proj", "shared_head_norm")
 RECURRENT = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 TINY = (
     *("deepseek_v3", "deepseek_v3-bias", "glm4_moe", "glm4_moe_lite", "ernie4_5_moe"),
+    *("deepseek_v32", "glm_moe_dsa"),
     *RECURRENT,
 )
 
@@ -127,6 +128,7 @@ class Headed:
             x = self.block(
                 x, position_embeddings=turned, attention_mask=mask, position_ids=positions
             )
+            x = x[0] if isinstance(x, tuple) else x  # GLM-5's has its choice beside it
             normed = self._norm(x, self.names[3])
             return (x if self.before_norm else normed), self.oracle.lm_head(normed)[0].numpy()
 

@@ -16,6 +16,7 @@ from dure.layers.indexer import (
     IndexerSizes,
     Selections,
 )
+from dure.layers.mtp import MTPNames, load_mtp
 from dure.models import deepseek_v2
 from dure.models.deepseek_config import V3, DeepseekConfig
 
@@ -71,7 +72,14 @@ class Model(Decoder):
             sizes,
             lambda index: Block(sizes, weights, index, self.indexer if full[index] else None),
         )
-        self.draft_problem = "its draft layer, which has an indexer of its own, is not run"
+        names = MTPNames.nextn(sizes.layers, is_gguf=weights.is_gguf)
+        self.mtp, self.draft_problem = load_mtp(
+            weights,
+            sizes,
+            names,
+            lambda found: Block(sizes, found, sizes.layers, self.indexer),
+            self.norm,
+        )
         for extra in range(sizes.layers, sizes.layers + sizes.extra_layers):
             weights.skip_all(f"model.layers.{extra}.")
             weights.skip_all(f"blk.{extra}.")  # GGUF's tensors that have no name in transformers
@@ -109,6 +117,21 @@ class Model(Decoder):
         """What each block caches, then what each indexer does."""
         indexers = (block.mixer.indexer for block in self._blocks)
         return (*super().kv_cache_specs, *(each.cache_spec for each in indexers if each))
+
+    @property
+    def draft_cache_specs(self) -> tuple[KVCacheSpec | StateSpec, ...]:
+        """What the layer that guesses tokens caches of each, then what its indexer does."""
+        if self.mtp is None:
+            return ()
+        mixer = cast("Block", self.mtp.block).mixer
+        return (mixer.cache_spec, *([mixer.indexer.cache_spec] if mixer.indexer else []))
+
+    def draft(self, hidden: Floats, batch: Batch, cache: CacheArrays) -> tuple[Floats, Floats]:
+        """Guess tokens; see Decoder. cache: the layer's array, then its indexer's."""
+        stored: Any = cache
+        if self.mtp is not None:
+            stored = (IndexedCache(cache[0], cache[1], Selections()),)
+        return super().draft(hidden, batch, stored)
 
     @property
     def _blocks(self) -> Sequence[Block]:

@@ -109,9 +109,9 @@ def find(template: str, has_token: HasToken) -> Dialect | None:
     if FUNCTION not in template:
         return None
     if f"<{SEED}tool_call>" in template:
-        think = Delimiters(f"<{SEED}think>", f"</{SEED}think>", f"</{SEED}think>")
-        calls = XmlCalls(prefix=SEED)
-        return Dialect("Seed-OSS", think=think, calls=calls, call_ends_thinking=True)
+        marks = Delimiters(f"<{SEED}think>", f"</{SEED}think>", f"</{SEED}think>")
+        seed = XmlCalls(prefix=SEED)
+        return Dialect("Seed-OSS", think=marks, calls=seed, call_ends_thinking=True)
     inline = f"{PARAMETER}' + " in template.replace('"', "'") and "</parameter>\\n" not in template
     thinks = THINK.close in template or has_token(THINK.close)
     name = "MiMo XML" if inline and "MiMo" in template else "Qwen XML"
