@@ -14,7 +14,7 @@ from dure.formats.context import stretched_context
 from dure.formats.multimodal import language_config
 from dure.formats.quantized.mlx import is_mlx
 from dure.layers.rope import magnitude_scale
-from dure.models.gguf_layers import heads_by_window, layers_without_heads
+from dure.models.gguf_layers import heads_by_window, kinds_of_layers, layers_without_heads
 
 if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
@@ -405,16 +405,7 @@ def read_config(checkpoint: Checkpoint) -> Config:
     scaling = _gguf_scaling(metadata, prefix, checkpoint)
     if scaling.get("rope_type", "none") != "none":
         values["rope_scaling"] = scaling
-    recurrent = metadata.get(prefix + "attention.recurrent_layers")
-    if isinstance(recurrent, np.ndarray):
-        kinds = ("full_attention", "linear_attention")
-        values["layer_types"] = [kinds[bool(each)] for each in recurrent]
-    sliding = metadata.get(prefix + "attention.sliding_window_pattern")
-    if isinstance(sliding, np.ndarray):
-        kinds = ("full_attention", "sliding_attention")
-        values["layer_types"] = [kinds[bool(each)] for each in sliding]
-    elif isinstance(sliding, int):
-        values["sliding_window_pattern"] = sliding
+    values |= kinds_of_layers(metadata, prefix)
     if layer_types is not None:
         values["layer_types"] = layer_types
     # A GGUF need not have a key for the vocabulary's size: it is the embedding's rows.

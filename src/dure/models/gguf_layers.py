@@ -25,6 +25,25 @@ def layers_without_heads(
     ]
 
 
+_FLAGS = {
+    "attention.recurrent_layers": "linear_attention",
+    "attention.sliding_window_pattern": "sliding_attention",
+}
+"""Key -> what a layer is whose flag is set; others have full attention."""
+
+
+def kinds_of_layers(metadata: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return a GGUF's layer_types, or the interval of its windows, under config.json's names."""
+    found: dict[str, Any] = {}
+    for key, kind in _FLAGS.items():
+        flags = metadata.get(prefix + key)
+        if isinstance(flags, np.ndarray):
+            found["layer_types"] = [kind if each else "full_attention" for each in flags]
+        elif isinstance(flags, int) and kind == "sliding_attention":
+            found["sliding_window_pattern"] = flags
+    return found
+
+
 def heads_by_window(metadata: Mapping[str, Any], prefix: str) -> tuple[Mapping[str, Any], Any]:
     """Tell the KV heads of MiMo-V2's layers with a window from those of the others."""
     key = f"{prefix}attention.head_count_kv"
