@@ -283,6 +283,7 @@ TRANSCRIPTS = (
     # Seed-OSS
     Transcript("one call", SEED, SEED_CALL, (SEED_SAYS,)),
     Transcript("thoughts, words, two calls", SEED, f"<seed:think>Hm, Oslo.</seed:think>\na\n\n{SEED_CALL}\n{SEED_NOW}", _reasoned(("content", "a"), SEED_SAYS, NOW)),
+    Transcript("line ends of a value", SEED, SEED_CALL.replace("Oslo<", "\n\nOslo\n<"), (("get_weather", '{"city": "\\n\\nOslo\\n", "days": 3}'),)),
     Transcript("what is left of the budget", SEED, "<seed:think>Hm, <seed:cot_budget_reflect>9 left</seed:cot_budget_reflect></seed:think>Cold.", (("reasoning", "Hm, <seed:cot_budget_reflect>9 left</seed:cot_budget_reflect>"), ("content", "Cold."))),
     Transcript("cut short", SEED, SEED_CALL.partition("lo</")[0], (("get_weather", '{"city": "Os'),), unparsed=1),
     # Qwen3-Coder, Qwen3.5

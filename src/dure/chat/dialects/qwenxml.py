@@ -76,7 +76,7 @@ class XmlCalls:
             return False
         if not self.escaped:
             # Without its closing mark a value ends where the next begins.
-            end = yield from members.read(name, self._ends, padded=True)
+            end = yield from members.read(name, self._ends, padded=not self.prefix)
             if end not in (None, self._ends.mark):
                 reader.unread(end.removeprefix("\n"))
             return end is not None
