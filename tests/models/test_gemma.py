@@ -23,6 +23,7 @@ from tiny_models import (
 from dure.batch import Batch
 from dure.errors import UnsupportedModelError
 from dure.formats.checkpoint import open_checkpoint
+from dure.hub.facts import read_facts
 from dure.models import load_model
 from dure.models.config import Config
 from dure.models.gemma3 import Gemma3Config
@@ -165,3 +166,11 @@ def test_embeddings_of_layers_stay_on_disk_where_experts_do(tmp_path: Path) -> N
         assert prefill_logits(streamed, tokens).tobytes() == expected.tobytes()
     assert pool.stats.misses > 8
     assert pool.left_bytes >= 256 * 4 * 16 * 4  # the table's, float32
+
+
+def test_what_is_said_of_a_mixture_counts_the_experts_of_a_token(
+    tiny: Callable[[str], Any],
+) -> None:
+    facts = read_facts(tiny("gemma4_text").folder)
+    assert (facts.experts, facts.experts_used) == (8, 2)
+    assert facts.active_parameters < facts.parameters

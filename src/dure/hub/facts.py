@@ -39,7 +39,12 @@ _CONFIG_KEYS = {
     "head_dim": ("head_dim",),
     "context": ("max_position_embeddings", "model_max_length"),
     "experts": ("num_experts", "num_local_experts", "n_routed_experts"),
-    "experts_used": ("num_experts_per_tok", "num_experts_per_token", "moe_topk"),
+    "experts_used": (
+        "num_experts_per_tok",
+        "num_experts_per_token",
+        "moe_topk",
+        "top_k_experts",
+    ),
     "vocabulary": ("vocab_size",),
 }
 
