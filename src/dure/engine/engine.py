@@ -13,6 +13,7 @@ import numpy as np
 from dure.batch import BLOCK_SIZE, CacheOps, PassInterruptedError
 from dure.engine.batch import build_batch
 from dure.engine.block_pool import BlockPool, root_digest
+from dure.engine.kv_manager import KVCacheManager
 from dure.engine.request import (
     FinishReason,
     Request,
@@ -108,8 +109,7 @@ class Engine:
         self.pool = BlockPool(runner.num_blocks)
         self.states = StatePool(runner.num_states)
         self.scheduler = Scheduler(
-            self.pool,
-            self.states,
+            KVCacheManager(self.pool, self.states),
             max_batch_tokens=max_batch_tokens,
             max_prefill_tokens=max_prefill_tokens,
             max_sequences=max_sequences,

@@ -8,19 +8,16 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from dure.batch import BLOCK_SIZE, CacheOps
-from dure.engine.block_pool import BlockPool, block_digest, blocks_for
+from dure.engine.digests import block_key, uncomputed
 from dure.engine.request import Request, RequestState
-from dure.engine.states import StatePool
 
 if TYPE_CHECKING:
+    from dure.batch import CacheOps
+    from dure.engine.kv_manager import KVCacheManager
     from dure.engine.spec_decode.draft import Drafter
 
 # A prompt that yields to others still gets this much of a step: less would only add steps.
 MIN_CHUNK = 32
-
-# Drafts for one request of a recurrent model: each takes a state of its own while it is checked.
-MAX_STATE_DRAFTS = 8
 
 # Rows of a step whose logits score a prompt: of a vocabulary of 152,000, 78 MB of logits.
 MAX_SCORED = 128
@@ -70,19 +67,14 @@ class Scheduler:
     There are three limits: tokens a step, sequences, and blocks. A request of a lower priority
     number preempts a running one of a higher.
 
-    Blocks for a whole prompt are taken when it is admitted; then only decoding needs new ones. When
-    none is free, the last running request is preempted: its blocks go back, its output stays, and
-    it waits to be computed again, from whatever of it is still in the cache.
-
-    In a model with recurrent states each running request holds a slot of `states`, and a prefix is
-    reused up to where a snapshot of its state was kept: at the end of every request, at the last
-    full block of every prompt, and where a prompt was found to part from an earlier one.
+    When a running request needs a block and none is free, the last running one is preempted: its
+    blocks go back, its output stays, and it waits to be computed again, from whatever of it is
+    still in the cache. What a request holds of the cache is the `KVCacheManager`'s.
     """
 
     def __init__(
         self,
-        pool: BlockPool,
-        states: StatePool | None = None,
+        cache: KVCacheManager,
         *,
         max_batch_tokens: int,
         max_prefill_tokens: int = 0,
@@ -93,13 +85,12 @@ class Scheduler:
 
         drafter: guesses tokens for requests that decode, where rows are left in a step.
         """
-        self.pool = pool
+        self.cache = cache
         self._drafter = drafter
-        self.states = StatePool(0) if states is None else states
         self.max_batch_tokens = max_batch_tokens
         self.max_prefill_tokens = max(max_batch_tokens, max_prefill_tokens)
-        if self.states:
-            max_sequences = min(max_sequences, self.states.num_slots)
+        if cache.states:
+            max_sequences = min(max_sequences, cache.states.num_slots)
         # One row of the budget for every running request: decoding never waits for its turn.
         self.max_sequences = min(max_sequences, max_batch_tokens)
         self.waiting: list[Request] = []  # both by priority, then by arrival
@@ -149,8 +140,7 @@ class Scheduler:
 
     def take_cache_ops(self) -> CacheOps:
         """Return what a runner must do to its cache before the chunks of the last `schedule`."""
-        clears, copies = self.pool.take_ops()
-        return CacheOps(clears, copies, self.states.take_copies())
+        return self.cache.take_ops()
 
     def commit(self, chunk: Chunk, *, rejected: int = 0) -> None:
         """Record that the chunk's rows are in the cache, and make its full blocks findable.
@@ -165,16 +155,7 @@ class Scheduler:
         request.num_accepted_tokens += accepted
         self.stats.drafted_tokens += len(chunk.drafts)
         self.stats.accepted_tokens += accepted
-        if rejected:
-            self._go_back(request, accepted)
-        ends_prompt = chunk.start < len(request.prompt_ids) <= request.num_computed_tokens
-        self._publish(request, chunk.start // BLOCK_SIZE, tail=ends_prompt)
-        for slot in request.draft_slots:
-            self.states.release(slot)
-        request.draft_slots = []
-        while request.snapshots and request.snapshots[0][0] <= request.num_computed_tokens:
-            position, slot = request.snapshots.pop(0)
-            self.states.publish(slot, *self._prefix(request, position))
+        self.cache.commit(request, chunk.start, accepted=accepted, rejected=rejected)
 
     def finish(self, request: Request, *, forget: bool = False) -> None:
         """Remove the request and take its blocks back. `forget`: its pass went wrong."""
@@ -188,31 +169,15 @@ class Scheduler:
 
     def check(self) -> None:
         """Raise RuntimeError if a block or a state is held by none of the running requests."""
-        self.pool.check([request.block_table for request in self.running])
-        if self.states:
-            slots = [request.state_slot for request in self.running]
-            slots += [slot for request in self.running for slot in request.draft_slots]
-            self.states.check([*slots, *(slot for r in self.running for _, slot in r.snapshots)])
-
-    def _go_back(self, request: Request, accepted: int) -> None:
-        """Leave the blocks of wrong drafts, and take the state after the last right one."""
-        kept = blocks_for(request.num_computed_tokens)
-        self.pool.release(request.block_table[kept:])
-        del request.block_table[kept:]
-        if self.states:
-            slots = request.draft_slots
-            request.state_slot, slots[accepted] = slots[accepted], request.state_slot
+        self.cache.check(self.running)
 
     def _grow(self, request: Request) -> bool:
         """Give the request a block for its next token; False if it had to be preempted itself."""
-        if request.num_computed_tokens < len(request.block_table) * BLOCK_SIZE:
-            return True
-        while self.pool.num_free == 0:
+        while not self.cache.grow(request):
             victim = self.running[-1]
             self._preempt(victim)
             if victim is request:
                 return False
-        request.block_table.append(self.pool.allocate())
         return True
 
     def _make_way(self) -> None:
@@ -222,21 +187,11 @@ class Scheduler:
         """
         first = self.waiting[0] if self.waiting else None
         while first is not None and self.running and first.priority < self.running[-1].priority:
-            found, _, _ = self._reusable(first, self.pool.find(self._matchable(first)))
-            if len(self.running) < self.max_sequences and self._has_room(first, found):
+            prefix = self.cache.reusable(first, self.cache.find(first))
+            fits = self.cache.has_room(first, prefix, len(self.running))
+            if fits and len(self.running) < self.max_sequences:
                 return
             self._preempt(self.running[-1])
-
-    def _has_room(self, request: Request, found: list[int]) -> bool:
-        """Check whether there are blocks for all its tokens, and a state slot if it needs one.
-
-        found: the blocks of its cached prefix. One block a running request is left for their next
-        tokens, or admitting would preempt.
-        """
-        needed = blocks_for(len(request.tokens)) - len(found)
-        if needed + len(self.running) > self.pool.num_free - self.pool.count_free(found):
-            return False
-        return not (self.states and self.states.num_free == 0)
 
     def _preempt(self, request: Request) -> None:
         self._release(request)
@@ -247,42 +202,24 @@ class Scheduler:
         insort(self.waiting, request, key=_by_turn)
 
     def _release(self, request: Request, *, forget: bool = False) -> None:
-        if not forget:
-            self._publish(request, request.num_computed_tokens // BLOCK_SIZE, tail=True)
-        self.pool.release(request.block_table, forget=forget)
-        request.block_table = []
-        if self.states:
-            self._release_states(request, forget=forget)
+        self.cache.release(request, forget=forget)
         self.running.remove(request)
-
-    def _release_states(self, request: Request, *, forget: bool) -> None:
-        """Turn the request's state into a snapshot unless it is to be forgotten."""
-        for slot in [*request.draft_slots, *(slot for _, slot in request.snapshots)]:
-            self.states.release(slot)
-        if forget or request.num_computed_tokens == 0:
-            self.states.release(request.state_slot)
-        else:
-            prefix = self._prefix(request, request.num_computed_tokens)
-            self.states.publish(request.state_slot, *prefix)
-        if forget:
-            self.states.forget([request.root, *self._digests(request)])
-        request.state_slot, request.snapshots, request.draft_slots = -1, [], []
 
     def _prefills(self, scheduled: dict[Request, int]) -> Iterator[Request]:
         """Yield requests with more of a prompt to compute: running ones, then newly admitted."""
         yield from [request for request in self.running if request not in scheduled]
         if not self.waiting:
             return
-        in_progress = {key for request in self.running for key in self._uncomputed(request)}
+        in_progress = {key for request in self.running for key in uncomputed(request)}
         for request in list(self.waiting):
             if len(self.running) == self.max_sequences:
                 return
-            found = [] if request.is_scoring else self.pool.find(self._matchable(request))
-            if self._key(request, len(found)) in in_progress:
+            found = self.cache.find(request)
+            if block_key(request, len(found)) in in_progress:
                 continue  # another is computing its next block: a step later it is found
             if not self._admit(request, found):
                 return  # nobody overtakes: the oldest must get its blocks some day
-            in_progress.update(self._uncomputed(request))
+            in_progress.update(uncomputed(request))
             yield request
 
     def _share(self, request: Request, budget: int) -> int:
@@ -315,10 +252,10 @@ class Scheduler:
         proposed = self._drafter.propose(list(limits), list(limits.values()), rows)
         drafts = {}
         for (request, limit), tokens in zip(limits.items(), proposed, strict=True):
-            most = max(0, min(limit, budget, self._spare_states()))
+            most = max(0, min(limit, budget, self.cache.spare_states()))
             drafts[request] = tuple(tokens)[:most]
             budget -= len(drafts[request])
-            self._keep(request, len(drafts[request]))
+            self.cache.keep(request, len(drafts[request]))
         return drafts
 
     def _reserve(self, request: Request, limit: int) -> int:
@@ -326,29 +263,8 @@ class Scheduler:
 
         Nobody is preempted for a guess, and running requests keep a block each for what is sure.
         """
-        limit = min(limit, request.max_output - len(request.output_ids) - 1, self._spare_states())
-        if limit <= 0:
-            return 0
-        spare = max(0, self.pool.num_free - len(self.running))
-        room = (len(request.block_table) + spare) * BLOCK_SIZE - request.num_computed_tokens - 1
-        limit = min(limit, room)
-        lacking = blocks_for(request.num_computed_tokens + 1 + limit) - len(request.block_table)
-        request.block_table += [self.pool.allocate() for _ in range(lacking)]
-        return limit
-
-    def _keep(self, request: Request, drafts: int) -> None:
-        """Give back the blocks of more than so many drafts, and take a state for each of these."""
-        kept = blocks_for(request.num_computed_tokens + 1 + drafts)
-        self.pool.release(request.block_table[kept:])
-        del request.block_table[kept:]
-        if self.states:  # snapshots go for these, so no more than are tried
-            request.draft_slots = [self.states.allocate() for _ in range(drafts)]
-
-    def _spare_states(self) -> int:
-        """Return how many drafts have a state to go back to; one slot is the next request's."""
-        if not self.states:
-            return self.max_batch_tokens  # no limit beside that of rows
-        return min(self.states.num_free - 1, MAX_STATE_DRAFTS)
+        limit = min(limit, request.max_output - len(request.output_ids) - 1)
+        return self.cache.reserve(request, limit, len(self.running))
 
     def _chunk(self, request: Request, count: int, drafts: tuple[int, ...]) -> Chunk:
         start = request.num_computed_tokens
@@ -368,23 +284,10 @@ class Scheduler:
 
     def _admit(self, request: Request, found: list[int]) -> bool:
         """Run the request, with `found` as its first blocks; False if there is no room for it."""
-        shared = len(found) * BLOCK_SIZE
-        found, tail, state = self._reusable(request, found)
-        if not self._has_room(request, found):
+        prefix = self.cache.reusable(request, found)
+        if not self.cache.has_room(request, prefix, len(self.running)):
             return False
-        needed = blocks_for(len(request.tokens)) - len(found)
-        for block in found:
-            self.pool.hold(block)
-        start = len(found) * BLOCK_SIZE
-        source, common = self.pool.find_tail(self._parent(request, len(found)), tail)
-        blocks = [self.pool.allocate()]
-        if common and source != blocks[0]:  # if the same, it has just been allocated as it is
-            self.pool.copy(source, blocks[0])
-        blocks += [self.pool.allocate() for _ in range(needed - 1)]
-        request.block_table = found + blocks
-        request.num_computed_tokens = start + common
-        if self.states:
-            self._take_states(request, state, shared)
+        self.cache.admit(request, prefix)
         if request.num_preemptions == 0:
             request.num_cached_tokens = request.num_computed_tokens
             self.stats.prompt_tokens += len(request.prompt_ids)
@@ -393,86 +296,3 @@ class Scheduler:
         self.waiting.remove(request)
         insort(self.running, request, key=_by_turn)
         return True
-
-    def _reusable(self, request: Request, found: list[int]) -> tuple[list[int], list[int], int]:
-        """Return what the request can start from: full blocks, tokens after, a state's slot.
-
-        Without recurrent states all that was found, and as much of a block as another shares. With
-        them up to the last snapshot, or nothing. The last token is always computed: its logits are
-        wanted. Nor is anything reused where the prompt is scored: cached blocks hold no logits.
-        """
-        if request.is_scoring:
-            return [], [], -1
-        counts = range(len(found), -1, -1) if self.states else [len(found)]
-        for count in counts:
-            start = count * BLOCK_SIZE
-            tail = request.tokens[start : min(start + BLOCK_SIZE, len(request.tokens) - 1)]
-            if not self.states:
-                return found, tail, -1
-            parent = self._parent(request, count)
-            slot, length = self.states.find(parent, tail)
-            if slot >= 0 and self.pool.find_tail(parent, tail[:length])[1] == length:
-                return found[:count], tail[:length], slot
-        return [], [], -1
-
-    def _take_states(self, request: Request, source: int, shared: int) -> None:
-        """Give the request a state slot, a copy of `source` if there is one, and snapshot slots.
-
-        Snapshots are taken where it parts from `shared` tokens of another, and at its last full
-        block.
-        """
-        request.state_slot = self.states.allocate(source)
-        last = (len(request.tokens) - 1) // BLOCK_SIZE * BLOCK_SIZE
-        for position in sorted({shared, last}):
-            # One slot is left to the next request: a snapshot is a wish, a state is a need.
-            if position > request.num_computed_tokens and self.states.num_free > 1:
-                request.snapshots.append((position, self.states.allocate()))
-
-    def _parent(self, request: Request, count: int) -> bytes:
-        """Return the digest of the request's first `count` full blocks."""
-        return self._digests(request)[count - 1] if count else request.root
-
-    def _prefix(self, request: Request, position: int) -> tuple[bytes, list[int]]:
-        """Return what names the request's tokens before `position`: a digest, and tokens after."""
-        count = position // BLOCK_SIZE
-        return self._parent(request, count), request.tokens[count * BLOCK_SIZE : position]
-
-    def _publish(self, request: Request, first: int, *, tail: bool) -> None:
-        """Make full blocks from number `first` on findable, or also a part-filled last one.
-
-        If an equal block exists, it takes the place of the request's own.
-        """
-        full, rest = divmod(request.num_computed_tokens, BLOCK_SIZE)
-        for index in range(first, full + (tail and rest > 0)):
-            start = index * BLOCK_SIZE
-            tokens = request.tokens[start : min(start + BLOCK_SIZE, request.num_computed_tokens)]
-            parent = self._parent(request, index)
-            block = request.block_table[index]
-            request.block_table[index] = self.pool.publish(block, parent, tokens)
-
-    def _digests(self, request: Request) -> list[bytes]:
-        """Return the digest of every full block of the request's tokens; each is computed once."""
-        digests = request.digests
-        for index in range(len(digests), len(request.tokens) // BLOCK_SIZE):
-            tokens = request.tokens[index * BLOCK_SIZE : (index + 1) * BLOCK_SIZE]
-            digests.append(block_digest(digests[-1] if digests else request.root, tokens))
-        return digests
-
-    def _matchable(self, request: Request) -> list[bytes]:
-        """Return the digests of full blocks before the last token, which is always computed."""
-        return self._digests(request)[: (len(request.tokens) - 1) // BLOCK_SIZE]
-
-    def _uncomputed(self, request: Request) -> list[bytes]:
-        """Return what names each block of its prompt that the request is still computing."""
-        if request.num_uncomputed_tokens == 1:  # decoding, or a token that each must compute itself
-            return []
-        first = request.num_computed_tokens // BLOCK_SIZE
-        return [self._key(request, i) for i in range(first, blocks_for(len(request.tokens)))]
-
-    def _key(self, request: Request, index: int) -> bytes:
-        """Return a digest of one block of the request's tokens, the part-filled last one too."""
-        digests = self._digests(request)
-        if index < len(digests):
-            return digests[index]
-        parent = digests[-1] if digests else request.root
-        return block_digest(parent, request.tokens[index * BLOCK_SIZE :])
