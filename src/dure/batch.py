@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -32,7 +32,7 @@ class KVCacheSpec:
     kind: Literal["gqa", "window", "latent"]
     num_kv_heads: int
     head_dim: int  # of a "latent" layer: the one entry a token that all heads share
-    window: int | None = None  # sliding window in tokens; older blocks are kept all the same
+    window: int | None = None  # of a "window" layer: tokens that one sees, itself included
     value_dim: int | None = None  # of a value; None: a key's, head_dim
     wide: bool = False  # its keys need more than 8 bits: a q8 cache keeps this layer in f16
 
@@ -73,6 +73,11 @@ class KVCacheSpec:
 
     def _array_dtype(self, dtype: CacheDtype) -> np.dtype[Any]:
         return np.dtype(_ARRAY_DTYPES["f16" if self.wide and dtype == "q8" else dtype])
+
+
+def whole_past(spec: KVCacheSpec | StateSpec) -> KVCacheSpec | StateSpec:
+    """Return the spec of a layer that caches the same of every token, and has no window."""
+    return replace(spec, kind="gqa", window=None) if spec.kind == "window" else spec
 
 
 @dataclass(frozen=True)
@@ -118,9 +123,13 @@ class CacheOps:
     clear_blocks: tuple[int, ...] = ()  # set to zero: they may hold NaNs
     copy_blocks: tuple[tuple[int, int], ...] = ()  # (source, target), in this order
     copy_states: tuple[tuple[int, int], ...] = ()
+    clear_window_blocks: tuple[int, ...] = ()  # these, and the next, in layers with a window
+    copy_window_blocks: tuple[tuple[int, int], ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.clear_blocks or self.copy_blocks or self.copy_states)
+        blocks = self.clear_blocks or self.copy_blocks
+        windows = self.clear_window_blocks or self.copy_window_blocks
+        return bool(blocks or windows or self.copy_states)
 
 
 class PassInterruptedError(Exception):
@@ -133,7 +142,8 @@ class Batch:
 
     It does not hold the cache: a runner, here or on another machine, has its own. Rows of one
     sequence are adjacent and in position order. Row i is token `tokens[i]` at `positions[i]` of
-    sequence `sequences[i]`, whose blocks are `block_tables[sequences[i]]`.
+    sequence `sequences[i]`, whose blocks are `block_tables[sequences[i]]`, and in layers with a
+    window `window_tables[sequences[i]]`, which has -1 for the blocks that none of the rows sees.
     """
 
     tokens: NDArray[np.int32]  # (rows,)
@@ -141,9 +151,16 @@ class Batch:
     sequences: NDArray[np.int32]  # (rows,) row -> row of block_tables
     block_tables: NDArray[np.int32]  # (sequences, most blocks of any), padded with -1
     logit_rows: NDArray[np.int32]  # (m,) the rows whose logits are wanted
+    window_tables: NDArray[np.int32] | None = None  # None: as block_tables
     states: States | None = None  # None where no layer has a StateSpec
     cache_ops: CacheOps = CacheOps()
     interrupted: Callable[[], bool] | None = None  # called between layers: stop the pass?
+
+    def tables_of(self, window: int | None) -> NDArray[np.int32]:
+        """Return the block tables for a layer with this window, or None for one without."""
+        if window is None or self.window_tables is None:
+            return self.block_tables
+        return self.window_tables
 
     @property
     def wanted_rows(self) -> NDArray[np.int32] | None:

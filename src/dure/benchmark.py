@@ -47,11 +47,16 @@ class DirectRunner:
     ):
         """expert_pool: of experts that are not all in memory; chunk: prompt tokens in one pass."""
         self.model, self._chunk = model, max(CHUNK, chunk)
+        window = max((spec.window or 0 for spec in model.kv_cache_specs), default=0)
         blocks = blocks_for(tokens)
-        self.block_tables = np.arange(sequences * blocks, dtype=np.int32).reshape(sequences, blocks)
+        # What a layer with a window needs while a chunk is computed, used again and again.
+        seen = min(blocks, blocks_for(window + self._chunk) + 1)
+        self.block_tables = _tables(sequences, blocks, blocks)
+        self.window_tables = _tables(sequences, blocks, seen) if window else None
         self.runner = ModelRunner(
             model,
             num_blocks=sequences * blocks,
+            num_window_blocks=sequences * seen,
             num_states=sequences,
             cache_dtype=cache_dtype,
             expert_pool=expert_pool,
@@ -65,12 +70,16 @@ class DirectRunner:
         sequences: Sequence[int],
         logit_rows: Sequence[int],
     ) -> NDArray[np.float32]:
-        """Put these rows in the cache; return the logits (len(logit_rows), vocab_size)."""
+        """Put these rows in the cache; return the logits (len(logit_rows), vocab_size).
+
+        Rows of one sequence are at most a `chunk`, or 512 if that is more.
+        """
         batch = Batch(
             tokens=np.asarray(tokens, np.int32),
             positions=np.asarray(positions, np.int32),
             sequences=np.asarray(sequences, np.int32),
             block_tables=self.block_tables,
+            window_tables=self.window_tables,
             logit_rows=np.asarray(logit_rows, np.int32),
             states=self.states,
         )
@@ -224,6 +233,12 @@ def perplexity(
     if progress is not None:
         progress(windows, windows)
     return {"tokens": len(tokens), "scored": scored, "perplexity": math.exp(loss / scored)}
+
+
+def _tables(sequences: int, entries: int, blocks: int) -> NDArray[np.int32]:
+    """Return block tables (sequences, entries) over so many blocks each, which come in turn."""
+    first = blocks * np.arange(sequences, dtype=np.int32)[:, None]
+    return first + np.arange(entries, dtype=np.int32) % blocks
 
 
 def _decode(run: DirectRunner, steps: int, depth: int, batch: int) -> None:

@@ -152,6 +152,7 @@ class LLM:
         runner = ModelRunner(
             loaded.model,
             num_blocks=loaded.num_blocks,
+            num_window_blocks=loaded.num_window_blocks,
             num_states=loaded.num_states,
             cache_dtype=loaded.cache_dtype,
             draft_model=loaded.draft_model,

@@ -167,7 +167,7 @@ def test_show_of_a_model_that_runs_says_its_parts_caches_and_lineage(
     assert facts["parts"]["experts"]["F32"] == 2 * 8 * 3 * 32 * 64
     window = {"kind": "window", "layers": 2, "token_bytes": 384, "sequence_bytes": 0, "window": 8}
     assert facts["caches"] == [window]
-    assert facts["cache_bytes_per_token"] == 384
+    assert facts["cache_bytes_per_token"] == 0  # of tokens that no window sees any more
     assert facts["memory"]["cache_bytes"] == 256 * 384
     assert facts["memory"]["fits"] is True
     lines = dure_command("show", str(folder)).out

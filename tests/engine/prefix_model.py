@@ -30,6 +30,7 @@ class PrefixModel:
         KVCacheSpec("gqa", 1, 1),
         KVCacheSpec("window", 2, 3, window=8),
     )
+    window = 8
 
     def __init__(self, context_length: int = 512) -> None:
         self.context_length = context_length
@@ -44,27 +45,36 @@ class PrefixModel:
         for token, position, sequence in zip(
             batch.tokens, batch.positions, batch.sequences, strict=True
         ):
-            table = batch.block_tables[sequence]
-            self._write(batch, table, int(position), int(token))
+            self._write(batch, int(sequence), int(position), int(token))
         logits = np.stack([self._logits(batch, row) for row in batch.logit_rows] or [_NO_ROW])
         logits = logits[: len(batch.logit_rows)]
         self.change_logits(batch, logits)
         return logits
 
-    def _write(self, batch: Batch, table: np.ndarray, position: int, token: int) -> None:
-        before = STATES - 1 if position == 0 else self._state(batch, table, position - 1)
+    def _write(self, batch: Batch, sequence: int, position: int, token: int) -> None:
+        before = STATES - 1
+        if position > 0:
+            before = self._state(batch, sequence, position - 1, near=self.window > 1)
         state = (before * 1103 + token * 7 + position + 12345) % STATES
-        block, slot = table[position // BLOCK_SIZE], position % BLOCK_SIZE
-        assert block >= 0, "a row has no block to write to"
+        index, slot = divmod(position, BLOCK_SIZE)
+        block, near = batch.block_tables[sequence, index], self._near(batch)[sequence, index]
+        assert block >= 0 <= near, "a row has no block to write to"
         first, second = self.cache[:2]
         first[block, 0, slot] = token
         first[block, 0, BLOCK_SIZE + slot] = state
-        second[block, 1, slot] = STATES - 1 - state  # the other layer must agree when read
+        second[near, 1, slot] = STATES - 1 - state  # the other layer must agree when read
 
-    def _state(self, batch: Batch, table: np.ndarray, position: int) -> int:
-        block, slot = table[position // BLOCK_SIZE], position % BLOCK_SIZE
+    def _near(self, batch: Batch) -> np.ndarray:
+        """The block tables of the layer with a window."""
+        return batch.tables_of(self.kv_cache_specs[1].window)
+
+    def _state(self, batch: Batch, sequence: int, position: int, *, near: bool = True) -> int:
+        index, slot = divmod(position, BLOCK_SIZE)
+        block, other = batch.block_tables[sequence, index], self._near(batch)[sequence, index]
         state = int(self.cache[0][block, 0, BLOCK_SIZE + slot])
-        assert state + int(self.cache[1][block, 1, slot]) == STATES - 1, "layers disagree"
+        if near:  # within the other layer's window
+            assert other >= 0, "a block that is seen was given back"
+            assert state + int(self.cache[1][other, 1, slot]) == STATES - 1, "layers disagree"
         return state
 
     def _logits(self, batch: Batch, row: int) -> np.ndarray:
@@ -72,6 +82,8 @@ class PrefixModel:
         table = batch.block_tables[batch.sequences[row]]
         blocks = table[: -(-count // BLOCK_SIZE)]
         assert blocks.min() >= 0
+        for position in range(max(0, count - self.window), count):  # as far as the window goes
+            self._state(batch, int(batch.sequences[row]), position)
         held = self.cache[0][blocks, 0]  # (blocks, 64)
         tokens = held[:, :BLOCK_SIZE].reshape(-1)[:count]
         states = held[:, BLOCK_SIZE:].reshape(-1)[:count]
@@ -123,6 +135,7 @@ def make_engine(model: PrefixModel | None = None, **options: object) -> Engine:
     runner = ModelRunner(
         model or PrefixModel(),
         num_blocks=settings.pop("num_blocks", 64),
+        num_window_blocks=settings.pop("num_window_blocks", None),
         num_states=settings.pop("num_states", 2 * settings["max_sequences"]),
         cache_dtype=settings.pop("cache_dtype", "f16"),
     )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dure.errors import InvalidRequestError, NotEnoughMemoryError
+from dure.loading.cache_size import CacheSize
 from dure.loading.memory import (
     OVERHEAD_BYTES,
     MemoryPlan,
@@ -27,7 +28,7 @@ def plan(*, room_tokens: int, **options: Any) -> MemoryPlan:
     settings: dict[str, Any] = {"wanted": None, "model_context": 131072, **options}
     available = WEIGHTS + OVERHEAD_BYTES + room_tokens * TOKEN
     return plan_memory(
-        "giant", token_bytes=TOKEN, weight_bytes=WEIGHTS, available=available, **settings
+        "giant", size=CacheSize(TOKEN), weight_bytes=WEIGHTS, available=available, **settings
     )
 
 

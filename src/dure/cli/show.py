@@ -87,8 +87,7 @@ def _described(found: ResolvedModel, facts: ModelFacts) -> dict[str, Any]:
     # The vocabulary is not read: what depends on it is shown when the model runs.
     dialect = dialect_of(facts.chat_template, lambda _: False)
     switch = "switchable" if has_switch(facts.chat_template) else "always"
-    cache_bytes = tokens * inside.token_bytes if inside.caches else facts.cache_bytes(tokens)
-    cache_bytes += inside.sequence_bytes
+    cache_bytes = inside.cache_bytes(tokens) if inside.caches else facts.cache_bytes(tokens)
     needed = inside.memory_bytes + cache_bytes
     return {
         "name": found.name,

@@ -43,11 +43,23 @@ def build_batch(
         sequences=np.array(sequences, dtype=np.int32),
         block_tables=np.array(tables, dtype=np.int32).reshape(len(chunks), width),
         logit_rows=_logit_rows(chunks),
+        window_tables=_window_tables(chunks, width),
         states=_states(chunks) if chunks[0].request.state_slot >= 0 else None,
         cache_ops=cache_ops,
         # A recurrent state that is left in the middle of a pass cannot be gone on from.
         interrupted=interrupted if chunks[0].request.state_slot < 0 else None,
     )
+
+
+def _window_tables(chunks: Sequence[Chunk], width: int) -> NDArray[np.int32] | None:
+    """Return the tables (chunks, width) of layers with a window; None if there are none."""
+    if not chunks[0].request.window_blocks:
+        return None
+    tables = np.full((len(chunks), width), -1, dtype=np.int32)
+    for table, chunk in zip(tables, chunks, strict=True):
+        first, blocks = chunk.request.window_first, chunk.request.window_blocks
+        table[first : first + len(blocks)] = blocks
+    return tables
 
 
 def _logit_rows(chunks: Sequence[Chunk]) -> NDArray[np.int32]:

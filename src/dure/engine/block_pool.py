@@ -127,9 +127,10 @@ class BlockPool:
         self._contents[block] = (parent, digest)
         return block
 
-    def release(self, blocks: Sequence[int], *, forget: bool = False) -> None:
+    def release(self, blocks: Sequence[int], *, forget: bool = False, soon: bool = False) -> None:
         """Let go of one block table's blocks, given in its order.
 
+        soon: they are hardly wanted again, and the first to be reused.
         `forget`: their contents may be wrong; nobody finds them again, and the next pass clears
         them of a not-a-number, because zero times it is not zero for the block's next user.
         """
@@ -142,7 +143,7 @@ class BlockPool:
             if forget:
                 self._clears.append(block)
             self._free[block] = None
-            if block not in self._contents:  # nothing to find in it: the first to be reused
+            if soon or block not in self._contents:  # or there is nothing to find in it
                 self._free.move_to_end(block, last=False)
 
     def take_ops(self) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:

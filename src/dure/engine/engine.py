@@ -27,6 +27,7 @@ from dure.engine.sampler import Sampler, SamplingFunctions
 from dure.engine.scheduler import Chunk, Scheduler, Stats
 from dure.engine.spec_decode.draft import StepResult, Verified
 from dure.engine.states import StatePool
+from dure.engine.windows import WindowBlocks
 from dure.errors import InvalidRequestError
 from dure.metering.meter import Meter
 
@@ -108,8 +109,9 @@ class Engine:
         self.eos_ids = frozenset(eos_ids)
         self.pool = BlockPool(runner.num_blocks)
         self.states = StatePool(runner.num_states)
+        self.windows = WindowBlocks(runner.window, runner.num_window_blocks)
         self.scheduler = Scheduler(
-            KVCacheManager(self.pool, self.states),
+            KVCacheManager(self.pool, self.states, self.windows),
             max_batch_tokens=max_batch_tokens,
             max_prefill_tokens=max_prefill_tokens,
             max_sequences=max_sequences,
@@ -228,6 +230,12 @@ class Engine:
     def has_work(self) -> bool:
         """Whether a request waits or runs."""
         return bool(self._requests)
+
+    @property
+    def cache_in_use(self) -> float:
+        """Share of cache blocks that requests hold, 0 to 1: of layers with a window if more."""
+        pools = [self.pool, self.windows.pool] if self.windows else [self.pool]
+        return max(1 - pool.num_free / pool.num_blocks for pool in pools)
 
     @property
     def stats(self) -> Stats:

@@ -10,6 +10,7 @@ from dure.batch import BLOCK_SIZE, CacheOps
 from dure.engine.block_pool import BlockPool, blocks_for
 from dure.engine.digests import digests_of, matchable, parent_of, prefix_of
 from dure.engine.states import StatePool
+from dure.engine.windows import WindowBlocks
 
 if TYPE_CHECKING:
     from dure.engine.request import Request
@@ -28,21 +29,35 @@ class Prefix:
     blocks: Sequence[int] = ()  # its first full blocks
     tail: Sequence[int] = ()  # tokens after these, which a copied block may have
     state: int = -1  # the slot of the state after all of them
+    window_blocks: Sequence[int] = ()  # of `blocks`, those that the next token's window needs
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in all: the position to go on from."""
+        return len(self.blocks) * BLOCK_SIZE + len(self.tail)
 
 
 class KVCacheManager:
     """Gives running requests their blocks and recurrent states. It decides about no request.
 
-    Blocks for a whole prompt are taken when it is admitted; then only decoding needs new ones.
+    Blocks for a whole prompt are taken when it is admitted; then only decoding needs new ones. In
+    layers with a window they are taken for the rows of a step, and given back after it when no
+    later token sees them; a prefix is reused up to where all that its next token sees is there.
 
     In a model with recurrent states each running request holds a slot of `states`, and a prefix is
     reused up to where a snapshot of its state was kept: at the end of every request, at the last
     full block of every prompt, and where a prompt was found to part from an earlier one.
     """
 
-    def __init__(self, pool: BlockPool, states: StatePool | None = None) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        states: StatePool | None = None,
+        windows: WindowBlocks | None = None,
+    ) -> None:
         self.pool = pool
         self.states = StatePool(0) if states is None else states
+        self.windows = WindowBlocks(0, 0) if windows is None else windows
 
     def find(self, request: Request) -> list[int]:
         """Find the request's first full blocks; the last token's is not among them."""
@@ -51,23 +66,20 @@ class KVCacheManager:
     def reusable(self, request: Request, found: Sequence[int]) -> Prefix:
         """Return what the request can start from, of `found` and the tokens after.
 
-        Without recurrent states all that was found, and as much of a block as another shares. With
-        them up to the last snapshot, or nothing. The last token is always computed: its logits are
-        wanted. Nor is anything reused where the prompt is scored: cached blocks hold no logits.
+        That is all that was found, and as much of a block as another shares; in models with states
+        or windows up to where these are there, too. The last token is always computed: its logits
+        are wanted. Nor is anything reused where the prompt is scored: cached blocks hold no logits.
         """
         if request.is_scoring:
             return Prefix()
         shared = len(found) * BLOCK_SIZE
-        counts = range(len(found), -1, -1) if self.states else [len(found)]
-        for count in counts:
+        for count in range(len(found), -1, -1):
             start = count * BLOCK_SIZE
             tail = request.tokens[start : min(start + BLOCK_SIZE, len(request.tokens) - 1)]
-            if not self.states:
-                return Prefix(shared, found, tail)
-            parent = parent_of(request, count)
-            slot, length = self.states.find(parent, tail)
-            if slot >= 0 and self.pool.find_tail(parent, tail[:length])[1] == length:
-                return Prefix(shared, found[:count], tail[:length], slot)
+            start_point = self._start(request, count, tail)
+            if start_point is not None:
+                common, state, seen = start_point
+                return Prefix(shared, found[:count], tail[:common], state, seen)
         return Prefix(shared)
 
     def has_room(self, request: Request, prefix: Prefix, running: int) -> bool:
@@ -79,6 +91,9 @@ class KVCacheManager:
         needed = blocks_for(len(request.tokens)) - len(prefix.blocks)
         if needed + running > self.pool.num_free - self.pool.count_free(prefix.blocks):
             return False
+        seen, position = prefix.window_blocks, prefix.tokens
+        if self.windows and not self.windows.has_room(request, seen, position, running):
+            return False
         return not (self.states and self.states.num_free == 0)
 
     def admit(self, request: Request, prefix: Prefix) -> None:
@@ -86,25 +101,44 @@ class KVCacheManager:
         for block in prefix.blocks:
             self.pool.hold(block)
         count = len(prefix.blocks)
-        source, common = self.pool.find_tail(parent_of(request, count), prefix.tail)
+        parent = parent_of(request, count)
+        source, _ = self.pool.find_tail(parent, prefix.tail)
         blocks = [self.pool.allocate()]
-        if common and source != blocks[0]:  # if the same, it has just been allocated as it is
+        if prefix.tail and source != blocks[0]:  # if the same, it has just been allocated as it is
             self.pool.copy(source, blocks[0])
         needed = blocks_for(len(request.tokens)) - count
         blocks += [self.pool.allocate() for _ in range(needed - 1)]
         request.block_table = [*prefix.blocks, *blocks]
-        request.num_computed_tokens = count * BLOCK_SIZE + common
+        request.num_computed_tokens = prefix.tokens
+        if self.windows:
+            self.windows.admit(request, prefix.window_blocks, parent, prefix.tail)
+            last = (len(request.tokens) - 1) // BLOCK_SIZE * BLOCK_SIZE
+            self.windows.mark(request, (prefix.tokens, prefix.shared, last))
         if self.states:
             self._take_states(request, prefix)
 
     def grow(self, request: Request) -> bool:
         """Give the request a block for its next token if it lacks one; False if none is free."""
-        if request.num_computed_tokens < len(request.block_table) * BLOCK_SIZE:
+        tokens = request.num_computed_tokens + 1
+        if self.windows:
+            if self.windows.room(request) < tokens:
+                return False
+            self.windows.extend(request, tokens)
+        if tokens <= len(request.block_table) * BLOCK_SIZE:
             return True
         if self.pool.num_free == 0:
             return False
         request.block_table.append(self.pool.allocate())
         return True
+
+    def fit(self, request: Request, count: int) -> int:
+        """Return how many of `count` rows there are window blocks for, and take these."""
+        if not self.windows:
+            return count
+        start = request.num_computed_tokens
+        count = min(count, self.windows.room(request) - start)
+        self.windows.extend(request, start + count)
+        return count
 
     def reserve(self, request: Request, limit: int, running: int) -> int:
         """Take blocks for `limit` drafts, or as many as there can be; return how many.
@@ -117,6 +151,11 @@ class KVCacheManager:
         spare = max(0, self.pool.num_free - running)
         room = (len(request.block_table) + spare) * BLOCK_SIZE - request.num_computed_tokens - 1
         limit = min(limit, room)
+        if self.windows:
+            limit = min(
+                limit, self.windows.room(request, running) - request.num_computed_tokens - 1
+            )
+            self.windows.extend(request, request.num_computed_tokens + 1 + limit)
         lacking = blocks_for(request.num_computed_tokens + 1 + limit) - len(request.block_table)
         request.block_table += [self.pool.allocate() for _ in range(lacking)]
         return limit
@@ -146,6 +185,8 @@ class KVCacheManager:
                 request.state_slot, slots[accepted] = slots[accepted], request.state_slot
         ends_prompt = start < len(request.prompt_ids) <= request.num_computed_tokens
         self._publish(request, start // BLOCK_SIZE, tail=ends_prompt)
+        if self.windows:
+            self.windows.leave(request)
         for slot in request.draft_slots:
             self.states.release(slot)
         request.draft_slots = []
@@ -159,27 +200,56 @@ class KVCacheManager:
             self._publish(request, request.num_computed_tokens // BLOCK_SIZE, tail=True)
         self.pool.release(request.block_table, forget=forget)
         request.block_table = []
+        if self.windows:
+            self.windows.release(request, forget=forget)
         if self.states:
             self._release_states(request, forget=forget)
 
     def take_ops(self) -> CacheOps:
         """Return what a runner must do to its cache before the next pass."""
-        clears, copies = self.pool.take_ops()
-        return CacheOps(clears, copies, self.states.take_copies())
+        blocks, states = self.pool.take_ops(), self.states.take_copies()
+        return CacheOps(*blocks, states, *self.windows.pool.take_ops())
 
     def check(self, running: Sequence[Request]) -> None:
         """Raise RuntimeError if a block or a state is held by none of the running requests."""
         self.pool.check([request.block_table for request in running])
+        self.windows.pool.check([request.window_blocks for request in running])
         if self.states:
             slots = [request.state_slot for request in running]
             slots += [slot for request in running for slot in request.draft_slots]
             self.states.check([*slots, *(slot for r in running for _, slot in r.snapshots)])
+
+    def _start(
+        self, request: Request, count: int, tail: Sequence[int]
+    ) -> tuple[int, int, Sequence[int]] | None:
+        """Find what the request needs to start behind `count` blocks and the most of `tail`.
+
+        Returns how many of `tail`, the state's slot, and window blocks; None if one is not there.
+        """
+        parent, start = parent_of(request, count), count * BLOCK_SIZE
+        state, needed = -1, 0
+        if self.states:
+            state, needed = self.states.find(parent, tail)
+            if state < 0:
+                return None
+            tail = tail[:needed]
+        if not self.windows:
+            common = self.pool.find_tail(parent, tail)[1]
+            return None if common < needed else (common, state, ())
+        tail = tail[: self.windows.pool.find_tail(parent, tail)[1]]
+        if self.windows.find(request, start + len(tail)) is None:
+            return None
+        common = self.pool.find_tail(parent, tail)[1]
+        seen = self.windows.find(request, start + common)  # farther back if that is less
+        return None if seen is None or common < needed else (common, state, seen)
 
     def _cut(self, request: Request, tokens: int) -> None:
         """Give back the blocks behind the request's first `tokens` tokens."""
         kept = blocks_for(tokens)
         self.pool.release(request.block_table[kept:])
         del request.block_table[kept:]
+        if self.windows:
+            self.windows.cut(request, tokens)
 
     def _release_states(self, request: Request, *, forget: bool) -> None:
         """Turn the request's state into a snapshot unless it is to be forgotten."""
@@ -218,3 +288,5 @@ class KVCacheManager:
             parent = parent_of(request, index)
             block = request.block_table[index]
             request.block_table[index] = self.pool.publish(block, parent, tokens)
+            if self.windows:
+                self.windows.publish(request, index, parent, tokens)

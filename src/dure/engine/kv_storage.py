@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class KVStorage:
     """The arrays of every layer: blocks (blocks, *block_shape), or states float32 (slots, size).
 
-    `arrays` has them in the order of the specs. Which block belongs to whom is `BlockPool`'s.
+    `arrays` has them in the order of the specs. Layers with a window have blocks of their own.
+    Which block belongs to whom is `BlockPool`'s.
     """
 
     def __init__(
@@ -24,6 +25,7 @@ class KVStorage:
         specs: Sequence[KVCacheSpec | StateSpec],
         *,
         num_blocks: int,
+        num_window_blocks: int = 0,
         num_states: int = 0,
         dtype: CacheDtype = "f16",
     ) -> None:
@@ -31,13 +33,13 @@ class KVStorage:
         self.arrays: tuple[LayerArray, ...] = tuple(
             np.zeros((num_states, spec.size), dtype=np.float32)
             if isinstance(spec, StateSpec)
-            else spec.storage(num_blocks, dtype)
+            else spec.storage(num_window_blocks if spec.kind == "window" else num_blocks, dtype)
             for spec in specs
         )
-        recurrent = [isinstance(spec, StateSpec) for spec in specs]
-        both = list(zip(self.arrays, recurrent, strict=True))
-        self._blocks = tuple(array for array, is_state in both if not is_state)
-        self._states = tuple(array for array, is_state in both if is_state)
+        kinds = list(zip(self.arrays, [spec.kind for spec in specs], strict=True))
+        self._states = [array for array, kind in kinds if kind == "state"]
+        self._windows = [array for array, kind in kinds if kind == "window"]
+        self._blocks = [array for array, kind in kinds if kind not in ("state", "window")]
 
     @property
     def size_bytes(self) -> int:
@@ -46,12 +48,20 @@ class KVStorage:
 
     def apply(self, ops: CacheOps) -> None:
         """Clear and copy blocks and states, in the order that `ops` gives."""
-        for block in ops.clear_blocks:
-            for layer in self._blocks:
-                layer[block] = 0
-        for source, target in ops.copy_blocks:
-            for layer in self._blocks:
-                layer[target] = layer[source]
-        for source, target in ops.copy_states:
-            for layer in self._states:
-                layer[target] = layer[source]
+        _clear(self._blocks, ops.clear_blocks)
+        _copy(self._blocks, ops.copy_blocks)
+        _clear(self._windows, ops.clear_window_blocks)
+        _copy(self._windows, ops.copy_window_blocks)
+        _copy(self._states, ops.copy_states)
+
+
+def _clear(layers: Sequence[LayerArray], blocks: Sequence[int]) -> None:
+    for block in blocks:
+        for layer in layers:
+            layer[block] = 0
+
+
+def _copy(layers: Sequence[LayerArray], copies: Sequence[tuple[int, int]]) -> None:
+    for source, target in copies:
+        for layer in layers:
+            layer[target] = layer[source]

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from dure.batch import CacheDtype, StateSpec
+from dure.batch import CacheDtype, StateSpec, whole_past
 from dure.engine.kv_storage import KVStorage
+from dure.engine.windows import window_span
 from dure.errors import InvalidRequestError
 from dure.metering.shares import StepWork
 
@@ -27,7 +28,7 @@ class ModelRunner:
 
     An engine needs of a runner what is public here: so one may be a pipeline of others elsewhere.
     What guesses keeps its keys and values in the same blocks, in layers of their own: so a prefix
-    that is found again has them, too.
+    that is found again has them, too. It keeps all of them, if it looks through a window, too.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class ModelRunner:
         model: Model,
         *,
         num_blocks: int,
+        num_window_blocks: int | None = None,
         num_states: int = 0,
         cache_dtype: CacheDtype = "f16",
         draft_model: Model | None = None,
@@ -43,11 +45,12 @@ class ModelRunner:
     ) -> None:
         """Allocate the cache.
 
-        It has `num_blocks` blocks of 32 tokens in every attention layer, and `num_states` slots in
-        every recurrent one, of which each running sequence needs one. draft_model: a smaller model
-        of the same vocabulary. draft_heads: whether the model's own draft heads are used.
-        expert_pool: where the model's experts live, if not all are in memory. Raises
-        InvalidRequestError if a recurrent model gets no states, or a draft model is recurrent.
+        It has `num_blocks` blocks of 32 tokens in every attention layer, but `num_window_blocks` in
+        every one with a window (None: as many), and `num_states` slots in every recurrent one, of
+        which each running sequence needs one. draft_model: a smaller model of the same vocabulary.
+        draft_heads: whether the model's own draft heads are used. expert_pool: where the model's
+        experts live, if not all are in memory. Raises InvalidRequestError if a recurrent model gets
+        no states, a window does not fit in its blocks, or a draft model is recurrent.
         """
         specs = model.kv_cache_specs
         recurrent = any(isinstance(spec, StateSpec) for spec in specs)
@@ -66,6 +69,9 @@ class ModelRunner:
         self.context_length = model.context_length
         self.num_blocks = num_blocks
         self.num_states = num_states if recurrent else 0
+        self.window = max((spec.window or 0 for spec in specs), default=0)
+        """Tokens that the layer with the largest window sees; 0 if none has one."""
+        self.num_window_blocks = _window_blocks(self.window, num_blocks, num_window_blocks)
         self.hidden: Floats | None = None
         """With draft heads: every row of the last batch, as they take it, (n, hidden)."""
         self._headed = cast("HeadedModel", model) if draft_heads else None
@@ -80,7 +86,11 @@ class ModelRunner:
         if self._headed is not None:
             drafting = self._headed.draft_cache_specs
         self.storage = KVStorage(
-            (*specs, *drafting), num_blocks=num_blocks, num_states=num_states, dtype=cache_dtype
+            (*specs, *map(whole_past, drafting)),
+            num_blocks=num_blocks,
+            num_window_blocks=self.num_window_blocks,
+            num_states=num_states,
+            dtype=cache_dtype,
         )
 
     @property
@@ -152,3 +162,16 @@ class ModelRunner:
         for failure in self._expert_pool.take_failures() if self._expert_pool else ():
             raise failure.error
         return guess
+
+
+def _window_blocks(window: int, num_blocks: int, wanted: int | None) -> int:
+    """Return how many blocks a layer with a window gets. Raises InvalidRequestError."""
+    if not window:
+        return 0
+    least = min(num_blocks, window_span(window))
+    if wanted is not None and wanted < least:
+        raise InvalidRequestError(
+            f"num_window_blocks must be at least {least} for a window of {window:,} tokens, "
+            f"but is {wanted}."
+        )
+    return num_blocks if wanted is None else wanted

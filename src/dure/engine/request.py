@@ -134,6 +134,10 @@ class Request:
         0  # of `tokens`: their keys and values are in the block table's blocks
     )
     block_table: list[int] = field(default_factory=list)
+    # In layers with a window it holds only the blocks of its table from number window_first on
+    window_first: int = 0
+    window_blocks: list[int] = field(default_factory=list)
+    window_marks: list[range] = field(default_factory=list)  # numbers of blocks worth keeping
     digests: list[bytes] = field(default_factory=list)  # of the full blocks of `tokens`
     state_slot: int = -1  # of its recurrent state, which is that after num_computed_tokens
     # Snapshots to be taken on the way: (position, slot), rising; the slots are the request's so far

@@ -108,6 +108,8 @@ class Scheduler:
         """Choose the chunks of the next step, at most one a request; none only if none has work."""
         counts: dict[Request, int] = {}
         self._make_way()
+        if self.running and self.cache.windows:  # whoever else waits: the first in turn gets on
+            self._grow(self.running[0])
         for request in list(self.running):  # the first in turn, so a victim is not yet counted
             decodes = request.num_uncomputed_tokens == 1
             if decodes and request.state is RequestState.RUNNING and self._grow(request):
@@ -121,6 +123,7 @@ class Scheduler:
             if budget == 0:
                 break
             share = self._share(request, min(budget, to_score) if request.is_scoring else budget)
+            share = self.cache.fit(request, share)
             if share == 0:
                 continue
             counts[request] = share
@@ -129,6 +132,7 @@ class Scheduler:
         for request, count in counts.items():  # what nobody behind could use: back to the oldest
             room = min(budget, to_score) if request.is_scoring else budget
             extra = min(room, request.num_uncomputed_tokens - count)
+            extra = self.cache.fit(request, count + extra) - count if extra else 0
             counts[request] = count + extra
             budget -= extra
             to_score -= extra if request.is_scoring else 0

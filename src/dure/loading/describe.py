@@ -12,6 +12,7 @@ from dure.errors import DureError
 from dure.formats.blocks import FLOATS
 from dure.formats.quantized.folder import unused_scales
 from dure.formats.quantized_checkpoint import parameters_or_tensors
+from dure.loading.cache_size import CacheSize
 from dure.loading.memory import OVERHEAD_BYTES
 from dure.weights.names import from_gguf, plain_name
 from dure.weights.quantize import part_of
@@ -35,7 +36,7 @@ class Caches:
 
     kind: str
     layers: int
-    token_bytes: int  # of all of them, as the next
+    token_bytes: int  # of all of them, as the next; with a window only while it is seen
     sequence_bytes: int
     window: int | None  # tokens that each looks back
 
@@ -69,8 +70,21 @@ class Description:
 
     @property
     def token_bytes(self) -> int:
-        """The bytes of one token in all caches."""
-        return sum(each.token_bytes for each in self.caches)
+        """The bytes that each further token takes: in the layers that keep all of them."""
+        return self._cache_size.token_bytes
+
+    def cache_bytes(self, tokens: int) -> int:
+        """Return the bytes of a cache for one conversation of so many tokens."""
+        return self._cache_size.bytes_of(tokens) + self.sequence_bytes
+
+    @property
+    def _cache_size(self) -> CacheSize:
+        windows = [each for each in self.caches if each.window]
+        return CacheSize(
+            sum(each.token_bytes for each in self.caches if not each.window),
+            sum(each.token_bytes for each in windows),
+            max((each.window or 0 for each in windows), default=0),
+        )
 
     @property
     def sequence_bytes(self) -> int:

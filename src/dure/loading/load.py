@@ -15,6 +15,7 @@ from dure.batch import BLOCK_SIZE, CacheDtype
 from dure.errors import DureError, TokenizerError
 from dure.formats.checkpoint import open_checkpoint
 from dure.formats.string_array import StringArray
+from dure.loading.cache_size import ROWS
 from dure.loading.draft import (
     DraftCheckpoint,
     check_heads,
@@ -32,7 +33,7 @@ from dure.loading.memory import (
     check_threads,
     check_whole,
 )
-from dure.loading.planner import ROWS, Planner
+from dure.loading.planner import Planner
 from dure.weights.expert_history import ExpertHistory
 from dure.weights.quantize import check_scheme
 from dure.weights.streaming_pool import StreamingExpertPool
@@ -63,6 +64,7 @@ class LoadedModel:
     cache_dtype: CacheDtype
     sampling: Mapping[str, Any]  # the defaults that the model's makers recommend
     memory: MemoryUse
+    num_window_blocks: int | None = None  # of layers with a window; None: num_blocks
     num_states: int = 0  # recurrent states that all sequences share; 0 of a model without
     draft_model: Model | None = None  # a smaller one, which guesses tokens for this one
     has_draft_heads: bool = False  # layers of its own that do, and are loaded
@@ -195,6 +197,7 @@ def load(
         cache_dtype=dtype,
         sampling={**recommended, **checkpoint.generation_config},
         memory=use,
+        num_window_blocks=plan.window_tokens // BLOCK_SIZE,
         num_states=plan.num_states,
         draft_model=draft_model,
         has_draft_heads=bool(head_specs(model)),

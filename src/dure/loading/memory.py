@@ -11,6 +11,7 @@ from typing import cast
 from dure import hub, machine
 from dure.batch import BLOCK_SIZE, CacheDtype
 from dure.errors import InvalidRequestError, NotEnoughMemoryError
+from dure.loading.cache_size import CacheSize
 
 DEFAULT_CONTEXT = 32768
 """Tokens, where model and memory allow: most chats and files fit, and no laptop is filled up."""
@@ -171,7 +172,7 @@ def plan_memory(
     *,
     wanted: int | None,
     model_context: int,
-    token_bytes: int,
+    size: CacheSize,
     weight_bytes: int,
     available: int,
     cache_bytes: int | None = None,
@@ -181,8 +182,8 @@ def plan_memory(
 ) -> MemoryPlan:
     """Plan context and cache from the `wanted` context (tokens) and `available` memory (bytes).
 
-    `token_bytes` is the size of one token in the cache of all layers. With a `budget` no more than
-    that many bytes of the available memory are planned with.
+    `size` says what a cache takes. With a `budget` no more than that many bytes of the available
+    memory are planned with.
     Raises InvalidRequestError for a context beyond the model's or a cache below one context,
     NotEnoughMemoryError for what does not fit.
     """
@@ -194,7 +195,7 @@ def plan_memory(
     bounded = budget is not None and budget < available
     if budget is not None:
         available = min(available, budget)
-    fitting = _whole_blocks(available - weight_bytes - OVERHEAD_BYTES, token_bytes)
+    fitting = size.tokens_in(available - weight_bytes - OVERHEAD_BYTES)
     least = min(model_context, SMALLEST_CONTEXT) if wanted is None else wanted
     if cache_tokens is None:
         # Several sequences share the cache, so it is not made smaller than the default context.
@@ -202,15 +203,15 @@ def plan_memory(
         cache_tokens = max(min(fitting, DEFAULT_CONTEXT), many)
     cache = _round_up(max(least, cache_tokens))
     if cache_bytes is not None:
-        cache = _whole_blocks(cache_bytes, token_bytes)
+        cache = size.tokens_in(cache_bytes)
         if cache < least:
             raise InvalidRequestError(
                 f"A cache of {cache_bytes:,} bytes holds {cache:,} tokens of {name}, "
                 f"less than the {least:,} of one context.",
-                hint=f"give it {_round_up(least) * token_bytes:,} or more",
+                hint=f"give it {size.bytes_of(_round_up(least)):,} or more",
             )
     if cache > fitting:
-        needed = weight_bytes + OVERHEAD_BYTES + cache * token_bytes
+        needed = weight_bytes + OVERHEAD_BYTES + size.bytes_of(cache)
         there = f"the budget is {gigabytes(available)}"
         raise NotEnoughMemoryError(
             f"{name} with a cache of {cache:,} tokens needs {gigabytes(needed)} of memory, "
@@ -260,11 +261,6 @@ def _what_would_do(context: int, needed: int) -> str:
 def gigabytes(size_bytes: int) -> str:
     """Format `size_bytes` as "1.24 GB"."""
     return f"{size_bytes / 1e9:.2f} GB"
-
-
-def _whole_blocks(size_bytes: int, token_bytes: int) -> int:
-    """Return the tokens of the whole cache blocks that `size_bytes` hold."""
-    return max(0, size_bytes // (token_bytes * BLOCK_SIZE)) * BLOCK_SIZE
 
 
 def _round_up(tokens: int) -> int:

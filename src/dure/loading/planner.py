@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dure.errors import NotEnoughMemoryError
+from dure.loading.cache_size import ROWS, CacheSize
 from dure.loading.draft import head_specs
 from dure.loading.memory import (
     CONVERSATION_TOKENS,
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from dure.models import Model
     from dure.weights.sizes import WeightBytes
     from dure.weights.streaming_pool import StreamingExpertPool
-
-ROWS = 512
-"""Rows of a step that OVERHEAD_BYTES and the experts' buffers are planned for."""
 
 MOST_ROWS = 4096
 """Prompt tokens in a step at most, where experts are read from disk."""
@@ -53,6 +51,7 @@ class Plan:
 
     context: int  # tokens of the longest sequence
     cache_tokens: int
+    window_tokens: int  # of layers with a window, which keep no more than these; 0 without any
     num_states: int
     memory: MemoryUse
 
@@ -112,11 +111,12 @@ class Planner:
     def _whole(self, model: Model) -> Plan:
         weights = self._weights.total + self._draft_bytes
         states, state_bytes = self._states(model, self._limit - weights - OVERHEAD_BYTES)
-        plan = self._plan(model, weights + state_bytes, self._cache_tokens)
+        size = self._size(model, ROWS)
+        plan = self._plan(model, size, weights + state_bytes, self._cache_tokens)
         use = MemoryUse(
             budget=self._budget,
             resident_bytes=weights - self._weights.experts,
-            cache_bytes=plan.cache_tokens * self._token_bytes(model),
+            cache_bytes=size.bytes_of(plan.cache_tokens),
             state_bytes=state_bytes,
             overhead_bytes=OVERHEAD_BYTES,
             expert_bytes=self._weights.experts,
@@ -124,7 +124,8 @@ class Planner:
             streamed=False,
             prefill_rows=ROWS,
         )
-        return Plan(plan.context, plan.cache_tokens, states, use)
+        windows = size.window_tokens(plan.cache_tokens)
+        return Plan(plan.context, plan.cache_tokens, windows, states, use)
 
     def _streamed(self, model: Model, pool: StreamingExpertPool) -> Plan:
         experts = pool.nbytes
@@ -135,17 +136,17 @@ class Planner:
         spare = self._available // SPARE_SHARE if self._budget is None else 0
         room = self._limit - spare - resident - overhead
         states, state_bytes = self._states(model, room // CACHE_SHARE)
-        token_bytes = self._token_bytes(model)
+        size = self._size(model, MOST_ROWS)
         tokens = self._cache_tokens
         if tokens is None:
-            share = (room - state_bytes) // CACHE_SHARE // token_bytes
+            share = size.tokens_in((room - state_bytes) // CACHE_SHARE)
             wanted = self._conversations * CONVERSATION_TOKENS
             if self._context is None:
                 wanted = max(DEFAULT_CONTEXT, wanted)
             tokens = min(wanted, max(CONVERSATION_TOKENS, share))
             tokens = max(self._context or 0, min(tokens, model.context_length))
-        plan = self._plan(model, resident + state_bytes + beside + spare, tokens)
-        cache = plan.cache_tokens * token_bytes
+        plan = self._plan(model, size, resident + state_bytes + beside + spare, tokens)
+        cache = size.bytes_of(plan.cache_tokens)
         kept = min(experts, room - state_bytes - cache)
         rows = ROWS + kept // BUFFER_SHARE // max(1, pool.row_bytes)
         use = MemoryUse(
@@ -159,7 +160,8 @@ class Planner:
             streamed=True,
             prefill_rows=min(MOST_ROWS, rows // ROWS * ROWS),
         )
-        return Plan(plan.context, plan.cache_tokens, states, use)
+        windows = size.window_tokens(plan.cache_tokens)
+        return Plan(plan.context, plan.cache_tokens, windows, states, use)
 
     @property
     def _limit(self) -> int:
@@ -167,12 +169,14 @@ class Planner:
             return self._available
         return min(self._budget, self._available)
 
-    def _plan(self, model: Model, weight_bytes: int, cache_tokens: int | None) -> MemoryPlan:
+    def _plan(
+        self, model: Model, size: CacheSize, weight_bytes: int, cache_tokens: int | None
+    ) -> MemoryPlan:
         return plan_memory(
             self._name,
             wanted=self._context,
             model_context=model.context_length,
-            token_bytes=self._token_bytes(model),
+            size=size,
             weight_bytes=weight_bytes,
             available=self._available,
             cache_bytes=self._cache_bytes,
@@ -181,9 +185,15 @@ class Planner:
             budget=self._budget,
         )
 
-    def _token_bytes(self, model: Model) -> int:
-        layers = (*model.kv_cache_specs, *self._draft_specs, *head_specs(model))
-        return sum(layer.bytes_per_token(self._cache_dtype) for layer in layers)
+    def _size(self, model: Model, rows: int) -> CacheSize:
+        """Return what the cache takes where a step has up to so many rows."""
+        return CacheSize.of(
+            model.kv_cache_specs,
+            self._cache_dtype,
+            whole=(*self._draft_specs, *head_specs(model)),
+            conversations=self._conversations,
+            rows=rows,
+        )
 
     def _states(self, model: Model, room: int) -> tuple[int, int]:
         """Return the number of recurrent states, and their bytes."""

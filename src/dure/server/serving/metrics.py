@@ -206,10 +206,10 @@ class Metrics:
             worker = entry.worker
             if worker is None:
                 continue
-            scheduler, pool = worker.llm.engine.scheduler, worker.llm.engine.pool
+            scheduler = worker.llm.engine.scheduler
             self._running.labels(entry.name).set(len(scheduler.running))
             self._waiting.labels(entry.name).set(len(scheduler.waiting))
-            self._cache.labels(entry.name).set(1 - pool.num_free / pool.num_blocks)
+            self._cache.labels(entry.name).set(worker.llm.engine.cache_in_use)
             self._loaded.labels(entry.name).set(entry.load_seconds)
             self._count(entry.name, worker.llm.engine)
             experts = worker.llm.engine.runner.expert_stats
