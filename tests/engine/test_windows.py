@@ -249,14 +249,16 @@ def test_a_failed_pass_leaves_no_window_that_can_be_found_and_no_nan() -> None:
     def poison(batch: object, logits: np.ndarray) -> None:
         if len(logits):
             logits[0, 17] = np.nan
-            engine.runner.storage.arrays[1][bad.window_blocks] = np.nan
+            engine.runner.storage.arrays[1][:] = np.nan  # in blocks behind its window, too
 
     engine.runner.model.change_logits = poison
     run(engine)
     engine.runner.model.change_logits = lambda batch, logits: None
     assert bad.finish_reason == "error"
+    used = np.concatenate([each.window_tables.ravel() for each in engine.runner.model.batches])
     added(engine, [1, 2, 3])
-    assert not np.isnan(engine.runner.storage.arrays[1]).any()
+    assert len(set(used)) > 5
+    assert not np.isnan(engine.runner.storage.arrays[1][used[used >= 0]]).any()
     again = added(engine, prompt, params)
     assert (again.num_cached_tokens, again.output_ids) == (0, fresh(prompt, params)[0])
 

@@ -146,6 +146,16 @@ class BlockPool:
             if soon or block not in self._contents:  # or there is nothing to find in it
                 self._free.move_to_end(block, last=False)
 
+    def forget(self, parent: bytes, tokens: Sequence[int]) -> None:
+        """Make what a wrong sequence left of `tokens` after `parent` unfindable, and clear it."""
+        for block, held in list(self._children.get(parent, {}).items()):
+            if held != tuple(tokens[: len(held)]):
+                continue
+            self._forget(block)
+            if block in self._free:
+                self._clears.append(block)
+                self._free.move_to_end(block, last=False)
+
     def take_ops(self) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
         """Return the blocks to clear and the (source, target) to copy since the last call."""
         ops = tuple(self._clears), tuple(self._copies)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dure.batch import BLOCK_SIZE
 from dure.engine.block_pool import BlockPool, blocks_for
-from dure.engine.digests import digests_of
+from dure.engine.digests import digests_of, parent_of
 
 if TYPE_CHECKING:
     from dure.engine.request import Request
@@ -126,6 +126,10 @@ class WindowBlocks:
         request.window_first = first
 
     def release(self, request: Request, *, forget: bool) -> None:
-        """Take all that the request holds. `forget`: nobody finds it again."""
+        """Take all that the request holds. `forget`: nobody finds that, or what it left, again."""
         self.pool.release(request.window_blocks, forget=forget)
+        if forget:
+            for index in range(blocks_for(request.num_computed_tokens)):
+                parent, start = parent_of(request, index), index * BLOCK_SIZE
+                self.pool.forget(parent, request.tokens[start : start + BLOCK_SIZE])
         request.window_first, request.window_blocks, request.window_marks = 0, [], []
