@@ -17,6 +17,9 @@ from dure.engine.windows import window_span
 
 NAMES = [
     "dots1-sliding",
+    "gemma3_text",
+    "gemma4",
+    "gemma4_text",
     "gpt_oss",
     "gpt_oss-full",
     "gpt_oss-narrow",
