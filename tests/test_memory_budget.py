@@ -92,6 +92,24 @@ def test_a_process_that_takes_more_than_planned_leaves_its_experts_the_least(
     assert 0 < pool.stats.resident_bytes <= pool.least_bytes
 
 
+def test_no_expert_is_in_memory_twice_when_many_ask_and_others_are_guessed(mixture: Path) -> None:
+    model = streamed.opened(mixture, BUDGET, **ROOMY)
+    pool = model.expert_pool
+    assert isinstance(pool, StreamingExpertPool)
+    prompts = [RNG.integers(0, VOCAB_SIZE, 5).tolist() for _ in range(16)]
+    streamed.answers(model, prompts, TOKENS)
+    pool.collect(1.0)  # what is still on its way
+    buffers = list(pool._buffers.values()) + [each for free in pool._free.values() for each in free]
+    assert pool.stats.resident == sum(
+        layer.experts.is_resident(expert)
+        for layer in pool._layers
+        for expert in range(layer.experts.count)
+        if pool.is_here(layer.first + expert)
+    )
+    assert pool._taken == sum(buffer.record_bytes for buffer in buffers)
+    assert pool.stats.guessed_right > 0
+
+
 def test_a_budget_of_the_whole_model_reads_nothing_from_disk(mixture: Path) -> None:
     assert not streamed.opened(mixture, 10**9).memory.streamed
 

@@ -244,7 +244,8 @@ class StreamingExpertPool(ExpertPool):
     # What follows is for _StreamedWork, and for this file.
 
     def ask(self, number: int, priority: int) -> bool:
-        """Have an expert read; return False if there is no room for it now."""
+        """Have an expert that is not here read; return False if there is no room for it now."""
+        assert self._state[number] != _HERE, "a second record of it would never be given back"
         if self._state[number] == _COMING:
             self._reader.hurry(number, priority)
             return True
@@ -259,6 +260,10 @@ class StreamingExpertPool(ExpertPool):
         self._coming_bytes += buffer.record_bytes
         self._reader.ask(number, layer.experts, expert, layer.sources(expert), priority)
         return True
+
+    def is_here(self, number: int) -> bool:
+        """Whether an expert can be multiplied by."""
+        return bool(self._state[number] == _HERE)
 
     def collect(self, seconds: float) -> dict[int, Exception | None]:
         """Take what has come, and wait for the first up to `seconds`. Returns errors by number."""
@@ -453,8 +458,11 @@ class _StreamedWork:
     coming: set[int] = field(default_factory=set)
 
     def ask(self) -> None:
-        """Ask for what is missing, a few at a time."""
+        """Ask for what is missing, a few at a time; what came for another reason is here."""
         while self.missing and len(self.coming) < AHEAD:
+            if self.pool.is_here(self.missing[0]):
+                self.here.append(self.missing.pop(0))
+                continue
             if not self.pool.ask(self.missing[0], NEEDED):
                 return
             self.coming.add(self.missing.pop(0))
@@ -464,24 +472,25 @@ class _StreamedWork:
     ) -> Floats:
         """Return the mixture of x + add; multiply by what is here while the rest comes."""
         experts, first = self.layer.experts, self.layer.first
-        if not self.coming and not self.missing:
+        if not self.coming and not self.missing:  # as nearly always, where nearly all are here
             self.pool.release(self.here)  # nothing is evicted before the product returns
             return kernels.experts_mlp(
                 x, self.ids, shares, experts, add=add, exact=exact, threads=threads
             )
         product = kernels.experts_pass(x, self.ids, shares, experts, exact=exact, threads=threads)
-        ready, self.here = self.here, []
         began: float | None = None
         try:
-            while ready or self.coming or self.missing:
-                if ready:
+            while self.here or self.coming or self.missing:
+                if self.here:
+                    ready, self.here = self.here, []
                     product.run([number - first for number in ready])
                     self.pool.release(ready)
                 self.ask()
-                ready, began = self._next(product, began)
+                if not self.here:
+                    self.here, began = self._next(product, began)
             return product.sum(add)
         finally:
-            self.pool.release([*ready, *self.coming, *self.missing])
+            self.pool.release([*self.here, *self.coming, *self.missing])
 
     def _next(
         self, product: kernels.ExpertsPass, began: float | None
