@@ -29,6 +29,7 @@ from dure.engine.spec_decode.draft import StepResult
 from dure.formats.checkpoint import Checkpoint, open_checkpoint
 from dure.loading.load import LoadedModel
 from dure.loading.memory import MemoryUse
+from dure.metering.cost import NOTHING
 from dure.models import Model, load_model
 
 TEMPLATE = (Path(__file__).parent / "chat" / "templates" / "qwen3.5.jinja").read_text("utf-8")
@@ -231,6 +232,7 @@ def shown(completion: Completion) -> Completion:
             accepted_tokens=0,
             prefill_s=0.0,
             decode_s=0.0,
+            cost=NOTHING,
         ),
         choices=tuple(shown(each) for each in completion.choices if completion.choices),
         tool_calls=tuple({**each, "id": ""} for each in completion.tool_calls),

@@ -229,7 +229,7 @@ class StreamingExpertPool(ExpertPool):
         layer.lacking += 0.05 * (len(here) - hits - layer.lacking)
         self._held[:] = False  # a product that was given up holds nothing
         self._held[numbers] = True
-        if layer.index == 0 or len(ids) > GUESS_ROWS:
+        if len(ids) > GUESS_ROWS:
             self._stay_below_limit(len(ids) * ids.shape[1] * experts.hidden * 4)
         # Few are read in the order of the rows that wait for them, many as they lie on disk.
         missing = numbers[~here]
