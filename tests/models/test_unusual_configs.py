@@ -27,6 +27,7 @@ from tiny_models import (
 
 TOLERANCE = 1e-4
 UNUSUAL = {**v3_like.UNUSUAL, **gemma.UNUSUAL, **kda.UNUSUAL}
+LONG = {**gemma.UNUSUAL, **kda.UNUSUAL}  # whose families have a few in the default tests, too
 SEQUENCES = random_sequences(40, 21, seed=5)
 TOGETHER = [(0, 20), (17, 1), (23, 0)]
 
@@ -40,7 +41,7 @@ SAVES: tuple[tuple[dict[str, Any], str | None], ...] = (
 
 
 CASES = [
-    pytest.param(number, id=name, marks=[pytest.mark.long] if name in kda.UNUSUAL else [])
+    pytest.param(number, id=name, marks=[pytest.mark.long] if name in LONG else [])
     for number, name in enumerate(UNUSUAL)
 ]
 
