@@ -230,3 +230,43 @@ def test_speakers_of_one_role_are_named_where_the_template_names_none(
     assert "Ann" not in builders["qwen3"].render(ChatRequest([ann]))
     named = "{% for m in messages %}{{ m.name }}>{{ m.content }}{% endfor %}"
     assert builder(named).render(ChatRequest([ann, bob])) == "Ann>helloBob>good day"
+
+
+NINE = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% for c in m.tool_calls or [] %}"
+    "{% if c.id|length != 9 %}{{ raise_exception('ids have nine characters') }}{% endif %}"
+    "call {{ c.id }} {{ c.function | tojson }}{% endfor %}"
+    "{% if m.role == 'tool' %}{% if m.tool_call_id|length != 9 %}"
+    "{{ raise_exception('ids have nine characters') }}{% endif %}of {{ m.tool_call_id }}{% endif %}"
+    "{% endfor %}{% for t in tools or [] %}{{ t.function.name }}{% endfor %}"
+)
+"""As Mistral Nemo's, which takes no ids but its own."""
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["call_7Xb2mQ0pLr9sTu4vWx6yZa1c", "toolu_01A09q90qw90lq917835lq9", "call_1", "Abc-45678"],
+)
+def test_a_template_that_takes_short_ids_alone_gets_the_same_one_for_call_and_result(
+    given: str,
+) -> None:
+    def conversation(call_id: str) -> list[Message]:
+        function = {"name": "look", "arguments": '{"at": 1}'}
+        call = {"id": call_id, "type": "function", "function": function}
+        return [
+            {"role": "user", "content": "there?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": call_id, "content": "yes"},
+        ]
+
+    def shown(call_id: str) -> str:
+        tool = {"type": "function", "function": {"name": "look", "parameters": {}}}
+        request = ChatRequest(messages=conversation(call_id), tools=[tool])
+        return builder(NINE).render(request)
+
+    assert "call a1B2c3D4e " in shown("a1B2c3D4e")
+    assert "of a1B2c3D4e" in shown("a1B2c3D4e")
+    text = shown(given)
+    short = text.split("call ")[1].split(" ")[0]
+    assert len(short) == 9 and short.isalnum() and short != given
+    assert f"of {short}" in text

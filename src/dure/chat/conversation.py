@@ -9,12 +9,14 @@ nearest form that it shows:
   message of the system, the first one begins the first user's turn.
 - Results stand in the order of their calls. Where a message may hold one call only, each call is a
   message, followed by its result. Where it may not hold content and calls, the content comes first.
+- Where only ids of nine letters and digits are taken, each id of a call becomes such a one.
 - Messages of one role in a row are one where roles must alternate.
 - Where messages of one role have different names, each begins with its name.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,8 +31,30 @@ def arranged(messages: Sequence[Message], needs: Needs) -> list[Message]:
     made = list(messages) if needs.names else _named(messages)
     if needs.calls and not (needs.several_calls and needs.content_with_calls):
         made = _split_calls(made, needs)
+    if needs.calls and not needs.any_id:
+        made = [_with_short_ids(message) for message in made]
     made = _placed_systems(made, needs)
     return made if needs.turns_in_a_row else _alternating(made)
+
+
+def _with_short_ids(message: Message) -> Message:
+    """Replace the ids of calls and results by nine hexadecimal digits, if they are not as short."""
+    made = dict(message)
+    if made.get("tool_calls"):
+        made["tool_calls"] = [
+            {**call, "id": _short_id(call["id"])} if "id" in call else call
+            for call in made["tool_calls"]
+        ]
+    if "tool_call_id" in made:
+        made["tool_call_id"] = _short_id(made["tool_call_id"])
+    return made
+
+
+def _short_id(given: Any) -> str:
+    text = str(given)
+    if len(text) == 9 and text.isascii() and text.isalnum():
+        return text
+    return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()[:9]
 
 
 def _named(messages: Sequence[Message]) -> list[Message]:

@@ -31,6 +31,7 @@ class Needs:
     calls_alone: bool = True  # calls where the request has no tools
     several_calls: bool = True  # in one message
     content_with_calls: bool = True  # in one message
+    any_id: bool = True  # of a call; else only ids of nine letters and digits, as Mistral's
     system: bool = True  # a first message of the system
     systems: bool = True  # several of them
     later_systems: bool = True  # anywhere later, in their place
@@ -75,6 +76,7 @@ def _call_needs(template: ChatTemplate) -> Needs:
             _result("2"),
         ]
         texts = (f"{_NAME}1", f"{_KEY}1", f"{_NAME}2", f"{_KEY}2")
+        long_ids = [_with_id(each, "call_of-probe") for each in (call, _result("1"))]
         return Needs(
             as_text,
             no_content,
@@ -83,6 +85,7 @@ def _call_needs(template: ChatTemplate) -> Needs:
             calls_alone=f"{_NAME}1" in _rendered(template, [_user(1), call, _result("1")]),
             content_with_calls=_shows(template, both, _ASSISTANT, f"{_NAME}1", f"{_KEY}1"),
             several_calls=_shows(template, several, *texts),
+            any_id=_shows(template, [_user(1), *long_ids], f"{_NAME}1", f"{_KEY}1"),
         )
     return Needs(tools=tools, calls=False, results=results)
 
@@ -134,6 +137,13 @@ def _calls(as_text: bool, content: str | None, *numbers: str) -> Message:
 
 def _result(number: str) -> Message:
     return {"role": "tool", "content": f"{_RESULT}{number}", "tool_call_id": f"call0000{number}"}
+
+
+def _with_id(message: Message, call_id: str) -> Message:
+    """Return a message with calls or a result, with another id."""
+    if message["role"] == "tool":
+        return {**message, "tool_call_id": call_id}
+    return {**message, "tool_calls": [{**call, "id": call_id} for call in message["tool_calls"]]}
 
 
 def _later(role: str) -> list[list[Message]]:
