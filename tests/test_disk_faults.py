@@ -97,6 +97,12 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> type[Disk]:
     return Disk
 
 
+@pytest.fixture(autouse=True)
+def small_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of tests holds much beside a model, which would leave its experts the least."""
+    monkeypatch.setattr(machine, "process_bytes", lambda: None)
+
+
 def under_budget(path: Path) -> LoadedModel:
     """The model with room for less than half of its experts."""
     model = streamed.opened(path, BUDGET)

@@ -17,7 +17,7 @@ struct ExpertBuffer {
   ExpertBuffer(size_t count, size_t bytes) : slots(count), record_bytes(bytes) {
     require(count > 0 && bytes > 0 && bytes % 4096 == 0, "records of whole pages of 4,096 bytes");
     require(bytes <= (size_t{1} << 46) / count, "the records would take more than 64 TiB");
-    memory = std::make_shared<Buffer>(bytes * count, count == 1);
+    memory = std::make_shared<Buffer>(bytes * count, count > 1);
   }
   // Makes it a buffer of records of that size; what it holds is lost.
   void resize(size_t bytes) {

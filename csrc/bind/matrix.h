@@ -15,18 +15,18 @@ namespace dure {
 struct Buffer {
   uint8_t* data = nullptr;
   size_t size;
-  bool pieces;
-  // in_pieces: other memory of the kind stays when this is given back. A large page may reach into
-  // the next mapping, and the part that is unmapped would count as used until the kernel splits
-  // it: so it is split before.
-  explicit Buffer(size_t bytes, bool in_pieces = false)
-      : size(round_up(std::max<size_t>(bytes, 1), 4096)), pieces(in_pieces) {
+  bool large;
+  // large_pages: not for what is given back piece by piece. A large page may reach into the next
+  // mapping, and the part that is unmapped then counts as used until the kernel splits it, which
+  // it does not do while a neighbour is being read from disk.
+  explicit Buffer(size_t bytes, bool large_pages = true)
+      : size(round_up(std::max<size_t>(bytes, 1), 4096)), large(large_pages) {
     void* p = mmap(nullptr, size, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
     // Large pages spare a decode step most of its 250,000 address look-ups a gigabyte; a wish, not
     // a need.
-    madvise(p, size, MADV_HUGEPAGE);
+    madvise(p, size, large ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
     data = static_cast<uint8_t*>(p);
   }
   // Gives the memory another size, and what both sizes have stays committed where the system can do
@@ -34,34 +34,19 @@ struct Buffer {
   void resize(size_t bytes) {
 #ifdef MREMAP_MAYMOVE
     const size_t wanted = round_up(std::max<size_t>(bytes, 1), 4096);
-    if (wanted < size) split_large_pages(wanted);
     void* p = mremap(data, size, wanted, MREMAP_MAYMOVE);
     if (p == MAP_FAILED) throw std::bad_alloc();
     data = static_cast<uint8_t*>(p);
     size = wanted;
 #else
-    Buffer other(bytes, pieces);
+    Buffer other(bytes, large);
     std::swap(data, other.data);
     std::swap(size, other.size);
 #endif
   }
-  ~Buffer() {
-    if (pieces) split_large_pages(0);
-    munmap(data, size);
-  }
+  ~Buffer() { munmap(data, size); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
-
- private:
-  // Large pages of which some lies before `from`, or beyond the end: Linux splits those that are
-  // called cold in part.
-  void split_large_pages(size_t from) {
-#ifdef MADV_COLD
-    madvise(data + from, size - from, MADV_COLD);
-#else
-    (void)from;
-#endif
-  }
 };
 
 inline Packed describe(const std::string& dtype, int64_t rows, int64_t cols) {

@@ -122,7 +122,8 @@ class ModelRunner:
         if batch.cache_ops:
             self.storage.apply(batch.cache_ops)
         if self._expert_pool is not None:
-            self._expert_pool.begin_step(len(np.unique(batch.sequences)))
+            sequences = len(np.unique(batch.sequences))
+            self._expert_pool.begin_step(len(batch.tokens), sequences)
         try:
             return self._forward(batch)
         finally:

@@ -96,8 +96,8 @@ class ExpertPool:
         Layers attach in the order in which they run; top_k: the experts of a row.
         """
 
-    def begin_step(self, sequences: int) -> None:
-        """Say how many sequences the rows of the next pass are of."""
+    def begin_step(self, rows: int, sequences: int) -> None:
+        """Say how many rows the next pass has, and of how many sequences they are."""
 
     def begin(self, experts: kernels.Experts, ids: Ints, x: Rows, scores: Floats) -> Work:
         """Announce the experts that a product needs; a pool that reads on demand asks for them.

@@ -104,6 +104,7 @@ class StreamingExpertPool(ExpertPool):
         self._coming_bytes = 0  # … of those that are being filled
         self._warming: list[int] = []  # asked for to fill the cache, the most used first
         self._ceiling = 0  # … that all buffers may take in this step
+        self._was_large = False  # whether the last step took memory from the cache
         self._failures: list[RowFailure] = []
         self._trust = TRUST
         self._stats = ExpertStats()
@@ -207,9 +208,15 @@ class StreamingExpertPool(ExpertPool):
         failures, self._failures = self._failures, []
         return failures
 
-    def begin_step(self, sequences: int) -> None:
-        """Say how many sequences the rows of the next pass are of: how much older uses become."""
+    def begin_step(self, rows: int, sequences: int) -> None:
+        """Say how many rows the next pass has, and of how many sequences they are.
+
+        Many rows take memory from the cache before their attention does; how many sequences there
+        are says how much older uses become.
+        """
         self._sequences = max(1, sequences)
+        self._look_after_memory(rows)
+        self._stay_below_limit(0)
 
     def begin(self, experts: kernels.Experts, ids: Ints, x: Rows, scores: Floats) -> Work:
         """Ask for the experts that are missing; return at once."""
@@ -229,7 +236,7 @@ class StreamingExpertPool(ExpertPool):
         layer.lacking += 0.05 * (len(here) - hits - layer.lacking)
         self._held[:] = False  # a product that was given up holds nothing
         self._held[numbers] = True
-        if len(ids) > GUESS_ROWS:
+        if layer.index == 0 or len(ids) > GUESS_ROWS:
             self._stay_below_limit(len(ids) * ids.shape[1] * experts.hidden * 4)
         # Few are read in the order of the rows that wait for them, many as they lie on disk.
         missing = numbers[~here]
@@ -382,6 +389,9 @@ class StreamingExpertPool(ExpertPool):
                 self._capacity = max(self._capacity, grown)
             self._stats.capacity_bytes = self._capacity
         reserved = max(0, rows - self._rows) * self._row_bytes
+        if self._was_large and not reserved:
+            kernels.release_free_memory()  # what its buffers took, and the allocator still has
+        self._was_large = reserved > 0
         self._keep_below(self._capacity - reserved)
 
     def _stay_below_limit(self, coming: int) -> None:
