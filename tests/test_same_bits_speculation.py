@@ -248,7 +248,10 @@ def answers_by_id(completions: Sequence[Completion]) -> dict[str, Sequence[int]]
     return found
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.long] if name == "channels" else []) for name in FILES],
+)
 def test_an_answer_is_the_same_with_any_guesses(models: dict[str, Model], name: str) -> None:
     plain = make_llm("off", num_blocks=400, model=models[name])
     expected = [plain.driver.answer([each])[0] for each in asked(plain)]

@@ -37,7 +37,8 @@ def test_a_folder_s_draft_layer_is_recognised_and_not_run(
     model = loaded(write_folder(tmp_path, known, parameters))
     assert prefill_logits(model, tokens).tobytes() == prefill_logits(small.model, tokens).tobytes()
     with pytest.raises(UnsupportedModelError, match=r"layers\.2"):
-        loaded(write_folder(tmp_path, {**config, "num_mtp_layers": 0}, parameters))
+        none = {**config, "num_nextn_predict_layers": 0}
+        loaded(write_folder(tmp_path, none, parameters))
 
 
 def test_a_gguf_counts_the_draft_layer_among_the_others(
