@@ -215,6 +215,7 @@ class StreamingExpertPool(ExpertPool):
         are says how much older uses become.
         """
         self._sequences = max(1, sequences)
+        self.collect(0)  # what came since counts as memory that is filled, and not as coming, too
         self._look_after_memory(rows)
         self._stay_below_limit(0)
 
