@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from dure.engine.request import Request
 from dure.errors import ModelFileError, NotEnoughMemoryError
 from dure.kernels.streaming import ENDED
 from dure.loading.load import LoadedModel
-from dure.weights import streaming_pool
+from dure.weights import record_memory, streaming_pool
 from dure.weights.streaming_pool import StreamingExpertPool
 
 SMALL = Mixture(layers=3, experts=32, chosen=2, hidden=256, intermediate=256)
@@ -254,7 +255,7 @@ def test_a_cache_that_gets_no_more_memory_stays_smaller(
     made = kernels.ExpertBuffer
 
     def refuse(slots: int, size: int) -> kernels.ExpertBuffer:
-        if pool._taken + size > most:
+        if pool._memory.taken + size > most:
             raise MemoryError
         return made(slots, size)
 
@@ -292,7 +293,7 @@ def test_a_cache_gives_memory_back_when_the_machine_has_none_left(
     engine, requests = begun(model, LONG, SHORT)
     before = pool.stats.resident_bytes
     monkeypatch.setattr(machine, "memory_available", lambda: 0)
-    monkeypatch.setattr(streaming_pool, "MEMORY_CHECK_SECONDS", -1.0)
+    monkeypatch.setattr(record_memory, "CHECK_SECONDS", -1.0)
     streamed.finish(engine)
     assert [streamed.digest(each) for each in requests] == [
         streamed.digest(each) for each in expected.values()
@@ -341,3 +342,26 @@ def test_what_was_used_most_is_remembered_and_a_damaged_memory_of_it_is_none(
     if damage is not None:
         file.write_bytes(damage)
     assert (answered() > 0) == (damage is None)
+
+
+def test_what_was_read_while_nothing_ran_stays_when_something_does(
+    mixture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streamed.answers(under_budget(mixture), [SHORT], TOKENS)
+    gc.collect()
+    model = under_budget(mixture)
+    pool = model.expert_pool
+    assert pool is not None
+    read = 0
+    while (now := pool._reader.read_bytes) == 0 or now != read:  # until all has come
+        read = now
+        time.sleep(0.2)
+    most = sorted(np.flatnonzero(pool._state).tolist())
+    wanted = np.argsort(-pool._policy.scores, kind="stable")[: len(most)]
+    assert most == sorted(wanted.tolist())  # those used most, and no others
+    limit, taken = pool._memory._limit, pool._memory.taken
+    assert limit is not None
+    filled = limit - record_memory.MARGIN_BYTES - 1
+    monkeypatch.setattr(machine, "process_bytes", lambda: filled)
+    pool.begin_step(1, 1)
+    assert (pool._memory.taken, pool.stats.resident) == (taken, len(most))

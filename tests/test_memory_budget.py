@@ -102,14 +102,14 @@ def test_no_expert_is_in_memory_twice_when_many_ask_and_others_are_guessed(
     prompts = [RNG.integers(0, VOCAB_SIZE, 5).tolist() for _ in range(16)]
     streamed.answers(model, prompts, TOKENS)
     pool.collect(1.0)  # what is still on its way
-    buffers = list(pool._buffers.values()) + [each for free in pool._free.values() for each in free]
     assert pool.stats.resident == sum(
         layer.experts.is_resident(expert)
         for layer in pool._layers
         for expert in range(layer.experts.count)
         if pool.is_here(layer.first + expert)
     )
-    assert pool._taken == sum(buffer.record_bytes for buffer in buffers)
+    used = sum(buffer.record_bytes for buffer in pool._buffers.values())
+    assert pool._memory.taken == used + pool._memory.free_bytes
     assert pool.stats.guessed_right > 0
 
 

@@ -10,18 +10,18 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dure import kernels, machine
+from dure import kernels
 from dure.errors import NotEnoughMemoryError
 from dure.kernels.streaming import GUESSED, NEEDED, WARMING
 from dure.weights.expert_policy import AgedUse
 from dure.weights.expert_pool import ExpertPool, RowFailure
 from dure.weights.expert_stats import ExpertStats
+from dure.weights.record_memory import RecordMemory
 from dure.weights.record_reader import RecordReader
 
 if TYPE_CHECKING:
@@ -49,17 +49,8 @@ DOUBT_STEPS = 16
 SLOW_SECONDS = 10.0
 """How long a step waits for the disk before somebody is told."""
 
-MEMORY_CHECK_SECONDS = 1.0
-"""How often the machine is asked whether it still has memory."""
-
-MARGIN_BYTES = 48 << 20
-"""Below the limit of the process: records on their way, and what the kernel counts beside it."""
-
 SAVE_SECONDS = 60.0
 """How often what is remembered for the next start is written."""
-
-LEAST_FREE_BYTES = 64 << 20
-"""Memory that the machine keeps: below it the cache gives some back."""
 
 _ABSENT, _COMING, _HERE = range(3)
 
@@ -99,19 +90,13 @@ class StreamingExpertPool(ExpertPool):
         self._by_set: dict[int, _Layer] = {}
         self._reader = RecordReader()
         self._buffers: dict[int, kernels.ExpertBuffer] = {}  # by expert: of those here or coming
-        self._free: dict[int, list[kernels.ExpertBuffer]] = {}  # by size
-        self._taken = 0  # bytes of all buffers
-        self._coming_bytes = 0  # … of those that are being filled
+        self._coming_bytes = 0  # of buffers that are being filled
         self._warming: list[int] = []  # asked for to fill the cache, the most used first
-        self._ceiling = 0  # … that all buffers may take in this step
-        self._was_large = False  # whether the last step took memory from the cache
         self._failures: list[RowFailure] = []
         self._trust = TRUST
         self._stats = ExpertStats()
         self._row_bytes = 0
         self._sequences = 1
-        self._capacity = 0
-        self._checked = 0.0
         self._on_slow = on_slow
 
     def add(
@@ -178,8 +163,8 @@ class StreamingExpertPool(ExpertPool):
         remembered: those that were used most are read in the background.
         """
         total = self._layers[-1].all.stop
-        self._planned, self._capacity, self._ceiling = capacity, capacity, capacity
-        self._rows, self._limit = rows, limit
+        self._memory = RecordMemory(capacity, least=self.least_bytes, limit=limit)
+        self._rows = rows
         self._policy = AgedUse(total)
         self._state = np.zeros(total, np.int8)
         self._held = np.zeros(total, bool)
@@ -216,14 +201,18 @@ class StreamingExpertPool(ExpertPool):
         """
         self._sequences = max(1, sequences)
         self.collect(0)  # what came since counts as memory that is filled, and not as coming, too
-        self._look_after_memory(rows)
-        self._stay_below_limit(0)
+        reserved = max(0, rows - self._rows) * self._row_bytes
+        self._memory.begin_step(reserved, self._free_one)
+        self._stats.capacity_bytes = self._memory.capacity
+        self._memory.stay_below_limit(self._coming_bytes, self._free_one)
+        now = time.monotonic()
+        if self._history is not None and now - self._saved > SAVE_SECONDS:
+            self._saved = now
+            self._history.save(self._policy.long)
 
     def begin(self, experts: kernels.Experts, ids: Ints, x: Rows, scores: Floats) -> Work:
         """Ask for the experts that are missing; return at once."""
         layer = self._by_set[id(experts)]
-        if layer.index == 0:
-            self._look_after_memory(len(ids))
         self.collect(0)
         counts = np.bincount(ids.reshape(-1), minlength=experts.count)
         needed = np.flatnonzero(counts)
@@ -237,8 +226,9 @@ class StreamingExpertPool(ExpertPool):
         layer.lacking += 0.05 * (len(here) - hits - layer.lacking)
         self._held[:] = False  # a product that was given up holds nothing
         self._held[numbers] = True
-        if layer.index == 0 or len(ids) > GUESS_ROWS:
-            self._stay_below_limit(len(ids) * ids.shape[1] * experts.hidden * 4)
+        if len(ids) > GUESS_ROWS:
+            product = len(ids) * ids.shape[1] * experts.hidden * 4
+            self._memory.stay_below_limit(self._coming_bytes + product, self._free_one)
         # Few are read in the order of the rows that wait for them, many as they lie on disk.
         missing = numbers[~here]
         if len(missing) <= AHEAD:
@@ -258,7 +248,10 @@ class StreamingExpertPool(ExpertPool):
             self._reader.hurry(number, priority)
             return True
         layer = self._layers[self._layer_of[number]]
-        buffer = self._buffer(layer.experts.record_bytes, evict=priority != WARMING)
+        may_evict = priority != WARMING
+        buffer = self._memory.take(
+            layer.experts.record_bytes, self._free_one if may_evict else _free_nothing
+        )
         if buffer is None:
             return False
         expert = number - layer.first
@@ -310,7 +303,7 @@ class StreamingExpertPool(ExpertPool):
         layer = self._layers[self._layer_of[number]]
         layer.experts.remove(number - layer.first)
         buffer = self._buffers.pop(number)
-        self._free.setdefault(buffer.record_bytes, []).append(buffer)
+        self._memory.give(buffer)
         if self._state[number] == _HERE:
             self._stats.resident -= 1
             self._stats.resident_bytes -= buffer.record_bytes
@@ -318,43 +311,7 @@ class StreamingExpertPool(ExpertPool):
             self._coming_bytes -= buffer.record_bytes
         self._state[number] = _ABSENT
 
-    def _buffer(self, size: int, *, evict: bool) -> kernels.ExpertBuffer | None:
-        """Return memory for a record, that of the least used expert if need be; None without."""
-        while True:
-            if self._free.get(size):
-                return self._free[size].pop()
-            if self._taken + size <= self._ceiling:
-                with suppress(MemoryError):
-                    buffer = kernels.ExpertBuffer(1, size)
-                    self._taken += size
-                    return buffer
-                self._capacity -= self._ceiling - self._taken  # the machine has no more
-                self._ceiling = self._taken
-            other = self._spare()
-            if other is None:
-                if not self._free_one(evict=evict):
-                    return None
-                continue
-            self._taken -= other.record_bytes
-            if self._taken + size <= self._ceiling:
-                with suppress(MemoryError):
-                    other.resize(size)
-                    self._taken += size
-                    return other
-
-    def _spare(self) -> kernels.ExpertBuffer | None:
-        """Return a buffer that is free, of any size."""
-        return next((buffers.pop() for buffers in self._free.values() if buffers), None)
-
-    def _shrink_by_one(self) -> bool:
-        """Give back the memory of one buffer that is free, or else evict an expert to the free."""
-        spare = self._spare()
-        if spare is None:
-            return self._free_one(evict=True)
-        self._taken -= spare.record_bytes
-        return True
-
-    def _free_one(self, *, evict: bool) -> bool:
+    def _free_one(self) -> bool:
         """Make one buffer free: of an expert that is read to fill the cache, or of one here."""
         while self._warming:
             number = self._warming.pop()
@@ -362,7 +319,7 @@ class StreamingExpertPool(ExpertPool):
             if idle and self._reader.cancel(number):
                 self._forget(number)
                 return True
-        victim = self._policy.lowest((self._state == _HERE) & ~self._held) if evict else None
+        victim = self._policy.lowest((self._state == _HERE) & ~self._held)
         if victim is None:
             return False
         if self._was_guessed[victim]:
@@ -370,44 +327,6 @@ class StreamingExpertPool(ExpertPool):
             self._stats.guessed_wrong += 1
         self._forget(victim)
         return True
-
-    def _look_after_memory(self, rows: int) -> None:
-        """Give back what a step of many rows needs, or what the machine has no more.
-
-        What the machine was given is taken again when it has memory, up to what was planned.
-        """
-        now = time.monotonic()
-        if self._history is not None and now - self._saved > SAVE_SECONDS:
-            self._saved = now
-            self._history.save(self._policy.long)
-        if now - self._checked > MEMORY_CHECK_SECONDS:
-            self._checked = now
-            room = machine.memory_available() - LEAST_FREE_BYTES
-            if room < 0:
-                self._capacity = max(self.least_bytes, self._taken + room)
-            else:  # half of what is free again, so that two programs do not take turns
-                grown = min(self._planned, self._taken + room // 2)
-                self._capacity = max(self._capacity, grown)
-            self._stats.capacity_bytes = self._capacity
-        reserved = max(0, rows - self._rows) * self._row_bytes
-        if self._was_large and not reserved:
-            kernels.release_free_memory()  # what its buffers took, and the allocator still has
-        self._was_large = reserved > 0
-        self._keep_below(self._capacity - reserved)
-
-    def _stay_below_limit(self, coming: int) -> None:
-        """Let the process take what is left of its limit but for `coming` bytes of a product."""
-        filled = None if self._limit is None else machine.process_bytes()
-        if self._limit is None or filled is None:
-            return
-        filled += self._coming_bytes + coming + MARGIN_BYTES
-        self._keep_below(min(self._ceiling, self._taken + self._limit - filled))
-
-    def _keep_below(self, ceiling: int) -> None:
-        """Give back what buffers take above the ceiling of this step, which leaves room for one."""
-        self._ceiling = max(ceiling, self.least_bytes)
-        while self._taken > self._ceiling and self._shrink_by_one():
-            pass
 
     def _judge(self, layer: _Layer, needed: NDArray[np.intp]) -> None:
         """Compare what was guessed of a layer with what it needs."""
@@ -455,6 +374,11 @@ class StreamingExpertPool(ExpertPool):
             if self._policy.scores[number] <= 0 or not self.ask(number, WARMING):
                 return
             self._warming.append(number)
+
+
+def _free_nothing() -> bool:
+    """Refuse to evict an expert for one that is only read to fill the cache."""
+    return False
 
 
 @dataclass
