@@ -11,12 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dure import machine, models
-from dure.convert.family import SECOND_NORM as _SECOND_NORM
-from dure.convert.family import WITHOUT_BIAS as _WITHOUT_BIAS
-from dure.convert.family import WITHOUT_WINDOW as _WITHOUT_WINDOW
-from dure.convert.family import Family as _Family
+from dure.convert.family import SECOND_NORM, WITHOUT_BIAS, WITHOUT_WINDOW, Family, without_windows
 from dure.convert.family import routed as _routed
-from dure.convert.family import without_windows
 from dure.convert.gemma import gemma3_values
 from dure.convert.latent import LATENT, dense_in_front
 from dure.convert.llama_likes import LLAMA_LIKES
@@ -121,7 +117,7 @@ def convert(
     )
 
 
-def _understood(checkpoint: Checkpoint, quantize: Scheme | None) -> tuple[Config, _Family]:
+def _understood(checkpoint: Checkpoint, quantize: Scheme | None) -> tuple[Config, Family]:
     """Read the config and find the family's table; UnsupportedModelError if it does not convert."""
     if checkpoint.experts is not None:
         raise UnsupportedModelError(
@@ -197,7 +193,7 @@ def _as_bytes(values: NDArray[np.float32]) -> list[NDArray[np.uint8]]:
     return [values.view(np.uint8)]
 
 
-def _architecture(config: Config, sizes: Any, family: _Family, architecture: str) -> dict[str, Any]:
+def _architecture(config: Config, sizes: Any, family: Family, architecture: str) -> dict[str, Any]:
     """Make the keys under the architecture's name; defaults of the config are spelled out."""
     values = {theirs: getattr(sizes, ours, None) for ours, theirs in _SIZES.items()}
     values |= {
@@ -211,7 +207,7 @@ def _architecture(config: Config, sizes: Any, family: _Family, architecture: str
     return {**keys, f"{architecture}.vocab_size": sizes.vocab_size}
 
 
-def _rope_scaling(config: Config, sizes: Any, family: _Family) -> dict[str, Any]:
+def _rope_scaling(config: Config, sizes: Any, family: Family) -> dict[str, Any]:
     """Make the table of the rotation's scaling; refuse what GGUF has no keys for."""
     rope: RopeConfig = sizes.rope
     latent = family.magnitudes or hasattr(sizes, "latent")
@@ -378,38 +374,38 @@ def _qwen35_values(config: Config, sizes: Any) -> dict[str, Any]:
 _SIGMOID = 2  # llama.cpp's number for it
 _SECTIONS = (11, 11, 10)  # Qwen3.5's, where its config says none
 _ONLY_MIXTURES = {"decoder_sparse_step": (1, 1), "mlp_only_layers": ([], [])}
-_QWEN35 = _Family(
-    Layout(kinds=_SECOND_NORM, drafts="mtp.", tiled=True),
-    needs={**_WITHOUT_BIAS, "rms_norm_eps": (1e-6, 1e-6)},
+_QWEN35 = Family(
+    Layout(kinds=SECOND_NORM, drafts="mtp.", tiled=True),
+    needs={**WITHOUT_BIAS, "rms_norm_eps": (1e-6, 1e-6)},
     values=_qwen35_values,
 )
-_FAMILIES: Mapping[str, _Family] = {
+_FAMILIES: Mapping[str, Family] = {
     **LLAMA_LIKES,
     **LATENT,
     **SINKS,
-    "qwen2": _Family(needs=_WITHOUT_WINDOW),
-    "qwen3": _Family(needs={**_WITHOUT_WINDOW, **_WITHOUT_BIAS}),
-    "qwen3_moe": _Family(
+    "qwen2": Family(needs=WITHOUT_WINDOW),
+    "qwen3": Family(needs={**WITHOUT_WINDOW, **WITHOUT_BIAS}),
+    "qwen3_moe": Family(
         needs={
-            **_WITHOUT_WINDOW,
-            **_WITHOUT_BIAS,
+            **WITHOUT_WINDOW,
+            **WITHOUT_BIAS,
             **_ONLY_MIXTURES,
             "norm_topk_prob": (False, True),
         }
     ),
-    "qwen2_moe": _Family(
+    "qwen2_moe": Family(
         needs={
-            **_WITHOUT_WINDOW,
+            **WITHOUT_WINDOW,
             **_ONLY_MIXTURES,
             "qkv_bias": (True, True),
             "norm_topk_prob": (False, False),
         }
     ),
     # The eps of its queries' and keys' lengths is llama.cpp's eps of all norms.
-    "qwen3_next": _Family(
-        Layout(kinds=_SECOND_NORM, drafts="mtp."),
+    "qwen3_next": Family(
+        Layout(kinds=SECOND_NORM, drafts="mtp."),
         needs={
-            **_WITHOUT_BIAS,
+            **WITHOUT_BIAS,
             **_ONLY_MIXTURES,
             "norm_topk_prob": (True, True),
             "rms_norm_eps": (1e-6, 1e-6),
@@ -418,21 +414,19 @@ _FAMILIES: Mapping[str, _Family] = {
     ),
     "qwen3_5": _QWEN35,
     "qwen3_5_moe": _QWEN35,
-    "ernie4_5": _Family(),
-    "ernie4_5_moe": _Family(Layout(drafts="model.mtp_"), values=_ernie_values),
-    "hunyuan_v1_dense": _Family(needs=_WITHOUT_BIAS),
-    "hunyuan_v1_moe": _Family(needs=_WITHOUT_BIAS, values=_hunyuan_values),
-    "minimax_m2": _Family(needs={"tie_word_embeddings": (False, False)}, values=_minimax_values),
-    "gemma3": _Family(needs=_WITHOUT_BIAS, values=gemma3_values),
-    "glm4_moe": _Family(Layout(kinds=_SECOND_NORM), values=_glm_values),
-    "bailing_moe_v2": _Family(
+    "ernie4_5": Family(),
+    "ernie4_5_moe": Family(Layout(drafts="model.mtp_"), values=_ernie_values),
+    "hunyuan_v1_dense": Family(needs=WITHOUT_BIAS),
+    "hunyuan_v1_moe": Family(needs=WITHOUT_BIAS, values=_hunyuan_values),
+    "minimax_m2": Family(needs={"tie_word_embeddings": (False, False)}, values=_minimax_values),
+    "gemma3": Family(needs=WITHOUT_BIAS, values=gemma3_values),
+    "glm4_moe": Family(Layout(kinds=SECOND_NORM), values=_glm_values),
+    "bailing_moe_v2": Family(
         needs={"use_qkv_bias": (False, False), "use_bias": (False, False)}, values=_ling2_values
     ),
-    "hy_v3": _Family(needs=_WITHOUT_BIAS, values=_hy3_values),
-    "dots1": _Family(needs=_WITHOUT_BIAS, values=_dots_values),
-    "solar_open": _Family(Layout(kinds=_SECOND_NORM), architecture="glm4moe", values=_glm_values),
-    "mimo": _Family(
-        Layout(drafts="model.mtp_layers."), architecture="qwen2", needs=_WITHOUT_WINDOW
-    ),
-    "pangu_embedded": _Family(needs={"bias": (True, True), "attention_bias": (True, True)}),
+    "hy_v3": Family(needs=WITHOUT_BIAS, values=_hy3_values),
+    "dots1": Family(needs=WITHOUT_BIAS, values=_dots_values),
+    "solar_open": Family(Layout(kinds=SECOND_NORM), architecture="glm4moe", values=_glm_values),
+    "mimo": Family(Layout(drafts="model.mtp_layers."), architecture="qwen2", needs=WITHOUT_WINDOW),
+    "pangu_embedded": Family(needs={"bias": (True, True), "attention_bias": (True, True)}),
 }
