@@ -20,6 +20,7 @@ LINE = (
     {"models"},
     {"engine", "convert"},
     {"chat", "loading", "benchmark"},
+    {"planning"},
     {"driver", "arguments"},
     {"llm"},
     {"measure", "answer"},  # names of before 0.2

@@ -10,6 +10,7 @@ import numpy as np
 from dure import kernels
 from dure.batch import KVCacheSpec
 from dure.layers.basic import Linear, RMSNorm
+from dure.layers.mixer_work import MixerWork
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -95,6 +96,15 @@ class Attention:
         self._scale = head_dim**-0.5 if scale is None else scale
         self._temperature = temperature
         self._exact, self._threads = weights.exact, weights.threads
+
+    @property
+    def work(self) -> MixerWork:
+        """What the layer computes for a token."""
+        spec = self.cache_spec
+        value = spec.head_dim if spec.value_dim is None else spec.value_dim
+        return MixerWork(
+            "gqa", self._heads, spec.head_dim, value, spec.num_kv_heads, window=spec.window
+        )
 
     @cached_property
     def _gates(self) -> NDArray[np.int32]:

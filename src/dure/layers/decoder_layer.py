@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from dure.batch import Batch, KVCacheSpec, LayerArray, StateSpec
     from dure.layers.basic import Floats, Rows
+    from dure.layers.mixer_work import MixerWork
     from dure.layers.rope import Rotation
     from dure.weights.loader import Weights
 
@@ -68,6 +69,11 @@ class Mixer(Protocol):
     @property
     def cache_spec(self) -> KVCacheSpec | StateSpec:
         """What it caches of a token, or of a sequence."""
+        ...
+
+    @property
+    def work(self) -> MixerWork:
+        """What it computes for a token, beside matrix products."""
         ...
 
     def __call__(

@@ -10,6 +10,7 @@ import numpy as np
 from dure import kernels
 from dure.batch import StateSpec
 from dure.layers.basic import Linear
+from dure.layers.mixer_work import MixerWork
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -91,6 +92,7 @@ class GatedDeltaNet:
         self.cache_spec = StateSpec(size)
         self._key_heads, self._key_dim, self._values = key_heads, key_dim, values
         self._eps, self._threads = norm_eps, weights.threads
+        self.work = MixerWork("recurrent", value_heads, key_dim, value_dim, key_heads)
 
     @cached_property
     def _columns(self) -> tuple[NDArray[np.int32] | None, NDArray[np.int32] | None]:

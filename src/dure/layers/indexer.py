@@ -9,7 +9,7 @@ choice and result depend on nothing but its own past, so they have the same bits
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from dure.batch import Batch, LayerArray
     from dure.layers.basic import Floats
+    from dure.layers.mixer_work import MixerWork
     from dure.layers.rope import Rotation
     from dure.weights.loader import Weights
 
@@ -104,7 +105,7 @@ class Indexer:
         self._norm_weight = weights.vector(f"{name}.k_norm.weight", width)
         self._norm_bias = weights.vector(f"{name}.k_norm.bias", width)
         self.cache_spec = KVCacheSpec("latent", 1, width)
-        self._sizes, self._rotated, self._threads = sizes, rotated, weights.threads
+        self.sizes, self._rotated, self._threads = sizes, rotated, weights.threads
 
     def write(
         self, x: kernels.Activations, rotation: Rotation, batch: Batch, cache: LayerArray
@@ -131,13 +132,13 @@ class Indexer:
 
         x: the layer's input (n, hidden); q: (n, heads * width), of these rows.
         """
-        top_k = self._sizes.top_k
+        top_k = self.sizes.top_k
         sparse = np.flatnonzero(positions >= top_k).astype(np.int32)
         chosen = np.empty((len(sparse), top_k), np.int32)
         if not len(sparse):
             return sparse, chosen
         shares = self.weights_proj(x.take(sparse))
-        heads, width = self._sizes.heads, self._sizes.width
+        heads, width = self.sizes.heads, self.sizes.width
         turning = rotation[0][sparse], rotation[1][sparse]
         queries = self._turned(q[sparse].reshape(len(sparse), heads, width), turning)
         for sequence in np.unique(sequences[sparse]):
@@ -154,7 +155,7 @@ class Indexer:
 
     def _packed(self, cache: LayerArray, table: Ints, count: int) -> kernels.Matrix:
         """Pack the keys of a sequence's first `count` tokens, (count, width)."""
-        width, blocks = self._sizes.width, table[: -(-count // BLOCK_SIZE)]
+        width, blocks = self.sizes.width, table[: -(-count // BLOCK_SIZE)]
         keys = _floats(cache, width, blocks)[:count]
         matrix = kernels.Matrix("F16" if keys.dtype == np.float16 else "F32", count, width)
         matrix.fill(0, keys.view(np.uint8), threads=self._threads)
@@ -173,7 +174,7 @@ class Indexer:
     def _turned(self, x: Floats, rotation: Rotation) -> Floats:
         """Return a copy of x (n, heads, width) whose first dimensions are rotated."""
         first = np.array(x[:, :, : self._rotated], order="C")
-        kernels.rope(first, *rotation, interleaved=self._sizes.interleaved, threads=self._threads)
+        kernels.rope(first, *rotation, interleaved=self.sizes.interleaved, threads=self._threads)
         return np.concatenate([first, x[:, :, self._rotated :]], axis=2)
 
 
@@ -182,6 +183,22 @@ class IndexedLatentAttention(LatentAttention):
 
     indexer: Indexer | None = None
     """Set after `__init__`, if the layer has one."""
+
+    chosen = 0
+    """Tokens that one attends to at most; set after `__init__`, of layers without indexer too."""
+
+    @property
+    def work(self) -> MixerWork:
+        """What the layer computes for a token."""
+        if self.indexer is None:
+            return replace(super().work, chosen=self.chosen or None)
+        sizes = self.indexer.sizes
+        return replace(
+            super().work,
+            chosen=sizes.top_k,
+            indexer_heads=sizes.heads,
+            indexer_dim=sizes.width,
+        )
 
     def __call__(
         self,

@@ -9,6 +9,7 @@ import numpy as np
 from dure import kernels
 from dure.batch import StateSpec
 from dure.layers.basic import Linear
+from dure.layers.mixer_work import MixerWork
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +68,7 @@ class KimiDeltaAttention:
         self.cache_spec = StateSpec(self._offset + kernels.delta_size(heads, head_dim, head_dim))
         self._heads, self._head_dim, self._bound = heads, head_dim, bound
         self._eps, self._threads = norm_eps, weights.threads
+        self.work = MixerWork("recurrent", heads, head_dim, head_dim, heads)
 
     def __call__(
         self,

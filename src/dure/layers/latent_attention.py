@@ -16,6 +16,7 @@ import numpy as np
 from dure import kernels
 from dure.batch import KVCacheSpec
 from dure.layers.basic import Linear, RMSNorm
+from dure.layers.mixer_work import MixerWork
 from dure.weights.quantize import quantize_rows
 
 if TYPE_CHECKING:
@@ -110,6 +111,11 @@ class LatentAttention:
             self.absorb.fill(
                 head * self._latent, _stored(np.ascontiguousarray(rows.T), dtype, self._threads)
             )
+
+    @property
+    def work(self) -> MixerWork:
+        """What the layer computes for a token."""
+        return MixerWork("latent", self._heads, self._latent + self._rotated, self._latent, 1)
 
     def __call__(
         self,

@@ -12,6 +12,7 @@ import numpy as np
 from dure import kernels
 from dure.batch import KVCacheSpec
 from dure.layers.basic import Linear
+from dure.layers.mixer_work import MixerWork
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,6 +68,12 @@ class NormedAttention:
         self._heads, self._kv_heads, self._head_dim = heads, kv_heads, head_dim
         self._ones, self._eps = np.ones(head_dim, np.float32), norm_eps
         self._threads = weights.threads
+
+    @property
+    def work(self) -> MixerWork:
+        """What the layer computes for a token."""
+        size, window = self._head_dim, self.cache_spec.window
+        return MixerWork("gqa", self._heads, size, size, self._kv_heads, window=window)
 
     def __call__(
         self,

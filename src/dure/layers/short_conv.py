@@ -9,6 +9,7 @@ import numpy as np
 from dure import kernels
 from dure.batch import StateSpec
 from dure.layers.basic import Linear
+from dure.layers.mixer_work import MixerWork
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,6 +37,7 @@ class GatedShortConv:
         self.out_proj = Linear(weights, f"{name}.out_proj", hidden, hidden, bias=bias)
         self.cache_spec = StateSpec((kernel - 1) * hidden)
         self._threads = weights.threads
+        self.work = MixerWork("conv", hidden, kernel, 1, hidden)
 
     def __call__(
         self,

@@ -13,6 +13,7 @@ from dure.errors import DureError, UnsupportedModelError
 from dure.models.config import architecture_of, read_config
 from dure.models.gguf_keys import check_keys
 from dure.models.not_run import find_not_run
+from dure.weights.header_weights import HeaderWeights
 from dure.weights.loader import Weights
 from dure.weights.sizes import WeightBytes
 from dure.weights.sizes import memory_needed as _memory_needed
@@ -32,6 +33,7 @@ __all__ = [
     "checked_model",
     "families",
     "family_of",
+    "header_model",
     "load_model",
     "memory_needed",
     "weight_bytes",
@@ -199,6 +201,33 @@ def checked_model(
     check_keys(checkpoint, config)
     weights.check()
     return model
+
+
+def header_model(
+    checkpoint: Checkpoint,
+    *,
+    draft_heads: bool = False,
+    quantize: Scheme | None = None,
+    expert_pool: ExpertPool | None = None,
+) -> tuple[Any, HeaderWeights]:
+    """Build a checkpoint's model from headers alone; return it with what it asked for.
+
+    Arguments as of `checked_model`. Nothing but the headers of the files is read, vectors neither:
+    so the model has its sizes and nothing else. Raises as load_model does.
+    """
+    family = family_of(checkpoint)
+    weights = HeaderWeights(
+        checkpoint,
+        tensor_aliases=getattr(family, "TENSOR_ALIASES", None),
+        draft_heads=draft_heads,
+        quantize=quantize,
+        expert_pool=expert_pool,
+    )
+    config = read_config(checkpoint)
+    model = family.Model(config, weights)
+    check_keys(checkpoint, config)
+    weights.check()
+    return model, weights
 
 
 def load_model(

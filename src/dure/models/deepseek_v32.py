@@ -72,6 +72,8 @@ class Model(Decoder):
             sizes,
             lambda index: Block(sizes, weights, index, self.indexer if full[index] else None),
         )
+        for block in self._blocks:
+            block.mixer.chosen = self.indexer.top_k
         names = MTPNames.nextn(sizes.layers, is_gguf=weights.is_gguf)
         self.mtp, self.draft_problem = load_mtp(
             weights,

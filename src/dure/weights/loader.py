@@ -259,24 +259,11 @@ class Weights:
         pool: ExpertPool | None,
     ) -> kernels.Experts:
         """Make gate, up and down of `count` experts; pool: of a mixture's."""
-        shapes: dict[Part, tuple[int, int]] = {
-            "gate": (intermediate, hidden),
-            "up": (intermediate, hidden),
-            "down": (hidden, intermediate),
-        }
-        readers: dict[Part, Reader] = {}
-        for part, shape in shapes.items():
-            reader = rows_of(prefix, part, count, shape)
-            if reader is not None:
-                readers[part] = reader
-        if len(readers) < len(shapes):
+        mixture = self._mixture(prefix, count, hidden, intermediate, rows_of)
+        if mixture is None:
             return cast(kernels.Experts, None)
-        firsts = {part: reader(0)[0] for part, reader in readers.items()}
-        types = {
-            part: self._types.of(f"{prefix}.{part}_proj.weight", cast("Parameter", tensor))
-            for part, tensor in firsts.items()
-        }
-        origin = origin_of(Mixture(self._path, prefix, shapes, types, readers))
+        types, readers = mixture.types, mixture.readers
+        origin = origin_of(mixture)
         if pool is None:
             experts = kernels.Experts(count, hidden, intermediate, *types.values())
         else:
@@ -296,6 +283,29 @@ class Weights:
         else:
             self._jobs.append(partial(self._experts_job, experts, origin))
         return experts
+
+    def _mixture(
+        self, prefix: str, count: int, hidden: int, intermediate: int, rows_of: Finder
+    ) -> Mixture | None:
+        """Find the matrices of `count` experts and their types; None if one is missing."""
+        shapes: dict[Part, tuple[int, int]] = {
+            "gate": (intermediate, hidden),
+            "up": (intermediate, hidden),
+            "down": (hidden, intermediate),
+        }
+        readers: dict[Part, Reader] = {}
+        for part, shape in shapes.items():
+            reader = rows_of(prefix, part, count, shape)
+            if reader is not None:
+                readers[part] = reader
+        if len(readers) < len(shapes):
+            return None
+        firsts = {part: reader(0)[0] for part, reader in readers.items()}
+        types = {
+            part: self._types.of(f"{prefix}.{part}_proj.weight", cast("Parameter", tensor))
+            for part, tensor in firsts.items()
+        }
+        return Mixture(self._path, prefix, shapes, types, readers)
 
     def _experts_job(
         self, experts: kernels.Experts, origin: ConvertedExperts
