@@ -248,13 +248,15 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             if fault.status or fault.redirect:
                 self.refuse(fault)
                 return
-            start, status = 0, 200
+            start, status, whole = 0, 200, len(data)
             asked = self.headers["Range"]
             if asked and not fault.ignore_range:
-                start, status = int(asked.removeprefix("bytes=").rstrip("-")), 206
+                first, _, last = asked.removeprefix("bytes=").partition("-")
+                start, status = int(first), 206
                 if start >= len(data):
                     self.refuse(Fault(status=416))
                     return
+                data, whole = data[: int(last) + 1] if last else data, len(data)
             rest = bytes(255 - b for b in data[start:]) if fault.wrong else data[start:]
             self.send_response(status)
             if fault.gzipped:
@@ -263,7 +265,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             if not fault.endless:
                 self.send_header("Content-Length", str(len(rest)))
             if status == 206:
-                self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+                self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{whole}")
             self.send_header("ETag", f'"{sha256(data)}"')
             self.end_headers()
             if fault.endless:

@@ -61,6 +61,12 @@ _PART_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gg
 _DAMAGED = "the file is damaged or made by a faulty tool: download or convert it again."
 
 
+class _TruncatedError(ModelFileError):
+    """The file ends before its header does. `end`: the bytes that it would have to have, about."""
+
+    end = 0
+
+
 @dataclass(frozen=True, slots=True)
 class GGUFFile:
     """A parsed GGUF file: its key-values, its tensors by name, and its format version.
@@ -105,6 +111,20 @@ def read_gguf(path: str | Path) -> GGUFFile:
             hint="a part belongs to another model: download all parts again.",
         )
     return GGUFFile(whole.metadata, tensors, whole.version)
+
+
+def header_end(path: str | Path) -> tuple[int, bool]:
+    """Return where the header ends in a file of which only the beginning may be there.
+
+    Returns the bytes and True, or, where it goes on behind the file's end, about how many bytes the
+    file needs before it is worth to ask again, and False. Raises as `read_gguf` does.
+    """
+    header = _Header(SourceFile(path))
+    try:
+        _read_header(header)
+    except _TruncatedError as error:
+        return error.end, False
+    return header.position, True
 
 
 def encoded_metadata(path: str | Path) -> dict[str, bytes]:
@@ -180,6 +200,21 @@ def _whole_number(path: Path, metadata: dict[str, Any], key: str, *, default: in
 def _read_part(path: Path) -> GGUFFile:
     source = SourceFile(path)
     header = _Header(source)
+    version, metadata, listed = _read_header(header)
+    alignment = _whole_number(path, metadata, "general.alignment", default=32)
+    if not 0 < alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
+        raise header.wrong(
+            f"has general.alignment {alignment:,}, which is not a power of two up to "
+            f"{MAX_ALIGNMENT:,}"
+        )
+    data_start = -(-header.position // alignment) * alignment
+    return GGUFFile(metadata, _place(source, listed, data_start, alignment), version)
+
+
+def _read_header(
+    header: _Header,
+) -> tuple[int, dict[str, Any], list[tuple[str, str, tuple[int, ...], int, int]]]:
+    """Read the version, the metadata and the list of tensors."""
     version = _read_version(header)
     num_tensors = header.count("tensors", MAX_TENSORS, least_bytes_each=24)
     num_keys = header.count("keys", MAX_KEYS, least_bytes_each=13)
@@ -189,15 +224,7 @@ def _read_part(path: Path) -> GGUFFile:
         if key in metadata:
             raise header.wrong(f"has the metadata key {shown(key)} twice")
         metadata[key] = _read_value(header, key)
-    alignment = _whole_number(path, metadata, "general.alignment", default=32)
-    if not 0 < alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
-        raise header.wrong(
-            f"has general.alignment {alignment:,}, which is not a power of two up to "
-            f"{MAX_ALIGNMENT:,}"
-        )
-    listed = [_read_tensor(header) for _ in range(num_tensors)]
-    data_start = -(-header.position // alignment) * alignment
-    return GGUFFile(metadata, _place(source, listed, data_start, alignment), version)
+    return version, metadata, [_read_tensor(header) for _ in range(num_tensors)]
 
 
 def _read_version(header: _Header) -> int:
@@ -242,11 +269,13 @@ class _Header:
     def require(self, size: int, what: str) -> None:
         """Raise ModelFileError if fewer than `size` bytes are left of the file."""
         if size > self.source.size_bytes - self.position:
-            raise ModelFileError(
+            error = _TruncatedError(
                 f"{self.source.path} is truncated or damaged: {what} needs {size:,} bytes at byte "
                 f"{self.position:,}, but the file has {self.source.size_bytes:,} bytes in all.",
                 hint="download it again.",
             )
+            error.end = self.position + size
+            raise error
 
     def charge(self, size: int) -> None:
         """Count memory; raise ModelFileError once it is over twice the file and 48 MiB."""
@@ -319,6 +348,7 @@ class _Header:
         """
         later = self.source.size_bytes >= _LARGE_FILE
         texts: list[str] | StringArray = StringArray() if later else []
+        first = self.position
         while (done := len(texts)) < count:
             at = self._fill(0, what)
             starts, stop = places(self._window, at, count - done)
@@ -332,7 +362,12 @@ class _Header:
                 self.charge(sum(map(sys.getsizeof, batch)) + 8 * len(batch))
                 texts += batch
             if len(texts) < count:  # the next one crosses the window's end, or the file's
-                texts.append(self.text(what))
+                try:
+                    texts.append(self.text(what))
+                except _TruncatedError as error:
+                    each = (self.position - first) // max(1, len(texts))
+                    error.end = max(error.end, first + count * each)
+                    raise
         return texts
 
     def _fill(self, size: int, what: str) -> int:

@@ -12,8 +12,10 @@ endpoint and token settings are read at each request, not at import.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dure.errors import DownloadError, InvalidRequestError, ModelNotFoundError
 from dure.hub import store
@@ -29,6 +31,9 @@ from dure.hub.names import ModelName, parse_name
 from dure.hub.store import LocalModel, state_folder
 from dure.hub.types import Progress, Timeouts, human_bytes
 
+if TYPE_CHECKING:
+    from dure.hub.headers import RemoteHeaders
+
 __all__ = [
     "Catalogue",
     "CatalogueEntry",
@@ -37,6 +42,7 @@ __all__ = [
     "Progress",
     "ResolvedModel",
     "Timeouts",
+    "headers_of",
     "human_bytes",
     "load_catalogue",
     "local_models",
@@ -134,6 +140,25 @@ def pull(
             failure.hint = _what_works_offline(wanted)
         raise
     return ResolvedModel(local.name, local.path, entry)
+
+
+def headers_of(
+    name: str,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    patience: Timeouts | None = None,
+) -> AbstractContextManager[RemoteHeaders]:
+    """Fetch the headers alone of a model on a hub, for as long as the block lasts.
+
+    Raises DownloadError or ModelNotFoundError; InvalidRequestError for a path.
+    """
+    from dure.hub.headers import remote_headers  # noqa: PLC0415 - as in `pull`
+
+    wanted = parse_name(name)
+    if wanted.kind == "path":
+        raise InvalidRequestError(f"{wanted.text} is a path on this machine.")
+    sources = _sources(wanted, _entry_of(wanted), None)
+    return remote_headers(wanted, sources, progress=progress, patience=patience)
 
 
 def local_models() -> list[LocalModel]:
