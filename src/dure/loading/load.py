@@ -183,7 +183,14 @@ def load(
             threads=threads,
         )
         use = replace(use, expected_tps=expected)
-        pool.open(use.expert_cache_bytes, rows=ROWS, limit=memory, history=_history(checkpoint))
+        pool.open(
+            use.expert_cache_bytes,
+            rows=ROWS,
+            row_bytes=plan.row_bytes,
+            sequence_bytes=plan.sequence_bytes,
+            limit=memory,
+            history=_history(checkpoint),
+        )
     recommended = resolved.entry.sampling if resolved.entry is not None else {}
     return LoadedModel(
         name=name,

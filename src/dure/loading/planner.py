@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dure.batch import BLOCK_SIZE
 from dure.errors import NotEnoughMemoryError
 from dure.loading.cache_size import ROWS, CacheSize
 from dure.loading.draft import head_specs
@@ -41,6 +42,9 @@ CACHE_SHARE = 8
 BUFFER_SHARE = 3
 """Long prompts take at most this part of the experts' cache while they are computed."""
 
+LOGIT_BYTES = 16
+"""What drawing a token takes for each token of the vocabulary: scores, probabilities, an order."""
+
 SPARE_SHARE = 16
 """Part of the free memory that stays free where no budget was given: for other programs."""
 
@@ -53,6 +57,8 @@ class Plan:
     cache_tokens: int
     window_tokens: int  # of layers with a window, which keep no more than these; 0 without any
     num_states: int
+    row_bytes: int  # that a row of a step may add to the cache
+    sequence_bytes: int  # that a sequence of a step may add: a block, states, its logits
     memory: MemoryUse
 
 
@@ -124,8 +130,7 @@ class Planner:
             streamed=False,
             prefill_rows=ROWS,
         )
-        windows = size.window_tokens(plan.cache_tokens)
-        return Plan(plan.context, plan.cache_tokens, windows, states, use)
+        return self._result(model, plan, size, states, use)
 
     def _streamed(self, model: Model, pool: StreamingExpertPool) -> Plan:
         experts = pool.nbytes
@@ -160,8 +165,22 @@ class Planner:
             streamed=True,
             prefill_rows=min(MOST_ROWS, rows // ROWS * ROWS),
         )
-        windows = size.window_tokens(plan.cache_tokens)
-        return Plan(plan.context, plan.cache_tokens, windows, states, use)
+        return self._result(model, plan, size, states, use)
+
+    def _result(
+        self, model: Model, plan: MemoryPlan, size: CacheSize, states: int, use: MemoryUse
+    ) -> Plan:
+        row = size.token_bytes + size.window_bytes
+        state = sum(layer.bytes_per_sequence for layer in model.kv_cache_specs)
+        return Plan(
+            plan.context,
+            plan.cache_tokens,
+            size.window_tokens(plan.cache_tokens),
+            states,
+            row,
+            BLOCK_SIZE * row + 2 * state + LOGIT_BYTES * model.vocab_size,
+            use,
+        )
 
     @property
     def _limit(self) -> int:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.floating]
     Doubles = NDArray[np.float64]
 
-SHORT, LONG = 8.0, 1024.0
+SHORT, LONG = 4.0, 1024.0
 """Half-lives of the two counts, in tokens of a sequence."""
 
 LONG_SHARE = 0.3
@@ -33,7 +33,7 @@ MOST_TOKENS = 8.0
 MOST_ROWS = 64
 """Rows of a step that are looked at: more say nothing new."""
 
-NEAR = 0.6
+NEAR = 0.45
 """How near to being chosen counts: standard deviations of a row's router scores."""
 
 

@@ -1,7 +1,8 @@
 """Memory for records that come and go: how much may they take now, and what of it is free?
 
 Three bounds hold: what was planned, what the machine still has, and the limit of the process, which
-holds whatever else it takes.
+holds whatever else it takes. What was planned for something else and is not filled yet, as a cache
+of conversations that are still short, is lent to records until then.
 """
 
 from __future__ import annotations
@@ -18,6 +19,12 @@ CHECK_SECONDS = 1.0
 
 MARGIN_BYTES = 48 << 20
 """Below the limit of the process: records on their way, and what the kernel counts beside it."""
+
+LENT_MARGIN = 64
+"""Part of the limit that stays free where memory is lent: for what nobody foresees in a step."""
+
+LARGE_STEP_BYTES = 16 << 20
+"""What a step may take before the allocator is told to give it back after."""
 
 LEAST_FREE_BYTES = 64 << 20
 """Memory that the machine keeps: below it records give some back."""
@@ -39,7 +46,7 @@ class RecordMemory:
         self._planned, self._least, self._limit = capacity, least, limit
         self._ceiling = capacity  # bytes that all buffers may take in this step
         self._free: dict[int, list[kernels.ExpertBuffer]] = {}  # by size
-        self._gave_way = False  # whether the last step needed some of the capacity
+        self._was_large = False  # whether the last step took much besides records
         self._checked = 0.0
 
     @property
@@ -47,35 +54,48 @@ class RecordMemory:
         """Bytes of the buffers that are free."""
         return sum(size * len(buffers) for size, buffers in self._free.items())
 
-    def begin_step(self, reserved: int, free_one: FreeOne) -> None:
-        """Leave `reserved` bytes of the capacity to a step, and give back what there is no more.
+    @property
+    def ceiling(self) -> int:
+        """Bytes that all buffers may take in this step."""
+        return self._ceiling
 
+    def begin_step(self, beyond: int, expected: int, coming: int, free_one: FreeOne) -> None:
+        """Say what a step takes besides records; give back what records may no longer have.
+
+        beyond: bytes beyond those that every step was planned with; expected: all bytes that the
+        process may not have yet; coming: of buffers that are being filled.
         What the machine was given is taken again when it has memory, up to what was planned.
         """
         now = time.monotonic()
         if now - self._checked > CHECK_SECONDS:
             self._checked = now
-            room = machine.memory_available() - LEAST_FREE_BYTES
-            if room < 0:
-                self.capacity = max(self._least, self.taken + room)
+            free = machine.memory_available() - LEAST_FREE_BYTES
+            if free < 0:
+                self.capacity = max(self._least, self.taken + free)
             else:  # half of what is free again, so that two programs do not take turns
-                grown = min(self._planned, self.taken + room // 2)
+                grown = min(self._planned, self.taken + free // 2)
                 self.capacity = max(self.capacity, grown)
-        if self._gave_way and not reserved:
+        large = beyond > 0 or expected >= LARGE_STEP_BYTES
+        if self._was_large and not large:
             kernels.release_free_memory()  # what its buffers took, and the allocator still has
-        self._gave_way = reserved > 0
-        self._keep_below(self.capacity - reserved, free_one)
+        self._was_large = large
+        ceiling, room = self.capacity - beyond, self._room(coming)
+        if room is not None:
+            assert self._limit is not None
+            if self.capacity == self._planned:
+                spare = room - expected - self._limit // LENT_MARGIN
+                ceiling = max(ceiling, self.taken + spare)
+            ceiling = min(ceiling, self.taken + room)
+        self._keep_below(ceiling, free_one)
 
     def stay_below_limit(self, coming: int, free_one: FreeOne) -> None:
         """Lower the ceiling of this step to what the process's limit leaves.
 
         coming: bytes that the process will take soon, besides new buffers.
         """
-        filled = None if self._limit is None else machine.process_bytes()
-        if self._limit is None or filled is None:
-            return
-        room = self._limit - filled - coming - MARGIN_BYTES
-        self._keep_below(min(self._ceiling, self.taken + room), free_one)
+        room = self._room(coming)
+        if room is not None:
+            self._keep_below(min(self._ceiling, self.taken + room), free_one)
 
     def take(self, size: int, free_one: FreeOne) -> kernels.ExpertBuffer | None:
         """Return memory for a record, that of another if need be; None without."""
@@ -104,6 +124,13 @@ class RecordMemory:
     def give(self, buffer: kernels.ExpertBuffer) -> None:
         """Take back the memory of a record, for the next."""
         self._free.setdefault(buffer.record_bytes, []).append(buffer)
+
+    def _room(self, coming: int) -> int | None:
+        """Return the bytes below the process's limit; None where there is none, or none counted."""
+        if self._limit is None:
+            return None
+        filled = machine.process_bytes()
+        return None if filled is None else self._limit - filled - coming - MARGIN_BYTES
 
     def _spare(self) -> kernels.ExpertBuffer | None:
         """Return a buffer that is free, of any size."""

@@ -153,18 +153,22 @@ class StreamingExpertPool(ExpertPool):
         capacity: int,
         *,
         rows: int,
+        row_bytes: int = 0,
+        sequence_bytes: int = 0,
         limit: int | None = None,
         history: ExpertHistory | None = None,
     ) -> None:
         """Begin to work with a cache of `capacity` bytes.
 
-        rows: of a step; those of more take memory from the cache while they run. limit: bytes that
-        the process must stay below, whatever was planned. history: where the use of the experts is
-        remembered: those that were used most are read in the background.
+        rows: of a step; those of more take memory from the cache while they run. row_bytes and
+        sequence_bytes: what a row and a sequence of a step take besides the products, at most.
+        limit: bytes that the process must stay below, whatever was planned. history: where the use
+        of the experts is remembered: those that were used most are read in the background.
         """
         total = self._layers[-1].all.stop
         self._memory = RecordMemory(capacity, least=self.least_bytes, limit=limit)
         self._rows = rows
+        self._step_bytes = self._row_bytes + row_bytes, sequence_bytes
         self._policy = AgedUse(total)
         self._state = np.zeros(total, np.int8)
         self._held = np.zeros(total, bool)
@@ -201,10 +205,11 @@ class StreamingExpertPool(ExpertPool):
         """
         self._sequences = max(1, sequences)
         self.collect(0)  # what came since counts as memory that is filled, and not as coming, too
-        reserved = max(0, rows - self._rows) * self._row_bytes
-        self._memory.begin_step(reserved, self._free_one)
-        self._stats.capacity_bytes = self._memory.capacity
-        self._memory.stay_below_limit(self._coming_bytes, self._free_one)
+        beyond = max(0, rows - self._rows) * self._row_bytes
+        a_row, a_sequence = self._step_bytes
+        expected = rows * a_row + self._sequences * a_sequence
+        self._memory.begin_step(beyond, expected, self._coming_bytes, self._free_one)
+        self._stats.capacity_bytes = max(self._memory.capacity, self._memory.ceiling)
         now = time.monotonic()
         if self._history is not None and now - self._saved > SAVE_SECONDS:
             self._saved = now
