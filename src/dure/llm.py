@@ -136,7 +136,14 @@ class LLM:
         self.checkpoint = checkpoint
         self.model = loaded.model
         self.tokenizer = loaded.tokenizer
-        self.template_source = checkpoint.chat_template or default_template(self.tokenizer)
+        settings = loaded.settings
+        self.notes = loaded.notes
+        self.template_source = (
+            settings.template
+            or checkpoint.chat_template
+            or settings.fallback_template
+            or default_template(self.tokenizer)
+        )
         fallback = fallback_sampling or {}
         recommended = {**({} if fallback.keys() & loaded.sampling.keys() else fallback)}
         recommended |= loaded.sampling
@@ -148,6 +155,7 @@ class LLM:
             longest=loaded.model.context_length,
             vocab_size=loaded.model.vocab_size,
             sampling_defaults=recommended,
+            system=settings.system,
         )
         runner = ModelRunner(
             loaded.model,

@@ -270,3 +270,12 @@ def test_a_template_that_takes_short_ids_alone_gets_the_same_one_for_call_and_re
     short = text.split("call ")[1].split(" ")[0]
     assert len(short) == 9 and short.isalnum() and short != given
     assert f"of {short}" in text
+
+
+def test_a_models_own_system_message_opens_a_chat_that_has_none() -> None:
+    source = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    made = builder(source)
+    made.system = "Be brief."
+    assert made.render(ChatRequest([said("user", "hi")])) == "[system]Be brief.[user]hi"
+    own = ChatRequest([said("system", "Be long."), said("user", "hi")])
+    assert made.render(own) == "[system]Be long.[user]hi"

@@ -19,6 +19,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from dure.chat import template as template_module
 from dure.chat.template import CHATML, ChatTemplate, default_template
 from dure.errors import InvalidRequestError, TemplateError
+from dure.hub.stores.ollama_template import template_for
 
 FOLDER = Path(__file__).with_name("templates")
 NAMES = sorted(path.stem for path in FOLDER.glob("*.jinja"))
@@ -403,6 +404,69 @@ def test_a_prompt_as_long_as_its_messages_is_never_too_long(render: Callable[...
 def test_a_source_beyond_the_limit_is_refused() -> None:
     with pytest.raises(TemplateError, match="the limit is 262,144"):
         ChatTemplate("x" * (1 << 20), bos_token="", eos_token="")
+
+
+HELLO = (
+    {"role": "system", "content": "S"},
+    {"role": "user", "content": "U"},
+    {"role": "assistant", "content": "A"},
+    {"role": "user", "content": "V"},
+)
+
+
+@pytest.mark.parametrize(
+    ("go", "name", "text"),
+    [
+        (
+            "<|im_start|>{{ .Role }}<|im_end|>",
+            "ChatML",
+            "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant"
+            "\nA<|im_end|>\n<|im_start|>user\nV<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            "<|start_header_id|>user<|end_header_id|> {{ .Prompt }}<|eot_id|>",
+            "Llama 3",
+            "<s><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user"
+            "<|end_header_id|>\n\nU<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nA"
+            "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nV<|eot_id|><|start_header_id|>"
+            "assistant<|end_header_id|>\n\n",
+        ),
+        (
+            "<start_of_turn>user {{ .Prompt }}<end_of_turn>",
+            "Gemma",
+            "<s><start_of_turn>user\nS\n\nU<end_of_turn>\n<start_of_turn>model\nA<end_of_turn>\n"
+            "<start_of_turn>user\nV<end_of_turn>\n<start_of_turn>model\n",
+        ),
+        (
+            "[INST] {{ .Prompt }} [/INST]",
+            "Mistral",
+            "<s>[INST] S\n\nU [/INST] A</s>[INST] V [/INST]",
+        ),
+        (
+            "{{ .System }}<｜User｜>{{ .Prompt }}<｜Assistant｜>",
+            "DeepSeek",
+            "<s><｜User｜>S\n\nU<｜Assistant｜>A<｜end▁of▁sentence｜><｜User｜>V<｜Assistant｜>",
+        ),
+        (
+            "<|user|>{{ .Prompt }}<|end|><|assistant|>",
+            "Phi",
+            "<|system|>\nS<|end|>\n<|user|>\nU<|end|>\n<|assistant|>\nA<|end|>\n<|user|>\nV<|end|>"
+            "\n<|assistant|>\n",
+        ),
+    ],
+)
+def test_ollamas_templates_are_told_by_their_marks_and_written_by_ours(
+    render: Callable[..., str], go: str, name: str, text: str
+) -> None:
+    template, note = template_for(go)
+    assert name in note
+    assert render(template, HELLO, add_generation_prompt=True) == text
+
+
+def test_a_template_of_ollamas_that_is_of_no_known_form_is_said_to_be_left_out() -> None:
+    assert template_for("{{ .Prompt }} =>")[0] == ""
+    assert "does not know" in template_for("{{ .Prompt }} =>")[1]
+    assert template_for("") == ("", "")
 
 
 def test_models_without_a_template_get_chatml_if_they_know_its_tokens(

@@ -51,6 +51,7 @@ class FakeLLM:
         self.context = 1000
         self.threads = 2
         self.options = options
+        self.notes: tuple[str, ...] = ()
         self.memory = STREAMED if model == "giant" else None
         self.stats = ExpertStats(read_bytes=1_000_000)
         self.engine = SimpleNamespace(runner=SimpleNamespace(expert_stats=self.stats))

@@ -37,8 +37,9 @@ def test_models_here_are_a_table_with_a_line_each(dure_command) -> None:
     place("smollm2:135m", 98_000_000 // 1000)
     place("qwen3:0.6b", 5000)
     head, first, second = dure_command("list").out.splitlines()
-    assert head.split() == ["NAME", "SIZE", "HERE", "FROM", "LICENCE"]
-    assert first.split() == ["qwen3:0.6b", "5.0", "kB", "2026-01-02", "PyPI", "Apache-2.0"]
+    assert head.split() == ["NAME", "SIZE", "HERE", "FROM", "LICENCE", "FOLDER"]
+    here = ["qwen3:0.6b", "5.0", "kB", "2026-01-02", "PyPI", "Apache-2.0"]
+    assert first.split() == [*here, str(models_folder())]
     assert second.startswith("smollm2:135m")
 
 

@@ -122,6 +122,17 @@ def test_unset_fields_take_the_models_defaults_and_set_ones_stay() -> None:
     assert params.resolve({"temperature": 2.0}) == params
 
 
+def test_a_models_stops_seed_length_and_penalties_hold_where_a_request_gives_none() -> None:
+    defaults = {"stop": ["User:"], "seed": 7, "max_tokens": 9, "presence_penalty": 1.5}
+    resolved = SamplingParams().resolve(defaults)
+    assert (resolved.stop, resolved.seed, resolved.max_tokens) == (("User:",), 7, 9)
+    assert (resolved.presence_penalty, resolved.frequency_penalty) == (1.5, 0.0)
+    given = SamplingParams(stop=["x"], seed=1, max_tokens=2, presence_penalty=0.5)
+    resolved = given.resolve(defaults)
+    assert (resolved.stop, resolved.seed, resolved.max_tokens) == (("x",), 1, 2)
+    assert resolved.presence_penalty == 0.5
+
+
 def test_without_defaults_sampling_is_neutral() -> None:
     expected = SamplingParams(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1)
     assert expected == SamplingParams().resolve({})

@@ -201,14 +201,14 @@ class Store(Reader):
 
     def read(self, drawn: Any) -> bool:
         from dure import hub  # noqa: PLC0415
-        from dure.hub.cached import find_in_huggingface_cache  # noqa: PLC0415
+        from dure.hub import stores  # noqa: PLC0415
 
         record, index, ref = drawn
         (self.model / "dure.json").write_bytes(record)
         (self.snapshot / "model.safetensors.index.json").write_bytes(index)
         self.refs.write_bytes(ref if len(index) % 4 == 0 else COMMIT.encode())
         found = store.all_local()
-        find_in_huggingface_cache(hub.parse_name("org/repo"))
+        stores.find(hub.parse_name("org/repo"))
         for each in found:
             try:
                 hub.resolve(each.name, allow_download=False)

@@ -121,7 +121,7 @@ def test_what_the_hubs_own_tools_downloaded_is_used_where_it_lies(
     snapshot = _cached(tmp_path, {"config.json": b"{}", "model.safetensors": b"x" * 100})
     assert snapshot == hub.resolve("org/model").path
     assert server.asked == []
-    with pytest.raises(ModelNotFoundError, match="Hugging Face's own tools"):
+    with pytest.raises(ModelNotFoundError, match="is kept by Hugging Face"):
         hub.remove("org/model")
     assert (snapshot / "model.safetensors").exists()
 

@@ -68,11 +68,13 @@ class RequestBuilder:
         longest: int,
         vocab_size: int,
         sampling_defaults: Mapping[str, Any],
+        system: str = "",
     ) -> None:
         """Take what requests are built with.
 
         template: its source, if there is one. context: tokens of a prompt and its answer; longest:
-        the model's own limit of these. vocab_size: of the logits.
+        the model's own limit of these. vocab_size: of the logits. system: the system message of a
+        chat that has none.
         """
         self.tokenizer = tokenizer
         self.template_source = template
@@ -81,6 +83,7 @@ class RequestBuilder:
         self._longest = longest
         self._vocab_size = vocab_size
         self._sampling_defaults = MappingProxyType(dict(sampling_defaults))
+        self.system = system
         self._template: ChatTemplate | None = None
         self._needs: Needs | None = None
         self._reasoning_cache = ReasoningCache()
@@ -139,6 +142,7 @@ class RequestBuilder:
         """
         params = params or SamplingParams()
         if isinstance(prompt, ChatRequest):
+            prompt = self._with_system(prompt)
             # A template leaves out no text of these, but may strip white space around it.
             self.check_length(shown_texts(prompt.messages))
             prompt = _with_said(prompt)
@@ -168,7 +172,16 @@ class RequestBuilder:
 
     def render(self, request: ChatRequest, *, cache_salt: str = "") -> str:
         """Render a chat with the model's template, up to where the reply begins."""
-        return self._render(request, cache_salt)[0]
+        return self._render(self._with_system(request), cache_salt)[0]
+
+    def _with_system(self, request: ChatRequest) -> ChatRequest:
+        """Put the model's own system message before a chat that begins with none."""
+        roles = [message.get("role") for message in request.messages[:1]]
+        if not self.system or not roles or roles[0] in ("system", "developer"):
+            return request
+        return replace(
+            request, messages=[{"role": "system", "content": self.system}, *request.messages]
+        )
 
     def _render(self, request: ChatRequest, cache_salt: str) -> tuple[str, bool]:
         """Return the rendered prompt, and whether it ends within reasoning."""

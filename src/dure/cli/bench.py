@@ -33,12 +33,14 @@ def command(
         int | None, typer.Option(min=1, show_default="the physical cores", help="CPU threads.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    models_dir: console.ModelsDir = None,
 ) -> None:
     """Measure prefill and decode speed in tokens per second on this machine.
 
     Tokens are fixed; nothing is sampled. Each figure is the median of --repeat rounds after one
     warm-up; decode speed is the total of all --batch sequences.
     """
+    del models_dir  # set in the environment
     from dure import benchmark
     from dure.loading.load import load
 

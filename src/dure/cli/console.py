@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
@@ -57,6 +58,26 @@ Speculate = Annotated[
 Draft = Annotated[
     str | None,
     typer.Option(metavar="MODEL", show_default=False, help="The same as --speculate MODEL."),
+]
+
+
+def _set_models_dir(folders: list[str] | None) -> list[str] | None:
+    """Set the variable that the option stands for: dure.hub reads it at each look-up."""
+    if folders:
+        os.environ["DURE_MODELS_DIR"] = os.pathsep.join(folders)
+    return folders
+
+
+ModelsDir = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--models-dir",
+        metavar="FOLDER",
+        show_default="$DURE_MODELS_DIR",
+        callback=_set_models_dir,
+        help="A folder of model files to look in, too: they are found by name and used in place. "
+        "May be repeated.",
+    ),
 ]
 
 
@@ -219,6 +240,12 @@ def experts_summary(use: ExpertUse) -> str:
         f"{use.read_bytes / 1e6:,.0f} MB read, waited {use.wait_s:.2f} s; "
         f"guessed {use.guessed_right:,} right, {use.guessed_wrong:,} wrong"
     )
+
+
+def tell_notes(notes: Sequence[str]) -> None:
+    """Say on stderr whose model it is, and what of its settings was left out."""
+    for each in notes:
+        note(f"({each})")
 
 
 def tell_memory(name: str, memory: MemoryUse | None) -> None:

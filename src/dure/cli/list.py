@@ -4,9 +4,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from dure.cli import console
 
 if TYPE_CHECKING:
     from dure.hub import CatalogueEntry, LocalModel
@@ -18,10 +22,13 @@ def command(
         typer.Option("--all", "-a", help="Also list the catalogue's models that are not here."),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
+    models_dir: console.ModelsDir = None,
 ) -> None:
-    """List the models on this machine."""
+    """List the models on this machine: those that dure pulled, and those that other programs keep,
+    with the folder in which they lie.
+    """
+    del models_dir  # set in the environment
     from dure import hub
-    from dure.cli import console
 
     catalogue = hub.load_catalogue()
     rows = [_local(model) for model in hub.local_models()]
@@ -36,11 +43,13 @@ def command(
         console.note(f"No models here yet. `dure pull {catalogue.default}` downloads the default.")
         return
     size = hub.human_bytes
-    table: list[tuple[str, ...]] = [("NAME", "SIZE", "HERE", "FROM", "LICENCE")]
+    table: list[tuple[str, ...]] = [("NAME", "SIZE", "HERE", "FROM", "LICENCE", "FOLDER")]
     for row in rows:
         name = row["name"] + (" (default)" if row["name"] == catalogue.default else "")
         since = row["pulled_at"][:10] if row["here"] else "no"
-        table.append((name, size(row["size_bytes"]), since, row["source"], row["license"]))
+        table.append(
+            (name, size(row["size_bytes"]), since, row["source"], row["license"], row["folder"])
+        )
     for line in console.aligned(table):
         console.write(line + "\n")
 
@@ -50,6 +59,8 @@ def _local(model: LocalModel) -> dict[str, Any]:
         "name": model.name,
         "here": True,
         "path": str(model.path),
+        "folder": _folder(model),
+        "owner": model.owner,
         "size_bytes": model.size_bytes,
         "source": model.source,
         "license": model.license,
@@ -62,8 +73,21 @@ def _absent(entry: CatalogueEntry) -> dict[str, Any]:
         "name": entry.name,
         "here": False,
         "path": None,
+        "folder": "",
+        "owner": None,
         "size_bytes": entry.size_bytes,
         "source": ", ".join(dict.fromkeys(source.kind for source in entry.sources)),
         "license": entry.license,
         "pulled_at": None,
     }
+
+
+def _folder(model: LocalModel) -> str:
+    """Return the folder of the store that the model lies in, with ~ for the home folder."""
+    from dure.hub.store import models_folder
+    from dure.hub.stores import store_of
+
+    store = store_of(model)
+    folder = str(models_folder() if store is None else store.folder)
+    home = str(Path.home())
+    return "~" + folder[len(home) :] if folder.startswith(home + os.sep) else folder

@@ -32,12 +32,14 @@ def command(
         int | None, typer.Option(min=1, show_default="the physical cores", help="CPU threads.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    models_dir: console.ModelsDir = None,
 ) -> None:
     """Measure the perplexity of a text: exp of the mean loss, lower is better.
 
     The text is split into windows. The second half of each full window is scored, with the first
     half as its context. No special tokens are added.
     """
+    del models_dir  # set in the environment
     from dure import benchmark
     from dure.loading.load import load
 

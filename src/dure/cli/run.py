@@ -102,6 +102,7 @@ def command(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads [default: the physical cores].")
     ] = None,
+    models_dir: console.ModelsDir = None,
     quantize: console.Quantize = None,
     speculate: console.Speculate = None,
     draft: console.Draft = None,
@@ -120,6 +121,7 @@ def command(
     Sampling options default to the model's own recommendation, else to temperature 0.7 and
     top-p 0.9.
     """
+    del models_dir  # set in the environment
     from dure.cli.conversation import Conversation, completes_text
     from dure.engine.params import SamplingParams
     from dure.metering.meter import Meter
@@ -154,6 +156,7 @@ def command(
         meter=meter,
     )
     load_s = time.perf_counter() - began
+    console.tell_notes(llm.notes)
     console.tell_memory(llm.name, llm.memory)
     if verbose:
         console.note(f"{describe(llm)}, loaded in {load_s:.2f} s")
@@ -177,7 +180,7 @@ def command(
     completion = answer(llm, asked, params, think=thinking, form=form, quiet=json)
     if json:
         console.print_json(as_json(llm, completion, load_s, prices))
-    elif completion.finish_reason == "length" and max_tokens is None:
+    elif completion.finish_reason == "length" and not (max_tokens or _default_length(llm)):
         console.note(f"(the context of {llm.context:,} tokens is full)")
     if verbose:
         console.note(console.summary(completion, prices))
@@ -208,6 +211,11 @@ def answer(
     if not quiet and not completion.text.endswith("\n"):
         console.write("\n")
     return completion
+
+
+def _default_length(llm: LLM) -> int | None:
+    """Return the model's own default of max_tokens, if its store or preset has one."""
+    return llm.sampling_defaults.get("max_tokens")
 
 
 def load(model: str | None, **options: Any) -> LLM:

@@ -99,6 +99,7 @@ def command(
     threads: Annotated[
         int | None, typer.Option(min=1, show_default="the physical cores", help="CPU threads.")
     ] = None,
+    models_dir: console.ModelsDir = None,
     quantize: console.Quantize = None,
     speculate: console.Speculate = None,
     draft: console.Draft = None,
@@ -140,6 +141,7 @@ def command(
     Listens on this machine only unless --host says otherwise. Ctrl-C or SIGTERM ends it after
     running requests finish.
     """
+    del models_dir  # set in the environment
     from dure.loading.memory import check_memory
     from dure.metering.keys_file import NO_PRICES, PriceList, read_keys
     from dure.metering.meter import Meter
@@ -254,6 +256,7 @@ def _introduce(name: str, llm: LLM, parallel: int) -> None:
         f"{name}: context of {llm.context:,} tokens, {parallel} requests at once, "
         f"KV cache of {tokens:,} tokens ({size})"
     )
+    console.tell_notes(llm.notes)
     console.tell_memory(name, llm.memory)
     dialect = llm.dialect
     thinks = f"reasoning in {dialect.think.open}" if dialect.think else "no reasoning"

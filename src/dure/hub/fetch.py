@@ -14,7 +14,7 @@ from dure.hub import pypi, store
 from dure.hub.catalogue import CatalogueEntry, CatalogueFile, Source
 from dure.hub.http import RefusedError, UnreachableError
 from dure.hub.names import ModelName
-from dure.hub.remote import Listing, list_huggingface, list_modelscope
+from dure.hub.remote import Listing, check_online, list_huggingface, list_modelscope
 from dure.hub.repository import RemoteFile, check_paths, choose_files
 from dure.hub.transfer import (
     DiskFullError,
@@ -66,6 +66,7 @@ def fetch_model(job: Job) -> store.LocalModel:
         here = store.read_local(job.target)
         if here is not None:
             return here
+        check_online(job.name.text)
         store.make_folder(job.partial)
         failures: list[DureError] = []
         for source in job.sources:

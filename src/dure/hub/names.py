@@ -1,8 +1,8 @@
 """Parse model names: a path, a catalogue entry, or a repository on a hub.
 
 Accepted: `./file.gguf`, `folder/`, `qwen3:0.6b`, `org/repo`, `org/repo:Q4_K_M`,
-`org/repo@revision`, `modelscope:org/repo` (`ms:`), `huggingface:org/repo` (`hf:`), and the
-address of a model's page.
+`org/repo@revision`, `modelscope:org/repo` (`ms:`), `huggingface:org/repo` (`hf:`), the address of
+a model's page, and `ollama:name:tag`, a model in Ollama's store.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _REPO = re.compile(
     rf"(?P<repo>{_PART}/{_PART})(?:@(?P<revision>{_PART}(?:/{_PART})*))?"
     rf"(?::(?P<quant>[A-Za-z0-9][A-Za-z0-9._-]*))?"
 )
+_OLLAMA = re.compile(rf"ollama:(?:{_PART}/)*{_PART}(?::{_PART})?", re.IGNORECASE)
 _SHORT = re.compile(rf"{_PART}(?::{_PART})?")
 
 
@@ -42,7 +43,7 @@ _SHORT = re.compile(rf"{_PART}(?::{_PART})?")
 class ModelName:
     """A parsed name. `text` is its normal form; only the fields of its `kind` are set."""
 
-    kind: Literal["path", "catalogue", "huggingface", "modelscope"]
+    kind: Literal["path", "catalogue", "huggingface", "modelscope", "ollama"]
     text: str
     path: Path | None = None
     repo: str = ""
@@ -54,6 +55,8 @@ class ModelName:
         """The name of its folder in the store: one safe path component, in lower case."""
         if self.kind == "catalogue":
             return "catalogue--" + self.text.casefold().replace(":", "--")
+        if self.kind == "ollama":
+            return self.text.casefold().replace(":", "--").replace("/", "--")
         parts = [self.kind, *self.repo.split("/")]
         parts += ["@" + self.revision.replace("/", "--")] if self.revision else []
         parts += [self.quant] if self.quant else []
@@ -70,6 +73,8 @@ def parse_name(name: str) -> ModelName:
         )
     if _is_written_as_path(text):
         return _path(text)
+    if _OLLAMA.fullmatch(text) and ".." not in text:
+        return ModelName("ollama", "ollama:" + text[len("ollama:") :])
     hub, rest = _split_scheme(text)
     if hub is None and _SHORT.fullmatch(text) and not (_exists(text) and ":" not in text):
         return ModelName("catalogue", text)

@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import urlencode, urljoin
 
 from dure.errors import DownloadError, ModelNotFoundError
-from dure.hub.cached import huggingface_home
 from dure.hub.http import RefusedError, host_of, join_path, read_json, without_secrets
 from dure.hub.repository import MAX_FILES, RemoteFile
+from dure.hub.stores.huggingface import huggingface_home
 from dure.hub.types import Check, Timeouts
 
 _HEX_40 = re.compile(r"[0-9a-f]{40}")
@@ -42,14 +42,22 @@ class Listing:
         return join_path(self.prefix, file.path)
 
 
+def check_online(what: str) -> None:
+    """Raise DownloadError if HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) says to ask nobody."""
+    for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if _is_on(variable):
+            raise DownloadError(
+                f"{what} is not on this machine, and nobody was asked: {variable} is set.",
+                hint=f"unset {variable} to download it",
+            )
+
+
 def list_huggingface(repo: str, revision: str, patience: Timeouts) -> Listing:
     """List the files of `repo` on Hugging Face, or on the mirror that HF_ENDPOINT names.
 
     Raises DownloadError or ModelNotFoundError.
     """
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
-    if _is_on("HF_HUB_OFFLINE") or _is_on("TRANSFORMERS_OFFLINE"):
-        raise DownloadError(f"{host_of(endpoint)} was not asked: HF_HUB_OFFLINE is set.")
     headers = _bearer(_huggingface_token())
     model = join_path(endpoint, "api", "models", repo)
     try:

@@ -19,7 +19,7 @@ PREFERRED = (
     *("MXFP4", "Q3_K_M", "Q2_K", "BF16", "F16", "F32"),
 )
 
-_COMPANIONS = {
+COMPANIONS = {
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -79,11 +79,17 @@ def choose_files(files: Sequence[RemoteFile], quant: str, repo: str) -> list[Rem
     if quant:
         return _of_quant(ggufs, quant, repo)
     if tensors and any(f.path == "config.json" for f in files):
-        companions = [f for f in files if f.path in _COMPANIONS or f.path.endswith(".tiktoken")]
+        companions = [f for f in files if f.path in COMPANIONS or f.path.endswith(".tiktoken")]
         return tensors + [f for f in companions if f not in tensors]
     if ggufs:
         return _of_quant(ggufs, _preferred(ggufs), repo)
     raise _no_weights(files, repo)
+
+
+def later_part(name: str) -> bool:
+    """Whether a GGUF file's name is that of a part that is not the first of its set."""
+    split = _SPLIT.search(name.rpartition(".")[0])
+    return split is not None and int(split[1]) > 1
 
 
 def quant_of(path: str) -> str:
@@ -106,17 +112,21 @@ def _of_quant(ggufs: Sequence[RemoteFile], quant: str, repo: str) -> list[Remote
         raise ModelNotFoundError(
             f"{repo} has no GGUF file in {quant}.", hint=f"it has: {there}" if ggufs else there
         )
-    return _whole_set(sorted(chosen, key=lambda f: (f.path.count("/"), f.path)), repo)
+    chosen = sorted(chosen, key=lambda f: (f.path.count("/"), f.path))
+    return _whole_set(chosen[0], ggufs, repo)
 
 
-def _whole_set(chosen: Sequence[RemoteFile], repo: str) -> list[RemoteFile]:
-    """Return the first file of `chosen`; of a split file all parts in order."""
-    first = chosen[0]
+def _whole_set(first: RemoteFile, ggufs: Sequence[RemoteFile], repo: str) -> list[RemoteFile]:
+    """Return the file `first`; of a split file all its parts of `ggufs` in order."""
     split = _SPLIT.search(first.path.rsplit(".", 1)[0])
     if split is None:
         return [first]
     base = first.path[: split.start()]
-    parts = [f for f in chosen if f.path.startswith(base + "-") and _SPLIT.search(f.path[:-5])]
+    ending = f"-of-{split[2]}"
+    parts = sorted(
+        (f for f in ggufs if f.path[: split.start()] == base and f.path[:-5].endswith(ending)),
+        key=lambda f: f.path,
+    )
     if len(parts) != int(split[2]):
         raise DownloadError(
             f"{repo} has {len(parts)} of the {int(split[2])} parts of {first.name}."

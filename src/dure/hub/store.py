@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from dure.errors import DownloadError
+from dure.hub.settings import NO_SETTINGS, ModelSettings
 
 if sys.platform == "win32":
     import msvcrt
@@ -48,7 +49,10 @@ class Record:
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A complete model on this machine. `path` is what to open: a GGUF file or a folder."""
+    """A complete model on this machine. `path` is what to open: a GGUF file or a folder.
+
+    `owner` is the program that keeps it; `settings` are what that program says of its use.
+    """
 
     name: str
     path: Path
@@ -57,6 +61,8 @@ class LocalModel:
     revision: str
     license: str
     pulled_at: str
+    owner: str = "dure"
+    settings: ModelSettings = NO_SETTINGS
 
 
 def models_folder() -> Path:

@@ -15,6 +15,7 @@ from dure.batch import BLOCK_SIZE, CacheDtype
 from dure.errors import DureError, TokenizerError
 from dure.formats.checkpoint import open_checkpoint
 from dure.formats.string_array import StringArray
+from dure.hub.settings import NO_SETTINGS, SAMPLING_FIELDS
 from dure.loading.cache_size import ROWS
 from dure.loading.draft import (
     DraftCheckpoint,
@@ -25,6 +26,7 @@ from dure.loading.draft import (
 )
 from dure.loading.expectation import expected_tps
 from dure.loading.memory import (
+    DEFAULT_CONTEXT,
     MAX_CACHE_BYTES,
     MAX_TOKENS,
     MemoryUse,
@@ -62,13 +64,15 @@ class LoadedModel:
     context: int  # tokens of the longest sequence
     num_blocks: int  # of the cache that all sequences share
     cache_dtype: CacheDtype
-    sampling: Mapping[str, Any]  # the defaults that the model's makers recommend
+    sampling: Mapping[str, Any]  # the defaults that the model's makers, or its store, recommend
     memory: MemoryUse
     num_window_blocks: int | None = None  # of layers with a window; None: num_blocks
     num_states: int = 0  # recurrent states that all sequences share; 0 of a model without
     draft_model: Model | None = None  # a smaller one, which guesses tokens for this one
     has_draft_heads: bool = False  # layers of its own that do, and are loaded
     expert_pool: StreamingExpertPool | None = None  # None: all experts are in memory
+    settings: hub.ModelSettings = NO_SETTINGS  # what its store says of its use
+    notes: tuple[str, ...] = ()  # what was left out of that, for the person
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -121,7 +125,7 @@ def load(
     dtype = check_cache_dtype(cache_dtype, exact=exact)
     scheme = None if quantize is None else check_scheme(quantize)
     resolved = hub.resolve(None if name is None else os.fspath(name), progress=download_progress)
-    name = _label(resolved)
+    name, settings = _label(resolved), resolved.settings
     checkpoint = open_checkpoint(resolved.path)
     models.family_of(checkpoint)  # an unsupported architecture is reported first
     draft = draft_name(speculate)
@@ -141,6 +145,7 @@ def load(
         budget=memory,
         available=machine.memory_available(),
         context=context,
+        usual_context=settings.context or DEFAULT_CONTEXT,
         cache_bytes=cache_bytes,
         cache_tokens=cache_tokens,
         cache_dtype=dtype,
@@ -191,7 +196,6 @@ def load(
             limit=memory,
             history=_history(checkpoint),
         )
-    recommended = resolved.entry.sampling if resolved.entry is not None else {}
     return LoadedModel(
         name=name,
         path=resolved.path,
@@ -202,14 +206,39 @@ def load(
         context=plan.context,
         num_blocks=plan.cache_tokens // BLOCK_SIZE,
         cache_dtype=dtype,
-        sampling={**recommended, **checkpoint.generation_config},
+        sampling=_sampling(resolved, checkpoint),
         memory=use,
         num_window_blocks=plan.window_tokens // BLOCK_SIZE,
         num_states=plan.num_states,
         draft_model=draft_model,
         has_draft_heads=bool(head_specs(model)),
         expert_pool=pool,
+        settings=settings,
+        notes=_notes(resolved, has_template=bool(checkpoint.chat_template)),
     )
+
+
+def _sampling(resolved: hub.ResolvedModel, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the defaults of sampling: the catalogue's, the makers', and the store's over them.
+
+    Lengths and stops of generation_config.json are for other programs' loops; only a store's hold.
+    """
+    recommended = resolved.entry.sampling if resolved.entry is not None else {}
+    others = {"max_tokens", "stop", "seed", "presence_penalty", "frequency_penalty"}
+    made = {k: v for k, v in checkpoint.generation_config.items() if k not in others}
+    chosen = {k: v for k, v in resolved.settings.sampling.items() if k in SAMPLING_FIELDS}
+    return {**recommended, **made, **chosen}
+
+
+def _notes(resolved: hub.ResolvedModel, *, has_template: bool) -> tuple[str, ...]:
+    """Say whose model it is, and what of its store's settings is not used."""
+    settings, notes = resolved.settings, []
+    if resolved.owner not in ("dure", "you"):
+        notes.append(f"{resolved.name} is {resolved.owner}'s, in {resolved.path}")
+    if settings.template_note:
+        own = "Ollama's template is not run: the model's own chat template is used"
+        notes.append(own if has_template else settings.template_note)
+    return (*notes, *settings.notes)
 
 
 def _probe(checkpoint: Checkpoint, *, draft_heads: bool) -> Model:

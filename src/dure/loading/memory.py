@@ -179,11 +179,12 @@ def plan_memory(
     cache_tokens: int | None = None,
     conversations: int = 1,
     budget: int | None = None,
+    usual: int = DEFAULT_CONTEXT,
 ) -> MemoryPlan:
     """Plan context and cache from the `wanted` context (tokens) and `available` memory (bytes).
 
-    `size` says what a cache takes. With a `budget` no more than that many bytes of the available
-    memory are planned with.
+    `size` says what a cache takes; `usual` is the context where none is wanted and it fits. With a
+    `budget` no more than that many bytes of the available memory are planned with.
     Raises InvalidRequestError for a context beyond the model's or a cache below one context,
     NotEnoughMemoryError for what does not fit.
     """
@@ -200,7 +201,7 @@ def plan_memory(
     if cache_tokens is None:
         # Several sequences share the cache, so it is not made smaller than the default context.
         many = min(conversations * CONVERSATION_TOKENS, fitting // 2)
-        cache_tokens = max(min(fitting, DEFAULT_CONTEXT), many)
+        cache_tokens = max(min(fitting, usual), many)
     cache = _round_up(max(least, cache_tokens))
     if cache_bytes is not None:
         cache = size.tokens_in(cache_bytes)
@@ -218,9 +219,7 @@ def plan_memory(
             f"and {there if bounded else f'{gigabytes(available)} is available'}.",
             hint=_what_would_do(fitting, needed) if bounded else _what_fits(fitting, available),
         )
-    return MemoryPlan(
-        min(model_context, DEFAULT_CONTEXT, cache) if wanted is None else wanted, cache
-    )
+    return MemoryPlan(min(model_context, usual, cache) if wanted is None else wanted, cache)
 
 
 def state_slots(sequence_bytes: int, room: int) -> int:

@@ -75,6 +75,7 @@ class Planner:
         budget: int | None,
         available: int,
         context: int | None,
+        usual_context: int = DEFAULT_CONTEXT,
         cache_bytes: int | None,
         cache_tokens: int | None,
         cache_dtype: CacheDtype,
@@ -88,6 +89,7 @@ class Planner:
         self._name = name
         self._weights, self._draft_bytes, self._draft_specs = weights, draft_bytes, draft_specs
         self._budget, self._available = budget, available
+        self._usual = usual_context
         self._context, self._cache_bytes, self._cache_tokens = context, cache_bytes, cache_tokens
         self._cache_dtype, self._conversations = cache_dtype, conversations
 
@@ -147,7 +149,7 @@ class Planner:
             share = size.tokens_in((room - state_bytes) // CACHE_SHARE)
             wanted = self._conversations * CONVERSATION_TOKENS
             if self._context is None:
-                wanted = max(DEFAULT_CONTEXT, wanted)
+                wanted = max(self._usual, wanted)
             tokens = min(wanted, max(CONVERSATION_TOKENS, share))
             tokens = max(self._context or 0, min(tokens, model.context_length))
         plan = self._plan(model, size, resident + state_bytes + beside + spare, tokens)
@@ -202,6 +204,7 @@ class Planner:
             cache_tokens=cache_tokens,
             conversations=self._conversations,
             budget=self._budget,
+            usual=self._usual,
         )
 
     def _size(self, model: Model, rows: int) -> CacheSize:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import PlainTextResponse
@@ -75,7 +75,8 @@ async def show(service: Service, request: Request) -> Response:
     name = known_name(service, asked)
     facts = await service.model(name)
     source = service.registry.source(name)
-    read = await service.off_loop(lambda: read_facts(_path(source)))
+    found = await service.off_loop(lambda: hub.resolve(source, allow_download=False))
+    read = await service.off_loop(lambda: read_facts(found.path))
     dialect = _dialect(service, name) or dialect_of(read.chat_template, lambda _: False)
     listed = _listed(facts)
     for word in ("name", "model"):
@@ -84,8 +85,9 @@ async def show(service: Service, request: Request) -> Response:
         {
             "license": read.license,
             "modelfile": f"FROM {name}\n",
-            "parameters": "",
-            "template": read.chat_template,
+            "parameters": _parameters(found),
+            "system": found.settings.system,
+            "template": found.settings.template or read.chat_template,
             **listed,
             "model_info": _model_info(facts, read),
             "capabilities": _capabilities(dialect),
@@ -93,9 +95,16 @@ async def show(service: Service, request: Request) -> Response:
     )
 
 
-def _path(name: str) -> Path:
-    """Return the path of the model's files."""
-    return hub.resolve(name, allow_download=False).path
+def _parameters(found: hub.ResolvedModel) -> str:
+    """Write the model's defaults as Ollama does: a name and a value a line."""
+    values = {**found.settings.sampling}
+    values |= {"num_ctx": found.settings.context} if found.settings.context else {}
+    lines = [
+        f"{'repeat_penalty' if name == 'repetition_penalty' else name:<30} {json.dumps(each)}"
+        for name, value in values.items()
+        for each in (value if isinstance(value, (list, tuple)) else [value])
+    ]
+    return "\n".join(lines)
 
 
 def _listed(facts: dict[str, Any]) -> dict[str, Any]:

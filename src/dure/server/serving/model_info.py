@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dure import hub
+from dure import hub, models
 from dure.errors import DureError
+from dure.formats.checkpoint import open_checkpoint
 from dure.hub.facts import read_facts
 from dure.hub.identity import files_identity
 
@@ -27,13 +29,31 @@ class ModelInfo:
         self._registry = registry
         self._created = int(time.time())
         self._known: dict[str, dict[str, Any]] = {}
+        self._runs: dict[Path, bool] = {}
         self._lock = threading.Lock()
 
     def all(self) -> list[dict[str, Any]]:
         """Describe every model served: those named at the start, or else all on this machine."""
-        names = list(self._registry.served) or [model.name for model in hub.local_models()]
+        names = list(self._registry.served) or self._on_this_machine()
         loaded = [entry.name for entry in self._registry.loaded()]
         return [self.of(name) for name in dict.fromkeys([*loaded, *names])]
+
+    def _on_this_machine(self) -> list[str]:
+        """List the names of the models here that a client may ask for.
+
+        Other programs keep models of all kinds: only those of a family that runs are listed.
+        """
+        found = []
+        for model in hub.local_models():
+            if hub.parse_name(model.name).kind == "path":
+                continue
+            with self._lock:
+                runs = self._runs.get(model.path)
+                if runs is None:
+                    runs = self._runs[model.path] = model.owner == "dure" or _runs(model.path)
+            if runs:
+                found.append(model.name)
+        return found
 
     def of(self, name: str) -> dict[str, Any]:
         """Describe one model as an entry of OpenAI's model list, with further metadata."""
@@ -59,6 +79,15 @@ class ModelInfo:
             value["meta"] = {**read.get("meta", {}), **context}
             value["max_model_len"] = value["context_length"] = worker.llm.context
         return value
+
+
+def _runs(path: Path) -> bool:
+    """Whether the files at `path` are of a family that runs."""
+    try:
+        models.family_of(open_checkpoint(path))
+    except (DureError, OSError):
+        return False
+    return True
 
 
 def _in_memory(llm: LLM) -> dict[str, Any]:
