@@ -133,6 +133,8 @@ def test_offline_stops_every_source(
         hub.pull("tiny:3w", source=source)
     with pytest.raises(DownloadError, match=variable):
         hub.pull("modelscope:maker/Tiny-GGUF")
+    with pytest.raises(DownloadError, match=variable), hub.headers_of("maker/Tiny-GGUF"):
+        pass
     assert server.asked == []
 
 

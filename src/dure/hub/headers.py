@@ -23,7 +23,7 @@ from dure.formats.safetensors import INDEX_NAME, read_safetensors
 from dure.hub.catalogue import Source
 from dure.hub.http import RefusedError, UnreachableError, host_of, open_url, unreachable
 from dure.hub.names import ModelName
-from dure.hub.remote import Listing, list_huggingface, list_modelscope
+from dure.hub.remote import Listing, check_online, list_huggingface, list_modelscope
 from dure.hub.repository import RemoteFile, check_paths, choose_files
 from dure.hub.types import Progress, Timeouts, human_bytes
 
@@ -64,6 +64,7 @@ def remote_headers(
     sources: hubs to try in turn; others than hubs are passed over. Raises DownloadError,
     ModelNotFoundError or UnsupportedModelError if none of them has it or can send it in parts.
     """
+    check_online(name.text)
     hubs = [source for source in sources if source.kind != "pypi"]
     if not hubs:
         raise DownloadError(
