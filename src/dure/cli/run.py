@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dure.cli import console
+from dure.cli import before_download, console
 
 if TYPE_CHECKING:
     from dure.chat.output import Completion
@@ -114,6 +114,7 @@ def command(
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Show tokens, speeds, joules and money on stderr.")
     ] = False,
+    yes: before_download.Yes = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:
     """Answer one prompt, or chat.
@@ -143,6 +144,7 @@ def command(
     prepared = with_piped_input(prompt)
     if prepared is None:
         check_can_chat("--json" if json else "--json-schema" if form else None)
+    before_download.tell_plan(model, context=context, budget=budget, quantize=quantize, yes=yes)
     began = time.perf_counter()
     llm = load(
         model,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dure.cli import console
+from dure.cli import before_download, console
 from dure.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ def command(
         str, typer.Option(help="Prefix of the names in /metrics; vllm fits vLLM's dashboards.")
     ] = "dure",
     verbose: Annotated[bool, typer.Option("--verbose", help="Log a line per request.")] = False,
+    yes: before_download.Yes = False,
 ) -> None:
     """Serve models over HTTP with the OpenAI, Anthropic and Ollama APIs.
 
@@ -209,6 +210,15 @@ def command(
         gc.freeze()
         console.note(f"dure listens on http://{_authority(*server.address)}/v1")
 
+    for name in served:
+        before_download.tell_plan(
+            name,
+            context=context,
+            budget=share,
+            quantize=scheme,
+            users=parallel if max_models == 1 else 1,
+            yes=yes,
+        )
     server = Server(settings, load, on_ready=ready, meter=meter)
     if server.ledger is not None:
         _tell_lost(server.ledger)

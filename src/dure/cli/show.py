@@ -173,9 +173,9 @@ def _lines(value: dict[str, Any]) -> list[tuple[str, str]]:
     from dure.hub import human_bytes
 
     active = value["active_parameters"]
-    parameters = _count(value["parameters"])
+    parameters = count_of(value["parameters"])
     if active != value["parameters"]:
-        parameters += f", of which {_count(active)} work on a token"
+        parameters += f", of which {count_of(active)} work on a token"
     mix = ", ".join(f"{name} {_percent(share)}" for name, share in value["quantisation"].items())
     bits = value["bits_per_weight"]
     experts = value.get("experts") and f"{value['experts']}, {value['experts_used']} a token"
@@ -279,7 +279,8 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.01 else "<1 %"
 
 
-def _count(parameters: int) -> str:
+def count_of(parameters: int) -> str:
+    """Format a number of parameters: "1.54 billion"."""
     if parameters >= 1_000_000_000:
         return f"{parameters / 1e9:.2f} billion"
     return f"{parameters / 1e6:.1f} million"

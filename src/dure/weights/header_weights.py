@@ -143,13 +143,13 @@ class HeaderWeights(Weights):
         return np.broadcast_to(np.float32(1), shapes[0])
 
     def rows_on_disk(self, name: str, rows: int, cols: int) -> RowsOnDisk | None:
-        """Return what `Weights` does; a matrix that stays on disk is listed as one."""
-        before = self.expert_pool.left_bytes
-        found = super().rows_on_disk(name, rows, cols)
-        if found is not None:
-            size, dtype = self.expert_pool.left_bytes - before, self._tensors[name].dtype
-            self._asked.append(AskedMatrix(name, dtype, rows, cols, size, on_disk=True))
-        return found
+        """Return a table that cannot be read if the rows stay on disk, else None."""
+        tensor = self._left_on_disk(name, rows, cols)
+        if tensor is None:
+            return None
+        size = kernels.packed_bytes(tensor.dtype, rows, cols)
+        self._asked.append(AskedMatrix(name, tensor.dtype, rows, cols, size, on_disk=True))
+        return cast("RowsOnDisk", SimpleNamespace(rows=rows, cols=cols))
 
     def _matrix(self, name: str, tensor: Parameter, rows: int, cols: int) -> kernels.Matrix:
         dtype = self._types.of(name, tensor)

@@ -201,6 +201,11 @@ class Weights:
 
         It stays on disk where experts do too, if the file has it in the type that memory would.
         """
+        tensor = self._left_on_disk(name, rows, cols)
+        return None if tensor is None else RowsOnDisk(tensor, rows, cols)
+
+    def _left_on_disk(self, name: str, rows: int, cols: int) -> TensorInfo | None:
+        """Return the tensor if its rows stay on disk, and count it as left there."""
         tensor = self._tensors.get(name)
         if not self.expert_pool.streams or not isinstance(tensor, TensorInfo):
             return None
@@ -209,7 +214,7 @@ class Weights:
         self._unused.discard(name)
         self._leave(tensor)
         self.expert_pool.left_bytes += kernels.packed_bytes(tensor.dtype, rows, cols)
-        return RowsOnDisk(tensor, rows, cols)
+        return tensor
 
     def _leave(self, *tensors: Stored) -> None:
         """Take tensors that stay on disk out of what is to be read."""

@@ -1,0 +1,283 @@
+"""dure plan: what a model needs and does on this machine, before it is downloaded."""
+
+# ruff: noqa: PLC0415 - families and kernels are loaded when the verb runs, not for its --help
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dure.cli import console
+
+if TYPE_CHECKING:
+    from dure.planning.plan import ModelPlan, Wish
+    from dure.planning.vendor_prices import VendorPrice
+
+
+def command(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...",
+            show_default=False,
+            help="Short names, hub ids, files or folders; without one, the whole catalogue.",
+        ),
+    ] = None,
+    *,
+    memory: console.Memory = None,
+    context: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of each conversation [default: what fits, up to 32768]."),
+    ] = None,
+    users: Annotated[int, typer.Option(min=1, max=1024, help="Conversations at once.")] = 1,
+    quantize: console.Quantize = None,
+    currency: Annotated[
+        str | None,
+        typer.Option(metavar="USD|CNY", help="Show vendors' prices in this currency."),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Yuan for a dollar [default: 7.0510, of 2024-09-24].")
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object, or a list of them.")
+    ] = False,
+) -> None:
+    """Plan models: whether they fit, with which context and how many users, memory part by part,
+    and what vendors charge. Of a model that is not here only the headers are fetched, some MB of
+    it; of the catalogue's models nothing.
+    """
+    from dure.planning.plan import Wish
+    from dure.planning.vendor_prices import check_currency
+
+    if currency is not None:
+        currency = check_currency(currency.upper())
+    wish = Wish(
+        context=context,
+        users=users,
+        budget=console.memory_budget(memory),
+        quantize=quantize,
+    )
+    found, problems = _plans(models or [], wish)
+    told = [_described(plan, currency, rate) for plan in found]
+    if json:
+        whole: list[dict[str, Any]] = [*told, *problems]
+        console.print_json(whole[0] if models is not None and len(models) == 1 else whole)
+    elif models is not None and len(models) == 1 and not problems:
+        _print_page(told[0])
+    else:
+        _print_table(told, problems)
+
+
+def _plans(models: list[str], wish: Wish) -> tuple[list[ModelPlan], list[dict[str, Any]]]:
+    """Return the plans in order, and what could not be planned of several models, with why.
+
+    Raises the error of a model that is the only one.
+    """
+    from dure import hub
+    from dure.cli.progress import PullReport
+    from dure.errors import DureError
+    from dure.planning.plan import plan_model, ranked
+
+    names = models or [entry.name for entry in hub.load_catalogue().entries]
+    found: list[ModelPlan] = []
+    problems: list[dict[str, Any]] = []
+    for name in names:
+        try:
+            with PullReport() as report:
+                found.append(plan_model(name, wish, progress=report))
+        except DureError as error:
+            if len(models) == 1:
+                raise
+            problems.append({"name": name, "problem": error.message, "hint": error.hint})
+    return (found if models else ranked(found)), problems
+
+
+def _described(plan: ModelPlan, currency: str | None, rate: float | None) -> dict[str, Any]:
+    memory, work = plan.memory, plan.work
+    return {
+        "name": plan.name,
+        "family": work.family,
+        "parameters": plan.parameters,
+        "active_bytes": work.active_bytes,
+        "layers": work.layers,
+        "context_limit": work.context,
+        "origin": asdict(plan.origin),
+        "fits": memory.fits,
+        "streams": memory.streams,
+        "memory": {
+            **asdict(memory),
+            "weight_bytes": memory.weight_bytes,
+            "peak_bytes": memory.peak_bytes,
+        },
+        "speed": None,
+        "vendor": _priced(plan, currency, rate),
+    }
+
+
+def _priced(plan: ModelPlan, currency: str | None, rate: float | None) -> dict[str, Any] | None:
+    from dure.planning.vendor_prices import RATE_DATE, YUAN_PER_DOLLAR
+
+    price = plan.vendor
+    if price is None:
+        return None
+    used = YUAN_PER_DOLLAR if rate is None else rate
+    shown: VendorPrice = price.in_currency(currency or price.currency, used)
+    converted = shown.currency != price.currency
+    said = {"yuan_per_dollar": used, "rate_date": RATE_DATE if rate is None else None}
+    return {**asdict(shown), "same_model": plan.vendor_is_same, **(said if converted else {})}
+
+
+def _print_page(plan: dict[str, Any]) -> None:
+    from dure.hub import human_bytes
+
+    memory = plan["memory"]
+    for label, text in [
+        ("model", plan["name"]),
+        ("family", f"{plan['family']}, {_billions(plan['parameters'])} parameters"),
+        ("headers", _origin(plan["origin"])),
+        ("runs", _runs(memory)),
+        ("context", _context(memory, plan["context_limit"])),
+        ("weights", _weights(memory["weights"])),
+        ("experts", _experts(memory)),
+        ("cache", _cache(memory)),
+        ("states", human_bytes(memory["state_bytes"]) if memory["state_bytes"] else ""),
+        ("buffers", human_bytes(memory["buffer_bytes"])),
+        ("process", f"{human_bytes(memory['process_bytes'])}: interpreter, vocabulary, texts"),
+        ("in all", _in_all(memory)),
+        ("speed", "not measured"),
+        ("vendors", _vendor(plan["vendor"])),
+    ]:
+        if text:
+            console.write(f"{label:<10}{_plain(text)}\n")
+
+
+def _print_table(plans: list[dict[str, Any]], problems: list[dict[str, Any]]) -> None:
+    from dure.hub import human_bytes
+
+    table: list[tuple[str, ...]] = [
+        ("MODEL", "PARAMETERS", "FILES", "MEMORY", "RUNS", "CONTEXT", "USERS", "VENDORS, OUT")
+    ]
+    for plan in plans:
+        memory, price = plan["memory"], plan["vendor"]
+        runs = "from disk" if plan["streams"] else "yes" if plan["fits"] else "no"
+        about = "" if price is None or price["same_model"] else "~"
+        table.append(
+            (
+                _plain(plan["name"]),
+                _billions(plan["parameters"]),
+                human_bytes(plan["origin"]["model_bytes"]),
+                human_bytes(memory["peak_bytes"]),
+                runs,
+                f"{memory['context']:,}",
+                f"{memory['most_users']:,}",
+                "-" if price is None else f"{about}{price['output']:.2f} {price['currency']}",
+            )
+        )
+    for line in console.aligned(table):
+        console.write(line + "\n")
+    for problem in problems:
+        console.write(f"{_plain(problem['name'])}: {_plain(problem['problem'])}\n")
+    console.note(
+        "(MEMORY: of one process at its peak. USERS: conversations of that context that fit. "
+        "VENDORS: a million tokens of answers; ~: of the nearest model)"
+    )
+
+
+def _origin(origin: dict[str, Any]) -> str:
+    from dure.hub import human_bytes
+
+    size = human_bytes(origin["model_bytes"])
+    if origin["kind"] == "file":
+        return f"{origin['where']}, {size}"
+    if origin["kind"] == "catalogue":
+        return f"known to the catalogue; {size} to download"
+    fetched = human_bytes(origin["fetched_bytes"])
+    return f"{fetched} fetched from {origin['where']}; {size} to download"
+
+
+def _runs(memory: dict[str, Any]) -> str:
+    from dure.hub import human_bytes
+
+    if memory["problem"]:
+        return f"no: {memory['problem']} {memory['hint']}".strip()
+    there = "the budget" if memory["budget"] else "what is free"
+    used, room = human_bytes(memory["peak_bytes"]), human_bytes(memory["available_bytes"])
+    kept = memory["experts_kept"] < sum(memory["experts"].values())
+    how = "yes, with experts on disk" if kept else "yes"
+    return f"{how}: {used} of {room}, {there}"
+
+
+def _context(memory: dict[str, Any], limit: int) -> str:
+    users = "1 user" if memory["users"] == 1 else f"{memory['users']:,} users"
+    said = f"{memory['context']:,} tokens for {users}"
+    return (
+        f"{said}; {memory['most_context']:,} would fit (the model's limit is {limit:,}), "
+        f"or {memory['most_users']:,} users of {memory['context']:,}"
+    )
+
+
+def _weights(weights: dict[str, int]) -> str:
+    from dure.hub import human_bytes
+
+    parts = ", ".join(f"{name} {human_bytes(size)}" for name, size in weights.items())
+    return f"{human_bytes(sum(weights.values()))}: {parts}"
+
+
+def _experts(memory: dict[str, Any]) -> str:
+    from dure.hub import human_bytes
+
+    whole = sum(memory["experts"].values())
+    if not whole:
+        return ""
+    kinds = ", ".join(f"{name} {human_bytes(size)}" for name, size in memory["experts"].items())
+    kept = memory["experts_kept"]
+    if kept == whole:
+        return f"{human_bytes(whole)}: {kinds}"
+    share = 100 * kept // whole
+    return f"{human_bytes(kept)} ({share} %) of {human_bytes(whole)} in memory, the rest on disk"
+
+
+def _cache(memory: dict[str, Any]) -> str:
+    from dure.hub import human_bytes
+
+    if not memory["cache_bytes"]:
+        return ""
+    each = human_bytes(memory["token_bytes"])
+    return f"{human_bytes(memory['cache_bytes'])}: {each} a token"
+
+
+def _in_all(memory: dict[str, Any]) -> str:
+    from dure.hub import human_bytes
+
+    said = f"{human_bytes(memory['peak_bytes'])} at the peak"
+    reserved = memory["reserved_bytes"]
+    return f"{said}; loading sets {human_bytes(reserved)} aside" if reserved else said
+
+
+def _vendor(price: dict[str, Any] | None) -> str:
+    if price is None:
+        return "no price known"
+    cached = "" if price["cached_input"] is None else f", {price['cached_input']:.3g} cached"
+    whose = price["model"] if price["same_model"] else f"{price['model']}, the nearest"
+    said = (
+        f"{price['vendor']} asks {price['input']:.3g} {price['currency']} in{cached}, "
+        f"{price['output']:.3g} out, for a million tokens of {whose} "
+        f"({price['as_of']}, {price['source']})"
+    )
+    if "yuan_per_dollar" in price:
+        of = "" if price["rate_date"] is None else f", of {price['rate_date']}"
+        said += f"; at {price['yuan_per_dollar']:g} yuan a dollar{of}"
+    return said
+
+
+def _billions(parameters: int) -> str:
+    from dure.cli.show import count_of
+
+    return count_of(parameters)
+
+
+def _plain(text: str) -> str:
+    """Return a line without what a terminal would take for commands."""
+    return "".join(c for c in " ".join(text.split()) if c.isprintable())

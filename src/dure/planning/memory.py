@@ -1,0 +1,227 @@
+"""What of a model is in memory, part by part, and whether that fits: before a weight is read.
+
+What is kept and what stays on disk is decided by `loading.planner`, which loading itself asks. Here
+its answer is split into parts, and what a process really has at its peak is estimated: loading
+reserves a little more, so that it never runs out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dure import machine, models
+from dure.batch import BLOCK_SIZE
+from dure.errors import NotEnoughMemoryError
+from dure.loading.cache_size import ROWS, CacheSize
+from dure.loading.draft import head_specs
+from dure.loading.memory import OVERHEAD_BYTES
+from dure.loading.planner import Plan, Planner
+from dure.weights.streaming_pool import StreamingExpertPool
+
+if TYPE_CHECKING:
+    from dure.batch import CacheDtype
+    from dure.formats.checkpoint import Checkpoint
+    from dure.planning.work import ModelWork
+    from dure.weights.quantize import Scheme
+
+INTERPRETER_BYTES = 55_000_000
+"""Python, numpy, dure's own code and what a first answer loads of it; measured, Linux, 3.11."""
+
+TOKEN_BYTES = 424
+"""What the tokenizer keeps of one token of the vocabulary; measured of 49,152 and 151,936."""
+
+HISTORY_BYTES = 900
+"""What is kept of one token of a conversation beside the cache: its id, its text, its place in what
+is searched for repetitions; measured of 512 to 4,096 tokens."""
+
+STATES_OF_ONE = 2
+"""Recurrent states of one conversation: its own, and one at the end of its prompt."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a model takes in memory for `users` conversations of `context` tokens each. Bytes."""
+
+    context: int
+    users: int
+    weights: Mapping[str, int]  # by type in memory, experts left out; "vectors"; "other"
+    experts: Mapping[str, int]  # of a mixture, all of them, by type
+    experts_kept: int  # of them in memory; the others are read from disk as they are needed
+    token_bytes: int  # of the cache, of each token in the layers that keep all of them
+    cache_bytes: int  # of all users' tokens
+    state_bytes: int  # recurrent states of all users
+    buffer_bytes: int  # of a step's rows
+    process_bytes: int  # the interpreter, the vocabulary, and texts
+    reserved_bytes: int  # what loading sets aside: all of the above at most
+    available_bytes: int  # what there is: the budget, or what the machine has free
+    budget: int | None  # as it was asked for
+    problem: str  # why it does not run; empty if it does
+    hint: str
+    most_context: int  # tokens of each user that would fit; 0 if none do, or it is not known
+    most_users: int  # of `context` tokens each that would fit
+
+    @property
+    def fits(self) -> bool:
+        """Whether it runs, with experts on disk where there are too many."""
+        return not self.problem
+
+    @property
+    def streams(self) -> bool:
+        """Whether experts are read from disk."""
+        return self.fits and self.experts_kept < sum(self.experts.values())
+
+    @property
+    def weight_bytes(self) -> int:
+        """Weights in memory."""
+        return sum(self.weights.values()) + self.experts_kept
+
+    @property
+    def peak_bytes(self) -> int:
+        """What the process has at its peak, about."""
+        cache = self.cache_bytes + self.state_bytes
+        return self.weight_bytes + cache + self.buffer_bytes + self.process_bytes
+
+
+def footprint(
+    checkpoint: Checkpoint,
+    work: ModelWork,
+    *,
+    context: int | None = None,
+    users: int = 1,
+    budget: int | None = None,
+    available: int | None = None,
+    quantize: Scheme | None = None,
+    cache_dtype: CacheDtype = "f16",
+) -> Footprint:
+    """Plan a model's memory as loading it would; no weight is read.
+
+    context: tokens of each of `users` conversations; None: what loading takes. budget: bytes that
+    the process may take at most. available: bytes that the machine has free; None: this one's now.
+    Raises InvalidRequestError for a context beyond the model's.
+    """
+    free = machine.memory_available() if available is None else available
+    weights = models.weight_bytes(checkpoint, quantize=quantize)
+    planner = Planner(
+        work.name,
+        weights=weights,
+        draft_bytes=0,
+        draft_specs=(),
+        budget=budget,
+        available=free,
+        context=context,
+        cache_bytes=None,
+        cache_tokens=None if context is None else context * users,
+        cache_dtype=cache_dtype,
+        conversations=users,
+    )
+    model = models.header_model(checkpoint, draft_heads=True, quantize=quantize)[0]
+    size = CacheSize.of(
+        model.kv_cache_specs, cache_dtype, whole=head_specs(model), conversations=users
+    )
+    room = free if budget is None else min(free, budget)
+    plan, problem, hint = _planned(planner, checkpoint, model, quantize)
+    wanted = min(work.context, context or (plan.context if plan else work.context))
+    resident, experts = _by_type(work, weights.total)
+    kept = sum(experts.values())
+    fixed = sum(resident.values()) + OVERHEAD_BYTES + (0 if plan else kept)
+    if plan is not None:
+        kept = min(kept, plan.memory.expert_cache_bytes)
+        fixed += 0 if plan.memory.streamed else kept
+        if plan.memory.streamed:  # what is looked up by row stays on disk
+            resident = _scaled(resident, plan.memory.resident_bytes)
+    sequence = sum(spec.bytes_per_sequence for spec in model.kv_cache_specs)
+    cached = _whole_blocks(wanted) * users if context or plan is None else plan.cache_tokens
+    fitting = size.tokens_in(max(0, room - fixed - users * STATES_OF_ONE * sequence))
+    return Footprint(
+        context=wanted,
+        users=users,
+        weights=resident,
+        experts=experts,
+        experts_kept=kept,
+        token_bytes=size.token_bytes,
+        cache_bytes=size.bytes_of(cached),
+        state_bytes=users * STATES_OF_ONE * sequence,
+        buffer_bytes=min(ROWS, cached) * row_bytes(work),
+        process_bytes=INTERPRETER_BYTES + TOKEN_BYTES * work.vocabulary + HISTORY_BYTES * cached,
+        reserved_bytes=_reserved(plan),
+        available_bytes=room,
+        budget=budget,
+        problem=problem,
+        hint=hint,
+        most_context=min(work.context, fitting // users // BLOCK_SIZE * BLOCK_SIZE),
+        most_users=fitting // max(1, _whole_blocks(wanted)),
+    )
+
+
+def row_bytes(work: ModelWork) -> int:
+    """Return what one row of a step takes while it is computed, about.
+
+    Residuals and what attention works on are some rows of floats; an MLP keeps int8 and half of
+    what lies between. Measured with 512 rows of three dense models and a mixture.
+    """
+    mixtures = [matrix for matrix in work.matrices if matrix.experts]
+    widths = 2 * max((m.rows for m in work.matrices if m.use == "dense"), default=0)
+    if mixtures:
+        width, top_k = max(m.rows for m in mixtures), max(m.active for m in mixtures)
+        widths = max(widths, top_k * (6 * work.hidden + 2 * width))
+    return 16 * work.hidden + widths
+
+
+def _planned(
+    planner: Planner, checkpoint: Checkpoint, model: Any, quantize: Scheme | None
+) -> tuple[Plan | None, str, str]:
+    """Return the plan, with experts on disk if need be; or None, why not, and what would do."""
+    try:
+        return planner.plan(model, None), "", ""
+    except NotEnoughMemoryError as error:
+        problem, hint = error.message, error.hint
+    if not planner.may_stream:
+        return None, problem, hint
+    pool = StreamingExpertPool()
+    try:
+        streamed, _ = models.header_model(
+            checkpoint, draft_heads=True, quantize=quantize, expert_pool=pool
+        )
+        return planner.plan(streamed, pool), "", ""
+    except NotEnoughMemoryError as error:
+        return None, error.message, error.hint
+
+
+def _by_type(work: ModelWork, total: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the bytes of all other weights and of experts, by type in memory.
+
+    total: what loading counts; what is no part of the work, such as draft heads, is "other".
+    """
+    resident: Counter[str] = Counter()
+    experts: Counter[str] = Counter()
+    for matrix in work.matrices:
+        (experts if matrix.experts else resident)[matrix.dtype] += matrix.nbytes
+    found = dict(resident.most_common())
+    found["vectors"] = work.vector_bytes
+    rest = total - sum(found.values()) - sum(experts.values())
+    if rest > 0:
+        found["other"] = rest
+    return found, dict(experts.most_common())
+
+
+def _scaled(resident: dict[str, int], total: int) -> dict[str, int]:
+    """Take what stays on disk out of the largest part, so that all parts are `total`."""
+    left = max(0, sum(resident.values()) - total)
+    largest = max(resident, key=lambda name: resident[name])
+    return resident | {largest: max(0, resident[largest] - left)}
+
+
+def _reserved(plan: Plan | None) -> int:
+    """Return what loading sets aside; 0 without a plan."""
+    if plan is None:
+        return 0
+    use = plan.memory
+    cache = use.cache_bytes + use.state_bytes
+    return use.resident_bytes + use.expert_cache_bytes + cache + use.overhead_bytes
+
+
+def _whole_blocks(tokens: int) -> int:
+    return -(-tokens // BLOCK_SIZE) * BLOCK_SIZE
