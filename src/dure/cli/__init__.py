@@ -18,7 +18,7 @@ from dure.errors import DureError
 VERBS = {
     "run": "Ask a model one question, or chat with it.",
     "serve": "Serve models over HTTP, as OpenAI, Anthropic and Ollama do.",
-    "plan": "Plan models before they are downloaded: memory, context, users, prices.",
+    "plan": "Plan models before a download: memory, users, prices.",
     "pull": "Download a model.",
     "list": "List the models on this machine and in the catalogue.",
     "show": "Show what a model is: its family, size, context and template.",
