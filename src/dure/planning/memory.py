@@ -24,6 +24,7 @@ from dure.weights.streaming_pool import StreamingExpertPool
 if TYPE_CHECKING:
     from dure.batch import CacheDtype
     from dure.formats.checkpoint import Checkpoint
+    from dure.layers.mixer_work import MixerWork
     from dure.planning.work import ModelWork
     from dure.weights.quantize import Scheme
 
@@ -36,6 +37,8 @@ TOKEN_BYTES = 424
 HISTORY_BYTES = 900
 """What is kept of one token of a conversation beside the cache: its id, its text, its place in what
 is searched for repetitions; measured of 512 to 4,096 tokens."""
+
+_PAGE, _LARGE_ARRAY = 2 << 20, 4 << 20  # numpy asks for large pages from 4 MB on
 
 STATES_OF_ONE = 2
 """Recurrent states of one conversation: its own, and one at the end of its prompt."""
@@ -143,7 +146,7 @@ def footprint(
         experts_kept=kept,
         token_bytes=size.token_bytes,
         cache_bytes=size.bytes_of(cached),
-        state_bytes=users * STATES_OF_ONE * sequence,
+        state_bytes=_state_bytes(model, users * STATES_OF_ONE, plan.num_states if plan else 0),
         buffer_bytes=min(ROWS, cached) * row_bytes(work),
         process_bytes=INTERPRETER_BYTES + TOKEN_BYTES * work.vocabulary + HISTORY_BYTES * cached,
         reserved_bytes=_reserved(plan),
@@ -159,15 +162,38 @@ def footprint(
 def row_bytes(work: ModelWork) -> int:
     """Return what one row of a step takes while it is computed, about.
 
-    Residuals and what attention works on are some rows of floats; an MLP keeps int8 and half of
-    what lies between. Measured with 512 rows of three dense models and a mixture.
+    Residuals are some rows of floats, and attention has its queries and what it read of values; an
+    MLP keeps int8 and half of what lies between. Measured with 512 rows of dense models, a mixture
+    and latent attention.
     """
     mixtures = [matrix for matrix in work.matrices if matrix.experts]
     widths = 2 * max((m.rows for m in work.matrices if m.use == "dense"), default=0)
     if mixtures:
         width, top_k = max(m.rows for m in mixtures), max(m.active for m in mixtures)
         widths = max(widths, top_k * (6 * work.hidden + 2 * width))
-    return 16 * work.hidden + widths
+    return 8 * work.hidden + 4 * max(_numbers(mixer) for mixer, _ in work.mixers) + widths
+
+
+def _numbers(mixer: MixerWork) -> int:
+    """Return the floats of one row that a mixer has at once, beside residuals."""
+    values = mixer.heads * mixer.value_dim
+    if mixer.kind == "recurrent":  # q, k and v before and after the convolution; gates; results
+        return 2 * (2 * mixer.kv_heads * mixer.key_dim + values) + 3 * values
+    return mixer.heads * mixer.key_dim + values
+
+
+def _state_bytes(model: Any, used: int, slots: int) -> int:
+    """Return the memory of `used` recurrent states of `slots` that are allocated.
+
+    The system provides memory in pages of 2 MB where an array is large.
+    """
+    total = 0
+    for spec in model.kv_cache_specs:
+        size = used * spec.bytes_per_sequence
+        if slots * spec.bytes_per_sequence >= _LARGE_ARRAY:
+            size = -(-size // _PAGE) * _PAGE
+        total += size
+    return total
 
 
 def _planned(
