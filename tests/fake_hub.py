@@ -169,6 +169,11 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 self.body(name, next(data for n, data in hub.wheels.values() if n == name))
             elif path.startswith("/api/v1/models/"):
                 self.modelscope(path.split("/")[4:], query)
+            elif path == "/api/models":
+                words = query["search"].casefold().split()
+                found = [r for r in hub.huggingface if all(w in r.casefold() for w in words)]
+                listed = [{"id": repo, "downloads": 7} for repo in found]
+                self.json([*listed, {"id": "not a name"}, "nonsense"])
             elif path.startswith("/api/models/"):
                 self.model_api(path.split("/")[3:], query)
             else:

@@ -37,7 +37,7 @@ def test_models_here_are_a_table_with_a_line_each(dure_command) -> None:
     place("smollm2:135m", 98_000_000 // 1000)
     place("qwen3:0.6b", 5000)
     head, first, second = dure_command("list").out.splitlines()
-    assert head.split() == ["NAME", "SIZE", "HERE", "FROM", "LICENCE", "FOLDER"]
+    assert head.split() == ["NAME", "SIZE", "HERE", "FITS", "FROM", "LICENCE", "FOLDER"]
     here = ["qwen3:0.6b", "5.0", "kB", "2026-01-02", "PyPI", "Apache-2.0"]
     assert first.split() == [*here, str(models_folder())]
     assert second.startswith("smollm2:135m")
@@ -54,3 +54,16 @@ def test_all_adds_the_rest_of_the_catalogue_and_marks_the_default(dure_command) 
 
 def test_output_off_a_terminal_has_no_colour(dure_command) -> None:
     assert "\x1b" not in dure_command("list", "--all").out
+
+
+def test_of_what_is_not_here_it_says_whether_it_fits(
+    dure_command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dure.machine.memory_available", lambda: 16_000_000_000)
+    rows = {row["name"]: row for row in json.loads(dure_command("list", "--all", "--json").out)}
+    assert rows["qwen2.5:7b"]["fits"] == "yes"
+    assert rows["llama3.3:70b"]["fits"] == "no"
+    assert rows["qwen3:30b-a3b"]["fits"] == "no, disk"
+    assert not rows["llama3.3:70b"]["size_is_known"]
+    assert "about 43 GB" in dure_command("list", "--all").out
+    assert "about 43 GB" in dure_command("show", "llama3.3:70b").out

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from outcome import Dure
 
+import dure.llm
 from dure.engine.params import SamplingParams
+from dure.errors import ModelNotFoundError
 
 
 def test_the_answer_goes_to_stdout_and_nothing_else(dure_command: Dure) -> None:
@@ -43,7 +45,7 @@ def test_a_file_with_a_space_in_its_name_is_the_model(dure_command: Dure, tmp_pa
 
 
 def test_nothing_to_ask_is_an_error_with_a_hint(dure_command: Dure) -> None:
-    done = dure_command("run", "fake")
+    done = dure_command("run", "qwen3:0.6b")
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith("error: No PROMPT was given")
     assert "\nhint: dure run MODEL" in done.err
@@ -299,6 +301,21 @@ def test_the_answer_ends_with_one_newline(dure_command: Dure) -> None:
 
 
 def test_json_without_a_question_is_refused_on_a_terminal(dure_command: Dure) -> None:
-    done = dure_command("run", "fake", "--json", stdin=None)
+    done = dure_command("run", "qwen3:0.6b", "--json", stdin=None)
     assert done.code == 1
     assert "needs a PROMPT" in done.err
+
+
+@pytest.mark.parametrize("arguments", [["Hello"], ["--json", "2+2?"], ["--json", "Hello"]])
+@pytest.mark.parametrize("stdin", [b"", None])
+def test_one_word_that_is_no_model_says_how_to_ask(
+    dure_command, monkeypatch: pytest.MonkeyPatch, arguments: list[str], stdin: bytes | None
+) -> None:
+    def load(model: str | None = None, **_: object) -> None:
+        raise ModelNotFoundError(f"No model is called {model!r}.")
+
+    monkeypatch.setattr(dure.llm, "LLM", load)
+    done = dure_command("run", *arguments, stdin=stdin)
+    assert done.code == 1
+    assert f"{arguments[-1]!r} is not a model" in done.err
+    assert f'dure run qwen2.5-coder:0.5b "{arguments[-1]}"' in done.err

@@ -19,6 +19,7 @@ from dure import hub
 from dure.errors import DownloadError, DureError, ModelNotFoundError, UnsupportedModelError
 from dure.hub import Progress, remote, transfer
 from dure.hub.http import Document
+from dure.hub.search import search_huggingface
 
 REPO = "maker/Model-GGUF"
 FILE = "model-Q4_0.gguf"
@@ -456,3 +457,29 @@ def test_a_mirror_at_no_address_is_an_error(
 def test_a_file_whose_path_is_not_unicode_is_refused() -> None:
     with pytest.raises(DownloadError, match="not Unicode"):
         remote._remote("model-\ud800.gguf", 5)
+
+
+def test_a_search_lists_the_hubs_repositories_by_name(server: FakeHub) -> None:
+    server.huggingface = {"a/Tiny-GGUF": {}, "b/tiny-2-GGUF": {}, "c/other": {}}
+    found = search_huggingface("tiny gguf", 5, QUICK)
+    assert [(each.repo, each.downloads) for each in found] == [
+        ("a/Tiny-GGUF", 7),
+        ("b/tiny-2-GGUF", 7),
+    ]
+
+
+def test_a_file_of_a_repository_is_pulled_by_its_place(server: FakeHub, data: bytes) -> None:
+    server.huggingface["a/b"] = {"sub/one.gguf": b"GGUF one", "two-Q4_0.gguf": b"GGUF two"}
+    assert hub.pull("a/b/sub/one.gguf", patience=QUICK).path.read_bytes() == b"GGUF one"
+
+
+def test_unsloths_dynamic_mixtures_go_by_the_type_they_are_nearest_to(
+    server: FakeHub, data: bytes
+) -> None:
+    server.huggingface["a/b"] = {
+        "BF16/m-BF16.gguf": b"GGUF large",
+        "m-UD-Q4_K_M.gguf": b"GGUF good",
+        "m-UD-IQ1_S.gguf": b"GGUF bad",
+    }
+    assert hub.pull("a/b", patience=QUICK).path.read_bytes() == b"GGUF good"
+    assert hub.pull("a/b:Q4_K_M", patience=QUICK).path.read_bytes() == b"GGUF good"

@@ -84,3 +84,45 @@ def test_the_folder_of_a_name_is_one_safe_component_and_the_same_in_any_case() -
     assert folders == [parse_name(name.lower()).folder for name in names]
     assert len(set(folders)) == len(names)
     assert not any(set(folder) & set('/\\:*?"<>|') or folder.startswith(".") for folder in folders)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "repo", "quant", "revision"),
+    [
+        ("org/repo/m-Q4_K_M.gguf", "huggingface", "org/repo", "m-Q4_K_M.gguf", ""),
+        ("org/repo/Q8_0/m-Q8_0.gguf", "huggingface", "org/repo", "m-Q8_0.gguf", ""),
+        ("hf.co/org/repo/m.gguf", "huggingface", "org/repo", "m.gguf", ""),
+        (
+            "https://huggingface.co/org/repo/resolve/main/m.gguf?download=true",
+            "huggingface",
+            "org/repo",
+            "m.gguf",
+            "",
+        ),
+        ("https://hf.co/org/repo/blob/v2/Q4/m.gguf", "huggingface", "org/repo", "m.gguf", "v2"),
+        (
+            "https://modelscope.cn/models/org/repo/resolve/master/m.gguf",
+            "modelscope",
+            "org/repo",
+            "m.gguf",
+            "",
+        ),
+    ],
+)
+def test_a_file_on_a_hub_is_named_by_its_place_or_its_address(
+    text: str, kind: str, repo: str, quant: str, revision: str
+) -> None:
+    name = parse_name(text)
+    assert (name.kind, name.repo, name.quant, name.revision) == (kind, repo, quant, revision)
+
+
+@pytest.mark.parametrize("text", ["./org/repo/m.gguf", "/org/repo/m.gguf", "m.gguf", "a/m.gguf"])
+def test_what_is_written_as_a_path_is_none_of_a_hubs_files(text: str) -> None:
+    assert parse_name(text).kind == "path"
+
+
+def test_a_file_that_is_here_is_that_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "org" / "repo").mkdir(parents=True)
+    (tmp_path / "org" / "repo" / "m.gguf").write_bytes(b"GGUF")
+    monkeypatch.chdir(tmp_path)
+    assert parse_name("org/repo/m.gguf").kind == "path"

@@ -20,6 +20,7 @@ VERBS = {
     "serve": "Serve models over HTTP, as OpenAI, Anthropic and Ollama do.",
     "plan": "Plan models before a download: memory, users, prices.",
     "pull": "Download a model.",
+    "search": "Find models by words: in the catalogue, then on Hugging Face.",
     "list": "List the models on this machine and in the catalogue.",
     "show": "Show what a model is: its family, size, context and template.",
     "rm": "Remove a downloaded model.",

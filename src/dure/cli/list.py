@@ -29,13 +29,15 @@ def command(
     """
     del models_dir  # set in the environment
     from dure import hub
+    from dure.machine import memory_available
 
     catalogue = hub.load_catalogue()
     rows = [_local(model) for model in hub.local_models()]
     here = {row["name"] for row in rows}
     if everything:
+        free = memory_available()
         absent = [entry for entry in catalogue.entries if entry.name not in here]
-        rows += [_absent(entry) for entry in absent]
+        rows += [_absent(entry, free) for entry in absent]
     if json:
         console.print_json([{**row, "default": row["name"] == catalogue.default} for row in rows])
         return
@@ -43,12 +45,21 @@ def command(
         console.note(f"No models here yet. `dure pull {catalogue.default}` downloads the default.")
         return
     size = hub.human_bytes
-    table: list[tuple[str, ...]] = [("NAME", "SIZE", "HERE", "FROM", "LICENCE", "FOLDER")]
+    table: list[tuple[str, ...]] = [("NAME", "SIZE", "HERE", "FITS", "FROM", "LICENCE", "FOLDER")]
     for row in rows:
         name = row["name"] + (" (default)" if row["name"] == catalogue.default else "")
         since = row["pulled_at"][:10] if row["here"] else "no"
+        about = "" if row["size_is_known"] else "about "
         table.append(
-            (name, size(row["size_bytes"]), since, row["source"], row["license"], row["folder"])
+            (
+                name,
+                about + size(row["size_bytes"]),
+                since,
+                row["fits"],
+                row["source"],
+                row["license"],
+                row["folder"],
+            )
         )
     for line in console.aligned(table):
         console.write(line + "\n")
@@ -62,24 +73,38 @@ def _local(model: LocalModel) -> dict[str, Any]:
         "folder": _folder(model),
         "owner": model.owner,
         "size_bytes": model.size_bytes,
+        "size_is_known": True,
+        "fits": "",
         "source": model.source,
         "license": model.license,
         "pulled_at": model.pulled_at,
     }
 
 
-def _absent(entry: CatalogueEntry) -> dict[str, Any]:
+def _absent(entry: CatalogueEntry, free_bytes: int) -> dict[str, Any]:
     return {
         "name": entry.name,
         "here": False,
         "path": None,
         "folder": "",
         "owner": None,
-        "size_bytes": entry.size_bytes,
+        "size_bytes": entry.likely_bytes,
+        "size_is_known": entry.is_known,
+        "fits": fits(entry, free_bytes),
         "source": ", ".join(dict.fromkeys(source.kind for source in entry.sources)),
         "license": entry.license,
         "pulled_at": None,
     }
+
+
+def fits(entry: CatalogueEntry, free_bytes: int) -> str:
+    """Say whether a model that is not here fits in memory whole, by its size alone.
+
+    "no, disk": a mixture whose experts are then read from disk. `dure plan NAME` knows more.
+    """
+    if entry.likely_bytes * 11 // 10 <= free_bytes:
+        return "yes"
+    return "no, disk" if entry.active_parameters else "no"
 
 
 def _folder(model: LocalModel) -> str:

@@ -80,7 +80,7 @@ def _plans(models: list[str], wish: Wish) -> tuple[list[ModelPlan], list[dict[st
     from dure.errors import DureError
     from dure.planning.plan import plan_model, ranked
 
-    names = models or [entry.name for entry in hub.load_catalogue().entries]
+    names = models or [entry.name for entry in hub.load_catalogue().entries if entry.is_known]
     found: list[ModelPlan] = []
     problems: list[dict[str, Any]] = []
     for name in names:

@@ -9,8 +9,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -141,12 +141,15 @@ def command(
         stop=stop or (),
     )
     model, prompt = split_arguments(model, prompt)
+    lone = model if prompt is None else None  # a single word: a model, or what was to be asked?
     prepared = with_piped_input(prompt)
     if prepared is None:
-        check_can_chat("--json" if json else "--json-schema" if form else None)
+        with asking_is_meant(lone):
+            check_can_chat("--json" if json else "--json-schema" if form else None)
     before_download.tell_plan(model, context=context, budget=budget, quantize=quantize, yes=yes)
     began = time.perf_counter()
-    llm = load(
+    llm = _load_or_explain(
+        lone,
         model,
         context=context,
         threads=threads,
@@ -274,6 +277,29 @@ def read_schema(given: str) -> Format:
     for left in check_format(form):
         console.note(f"({left} is not enforced)")
     return form
+
+
+def _load_or_explain(lone: str | None, model: str | None, **options: Any) -> LLM:
+    with asking_is_meant(lone):
+        return load(model, **options)
+
+
+@contextmanager
+def asking_is_meant(lone: str | None) -> Iterator[None]:
+    """Turn an error inside the block into how to ask, where a `lone` word is no model."""
+    from dure import hub
+    from dure.errors import InvalidRequestError, ModelNotFoundError
+
+    try:
+        yield
+    except (InvalidRequestError, ModelNotFoundError) as error:
+        if lone is None or set(lone) & set(":/\\") or hub.is_known(lone):
+            raise
+        raise ModelNotFoundError(
+            f"{lone!r} is not a model.",
+            hint=f'to ask the default model: dure run {hub.load_catalogue().default} "{lone}"'
+            + (f"; {error.hint}" if isinstance(error, ModelNotFoundError) else ""),
+        ) from None
 
 
 def split_arguments(model: str | None, prompt: str | None) -> tuple[str | None, str | None]:

@@ -60,6 +60,9 @@ def command(
 
 
 def _catalogued(entry: CatalogueEntry) -> dict[str, Any]:
+    from dure.cli.list import fits
+    from dure.machine import memory_available
+
     return {
         "name": entry.name,
         "here": False,
@@ -68,9 +71,12 @@ def _catalogued(entry: CatalogueEntry) -> dict[str, Any]:
         "architecture": entry.architecture,
         "parameters": entry.parameters,
         "active_parameters": entry.active_parameters or entry.parameters,
-        "quantisation": {entry.quantisation: 1.0},
-        "size_bytes": entry.size_bytes,
-        "bits_per_weight": round(8 * entry.size_bytes / entry.parameters, 2),
+        "quantisation": {entry.quantisation: 1.0} if entry.quantisation else {},
+        "size_bytes": entry.likely_bytes,
+        "size_is_known": entry.is_known,
+        "fits_at_a_glance": fits(entry, memory_available()),
+        "repository": next((s.repo for s in entry.sources if s.repo), ""),
+        "bits_per_weight": round(8 * entry.likely_bytes / entry.parameters, 2),
         "context": entry.context,
         "license": entry.license,
         "lineage": f"{entry.publisher}: {entry.lineage}",
@@ -185,14 +191,17 @@ def _lines(value: dict[str, Any]) -> list[tuple[str, str]]:
         ("family", value["architecture"]),
         ("parameters", parameters),
         ("experts", experts or ""),
-        ("weights", f"{human_bytes(value['size_bytes'])}, {bits:.1f} bits each: {mix}"),
+        ("weights", f"{human_bytes(value['size_bytes'])}, {bits:.1f} bits each: {mix}")
+        if value.get("size_is_known", True)
+        else ("weights", f"about {human_bytes(value['size_bytes'])} in Q4_K_M; the hub says it"),
+        ("repository", value.get("repository", "")),
         ("parts", _parts(value.get("parts") or {})),
         ("not used", _unused(value.get("unused_scales") or {})),
         ("context", f"{value['context']:,} tokens" if value["context"] else "not stated"),
         ("vocabulary", f"{value['vocabulary']:,} tokens" if value.get("vocabulary") else ""),
         ("cache", _caches(value.get("caches") or [])),
         ("memory", _memory(value.get("memory"))),
-        ("fits", _fits(value.get("memory"))),
+        ("fits", value.get("fits_at_a_glance") or _fits(value.get("memory"))),
         ("draft heads", _draft_heads(value.get("draft_heads"))),
         ("runs", f"no: {value['problem']}" if value.get("problem") else ""),
         ("licence", value["license"] or "not stated"),

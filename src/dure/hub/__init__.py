@@ -27,6 +27,7 @@ from dure.hub.catalogue import (
     suggestions,
 )
 from dure.hub.names import ModelName, parse_name
+from dure.hub.nearest import nearest
 from dure.hub.settings import NO_SETTINGS, ModelSettings
 from dure.hub.store import LocalModel, state_folder
 from dure.hub.types import Progress, Timeouts, human_bytes
@@ -45,6 +46,7 @@ __all__ = [
     "Timeouts",
     "headers_of",
     "human_bytes",
+    "is_known",
     "load_catalogue",
     "local_models",
     "parse_name",
@@ -100,6 +102,21 @@ def resolve(
             hint += f"; {wanted.repo} is here as {_or(other)}"
         raise ModelNotFoundError(f"{wanted.text} is not on this machine.", hint=hint)
     return pull(wanted.text, progress=progress, patience=patience)
+
+
+def is_known(name: str) -> bool:
+    """Whether a name means a model, here or elsewhere, without asking anyone."""
+    try:
+        wanted = parse_name(name)
+    except InvalidRequestError:
+        return False
+    if wanted.kind == "path":
+        return wanted.path is not None and wanted.path.exists()
+    if wanted.kind != "catalogue":
+        return True
+    catalogue = load_catalogue()
+    family = bool(catalogue.find(wanted.text) or catalogue.sizes_of(wanted.text))
+    return family or _here(wanted) is not None
 
 
 def pull(
@@ -229,7 +246,8 @@ def remove(name: str) -> int:
 def _here(wanted: ModelName) -> ResolvedModel | None:
     """Find a model on this machine: pulled, in another program's store, or an entry's own file."""
     entry = load_catalogue().find(wanted.text) if wanted.kind == "catalogue" else None
-    own = None if wanted.kind == "ollama" else store.read_local(_own_folder(wanted))
+    named = wanted if entry is None else ModelName("catalogue", entry.name)
+    own = None if wanted.kind == "ollama" else store.read_local(_own_folder(named))
     found = own or stores.find(wanted)
     if found is not None:
         entry = entry if found is own else None
@@ -290,7 +308,7 @@ def _entry_of(wanted: ModelName) -> CatalogueEntry | None:
         raise ModelNotFoundError(
             f"{wanted.text} comes in several sizes.", hint=f"say which: {_or(sizes)}"
         )
-    meant = suggestions(wanted.text, [entry.name for entry in catalogue.entries])
+    meant = nearest(wanted.text, [entry.name for entry in catalogue.entries])
     raise ModelNotFoundError(
         f"No model is called {wanted.text!r}.",
         hint=(f"did you mean {_or(meant)}? " if meant else "")

@@ -1,14 +1,25 @@
-"""The shipped catalogue: short names, what each model is, and where its bytes come from."""
+"""The shipped catalogue: short names, what each model is, and where its bytes come from.
+
+`models` are entries whose files, sizes and hashes are known. `names` are repositories that people
+run under a short name: what they hold, how large it is and its hashes, the hub says at first use.
+"""
 
 from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
+
+_TAGGED = re.compile(
+    r"(?P<name>[^:]+:[a-z0-9.-]+?)(?:-instruct|-it|-chat)?"
+    r"(?:-(?P<quant>(?:ud-)?(?:i?q\d_[0-9a-z_]+|tq\d_\d|mxfp4|bf16|fp?16|fp?32)))"
+)
+_Q4_K_M_BITS_IN_1000 = 4850  # a weight, in thousandths of bits
 
 SourceKind = Literal["pypi", "huggingface", "modelscope"]
 
@@ -56,6 +67,17 @@ class CatalogueEntry:
     files: tuple[CatalogueFile, ...]
     sampling: Mapping[str, float]
     sources: tuple[Source, ...]
+    also: tuple[str, ...] = ()  # other names for it, as Ollama's
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its size is; else the hub says it, and the hashes, at first use."""
+        return self.size_bytes > 0
+
+    @property
+    def likely_bytes(self) -> int:
+        """Its size; where only the hub knows it, that of so many parameters in Q4_K_M."""
+        return self.size_bytes or self.parameters * _Q4_K_M_BITS_IN_1000 // 8000
 
     @property
     def from_pypi(self) -> bool:
@@ -72,8 +94,50 @@ class Catalogue:
 
     def find(self, name: str) -> CatalogueEntry | None:
         """Look up an entry by name, in any case; None if there is none."""
-        wanted = name.casefold()
-        return next((e for e in self.entries if e.name.casefold() == wanted), None)
+        wanted = name.casefold().strip()
+        return self._named(wanted) or self._in_quant(wanted)
+
+    def _named(self, wanted: str) -> CatalogueEntry | None:
+        """Find a name, another name of it, or a mixture by its size without what is active."""
+        for entry in self.entries:
+            if wanted == entry.name.casefold() or wanted in entry.also:
+                return entry
+        alike = [e for e in self.entries if e.name.casefold().rsplit("-a", 1)[0] == wanted]
+        return alike[0] if len(alike) == 1 and ":" in wanted else None
+
+    def _in_quant(self, wanted: str) -> CatalogueEntry | None:
+        """Find `name:size-quant`: an entry, in the quantisation that the hub must have."""
+        match = _TAGGED.fullmatch(wanted)
+        if match is None:
+            return None
+        entry = self._named(match["name"])
+        if entry is None:
+            return None
+        quant = match["quant"].upper()
+        if quant == entry.quantisation.upper():
+            return entry
+        hubs = [source for source in entry.sources if source.kind != "pypi"]
+        return replace(
+            entry,
+            name=f"{entry.name}-{quant.lower()}",
+            quantisation=quant,
+            size_bytes=0,
+            files=(),
+            sources=tuple(replace(source, quant=quant) for source in hubs),
+            also=(),
+        )
+
+    def search(self, words: str) -> list[CatalogueEntry]:
+        """List the entries in whose name, title or maker all `words` are."""
+        wanted = words.casefold().split()
+        return [
+            e
+            for e in self.entries
+            if all(
+                w in f"{e.name} {e.title} {e.publisher} {' '.join(e.also)}".casefold()
+                for w in wanted
+            )
+        ]
 
     def sizes_of(self, family: str) -> list[str]:
         """List the full names of a family: "qwen3" -> ["qwen3:0.6b", …]; empty if unknown."""
@@ -94,7 +158,9 @@ def load_catalogue() -> Catalogue:
 
 def parse_catalogue(data: Mapping[str, Any]) -> Catalogue:
     """Build a catalogue from parsed JSON. Raises KeyError if a field is missing."""
-    return Catalogue(data["default"], tuple(_entry(model) for model in data["models"]))
+    entries = [_entry(model) for model in data["models"]]
+    entries += [_of_name(each) for each in data.get("names", ())]
+    return Catalogue(data["default"], tuple(entries))
 
 
 def suggestions(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
@@ -121,6 +187,27 @@ def _entry(model: Mapping[str, Any]) -> CatalogueEntry:
         files=tuple(CatalogueFile(f["name"], f["size_bytes"], f["sha256"]) for f in model["files"]),
         sampling=dict(model["sampling"]),
         sources=tuple(_source(source) for source in model["sources"]),
+    )
+
+
+def _of_name(named: Mapping[str, Any]) -> CatalogueEntry:
+    """Build the entry of a repository: the hub chooses its quantisation, and knows its size."""
+    return CatalogueEntry(
+        name=named["name"],
+        title=named["title"],
+        architecture="",
+        publisher=named["publisher"],
+        lineage=named["lineage"],
+        license=named["license"],
+        parameters=named["parameters"],
+        active_parameters=named["active_parameters"],
+        quantisation="",
+        context=0,
+        size_bytes=0,
+        files=(),
+        sampling={},
+        sources=(Source("huggingface", named["repo"]),),
+        also=tuple(each.casefold() for each in named["also"]),
     )
 
 

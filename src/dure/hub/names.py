@@ -1,8 +1,9 @@
 """Parse model names: a path, a catalogue entry, or a repository on a hub.
 
-Accepted: `./file.gguf`, `folder/`, `qwen3:0.6b`, `org/repo`, `org/repo:Q4_K_M`,
-`org/repo@revision`, `modelscope:org/repo` (`ms:`), `huggingface:org/repo` (`hf:`), the address of
-a model's page, and `ollama:name:tag`, a model in Ollama's store.
+Accepted: `./file.gguf`, `folder/`, `qwen3:0.6b`, `qwen3:8b-q8_0`, `org/repo`, `org/repo:Q4_K_M`,
+`org/repo@revision`, `org/repo/file.gguf` and its address, `modelscope:org/repo` (`ms:`),
+`huggingface:org/repo` (`hf:`), the address of a model's page, and `ollama:name:tag`, a model in
+Ollama's store.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _REPO = re.compile(
     rf"(?P<repo>{_PART}/{_PART})(?:@(?P<revision>{_PART}(?:/{_PART})*))?"
     rf"(?::(?P<quant>[A-Za-z0-9][A-Za-z0-9._-]*))?"
+)
+_FILE = re.compile(
+    rf"(?P<repo>{_PART}/{_PART})/(?:(?P<how>resolve|blob|file/view)/(?P<revision>{_PART})/)?"
+    rf"(?P<path>(?:{_PART}/)*{_PART}\.gguf)(?:\?.*)?",
+    re.IGNORECASE,
 )
 _OLLAMA = re.compile(rf"ollama:(?:{_PART}/)*{_PART}(?::{_PART})?", re.IGNORECASE)
 _SHORT = re.compile(rf"{_PART}(?::{_PART})?")
@@ -71,6 +77,9 @@ def parse_name(name: str) -> ModelName:
             f"A model's name is 1 to {MAX_NAME} printable characters; this has {len(text)}.",
             hint="`dure list --all` shows the short names",
         )
+    file = None if _exists(text) else _file_on_hub(text)
+    if file is not None:
+        return file
     if _is_written_as_path(text):
         return _path(text)
     if _OLLAMA.fullmatch(text) and ".." not in text:
@@ -81,6 +90,17 @@ def parse_name(name: str) -> ModelName:
     if hub is None and _exists(text):
         return _path(text)
     return _repository(hub or "huggingface", rest, text)
+
+
+def _file_on_hub(text: str) -> ModelName | None:
+    """Parse `org/repo/file.gguf`, or the address of a file; None for anything else."""
+    hub, rest = _split_scheme(text, whole=True)
+    match = _FILE.fullmatch(rest)
+    if match is None or ".." in rest or (hub is None and text.startswith((".", "/", "~"))):
+        return None
+    revision = "" if match["revision"] in (None, "main", "master") else f"@{match['revision']}"
+    name = match["path"].rpartition("/")[2]
+    return _repository(hub or "huggingface", f"{match['repo']}{revision}:{name}", text)
 
 
 def _repository(hub: str, rest: str, text: str) -> ModelName:
@@ -99,11 +119,11 @@ def _repository(hub: str, rest: str, text: str) -> ModelName:
     return ModelName(kind, written, repo=repo, revision=revision, quant=quant)
 
 
-def _split_scheme(text: str) -> tuple[str | None, str]:
+def _split_scheme(text: str, *, whole: bool = False) -> tuple[str | None, str]:
     for page, hub in _PAGES:
         if text.casefold().startswith(page):
             rest = text[len(page) :].rstrip("/")
-            return hub, re.sub(r"/(tree|summary|files)(/.*)?$", "", rest)
+            return hub, rest if whole else re.sub(r"/(tree|summary|files)(/.*)?$", "", rest)
     scheme, colon, rest = text.partition(":")
     if colon and scheme.casefold() in _SCHEMES and "/" in rest:
         return _SCHEMES[scheme.casefold()], rest

@@ -52,13 +52,18 @@ def check_online(what: str) -> None:
             )
 
 
+def huggingface_access() -> tuple[str, dict[str, str]]:
+    """Return the hub's address, or that of the mirror of HF_ENDPOINT, and the token's header."""
+    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
+    return endpoint, _bearer(_huggingface_token())
+
+
 def list_huggingface(repo: str, revision: str, patience: Timeouts) -> Listing:
     """List the files of `repo` on Hugging Face, or on the mirror that HF_ENDPOINT names.
 
     Raises DownloadError or ModelNotFoundError.
     """
-    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
-    headers = _bearer(_huggingface_token())
+    endpoint, headers = huggingface_access()
     model = join_path(endpoint, "api", "models", repo)
     try:
         info, _ = read_json(

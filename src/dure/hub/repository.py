@@ -108,6 +108,8 @@ def _of_quant(ggufs: Sequence[RemoteFile], quant: str, repo: str) -> list[Remote
     if not chosen:
         chosen = [f for f in ggufs if f.name.casefold() == quant.casefold()]
     if not chosen:
+        chosen = [f for f in ggufs if quant_of(f.path) == f"UD-{wanted}"]
+    if not chosen:
         there = ", ".join(sorted({quant_of(f.path) or f.name for f in ggufs})) or "no GGUF file"
         raise ModelNotFoundError(
             f"{repo} has no GGUF file in {quant}.", hint=f"it has: {there}" if ggufs else there
@@ -136,7 +138,9 @@ def _whole_set(first: RemoteFile, ggufs: Sequence[RemoteFile], repo: str) -> lis
 
 def _preferred(ggufs: Sequence[RemoteFile]) -> str:
     there = {quant_of(f.path) for f in ggufs}
-    best = next((q for q in PREFERRED if q in there), "")
+    # Unsloth's dynamic mixtures have the name of what they are nearest to, after UD-.
+    forms = [form for q in PREFERRED for form in (q, f"UD-{q}", f"UD-{q[:-1]}XL")]
+    best = next((q for q in forms if q in there), "")
     return best or min(ggufs, key=lambda f: f.path).name
 
 

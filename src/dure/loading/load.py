@@ -125,6 +125,7 @@ def load(
     dtype = check_cache_dtype(cache_dtype, exact=exact)
     scheme = None if quantize is None else check_scheme(quantize)
     resolved = hub.resolve(None if name is None else os.fspath(name), progress=download_progress)
+    asked = "" if name is None else os.fspath(name)
     name, settings = _label(resolved), resolved.settings
     checkpoint = open_checkpoint(resolved.path)
     models.family_of(checkpoint)  # an unsupported architecture is reported first
@@ -214,7 +215,7 @@ def load(
         has_draft_heads=bool(head_specs(model)),
         expert_pool=pool,
         settings=settings,
-        notes=_notes(resolved, has_template=bool(checkpoint.chat_template)),
+        notes=_notes(asked, resolved, has_template=bool(checkpoint.chat_template)),
     )
 
 
@@ -230,9 +231,11 @@ def _sampling(resolved: hub.ResolvedModel, checkpoint: Checkpoint) -> dict[str, 
     return {**recommended, **made, **chosen}
 
 
-def _notes(resolved: hub.ResolvedModel, *, has_template: bool) -> tuple[str, ...]:
+def _notes(asked: str, resolved: hub.ResolvedModel, *, has_template: bool) -> tuple[str, ...]:
     """Say whose model it is, and what of its store's settings is not used."""
-    settings, notes = resolved.settings, []
+    settings, notes, entry = resolved.settings, [], resolved.entry
+    if entry is not None and asked.casefold() not in ("", entry.name.casefold()):
+        notes.append(f"{asked} is {entry.title}: {entry.lineage or entry.publisher}")
     if resolved.owner not in ("dure", "you"):
         notes.append(f"{resolved.name} is {resolved.owner}'s, in {resolved.path}")
     if settings.template_note:

@@ -241,7 +241,7 @@ def _what_fits(context: int, available: int) -> str:
     fitting = [
         entry
         for entry in hub.load_catalogue().entries
-        if entry.size_bytes * 11 // 10 + OVERHEAD_BYTES <= available
+        if entry.is_known and entry.size_bytes * 11 // 10 + OVERHEAD_BYTES <= available
     ]
     if not fitting:
         return "close other programs, or use a machine with more memory"
