@@ -277,7 +277,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], Arrays]:
     parameters = load_file(folder / "model.safetensors")
     fused = config["model_type"] == "gpt_oss" or config["model_type"].startswith("gemma4")
     if not fused:  # wherever they are
-        parameters = _one_by_one(parameters)
+        parameters = one_by_one(parameters)
     if "text_config" not in config:
         return config, parameters
     text = {**config["text_config"], "tie_word_embeddings": config["tie_word_embeddings"]}
@@ -291,7 +291,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], Arrays]:
     return text, found | head
 
 
-def _one_by_one(parameters: Arrays) -> Arrays:
+def one_by_one(parameters: Arrays) -> Arrays:
     """The parameters with fused experts as a matrix an expert."""
     out: Arrays = {}
     for name, values in parameters.items():
@@ -303,6 +303,19 @@ def _one_by_one(parameters: Arrays) -> Arrays:
         for expert, both in enumerate(values):
             for half, each in zip(halves, np.split(both, len(halves)), strict=True):
                 out[f"{before}.experts.{expert}.{half}.weight"] = np.ascontiguousarray(each)
+    return out
+
+
+def fused_again(parameters: Arrays) -> Arrays:
+    """The parameters with the experts of a layer in two tensors, as transformers saves Gemma 4."""
+    out: Arrays = {}
+    for name, tensor in _stacked({n: Stored(a, Kind.F32) for n, a in parameters.items()}).items():
+        out[name] = tensor.raw
+    for name in [name for name in out if name.endswith(".experts.gate_proj.weight")]:
+        before = name.removesuffix("gate_proj.weight")
+        halves = out.pop(name), out.pop(f"{before}up_proj.weight")
+        out[f"{before}gate_up_proj"] = np.concatenate(halves, axis=1)
+        out[f"{before}down_proj"] = out.pop(f"{before}down_proj.weight")
     return out
 
 

@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 import packings
 import pytest
-from tiny_gguf import config_of, parameters_of, read_folder, write_folder
+from tiny_gguf import (
+    config_of,
+    fused_again,
+    one_by_one,
+    parameters_of,
+    read_folder,
+    write_folder,
+)
 from tiny_models import (
     MODELS,
     NUMPY,
@@ -124,6 +131,8 @@ def quantised(folder: Path, name: str, method: str) -> tuple[Path, Any]:
         (folder / each).mkdir()
     model.save_pretrained(folder / "plain")
     known, arrays = read_folder(folder / "plain")
+    fused = {name for name in arrays if name.endswith(".experts.gate_up_proj")}
+    arrays = one_by_one(arrays)  # as tools publish experts that they quantise
     config = read_folder(saved(name, model, folder / "own"))[0]
     values = packings.write_packed(
         folder / "packed",
@@ -134,7 +143,7 @@ def quantised(folder: Path, name: str, method: str) -> tuple[Path, Any]:
     )
     if name in NUMPY:
         return folder / "packed", NUMPY[name](config, lambda n, _: values[n])
-    write_folder(folder / "plain", known, values)
+    write_folder(folder / "plain", known, fused_again(values) if fused else values)
     return folder / "packed", reopened(folder / "plain")
 
 

@@ -28,6 +28,10 @@ class Family:
     values: Callable[[Config, Any], Mapping[str, Any]] = lambda _config, _sizes: {}
     ropes: tuple[str, ...] = ()
     """Scalings beside linear and YaRN that it reads, by tensors: llama3, longrope."""
+    lists_merges: bool = False
+    """Whether its SentencePiece vocabulary comes with its merges, not with scores."""
+    factors: bool = False
+    """Whether every file has divisors of its frequencies, for any scaling by them."""
     truncates: bool = True
     """Whether it rounds the bounds of YaRN's ramp, for which GGUF has no key."""
     magnitudes: bool = False

@@ -13,7 +13,7 @@ import numpy as np
 from dure import machine, models
 from dure.convert.family import SECOND_NORM, WITHOUT_BIAS, WITHOUT_WINDOW, Family, without_windows
 from dure.convert.family import routed as _routed
-from dure.convert.gemma import gemma3_values
+from dure.convert.gemma import GEMMA
 from dure.convert.latent import LATENT, dense_in_front
 from dure.convert.llama_likes import LLAMA_LIKES
 from dure.convert.sinks import SINKS
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from dure.weights.quantize import Scheme
 
 _FLOATS = ("F32", "F16", "BF16")
+_NEVER = 1e30  # llama.cpp's divisor of a frequency that does not turn
 # general.file_type, which tells a person what most of the file is.
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "Q4_K": 15, "Q6_K": 18, "BF16": 32, "MXFP4": 38}
 
@@ -104,11 +105,11 @@ def convert(
         tensor_plan(name, tensor, _type(name, tensor, quantize, sparse=sparse), workers)
         for name, tensor in tensors.items()
     ]
-    plans = [*_rope_factors(config, sizes.rope), *plans]
+    plans = [*_rope_factors(config, sizes.rope, family), *plans]
     metadata = {
         **_general(checkpoint, architecture, plans),
         **keys,
-        **gguf_vocabulary(checkpoint, sizes.vocab_size),
+        **gguf_vocabulary(checkpoint, sizes.vocab_size, lists_merges=family.lists_merges),
     }
     size = write_gguf(out, metadata, plans, force=force, progress=progress)
     types = [plan.dtype for plan in plans]
@@ -172,12 +173,14 @@ def _type(name: str, tensor: Tensor, scheme: Scheme | None, *, sparse: bool) -> 
     return stored if wanted in _FLOATS else wanted
 
 
-def _rope_factors(config: Config, rope: RopeConfig) -> list[TensorPlan]:
+def _rope_factors(config: Config, rope: RopeConfig, family: Family) -> list[TensorPlan]:
     """Make the tensors of a scaling by tensors: divisors of the plain frequencies."""
     found: dict[str, NDArray[np.float32]] = {}
-    if rope.type == "llama3":
+    if rope.type == "llama3" or family.factors:
         plain = rope_frequencies(RopeConfig("default", rope.theta, rope.dim))[0]
-        found["rope_freqs"] = plain / rope_frequencies(rope)[0]
+        scaled = rope_frequencies(rope)[0]
+        found["rope_freqs"] = np.full_like(plain, _NEVER)  # for those that do not turn
+        np.divide(plain, scaled, out=found["rope_freqs"], where=scaled > 0)
     if rope.type == "longrope":
         table = config.values.get("rope_parameters") or config.values["rope_scaling"]
         for each in ("long", "short"):
@@ -383,6 +386,7 @@ _FAMILIES: Mapping[str, Family] = {
     **LLAMA_LIKES,
     **LATENT,
     **SINKS,
+    **GEMMA,
     "qwen2": Family(needs=WITHOUT_WINDOW),
     "qwen3": Family(needs={**WITHOUT_WINDOW, **WITHOUT_BIAS}),
     "qwen3_moe": Family(
@@ -419,7 +423,6 @@ _FAMILIES: Mapping[str, Family] = {
     "hunyuan_v1_dense": Family(needs=WITHOUT_BIAS),
     "hunyuan_v1_moe": Family(needs=WITHOUT_BIAS, values=_hunyuan_values),
     "minimax_m2": Family(needs={"tie_word_embeddings": (False, False)}, values=_minimax_values),
-    "gemma3": Family(needs=WITHOUT_BIAS, values=gemma3_values),
     "glm4_moe": Family(Layout(kinds=SECOND_NORM), values=_glm_values),
     "bailing_moe_v2": Family(
         needs={"use_qkv_bias": (False, False), "use_bias": (False, False)}, values=_ling2_values

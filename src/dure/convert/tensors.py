@@ -55,6 +55,8 @@ class Layout:
     """The usual name of a kind of tensor -> the name in this architecture."""
     drafts: str | None = None
     """The prefix of a layer that only drafts, which is left out."""
+    fused: bool = False
+    """Whether gate and up of a layer's experts are one tensor, gate's rows before up's."""
     tiled: bool = False
     """Whether value heads change places: the first of each key head, then the second of each."""
 
@@ -120,7 +122,10 @@ def gguf_tensors(
                 heads = moving.get(written.split(".")[-2], 0)
                 found[written] = Tensor(shape, rows, heads)
     for written, each in found.items():
-        if counts[written] > 1:
+        if ".ffn_gate_up_exps." in written:
+            height, width = each.shape
+            each.shape = (counts[written] // 2, 2 * height, width)
+        elif counts[written] > 1:
             each.shape = (counts[written], *each.shape)
     return found
 
@@ -176,7 +181,7 @@ def _parts(
     fused = _FUSED.fullmatch(name)
     if fused is None or len(tensor.shape) != 3:
         match = _EXPERT.fullmatch(name)
-        stack = name if match is None else f"{match[1]}.{match[3]}.weight"
+        stack = name if match is None else _stack(match[1], match[3], layout)
         all_rows = Rows(tensor, 0, tensor.num_rows, change=_change(name, sizes))
         yield stack.replace(".A_log", ".A"), _shape(name, tensor), [all_rows]
         return
@@ -187,7 +192,14 @@ def _parts(
         for index, half in enumerate(halves):
             first = expert * height + index * each
             part = [Rows(tensor, first, first + each)]
-            yield f"{fused[1]}.{half}.weight", (each, cols), part
+            yield _stack(fused[1], half, layout), (each, cols), part
+
+
+def _stack(prefix: str, part: str, layout: Layout) -> str:
+    """Return the name of the tensor that has this part of all experts of a layer."""
+    if layout.fused and part != "down_proj":
+        part = "gate_up_proj"  # whose parts come expert by expert, gate before up
+    return f"{prefix}.{part}.weight"
 
 
 def _latent_parts(

@@ -463,10 +463,11 @@ def gguf_keys(values: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     if values.get("layer_types"):
         kinds = np.array(values["layer_types"])
         slides = kinds == "sliding_attention"
-        if slides.any():
-            found["attention.sliding_window_pattern"] = slides
+        recurs = kinds == "linear_attention"
+        if recurs.any():
+            found["attention.recurrent_layers"] = recurs
         else:
-            found["attention.recurrent_layers"] = kinds == "linear_attention"
+            found["attention.sliding_window_pattern"] = slides
     if values.get("indexer_types"):
         found["attention.indexer.types"] = np.array(values["indexer_types"])
     if values.get("mrope_section"):

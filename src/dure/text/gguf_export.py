@@ -40,8 +40,12 @@ SAMPLE = (
 )
 
 
-def gguf_vocabulary(checkpoint: Checkpoint, vocab_size: int) -> dict[str, Any]:
+def gguf_vocabulary(
+    checkpoint: Checkpoint, vocab_size: int, *, lists_merges: bool = False
+) -> dict[str, Any]:
     """Return a folder's tokenizer.* metadata, its tokens padded to the model's `vocab_size`.
+
+    lists_merges: whether a SentencePiece vocabulary is written with its merges, as Gemma 4's.
 
     Raises TokenizerError if there is no tokenizer.json, or it does what GGUF cannot say: the
     metadata must give the ids that the folder gives, which is tried on a text first.
@@ -62,6 +66,10 @@ def gguf_vocabulary(checkpoint: Checkpoint, vocab_size: int) -> dict[str, Any]:
     else:
         metadata |= {_KEY + "model": "llama", _KEY + "pre": "default"}
         metadata[_KEY + "scores"] = _scores(tokens, merges)
+        if lists_merges:
+            del metadata[_KEY + "pre"]  # the model's name says it
+            metadata[_KEY + "model"] = "gemma4"
+            metadata[_KEY + "merges"] = [f"{left} {right}" for left, right in merges]
         types = [_of_sentencepiece(token, kind) for token, kind in zip(tokens, types, strict=True)]
         metadata[_KEY + "add_space_prefix"] = vocabulary.strips_space
     metadata |= {_KEY + "tokens": tokens, _KEY + "token_type": np.array(types, np.int32)}

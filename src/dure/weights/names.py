@@ -127,7 +127,7 @@ def gguf_name(name: str, tensor_aliases: Mapping[str, str]) -> str | None:
         return _INTO_GGUF[name]
     match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", name)
     if match is None:
-        return None
+        return _whole_model(name, tensor_aliases)
     layer, whole = match.groups()
     own = {ours: theirs for theirs, ours in tensor_aliases.items() if theirs.startswith("blk.{}.")}
     exact = own.get(f"model.layers.{{}}.{whole}") or _INTO_GGUF.get(f"model.layers.{{}}.{whole}")
@@ -137,6 +137,15 @@ def gguf_name(name: str, tensor_aliases: Mapping[str, str]) -> str | None:
     ours = f"model.layers.{{}}.{kind}"
     pattern = own.get(ours) or _INTO_GGUF.get(ours)
     return f"{pattern.format(layer)}.{suffix}" if pattern else None
+
+
+def _whole_model(name: str, tensor_aliases: Mapping[str, str]) -> str | None:
+    """Return a family's own GGUF name of a parameter that is of no layer; None without one."""
+    for theirs, ours in tensor_aliases.items():
+        of_gguf = theirs[0].isalpha() and not theirs.startswith(("blk.", "model."))
+        if of_gguf and ours.startswith("model.") and name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    return None
 
 
 def from_gguf(name: str) -> str:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 # Names that mlx-lm's models give to parameters -> those of the checkpoint it converted.
 _NAMES = {
     ".switch_mlp.": ".experts.",
+    ".experts.switch_glu.": ".experts.",
     ".self_attn.embed_q.": ".self_attn.k_b_proj.",
     ".self_attn.unembed_out.": ".self_attn.v_b_proj.",
 }
