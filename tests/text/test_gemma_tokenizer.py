@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import tokenizers
 from nasty import nasty_texts
+from tiny_gguf import write_folder
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 from dure.errors import TokenizerError
+from dure.formats.checkpoint import open_checkpoint
+from dure.text.gguf_export import gguf_vocabulary
 from dure.text.gguf_vocabulary import read_gguf_vocabulary
 from dure.text.json_vocabulary import read_json_vocabulary
 from dure.text.tokenizer import Tokenizer
@@ -100,6 +103,27 @@ def test_runs_of_spaces_are_spaces_though_they_are_added_tokens(
         assert ours.decode(ids) == "     \n\n"
         text = "a   b\n\n  c"
         assert ours.decode(ours.encode(text)[-20:]).endswith(text)
+
+
+def test_a_folders_tokenizer_is_written_with_its_merges(
+    original: tokenizers.Tokenizer, tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path, {"model_type": "gemma4_text"}, {"x": np.zeros(1, np.float32)})
+    original.save(str(folder / "tokenizer.json"))
+    named = {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**named, "add_bos_token": True}))
+    size = original.get_vocab_size()
+    found = gguf_vocabulary(open_checkpoint(folder), size + 3, lists_merges=True)
+    expected = metadata(original)
+    assert found["tokenizer.ggml.model"] == "gemma4"
+    assert found["tokenizer.ggml.merges"] == expected["tokenizer.ggml.merges"]
+    kinds = found["tokenizer.ggml.token_type"][:size]
+    known = expected["tokenizer.ggml.token_type"]
+    np.testing.assert_array_equal(kinds[4:], known[4:])  # before are those that control
+    ours = Tokenizer(read_gguf_vocabulary(found))
+    bos = original.token_to_id("<bos>")
+    for text in TEXTS:
+        assert ours.encode(text) == [bos, *original.encode(text, add_special_tokens=False).ids]
 
 
 def test_a_merge_that_makes_no_token_is_refused(original: tokenizers.Tokenizer) -> None:
