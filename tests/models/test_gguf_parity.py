@@ -38,6 +38,7 @@ _ONLY_SAFETENSORS = {
     "pangu_pro_moe",
     "qwen2-sliding",
     "dots1-sliding",
+    "olmoe-biased",
     "qwen3-sliding",
     "qwen3_moe-unnormalised",
     "qwen3_moe-mixed",

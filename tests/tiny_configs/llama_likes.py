@@ -103,6 +103,19 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "olmo2": ("olmo2", {"num_key_value_heads": 1, "rope_parameters": LINEAR}),
+    "olmoe": ("olmoe", {"num_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 40}),
+    "olmoe-biased": (
+        "olmoe",
+        {
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "norm_topk_prob": True,
+            "attention_bias": True,
+            "tie_word_embeddings": True,
+            "num_key_value_heads": 1,
+            "rope_parameters": YARN,
+        },
+    ),
     "phi3": ("phi3", {"num_key_value_heads": 4}),
     "phi3-long": ("phi3", {"rope_parameters": LONG_SOON, "original_max_position_embeddings": 4}),
     "phi3-short": (

@@ -78,6 +78,16 @@ def _olmo_values(config: Config, sizes: Any) -> dict[str, Any]:
     }
 
 
+def _olmoe_values(config: Config, sizes: Any) -> dict[str, Any]:
+    """Refuse shared keys and values, of which llama.cpp's norm has the queries' width."""
+    if sizes.kv_heads != sizes.heads:
+        raise otherwise(
+            f"{config.source} has num_key_value_heads = {sizes.kv_heads}, and llama.cpp computes "
+            f"olmoe only with one for each of its {sizes.heads} heads."
+        )
+    return {}
+
+
 def _whole_heads(config: Config, sizes: Any) -> None:
     """Refuse heads that do not make up the hidden size together, as llama.cpp takes them to do."""
     if sizes.heads * sizes.head_dim != sizes.hidden:
@@ -102,6 +112,14 @@ LLAMA_LIKES: Mapping[str, Family] = {
         Layout(kinds=SECOND_NORM),
         needs={**WITHOUT_BIAS, "tie_word_embeddings": (False, False)},
         values=_olmo_values,
+    ),
+    "olmoe": Family(
+        needs={
+            **WITHOUT_BIAS,
+            "tie_word_embeddings": (False, False),
+            "norm_topk_prob": (False, False),
+        },
+        values=_olmoe_values,
     ),
     "exaone": Family(needs=WITHOUT_BIAS, ropes=_DIVISORS),
 }
