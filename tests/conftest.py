@@ -53,6 +53,11 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 _find_one_dure()  # now, since the conftests of the folders below import dure
 
+# torch and numpy compute tiny matrices here: more threads than one only wait for each other, and
+# spin while they do. dure reads neither, and a process that a test starts inherits both.
+for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_threads, "1")
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,20 +151,31 @@ LEFT_OUT = {"num_attention_heads", "vocab_size"}
 # Which Gemma 4 has never had at the top of its config.
 IN_TABLES = {"rope_theta", "rope_scaling", "partial_rotary_factor"}
 
-CASES = [
-    (family, key, value)
-    for family in FAMILIES
-    for key, values in (WRONG | WRONG_IN_ONE.get(family, {})).items()
-    if not (key in NOT_READ and family in OVER_LATENTS)
-    if not (key in IN_TABLES and family.startswith("gemma4"))
-    for value in values
-    if not (value is None and key in LEFT_OUT and family in GEMMAS)
-]
+
+def wrong(family: str) -> Iterator[tuple[str, Any]]:
+    """Every key of a family with a value that makes no sense: a hundred of each family."""
+    for key, values in (WRONG | WRONG_IN_ONE.get(family, {})).items():
+        if key in NOT_READ and family in OVER_LATENTS:
+            continue
+        if key in IN_TABLES and family.startswith("gemma4"):
+            continue
+        for value in values:
+            if not (value is None and key in LEFT_OUT and family in GEMMAS):
+                yield key, value
 
 
 def load(config: dict[str, Any]) -> None:
     """Tries to load a model of the config from a checkpoint that has no tensors."""
     load_model(Checkpoint(Path("tiny"), "safetensors", {}, config=config))
+
+
+def refusal(kind: type[DureError], config: dict[str, Any]) -> str:
+    """What the config is refused with, by an error of this kind; nothing if it is not."""
+    try:
+        load(config)
+    except kind as error:
+        return error.message
+    return ""
 
 
 def plain(family: str, **changes: Any) -> dict[str, Any]:
@@ -181,10 +193,8 @@ def test_a_sound_config_is_followed_by_the_search_for_weights(family: str) -> No
         load(plain(family))
 
 
-@pytest.mark.parametrize(("family", "key", "value"), CASES)
-def test_a_value_that_makes_no_sense_is_refused_by_name(family: str, key: str, value: Any) -> None:
-    with pytest.raises(ModelFileError) as caught:
-        load(plain(family, **{key: value}))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_value_that_makes_no_sense_is_refused_by_name(family: str) -> None:
     said = {
         "rope_theta": "theta",
         "rope_local_base_freq": "theta",
@@ -192,22 +202,30 @@ def test_a_value_that_makes_no_sense_is_refused_by_name(family: str, key: str, v
         "rope_scaling": "RoPE|rope|`type`",
         "partial_rotary_factor": "",
     }
-    words = said.get(key, key).split("|")
-    assert any(word in caught.value.message for word in words)
-    assert "tensors that the model needs" not in caught.value.message
-    assert len(caught.value.message) < 250
+    for key, value in wrong(family):
+        message = refusal(ModelFileError, plain(family, **{key: value}))
+        case = (key, str(value)[:60], message)
+        assert any(word in message for word in said.get(key, key).split("|")), case
+        assert "tensors that the model needs" not in message, case
+        assert 0 < len(message) < 250, case
 
 
-@pytest.mark.parametrize(("key", "value"), NOT_RUN)
+def not_run(family: str) -> Iterator[tuple[str, Any]]:
+    """What no family computes, under this family's keys."""
+    for key, value in NOT_RUN:
+        if family in GEMMAS and key == "hidden_act":
+            yield "hidden_activation", "silu" if value == "gelu_pytorch_tanh" else value
+        elif family.startswith("gemma4") and key == "rope_scaling":
+            yield "rope_parameters", {"full_attention": value}
+        else:
+            yield key, value
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_not_computed_is_refused(family: str, key: str, value: Any) -> None:
-    if family in GEMMAS and key == "hidden_act":
-        key, value = "hidden_activation", "silu" if value == "gelu_pytorch_tanh" else value
-    if family.startswith("gemma4") and key == "rope_scaling":
-        key, value = "rope_parameters", {"full_attention": value}
-    with pytest.raises(UnsupportedModelError) as caught:
-        load(plain(family, **{key: value}))
-    assert len(caught.value.message) < 250
+def test_what_is_not_computed_is_refused(family: str) -> None:
+    for key, value in not_run(family):
+        message = refusal(UnsupportedModelError, plain(family, **{key: value}))
+        assert 0 < len(message) < 250, (key, str(value)[:60], message)
 
 
 @pytest.mark.parametrize(("family", "key", "value"), NOT_RUN_BY)
