@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,10 +40,24 @@ def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget() -> Iterator[None]:
+    """The trees are large: they go when these tests have ended."""
+    yield
+    nodes.cache_clear()
+
+
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """All nodes of the file's syntax tree."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@cache
 def imported(path: Path) -> set[tuple[str, ...]]:
     """Every module imported in the file, as a dotted path: ("dure", "engine", "cache")."""
     found: set[tuple[str, ...]] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found.update(tuple(alias.name.split(".")) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -63,19 +79,19 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(PACKAGE))
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_imports_point_to_the_left(path: Path) -> None:
-    part = part_of(path)
-    if part in ("__init__", "__main__"):
-        return  # the public names, and the door to the command line
-    for target in imported(path):
-        if target[0] != "dure" or len(target) == 1:
-            continue
-        name = target[1]
-        if name not in PLACE:
-            assert name == "__version__", f"{part} imports dure.{name}, which has no place"
-        elif name != part:
-            assert PLACE[name] < PLACE[part], f"{part} imports {name}, to its right or beside it"
+def test_imports_point_to_the_left() -> None:
+    for path in modules():
+        part = part_of(path)
+        if part in ("__init__", "__main__"):
+            continue  # the public names, and the door to the command line
+        for target in imported(path):
+            if target[0] != "dure" or len(target) == 1:
+                continue
+            name, where = target[1], name_of(path)
+            if name not in PLACE:
+                assert name == "__version__", f"{where} imports dure.{name}, which has no place"
+            elif name != part:
+                assert PLACE[name] < PLACE[part], f"{where} imports {name}, to its right or beside"
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
@@ -99,7 +115,7 @@ def test_no_files_import_each_other_in_a_circle() -> None:
 def imported_files(path: Path, names: set[str]) -> set[str]:
     """The modules of dure that the file imports: `from package import module` names the module."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
@@ -114,10 +130,10 @@ def imported_files(path: Path, names: set[str]) -> set[str]:
     return found & names
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "hub").rglob("*.py")), ids=name_of)
-def test_the_hub_knows_only_errors_and_formats(path: Path) -> None:
-    ours = {target[1] for target in imported(path) if target[0] == "dure" and len(target) > 1}
-    assert set() == ours - HUB_MAY_IMPORT - {"hub"}
+def test_the_hub_knows_only_errors_and_formats() -> None:
+    for path in (PACKAGE / "hub").rglob("*.py"):
+        ours = {target[1] for target in imported(path) if target[0] == "dure" and len(target) > 1}
+        assert set() == ours - HUB_MAY_IMPORT - {"hub"}, name_of(path)
 
 
 def test_every_part_has_a_place_in_the_line() -> None:
@@ -125,27 +141,29 @@ def test_every_part_has_a_place_in_the_line() -> None:
     assert set() == parts - set(PLACE)
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_nothing_is_imported_where_it_must_not_be(path: Path) -> None:
-    names = {target[0] for target in imported(path)}
-    assert set() == names & NOWHERE
-    if part_of(path) not in ("hub", "server"):
-        assert set() == names & ONLY_IN_HUB
-    if part_of(path) == "server":
-        assert names & ONLY_IN_HUB <= {"socket"}, "the server asks nobody: it is asked"
-    else:
-        assert set() == names & ONLY_IN_SERVER
-    if not name_of(path).startswith("chat/template"):
-        assert "jinja2" not in names
+def test_nothing_is_imported_where_it_must_not_be() -> None:
+    for path in modules():
+        where, names = name_of(path), {target[0] for target in imported(path)}
+        assert set() == names & NOWHERE, where
+        if part_of(path) not in ("hub", "server"):
+            assert set() == names & ONLY_IN_HUB, where
+        if part_of(path) == "server":
+            assert names & ONLY_IN_HUB <= {"socket"}, f"{where}: the server asks nobody"
+        else:
+            assert set() == names & ONLY_IN_SERVER, where
+        if not where.startswith("chat/template"):
+            assert "jinja2" not in names, where
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_nothing_runs_text_as_code_or_through_a_shell(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if not isinstance(node, ast.Call):
-            continue
-        if isinstance(node.func, ast.Name):
-            assert node.func.id not in ("eval", "exec", "compile", "__import__")
-        elif isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
-            assert (node.func.value.id, node.func.attr) not in (("os", "system"), ("os", "popen"))
-        assert "shell" not in [word.arg for word in node.keywords]
+def test_nothing_runs_text_as_code_or_through_a_shell() -> None:
+    for path in modules():
+        for node in nodes(path):
+            if not isinstance(node, ast.Call):
+                continue
+            function, where = node.func, f"{name_of(path)}:{node.lineno}"
+            if isinstance(function, ast.Name):
+                assert function.id not in ("eval", "exec", "compile", "__import__"), where
+            elif isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name):
+                called = (function.value.id, function.attr)
+                assert called not in (("os", "system"), ("os", "popen")), where
+            assert "shell" not in [word.arg for word in node.keywords], where
