@@ -58,11 +58,12 @@ def stream(lines: np.ndarray, bits: int, *, dense: bool = True) -> np.ndarray:
 
     dense: a code may go on in the next word; else each word has 32 // bits codes.
     """
-    whole = [sum(int(code) << (bits * place) for place, code in enumerate(line)) for line in lines]
     if dense:
-        size = -(-lines.shape[1] * bits // 32)
-        raw = [value.to_bytes(4 * size, "little") for value in whole]
-        return np.frombuffer(b"".join(raw), "<i4").reshape(len(lines), size).copy()
+        places = lines[:, :, None] >> np.arange(bits) & 1
+        raw = np.packbits(places.reshape(len(lines), -1).astype(np.uint8), 1, "little")
+        words = np.zeros((len(lines), -(-raw.shape[1] // 4) * 4), np.uint8)
+        words[:, : raw.shape[1]] = raw
+        return words.view("<i4")
     each = 32 // bits
     words = np.zeros((len(lines), -(-lines.shape[1] // each)), np.uint32)
     for place, code in enumerate(lines.T):
@@ -85,12 +86,9 @@ def planes(lines: np.ndarray, bits: int) -> np.ndarray:
 def values_of(
     codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray, group_of: np.ndarray
 ) -> np.ndarray:
-    """scale * (code - zero), column by column."""
-    out = np.empty(codes.shape, np.float32)
-    for column, group in enumerate(group_of):
-        steps = (codes[:, column] - zeros[:, group]).astype(np.float32)
-        out[:, column] = scales[:, group].astype(np.float32) * steps
-    return out
+    """scale * (code - zero), by the group of each column."""
+    steps = (codes - zeros[:, group_of]).astype(np.float32)
+    return np.ascontiguousarray(scales[:, group_of].astype(np.float32) * steps)
 
 
 # What GPTQModel takes from each word of zero points for version 1.
@@ -140,10 +138,8 @@ def awq(weight: np.ndarray, *, group: int = 32) -> Packed:
 
     def packed(lines: np.ndarray) -> torch.Tensor:
         words = np.zeros((lines.shape[0], rows // 8), np.uint32)
-        for word in range(rows // 8):
-            for place, column in enumerate([0, 2, 4, 6, 1, 3, 5, 7]):
-                bits = lines[:, 8 * word + column].astype(np.uint32)
-                words[:, word] |= bits << np.uint32(4 * place)
+        for place, column in enumerate([0, 2, 4, 6, 1, 3, 5, 7]):
+            words |= lines[:, column : rows // 8 * 8 : 8].astype(np.uint32) << np.uint32(4 * place)
         return torch.from_numpy(words.view(np.int32))
 
     tensors = {

@@ -143,19 +143,27 @@ WIDER: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Callable[..., Path]:
-    """Makes a folder as the hub has it: weights, config, tokenizer, template and README."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a folder as the hub has it: weights, config, tokenizer, template and README; once."""
+    found: dict[tuple[str, str], Path] = {}
 
     def make(name: str, **changes: Any) -> Path:
-        path = tmp_path / "model"
-        path.mkdir()
-        saved(name, oracle(name, **AS_IN_LLAMA_CPP.get(name, {}) | changes), path)
-        write_tokenizer(path)
-        (path / "README.md").write_text(CARD)
+        path = found.get((name, repr(changes)))
+        if path is None:
+            path = found[name, repr(changes)] = tmp_path_factory.mktemp("model")
+            saved(name, oracle(name, **AS_IN_LLAMA_CPP.get(name, {}) | changes), path)
+            write_tokenizer(path)
+            (path / "README.md").write_text(CARD)
         return path
 
     return make
+
+
+@pytest.fixture
+def folder(tmp_path: Path, made: Callable[..., Path]) -> Callable[..., Path]:
+    """Makes a copy of such a folder."""
+    return lambda name, **changes: shutil.copytree(made(name, **changes), tmp_path / "model")
 
 
 def write_tokenizer(path: Path, cutter: pre_tokenizers.PreTokenizer | None = None) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -124,16 +126,21 @@ def is_packed(name: str) -> bool:
     )
 
 
+@lru_cache(maxsize=1)  # the methods of one model come after each other
+def published(name: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, np.ndarray]]:
+    """A tiny model's config as transformers writes it and as its makers do, and its weights."""
+    model = oracle(name)
+    with TemporaryDirectory() as plain, TemporaryDirectory() as own:
+        model.save_pretrained(Path(plain))
+        known, arrays = read_folder(Path(plain))
+        return known, read_folder(saved(name, model, Path(own)))[0], arrays
+
+
 def quantised(folder: Path, name: str, method: str) -> tuple[Path, Any]:
     """A tiny model as that method's tools publish it, and transformers' with the same weights."""
-    model = oracle(name)
-    for each in ("plain", "own"):
-        (folder / each).mkdir()
-    model.save_pretrained(folder / "plain")
-    known, arrays = read_folder(folder / "plain")
-    fused = {name for name in arrays if name.endswith(".experts.gate_up_proj")}
-    arrays = one_by_one(arrays)  # as tools publish experts that they quantise
-    config = read_folder(saved(name, model, folder / "own"))[0]
+    known, config, whole = published(name)
+    fused = {each for each in whole if each.endswith(".experts.gate_up_proj")}
+    arrays = one_by_one(whole)  # as tools publish experts that they quantise
     values = packings.write_packed(
         folder / "packed",
         config,
@@ -143,6 +150,7 @@ def quantised(folder: Path, name: str, method: str) -> tuple[Path, Any]:
     )
     if name in NUMPY:
         return folder / "packed", NUMPY[name](config, lambda n, _: values[n])
+    (folder / "plain").mkdir()
     write_folder(folder / "plain", known, fused_again(values) if fused else values)
     return folder / "packed", reopened(folder / "plain")
 
@@ -154,8 +162,8 @@ FAMILIES = sorted(
     - {"qwen2", "qwen3_moe", "gpt_oss"}
 )
 CASES = [
-    *((name, method) for method in SETTINGS for name in ("qwen2", "qwen3_moe")),
-    *((name, method) for method in ("fp8", "gptq", "awq") for name in FAMILIES),
+    *((name, method) for name in ("qwen2", "qwen3_moe") for method in SETTINGS),
+    *((name, method) for name in FAMILIES for method in ("fp8", "gptq", "awq")),
     *((name, "gptq desc_act") for name in ("llama", "deepseek_v2")),
 ]
 
