@@ -7,15 +7,19 @@ from typing import Any
 
 import pytest
 
-anthropic = pytest.importorskip("anthropic", minversion="0")
-
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = {"name": "weather", "description": "Now.", "input_schema": CITY}
 THINKING = {"type": "enabled", "budget_tokens": 1024}
 
 
 @pytest.fixture(scope="module")
-def client(scripted: Any) -> Iterator[Any]:
+def anthropic() -> Any:
+    """The package: seconds to import, and one of the processes that share the tests has to."""
+    return pytest.importorskip("anthropic", minversion="0")
+
+
+@pytest.fixture(scope="module")
+def client(anthropic: Any, scripted: Any) -> Iterator[Any]:
     with anthropic.Anthropic(base_url=scripted.url, api_key=scripted.key, max_retries=0) as made:
         yield made
 
@@ -155,7 +159,7 @@ def test_the_beta_path_is_the_same(client: Any, scripted: Any) -> None:
     assert made.content[0].text == "Hello, you. Fine day."
 
 
-def test_errors_are_the_sdks_own(client: Any, scripted: Any) -> None:
+def test_errors_are_the_sdks_own(anthropic: Any, client: Any, scripted: Any) -> None:
     with pytest.raises(anthropic.BadRequestError) as caught:
         client.messages.create(model=scripted.model, max_tokens=9, messages=asked("x" * 5000))
     assert caught.value.body["type"] == "error"

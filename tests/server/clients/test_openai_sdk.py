@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-openai = pytest.importorskip("openai", minversion="1")
-
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": CITY}}
 WEATHER_FLAT = {"type": "function", "name": "weather", "parameters": CITY, "strict": True}
@@ -22,7 +20,13 @@ PERSON = {
 
 
 @pytest.fixture(scope="module")
-def client(scripted: Any) -> Iterator[Any]:
+def openai() -> Any:
+    """The package: seconds to import, and one of the processes that share the tests has to."""
+    return pytest.importorskip("openai", minversion="1")
+
+
+@pytest.fixture(scope="module")
+def client(openai: Any, scripted: Any) -> Iterator[Any]:
     with openai.OpenAI(base_url=scripted.v1, api_key=scripted.key, max_retries=0) as made:
         yield made
 
@@ -115,7 +119,7 @@ def test_a_schema_holds(client: Any, scripted: Any) -> None:
     assert json.loads(made.choices[0].message.content) == {"name": "Ada", "age": 36}
 
 
-def test_a_schema_that_cannot_be_enforced_is_named(client: Any, scripted: Any) -> None:
+def test_a_schema_that_cannot_be_enforced_is_named(openai: Any, client: Any, scripted: Any) -> None:
     pets = {"type": "array", "items": {"not": {"type": "null"}}}
     schema = {"type": "object", "properties": {"pets": pets}}
     wanted = {"type": "json_schema", "json_schema": {"name": "p", "schema": schema}}
@@ -151,7 +155,7 @@ def test_completions_with_logprobs(client: Any, scripted: Any) -> None:
     assert made.choices[0].logprobs.token_logprobs[0] is None
 
 
-def test_errors_are_the_sdks_own(client: Any, scripted: Any) -> None:
+def test_errors_are_the_sdks_own(openai: Any, client: Any, scripted: Any) -> None:
     with pytest.raises(openai.NotFoundError, match="nobody"):
         client.chat.completions.create(model="nobody", messages=asked("Hello"))
     with pytest.raises(openai.BadRequestError) as caught:
@@ -214,7 +218,9 @@ def test_a_response_goes_on_from_the_one_before(client: Any, scripted: Any) -> N
     assert second.usage.input_tokens_details.cached_tokens > 0
 
 
-def test_a_response_can_be_found_until_it_is_deleted(client: Any, scripted: Any) -> None:
+def test_a_response_can_be_found_until_it_is_deleted(
+    openai: Any, client: Any, scripted: Any
+) -> None:
     made = client.responses.create(model=scripted.model, input="Hello")
     assert client.responses.retrieve(made.id).output_text == made.output_text
     items = list(client.responses.input_items.list(made.id))
@@ -240,7 +246,9 @@ def test_a_responses_tokens_are_counted(client: Any, scripted: Any) -> None:
     assert counted.input_tokens == made.usage.input_tokens
 
 
-def test_a_tool_that_only_openai_has_cannot_be_required(client: Any, scripted: Any) -> None:
+def test_a_tool_that_only_openai_has_cannot_be_required(
+    openai: Any, client: Any, scripted: Any
+) -> None:
     with pytest.raises(openai.BadRequestError, match="web_search"):
         client.responses.create(
             model=scripted.model,
