@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib.util
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,25 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """How many processes `pytest -n auto` makes. Each imports torch; kernels have threads, too."""
     del config
     return min(4, len(os.sched_getaffinity(0)) if sys.platform == "linux" else 2)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of every search for garbage: torch alone makes one take 0.3 s."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_renderer(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Chat templates are rendered by one process; a file that tests it has OWN_RENDERERS = True."""
+    if getattr(request.module, "OWN_RENDERERS", False):
+        yield
+        return
+    from one_renderer import Shared, template  # noqa: PLC0415  # once src/dure has been found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(template, "_Worker", Shared)
+        yield
 
 
 @pytest.fixture(scope="session")

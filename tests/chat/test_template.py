@@ -21,6 +21,7 @@ from dure.chat.template import CHATML, ChatTemplate, default_template
 from dure.errors import InvalidRequestError, TemplateError
 from dure.hub.stores.ollama_template import template_for
 
+OWN_RENDERERS = True
 FOLDER = Path(__file__).with_name("templates")
 NAMES = sorted(path.stem for path in FOLDER.glob("*.jinja"))
 

@@ -19,6 +19,7 @@ from dure.server.routes import ROUTES as OTHERS
 from dure.server.serving.metrics import Metrics
 from dure.server.wire import body
 
+OWN_RENDERERS = True
 CHAT = "/v1/chat/completions"
 BODIES = sorted({route.path for route in (*ROUTES, *OTHERS) if route.shape is not None})
 
