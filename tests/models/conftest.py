@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,12 @@ class Tiny:
     folder: Path
     model: Model  # ours, of that folder
     sequences: list[list[int]]
-    expected: list[np.ndarray]  # transformers' logits (tokens, vocabulary) of each sequence
     oracle: Any  # for oracle_logits of other tokens
+
+    @cached_property
+    def expected(self) -> list[np.ndarray]:
+        """transformers' logits (tokens, vocabulary) of each sequence."""
+        return [oracle_logits(self.oracle, tokens) for tokens in self.sequences]
 
 
 @pytest.fixture(scope="session")
@@ -37,8 +42,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tiny]:
         if name not in made:
             model = oracle(name)
             folder = saved(name, model, tmp_path_factory.mktemp(name))
-            expected = [oracle_logits(model, tokens) for tokens in SEQUENCES]
-            made[name] = Tiny(name, folder, loaded(folder), SEQUENCES, expected, model)
+            made[name] = Tiny(name, folder, loaded(folder), SEQUENCES, model)
         return made[name]
 
     return make
