@@ -61,6 +61,29 @@ for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_threads, "1")
 
 
+# Files of a few long tests, the longest first: whoever begins one of them last keeps all waiting.
+LONGEST = (
+    *("test_same_bits_quantised.py", "test_same_bits_speculation.py", "test_memory_budget.py"),
+    *("models/test_parity.py", "convert/test_convert_gguf.py", "models/test_packed_parity.py"),
+    *("wire/test_openapi.py", "engine/test_grammar.py", "serving/test_same_bits_http.py"),
+    *("formats/test_mutated.py", "serving/test_process.py", "convert/test_convert_folder.py"),
+    *("serving/test_storm.py", "models/test_unusual_configs.py", "test_structured_model.py"),
+    *("serving/test_killed_ledger.py", "test_llm_model.py", "examples/test_examples.py"),
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files; the order within a file stays."""
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.as_posix()
+        return next((at for at, end in enumerate(LONGEST) if path.endswith(f"/{end}")), 99)
+
+    places = {path: place(item) for path, item in {item.path: item for item in items}.items()}
+    items.sort(key=lambda item: places[item.path])
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """How many processes `pytest -n auto` makes. Each imports torch; kernels have threads, too."""
