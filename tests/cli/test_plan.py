@@ -3,18 +3,43 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from outcome import Dure
 
 from dure import machine
-from dure.cli import before_download
+from dure.cli import before_download, plan_picture
+from dure.planning import measure
+from dure.planning.machine import ROWS, AttentionSpeed, Machine, write_machine
+from dure.planning.plan import Wish, plan_model
+
+SMALL = Machine(
+    processor="a small one",
+    isa="avx2",
+    threads=2,
+    kernels="none",
+    memory_bytes=2_000_000_000,
+    read_bytes_s_1=1e10,
+    read_bytes_s=1.6e10,
+    gops={name: (40.0,) * len(ROWS) for name in ("Q4_K", "Q6_K", "Q8_0", "Q5_0", "Q4_1", "F32")},
+    attention={
+        f"f16 {rows}": AttentionSpeed((1, 8), (20.0, 60.0), (40.0, 120.0))
+        for rows in ("one", "many")
+    },
+    layer_s=1e-5,
+    element_s=1e-10,
+    step_s=1e-4,
+    disk_bytes_s=1e9,
+)
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No model is here, and 8 GB are free."""
+    """No model is here, 8 GB are free, and the machine has been measured."""
+    monkeypatch.setattr(measure, "this_machine", lambda **_: SMALL)
+    monkeypatch.setattr(measure, "kept_machine", lambda: None)
     monkeypatch.setenv("DURE_HOME", str(tmp_path / "dure"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
     monkeypatch.setattr(machine, "memory_available", lambda: 8_000_000_000)
@@ -29,6 +54,61 @@ def test_one_model_is_a_page(dure_command: Dure) -> None:
     assert lines["cache"] == "1.2 GB: 147 kB a token"
     assert "Fireworks asks 0.2 USD in, 0.2 out" in lines["vendors"]
     assert "2026-09-25, https://" in lines["vendors"]
+
+
+def test_a_page_says_how_fast_the_model_is(dure_command: Dure) -> None:
+    out = dure_command("plan", "qwen3:0.6b").out
+    lines = [line.split(maxsplit=1) for line in out.splitlines()]
+    assert [text for label, text in lines if label == "prompts"]
+    assert ["1", "8", "32"] == [label for label, text in lines if text.startswith("stream")]
+
+
+def test_a_plan_for_another_machine_has_its_speed_and_its_memory(
+    dure_command: Dure, tmp_path: Path
+) -> None:
+    path = tmp_path / "other.json"
+    write_machine(SMALL, path)
+    done = dure_command("plan", "qwen3:8b", "--machine", str(path), "--json")
+    plan = json.loads(done.out)
+    assert plan["memory"]["available_bytes"] == SMALL.memory_bytes
+    assert not plan["fits"]
+    assert plan["speed"] is None
+
+
+def test_this_machine_is_written_for_others_to_plan_with(
+    dure_command: Dure, tmp_path: Path
+) -> None:
+    path = tmp_path / "this.json"
+    done = dure_command("plan", "--save-machine", str(path))
+    assert (done.code, done.out) == (0, "")
+    assert "a small one, 2 threads" in done.err
+    again = dure_command("plan", "smollm2:135m", "--machine", str(path), "--json")
+    assert json.loads(again.out)["speed"]["decode"]["1"]["0"] > 0
+
+
+@pytest.mark.parametrize("path", ["out.svg", "-"])
+def test_a_picture_needs_a_library_that_is_an_extra(
+    dure_command: Dure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: str
+) -> None:
+    for name in ("matplotlib", "matplotlib.figure", "plotext"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.chdir(tmp_path)
+    done = dure_command("plan", "smollm2:135m", "--plot", path)
+    assert done.code == 1
+    assert "is not installed" in done.err
+    assert "dure[plot]" in done.err
+
+
+def test_a_picture_of_another_form_is_refused(dure_command: Dure) -> None:
+    assert "out.jpeg" in dure_command("plan", "smollm2:135m", "--plot", "out.jpeg").err
+
+
+def test_a_picture_shows_speed_by_depth_and_by_users() -> None:
+    plan = plan_model("smollm2:135m", Wish(available=8 << 30), machine=SMALL)
+    by_depth, by_users = plan_picture.series(plan)
+    assert list(by_depth) == [0, 4096]  # its context is 8,192
+    assert by_depth[0] > by_depth[4096]
+    assert list(by_users) == [1, 8, 32]
 
 
 def test_a_page_as_json_has_every_number(dure_command: Dure) -> None:
@@ -61,7 +141,6 @@ def test_the_catalogue_is_listed_in_the_order_in_which_it_runs_well(dure_command
     runs = ["disk" if "disk" in row else "yes" for row in rows]
     assert runs == sorted(runs, reverse=True)  # what runs whole comes first
     assert {"disk", "yes"} == {*runs}
-    assert rows[0][0] == "qwen3:8b"
 
 
 @pytest.mark.parametrize(("currency", "said"), [("cny", "CNY"), ("USD", "USD")])

@@ -53,11 +53,12 @@ def tell_plan(
 def _tell(name: str, wish: Wish, *, yes: bool) -> None:
     from dure.cli.progress import PullReport
     from dure.errors import DureError, InvalidRequestError
+    from dure.planning.measure import kept_machine
     from dure.planning.plan import plan_model, runs_badly, two_lines
 
     try:
         with PullReport() as report:
-            plan = plan_model(name, wish, progress=report)
+            plan = plan_model(name, wish, machine=kept_machine(), progress=report)
     except DureError:
         return
     for line in two_lines(plan):

@@ -5,13 +5,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dure.cli import console
+from dure.cli.plan_picture import draw
 
 if TYPE_CHECKING:
+    from dure.planning.machine import Machine
     from dure.planning.plan import ModelPlan, Wish
     from dure.planning.vendor_prices import VendorPrice
 
@@ -40,26 +43,49 @@ def command(
     rate: Annotated[
         float | None, typer.Option(help="Yuan for a dollar [default: 7.0510, of 2024-09-24].")
     ] = None,
+    machine: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Plan for the machine that --save-machine wrote."),
+    ] = None,
+    save_machine: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write what this machine can do.")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw speed against depth and users: an .svg or .png, or - for the terminal.",
+        ),
+    ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object, or a list of them.")
     ] = False,
 ) -> None:
     """Plan models: whether they fit, with which context and how many users, memory part by part,
-    and what vendors charge. Of a model that is not here only the headers are fetched, some MB of
-    it; of the catalogue's models nothing.
+    how fast they are, and what vendors charge. Of a model that is not here only the headers are
+    fetched, some MB of it; of the catalogue's models nothing. The machine is measured once, in
+    some 20 s.
     """
+    from dure.planning.machine import write_machine
     from dure.planning.plan import Wish
     from dure.planning.vendor_prices import check_currency
 
     if currency is not None:
         currency = check_currency(currency.upper())
+    measured = _machine(machine)
+    if save_machine is not None:
+        write_machine(measured, save_machine)
+        console.note(f"{save_machine}: {measured.processor}, {measured.threads} threads")
+        if not models:
+            return
     wish = Wish(
         context=context,
         users=users,
         budget=console.memory_budget(memory),
+        available=None if machine is None else measured.memory_bytes,
         quantize=quantize,
     )
-    found, problems = _plans(models or [], wish)
+    found, problems = _plans(models or [], wish, measured)
     told = [_described(plan, currency, rate) for plan in found]
     if json:
         whole: list[dict[str, Any]] = [*told, *problems]
@@ -68,9 +94,23 @@ def command(
         _print_page(told[0])
     else:
         _print_table(told, problems)
+    if plot is not None:
+        draw(found, plot)
 
 
-def _plans(models: list[str], wish: Wish) -> tuple[list[ModelPlan], list[dict[str, Any]]]:
+def _machine(path: Path | None) -> Machine:
+    """Return the machine of a file, or this one, which is measured if it was not before."""
+    from dure.planning.machine import read_machine
+    from dure.planning.measure import this_machine
+
+    if path is not None:
+        return read_machine(path)
+    return this_machine(progress=lambda what: console.note(f"measuring this machine: {what}"))
+
+
+def _plans(
+    models: list[str], wish: Wish, machine: Machine
+) -> tuple[list[ModelPlan], list[dict[str, Any]]]:
     """Return the plans in order, and what could not be planned of several models, with why.
 
     Raises the error of a model that is the only one.
@@ -86,7 +126,7 @@ def _plans(models: list[str], wish: Wish) -> tuple[list[ModelPlan], list[dict[st
     for name in names:
         try:
             with PullReport() as report:
-                found.append(plan_model(name, wish, progress=report))
+                found.append(plan_model(name, wish, machine=machine, progress=report))
         except DureError as error:
             if len(models) == 1:
                 raise
@@ -111,7 +151,7 @@ def _described(plan: ModelPlan, currency: str | None, rate: float | None) -> dic
             "weight_bytes": memory.weight_bytes,
             "peak_bytes": memory.peak_bytes,
         },
-        "speed": None,
+        "speed": None if plan.speeds is None else asdict(plan.speeds),
         "vendor": _priced(plan, currency, rate),
     }
 
@@ -146,18 +186,21 @@ def _print_page(plan: dict[str, Any]) -> None:
         ("buffers", human_bytes(memory["buffer_bytes"])),
         ("process", f"{human_bytes(memory['process_bytes'])}: interpreter, vocabulary, texts"),
         ("in all", _in_all(memory)),
-        ("speed", "not measured"),
+        *_speeds(plan["speed"]),
         ("vendors", _vendor(plan["vendor"])),
     ]:
         if text:
-            console.write(f"{label:<10}{_plain(text)}\n")
+            console.write(f"{label:<11}{_plain(text)}\n")
 
 
 def _print_table(plans: list[dict[str, Any]], problems: list[dict[str, Any]]) -> None:
     from dure.hub import human_bytes
 
     table: list[tuple[str, ...]] = [
-        ("MODEL", "PARAMETERS", "FILES", "MEMORY", "RUNS", "CONTEXT", "USERS", "VENDORS, OUT")
+        (
+            *("MODEL", "PARAMETERS", "FILES", "MEMORY", "RUNS", "CONTEXT", "USERS"),
+            *("PROMPT", "1 STREAM", "8", "32", "VENDORS, OUT"),
+        )
     ]
     for plan in plans:
         memory, price = plan["memory"], plan["vendor"]
@@ -172,6 +215,7 @@ def _print_table(plans: list[dict[str, Any]], problems: list[dict[str, Any]]) ->
                 runs,
                 f"{memory['context']:,}",
                 f"{memory['most_users']:,}",
+                *_cells(plan["speed"]),
                 "-" if price is None else f"{about}{price['output']:.2f} {price['currency']}",
             )
         )
@@ -181,8 +225,17 @@ def _print_table(plans: list[dict[str, Any]], problems: list[dict[str, Any]]) ->
         console.write(f"{_plain(problem['name'])}: {_plain(problem['problem'])}\n")
     console.note(
         "(MEMORY: of one process at its peak. USERS: conversations of that context that fit. "
-        "VENDORS: a million tokens of answers; ~: of the nearest model)"
+        "PROMPT and STREAMS: tokens a second. VENDORS: a million tokens of answers; ~: of the "
+        "nearest model)"
     )
+
+
+def _cells(speed: dict[str, Any] | None) -> tuple[str, ...]:
+    """Return tokens a second of a short prompt, and of 1, 8 and 32 streams that begin."""
+    if speed is None:
+        return ("-",) * 4
+    decode = (by_depth[0] for by_depth in speed["decode"].values())
+    return tuple(f"{tps:,.3g}" for tps in (next(iter(speed["prefill"].values())), *decode))
 
 
 def _origin(origin: dict[str, Any]) -> str:
@@ -254,6 +307,28 @@ def _in_all(memory: dict[str, Any]) -> str:
     said = f"{human_bytes(memory['peak_bytes'])} at the peak"
     reserved = memory["reserved_bytes"]
     return f"{said}; loading sets {human_bytes(reserved)} aside" if reserved else said
+
+
+def _speeds(speed: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Return the lines of speeds: prompts, then one for each number of streams."""
+    if speed is None:
+        return []
+    lines = [
+        (
+            "prompts",
+            ", ".join(
+                f"{tps:,.3g} tokens/s of {tokens:,} (first token after "
+                f"{speed['first_token_s'][tokens]:,.3g} s)"
+                for tokens, tps in speed["prefill"].items()
+            ),
+        )
+    ]
+    for streams, by_depth in speed["decode"].items():
+        of = "1 stream" if streams == 1 else f"{streams} streams"
+        each = ", ".join(f"{tps:,.3g} at depth {depth:,}" for depth, tps in by_depth.items())
+        lines.append((of, f"{each} (tokens/s of all)"))
+    lines += [("assumed", text) for text in speed["assumed"]]
+    return lines
 
 
 def _vendor(price: dict[str, Any] | None) -> str:

@@ -12,16 +12,19 @@ from dure.errors import ModelNotFoundError
 from dure.formats.checkpoint import open_checkpoint
 from dure.planning.memory import Footprint, footprint
 from dure.planning.shapes import catalogued
+from dure.planning.speed import expected
+from dure.planning.speed_table import SpeedTable, speed_table
 from dure.planning.vendor_prices import VendorPrice, nearest_price
 from dure.planning.work import ModelWork, work_of
 from dure.weights.quantize import check_scheme
 
 if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
+    from dure.planning.machine import Machine
 
-STREAMS = (1, 8, 32)
-DEPTHS = (0, 4096, 32768)
-PROMPTS = (512, 4096, 32768)
+
+SLOW_TPS = 2.0
+"""Tokens a second of one conversation below which a person is asked before a download."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class ModelPlan:
     vendor: VendorPrice | None  # of this model, or of the nearest; None: no price is known
     vendor_is_same: bool
     parameters: int  # as its publisher counts them, else the numbers in its matrices
+    speeds: SpeedTable | None  # None: no machine was given, or the model does not fit
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,17 @@ class Wish:
 
 
 def plan_model(
-    name: str, wish: Wish, *, progress: Callable[[hub.Progress], None] | None = None
+    name: str,
+    wish: Wish,
+    *,
+    machine: Machine | None = None,
+    progress: Callable[[hub.Progress], None] | None = None,
 ) -> ModelPlan:
     """Plan a model: a short name, a hub's id, a file or a folder; its weights are not fetched.
 
-    Raises the errors of dure.errors: for what cannot be found or fetched, and what does not run. A
-    model that does not fit has a plan, whose `memory.problem` says so.
+    machine: the one whose speed is planned with; None: no speed is. Raises the errors of
+    dure.errors: for what cannot be found or fetched, and what does not run. A model that does not
+    fit has a plan, whose `memory.problem` says so.
     """
     scheme = None if wish.quantize is None else check_scheme(wish.quantize)
     with _opened(name, progress) as (checkpoint, origin):
@@ -79,10 +88,14 @@ def plan_model(
             quantize=scheme,
         )
     entry = hub.load_catalogue().find(name.strip())
-    count = parameters(work) if entry is None else entry.parameters
+    count = (entry.parameters if entry else 0) or parameters(work)
     priced = nearest_price(name, work.family, count)
     vendor, same = (None, False) if priced is None else priced
-    return ModelPlan(name, origin, work, memory, vendor, same, count)
+    table = None
+    if machine is not None and memory.fits:
+        kept = memory.experts_kept if memory.streams else None
+        table = speed_table(expected(work, machine, expert_cache_bytes=kept), work.context)
+    return ModelPlan(name, origin, work, memory, vendor, same, count, table)
 
 
 def parameters(work: ModelWork) -> int:
@@ -130,21 +143,18 @@ def _size(checkpoint: Checkpoint) -> int:
 def ranked(plans: Sequence[ModelPlan]) -> list[ModelPlan]:
     """Return plans in the order in which this machine runs them well.
 
-    Those that fit whole come first, then those whose experts are read from disk, then those that
-    do not fit; of each, the larger models before the smaller ones, which know less.
+    Those that fit whole and answer as fast as a person reads come first, the larger before the
+    smaller, which know less; then those that are slower, the faster first; then those whose experts
+    are read from disk, and those that do not fit.
     """
-    return sorted(
-        plans, key=lambda plan: (bool(plan.memory.problem), plan.memory.streams, -plan.parameters)
-    )
 
+    def place(plan: ModelPlan) -> tuple[bool, bool, bool, float]:
+        memory, speeds = plan.memory, plan.speeds
+        slow = speeds is not None and not speeds.is_quick
+        last = -speeds.one_stream if speeds is not None and slow else -plan.parameters
+        return bool(memory.problem), memory.streams, slow, last
 
-def is_here(name: str) -> bool:
-    """Whether a model is on this machine. A name that is none is not."""
-    try:
-        hub.resolve(name, allow_download=False)
-    except ModelNotFoundError:
-        return False
-    return True
+    return sorted(plans, key=place)
 
 
 def two_lines(plan: ModelPlan) -> tuple[str, str]:
@@ -159,11 +169,27 @@ def two_lines(plan: ModelPlan) -> tuple[str, str]:
         share = 100 * memory.experts_kept // max(1, sum(memory.experts.values()))
         return first + f" {context}.", (
             f"{share} % of its experts stay in memory, the others are read from disk as they are "
-            "needed: slower."
+            f"needed: {_speed(plan) or 'slower'}."
         )
-    return first + f" {context}.", "It fits."
+    return first + f" {context}.", f"It fits: {_speed(plan)}." if plan.speeds else "It fits."
+
+
+def _speed(plan: ModelPlan) -> str:
+    """Say how fast one conversation is; empty if that is not known."""
+    if plan.speeds is None:
+        return ""
+    prompt, seconds = next(iter(plan.speeds.first_token_s.items()))
+    return (
+        f"about {plan.speeds.one_stream:.3g} tokens a second, the first of them {seconds:.2g} s "
+        f"after a prompt of {prompt:,}"
+    )
 
 
 def runs_badly(plan: ModelPlan) -> bool:
-    """Whether a person should be asked before the download: it does not fit, or not whole."""
-    return bool(plan.memory.problem) or plan.memory.streams
+    """Whether a person should be asked before the download.
+
+    It does not fit, or is slow: where speeds are not known, if experts are read from disk.
+    """
+    if plan.memory.problem or plan.speeds is None:
+        return bool(plan.memory.problem) or plan.memory.streams
+    return plan.speeds.one_stream < SLOW_TPS
