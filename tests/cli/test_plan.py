@@ -63,6 +63,19 @@ def test_a_page_says_how_fast_the_model_is(dure_command: Dure) -> None:
     assert ["1", "8", "32"] == [label for label, text in lines if text.startswith("stream")]
 
 
+def test_a_page_says_what_a_million_tokens_take_and_cost(dure_command: Dure) -> None:
+    unknown = dure_command("plan", "qwen3:0.6b").out
+    assert "energy     unknown: name the machine's watts" in unknown
+    asked = ("--watts", "10,60", "--price", "hour=0.36,currency=EUR", "--json")
+    cost = json.loads(dure_command("plan", "qwen3:0.6b", *asked).out)["cost"]
+    for part in (cost["input"], *cost["output"].values()):
+        assert part["joules"] == pytest.approx(60 * part["seconds"])
+        assert part["money"] == pytest.approx(part["seconds"] * 0.36 / 3600)
+    assert "estimated" in cost["energy"]
+    page = dure_command("plan", "qwen3:0.6b", *asked[:-1]).out
+    assert "money      EUR " in page
+
+
 def test_a_plan_for_another_machine_has_its_speed_and_its_memory(
     dure_command: Dure, tmp_path: Path
 ) -> None:

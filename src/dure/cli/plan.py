@@ -43,6 +43,8 @@ def command(
     rate: Annotated[
         float | None, typer.Option(help="Yuan for a dollar [default: 7.0510, of 2024-09-24].")
     ] = None,
+    watts: console.WattsOption = None,
+    price: console.Price = None,
     machine: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Plan for the machine that --save-machine wrote."),
@@ -84,9 +86,12 @@ def command(
         budget=console.memory_budget(memory),
         available=None if machine is None else measured.memory_bytes,
         quantize=quantize,
+        prices=console.prices(price),
+        watts=console.watts(watts),
     )
     found, problems = _plans(models or [], wish, measured)
-    told = [_described(plan, currency, rate) for plan in found]
+    unit = "" if wish.prices is None else wish.prices.currency
+    told = [{**_described(plan, currency, rate), "currency": unit} for plan in found]
     if json:
         whole: list[dict[str, Any]] = [*told, *problems]
         console.print_json(whole[0] if models is not None and len(models) == 1 else whole)
@@ -152,6 +157,9 @@ def _described(plan: ModelPlan, currency: str | None, rate: float | None) -> dic
             "peak_bytes": memory.peak_bytes,
         },
         "speed": None if plan.speeds is None else asdict(plan.speeds),
+        "cost": None
+        if plan.costs is None
+        else {**asdict(plan.costs), "energy": plan.costs.energy_source},
         "vendor": _priced(plan, currency, rate),
     }
 
@@ -187,6 +195,7 @@ def _print_page(plan: dict[str, Any]) -> None:
         ("process", f"{human_bytes(memory['process_bytes'])}: interpreter, vocabulary, texts"),
         ("in all", _in_all(memory)),
         *_speeds(plan["speed"]),
+        *_costs(plan["cost"], plan["currency"]),
         ("vendors", _vendor(plan["vendor"])),
     ]:
         if text:
@@ -328,6 +337,24 @@ def _speeds(speed: dict[str, Any] | None) -> list[tuple[str, str]]:
         each = ", ".join(f"{tps:,.3g} at depth {depth:,}" for depth, tps in by_depth.items())
         lines.append((of, f"{each} (tokens/s of all)"))
     lines += [("assumed", text) for text in speed["assumed"]]
+    return lines
+
+
+def _costs(cost: dict[str, Any] | None, currency: str) -> list[tuple[str, str]]:
+    """Return the lines of what a million tokens take and cost: in, then out by streams."""
+    if cost is None:
+        return []
+    kinds = {"in": cost["input"]}
+    kinds |= {f"out of {streams}": each for streams, each in cost["output"].items()}
+    lines = []
+    if cost["input"]["joules"] is None:
+        lines.append(("energy", "unknown: name the machine's watts by --watts IDLE,BUSY"))
+    else:
+        each = ", ".join(f"{console.joules(of['joules'])} {kind}" for kind, of in kinds.items())
+        lines.append(("energy", f"{each} (a million tokens, {cost['energy']})"))
+    if cost["input"]["money"] is not None:
+        each = ", ".join(f"{of['money']:,.3g} {kind}" for kind, of in kinds.items())
+        lines.append(("money", f"{currency} {each} (a million tokens)"))
     return lines
 
 

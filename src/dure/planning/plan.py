@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING
 from dure import hub
 from dure.errors import ModelNotFoundError
 from dure.formats.checkpoint import open_checkpoint
+from dure.planning.cost import TokenCosts, token_costs
 from dure.planning.memory import Footprint, footprint
 from dure.planning.shapes import catalogued
 from dure.planning.speed import expected
-from dure.planning.speed_table import SpeedTable, speed_table
+from dure.planning.speed_table import STREAMS, SpeedTable, speed_table
 from dure.planning.vendor_prices import VendorPrice, nearest_price
 from dure.planning.work import ModelWork, work_of
 from dure.weights.quantize import check_scheme
 
 if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
+    from dure.metering.estimates import Watts
+    from dure.metering.prices import Prices
     from dure.planning.machine import Machine
 
 
@@ -49,6 +52,7 @@ class ModelPlan:
     vendor_is_same: bool
     parameters: int  # as its publisher counts them, else the numbers in its matrices
     speeds: SpeedTable | None  # None: no machine was given, or the model does not fit
+    costs: TokenCosts | None  # of a million tokens; None as above
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class Wish:
     budget: int | None = None  # bytes of memory; None: what is free
     available: int | None = None  # bytes that the machine has; None: what this one has free
     quantize: str | None = None
+    prices: Prices | None = None  # of power and hours
+    watts: Watts | None = None  # of the machine; None: as it was measured, or its TDP
 
 
 def plan_model(
@@ -91,11 +97,13 @@ def plan_model(
     count = (entry.parameters if entry else 0) or parameters(work)
     priced = nearest_price(name, work.family, count)
     vendor, same = (None, False) if priced is None else priced
-    table = None
+    table = costs = None
     if machine is not None and memory.fits:
         kept = memory.experts_kept if memory.streams else None
-        table = speed_table(expected(work, machine, expert_cache_bytes=kept), work.context)
-    return ModelPlan(name, origin, work, memory, vendor, same, count, table)
+        speeds = expected(work, machine, expert_cache_bytes=kept)
+        table = speed_table(speeds, work.context)
+        costs = token_costs(speeds, prices=wish.prices, watts=wish.watts, streams=STREAMS)
+    return ModelPlan(name, origin, work, memory, vendor, same, count, table, costs)
 
 
 def parameters(work: ModelWork) -> int:
