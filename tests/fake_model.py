@@ -17,6 +17,7 @@ from dure.loading.memory import MemoryUse
 START, END, UNKNOWN = 256, 257, 258
 SPECIAL = {"<|im_start|>": START, "<|im_end|>": END}
 VOCAB_SIZE = 259
+BYTES = (*(bytes([byte]) for byte in range(256)), b"<|im_start|>", b"<|im_end|>", b"")
 
 Script = Callable[[str], str | None]
 """From everything said so far to the next character, or None to end."""
@@ -75,10 +76,7 @@ class ByteTokenizer:
         """Long texts need no more than short ones."""
 
     def token_bytes(self, token_id: int) -> bytes:
-        marks = {token: mark.encode() for mark, token in SPECIAL.items()}
-        return (
-            marks[token_id] if token_id in marks else bytes([token_id]) if token_id < 256 else b""
-        )
+        return BYTES[token_id] if token_id < VOCAB_SIZE else b""
 
     def decode(self, ids: Sequence[int]) -> str:
         return b"".join(self.token_bytes(token) for token in ids).decode("utf-8", "replace")
@@ -99,22 +97,19 @@ class ScriptModel:
         self.cache = cache
         self.batches.append(batch)
         slots = self.cache[0]  # (blocks, 1, 64): token ids stand where keys would
-        rows = zip(batch.tokens, batch.positions, batch.sequences, strict=True)
-        for token, position, sequence in rows:
-            block = batch.block_tables[sequence, position // BLOCK_SIZE]
-            slots[block, 0, position % BLOCK_SIZE] = token
+        blocks = batch.block_tables[batch.sequences, batch.positions // BLOCK_SIZE]
+        slots[blocks, 0, batch.positions % BLOCK_SIZE] = batch.tokens
         logits = np.zeros((len(batch.logit_rows), self.vocab_size), np.float32)
         for out, row in zip(logits, batch.logit_rows, strict=True):
             out[self._next(batch, int(row))] = 30.0
         return logits
 
     def _next(self, batch: Batch, row: int) -> int:
-        table = batch.block_tables[batch.sequences[row]]
-        ids = [
-            int(self.cache[0][table[position // BLOCK_SIZE], 0, position % BLOCK_SIZE])
-            for position in range(batch.positions[row] + 1)
-        ]
-        said = self.script(ByteTokenizer().decode(ids))
+        count = int(batch.positions[row]) + 1
+        blocks = batch.block_tables[batch.sequences[row], : -(-count // BLOCK_SIZE)]
+        ids = self.cache[0][blocks, 0, :BLOCK_SIZE].reshape(-1)[:count].astype(np.int32)
+        text = b"".join(BYTES[min(token, UNKNOWN)] for token in ids.tolist())
+        said = self.script(text.decode("utf-8", "replace"))
         return END if said is None else ord(said)
 
 
