@@ -134,6 +134,12 @@ def command(
     metrics_prefix: Annotated[
         str, typer.Option(help="Prefix of the names in /metrics; vllm fits vLLM's dashboards.")
     ] = "dure",
+    page: Annotated[
+        bool,
+        typer.Option(
+            "--page/--no-page", help="Show browsers a chat at /, what runs at /status, and /docs."
+        ),
+    ] = True,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log a line per request.")] = False,
     yes: before_download.Yes = False,
 ) -> None:
@@ -178,6 +184,7 @@ def command(
         prices=prices,
         policies=tuple(policies.items()),
         ledger=ledger,
+        page=page,
     )
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("dure.server").setLevel(logging.INFO if verbose else logging.WARNING)
@@ -199,7 +206,7 @@ def command(
                 meter=meter,
                 # Of several models each would take half of the memory that none has touched yet.
                 conversations=parallel if max_models == 1 else 1,
-                **progress,
+                **server.watched(progress),
             )
         _introduce(shown(name), llm, parallel)
         return llm

@@ -20,6 +20,8 @@ from dure.server import errors
 from dure.server.errors import HTTPError
 from dure.server.http.sse import ClientGone, FrameStream, json_response
 from dure.server.openapi import publish
+from dure.server.page.files import Page
+from dure.server.page.routes import page_routes
 from dure.server.route import Handler
 from dure.server.routes import ROUTES
 from dure.server.wire.body import BodyReader, release
@@ -37,9 +39,10 @@ CLIENT_CLOSED_REQUEST = 499
 def make_app(
     service: Service,
     *,
+    page: Page | None = None,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
 ) -> FastAPI:
-    """Build the FastAPI application.
+    """Build the FastAPI application. page: what a browser is shown; None: no pages.
 
     It checks neither API keys nor hosts: RequestMiddleware does, before the application is called.
     """
@@ -56,6 +59,7 @@ def make_app(
         return await service.off_loop(work)
 
     app.state.bodies = BodyReader(off_loop)
+    app.state.page = page
     described: list[tuple[str, str, type[BaseModel] | None]] = []
     for route in ROUTES:
         answer = _answering(service, route.handler)
@@ -70,6 +74,7 @@ def make_app(
             )
             described.append((route.method, path, route.shape))
     publish(app, described)
+    app.router.routes.extend([] if page is None else page_routes(page))
     app.add_exception_handler(HTTPException, _unknown)
     return app
 

@@ -12,6 +12,7 @@ from dure.server.errors import invalid
 from dure.server.http.sse import json_response
 from dure.server.openai import chat
 from dure.server.openai.schemas import ChatBody, DetokenizeBody, TokenizeBody
+from dure.server.serving.status import status_of
 from dure.server.wire.body import converted, read_as
 from dure.server.wire.logprobs import token_text
 from dure.server.wire.prefill import is_prefill
@@ -130,6 +131,11 @@ async def metrics(service: Service, request: Request) -> Response:  # noqa: ARG0
     """Return the server's metrics in Prometheus' text format."""
     text = service.metrics.text(service.registry)
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def status(service: Service, request: Request) -> Response:
+    """Describe what runs: models, one that is loading and how far, the queue, and the streams."""
+    return json_response(status_of(service, tenant(request)))
 
 
 async def props(service: Service, request: Request) -> Response:

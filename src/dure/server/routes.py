@@ -11,6 +11,7 @@ from dure.server.ollama.schemas import ChatBody, GenerateBody, ShowBody
 from dure.server.openai import chat as openai_chat
 from dure.server.openai import completions, responses, schemas
 from dure.server.openai.responses_schemas import InputBody, ResponsesBody
+from dure.server.page.routes import root
 from dure.server.route import Route
 
 ROUTES = (
@@ -34,8 +35,9 @@ ROUTES = (
     Route("DELETE", "/responses/{response_id}", responses.delete),
     Route("GET", "/responses/{response_id}/input_items", responses.input_items),
     Route("POST", "/responses/{response_id}/cancel", responses.cancel),
-    Route("GET", "/", ollama_models.root, versioned=False),
-    Route("HEAD", "/", ollama_models.root, versioned=False),
+    Route("GET", "/v1/status", model_routes.status, versioned=False),
+    Route("GET", "/", root, versioned=False),
+    Route("HEAD", "/", root, versioned=False),
     Route("GET", "/api/version", ollama_models.version, versioned=False),
     Route("GET", "/api/tags", ollama_models.tags, versioned=False),
     Route("GET", "/api/ps", ollama_models.ps, versioned=False),

@@ -10,7 +10,7 @@ import math
 import re
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from dure.server.app import make_app
 from dure.server.http.auth import Hosts, Keys, Origins, is_public
 from dure.server.http.connection import Connections
 from dure.server.http.middleware import RequestMiddleware
+from dure.server.page.files import Page
 from dure.server.serving.accounting import ANYONE, Accounting
 from dure.server.serving.metrics import Metrics
 from dure.server.serving.model_pool import ModelPool
@@ -63,6 +64,7 @@ class Settings:
     policies: tuple[tuple[str, KeyPolicy], ...] = ()  # (key, policy) of keys that have one
     ledger: Path | None = None
     drain_seconds: float = limits.DRAIN_SECONDS
+    page: bool = True  # whether a browser is shown the pages
 
     def __post_init__(self) -> None:
         if is_public(self.host) and not (self.keys or self.policies) and not self.insecure:
@@ -133,6 +135,26 @@ class Server:
         """Whether a model is being loaded, on a thread that cannot be stopped before it is done."""
         return self._registry is not None and self._registry.is_loading
 
+    def watched(self, progress: Mapping[str, Callable[..., None]]) -> dict[str, Any]:
+        """Return progress callbacks of an LLM that is loaded here: /v1/status has it, too.
+
+        progress: callbacks that are called as well, `load_progress` and `download_progress`.
+        """
+
+        def load_progress(done: int, total: int) -> None:
+            self._report("loading", done, total)
+            progress["load_progress"](done, total)
+
+        def download_progress(at: hub.Progress) -> None:
+            self._report(at.stage, at.done_bytes, at.total_bytes)
+            progress["download_progress"](at)
+
+        return {"load_progress": load_progress, "download_progress": download_progress}
+
+    def _report(self, stage: str, done: int, total: int) -> None:
+        if self._registry is not None:
+            self._registry.report(stage, done, total)
+
     async def serve(self) -> None:
         """Serve on the running event loop, until `stop` is called."""
         settings = self.settings
@@ -157,7 +179,8 @@ class Server:
         self.service = service
         connections = self.connections = Connections()
         hosts = Hosts((*settings.allowed_hosts, settings.host))
-        api = make_app(service)
+        page = Page() if settings.page else None
+        api = make_app(service, page=page)
         self.bodies: BodyReader = api.state.bodies
         app: Any = RequestMiddleware(
             api,
@@ -165,6 +188,7 @@ class Server:
             hosts=hosts,
             origins=Origins(settings.cors),
             connections=connections,
+            page=page,
             on_failure=metrics.on_failure,
         )
         if settings.cors:

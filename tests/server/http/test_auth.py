@@ -18,7 +18,10 @@ ALICE, BOB = "alices-own-key", "bobs-other-key"
 
 
 def paths() -> list[tuple[str, str]]:
-    """Every method and path that the application routes, and some that it does not."""
+    """Every method and path that the application routes, and some that it does not.
+
+    Not those of the pages for a browser, which are public: tests/server/http/test_page.py.
+    """
     found = [("GET", "/nothing"), ("DELETE", "/v1/models")]
     for route in make_app(None).routes:
         assert isinstance(route, starlette.routing.Route)

@@ -13,7 +13,7 @@ from dure.errors import InvalidRequestError
 from dure.server.errors import HTTPError
 
 PUBLIC = frozenset({"/health", "/v1/health"})
-"""Paths that need no API key: the health checks, and nothing else."""
+"""Paths that need no API key, besides the pages' own files (Page.is_public): the health checks."""
 
 LOCAL_SUFFIXES = (".localhost",)  # RFC 6761: never another machine
 MIN_KEY_CHARACTERS = 8

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from dure.server.http.connection import Connections
+    from dure.server.page.files import Page
 
 log = logging.getLogger("dure.server")
 access = logging.getLogger("dure.server.access")
@@ -32,6 +33,7 @@ class RequestMiddleware:
         hosts: Hosts,
         origins: Origins | None = None,
         connections: Connections | None = None,
+        page: Page | None = None,
         on_failure: Callable[[int], None] | None = None,
     ) -> None:
         self._app = app
@@ -39,6 +41,7 @@ class RequestMiddleware:
         self._hosts = hosts
         self._origins = origins or Origins()
         self._connections = connections
+        self._page = page
         self._on_failure = on_failure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,7 +80,7 @@ class RequestMiddleware:
             self._hosts.check(headers)
             if not self._keys:  # with keys, a foreign page does not know one
                 self._origins.check(headers)
-            if scope["path"] not in PUBLIC:
+            if not self._is_public(scope, headers):
                 scope["state"]["tenant"] = self._keys.tenant(headers)
             await self._app(scope, receive, watched)
         except Exception as error:
@@ -99,6 +102,12 @@ class RequestMiddleware:
                 status,
                 milliseconds,
             )
+
+    def _is_public(self, scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
+        if scope["path"] in PUBLIC:
+            return True
+        page = self._page
+        return page is not None and page.is_public(scope["method"], scope["path"], headers)
 
 
 async def send_error(path: str, error: errors.HTTPError, send: Callable[[Any], Any]) -> None:

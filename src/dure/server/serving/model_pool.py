@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING
@@ -37,6 +37,22 @@ class PooledModel:
     load_seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Loading:
+    """A model that is being loaded, and how far its download or its reading is."""
+
+    id: str
+    stage: str = "loading"  # or of a download: waiting, asking, downloading, checking
+    done_bytes: int = 0
+    total_bytes: int = 0  # 0: unknown
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the loading began."""
+        return round(time.monotonic() - self.began, 3)
+
+
 class ModelPool:
     """Models by name, loaded when first used, at most `max_loaded` at a time.
 
@@ -62,6 +78,7 @@ class ModelPool:
         self.entries: dict[str, PooledModel] = {}
         self.max_loaded = max_loaded
         self.keep_alive = keep_alive
+        self.loading: Loading | None = None
         self._load = load
         self._known = known
         self._on_news = on_news
@@ -105,6 +122,14 @@ class ModelPool:
         """Return the models in memory, the most recently used first."""
         found = [entry for entry in self.entries.values() if entry.worker is not None]
         return sorted(found, key=lambda entry: (entry.users > 0, entry.used), reverse=True)
+
+    def report(self, stage: str, done_bytes: int, total_bytes: int) -> None:
+        """Take the progress of the model that is being loaded. Any thread may call it."""
+        loading = self.loading
+        if loading is not None:
+            self.loading = replace(
+                loading, stage=stage, done_bytes=done_bytes, total_bytes=total_bytes
+            )
 
     @property
     def is_loading(self) -> bool:
@@ -193,7 +218,11 @@ class ModelPool:
             llm.request_builder.prepare()
             return llm
 
-        llm = await self._on_a_thread(load)
+        self.loading = Loading(name)
+        try:
+            llm = await self._on_a_thread(load)
+        finally:
+            self.loading = None
         on_news = None if self._on_news is None else partial(self._on_news, name)
         entry = PooledModel(name, Worker(llm, on_news=on_news), keep_alive=self.keep_alive)
         entry.load_seconds = time.monotonic() - began

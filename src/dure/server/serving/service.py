@@ -146,6 +146,16 @@ class Service:
         """The number of choices that run or wait."""
         return self._admitted
 
+    @property
+    def room(self) -> int:
+        """The number of choices that may run or wait."""
+        return self._room
+
+    @property
+    def running(self) -> list[Generation]:
+        """The requests that a model has begun with, or that wait for their turn in one."""
+        return list(self._running.values())
+
     async def off_loop(self, work: Callable[[], T]) -> T:
         """Run `work` on a thread of the pool and return its result."""
         return await self._prepare(work)

@@ -1,0 +1,64 @@
+"""The pages in a real browser: Chromium, by Playwright.
+
+`pytest tests/browser` runs these tests; `pytest` alone does not. They need what
+`pip install '.[browser]'` brings, and Debian's chromium or another ($DURE_CHROMIUM is its path).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browsing import DESK, FLAGS, Watched, chromium_path
+from scripted import Scripted
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave these tests out unless they are asked for by name."""
+    del collection_path
+    return None if any("browser" in str(each) for each in config.args) else True
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A browser of its own, without a profile."""
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - an extra
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_path(), args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[Scripted]:
+    """The pages of this checkout, before an API that says what a test tells it to."""
+    with Scripted() as running:
+        yield running
+
+
+@pytest.fixture
+def server(running: Scripted) -> Scripted:
+    """The same, as if it had just begun."""
+    running.reset()
+    return running
+
+
+@pytest.fixture
+def tabs(chromium: Any, server: Scripted) -> Iterator[Watched]:
+    """Tabs of a new profile on the scripted server; the end checks that nothing went wrong."""
+    context = chromium.new_context(viewport=DESK, locale="en-GB", accept_downloads=True)
+    watched = Watched(context, server.url)
+    yield watched
+    context.close()
+    watched.check()
+
+
+@pytest.fixture
+def page(tabs: Watched, server: Scripted) -> Any:
+    """The chat, open and with its models."""
+    page = tabs.open()
+    page.wait_for_function("document.querySelectorAll('#model option').length > 0")
+    return page
