@@ -17,7 +17,7 @@ FLAGS = (
     "--disable-sync",
     "--disable-dev-shm-usage",
 )
-WAIT_MS = 30_000.0
+WAIT_MS = 60_000.0  # a busy machine
 DESK = {"width": 1100, "height": 760}
 
 

@@ -60,5 +60,5 @@ def tabs(chromium: Any, server: Scripted) -> Iterator[Watched]:
 def page(tabs: Watched, server: Scripted) -> Any:
     """The chat, open and with its models."""
     page = tabs.open()
-    page.wait_for_function("document.querySelectorAll('#model option').length > 0")
+    page.wait_for_selector("#model option", state="attached")
     return page

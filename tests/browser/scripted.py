@@ -189,6 +189,8 @@ class Scripted:
             status, message = self.refusals.pop(0)
             return JSONResponse({"error": {"message": message}}, status)
         steps = self.answers.pop(0) if self.answers else [("content", "Hello.")]
+        if steps[0] == ("wait",):  # before a stream begins, as while a model is loaded
+            await self._until_go()
         return StreamingResponse(self._events(body, steps), media_type="text/event-stream")
 
     async def _events(self, body: dict[str, Any], steps: Sequence[Step]) -> AsyncIterator[str]:
