@@ -84,6 +84,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places[item.path])
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the tests in a browser out unless they are asked for by name: they need an extra."""
+    is_browsers = collection_path == Path(__file__).parent / "browser"
+    return True if is_browsers and not any("browser" in each for each in config.args) else None
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """How many processes `pytest -n auto` makes. Each imports torch; kernels have threads, too."""

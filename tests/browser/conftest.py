@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,21 @@ import pytest
 from browsing import DESK, FLAGS, Watched, chromium_path
 from scripted import Scripted
 
+SERVER_TESTS = Path(__file__).parent.parent / "server"
 
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave these tests out unless they are asked for by name."""
-    del collection_path
-    return None if any("browser" in str(each) for each in config.args) else True
+
+def _fixtures_of_the_server() -> Any:
+    """Load the conftest of tests/server, whose fixtures pytest gives to that folder alone."""
+    sys.path.insert(0, str(SERVER_TESTS))
+    spec = importlib.util.spec_from_file_location("server_fixtures", SERVER_TESTS / "conftest.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["server_fixtures"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+serve = _fixtures_of_the_server().serve
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from acts import asked
 
-ANSWER = """A *mixture of experts* has many small networks in a layer, and a **router** that picks a few:
+ANSWER = """A *mixture of experts* has many small networks in a layer, and a **router** picks a few:
 
 | model | experts | of a token |
 |---|--:|--:|

@@ -31,8 +31,8 @@ CASES = {
     '<td class="to-start">1</td><td class="to-center"><code>x|y</code></td></tr><tr>'
     '<td class="to-start">|</td><td class="to-center">2</td></tr></tbody></table></div><p>end</p>',
     "```\na\n\n  b\n```\nc": '<div class="code"><pre><code>a\n\n  b</code></pre></div><p>c</p>',
-    "1. x\n   ```\n   a\n     b\n   ```\n2. y": '<ol><li><p>x</p><div class="code"><pre><code>a\n  b'
-    "</code></pre></div></li><li><p>y</p></li></ol>",
+    "1. x\n   ```\n   a\n     b\n   ```\n2. y": '<ol><li><p>x</p><div class="code"><pre><code>'
+    "a\n  b</code></pre></div></li><li><p>y</p></li></ol>",
     "````\n```\n````": '<div class="code"><pre><code>```</code></pre></div>',
     "~~~\nopen": '<div class="code"><pre><code>open</code></pre></div>',
     "[a](https://e.org/x_(y) 't') <https://e.org> https://e.org/a_b_c, (https://e.org)": "<p>"

@@ -340,11 +340,12 @@ class Chat {
     if (id !== this.conversation.id || this.run) return;
     const stored = await this.store.get(id);
     if (stored === undefined || id !== this.conversation.id || this.run) return;
-    const { leaf } = this.conversation;
+    const { leaf, nodes } = this.conversation;
+    for (const [name, node] of Object.entries(stored.nodes)) {
+      if (nodes[name]?.updated === node.updated) stored.nodes[name] = nodes[name]; // shown already
+    }
     this.conversation = stored;
     if (leaf in stored.nodes && !path(stored).some((node) => node.id === leaf)) stored.leaf = leaf;
-    this.views.clear();
-    this.log.replaceChildren();
     this.render();
   }
 

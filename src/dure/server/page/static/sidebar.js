@@ -29,6 +29,7 @@ export class Sidebar {
     });
     byId("side").addEventListener("keydown", (event) => {
       if (event.key === "Escape" && document.body.classList.contains("side-open")) {
+        event.stopPropagation();
         this.close();
         byId("menu").focus();
       }
