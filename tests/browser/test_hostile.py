@@ -37,7 +37,7 @@ def test_no_hostile_answer_is_more_than_text(page, server, part) -> None:
         server.script(("reasoning", short), ("content", answer), ("call", short[:100], short))
         page.press("#input", "Control+Shift+O")
         page.wait_for_selector("article", state="detached")
-        asked(page, short[:500].replace("\n", " ") or "x")
+        asked(page, "Say: " + short[:500].replace("\n", " "))
         page.locator(".thinking summary").evaluate("(node) => node.click()")
         found, owned, tag = page.evaluate(DANGERS)
         assert ([], None, "TEXTAREA") == (found, owned, tag), repr(answer[:100])

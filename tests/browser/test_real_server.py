@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from acts import ask, asked, done, texts
-from fake_model import reply
+from fake_model import ScriptModel, reply
 from stepped import ROOMY, Stepped, endless
 
 KEY = "a-key-of-this-test"
@@ -37,7 +37,8 @@ def open_page(chromium):
 
 
 def test_a_question_is_answered_with_thoughts_and_figures(serve, open_page) -> None:
-    server = serve(reply(THINKS), keys=(KEY,), model_options={**ROOMY, "template": TEMPLATE})
+    model = ScriptModel(reply(THINKS), context_length=4096)
+    server = serve(model, keys=(KEY,), model_options={**ROOMY, "template": TEMPLATE})
     page = open_page(server)
     page.fill("dialog input[type=password]", KEY)
     page.press("dialog input[type=password]", "Enter")

@@ -44,7 +44,7 @@ class Inline {
       if (isOpen && children.length && mark !== "[" && mark !== "![") this.end(mark);
       else this.flatten(this.frames.length - 2);
     }
-    return this.top.children;
+    return nodesOf(this.top.children);
   }
 
   get top() {
@@ -52,7 +52,7 @@ class Inline {
   }
 
   say(text) {
-    this.top.children.push(...visible(text));
+    push(this.top.children, text);
   }
 
   add(node, length) {
@@ -194,7 +194,7 @@ class Inline {
     const { mark, children } = this.frames.pop();
     for (const frame of this.frames) if (frame.mark.endsWith("[")) frame.hasLink = true;
     if (mark === "![") children.unshift("picture: ");
-    this.add(link(address, ...(children.length ? children : visible(address))), found[0].length);
+    this.add(link(address, ...nodesOf(children.length ? children : [address])), found[0].length);
   }
 
   emphasis(character) {
@@ -239,7 +239,7 @@ class Inline {
   end(mark) {
     const { children } = this.frames.pop();
     const tag = mark[0] === "~" ? "del" : mark.length === 2 ? "strong" : "em";
-    this.top.children.push(h(tag, {}, ...children));
+    this.top.children.push(h(tag, {}, ...nodesOf(children)));
   }
 
   // Make the marks deeper than `level` plain text again.
@@ -247,7 +247,18 @@ class Inline {
     while (this.frames.length - 1 > level) {
       const { mark, children } = this.frames.pop();
       this.say(mark);
-      for (const child of children) this.top.children.push(child);
+      for (const child of children) push(this.top.children, child);
     }
   }
+}
+
+// Children are nodes and texts. Texts that meet become one: a node for each mark would cost too much.
+function push(children, child) {
+  const last = children.length - 1;
+  if (typeof child === "string" && typeof children[last] === "string") children[last] += child;
+  else children.push(child);
+}
+
+function nodesOf(children) {
+  return children.flatMap((child) => (typeof child === "string" ? visible(child) : [child]));
 }

@@ -7,8 +7,8 @@ import { highlighter } from "./highlight.js";
 import { renderInline } from "./inline.js";
 
 const MAX_DEPTH = 16; // of quotes, lists and their items; what is deeper is plain text
-const MAX_LINE = 8192; // characters; a longer line is read in pieces
-const MAX_PARAGRAPH = 16_384; // characters whose emphasis is looked for together
+const MAX_LINE = 4096; // characters; a longer line is read in pieces
+const MAX_PARAGRAPH = 8192; // characters whose emphasis is looked for together
 const MAX_COLUMNS = 64;
 const MAX_TEXT = 4_000_000; // characters; what comes after is shown as it is
 
