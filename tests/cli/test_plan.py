@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from outcome import Dure
 
-from dure import machine
+from dure import hub, machine
 from dure.cli import before_download, plan_picture
 from dure.planning import measure
 from dure.planning.machine import ROWS, AttentionSpeed, Machine, write_machine
@@ -149,11 +150,17 @@ def test_a_single_model_that_there_is_not_is_an_error(dure_command: Dure) -> Non
     assert "No model is called" in done.err
 
 
-def test_the_catalogue_is_listed_in_the_order_in_which_it_runs_well(dure_command: Dure) -> None:
+def test_the_catalogue_is_listed_in_the_order_in_which_it_runs_well(
+    dure_command: Dure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fits and is quick comes first, then what is slower, then what is read from disk."""
+    whole = hub.load_catalogue()
+    names = ("smollm2:135m", "qwen3:30b-a3b", "qwen3:8b", "qwen3:0.6b")
+    entries = tuple(entry for name in names if (entry := whole.find(name)))
+    monkeypatch.setattr(hub, "load_catalogue", lambda: replace(whole, entries=entries))
     rows = [line.split() for line in dure_command("plan").out.splitlines()[1:]]
-    runs = ["disk" if "disk" in row else "yes" for row in rows]
-    assert runs == sorted(runs, reverse=True)  # what runs whole comes first
-    assert {"disk", "yes"} == {*runs}
+    assert [row[0] for row in rows] == ["qwen3:0.6b", "smollm2:135m", "qwen3:8b", "qwen3:30b-a3b"]
+    assert ["disk" in row for row in rows] == [False, False, False, True]
 
 
 @pytest.mark.parametrize(("currency", "said"), [("cny", "CNY"), ("USD", "USD")])

@@ -62,7 +62,7 @@ def test_the_work_of_a_model_has_every_byte_that_loading_counts(
     assert work.active_bytes == work.matrix_bytes - idle - lookup
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if "-" not in name])
 def test_every_family_has_a_plan_for_nothing(name: str) -> None:
     checkpoint = sketch(name, config_of(name), lambda *_: "F32")
     found = work_of(checkpoint, name)

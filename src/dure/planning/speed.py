@@ -131,6 +131,16 @@ class Speeds:
 
         share: of the layers that compute all `rows`; logits: rows whose logits are wanted.
         """
+        step = rows, share, logits  # the steps of a long prompt are alike
+        if step not in self._known:
+            self._known[step] = self._products_of(rows, share=share, logits=logits)
+        return self._known[step]
+
+    @cached_property
+    def _known(self) -> dict[tuple[int, float, int], StepTime]:
+        return {}
+
+    def _products_of(self, rows: int, *, share: float, logits: int) -> StepTime:
         machine, dense, experts, head, elements = self.machine, 0.0, 0.0, 0.0, 0.0
         for matrix in self.work.matrices:
             weights = float(matrix.rows * matrix.columns * matrix.count)
