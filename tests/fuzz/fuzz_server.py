@@ -215,7 +215,7 @@ BODIES: tuple[tuple[str, Any], ...] = (
 GETS = (
     *("/v1/models", "/v1/models/plain", "/v1/models/no", "/tokenizer_info", "/health", "/metrics"),
     *("/props", "/v1/responses/resp_1", "/v1/responses/resp_1/input_items", "/", "/api/version"),
-    *("/api/tags", "/api/ps", "/openapi.json", "/v1/chat/completions", "/nowhere"),
+    *("/api/tags", "/api/ps", "/v1/status", "/openapi.json", "/v1/chat/completions", "/nowhere"),
 )
 FIELDS = (
     *dict.fromkeys(field for _, body in BODIES for field in body),

@@ -215,7 +215,10 @@ def command(
         # What is there now stays: without it, a collection is short enough for the event loop.
         gc.collect()
         gc.freeze()
-        console.note(f"dure listens on http://{_authority(*server.address)}/v1")
+        address = f"http://{_authority(*server.address)}"
+        console.note(
+            f"dure listens on {address}/v1" + (f"; a chat is at {address}" if page else "")
+        )
 
     for name in served:
         before_download.tell_plan(
