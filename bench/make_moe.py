@@ -1,12 +1,13 @@
 """Writes a mixture of experts of noise, in the shapes of a real one and as many layers as asked.
 
     python bench/make_moe.py OUT.gguf --vocabulary QWEN2.5.gguf [--layers 12]
-                             [--shapes qwen3-30b-a3b | 64-experts | deepseek-v2-lite]
+                             [--shapes qwen3-30b-a3b | qwen3.6-35b-a3b | gpt-oss-20b | …]
                              [--skew 0.6 --sticky 0.5]
 
 Its answers are noise, too, but the work is real: the shapes, the types (those of Q4_K_M), and how
-many experts a token takes. 12 layers are 5 GB. Needs the gguf package; the vocabulary is copied
-from another GGUF file.
+many experts a token takes. gpt-oss's experts are MXFP4 and all else of it Q8_0, Gemma 4's matrices
+are Q4_0, as their makers publish them. 12 layers are 5 or 6 GB. Needs the gguf package; the
+vocabulary is copied from another GGUF file.
 
 As it stands, its routers choose by what its blocks happen to add up to, which is soon the same for
 all tokens: after some hundred of them, a layer needs half of its experts. --skew and --sticky
@@ -49,32 +50,17 @@ from pathlib import Path
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
+from moe_2026 import SHAPES
+from noise import SPREAD, Tensor, noise, ones
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM = 2048, 32, 4, 128
 QWEN_EXPERTS = {"qwen3-30b-a3b": (128, 8, 768), "64-experts": (64, 12, 1536)}  # chosen, width
-SPREAD = 0.02  # the standard deviation of quantised weights
 CONSTANT = 256  # dimensions, of which a block of a K-quant has as many
 SLOW_PAIRS = slice(13, 26)  # of RoPE: periods of 104 to 1720 tokens
 SLOW_NORM = 3.75  # of queries and keys there: heads see windows of 16 to 40 tokens
 SLOW_OUTPUT = 0.045  # attention's output in the first block that makes the drifting part as large
 LATER = 0.45  # what later blocks add, over what noise of SPREAD adds
 GROWTH = 0.01  # of the stream's variance in a block, for which the constants make up
-SCALES = {  # where a block has its float16 scale and minimum, and the code that both make zero
-    Kind.Q4_K: (0, 2, 7.5),
-    Kind.Q6_K: (208, None, 0.0),
-    Kind.Q5_0: (0, None, 0.0),
-    Kind.Q8_0: (0, None, 0.0),
-}
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor to write: its name, its shape as numpy has it, its type, and how it is drawn."""
-
-    name: str
-    shape: tuple[int, ...]
-    kind: Kind
-    draw: Callable[[np.random.Generator, Tensor], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -176,12 +162,6 @@ def deepseek_tensors(layers: int, vocabulary: int) -> Iterator[Tensor]:
             yield Tensor(f"blk.{layer}.{name}.weight", shape, kind, draw)
 
 
-def ones(rng: np.random.Generator, tensor: Tensor) -> np.ndarray:
-    """A norm that changes nothing."""
-    del rng
-    return np.ones(tensor.shape, np.float32)
-
-
 def without_constant(rng: np.random.Generator, tensor: Tensor) -> np.ndarray:
     """The last norm, whose head shall not prefer the same tokens always."""
     del rng
@@ -209,41 +189,6 @@ def router(rng: np.random.Generator, tensor: Tensor, constants: float) -> np.nda
     return rows
 
 
-def noise(
-    rng: np.random.Generator,
-    tensor: Tensor,
-    *,
-    spread: float = SPREAD,
-    rows_from: int = 0,
-    columns: slice = slice(None),
-) -> np.ndarray:
-    """A router, or random blocks as uint8 (..., row bytes).
-
-    spread: the standard deviation; rows_from and columns: all other rows of a matrix, and all other
-    columns, are zeros.
-    """
-    shape, kind = tensor.shape, tensor.kind
-    if kind == Kind.F32:
-        return rng.standard_normal(shape, np.float32) * np.float32(4 / math.sqrt(shape[-1]))
-    size, size_bytes = gguf.GGML_QUANT_SIZES[kind]
-    blocks = rng.integers(0, 256, (math.prod(shape) // size, size_bytes), np.uint8)
-    scale_at, minimum_at, middle = SCALES[kind]
-
-    def set_scale(scale: float, which: np.ndarray) -> None:
-        which[..., scale_at : scale_at + 2] = np.float16([scale]).view(np.uint8)
-        if minimum_at is not None:
-            which[..., minimum_at : minimum_at + 2] = np.float16([scale * middle]).view(np.uint8)
-
-    set_scale(1.0, blocks)
-    set_scale(spread / float(gguf.quants.dequantize(blocks[:256], kind).std()), blocks)
-    by_row = blocks.reshape(*shape[:-1], shape[-1] // size, size_bytes)
-    set_scale(0.0, by_row[..., :rows_from, :, :])
-    first, last, _ = columns.indices(shape[-1])
-    set_scale(0.0, by_row[..., : first // size, :])
-    set_scale(0.0, by_row[..., last // size :, :])
-    return blocks.reshape(*shape[:-1], -1)
-
-
 def embedding(rng: np.random.Generator, tensor: Tensor) -> np.ndarray:
     """Noise of standard deviation 1, and -1 in the constant dimensions; Q4_K."""
     data = noise(rng, tensor, spread=1.0, columns=slice(CONSTANT, None))
@@ -260,9 +205,10 @@ def add_keys(
     writer.add_name(f"noise in the shapes of {shapes}, {layers} layers")
     writer.add_block_count(layers)
     writer.add_context_length(40960)
-    writer.add_embedding_length(HIDDEN)
     writer.add_layer_norm_rms_eps(1e-6)
-    if shapes in QWEN_EXPERTS:
+    if shapes in SHAPES:
+        SHAPES[shapes].add_sizes(writer, layers)
+    elif shapes in QWEN_EXPERTS:
         add_qwen_sizes(writer, shapes)
     else:
         add_deepseek_sizes(writer)
@@ -277,6 +223,7 @@ def add_keys(
 def add_qwen_sizes(writer: gguf.GGUFWriter, shapes: str) -> None:
     """Of heads and experts."""
     experts, chosen, width = QWEN_EXPERTS[shapes]
+    writer.add_embedding_length(HIDDEN)
     writer.add_feed_forward_length(chosen * width)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
@@ -290,6 +237,7 @@ def add_qwen_sizes(writer: gguf.GGUFWriter, shapes: str) -> None:
 
 def add_deepseek_sizes(writer: gguf.GGUFWriter) -> None:
     """Of latents, heads and experts."""
+    writer.add_embedding_length(HIDDEN)
     writer.add_feed_forward_length(10944)
     writer.add_head_count(16)
     writer.add_head_count_kv(1)
@@ -317,7 +265,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--vocabulary", type=Path, required=True, help="a GGUF file to copy from")
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument(
-        "--shapes", choices=[*QWEN_EXPERTS, "deepseek-v2-lite"], default="qwen3-30b-a3b"
+        "--shapes",
+        choices=[*QWEN_EXPERTS, "deepseek-v2-lite", *SHAPES],
+        default="qwen3-30b-a3b",
     )
     parser.add_argument("--skew", type=float, help="of experts' popularity; 0 or more")
     parser.add_argument("--sticky", type=float, help="the drifting share; 0, or more and below 1")
@@ -332,23 +282,36 @@ def parse() -> argparse.Namespace:
     return options
 
 
+def architecture_of(shapes: str) -> str:
+    """What llama.cpp calls it."""
+    if shapes in SHAPES:
+        return SHAPES[shapes].architecture
+    return "qwen3moe" if shapes in QWEN_EXPERTS else "deepseek2"
+
+
 def tensors(options: argparse.Namespace, vocabulary: int) -> Iterator[Tensor]:
     """All tensors of the file."""
+    if options.shapes in SHAPES:
+        return SHAPES[options.shapes].tensors(options.layers, vocabulary)
     if options.shapes in QWEN_EXPERTS:
         return qwen_tensors(options.shapes, options.layers, vocabulary, options.routing)
     return deepseek_tensors(options.layers, vocabulary)
 
 
 def main() -> None:
-    """Write the file, one tensor in memory at a time."""
+    """Write the file that the command line asks for."""
     options = parse()
     source = gguf.GGUFReader(options.vocabulary)
     size = len(source.fields["tokenizer.ggml.tokens"].data)
-    architecture = "qwen3moe" if options.shapes in QWEN_EXPERTS else "deepseek2"
-    writer = gguf.GGUFWriter(options.out, architecture)
+    writer = gguf.GGUFWriter(options.out, architecture_of(options.shapes))
     add_keys(writer, options.shapes, options.layers, source)
+    write(writer, lambda: tensors(options, size))
+
+
+def write(writer: gguf.GGUFWriter, listed: Callable[[], Iterator[Tensor]]) -> None:
+    """Write the file, whose keys are known, one tensor in memory at a time."""
     rng = np.random.default_rng(0)
-    for tensor in tensors(options, size):
+    for tensor in listed():
         block, block_bytes = gguf.GGML_QUANT_SIZES[tensor.kind]
         plain = tensor.kind == Kind.F32
         # The writer wants floats by their shape, and blocks by the shape of their bytes.
@@ -361,7 +324,7 @@ def main() -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for tensor in tensors(options, size):
+    for tensor in listed():
         writer.write_tensor_data(tensor.draw(rng, tensor))
     writer.close()
 
