@@ -162,3 +162,26 @@ def test_slices_that_the_heads_do_not_make_are_refused(
         folder = write_folder(tmp_path, {**config, **change}, fused)
         with pytest.raises(ModelFileError, match=r"q, k and v|the config's heads"):
             checked_model(open_checkpoint(folder))
+
+
+def test_experts_in_mxfp4_are_the_values_they_stand_for(
+    tiny: Callable[[str], Any], tmp_path: Path
+) -> None:
+    """As V2.6 has them beside matrices in FP8; none of these is here."""
+    config, parameters = read_folder(tiny("mimo_v2_flash").folder)
+    settings = {"quant_method": "fp8", "weight_block_size": [128, 128], "store_dtype": "mxfp4"}
+
+    def packed(name: str, values: np.ndarray) -> packings.Packed | None:
+        names = ("weight", "weight_scale")
+        return packings.mxfp4(values, names=names, split=False) if ".experts." in name else None
+
+    values = packings.write_packed(tmp_path / "packed", config, parameters, settings, packed)
+    plain = loaded(write_folder(tmp_path / "plain", config, values))
+    model = loaded(tmp_path / "packed")
+    np.testing.assert_allclose(
+        prefill_logits(model, range(40)), prefill_logits(plain, range(40)), atol=1e-5
+    )
+    other = {**config, "quantization_config": {**settings, "mxfp4_block_size": 16}}
+    (tmp_path / "packed" / "config.json").write_text(json.dumps(other))
+    with pytest.raises(UnsupportedModelError, match="mxfp4_block_size = 16"):
+        loaded(tmp_path / "packed")

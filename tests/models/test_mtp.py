@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ NEXTN = ("enorm", "hnorm", "eh_proj", "shared_head_norm")
 RECURRENT = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 TINY = (
     *("deepseek_v3", "deepseek_v3-bias", "glm4_moe", "glm4_moe_lite", "ernie4_5_moe"),
-    *("deepseek_v32", "glm_moe_dsa"),
+    *("deepseek_v32", "glm_moe_dsa", "mimo_v2_flash"),
     *RECURRENT,
 )
 
@@ -39,6 +40,9 @@ def names_of(name: str, layers: int) -> tuple[str, tuple[str, ...]]:
     if name == "ernie4_5_moe":
         parts = ("mtp_emb_norm.0", "mtp_hidden_norm.0", "mtp_linear_proj.0")
         return "model.mtp_block.0", (*(f"model.{part}" for part in parts), "")
+    if name == "mimo_v2_flash":
+        block = "model.mtp.layers.0"
+        return block, tuple(f"{block}.{part}" for part in (*DEEPSEEK[:3], "final_layernorm"))
     block = f"model.layers.{layers}"
     return block, tuple(f"{block}.{part}" for part in DEEPSEEK)
 
@@ -50,18 +54,22 @@ class Headed:
         import torch  # noqa: PLC0415
 
         self.torch, self.oracle, self.tokens = torch, small.oracle, small.sequences[0]
-        self.before_norm = name == "ernie4_5_moe"
+        self.before_norm = name in ("ernie4_5_moe", "mimo_v2_flash")
+        self.window = small.oracle.config.sliding_window if name == "mimo_v2_flash" else None
         self.config, parameters = read_folder(small.folder)
         layers = self.config["num_hidden_layers"]
         block_name, names = names_of(name, layers)
         if names[3].endswith("shared_head.norm"):
             self.config = {**self.config, "num_nextn_predict_layers": 1}
-        source = 0 if self.before_norm else layers - 1  # ERNIE's is dense, the others as the last
+        # ERNIE's is dense, the others as the last; MiMo's is dense, and has a window.
+        source, dense = (0, 0) if self.before_norm else (layers - 1, layers - 1)
+        source = 1 if self.window else source
         hidden = self.config["hidden_size"]
         self.extra = {
-            key.replace(f"model.layers.{source}.", f"{block_name}."): values.shape
+            key.replace(f"model.layers.{layer}.", f"{block_name}."): values.shape
+            for layer, of_mlp in ((source, False), (dense, True))
             for key, values in parameters.items()
-            if key.startswith(f"model.layers.{source}.")
+            if key.startswith(f"model.layers.{layer}.") and (".mlp." in key) == of_mlp
         }
         shapes = ((hidden,), (hidden,), (hidden, 2 * hidden), (hidden,))
         for part, shape in zip(names, shapes, strict=True):
@@ -69,13 +77,20 @@ class Headed:
                 self.extra[f"{part}.weight"] = shape
         self.extra = {key: drawn(f"drafts.{key}", shape) for key, shape in self.extra.items()}
         self.parameters = {**parameters, **self.extra}
-        self.folder = write_folder(folder, self.config, self.parameters)
+        published = {
+            key.replace(".mtp.layers.0.post_attention_", ".mtp.layers.0.pre_mlp_"): values
+            for key, values in self.parameters.items()
+        }
+        self.folder = write_folder(folder, self.config, published)
         self.names, self.block_name = names, block_name
         module = self.oracle.model.layers[source]
         index = (
             self.oracle.config.layer_types.index("full_attention") if name in RECURRENT else source
         )
-        self.block = type(module)(self.oracle.config, index)
+        own = copy.deepcopy(self.oracle.config)
+        if self.window:
+            own.mlp_layer_types = ["dense"] * layers
+        self.block = type(module)(own, index)
         self.block.load_state_dict(
             {key: torch.tensor(self._of_block(key)) for key in self.block.state_dict()}
         )
@@ -83,6 +98,7 @@ class Headed:
 
     def _of_block(self, key: str) -> np.ndarray:
         """A parameter of transformers' block, whose experts are stacked."""
+        key = key.replace("self_attn.sinks", "self_attn.attention_sink_bias")
         prefix = f"{self.block_name}.{key.rpartition('.')[0]}"
         if key.endswith("experts.gate_up_proj"):
             parts = [self._experts(prefix, part) for part in ("gate_proj", "up_proj")]
@@ -124,7 +140,11 @@ class Headed:
             count = x.shape[1]
             positions = torch.arange(count)[None]
             mask = torch.full((count, count), float("-inf")).triu(1)[None, None]
-            turned = model.rotary_emb(x, positions)
+            kind = ()
+            if self.window:
+                mask = mask + torch.full((count, count), float("-inf")).tril(-self.window)
+                kind = ("sliding_attention",)
+            turned = model.rotary_emb(x, positions, *kind)
             x = self.block(
                 x, position_embeddings=turned, attention_mask=mask, position_ids=positions
             )

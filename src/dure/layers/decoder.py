@@ -68,6 +68,7 @@ class Decoder:
         ]
         self.norm = RMSNorm(weights, "model.norm", sizes.hidden, sizes.norm_eps, offset=norm_offset)
         self.lm_head = head(weights, self.embed_tokens, tied=sizes.tied)
+        self.draft_rope = self.rope  # of the layer that guesses tokens, which a family may change
         self.mtp: MultiTokenPrediction | None = None  # set by families that have one, as the next
         self.draft_problem = NO_DRAFT_HEADS
         """Why there are no draft heads; empty if there are some."""
@@ -138,7 +139,7 @@ class Decoder:
         heads = self._heads()
         if batch.interrupted is not None and batch.interrupted():
             raise PassInterruptedError
-        rotation = self.rope(batch.positions)
+        rotation = self.draft_rope(batch.positions)
         states, normed = heads(hidden, self.embed(batch), rotation, batch, cache[0])
         if len(states) == 0:
             return states, np.zeros((0, self.vocab_size), np.float32)

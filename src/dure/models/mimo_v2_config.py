@@ -47,6 +47,7 @@ class MimoV2FlashConfig:
     value_dim: int
     value_scale: float
     kinds: tuple[LayerSizes, ...]  # of each layer
+    draft_kind: LayerSizes  # of those that draft
     norm_eps: float
     context_length: int
     tied: bool
@@ -77,7 +78,7 @@ class MimoV2FlashConfig:
         ):
             config.expect(key, same)
         norm = "layernorm_epsilon" if "layernorm_epsilon" in config.values else "rms_norm_eps"
-        kinds = _layer_kinds(config, weights, layers, drafts, head_dim)
+        *kinds, draft_kind = _layer_kinds(config, weights, layers, drafts, head_dim)
         return cls(
             vocab_size=config.integer("vocab_size"),
             hidden=config.integer("hidden_size"),
@@ -92,7 +93,8 @@ class MimoV2FlashConfig:
             head_dim=head_dim,
             value_dim=value_dim,
             value_scale=_value_scale(config),
-            kinds=kinds,
+            kinds=tuple(kinds),
+            draft_kind=draft_kind,
             norm_eps=config.positive(norm, 1e-5),
             context_length=config.context_length(131072),
             tied=config.flag("tie_word_embeddings", False),
@@ -164,7 +166,7 @@ def _sparse(config: Config, weights: Weights, layers: int) -> tuple[bool, ...]:
 def _layer_kinds(
     config: Config, weights: Weights, layers: int, drafts: int, head_dim: int
 ) -> tuple[LayerSizes, ...]:
-    """Return each layer's window, KV heads, sinks and rotation."""
+    """Return each layer's window, KV heads, sinks and rotation; last, of layers that draft."""
     kinds = config.layer_kinds(layers, "full_attention", "sliding_attention", drafts=drafts)
     pattern = _per_layer(config, "hybrid_layer_pattern", layers, {0: False, 1: True})
     if kinds is not None:
@@ -200,10 +202,10 @@ def _layer_kinds(
             "rope_local_base_freq" if config.is_gguf else "swa_rope_theta",
         ),
     )
-    found = tuple(near if each else full for each in sliding)
+    found = (*(near if each else full for each in sliding), near)
     if not config.is_gguf:
         return found
-    names = (f"model.layers.{i}.self_attn.sinks" for i in range(layers))
+    names = (f"model.layers.{i}.self_attn.sinks" for i in range(layers + 1))
     return tuple(
         replace(kind, sinks=weights.has(name)) for kind, name in zip(found, names, strict=True)
     )

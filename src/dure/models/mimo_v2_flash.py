@@ -11,10 +11,12 @@ from dure.layers.basic import GatedMLP
 from dure.layers.decoder import Decoder
 from dure.layers.decoder_layer import DecoderLayer
 from dure.layers.moe import SparseMLP
+from dure.layers.mtp import MTPNames, load_mtp
 from dure.layers.rope import Rope
-from dure.models.mimo_v2_config import MimoV2FlashConfig
+from dure.models.mimo_v2_config import LayerSizes, MimoV2FlashConfig
 
 if TYPE_CHECKING:
+    from dure.layers.mtp import MultiTokenPrediction
     from dure.models.config import Config
     from dure.weights.loader import Weights
 
@@ -23,14 +25,22 @@ MODEL_TYPES = ("mimo_v2",)
 TENSOR_ALIASES = {
     ".attention_sink_bias": ".sinks",
     ".mlp.e_score_correction_bias": ".mlp.gate.e_score_correction_bias",
+    ".pre_mlp_layernorm.": ".post_attention_layernorm.",  # of layers that draft
 }
 
 
 class Block(DecoderLayer):
     """One decoder layer: x += attention(norm x); x += mlp(norm x)."""
 
-    def __init__(self, config: MimoV2FlashConfig, weights: Weights, index: int) -> None:
-        name, kind = f"model.layers.{index}", config.kinds[index]
+    def __init__(
+        self,
+        config: MimoV2FlashConfig,
+        weights: Weights,
+        name: str,
+        kind: LayerSizes,
+        *,
+        sparse: bool,
+    ) -> None:
         super().__init__(weights, name, config)
         self.mixer = Attention(
             weights,
@@ -45,7 +55,7 @@ class Block(DecoderLayer):
             value_scale=config.value_scale,
             sinks=kind.sinks,
         )
-        if not config.sparse[index]:
+        if not sparse:
             self.mlp = GatedMLP(weights, f"{name}.mlp", config.hidden, config.intermediate)
             return
         self.mlp = SparseMLP(
@@ -68,10 +78,32 @@ class Model(Decoder):
         super().__init__(
             weights,
             sizes,
-            lambda index: Block(sizes, weights, index),
+            lambda i: Block(
+                sizes, weights, f"model.layers.{i}", sizes.kinds[i], sparse=sizes.sparse[i]
+            ),
             ropes=[ropes[kind.rope] for kind in sizes.kinds],
         )
+        self.draft_rope = Rope(sizes.draft_kind.rope)
+        self.mtp, self.draft_problem = self._first_head(weights)
         for extra in range(sizes.layers, sizes.layers + sizes.extra_layers):
             weights.skip_all(f"model.layers.{extra}.")
             weights.skip_all(f"blk.{extra}.")  # GGUF's tensors that have no name in transformers
-        weights.skip_all("model.mtp.")  # layers that only draft: transformers has none to hold to
+        weights.skip_all("model.mtp.")  # the second and the third, of which each has its own
+
+    def _first_head(self, weights: Weights) -> tuple[MultiTokenPrediction | None, str]:
+        """Load the first of the layers that draft: dense, and with a window as the others."""
+        sizes = self.config
+        name, inner, norm = "model.mtp.layers.0", "model.mtp.layers.0", "final_layernorm"
+        outer = name
+        if weights.is_gguf:
+            name, outer = f"model.layers.{sizes.layers}", f"blk.{sizes.layers}"
+            inner, norm = f"{outer}.nextn", "layer_output_norm"
+        names = MTPNames(f"{inner}.enorm", f"{inner}.hnorm", f"{inner}.eh_proj", f"{outer}.{norm}")
+        return load_mtp(
+            weights,
+            sizes,
+            names,
+            lambda found: Block(sizes, found, name, sizes.draft_kind, sparse=False),
+            self.norm,
+            before_norm=True,
+        )

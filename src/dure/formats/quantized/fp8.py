@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from dure.formats.quantized.base import (
     read_floats,
     read_part_rows,
 )
+from dure.formats.quantized.mxfp4 import Mxfp4Matrix
 from dure.formats.tensors import shown
 
 if TYPE_CHECKING:
@@ -30,7 +32,19 @@ def read_fp8(folder: QuantizedFolder) -> None:
     """Put together DeepSeek's form: X.weight, and X.weight_scale_inv, which multiplies."""
     folder.expect("fmt", folder.settings.get("fmt", "e4m3"), "e4m3", "float8_e4m3fn")
     key = "weight_block_size"
+    if folder.settings.get("store_dtype") == "mxfp4":
+        _add_mxfp4_experts(folder)
     add_fp8(folder, folder.block(key, folder.settings.get(key)))
+
+
+def _add_mxfp4_experts(folder: QuantizedFolder) -> None:
+    """Put together MiMo-V2.6's experts: X.weight of e2m1 codes, and X.weight_scale."""
+    folder.expect("mxfp4_block_size", folder.settings.get("mxfp4_block_size", 32), 32)
+    for base, codes in folder.ending(".weight"):
+        if codes.dtype in ("U8", "I8"):
+            del folder.tensors[codes.name]
+            scales = folder.take(f"{base}.weight_scale", codes.name)
+            folder.add(Mxfp4Matrix(codes.name, replace(codes, dtype="U8"), scales))
 
 
 def add_fp8(folder: QuantizedFolder, block: tuple[int, int] | None) -> None:
