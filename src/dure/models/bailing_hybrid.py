@@ -113,14 +113,15 @@ def _refuse_others(config: Config) -> None:
     if isinstance(named, list) and named and not any(each in _NAMES for each in named):
         raise UnsupportedModelError(
             f"{config.source} is of {str(named[0])[:60]}, whose model_type is Ling-3.0's and whose "
-            f"layers are not; dure runs {_NAMES[0]}."
+            "layers are not: Ling-2.5 and 2.6 would need lightning attention. dure runs "
+            f"{_NAMES[0]}."
         )
     for key in ("expert_swiglu_limit_list", "share_expert_swiglu_limit_list"):
         limits = config.values.get(key)
         if limits is not None and (not isinstance(limits, list) or any(limits)):
             raise UnsupportedModelError(
-                f"{config.source} has limits of what experts compute ({key}), which dure does not "
-                "compute, so running it would give wrong answers."
+                f"{config.source} limits what its experts compute ({key}), as Ling-3.0-flash does: "
+                "it would need a clamp behind SiLU, and without one its answers would be wrong."
             )
 
 
