@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ def result(request: Request) -> tuple[Any, ...]:
     return tuple(request.output_ids), tuple(request.logprobs), request.finish_reason
 
 
+@cache
 def alone() -> tuple[Any, ...]:
     engine = make_engine(max_batch_tokens=512)
     request = engine.add(PROMPT, PARAMS)
