@@ -14,6 +14,7 @@ from dure.chat.request import ChatRequest
 from dure.errors import InvalidRequestError
 
 ONE_CALL = ("llama-3.1", "gpt-oss")
+SYSTEM_IN_LAST_TURN = ("mistral-nemo",)  # where the template itself writes it
 TEMPLATES = sorted(path.stem for path in (Path(__file__).parent / "templates").glob("*.jinja"))
 Message = dict[str, Any]
 
@@ -156,6 +157,10 @@ def test_every_message_is_in_the_prompt_in_its_place(
         if kind.startswith("two calls") and name in ONE_CALL:  # a message
             first, second = wanted.index("tool_2"), wanted.index("result 1")
             wanted[first : second + 1] = ["result 1", *wanted[first:second]]
+        if name in SYSTEM_IN_LAST_TURN:
+            if not all(text in prompt for text in wanted):
+                lost[kind] = prompt
+            wanted = [text for text in wanted if not text.startswith("rule")]
         # A tool is described before the conversation begins.
         if not in_order(prompt[max(0, prompt.find(wanted[0])) :], wanted):
             lost[kind] = prompt
@@ -181,7 +186,7 @@ def test_what_came_before_a_later_system_is_written_as_it_was(
     builders: dict[str, RequestBuilder],
 ) -> None:
     """So that the cache has it: a system that comes later must not change the beginning."""
-    for name in TEMPLATES:
+    for name in set(TEMPLATES) - set(SYSTEM_IN_LAST_TURN):
         before = builders[name].render(ChatRequest([SYSTEM, USER]))
         after = builders[name].render(ChatRequest(CONVERSATIONS["a last system"]))
         assert after.startswith(before[: before.index("ask 1") + 5]), name
@@ -230,6 +235,28 @@ def test_speakers_of_one_role_are_named_where_the_template_names_none(
     assert "Ann" not in builders["qwen3"].render(ChatRequest([ann]))
     named = "{% for m in messages %}{{ m.name }}>{{ m.content }}{% endfor %}"
     assert builder(named).render(ChatRequest([ann, bob])) == "Ann>helloBob>good day"
+
+
+def test_an_empty_turn_stands_after_a_result_where_turns_must_alternate(
+    builders: dict[str, RequestBuilder],
+) -> None:
+    called = [USER, said("assistant", None, tool_calls=ONE), result(1)]
+    messages = [*called, said("user", "ask 2")]
+    prompt = builders["ministral-3"].render(ChatRequest(messages, tools_of(messages)))
+    assert "result 1[/TOOL_RESULTS] <|im_end|>[INST]ask 2[/INST]" in prompt
+    # What the assistant says after the result is its own turn: none is needed.
+    messages = [*called, said("assistant", "say 1"), MORE]
+    prompt = builders["ministral-3"].render(ChatRequest(messages, tools_of(messages)))
+    assert "result 1[/TOOL_RESULTS]say 1" in prompt
+
+
+def test_calls_and_results_are_turns_of_their_own_where_glm_4_has_them(
+    builders: dict[str, RequestBuilder],
+) -> None:
+    messages = [USER, said("assistant", "say 1", tool_calls=ONE), result(1)]
+    prompt = builders["glm-z1"].render(ChatRequest(messages, tools_of(messages)))
+    call = '<|assistant|>\nsay 1<|assistant|>tool_1\n{"place": "Oslo1"}'
+    assert f"{call}<|observation|>\nresult 1<|assistant|>" in prompt.replace("\n<|", "<|")
 
 
 NINE = (

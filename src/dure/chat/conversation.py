@@ -10,7 +10,8 @@ nearest form that it shows:
 - Results stand in the order of their calls. Where a message may hold one call only, each call is a
   message, followed by its result. Where it may not hold content and calls, the content comes first.
 - Where only ids of nine letters and digits are taken, each id of a call becomes such a one.
-- Messages of one role in a row are one where roles must alternate.
+- Messages of one role in a row are one where roles must alternate. Where calls and results do not
+  count as turns, an empty turn stands after a result before a second turn of one role.
 - Where messages of one role have different names, each begins with its name.
 """
 
@@ -32,21 +33,33 @@ def arranged(messages: Sequence[Message], needs: Needs) -> list[Message]:
     if needs.calls and not (needs.several_calls and needs.content_with_calls):
         made = _split_calls(made, needs)
     if needs.calls and not needs.any_id:
-        made = [_with_short_ids(message) for message in made]
+        made = _with_short_ids(made)
     made = _placed_systems(made, needs)
-    return made if needs.turns_in_a_row else _alternating(made)
+    return made if needs.turns_in_a_row else _with_empty_turns(_alternating(made, needs), needs)
 
 
-def _with_short_ids(message: Message) -> Message:
-    """Replace the ids of calls and results by nine hexadecimal digits, if they are not as short."""
-    made = dict(message)
-    if made.get("tool_calls"):
-        made["tool_calls"] = [
-            {**call, "id": _short_id(call["id"])} if "id" in call else call
-            for call in made["tool_calls"]
-        ]
-    if "tool_call_id" in made:
-        made["tool_call_id"] = _short_id(made["tool_call_id"])
+def _with_short_ids(messages: Sequence[Message]) -> list[Message]:
+    """Replace ids of calls and results by nine hexadecimal digits, if they are not as short.
+
+    Calls of the older form, which have none, and their results get ids, too.
+    """
+    made: list[Message] = []
+    waiting: list[str] = []  # ids of calls whose results may follow
+    for index, message in enumerate(messages):
+        made.append(dict(message))
+        if message.get("tool_calls"):
+            waiting = [
+                _short_id(call.get("id") or f"{index}-{number}")
+                for number, call in enumerate(message["tool_calls"])
+            ]
+            made[-1]["tool_calls"] = [
+                {**call, "id": short}
+                for call, short in zip(message["tool_calls"], waiting, strict=True)
+            ]
+        elif message.get("tool_call_id"):
+            made[-1]["tool_call_id"] = _short_id(message["tool_call_id"])
+        elif message["role"] == "tool" and waiting:
+            made[-1]["tool_call_id"] = waiting.pop(0)
     return made
 
 
@@ -189,15 +202,34 @@ def _first_systems(messages: Sequence[Message], needs: Needs) -> list[Message]:
     return [{**made[0], "content": text}]
 
 
-def _alternating(messages: Sequence[Message]) -> list[Message]:
+def _alternating(messages: Sequence[Message], needs: Needs) -> list[Message]:
     """Join messages of the user, or of the assistant, that follow each other."""
     made: list[Message] = []
     for message in messages:
         last = made[-1] if made else None
         plain = message["role"] in ("user", "assistant") and not message.get("reasoning_content")
+        if message.get("tool_calls") and not needs.content_with_calls:
+            plain = False
         if last and plain and last["role"] == message["role"] and not last.get("tool_calls"):
             texts = [text for text in (last["content"], message["content"]) if text]
             made[-1] = {**last, **message, "content": "\n\n".join(texts)}
         else:
             made.append(message)
+    return made
+
+
+def _with_empty_turns(messages: Sequence[Message], needs: Needs) -> list[Message]:
+    """Insert a turn after a result where the next turn has the role of the one before the call."""
+    between = {"user": ("assistant", needs.answer_between)}
+    between["assistant"] = ("user", needs.question_between)
+    made: list[Message] = []
+    last = ""  # the role of the last turn that counts
+    for message in messages:
+        role = message["role"]
+        if role in between and not message.get("tool_calls"):
+            other, text = between[role]
+            if role == last and text is not None and made[-1]["role"] == "tool":
+                made.append({"role": other, "content": text})
+            last = role
+        made.append(message)
     return made

@@ -28,6 +28,8 @@ class Needs:
     tools: bool = True
     calls: bool = True
     results: bool = True
+    # Calls are the assistant's messages whose `metadata` is the name, results an "observation".
+    metadata_calls: bool = False
     calls_alone: bool = True  # calls where the request has no tools
     several_calls: bool = True  # in one message
     content_with_calls: bool = True  # in one message
@@ -39,6 +41,11 @@ class Needs:
     later_developers: bool = True  # that role, anywhere later
     turns_in_a_row: bool = True  # two messages of one role, one after the other
     names: bool = False  # the name of who speaks
+    # Where turns must alternate, and calls and results are none: the text of the answer between a
+    # result and the user, and of the user's between a result and the answer, if an answer came
+    # before the call; None where none is needed.
+    answer_between: str | None = None
+    question_between: str | None = None
 
 
 def needs_of(template: ChatTemplate) -> Needs:
@@ -49,13 +56,36 @@ def needs_of(template: ChatTemplate) -> Needs:
     """
     if not _shows(template, [_user(1)]):
         return Needs()  # broken, or refusing: the real rendering says why
-    return replace(
+    shown: dict[str, Any] = {name: _shows_all(template, cases) for name, cases in _ROLES.items()}
+    found = replace(
         _call_needs(template),
-        **{name: _shows_all(template, cases) for name, cases in _ROLES.items()},
+        **shown,
         developer="developer" in template.source
         and _shows(template, [_said("developer", _SYSTEM), _user(1)]),
         names="probed_name" in _rendered(template, [{**_user(1), "name": "probed_name"}]),
     )
+    if found.turns_in_a_row or not found.calls:
+        return found
+    called = [_calls(found.arguments_as_text, None if found.no_content else "", "1"), _result("1")]
+    answer = _said("assistant", _ASSISTANT)
+    return replace(
+        found,
+        answer_between=_between(template, [_user(1), *called], "assistant", _user(2)),
+        question_between=_between(template, [_user(1), answer, *called], "user", answer),
+    )
+
+
+def _between(
+    template: ChatTemplate, before: list[Message], role: str, after: Message
+) -> str | None:
+    """Return the shortest text of a turn that must come before `after`, or None if none must."""
+    wanted = [each["content"] for each in (before[0], before[-1], after)]
+    if _shows(template, [*before, after], *wanted):
+        return None
+    for text in ("", " "):
+        if _shows(template, [*before, _said(role, text), after], *wanted):
+            return text
+    return None
 
 
 def _call_needs(template: ChatTemplate) -> Needs:
@@ -87,7 +117,23 @@ def _call_needs(template: ChatTemplate) -> Needs:
             several_calls=_shows(template, several, *texts),
             any_id=_shows(template, [_user(1), *long_ids], f"{_NAME}1", f"{_KEY}1"),
         )
-    return Needs(tools=tools, calls=False, results=results)
+    named = [_user(1), *metadata_call(f"{_NAME}1", f"{_KEY}1"), metadata_result(_result("1"))]
+    return Needs(
+        tools=tools,
+        calls=False,
+        results=results,
+        metadata_calls=_shows(template, named, f"{_NAME}1", f"{_KEY}1", f"{_RESULT}1"),
+    )
+
+
+def metadata_call(name: str, arguments: str) -> list[Message]:
+    """Return a call as GLM-4's template takes it."""
+    return [{"role": "assistant", "metadata": name, "content": arguments}]
+
+
+def metadata_result(message: Message) -> Message:
+    """Return a result as GLM-4's template takes it."""
+    return {"role": "observation", "content": message["content"]}
 
 
 def _shows(template: ChatTemplate, messages: list[Message], *texts: str) -> bool:

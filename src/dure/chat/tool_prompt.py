@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dure.chat.dialects.dialect import CallFormat
-from dure.chat.template_probe import Needs
+from dure.chat.template_probe import Needs, metadata_call, metadata_result
 
 Message = dict[str, Any]
 
@@ -38,14 +38,28 @@ def with_tools(
     """Return the messages with what the template leaves out written into their texts."""
     made: list[Message] = []
     for message in messages:
-        if message.get("tool_calls") and not needs.calls:
+        if message.get("tool_calls") and needs.metadata_calls:
+            made += _as_metadata(message)
+        elif message.get("tool_calls") and not needs.calls:
             made.append(_called(message, call_format))
+        elif message["role"] == "tool" and needs.metadata_calls:
+            made.append(metadata_result(message))
         elif message["role"] == "tool" and not needs.results:
             _add_result(made, message)
         else:
             made.append(dict(message))
     if tools and not needs.tools:
         _introduce(made, tools, call_format)
+    return made
+
+
+def _as_metadata(message: Message) -> list[Message]:
+    """Return an assistant's message as one of its content, if it has any, and one of each call."""
+    said = {name: value for name, value in message.items() if name != "tool_calls"}
+    made = [said] if said["content"] else []
+    for call in message["tool_calls"]:
+        function = call["function"]
+        made += metadata_call(function["name"], _json(function["arguments"]))
     return made
 
 

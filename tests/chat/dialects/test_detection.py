@@ -49,6 +49,15 @@ def source(name: str) -> str:
         ("smollm3", "plain", True, True),
         ("granite-3.3", "Granite 3", True, True),
         ("granite-4.1", "Hermes", False, False),
+        ("mistral-nemo", "Mistral", False, False),
+        ("ministral-3", "Mistral", True, False),
+        ("seed-oss", "Seed-OSS", True, True),
+        ("gemma-4", "Gemma 4", True, True),
+        ("kimi-k2", "Kimi K2", False, False),
+        ("lfm2.5", "LFM2", True, False),
+        ("glm-z1", "GLM-4", True, False),
+        ("olmo-3", "OLMo 3", False, False),
+        ("olmo-3-think", "plain", True, False),
     ],
 )
 def test_the_dialect_of_a_real_template(
@@ -77,6 +86,8 @@ def test_the_dialect_of_a_real_template(
         ("[TOOL_CALLS]{{ name }}[ARGS]{{ arguments }}", ("[THINK]",), "Mistral"),
         ("<seed:tool_call>\n<function=f>\n<parameter=p>v</parameter>", (), "Seed-OSS"),
         ("<|system|>{{ s }}<|tool|>{{ tools }}<|/tool|><|end|>", (), "Phi-4"),
+        ("<|im_start|>system\nList of tools: [", ("<|tool_call_start|>",), "LFM2"),
+        ("<|im_start|>system\nList of tools: [", (), "plain"),
     ],
 )
 def test_the_dialect_of_marks_alone(template: str, tokens: tuple[str, ...], dialect: str) -> None:

@@ -15,6 +15,7 @@ from dure.chat.dialects import (
     dsml,
     ernie,
     gemma,
+    glm,
     guessed,
     harmony,
     hermes,
@@ -27,6 +28,7 @@ from dure.chat.dialects import (
     mistral,
     pangu,
     plain,
+    pythonic,
     qwenxml,
     toolcall,
 )
@@ -114,6 +116,9 @@ MISTRAL = Dialect(
 )
 PHI = toolcall.PHI
 GRANITE = toolcall.granite(thinks=True, wraps=True)
+LFM2 = pythonic.find(pythonic.OPEN, lambda _: True) or plain.PLAIN
+GLM4 = glm.find("[gMASK]<sop><|observation|>", lambda _: True) or plain.PLAIN
+OLMO = pythonic.find(f"{pythonic.OLMO_OPEN} tool_calls", lambda _: True) or plain.PLAIN
 SEED = Dialect(
     "Seed-OSS",
     Delimiters("<seed:think>", "</seed:think>", "</seed:think>"),
@@ -416,6 +421,37 @@ TRANSCRIPTS = (
     Transcript("a call without tools", HARMONY, "<|channel|>" + TO_OSLO + "<|call|>", (("content", CITY),), tools=False),
     Transcript("a channel that no text follows", HARMONY, "<|channel|>" + 600 * "x", (("content", "<|channel|>" + 600 * "x"),)),
     Transcript("JSON that is no call", LLAMA, '{"name": "Ada", "parameters": {}}', (("content", '{"name": "Ada", "parameters": {}}'),), unparsed=1),
+    # LFM2 and OLMo 3: calls as Python writes them
+    Transcript("a call", LFM2, "<|tool_call_start|>[get_weather(city='Oslo')]<|tool_call_end|>", (OSLO,)),
+    Transcript("two calls", LFM2, f'{_THOUGHT}I look.<|tool_call_start|>[get_weather(city="Oslo", days=3), now()]<|tool_call_end|>\n', _reasoned(("content", "I look."), ("get_weather", '{"city": "Oslo", "days": 3}'), NOW)),
+    Transcript("words after calls", LFM2, "<|tool_call_start|>[now()]<|tool_call_end|>Looking.", (NOW, ("content", "Looking."))),
+    Transcript("Python's literals", LFM2, "<|tool_call_start|>[get_weather(wind=True, any=None, days=-3, near=['a', \"b\"])]<|tool_call_end|>", (("get_weather", '{"wind": true, "any": null, "days": -3, "near": ["a", "b"]}'),)),
+    Transcript("objects within lists", LFM2, "<|tool_call_start|>[get_weather(near=[{'a': 1.5, \"b\": []}, {}])]<|tool_call_end|>", (("get_weather", '{"near": [{"a": 1.5, "b": []}, {}]}'),)),
+    Transcript("escapes", LFM2, "<|tool_call_start|>[get_weather(city='O\\'s\\n\\\\ \\xe9\\u00e9 \\d')]<|tool_call_end|>", (("get_weather", '{"city": "O\'s\\n\\\\ éé \\\\d"}'),)),
+    Transcript("a quote that nothing escapes", LFM2, "<|tool_call_start|>[get_weather(city='it's \"so\"')]<|tool_call_end|>", (("get_weather", '{"city": "it\'s \\"so\\""}'),)),
+    Transcript("lines and a comma too many", LFM2, "<|tool_call_start|>[\n  get_weather(\n    city = 'Oslo',\n  ),\n]<|tool_call_end|>", (OSLO,)),
+    Transcript("a call as JSON", LFM2, f"<|tool_call_start|>{ARRAY_OF_2}<|tool_call_end|>", (OSLO, NOW)),
+    Transcript("no end", LFM2, "<|tool_call_start|>[now()", (NOW,)),
+    Transcript("cut short", LFM2, "<|tool_call_start|>[get_weather(city='Os", (("get_weather", '{"city": "Os'),), unparsed=1),
+    Transcript("no call", LFM2, "<|tool_call_start|>[]<|tool_call_end|>", (("content", "<|tool_call_start|>[]<|tool_call_end|>"),), unparsed=1),
+    Transcript("a name alone", LFM2, "<|tool_call_start|>[now]<|tool_call_end|>", (("content", "<|tool_call_start|>[now]<|tool_call_end|>"),), unparsed=1),
+    Transcript("no tools", LFM2, "<|tool_call_start|>[now()]<|tool_call_end|>", (("content", "<|tool_call_start|>[now()]<|tool_call_end|>"),), tools=False),
+    Transcript("a call", OLMO, '<function_calls>get_weather(city="Oslo")</function_calls>', (OSLO,)),
+    Transcript("a call a line", OLMO, 'I look.\n<function_calls>\nget_weather(city="Oslo")\nnow()\n</function_calls>', (("content", "I look."), OSLO, NOW)),
+    Transcript("values as JSON", OLMO, '<function_calls>get_weather(wind=true, any=null, near=["a"])</function_calls>', (("get_weather", '{"wind": true, "any": null, "near": ["a"]}'),)),
+    Transcript("thoughts opened in the prompt", OLMO, "Hm, Oslo.</think>Cold.", _reasoned(("content", "Cold.")), starts_in_reasoning=True),
+    # GLM-4: a tool's name in a line, and its arguments in the next
+    Transcript("a call", GLM4, f"get_weather\n{CITY}", (OSLO,)),
+    Transcript("as its template shows it", GLM4, f"\nget_weather \n{CITY}\n", (OSLO,)),
+    Transcript("thoughts, words, a call", GLM4, f"{_THOUGHT}I look.\nget_weather\n{CITY}", _reasoned(("content", "I look."), OSLO)),
+    Transcript("two calls", GLM4, f"get_weather\n{CITY}\nnow\n{{}}", (OSLO, NOW)),
+    Transcript("words after a call", GLM4, "now\n{}\nSo I look.", (NOW, ("content", "So I look."))),
+    Transcript("no tool of that name", GLM4, "later\n{}", (("content", "later\n{}"),)),
+    Transcript("a name within a line", GLM4, "not now\n{}", (("content", "not now\n{}"),)),
+    Transcript("a name alone", GLM4, "now\nor never", (("content", "now\nor never"),)),
+    Transcript("cut short", GLM4, 'get_weather\n{"city": "Os', (("get_weather", '{"city": "Os'),), unparsed=1),
+    Transcript("not JSON", GLM4, "now\n{?}", (("content", "now\n{?}"),), unparsed=1),
+    Transcript("no tools", GLM4, "now\n{}", (("content", "now\n{}"),), tools=False),
 )  # fmt: skip
 
 

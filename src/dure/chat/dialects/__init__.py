@@ -22,6 +22,7 @@ from dure.chat.dialects import (
     mistral,
     pangu,
     plain,
+    pythonic,
     qwenxml,
     toolcall,
 )
@@ -44,6 +45,7 @@ _FAMILIES = (
     glm.find,
     hunyuan.find,
     pangu.find,
+    pythonic.find,
     ernie.find,
     mistral.find,
     toolcall.find,

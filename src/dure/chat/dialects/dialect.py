@@ -101,6 +101,7 @@ class Dialect:
     wrapper: tuple[str, str] | None = None  # delimiters of the answer after the reasoning
     call_ends_thinking: bool = False  # a call may begin within reasoning
     bare_calls: bool = False  # an answer that begins with a brace may be a call
+    names_begin_calls: bool = False  # a line that is a tool's name, and a brace in the next
     fallback_parser: CallReader | None = None  # reads calls without their own delimiters
     call_format: CallFormat | None = None  # how to write a call where the template cannot
     messages: MessageForm | None = None  # an answer is a list of messages

@@ -162,9 +162,14 @@ class StreamParser(StreamReader):
         """Read content and calls; return the one of `ends` that came, None at the end."""
         start_markers = self._syntax.start_markers if self._syntax else ()
         guesses = self._fallback.start_markers if self._fallback else ()
+        names: tuple[str, ...] = ()
+        if self._syntax and self._dialect.names_begin_calls:
+            names = tuple(
+                f"{name}{line_end}{{" for name in self.tools for line_end in ("\n", " \n")
+            )
         while True:
             strays = (self._stray,) if self._stray else ()
-            marks = (*ends, *start_markers, *strays, *guesses)
+            marks = (*ends, *start_markers, *strays, *guesses, *names)
             mark = yield from self.until(marks, self._say)
             if mark is None or mark in ends:
                 self._release(mark)
@@ -174,7 +179,10 @@ class StreamParser(StreamReader):
                 self._drop_space()
             elif mark in start_markers and self._syntax:
                 yield from self._call(mark, self._syntax)
-            elif self._fallback and self._line_begins:
+            elif mark in names and self._syntax and self._line_begins:
+                self.unread(mark)
+                yield from self._call("", self._syntax)
+            elif mark in guesses and self._fallback and self._line_begins:
                 yield from self._call(mark, self._fallback)
             else:
                 self._say(mark)
