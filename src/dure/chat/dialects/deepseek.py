@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dure.chat.dialects.dialect import THINK, CallFormat, Dialect, HasToken, Schemas
+from dure.chat.dialects.dialect import THINK, CallFormat, Dialect, HasToken, Schemas, think_in
 from dure.chat.dialects.jsoncalls import FENCE, arguments_rule, read_fenced
 from dure.chat.dialects.stream_reader import Parser, StreamReader
 from dure.chat.grammar_rules import Rules, one_of, quoted, some_of
@@ -65,7 +65,7 @@ def find(template: str, has_token: HasToken) -> Dialect | None:
     if CALL not in template:
         return None
     fenced = FENCE in template
-    thinks = THINK.close in template or has_token(THINK.close)
+    thinks = think_in(template, has_token)
     return Dialect(
         "DeepSeek R1/V3" if fenced else "DeepSeek V3.1",
         think=THINK if thinks else None,

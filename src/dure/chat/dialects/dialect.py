@@ -29,6 +29,11 @@ class Delimiters:
 THINK = Delimiters("<think>", "</think>", "\n</think>\n\n")
 
 
+def think_in(template: str, has_token: HasToken) -> bool:
+    """Return whether a template or a vocabulary shows THINK; some templates only open it."""
+    return THINK.open in template or THINK.close in template or has_token(THINK.close)
+
+
 @dataclass(frozen=True)
 class CallFormat:
     """The text before a call's name, before its arguments and after them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dure.chat.dialects.dialect import THINK, CallFormat, Dialect, HasToken, Schemas
+from dure.chat.dialects.dialect import THINK, CallFormat, Dialect, HasToken, Schemas, think_in
 from dure.chat.dialects.jsoncalls import arguments_rule, read_arguments
 from dure.chat.dialects.keyvalue import KeyCalls
 from dure.chat.dialects.stream_reader import Parser, StreamReader
@@ -53,7 +53,7 @@ def find(template: str, has_token: HasToken) -> Dialect | None:
         return None
     return Dialect(
         "GLM-4",
-        think=THINK if THINK.open in template or has_token(THINK.open) else None,
+        think=THINK if think_in(template, has_token) else None,
         calls=NamedCalls(),
         names_begin_calls=True,
         call_format=CallFormat("", "\n", ""),

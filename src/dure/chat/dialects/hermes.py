@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dure.chat.dialects.dialect import THINK, CallFormat, Dialect, HasToken, Schemas
+from dure.chat.dialects.dialect import THINK, CallFormat, Dialect, HasToken, Schemas, think_in
 from dure.chat.dialects.guessed import GuessedCalls
 from dure.chat.dialects.jsoncalls import call_rule, read_call
 from dure.chat.dialects.stream_reader import Parser, StreamReader
@@ -41,7 +41,7 @@ def find(template: str, has_token: HasToken) -> Dialect | None:
     """Return the dialect of a template that shows calls so, or None."""
     if OPEN not in template or "arguments" not in template:
         return None
-    thinks = THINK.close in template or has_token(THINK.close)
+    thinks = think_in(template, has_token)
     think = THINK if thinks else None
     return Dialect(
         "Hermes",

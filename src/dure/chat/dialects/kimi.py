@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dure.chat.dialects.dialect import THINK, CallFormat, Delimiters, Dialect, HasToken, Schemas
+from dure.chat.dialects.dialect import (
+    THINK,
+    CallFormat,
+    Delimiters,
+    Dialect,
+    HasToken,
+    Schemas,
+    think_in,
+)
 from dure.chat.dialects.jsoncalls import arguments_rule, read_arguments
 from dure.chat.dialects.stream_reader import Parser, StreamReader
 from dure.chat.grammar_rules import Rules, one_of, some_of
@@ -65,7 +73,7 @@ def find(template: str, has_token: HasToken) -> Dialect | None:
     """Return the dialect of a template that shows turns or calls so, or None."""
     if CALL not in template and "<|im_middle|>" not in template:
         return None
-    thinks = THINK.close in template or has_token(THINK.close)
+    thinks = think_in(template, has_token)
     return Dialect(
         "Kimi K2",
         think=Delimiters(THINK.open, THINK.close, THINK.close) if thinks else None,

@@ -6,7 +6,7 @@ form of its own, which we cannot read.
 
 from __future__ import annotations
 
-from dure.chat.dialects.dialect import THINK, Dialect, HasToken
+from dure.chat.dialects.dialect import THINK, Dialect, HasToken, think_in
 from dure.chat.dialects.guessed import GuessedCalls
 from dure.chat.dialects.hermes import FORM, HermesCalls
 
@@ -16,7 +16,7 @@ PLAIN = Dialect("plain")
 
 def find(template: str, has_token: HasToken) -> Dialect | None:
     """Return the dialect of any other template."""
-    thinks = THINK.close in template or has_token(THINK.close)
+    thinks = think_in(template, has_token)
     think = THINK if thinks else None
     if "tools" in template:
         return Dialect("plain", think=think)

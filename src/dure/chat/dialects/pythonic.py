@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from dure.chat.dialects.dialect import THINK, CallFormat, Dialect, HasToken, Schemas
+from dure.chat.dialects.dialect import THINK, CallFormat, Dialect, HasToken, Schemas, think_in
 from dure.chat.dialects.json_schema import properties_of, required_of, resolved
 from dure.chat.dialects.jsoncalls import read_calls
 from dure.chat.dialects.stream_reader import Parser, StreamReader
@@ -222,7 +222,7 @@ OLMO_CALLS = PythonCalls(OLMO_OPEN, OLMO_CLOSE, listed=False)
 
 def find(template: str, has_token: HasToken) -> Dialect | None:
     """Return the dialect of LFM2's or OLMo 3's template, or None."""
-    think = THINK if THINK.close in template or has_token(THINK.close) else None
+    think = THINK if think_in(template, has_token) else None
     if OLMO_OPEN in template and "tool_calls" in template:
         return Dialect("OLMo 3", think=think, calls=OLMO_CALLS, call_ends_thinking=True)
     named = any(mark in template for mark in LFM_TOOLS) and has_token(OPEN)

@@ -6,7 +6,7 @@ import html
 from dataclasses import dataclass
 from functools import partial
 
-from dure.chat.dialects.dialect import THINK, Delimiters, Dialect, HasToken, Schemas
+from dure.chat.dialects.dialect import THINK, Delimiters, Dialect, HasToken, Schemas, think_in
 from dure.chat.dialects.raw_values import members_rule
 from dure.chat.dialects.stream_reader import Parser, StreamReader
 from dure.chat.dialects.values import Ends, Members
@@ -113,7 +113,7 @@ def find(template: str, has_token: HasToken) -> Dialect | None:
         seed = XmlCalls(prefix=SEED)
         return Dialect("Seed-OSS", think=marks, calls=seed, call_ends_thinking=True)
     inline = f"{PARAMETER}' + " in template.replace('"', "'") and "</parameter>\\n" not in template
-    thinks = THINK.close in template or has_token(THINK.close)
+    thinks = think_in(template, has_token)
     name = "MiMo XML" if inline and "MiMo" in template else "Qwen XML"
     calls = XmlCalls(escaped=name == "MiMo XML")
     think = THINK if thinks else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dure.chat.dialects.dialect import THINK, CallFormat, Dialect, HasToken
+from dure.chat.dialects.dialect import THINK, CallFormat, Dialect, HasToken, think_in
 from dure.chat.dialects.jsoncalls import ArrayCalls
 
 OPEN, CLOSE = "<|tool_call|>", "<|/tool_call|>"
@@ -36,5 +36,5 @@ def find(template: str, has_token: HasToken) -> Dialect | None:
         return PHI
     if "<|start_of_role|>" not in template or OPEN not in template:
         return None
-    thinks = THINK.close in template or has_token(THINK.close)
+    thinks = think_in(template, has_token)
     return granite(thinks=thinks, wraps=RESPONSE[0] in template)
