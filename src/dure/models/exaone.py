@@ -75,7 +75,9 @@ class ExaoneConfig:
             norm_eps=config.positive("rms_norm_eps", 1e-5),
             context_length=config.context_length(4096),
             tied=config.flag("tie_word_embeddings", False),
-            rope=RopeConfig.from_hf(config.values, head_dim, default_theta=500000.0),
+            rope=RopeConfig.from_hf(
+                config.values, head_dim, default_theta=500000.0, partial=config.is_gguf
+            ),
             bias=config.flag("attention_bias", False),
         )
 

@@ -70,7 +70,9 @@ class Lfm2Config:
             norm_eps=config.positive("norm_eps", usual),
             context_length=config.context_length(128000),
             tied=config.flag("tie_embedding", config.flag("tie_word_embeddings", True)),
-            rope=RopeConfig.from_hf(config.values, head_dim, default_theta=1000000.0),
+            rope=RopeConfig.from_hf(
+                config.values, head_dim, default_theta=1000000.0, partial=config.is_gguf
+            ),
             kernel=config.integer("conv_L_cache", 3, low=2, high=4096),
             conv_bias=config.flag("conv_bias", False),
             convolutions=_convolutions(config, layers),
