@@ -21,7 +21,7 @@ def usable_threads(
     else:
         allowed = set(range(os.cpu_count() or 1))
     physical = {_core_of(cpu, cores) for cpu in allowed}
-    quota = _cpu_quota(cgroups, membership)
+    quota = cpu_quota(cgroups, membership)
     return max(1, len(physical) if quota is None else min(len(physical), round(quota)))
 
 
@@ -81,7 +81,7 @@ def _core_of(cpu: int, cores: Path) -> str:
         return str(cpu)
 
 
-def _cpu_quota(cgroups: Path, membership: Path) -> float | None:
+def cpu_quota(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float | None:
     """Return the CPUs that the tightest quota of our control groups allows; None without one."""
     quotas = map(_quota_in, _control_groups("cpu", cgroups, membership))
     return min((quota for quota in quotas if quota is not None), default=None)

@@ -28,6 +28,10 @@ VERBS = {
     "bench": "Measure a model's speed on this machine.",
     "costs": "Show what a server's requests took and cost, from its ledger.",
     "perplexity": "Measure how well a model predicts a text.",
+    "doctor": "Say what of this machine makes a model slow, and why.",
+    "ls": "The same as list.",
+    "completion": "Print a script that completes commands in a shell.",
+    "version": "Print the version, and what it runs on.",
 }
 """Verb -> its line in `dure --help`. Its module is dure/cli/VERB.py, and there its `command`."""
 
