@@ -28,6 +28,8 @@ VERBS = {
     "bench": "Measure a model's speed on this machine.",
     "costs": "Show what a server's requests took and cost, from its ledger.",
     "perplexity": "Measure how well a model predicts a text.",
+    "ps": "List the models that a server has in memory.",
+    "stop": "Unload a model from a server's memory.",
     "doctor": "Say what of this machine makes a model slow, and why.",
     "ls": "The same as list.",
     "completion": "Print a script that completes commands in a shell.",

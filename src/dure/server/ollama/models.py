@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 SPOKEN = "0.13.0"
 """The version of Ollama whose API we implement: clients require a minimum."""
 
+_OLLAMAS_WORDS = {"repetition_penalty": "repeat_penalty", "max_tokens": "num_predict"}
+
 _FOR_EVER = timedelta(days=365 * 100)
 
 
@@ -100,7 +102,7 @@ def _parameters(found: hub.ResolvedModel) -> str:
     values = {**found.settings.sampling}
     values |= {"num_ctx": found.settings.context} if found.settings.context else {}
     lines = [
-        f"{'repeat_penalty' if name == 'repetition_penalty' else name:<30} {json.dumps(each)}"
+        f"{_OLLAMAS_WORDS.get(name, name):<30} {json.dumps(each)}"
         for name, value in values.items()
         for each in (value if isinstance(value, (list, tuple)) else [value])
     ]
