@@ -53,6 +53,7 @@ class ByteTokenizer:
     bos_token = ""
     eos_token = "<|im_end|>"
     vocab_size = VOCAB_SIZE
+    around = ((), ())
 
     def rows_without_token(self, rows: int) -> list[int]:
         return list(range(self.vocab_size, rows))

@@ -23,6 +23,7 @@ LINE = (
     {"engine", "convert"},
     {"chat", "loading", "benchmark"},
     {"planning"},
+    {"pooling"},
     {"driver", "arguments"},
     {"llm"},
     {"measure", "answer"},  # names of before 0.2

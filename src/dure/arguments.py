@@ -5,17 +5,75 @@ Types alone are checked here. What a value must be for a model is checked where 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from dure.chat.request import ChatRequest, Format
+from dure.chat.request import ChatRequest, Format, Thinking
 from dure.engine.params import SamplingParams
 from dure.errors import InvalidRequestError
-from dure.loading.memory import check_memory, parse_size
+from dure.loading.draft import SETTINGS
+from dure.loading.memory import MAX_TOKENS, check_memory, check_whole, parse_size
+
+MAX_SEQUENCES = 65_536
+"""Sequences in one step: more would wait for rows of it anyway."""
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _MESSAGES = '[{"role": "user", "content": "…"}]'
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raise InvalidRequestError for a wrong argument of LLM that `load` does not check itself."""
+    model = options["model"]
+    if model is not None and not isinstance(model, (str, os.PathLike)):
+        raise InvalidRequestError(
+            f"A model is a name or a path, not {model!r:.60}.", hint='LLM("smollm2:135m")'
+        )
+    speculate = options["speculate"]
+    if not isinstance(speculate, str) or not speculate:
+        raise InvalidRequestError(
+            f"speculate is a word or a model's name, not {speculate!r:.60}.",
+            hint=f"{', '.join(SETTINGS)}, or the name of a smaller model",
+        )
+    check_whole("max_sequences", options["max_sequences"], 1, MAX_SEQUENCES)
+    check_flag("exact", options["exact"])
+    check_choice("quantize", options["quantize"], ("q8", "q6", "q4"), optional=True)
+    check_choice("cache_dtype", options["cache_dtype"], ("f16", "q8"), optional=False)
+    for name in ("download_progress", "load_progress"):
+        check_callable(name, options[name])
+
+
+def check_text(name: str, value: object) -> str | None:
+    """Return `value`; InvalidRequestError unless it is a text, or None."""
+    if value is not None and not isinstance(value, str):
+        raise InvalidRequestError(f"{name} must be a text, but is {_shown(value)}.")
+    return value
+
+
+def check_pooling(
+    *, dimensions: object = None, normalize: object = None, truncate: object = False
+) -> None:
+    """Raise InvalidRequestError for a wrong argument of `embed` or `rank`."""
+    if dimensions is not None:
+        check_whole("dimensions", dimensions, 1, MAX_TOKENS)
+    if normalize is not None:
+        check_flag("normalize", normalize)
+    if not isinstance(truncate, bool):
+        check_whole("truncate", truncate, 1, MAX_TOKENS)
+
+
+def check_ranking(query: object, documents: object, top_n: object) -> None:
+    """Raise InvalidRequestError unless these are a text, a list of texts, and a number or None."""
+    if not isinstance(query, str):
+        raise InvalidRequestError(f"A query is a text, not {_shown(query)}.")
+    if not _is_list(documents) or not all(isinstance(each, str) for each in documents):  # type: ignore[attr-defined]
+        raise InvalidRequestError(
+            f"Documents are a list of texts, not {_shown(documents)}.",
+            hint='llm.rank("What is a panda?", ["A bear of China.", "A car of Italy."])',
+        )
+    if top_n is not None:
+        check_whole("top_n", top_n, 1, MAX_TOKENS)
 
 
 def check_flag(name: str, value: object) -> None:
@@ -139,6 +197,15 @@ def check_tools(tools: object) -> None:
             f"tools must be a list of tools, but is {_shown(tools)}.",
             hint='[{"type": "function", "function": {"name": …, "parameters": {…}}}]',
         )
+
+
+def thinking(think: bool | int | None) -> Thinking:
+    """Return `think` (on, off, a number of tokens, None for the template's default)."""
+    if think is None:
+        return Thinking()
+    if isinstance(think, bool):
+        return Thinking("on" if think else "off")
+    return Thinking("on", budget=think)
 
 
 def _check_message(number: int, message: object) -> None:

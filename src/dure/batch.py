@@ -151,6 +151,8 @@ class Batch:
     sequences: NDArray[np.int32]  # (rows,) row -> row of block_tables
     block_tables: NDArray[np.int32]  # (sequences, most blocks of any), padded with -1
     logit_rows: NDArray[np.int32]  # (m,) the rows whose logits are wanted
+    # (k,) the rows whose hidden states after the last norm are wanted, instead; None for none
+    hidden_rows: NDArray[np.int32] | None = None
     window_tables: NDArray[np.int32] | None = None  # None: as block_tables
     states: States | None = None  # None where no layer has a StateSpec
     cache_ops: CacheOps = CacheOps()
@@ -164,8 +166,11 @@ class Batch:
 
     @property
     def wanted_rows(self) -> NDArray[np.int32] | None:
-        """`logit_rows`, or None if these are all rows in their order."""
-        if len(self.logit_rows) != len(self.tokens):
-            return self.logit_rows
+        """`logit_rows` and `hidden_rows` in order, or None if these are all rows in their order."""
+        rows = self.logit_rows
+        if self.hidden_rows is not None:
+            rows = np.union1d(rows, self.hidden_rows).astype(np.int32)
+        if len(rows) != len(self.tokens):
+            return rows
         every = np.arange(len(self.tokens), dtype=np.int32)
-        return None if (self.logit_rows == every).all() else self.logit_rows
+        return None if (rows == every).all() else rows

@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING
 from dure.batch import PassInterruptedError
 from dure.chat.output import Chunk, Completion, OutputProcessor
 from dure.errors import InvalidRequestError
+from dure.pooling.output import Pooled, PoolingOutput
 
 if TYPE_CHECKING:
     from dure.chat.prompt import PreparedRequest
     from dure.engine.engine import Engine
+    from dure.engine.request import Request
+    from dure.pooling.request import PreparedPooling
     from dure.text.tokenizer import Tokenizer
 
 
@@ -59,7 +62,7 @@ class Driver:
         self._on_complete = on_complete
         self.lock = threading.RLock()
         self._tokenizer = tokenizer
-        self._answers: dict[str, OutputProcessor] = {}
+        self._answers: dict[str, OutputProcessor | PoolingOutput] = {}
 
     def begin(self, prepared: PreparedRequest) -> list[OutputProcessor]:
         """Queue the request's n choices in the engine; for a caller that holds `lock`."""
@@ -80,6 +83,43 @@ class Driver:
         self._answers.update((answer.request.id, answer) for answer in answers)
         return answers
 
+    def begin_pooling(self, prepared: PreparedPooling) -> PoolingOutput:
+        """Queue the first of the request's texts; the others follow. For who holds `lock`."""
+        waiting: list[Request] = []  # of texts that are begun before there is an output
+
+        def begin(ids: tuple[int, ...]) -> Request:
+            request = self.engine.add_pooling(
+                ids,
+                prepared.pooling,
+                cache_salt=prepared.cache_salt,
+                priority=prepared.priority,
+            )
+            if output is None:
+                waiting.append(request)
+            else:
+                self._answers[request.id] = output
+            return request
+
+        output: PoolingOutput | None = None
+        try:
+            output = PoolingOutput(self.engine, prepared, begin)
+        except BaseException:
+            for request in waiting:
+                self.engine.abort(request.id)
+            raise
+        self._answers.update((request.id, output) for request in waiting)
+        return output
+
+    def pool(self, prepared: PreparedPooling) -> Pooled:
+        """Compute the vectors of all texts of one request."""
+        with self.lock:
+            output = self.begin_pooling(prepared)
+        try:
+            self._run(output)
+            return output.result()
+        finally:
+            self.abandon([output])
+
     def answer(self, requests: Sequence[PreparedRequest]) -> list[Completion]:
         """Answer all requests at once; return one Completion each, in order.
 
@@ -91,13 +131,17 @@ class Driver:
                 for prepared in requests:
                     groups.append(self.begin(prepared))
             for answer in [answer for group in groups for answer in group]:
-                while not answer.is_over:
-                    with self.lock:
-                        if not answer.is_over:  # another thread's step may have ended it
-                            self.step()
+                self._run(answer)
             return [_joined(group) for group in groups]
         finally:
             self.abandon(answer for group in groups for answer in group)
+
+    def _run(self, answer: OutputProcessor | PoolingOutput) -> None:
+        """Step until the answer is over."""
+        while not answer.is_over:
+            with self.lock:
+                if not answer.is_over:  # another thread's step may have ended it
+                    self.step()
 
     def stream(
         self, prepared: PreparedRequest, on_prefill: Callable[[int, int], None] | None
@@ -147,17 +191,18 @@ class Driver:
             try:
                 answer.take(output)
             except Exception as error:  # of its text or its calls: no other answer's fault
-                answer.abort()
+                self.abandon([answer])
                 answer.error = error
-            if not answer.is_over:
+            if isinstance(answer, OutputProcessor) and not answer.is_over:
                 self._answers[answer.request.id] = answer
 
-    def abandon(self, answers: Iterable[OutputProcessor]) -> None:
+    def abandon(self, answers: Iterable[OutputProcessor | PoolingOutput]) -> None:
         """Have the engine forget the answers that are not over, and take their blocks back."""
         with self.lock:
             for answer in answers:
+                for request_id in answer.open_ids:
+                    self._answers.pop(request_id, None)
                 answer.abort()
-                self._answers.pop(answer.request.id, None)
 
 
 def _joined(group: Sequence[OutputProcessor]) -> Completion:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import cached_property
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -15,7 +16,7 @@ from dure.benchmark import DirectRunner
 from dure.chat.dialects import Dialect
 from dure.chat.output import Chunk, Completion
 from dure.chat.prompt import PreparedRequest, RequestBuilder
-from dure.chat.request import ChatRequest, Format, Thinking
+from dure.chat.request import ChatRequest, Format
 from dure.chat.template import default_template
 from dure.driver import Driver, check_process
 from dure.engine.engine import Engine
@@ -24,28 +25,23 @@ from dure.engine.params import SamplingParams
 from dure.engine.request import check_prompt
 from dure.engine.spec_decode.make import make_drafter
 from dure.errors import InvalidRequestError, NotEnoughMemoryError
-from dure.loading.draft import SETTINGS
 from dure.loading.load import load
-from dure.loading.memory import check_whole, gigabytes
+from dure.loading.memory import gigabytes
 from dure.metering.meter import Meter
+from dure.pooling.config import read_pooling
+from dure.pooling.output import Embedding, RankedDocument
+from dure.pooling.request import Input, PooledModel, PoolingBuilder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dure import hub
     from dure.loading.load import Progress
-    from dure.loading.memory import MemoryUse
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | Sequence[Message] | ChatRequest
 """Text, token ids, the messages of a chat, or all that a chat may ask."""
 
-
-EXPERTS_A_TOKEN = 16
-"""One in so many experts works on a token: 8 of 128 in Qwen3, of 256 in DeepSeek-V3."""
-
-MAX_SEQUENCES = 65_536
-"""Sequences in one step: more would wait for rows of it anyway."""
 
 _RENAMED = {
     "question": "prepare",
@@ -108,7 +104,7 @@ class LLM:
         Raises ModelNotFoundError, DownloadError, ModelFileError, UnsupportedModelError,
         NotEnoughMemoryError, TokenizerError or InvalidRequestError.
         """
-        self._check_options(locals())
+        arguments.check_options(locals())
         check_process()
         loaded = load(
             model,
@@ -135,6 +131,7 @@ class LLM:
         self._expert_pool = loaded.expert_pool
         self.checkpoint = checkpoint
         self.model = loaded.model
+        self.pooling = read_pooling(checkpoint)
         self.tokenizer = loaded.tokenizer
         settings = loaded.settings
         self.notes = loaded.notes
@@ -177,30 +174,9 @@ class LLM:
             unused_ids=self.tokenizer.rows_without_token(loaded.model.vocab_size),
             threads=loaded.threads,
             meter=Meter.of_this_machine() if meter is None else meter,
-            row_bytes=_row_bytes(loaded.memory),
+            row_bytes=loaded.memory.row_bytes,
         )
         self.driver = Driver(engine, self.tokenizer, on_complete=self.request_builder.remember)
-
-    @staticmethod
-    def _check_options(options: Mapping[str, Any]) -> None:
-        """Raise InvalidRequestError for a wrong argument that `load` does not check itself."""
-        model = options["model"]
-        if model is not None and not isinstance(model, (str, os.PathLike)):
-            raise InvalidRequestError(
-                f"A model is a name or a path, not {model!r:.60}.", hint='LLM("smollm2:135m")'
-            )
-        speculate = options["speculate"]
-        if not isinstance(speculate, str) or not speculate:
-            raise InvalidRequestError(
-                f"speculate is a word or a model's name, not {speculate!r:.60}.",
-                hint=f"{', '.join(SETTINGS)}, or the name of a smaller model",
-            )
-        check_whole("max_sequences", options["max_sequences"], 1, MAX_SEQUENCES)
-        arguments.check_flag("exact", options["exact"])
-        arguments.check_choice("quantize", options["quantize"], ("q8", "q6", "q4"), optional=True)
-        arguments.check_choice("cache_dtype", options["cache_dtype"], ("f16", "q8"), optional=False)
-        for name in ("download_progress", "load_progress"):
-            arguments.check_callable(name, options[name])
 
     @property
     def sampling_defaults(self) -> Mapping[str, Any]:
@@ -314,6 +290,78 @@ class LLM:
             raise InvalidRequestError("A stream has one answer; n is more than 1.")
         return self.driver.stream(prepared, on_prefill)
 
+    @cached_property
+    def pooling_builder(self) -> PoolingBuilder:
+        """Builds the requests of `embed` and `rank`."""
+        model = cast(PooledModel, self.model)
+        return PoolingBuilder(
+            self.tokenizer, self.pooling, model=model, name=self.name, context=self.context
+        )
+
+    def embed(
+        self,
+        texts: str | Sequence[Input],
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        dimensions: int | None = None,
+        normalize: bool | None = None,
+        truncate: bool | int = False,
+    ) -> list[Embedding]:
+        """Embed texts, all in one batch.
+
+        texts: a text, or a list of texts and of token ids, to which nothing is added.
+        prompt, prompt_name: what is written before each text, or the name of one that the
+            checkpoint brings, such as "query"; None: the checkpoint's default.
+        dimensions: numbers of each vector; None: all that the model has.
+        normalize: whether vectors get the length 1; None: as the checkpoint says.
+        truncate: whether a text that is too long is cut, or after how many tokens; else an error.
+
+        Returns one Embedding per text, in order. Where the checkpoint does not say how its hidden
+        states become a vector, that is the last token's, with the length 1 (`LLM.pooling` tells).
+        Raises ContextLengthError or InvalidRequestError before any text is begun.
+        """
+        check_process()
+        arguments.check_pooling(dimensions=dimensions, normalize=normalize, truncate=truncate)
+        prepared = self.pooling_builder.embeddings(
+            arguments.check_prompts(texts),
+            prompt=arguments.check_text("prompt", prompt),
+            prompt_name=arguments.check_text("prompt_name", prompt_name),
+            dimensions=dimensions,
+            normalize=normalize,
+            truncate=truncate,
+        )
+        return self.driver.pool(prepared).embeddings
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top_n: int | None = None,
+        instruction: str | None = None,
+        truncate: bool | int = False,
+    ) -> list[RankedDocument]:
+        """Score documents by how well each answers a query, with a reranker.
+
+        query, documents: texts. top_n: how many of the best are returned; None: all.
+        instruction: what is looked for, in a sentence; None: the one of the model's makers.
+        truncate: as for `embed`, of documents.
+
+        Returns the documents, best first. Raises ContextLengthError, or InvalidRequestError, also
+        for a model that is no reranker.
+        """
+        check_process()
+        arguments.check_ranking(query, documents, top_n)
+        arguments.check_pooling(truncate=truncate)
+        prepared = self.pooling_builder.ranking(
+            query,
+            documents,
+            instruction=arguments.check_text("instruction", instruction),
+            truncate=truncate,
+        )
+        return self.driver.pool(prepared).ranked(documents)[:top_n]
+
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Compute the raw logits after each token of one sequence, from an empty KV cache.
 
@@ -371,7 +419,7 @@ class LLM:
         arguments.check_tools(tools)
         self.check_think(think)
         return self.request_builder.render(
-            ChatRequest(messages, tools or (), thinking=_thinking(think))
+            ChatRequest(messages, tools or (), thinking=arguments.thinking(think))
         )
 
     def check_think(self, think: bool | int | None) -> None:
@@ -382,7 +430,7 @@ class LLM:
         Raises TemplateError or InvalidRequestError.
         """
         arguments.check_think(think)
-        self.request_builder.check_thinking(_thinking(think))
+        self.request_builder.check_thinking(arguments.thinking(think))
 
     def prepare(
         self,
@@ -405,6 +453,7 @@ class LLM:
         ContextLengthError, InvalidRequestError or TemplateError.
         """
         check_process()
+        self.pooling.check_writes(self.name)
         arguments.check_params(params)
         arguments.check_format(format)
         arguments.check_prediction(prediction)
@@ -445,7 +494,7 @@ class LLM:
             arguments.check_messages(prompt)
             self.check_think(think)
             messages = cast(Sequence[Message], prompt)
-            request = ChatRequest(messages, tools or (), thinking=_thinking(think))
+            request = ChatRequest(messages, tools or (), thinking=arguments.thinking(think))
             return self.prepare(request, params, format=format, prediction=prediction)
         if think is not None or tools is not None:
             raise InvalidRequestError(
@@ -454,17 +503,3 @@ class LLM:
             )
         text = cast("str | Sequence[int]", prompt)
         return self.prepare(text, params, format=format, prediction=prediction)
-
-
-def _row_bytes(use: MemoryUse) -> int:
-    """Return about how many bytes of weights a token goes through: of experts, one in sixteen."""
-    return use.resident_bytes + use.expert_bytes // EXPERTS_A_TOKEN
-
-
-def _thinking(think: bool | int | None) -> Thinking:
-    """Convert `think` (on, off, a number of tokens, None for the template's default)."""
-    if think is None:
-        return Thinking()
-    if isinstance(think, bool):
-        return Thinking("on" if think else "off")
-    return Thinking("on", budget=think)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dure.chat.dialects import PLAIN, Dialect, Event, StreamParser
 from dure.chat.usage import Timings, Usage
+from dure.engine.request import RequestState
 from dure.text.detokenizer import Detokenizer
 from dure.text.stop import StopSearch
 
@@ -128,6 +129,21 @@ class OutputProcessor:
         self._num_watched = 0  # tokens of this step that were processed before its end
         if reading.budget is not None or (request.constraint and request.constraint.deferred):
             request.watch = self.watch
+
+    @property
+    def open_ids(self) -> tuple[str, ...]:
+        """The ids of its requests in the engine."""
+        return (self.request.id,)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the request waits for its turn."""
+        return self.request.state is RequestState.WAITING
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that were found in the cache, as far as is known."""
+        return self.request.num_cached_tokens
 
     @property
     def prefilled(self) -> tuple[int, int]:

@@ -54,6 +54,21 @@ class PreparedRequest:
     priority: int = 0
     prediction_ids: tuple[int, ...] = ()
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.token_ids)
+
+    @property
+    def num_choices(self) -> int:
+        """Answers to it."""
+        return self.params.n
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Tokens of each answer at most; None: what the context has room for."""
+        return self.params.max_tokens
+
 
 class RequestBuilder:
     """Builds a model's requests: template, tokens, limits. Thread-safe."""

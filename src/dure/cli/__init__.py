@@ -19,6 +19,7 @@ VERBS = {
     "run": "Ask a model one question, or chat with it.",
     "serve": "Serve models over HTTP, as OpenAI, Anthropic and Ollama do.",
     "plan": "Plan models before a download: memory, users, prices.",
+    "embed": "Print the embeddings of texts.",
     "pull": "Download a model.",
     "search": "Find models by words: in the catalogue, then on Hugging Face.",
     "list": "List the models on this machine and in the catalogue.",

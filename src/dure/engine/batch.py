@@ -42,7 +42,8 @@ def build_batch(
         positions=np.array(positions, dtype=np.int32),
         sequences=np.array(sequences, dtype=np.int32),
         block_tables=np.array(tables, dtype=np.int32).reshape(len(chunks), width),
-        logit_rows=_logit_rows(chunks),
+        logit_rows=_rows([chunk.logit_rows for chunk in chunks], chunks),
+        hidden_rows=_hidden_rows(chunks),
         window_tables=_window_tables(chunks, width),
         states=_states(chunks) if chunks[0].request.state_slot >= 0 else None,
         cache_ops=cache_ops,
@@ -62,14 +63,20 @@ def _window_tables(chunks: Sequence[Chunk], width: int) -> NDArray[np.int32] | N
     return tables
 
 
-def _logit_rows(chunks: Sequence[Chunk]) -> NDArray[np.int32]:
-    """Return each chunk's `logit_rows` as rows of the batch, int32."""
+def _rows(of_each: Sequence[Sequence[int]], chunks: Sequence[Chunk]) -> NDArray[np.int32]:
+    """Return rows of each chunk as rows of the batch, int32."""
     rows: list[int] = []
     first_row = 0
-    for chunk in chunks:
-        rows += [first_row + row for row in chunk.logit_rows]
+    for chunk, wanted in zip(chunks, of_each, strict=True):
+        rows += [first_row + row for row in wanted]
         first_row += chunk.count
     return np.array(rows, dtype=np.int32)
+
+
+def _hidden_rows(chunks: Sequence[Chunk]) -> NDArray[np.int32] | None:
+    """Return each chunk's `hidden_rows` as rows of the batch; None if nobody wants one."""
+    wanted = [chunk.hidden_rows for chunk in chunks]
+    return _rows(wanted, chunks) if any(wanted) else None
 
 
 def _states(chunks: Sequence[Chunk]) -> States:

@@ -14,11 +14,14 @@ from dure.batch import BLOCK_SIZE, CacheOps, PassInterruptedError
 from dure.engine.batch import build_batch
 from dure.engine.block_pool import BlockPool, root_digest
 from dure.engine.kv_manager import KVCacheManager
+from dure.engine.pooling import Pooler
 from dure.engine.request import (
     FinishReason,
     Request,
     SamplingParams,
     TokenLogprobs,
+    check_fits,
+    check_ids,
     check_prompt,
     choice_seed,
     output_limit,
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
     from dure.engine.grammar import Grammar
     from dure.engine.model_runner import ModelRunner
+    from dure.engine.pooling import PoolingParams
     from dure.engine.sampler import Sampled
     from dure.engine.spec_decode.draft import Drafter
     from dure.metering.meter import Account
@@ -47,7 +51,7 @@ class StepOutput:
     """What one step did for one request: tokens, an end, or both."""
 
     request: Request
-    token_ids: tuple[int, ...]  # none: the request failed, see request.error
+    token_ids: tuple[int, ...]  # none: it failed, see request.error, or its prompt is pooled
     logprobs: tuple[TokenLogprobs | None, ...]  # one a token, if asked for and it was not forced
     finish_reason: FinishReason | None  # None: it goes on
 
@@ -149,7 +153,7 @@ class Engine:
         """
         params = params.resolve({})
         prompt = check_prompt(prompt_ids, self.runner.vocab_size)
-        self._check_ids(params)
+        check_ids(params, self.runner.vocab_size)
         limit = output_limit(
             len(prompt),
             params.max_tokens,
@@ -178,6 +182,40 @@ class Engine:
         )
         self._enter(choices)
         return choices[0]
+
+    def add_pooling(
+        self,
+        prompt_ids: Sequence[int],
+        pooling: PoolingParams,
+        *,
+        cache_salt: str = "",
+        priority: int = 0,
+    ) -> Request:
+        """Queue a prompt whose hidden states are pooled: nothing is drawn, and no logits computed.
+
+        Its only output has no tokens and the reason "stop"; `Request.pooler.result()` is then the
+        vector. Raises what `add` does.
+        """
+        prompt = check_prompt(prompt_ids, self.runner.vocab_size)
+        check_fits(
+            len(prompt),
+            context_length=self.runner.context_length,
+            cache_tokens=self.pool.num_blocks * BLOCK_SIZE,
+        )
+        self._num_added += 1
+        request = Request(
+            id=f"pooling-{self._num_added}",
+            prompt_ids=prompt,
+            params=SamplingParams().resolve({}),
+            seed=0,
+            max_output=0,
+            # Its blocks are its own: a draft head's part of them is not computed.
+            root=root_digest(cache_salt, f"{self.model_id} pooled"),
+            priority=priority,
+            pooler=Pooler(pooling, len(prompt)),
+        )
+        self._enter((request,))
+        return request
 
     def step(self, interrupted: Callable[[], bool] | None = None) -> list[StepOutput]:
         """Run one forward pass; return at most one output a request, none while prefilling.
@@ -303,6 +341,7 @@ class Engine:
             ended, self._ended = self._ended, None
         for each in draws:
             each.reason = each.reason or ended.get(each.chunk.request)
+        self._pool(chunks)
         outputs = [self._conclude(each) for each in draws]
         if self._drafter is not None:
             self._drafter.observe(_result(draws, seconds))
@@ -346,6 +385,15 @@ class Engine:
             ]
         return draws
 
+    def _pool(self, chunks: Sequence[Chunk]) -> None:
+        """Give the hidden states of the last pass to the requests that pool theirs."""
+        row, hidden = 0, self.runner.pooled
+        for chunk in chunks:
+            if chunk.request.pooler is not None and hidden is not None:
+                count = len(chunk.hidden_rows)
+                chunk.request.pooler.add(chunk.start, hidden[row : row + count])
+                row += count
+
     def _accept(self, draws: _Draws, drawn: Sampled) -> bool:
         """Take what was drawn for the chunk.
 
@@ -372,6 +420,10 @@ class Engine:
         if draws.error is not None and not accepted:  # behind a draft the next step will tell
             return self._fail(chunk.request, draws.error)
         self.scheduler.commit(chunk, rejected=max(0, chunk.num_sampled - accepted))
+        request = chunk.request
+        if request.pooler is not None and request.num_uncomputed_tokens == 0:
+            self._finish(request, "stop")
+            return StepOutput(request, (), (), "stop")
         if not accepted:
             return None
         if draws.reason is not None:
@@ -426,19 +478,6 @@ class Engine:
         known = {each for each in ends if each < self.runner.vocab_size}
         return tuple(sorted(known.union(params.stop_token_ids)))
 
-    def _check_ids(self, params: SamplingParams) -> None:
-        size = self.runner.vocab_size
-        for name, ids in (
-            ("logit_bias", params.logit_bias),
-            ("stop_token_ids", params.stop_token_ids),
-        ):
-            highest = max(ids, default=0)
-            if highest >= size:
-                raise InvalidRequestError(
-                    f"Token id {highest} in {name} is outside the vocabulary: 0 to {size - 1}.",
-                    hint="use this model's own tokenizer",
-                )
-
 
 def _count_experts(chunks: Sequence[Chunk], use: ExpertUse) -> None:
     """Add what a step took of the experts to every request that was in it."""
@@ -453,6 +492,7 @@ def _result(draws: Sequence[_Draws], seconds: float) -> StepResult:
     for each in draws:
         chunk, drawn = each.chunk, tuple(each.token_ids)
         right = chunk.count - max(0, chunk.num_sampled - len(drawn))
-        verified.append(Verified(chunk.request, chunk.start, right, row, drawn))
+        if chunk.request.pooler is None:
+            verified.append(Verified(chunk.request, chunk.start, right, row, drawn))
         row += chunk.count
     return StepResult(verified, row, seconds)

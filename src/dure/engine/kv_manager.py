@@ -61,16 +61,17 @@ class KVCacheManager:
 
     def find(self, request: Request) -> list[int]:
         """Find the request's first full blocks; the last token's is not among them."""
-        return [] if request.is_scoring else self.pool.find(matchable(request))
+        return [] if request.needs_all_rows else self.pool.find(matchable(request))
 
     def reusable(self, request: Request, found: Sequence[int]) -> Prefix:
         """Return what the request can start from, of `found` and the tokens after.
 
         That is all that was found, and as much of a block as another shares; in models with states
         or windows up to where these are there, too. The last token is always computed: its logits
-        are wanted. Nor is anything reused where the prompt is scored: cached blocks hold no logits.
+        are wanted. Nor is anything reused where the prompt is scored, or all of its hidden states
+        are pooled: cached blocks hold neither.
         """
-        if request.is_scoring:
+        if request.needs_all_rows:
             return Prefix()
         shared = len(found) * BLOCK_SIZE
         for count in range(len(found), -1, -1):

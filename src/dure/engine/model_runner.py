@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dure.batch import Batch
-    from dure.models import HeadedModel, Model
+    from dure.models import HeadedModel, Model, PoolingModel
     from dure.weights.expert_pool import ExpertPool
     from dure.weights.expert_stats import ExpertStats
 
@@ -72,6 +72,8 @@ class ModelRunner:
         self.window = max((spec.window or 0 for spec in specs), default=0)
         """Tokens that the layer with the largest window sees; 0 if none has one."""
         self.num_window_blocks = _window_blocks(self.window, num_blocks, num_window_blocks)
+        self.pooled: Floats | None = None
+        """Of the last batch: the hidden states (k, hidden) of its `hidden_rows`, if it has any."""
         self.hidden: Floats | None = None
         """With draft heads: every row of the last batch, as they take it, (n, hidden)."""
         self._headed = cast("HeadedModel", model) if draft_heads else None
@@ -116,8 +118,9 @@ class ModelRunner:
     def execute(self, batch: Batch) -> Floats:
         """Do what `batch.cache_ops` says, run the model, and keep its keys and values.
 
-        Returns logits float32 (len(batch.logit_rows), vocab_size). Afterwards `row_errors` says
-        which rows of the batch it could not compute; the others have the bits that they always do.
+        Returns logits float32 (len(batch.logit_rows), vocab_size). Afterwards `pooled` has the
+        hidden states of its `hidden_rows`, and `row_errors` says which rows of the batch it could
+        not compute; the others have the bits that they always do.
         """
         if batch.cache_ops:
             self.storage.apply(batch.cache_ops)
@@ -131,20 +134,32 @@ class ModelRunner:
 
     def _forward(self, batch: Batch) -> Floats:
         cache = self.storage.arrays[: self._num_layers]
-        if self._headed is None:
+        self.pooled = None
+        if self._headed is not None:
+            x = self._headed.run(self._headed.embed(batch), batch, cache)
+            self.hidden = self._headed.draft_hidden(x)
+            if batch.hidden_rows is not None:
+                self.pooled = self._headed.normed(x[batch.hidden_rows])
+            return self._headed.logits(x[batch.logit_rows])
+        if batch.hidden_rows is None:
             return self.model.forward(batch, cache)
-        x = self._headed.run(self._headed.embed(batch), batch, cache)
-        self.hidden = self._headed.draft_hidden(x)
-        return self._headed.logits(x[batch.logit_rows])
+        model, wanted = cast("PoolingModel", self.model), batch.wanted_rows
+        x = model.run(model.embed(batch), batch, cache, rows=wanted)
+        every = np.arange(len(batch.tokens)) if wanted is None else wanted
+        self.pooled = model.normed(x[np.searchsorted(every, batch.hidden_rows)])
+        if len(batch.logit_rows) == 0:
+            return np.zeros((0, self.vocab_size), np.float32)
+        return model.logits(x[np.searchsorted(every, batch.logit_rows)])
 
     def _take_row_errors(self, batch: Batch) -> dict[int, Exception]:
         """Return the batch's rows that an expert was missing for."""
         errors: dict[int, Exception] = {}
+        wanted = batch.wanted_rows
         for failure in self._expert_pool.take_failures() if self._expert_pool else ():
-            # The last layer computes the rows whose logits are wanted, and no others.
-            narrow = failure.of != len(batch.tokens)
+            # The last layer computes the rows whose states are wanted, and no others.
+            few = None if failure.of == len(batch.tokens) else wanted
             for row in failure.rows:
-                errors.setdefault(int(batch.logit_rows[row]) if narrow else row, failure.error)
+                errors.setdefault(row if few is None else int(few[row]), failure.error)
         return errors
 
     def draft(self, batch: Batch) -> Floats:

@@ -18,6 +18,7 @@ from dure.metering.meter import Account
 
 if TYPE_CHECKING:
     from dure.engine.grammar import GrammarState
+    from dure.engine.pooling import Pooler
     from dure.weights.expert_stats import ExpertUse
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "SamplingParams",
     "TokenCounts",
     "TokenLogprobs",
+    "check_fits",
+    "check_ids",
     "check_prompt",
     "choice_seed",
     "output_limit",
@@ -107,6 +110,7 @@ class Request:
     # that is drawn. Returns whether more may be drawn in this step.
     watch: Callable[[int, TokenLogprobs | None], bool] | None = None
     prediction_ids: tuple[int, ...] = ()  # what the answer is thought to be: drafts, no more
+    pooler: Pooler | None = None  # its hidden states become a vector, and nothing is drawn
     choices: tuple[Request, ...] = ()  # all n of them, this one too, in order
 
     output_ids: list[int] = field(default_factory=list)  # a stop token that ended it is the last
@@ -164,6 +168,11 @@ class Request:
         Of several choices the first does it for all.
         """
         return 0 < len(self.prompt_logprobs) < len(self.prompt_ids)
+
+    @property
+    def needs_all_rows(self) -> bool:
+        """Whether every row of the prompt must be computed: then none may come from the cache."""
+        return self.is_scoring or (self.pooler is not None and self.pooler.params.needs_all)
 
     @property
     def may_draft(self) -> bool:
@@ -243,6 +252,28 @@ def output_limit(
             hint=f"ask for at most {room - prompt_tokens} tokens, or leave max_tokens out",
         )
     return max_tokens
+
+
+def check_ids(params: SamplingParams, vocab_size: int) -> None:
+    """Raise InvalidRequestError if the parameters name a token outside the vocabulary."""
+    for name, ids in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
+        highest = max(ids, default=0)
+        if highest >= vocab_size:
+            raise InvalidRequestError(
+                f"Token id {highest} in {name} is outside the vocabulary: 0 to {vocab_size - 1}.",
+                hint="use this model's own tokenizer",
+            )
+
+
+def check_fits(prompt_tokens: int, *, context_length: int, cache_tokens: int) -> None:
+    """Raise ContextLengthError if a prompt without an answer has more tokens than there is room."""
+    room = min(context_length, cache_tokens)
+    if prompt_tokens > room:
+        what = "the model's context" if room == context_length else "the cache"
+        raise ContextLengthError(
+            f"The text has {prompt_tokens:,} tokens, but {what} holds {room:,}.",
+            hint="shorten it, or load the model with a longer context",
+        )
 
 
 def choice_seed(seed: int | None, choice: int) -> int:

@@ -38,6 +38,7 @@ class Chunk:
     logit_rows: tuple[int, ...]  # rows of the chunk whose logits are wanted, rising
     num_sampled: int  # the last of these, from which a next token is drawn; the others score
     drafts: tuple[int, ...] = ()
+    hidden_rows: tuple[int, ...] = ()  # rows whose hidden states are pooled
 
     @property
     def num_scored(self) -> int:
@@ -272,6 +273,9 @@ class Scheduler:
 
     def _chunk(self, request: Request, count: int, drafts: tuple[int, ...]) -> Chunk:
         start = request.num_computed_tokens
+        if request.pooler is not None:
+            wanted = request.pooler.rows(start, count)
+            return Chunk(request, start, count, (), num_sampled=0, hidden_rows=wanted)
         ends = count == request.num_uncomputed_tokens
         followed = min(start + count, len(request.prompt_ids) - 1) - start
         rows = list(range(followed)) if request.is_scoring else []

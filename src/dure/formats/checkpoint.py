@@ -23,6 +23,8 @@ WEIGHT_NAMES = ("model.gguf", "model.safetensors")
 """What the file of all tensors but the packed experts is called."""
 
 _SHARD = re.compile(r".*-\d{5}-of-\d{5}\.safetensors")
+_EMBEDDING = "embed_tokens.weight"
+_BARE = re.compile(r"(?:embed_tokens|norm|layers\.\d+)\.")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _WANTED = "give a .gguf file, or a folder with config.json and .safetensors files."
 
@@ -46,6 +48,7 @@ class Checkpoint:
     tokenizer_config: dict[str, Any] = field(default_factory=dict)
     chat_template: str | None = None
     experts: expert_file.ExpertFile | None = None
+    is_bare: bool = False  # a folder of the model without its head, as embedding models are saved
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -197,18 +200,26 @@ def _open_tensors(folder: Path, path: Path, tensors: dict[str, TensorInfo] | Non
             hint="download config.json and tokenizer.json of the same model into that folder.",
         )
     config = read_object(folder / "config.json")
+    found = read_safetensors(path) if tensors is None else tensors
+    is_bare = _EMBEDDING in found and not any(name.startswith("model.") for name in found)
     tokenizer_config = _read_optional(folder / "tokenizer_config.json")
     tokenizer_json = folder / "tokenizer.json"
     return Checkpoint(
         path=path,
         kind="safetensors",
-        tensors=read_safetensors(path) if tensors is None else tensors,
+        tensors={_whole_name(name): each for name, each in found.items()} if is_bare else found,
         config=config,
         generation_config=_read_optional(folder / "generation_config.json"),
         tokenizer_json=tokenizer_json if tokenizer_json.is_file() else None,
         tokenizer_config=tokenizer_config,
         chat_template=_chat_template(folder, tokenizer_config),
+        is_bare=is_bare,
     )
+
+
+def _whole_name(name: str) -> str:
+    """Return the name that a tensor of a model without its head has in one with a head."""
+    return f"model.{name}" if _BARE.match(name) else name
 
 
 def _read_optional(path: Path) -> dict[str, Any]:

@@ -31,6 +31,19 @@ def read_object(
     Raises ModelFileError if it is larger than `limit` bytes, needs more than `memory` bytes once
     parsed, is nested deeper than 64, or is not an object.
     """
+    raw = _read(path, limit)
+    return parse_object(raw, str(path), memory=memory, refuse_duplicates=refuse_duplicates)
+
+
+def read_list(path: Path, *, limit: int = MAX_CONFIG_BYTES, memory: int = 256 << 20) -> list[Any]:
+    """Read the JSON list in a file; otherwise as `read_object`."""
+    value = _parsed(_read(path, limit), str(path), memory=memory)
+    if not isinstance(value, list):
+        raise ModelFileError(f"{path} holds a JSON {type(value).__name__} where a list belongs.")
+    return value
+
+
+def _read(path: Path, limit: int) -> bytes:
     source = SourceFile(path)
     if source.size_bytes > limit:
         raise ModelFileError(
@@ -39,13 +52,20 @@ def read_object(
         )
     raw = source.read(0, source.size_bytes).tobytes()
     source.close()
-    return parse_object(raw, str(path), memory=memory, refuse_duplicates=refuse_duplicates)
+    return raw
 
 
 def parse_object(
     raw: bytes, what: str, *, memory: int, refuse_duplicates: bool = False
 ) -> dict[str, Any]:
     """Parse the JSON object in `raw`; `what` names it in errors, which are as `read_object`'s."""
+    value = _parsed(raw, what, memory=memory, refuse_duplicates=refuse_duplicates)
+    if not isinstance(value, dict):
+        raise ModelFileError(f"{what} holds a JSON {type(value).__name__} where an object belongs.")
+    return value
+
+
+def _parsed(raw: bytes, what: str, *, memory: int, refuse_duplicates: bool = False) -> object:
     needed = sum(raw.count(mark) * size for mark, size in _MEMORY)
     needed += len(raw) * (2 if raw.isascii() else 6)
     if needed > memory:
@@ -67,9 +87,8 @@ def parse_object(
         ) from None
     if deep:
         raise ModelFileError(f"{what} is nested deeper than {MAX_DEPTH} levels, the limit.")
-    if not isinstance(value, dict):
-        raise ModelFileError(f"{what} holds a JSON {type(value).__name__} where an object belongs.")
-    return value
+    made: object = value
+    return made
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dure.formats.card import read_card
 from dure.formats.checkpoint import Checkpoint, open_checkpoint
 from dure.formats.context import stretched_context
+from dure.formats.jsonfile import read_list
 from dure.formats.multimodal import language_config
 from dure.formats.quantized_checkpoint import parameters_or_tensors
 
@@ -77,6 +78,7 @@ class ModelFacts:
     chat_template: str
     tensors: tuple[TensorInfo, ...]
     experts_file: ExpertFile | None = None  # of a folder that `dure convert` wrote
+    embeds: bool = False  # whether it is made for embeddings, and for no text
 
     def cache_bytes(self, tokens: int) -> int:
         """Return the bytes of `tokens` keys and values in float16; 0 if the files do not say."""
@@ -109,6 +111,7 @@ def read_facts(path: Path) -> ModelFacts:
         chat_template=checkpoint.chat_template or "",
         tensors=tensors,
         experts_file=checkpoint.experts,
+        embeds=_embeds(checkpoint),
         **numbers,
     )
 
@@ -116,6 +119,19 @@ def read_facts(path: Path) -> ModelFacts:
 def _architecture(checkpoint: Checkpoint) -> str:
     named = _text(checkpoint.metadata.get("general.architecture"))
     return named or _text(checkpoint.config.get("model_type"))
+
+
+def _embeds(checkpoint: Checkpoint) -> bool:
+    """Check for GGUF's pooling_type (mean, cls or last), or sentence-transformers' Pooling."""
+    if checkpoint.kind == "gguf":
+        kind = checkpoint.metadata.get(f"{_architecture(checkpoint)}.pooling_type")
+        return isinstance(kind, int) and kind in (1, 2, 3)
+    path = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    modules = path / "modules.json"
+    return modules.exists() and any(
+        isinstance(each, Mapping) and str(each.get("type")).endswith(".Pooling")
+        for each in read_list(modules)
+    )
 
 
 def _numbers(checkpoint: Checkpoint) -> dict[str, int]:

@@ -33,7 +33,12 @@ COMPANIONS = {
     "chat_template.jinja",
     "chat_template.json",
     "model.safetensors.index.json",
+    # Of sentence-transformers: how hidden states become an embedding, or a score
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
 }
+_MODULE = re.compile(r"(\d_\w{1,40})/(config\.json|model\.safetensors)")
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})$")
 _QUANT = re.compile(
     r"(?:^|[-._/])((?:UD-)?(?:I?Q\d_[0-9A-Z]+(?:_[A-Z0-9]+)*|TQ\d_\d|MXFP4(?:_MOE)?|BF16|FP?16|FP?32))$",
@@ -50,7 +55,14 @@ class RemoteFile:
 
     @property
     def name(self) -> str:
-        """The last part of its path: its name on this machine."""
+        """Its name on this machine: the last part of its path.
+
+        The two files of a module of sentence-transformers, which lie in a folder of their own in a
+        repository, are called 1_Pooling.config.json and 2_Dense.weights.
+        """
+        module = _MODULE.fullmatch(self.path)
+        if module is not None:
+            return f"{module[1]}.{'config.json' if module[2] == 'config.json' else 'weights'}"
         return self.path.rsplit("/", 1)[-1]
 
 
@@ -80,6 +92,7 @@ def choose_files(files: Sequence[RemoteFile], quant: str, repo: str) -> list[Rem
         return _of_quant(ggufs, quant, repo)
     if tensors and any(f.path == "config.json" for f in files):
         companions = [f for f in files if f.path in COMPANIONS or f.path.endswith(".tiktoken")]
+        companions += [f for f in files if _MODULE.fullmatch(f.path)]
         return tensors + [f for f in companions if f not in tensors]
     if ggufs:
         return _of_quant(ggufs, _preferred(ggufs), repo)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dure import kernels
+from dure.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,6 +73,29 @@ class Embedding:
         return kernels.matmul(x, self._weight, exact=self._exact, threads=self._threads)
 
 
+class NoHead:
+    """Stands where a head would be in a model that makes embeddings or scores, and no text."""
+
+    def __call__(self, _: Rows) -> Floats:
+        """Raise UnsupportedModelError."""
+        raise UnsupportedModelError(
+            "This model has no output head: it makes embeddings or scores, and writes no text."
+        )
+
+
+def has_scores(weights: Weights) -> bool:
+    """Check whether the checkpoint has a head that scores a text, as rerankers do."""
+    return weights.has("score.weight")
+
+
+def score_head(weights: Weights, hidden: int) -> Linear | None:
+    """Make the head that scores a text, (n, hidden) -> (n, labels); None without one."""
+    if not has_scores(weights):
+        return None
+    labels, bias = weights.rows_of("score.weight"), weights.has("score.bias")
+    return Linear(weights, "score", labels, hidden, bias=bias)
+
+
 def head(weights: Weights, embedding: Embedding, *, tied: bool) -> Callable[[Rows], Floats]:
     """Make the output head, (n, hidden) -> (n, vocabulary): its own matrix, or the embedding's.
 
@@ -80,6 +104,8 @@ def head(weights: Weights, embedding: Embedding, *, tied: bool) -> Callable[[Row
     """
     if tied and not weights.has("lm_head.weight"):
         return embedding.as_head
+    if not tied and not weights.has("lm_head.weight") and (weights.is_bare or has_scores(weights)):
+        return NoHead()
     if tied and weights.are_same("lm_head.weight", "model.embed_tokens.weight"):
         weights.skip("lm_head.weight")
         return embedding.as_head

@@ -12,7 +12,7 @@ import numpy as np
 
 from dure.batch import PassInterruptedError
 from dure.errors import UnsupportedModelError
-from dure.layers.basic import Embedding, RMSNorm, head
+from dure.layers.basic import Embedding, Linear, NoHead, RMSNorm, head, score_head
 from dure.layers.mtp import NO_DRAFT_HEADS, MultiTokenPrediction
 from dure.layers.rope import Rope
 
@@ -69,6 +69,7 @@ class Decoder:
         self.norm = RMSNorm(weights, "model.norm", sizes.hidden, sizes.norm_eps, offset=norm_offset)
         self.lm_head = head(weights, self.embed_tokens, tied=sizes.tied)
         self.draft_rope = self.rope  # of the layer that guesses tokens, which a family may change
+        self.score = score_head(weights, sizes.hidden)
         self.mtp: MultiTokenPrediction | None = None  # set by families that have one, as the next
         self.draft_problem = NO_DRAFT_HEADS
         """Why there are no draft heads; empty if there are some."""
@@ -109,6 +110,28 @@ class Decoder:
                 rotations[rope] = rope(batch.positions)
             x = self.layers[index](x, rotations[rope], batch, cache[index], wanted)
         return x
+
+    def normed(self, x: Floats) -> Floats:
+        """Return hidden states (n, hidden) after the last block as the last norm leaves them."""
+        return self.norm.floats(x)
+
+    @property
+    def hidden_size(self) -> int:
+        """Numbers of a hidden state."""
+        return self.embed_tokens.width
+
+    @property
+    def has_head(self) -> bool:
+        """Whether there are logits: a model that makes embeddings may have no head."""
+        return not isinstance(self.lm_head, NoHead)
+
+    def head_rows(self, token_ids: Ints) -> Floats:
+        """Return the head's rows (n, hidden) of these tokens. Raises UnsupportedModelError."""
+        if isinstance(self.lm_head, NoHead):
+            self.lm_head(np.zeros((0, 0), np.float32))
+        if isinstance(self.lm_head, Linear):
+            return self.lm_head.weight.row_values(token_ids)
+        return self.embed_tokens(token_ids)
 
     def logits(self, x: Floats) -> Floats:
         """Return the logits (n, vocab_size) of hidden states (n, hidden) after the last block."""

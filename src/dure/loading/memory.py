@@ -41,6 +41,10 @@ class MemoryPlan:
     cache_tokens: int
 
 
+EXPERTS_A_TOKEN = 16
+"""One in so many experts works on a token: 8 of 128 in Qwen3, of 256 in DeepSeek-V3."""
+
+
 @dataclass(frozen=True)
 class MemoryUse:
     """What a model takes of memory, part by part, and what it leaves on disk. Bytes."""
@@ -55,6 +59,11 @@ class MemoryUse:
     streamed: bool  # whether the others are read from disk as they are needed
     prefill_rows: int  # prompt tokens in one step at most
     expected_tps: float | None = None  # tokens per second of one sequence; None: not known
+
+    @property
+    def row_bytes(self) -> int:
+        """About how many bytes of weights a token goes through: of experts, one in sixteen."""
+        return self.resident_bytes + self.expert_bytes // EXPERTS_A_TOKEN
 
 
 def streaming_sentence(name: str, use: MemoryUse) -> str:

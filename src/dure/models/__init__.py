@@ -74,7 +74,34 @@ class Model(Protocol):
         ...
 
 
-class HeadedModel(Model, Protocol):
+class PoolingModel(Model, Protocol):
+    """A model whose hidden states can be had: what embeddings and draft heads are made of."""
+
+    def embed(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the embeddings (n, hidden) of the batch's tokens."""
+        ...
+
+    def run(
+        self,
+        x: NDArray[np.float32],
+        batch: Batch,
+        cache: CacheArrays,
+        *,
+        rows: NDArray[np.int32] | None = None,
+    ) -> NDArray[np.float32]:
+        """Return the hidden states after the last block: (n, hidden), or of `rows` alone."""
+        ...
+
+    def normed(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the hidden states (n, hidden) that `run` gave after the last norm."""
+        ...
+
+    def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits (n, vocab_size) of hidden states after the last block."""
+        ...
+
+
+class HeadedModel(PoolingModel, Protocol):
     """A model that may have draft heads: layers that guess the token after the next one."""
 
     @property
@@ -89,18 +116,6 @@ class HeadedModel(Model, Protocol):
 
     def draft_hidden(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return what `run` gave in the form that `draft` takes."""
-        ...
-
-    def embed(self, batch: Batch) -> NDArray[np.float32]:
-        """Return the embeddings (n, hidden) of the batch's tokens."""
-        ...
-
-    def run(self, x: NDArray[np.float32], batch: Batch, cache: CacheArrays) -> NDArray[np.float32]:
-        """Return the hidden states (n, hidden) after the last block."""
-        ...
-
-    def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the logits (n, vocab_size) of hidden states after the last block."""
         ...
 
     def draft(

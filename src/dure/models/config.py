@@ -388,6 +388,7 @@ def read_config(checkpoint: Checkpoint) -> Config:
         own = language_config(checkpoint.config, checkpoint.tensors)
         values = {_SYNONYMS[key]: value for key, value in own.items() if key in _SYNONYMS}
         values |= {key: value for key, value in own.items() if key not in _SYNONYMS}
+        _check_causal(values, checkpoint)
         if is_mlx(checkpoint.config, checkpoint.tensors):  # mlx-lm adds the 1 when it converts
             values["norms_are_whole"] = True
         return Config(values, f"{checkpoint.path}: config.json")
@@ -415,6 +416,19 @@ def read_config(checkpoint: Checkpoint) -> Config:
     values["tie_word_embeddings"] = "output.weight" not in checkpoint.tensors
     values["attention_bias"] = "blk.0.attn_output.bias" in checkpoint.tensors
     return Config(values, str(checkpoint.path), is_gguf=True)
+
+
+def _check_causal(values: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    """Raise UnsupportedModelError for a decoder whose tokens see those after them, too."""
+    if values.get("is_causal") is False or values.get("use_bidirectional_attention") in (
+        True,
+        "all",
+    ):
+        raise UnsupportedModelError(
+            f"{checkpoint.path} has attention without a causal mask (its config.json says so), "
+            "which dure does not compute: each token would have to see those after it.",
+            hint="embedding models with causal attention run, such as Qwen3-Embedding",
+        )
 
 
 def _gguf_scaling(

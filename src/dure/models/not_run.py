@@ -163,6 +163,25 @@ NOT_RUN: tuple[NotRun, ...] = (
     ),
     NotRun("Phi-3.5-MoE", "experts chosen by SparseMixer, and LayerNorm", ("phimoe",), ("phimoe",)),
     NotRun("RWKV", "RWKV's recurrence", ("rwkv", "rwkv7"), ("rwkv6", "rwkv7", "arwkv7")),
+    NotRun(
+        "EmbeddingGemma",
+        "attention without a causal mask",
+        (),
+        ("gemma-embedding",),
+    ),
+    NotRun(
+        "BERT and other encoders",
+        "attention without a causal mask, LayerNorm, and embeddings of positions",
+        (
+            *("bert", "roberta", "xlm_roberta", "camembert", "distilbert", "mpnet", "electra"),
+            *("albert", "deberta", "deberta_v2", "modernbert", "nomic_bert", "new", "jina_bert"),
+            *("eurobert", "t5", "mt5", "t5gemma", "t5_gemma_encoder", "llama_bidirec"),
+        ),
+        (
+            *("bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3"),
+            *("modern-bert", "neo-bert", "eurobert", "t5", "t5encoder", "llama-embed"),
+        ),
+    ),
 )
 
 

@@ -6,10 +6,18 @@ from dure.server import model_routes
 from dure.server.anthropic import messages
 from dure.server.anthropic.schemas import CountBody, MessagesBody
 from dure.server.ollama import chat as ollama_chat
+from dure.server.ollama import embed
 from dure.server.ollama import models as ollama_models
-from dure.server.ollama.schemas import ChatBody, GenerateBody, ShowBody
+from dure.server.ollama.schemas import (
+    ChatBody,
+    EmbedBody,
+    EmbeddingsBody,
+    GenerateBody,
+    ShowBody,
+)
 from dure.server.openai import chat as openai_chat
-from dure.server.openai import completions, responses, schemas
+from dure.server.openai import completions, embeddings, responses, schemas
+from dure.server.openai.embedding_schemas import EmbeddingBody, RerankBody
 from dure.server.openai.responses_schemas import InputBody, ResponsesBody
 from dure.server.page.routes import root
 from dure.server.route import Route
@@ -18,6 +26,9 @@ ROUTES = (
     Route("POST", "/chat/completions", openai_chat.chat, schemas.ChatBody),
     Route("POST", "/chat/completions/control", openai_chat.control, schemas.ControlBody),
     Route("POST", "/completions", completions.complete, schemas.CompletionBody),
+    Route("POST", "/embeddings", embeddings.embeddings, EmbeddingBody),
+    Route("POST", "/rerank", embeddings.rerank, RerankBody),
+    Route("POST", "/v2/rerank", embeddings.rerank, RerankBody, versioned=False),  # Cohere's path
     Route("GET", "/models", model_routes.models),
     Route("GET", "/models/{name:path}", model_routes.model),
     Route("POST", "/tokenize", model_routes.tokenize, schemas.TokenizeBody),
@@ -44,4 +55,6 @@ ROUTES = (
     Route("POST", "/api/show", ollama_models.show, ShowBody, versioned=False),
     Route("POST", "/api/chat", ollama_chat.chat, ChatBody, versioned=False),
     Route("POST", "/api/generate", ollama_chat.generate, GenerateBody, versioned=False),
+    Route("POST", "/api/embed", embed.embed, EmbedBody, versioned=False),
+    Route("POST", "/api/embeddings", embed.embeddings, EmbeddingsBody, versioned=False),
 )

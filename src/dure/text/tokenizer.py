@@ -101,6 +101,11 @@ class Tokenizer:
         """True where decode drops one leading space (SentencePiece put it there when encoding)."""
         return self._vocabulary.strips_space
 
+    @property
+    def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids that `encode` puts before and after a text, where it adds any."""
+        return self._vocabulary.prefix, self._vocabulary.suffix
+
     def token_id(self, text: str) -> int | None:
         """Return the id of the token written exactly so in the vocabulary, or None."""
         return self._vocabulary.full.token_to_id(text)

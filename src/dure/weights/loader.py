@@ -89,6 +89,7 @@ class Weights:
         self.draft_heads = draft_heads
         self.expert_pool = expert_pool or ExpertPool()
         self.is_gguf = checkpoint.kind == "gguf"
+        self.is_bare = checkpoint.is_bare
         self._path = checkpoint.path
         self._tensors = {
             canonical_name(name, self.is_gguf, tensor_aliases or {}): tensor
@@ -109,6 +110,11 @@ class Weights:
     def has(self, name: str) -> bool:
         """Check whether the checkpoint has a tensor of that name."""
         return name in self._tensors
+
+    def rows_of(self, name: str) -> int:
+        """Return the rows of a matrix, 1 of a vector; 0 if the checkpoint has none of that name."""
+        shape = self._tensors[name].shape if self.has(name) else (0,)
+        return shape[0] if len(shape) == 2 or shape == (0,) else 1
 
     def are_same(self, one: str, other: str) -> bool:
         """Check whether the checkpoint has the same tensor under both names."""

@@ -10,6 +10,8 @@ GGUF_NAMES: Mapping[str, str] = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
+    "cls.output.weight": "score.weight",
+    "cls.output.bias": "score.bias",
     "rope_freqs.weight": "rope_freqs.weight",
     "rope_factors_long.weight": "rope_factors_long.weight",
     "rope_factors_short.weight": "rope_factors_short.weight",

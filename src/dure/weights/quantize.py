@@ -99,7 +99,7 @@ def part_of(name: str, dimensions: int) -> Part:
         return "head" if name.startswith("lm_head") else "embedding"
     if ".experts." in name:
         return "experts"
-    if _ROUTER.fullmatch(name):
+    if _ROUTER.fullmatch(name) or name == "score.weight":
         return "router"
     return "attention" if ".self_attn." in name or ".linear_attn." in name else "dense"
 

@@ -92,7 +92,7 @@ async def show(service: Service, request: Request) -> Response:
             "template": found.settings.template or read.chat_template,
             **listed,
             "model_info": _model_info(facts, read),
-            "capabilities": _capabilities(dialect),
+            "capabilities": ["embedding"] if read.embeds else _capabilities(dialect),
         }
     )
 

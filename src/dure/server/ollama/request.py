@@ -136,10 +136,15 @@ def sampling(body: Asked) -> SamplingParams:
 
 def check_context(body: Asked, context: int) -> None:
     """Raise InvalidRequestError if num_ctx is larger than the context that is served."""
-    asked = body.options.num_ctx if body.options else None
+    check_num_ctx(body.options, body.model, context)
+
+
+def check_num_ctx(options: Options | None, model: str, context: int) -> None:
+    """Raise InvalidRequestError if the options ask for a larger context than is served."""
+    asked = options.num_ctx if options else None
     if asked is not None and asked > context:
         raise InvalidRequestError(
-            f"num_ctx is {asked:,}, and {body.model} is served with a context of {context:,}.",
+            f"num_ctx is {asked:,}, and {model} is served with a context of {context:,}.",
             hint="ask for less, or start `dure serve` with a larger --context",
         )
 

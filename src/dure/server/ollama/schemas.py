@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from dure.engine.params import MAX_LOGPROBS
+from dure.engine.params import MAX_ID, MAX_LOGPROBS
+from dure.pooling.request import MAX_TEXTS
 from dure.server import limits
 from dure.server.wire.thinking import Budget, ThinkingFields
 from dure.server.wire.validation import PAUSE, Body, Name
@@ -93,6 +94,26 @@ class GenerateBody(Asked):
     suffix: str | None = None
     system: str | None = None
     raw: bool | None = None
+
+
+class EmbedBody(Body):
+    """POST /api/embed"""
+
+    model: Name
+    input: str | Annotated[list[str], Field(fail_fast=True, max_length=MAX_TEXTS)] = ""
+    truncate: bool | None = None  # None: cut a text that is too long
+    dimensions: Annotated[int, Field(ge=0, le=MAX_ID)] | None = None  # 0: all
+    options: Options | None = None
+    keep_alive: str | float | None = None
+
+
+class EmbeddingsBody(Body):
+    """POST /api/embeddings: one text, as Ollama had it before /api/embed"""
+
+    model: Name
+    prompt: str | None = None
+    options: Options | None = None
+    keep_alive: str | float | None = None
 
 
 class ShowBody(Body):

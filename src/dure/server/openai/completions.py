@@ -174,7 +174,7 @@ def _scored(generations: Sequence[Generation], body: CompletionBody) -> int:
     tokens = 0
     for generation in generations:
         if body.echo:
-            tokens += len(generation.prepared.token_ids) * len(generation.completions)
+            tokens += len(generation.prompt_ids) * len(generation.completions)
         if body.logprobs is not None:
             tokens += sum(len(done.token_ids) for done in chat.finished(generation))
     return tokens
@@ -207,7 +207,7 @@ async def completion_chunks(
     offsets = [TextOffset() for _ in range(width * len(generations))]
     if body.echo and body.logprobs is None:
         for number, generation in enumerate(generations):
-            ids = generation.prepared.token_ids
+            ids = generation.prompt_ids
             text = await service.built(len(ids), partial(tokenizer.decode, ids))
             for choice in range(width):
                 yield _frame(head, {"index": number * width + choice, "text": text})
@@ -295,7 +295,7 @@ def _choice(
 ) -> dict[str, Any]:
     tokenizer = generation.tokenizer
     shown = max_tokens_of(body) != 0
-    prompt_ids = generation.prepared.token_ids if body.echo else []
+    prompt_ids = generation.prompt_ids if body.echo else []
     before = tokenizer.decode(prompt_ids) if body.echo else ""
     choice: dict[str, Any] = {
         "index": index,
@@ -312,7 +312,7 @@ def _choice(
         choice["logprobs"] = completion_logprobs(entries, ids, tokenizer, TextOffset())
     if body.return_token_ids:
         choice["token_ids"] = list(done.token_ids) if shown else []
-        choice["prompt_token_ids"] = list(generation.prepared.token_ids)
+        choice["prompt_token_ids"] = list(generation.prompt_ids)
     return choice
 
 
@@ -320,7 +320,7 @@ def _echoed(
     generation: Generation, logprobs: Sequence[TokenLogprobs | None], at: TextOffset
 ) -> dict[str, Any]:
     """Write the prompt as a part of a stream, with its log-probabilities."""
-    ids, tokenizer = generation.prepared.token_ids, generation.tokenizer
+    ids, tokenizer = generation.prompt_ids, generation.tokenizer
     scored = completion_logprobs(list(logprobs), list(ids), tokenizer, at)
     return {"text": tokenizer.decode(ids), "logprobs": scored}
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def usage_of(generation: Generation, done: Sequence[Completion]) -> Usage:
     """Return the usage of a request with these finished choices; without any, of its prompt."""
-    prompt = len(generation.prepared.token_ids)
+    prompt = generation.prepared.num_tokens
     return Usage.of_choices((one.usage for one in done), prompt_tokens=prompt)
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dure.chat.usage import Usage
     from dure.metering.ledger import Ledger
     from dure.metering.prices import Prices
+    from dure.pooling.request import PreparedPooling
     from dure.server.serving.generation import Generation
     from dure.server.serving.metrics import Metrics
 
@@ -79,18 +80,23 @@ class Accounting:
             raise _refusal(reached) from None
 
     async def begin(
-        self, tenant: str, model: str, prepared: PreparedRequest, *, context: int
+        self,
+        tenant: str,
+        model: str,
+        prepared: PreparedRequest | PreparedPooling,
+        *,
+        context: int,
     ) -> Entry:
         """Set aside what the request may take, and open its row; return once that is written.
 
         context: of the model. Raises a 429, or a 402 for money, if it may take more than is left.
         """
-        policy, prompt = self._policy(tenant), len(prepared.token_ids)
+        policy, prompt = self._policy(tenant), prepared.num_tokens
         prices, allowance = policy.prices.of(model), self._allowances[policy.name]
-        longest = prepared.params.max_tokens
+        longest = prepared.max_tokens
         if longest is None:
             longest = min(ASSUMED_ANSWER, max(0, context - prompt))
-        output, now = prepared.params.n * longest, self._clock()
+        output, now = prepared.num_choices * longest, self._clock()
         money = 0.0 if prices is None else prices.money(prompt=prompt, cached=0, output=output)
         try:
             held = allowance.hold(prompt + output, money, now)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dure.chat.prompt import PreparedRequest
     from dure.chat.usage import Usage
     from dure.metering.prices import Prices
+    from dure.pooling.request import PreparedPooling
     from dure.text.tokenizer import Tokenizer
 
 
@@ -53,7 +54,7 @@ class Generation:
 
     def __init__(
         self,
-        prepared: PreparedRequest,
+        prepared: PreparedRequest | PreparedPooling,
         *,
         model: str,
         tenant: str,
@@ -79,8 +80,8 @@ class Generation:
         self.usage: Usage | None = None  # all that it took, once that is known
         self.counted = 0  # of its tokens, by the metrics
         self.times = Times()
-        self.progress = Progress(0, 0, len(prepared.token_ids))
-        self.completions: list[Completion | None] = [None] * prepared.params.n
+        self.progress = Progress(0, 0, prepared.num_tokens)
+        self.completions: list[Completion | None] = [None] * prepared.num_choices
         self.error: Exception | None = None
         self.closed = False
         self.begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -90,6 +91,11 @@ class Generation:
         self._on_end_thinking = on_end_thinking
         self._on_end = on_end
         self._written: Awaitable[None] | None = None
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """The tokens of the prompt; none where there are several texts."""
+        return getattr(self.prepared, "token_ids", ())
 
     @property
     def is_over(self) -> bool:

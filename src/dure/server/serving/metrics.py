@@ -125,13 +125,14 @@ class Metrics:
         between = self._between.labels(model)
         for news in all_news:
             if news.chunks:
-                tokens += len(news.chunks)
+                drawn = sum(chunk.token_id >= 0 for _, chunk in news.chunks)  # vectors are none
+                tokens += drawn
                 times = news.generation.times
                 if times.last:
                     between.observe(now - times.last)
                 else:
                     self._first.labels(model).observe(now - times.asked)
-                news.generation.counted += len(news.chunks)
+                news.generation.counted += drawn
         if tokens:
             self._output.labels(model).inc(tokens)
 

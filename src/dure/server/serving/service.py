@@ -21,9 +21,11 @@ from dure.server.serving.model_info import ModelInfo
 from dure.server.serving.response_store import Store
 
 if TYPE_CHECKING:
+    from dure.chat.prompt import PreparedRequest
     from dure.chat.usage import Usage
     from dure.engine.params import SamplingParams
     from dure.llm import LLM
+    from dure.pooling.request import PreparedPooling
     from dure.server.serving.accounting import Entry
     from dure.server.serving.model_pool import ModelPool, PooledModel
 
@@ -79,8 +81,11 @@ class Service:
         keep_alive: seconds for which the model stays in memory afterwards, if not the server's own
         setting.
         """
+        prepare = partial(
+            _prepared, prompt=request, params=params, cache_salt=key, priority=priority
+        )
         return await self._generate(
-            model_name, request, params, key=key, priority=priority, keep_alive=keep_alive
+            model_name, prepare, key=key, keep_alive=keep_alive, answers=params.n
         )
 
     async def complete(
@@ -95,15 +100,31 @@ class Service:
         format: Any = None,  # noqa: A002 - the word that requests use
     ) -> Generation:
         """Start to generate the continuations of a text or of token ids; otherwise as `chat`."""
-        return await self._generate(
-            model_name,
-            prompt,
-            params,
-            key=key,
-            priority=priority,
-            keep_alive=keep_alive,
+        prepare = partial(
+            _prepared,
+            prompt=prompt,
+            params=params,
             format=format,
+            cache_salt=key,
+            priority=priority,
         )
+        return await self._generate(
+            model_name, prepare, key=key, keep_alive=keep_alive, answers=params.n
+        )
+
+    async def pool(
+        self,
+        model_name: str | None,
+        prepare: Callable[[LLM], PreparedPooling],
+        *,
+        key: str = "",
+        keep_alive: float | None = None,
+    ) -> Generation:
+        """Start to compute the vectors of texts; its only chunk has all of them.
+
+        prepare: makes the request of the loaded model, off the event loop; otherwise as `chat`.
+        """
+        return await self._generate(model_name, prepare, key=key, keep_alive=keep_alive)
 
     async def with_model(self, model_name: str | None, use: Callable[[LLM], T]) -> T:
         """Return `use(llm)` of the loaded model, computed off the event loop."""
@@ -192,16 +213,14 @@ class Service:
     async def _generate(
         self,
         model_name: str | None,
-        prompt: Prompt,
-        params: SamplingParams,
+        prepare: Callable[[LLM], PreparedRequest | PreparedPooling],
         *,
         key: str,
-        priority: int,
         keep_alive: float | None,
-        format: Any = None,  # noqa: A002 - the word that requests use
+        answers: int = 1,
     ) -> Generation:
         self.accounting.check(key)
-        leave = self._admit(params.n)
+        leave = self._admit(answers)
         try:
             entry = await self.registry.acquire(model_name, keep_alive=keep_alive)
         except BaseException:
@@ -216,16 +235,7 @@ class Service:
                 self._over(generation)
 
         try:
-            prepared = await self._prepare(
-                partial(
-                    _llm(entry).prepare,
-                    prompt,
-                    params,
-                    format=format,
-                    cache_salt=key,
-                    priority=priority,
-                )
-            )
+            prepared = await self._prepare(partial(prepare, _llm(entry)))
             context = _llm(entry).context
             account = await self.accounting.begin(key, entry.name, prepared, context=context)
         except BaseException:
@@ -314,6 +324,10 @@ class Service:
             max(0.0, times.first - times.asked),
             seconds,
         )
+
+
+def _prepared(llm: LLM, *, prompt: Prompt, params: SamplingParams, **more: Any) -> PreparedRequest:
+    return llm.prepare(prompt, params, **more)
 
 
 def _llm(entry: PooledModel) -> LLM:

@@ -7,20 +7,21 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from dure.chat.prompt import PreparedRequest
 from dure.chat.usage import Usage
-from dure.engine.request import RequestState
 from dure.server.serving.generation import Generation, Progress
 
 if TYPE_CHECKING:
     from dure.chat.output import Chunk, OutputProcessor
-    from dure.chat.prompt import PreparedRequest
     from dure.llm import LLM
     from dure.metering.prices import Prices
+    from dure.pooling.output import PoolingOutput
+    from dure.pooling.request import PreparedPooling
 
 log = logging.getLogger("dure.server")
 
@@ -41,7 +42,7 @@ class StepUpdate:
 class _Run:
     """A generation on the engine's thread."""
 
-    answers: list[OutputProcessor]
+    answers: Sequence[OutputProcessor | PoolingOutput]
     progress: Progress
     started: bool = False
 
@@ -70,7 +71,7 @@ class Worker:
 
     async def submit(
         self,
-        prepared: PreparedRequest,
+        prepared: PreparedRequest | PreparedPooling,
         *,
         model: str,
         tenant: str = "",
@@ -163,13 +164,21 @@ class Worker:
             return  # what abandons it follows
         news = StepUpdate(generation, generation.progress)
         try:
-            answers = self.llm.driver.begin(generation.prepared)
+            answers = self._begun(generation.prepared)
         except Exception as error:
             news.error, news.final = error, Usage(0)
         else:
             self._running[generation] = _Run(answers, generation.progress)
         self._news.append(news)
         self._tell()  # it is accepted now, and not only when this step is over
+
+    def _begun(
+        self, prepared: PreparedRequest | PreparedPooling
+    ) -> Sequence[OutputProcessor | PoolingOutput]:
+        driver = self.llm.driver
+        if isinstance(prepared, PreparedRequest):
+            return driver.begin(prepared)
+        return [driver.begin_pooling(prepared)]
 
     def _abandon(self, generation: Generation) -> None:
         run = self._running.pop(generation, None)
@@ -191,7 +200,7 @@ class Worker:
         for generation, run in list(self._running.items()):
             first = run.answers[0]
             news = StepUpdate(generation, run.progress)
-            if not run.started and first.request.state is not RequestState.WAITING:
+            if not run.started and not first.is_waiting:
                 run.started, news.started = True, began
             if run.progress.done < run.progress.total or first.is_over:
                 news.progress = run.progress = _progress(first)
@@ -263,6 +272,6 @@ def _taken(run: _Run) -> Usage:
     return replace(usage, prompt_tokens=read, cached_tokens=progress.cached)
 
 
-def _progress(answer: OutputProcessor) -> Progress:
+def _progress(answer: OutputProcessor | PoolingOutput) -> Progress:
     done, total = answer.prefilled
-    return Progress(done, min(answer.request.num_cached_tokens, done), total)
+    return Progress(done, min(answer.cached_tokens, done), total)
