@@ -3,8 +3,8 @@
     python bench/embeddings.py MODEL.gguf --server /path/to/llama-server [--threads 2]
 
 Both serve /v1/embeddings over HTTP, one after the other, and get the same requests of token ids:
-`--texts` texts of `--tokens` tokens each, `--batch` a request, `--parallel` requests at once, after a
-warm round. MODEL may be any GGUF of a decoder; both take the last token. Without a model of
+`--texts` texts of `--tokens` tokens each, `--batch` a request, `--parallel` requests at once, after
+a warm round. MODEL may be any GGUF of a decoder; both take the last token. Without a model of
 1.5B, `--make` writes one of that shape with random weights first (Q8_0, 1.6 GB).
 """
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dure.metering.estimates import Watts
     from dure.metering.meter import Meter, Totals
     from dure.metering.prices import Prices
+    from dure.pooling.output import Embedding, RankedDocument
     from dure.weights.expert_stats import ExpertUse
 
 __version__ = "0.2.0.dev0"
@@ -42,6 +43,7 @@ __all__ = [
     "Cost",
     "DownloadError",
     "DureError",
+    "Embedding",
     "ExpertUse",
     "Format",
     "InvalidRequestError",
@@ -51,6 +53,7 @@ __all__ = [
     "ModelNotFoundError",
     "NotEnoughMemoryError",
     "Prices",
+    "RankedDocument",
     "SamplingParams",
     "TemplateError",
     "Thinking",
@@ -71,11 +74,13 @@ _HOMES = {
     "Chunk": "dure.chat.output",
     "Completion": "dure.chat.output",
     "Cost": "dure.metering.cost",
+    "Embedding": "dure.pooling.output",
     "ExpertUse": "dure.weights.expert_stats",
     "Format": "dure.chat.request",
     "MemoryUse": "dure.loading.memory",
     "Meter": "dure.metering.meter",
     "Prices": "dure.metering.prices",
+    "RankedDocument": "dure.pooling.output",
     "SamplingParams": "dure.engine.params",
     "Thinking": "dure.chat.request",
     "Timings": "dure.chat.usage",

@@ -111,7 +111,7 @@ def test_an_embedder_writes_no_text(llm: LLM) -> None:
 def test_a_vector_has_the_same_bits_whatever_shares_its_batch(folder: Path) -> None:
     """Also where its beginning is in the cache, and in int8 products."""
     for exact in (True, False):
-        fresh = load(folder, exact=exact, cache_bytes=1 << 20)
+        fresh = load(folder, exact=exact, cache_bytes=2 << 20)
         together = [each.vector.tobytes() for each in fresh.embed(TEXTS)]
         alone = [fresh.embed(text)[0].vector.tobytes() for text in TEXTS]
         reused = [each.vector.tobytes() for each in fresh.embed(TEXTS[::-1])][::-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from apis import APIS
 from fake_model import ScriptModel, alphabet, reply
 
 from dure.server import limits
@@ -108,8 +109,15 @@ def test_json_of_just_the_allowed_depth_is_read(server) -> None:
 
 def test_a_prompt_that_cannot_fit_says_both_numbers(server) -> None:
     assert_error(server.chat("x" * 300), 400, "256", code="context_length_exceeded")
-    answer = server.chat("x" * 100, max_tokens=200)
-    assert_error(answer, 400, "200 are asked for", code="context_length_exceeded")
+
+
+@pytest.mark.parametrize("path", APIS)
+def test_max_tokens_is_a_ceiling_that_may_be_above_the_context(server, path) -> None:
+    more = {"max_tokens": 1000}
+    if path.startswith("/api"):
+        more = {"options": {"num_predict": 1000}, "stream": False}
+    answer = server.post(path, APIS[path]("Count", **more))
+    assert answer.status == 200, answer.body
 
 
 def test_a_prompt_that_is_larger_than_the_cache_says_both_numbers(serve) -> None:

@@ -15,7 +15,7 @@ from dure.server.http.sse import event as sse
 from dure.server.wire.blocks import BlockDelta, ContentBlock, ContentBlocks, arguments_of, new_id
 from dure.server.wire.body import admitted, converted, read_as
 from dure.server.wire.cost import cost_fields
-from dure.server.wire.single_choice import chat_up_to, read_all
+from dure.server.wire.single_choice import read_all
 from dure.server.wire.tenant import tenant
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ async def messages(service: Service, request: Request) -> Response:
     """POST /v1/messages: generate a message, whole or as a stream of events."""
     body = await read_as(request, MessagesBody)
     chat, params = await converted(request, body, lambda: (chat_request(body), sampling(body)))
-    asked = chat_up_to(service, body.model, chat, params, key=tenant(request))
+    asked = service.chat(body.model, chat, params, key=tenant(request))
     generation = await admitted(request, asked)
     total = generation.progress.total
     writer = MessageWriter(

@@ -17,7 +17,7 @@ from dure.server.wire.blocks import BlockDelta, ContentBlocks, arguments_of
 from dure.server.wire.body import admitted, converted, read_as
 from dure.server.wire.cost import energy_fields
 from dure.server.wire.logprobs import chat_logprobs
-from dure.server.wire.single_choice import chat_up_to, read_all
+from dure.server.wire.single_choice import read_all
 from dure.server.wire.tenant import tenant
 from dure.text.fim import infill_prompt
 
@@ -164,8 +164,7 @@ async def chat(service: Service, request: Request) -> Response:
 
     async def begin() -> Generation:
         await _check_context(service, body)
-        return await chat_up_to(
-            service,
+        return await service.chat(
             body.model,
             asked,
             params,
@@ -205,7 +204,7 @@ async def _generated(
     await _check_context(service, body)
     params, kept = asked.params, reading.keep_alive(body.keep_alive)
     if asked.chat is not None:
-        return await chat_up_to(service, body.model, asked.chat, params, key=key, keep_alive=kept)
+        return await service.chat(body.model, asked.chat, params, key=key, keep_alive=kept)
     text, suffix = body.prompt or "", body.suffix
     prompt: str | list[int] = text
     if suffix:

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from dure.engine.params import MAX_ID
 from dure.pooling.request import MAX_TEXTS
 from dure.server import limits
 from dure.server.openai.schemas import TokenIds
 from dure.server.wire.validation import Body, Name
+
+
+def _at_most_texts(value: Any) -> Any:
+    """Refuse too many texts by their number, before a union says that a list is no text."""
+    many = isinstance(value, list) and len(value) > MAX_TEXTS
+    if many and not isinstance(value[0], int):
+        sizes = {"actual_length": len(value), "max_length": MAX_TEXTS}
+        raise PydanticCustomError("too_long", "too long", sizes)
+    return value
+
 
 Dimensions = Annotated[int, Field(ge=1, le=MAX_ID)]
 
@@ -28,12 +39,13 @@ class PoolingFields(Body):
 class EmbeddingBody(PoolingFields):
     """POST /v1/embeddings"""
 
-    input: (
+    input: Annotated[
         str
         | TokenIds
-        | Annotated[list[str], Field(fail_fast=True, max_length=MAX_TEXTS)]
-        | Annotated[list[TokenIds], Field(fail_fast=True, max_length=MAX_TEXTS)]
-    )
+        | Annotated[list[str], Field(fail_fast=True)]
+        | Annotated[list[TokenIds], Field(fail_fast=True)],
+        BeforeValidator(_at_most_texts),
+    ]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Dimensions | None = None
     normalize: bool | None = None  # None: as the checkpoint says

@@ -8,11 +8,12 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dure.chat.request import ChatRequest
-from dure.errors import InvalidRequestError
+from dure.errors import ContextLengthError, InvalidRequestError, PromptLengthError
 from dure.server import errors, limits
 from dure.server.serving.accounting import Accounting
 from dure.server.serving.generation import Generation
@@ -75,7 +76,7 @@ class Service:
         priority: int = 0,
         keep_alive: float | None = None,
     ) -> Generation:
-        """Start to generate the response to a chat.
+        """Start to generate the response to a chat, of max_tokens or what the context has left.
 
         key: the tenant; prefixes are shared within one. The lowest `priority` runs first.
         keep_alive: seconds for which the model stays in memory afterwards, if not the server's own
@@ -327,7 +328,18 @@ class Service:
 
 
 def _prepared(llm: LLM, *, prompt: Prompt, params: SamplingParams, **more: Any) -> PreparedRequest:
-    return llm.prepare(prompt, params, **more)
+    """Prepare a request with max_tokens as a ceiling: less, if the context has not enough room.
+
+    A prompt that does not fit by itself still raises a ContextLengthError.
+    """
+    try:
+        return llm.prepare(prompt, params, **more)
+    except PromptLengthError:
+        raise
+    except ContextLengthError:
+        if params.max_tokens is None:
+            raise
+    return llm.prepare(prompt, replace(params, max_tokens=None), **more)
 
 
 def _llm(entry: PooledModel) -> LLM:
