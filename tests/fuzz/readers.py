@@ -8,6 +8,7 @@ from fuzz_callers import CALLER_READERS
 from fuzz_files import FILE_READERS
 from fuzz_hub import HUB_READERS
 from fuzz_packed import PACKED_READERS
+from fuzz_pooling import POOLING_READERS
 from fuzz_server import SERVER_READERS
 from fuzz_texts import TEXT_READERS
 from reader import Reader
@@ -15,6 +16,7 @@ from reader import Reader
 READERS: Mapping[str, type[Reader]] = {
     **FILE_READERS,
     **PACKED_READERS,
+    **POOLING_READERS,
     **TEXT_READERS,
     **HUB_READERS,
     **SERVER_READERS,

@@ -39,6 +39,14 @@ class Dense:
         """Numbers of what it gives."""
         return self.weight.rows
 
+    def check_inputs(self, width: int) -> None:
+        """Raise ModelFileError unless it takes vectors of so many numbers."""
+        if self.weight.cols != width:
+            raise ModelFileError(
+                f"A dense layer of the checkpoint takes {self.weight.cols:,} numbers, but what "
+                f"comes before it gives {width:,}."
+            )
+
     def __call__(self, vector: Floats) -> Floats:
         """Return the layer of one vector (inputs,): (outputs,)."""
         product: Floats = kernels.matmul(vector[None], self.weight, bias=self.bias)[0]

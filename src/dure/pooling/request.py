@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Protocol
@@ -90,11 +90,14 @@ class PoolingBuilder:
         name: str,
         context: int,
     ) -> None:
-        """context: tokens of a text at most."""
+        """context: tokens of a text at most. Raises ModelFileError if a layer does not fit."""
         self.config = config
-        outputs = [step.outputs for step in config.steps if isinstance(step, Dense)]
-        self.width = [len(config.modes) * model.hidden_size, *outputs][-1]
+        self.width = len(config.modes) * model.hidden_size
         """Numbers of a vector, all of them."""
+        for step in config.steps:
+            if isinstance(step, Dense):
+                step.check_inputs(self.width)
+                self.width = step.outputs
         self._model = model
         self.longest = min(context, config.max_tokens or context)
         self._tokenizer, self._name, self._vocab_size = tokenizer, name, model.vocab_size
@@ -254,17 +257,16 @@ class PoolingBuilder:
             cut = len(ids) > truncate
             document = self._tokenizer.decode(ids[:truncate]) if cut else document
         whole: list[tuple[int, ...]] = []
-        place = 0
+        place = least = 0  # the piece with the document, and its tokens before this
         for piece in pieces:
             names = _FIELD.findall(piece)
             if "document" in names:
-                place = len(whole)
-            filled = {**fields, "document": document}
-            text = _FIELD.sub(lambda found, filled=filled: filled[found[1]], piece)  # type: ignore[misc]
+                place, least = len(whole), len(encode(_filled(piece, fields, "")))
+            text = _filled(piece, fields, document)
             ids = encode(text) if names else self._tokenizer.encode(text, add_special=False)
             whole.append(tuple(ids))
         room = self.longest - sum(map(len, whole)) + len(whole[place])
-        whole[place], shorter = self._cut(whole[place], (), room, truncate)
+        whole[place], shorter = self._cut(whole[place], (), room, truncate and room > least)
         return tuple(token for ids in whole for token in ids), cut or shorter
 
     def _longest(self, truncate: bool | int) -> int:
@@ -297,6 +299,12 @@ class PoolingBuilder:
             f"A text has {size}, and {self._name} takes {self.longest:,} tokens at once.",
             hint="shorten it, have it cut (truncate), or load the model with a larger context",
         )
+
+
+def _filled(piece: str, fields: Mapping[str, str], document: str) -> str:
+    """Return a piece of a template with its fields, in one go: these are no templates."""
+    values = {**fields, "document": document}
+    return _FIELD.sub(lambda found: values[found[1]], piece)
 
 
 def _collected(
