@@ -87,6 +87,8 @@ class ScriptModel:
     """Keeps every token in the cache's blocks, and reads back from there what was said so far."""
 
     vocab_size = VOCAB_SIZE
+    hidden_size = 3
+    score: Any = None  # the head of a reranker
     kv_cache_specs = (KVCacheSpec("gqa", num_kv_heads=1, head_dim=1),)
 
     def __init__(self, script: Script = alphabet, *, context_length: int = 1024) -> None:
@@ -104,6 +106,25 @@ class ScriptModel:
         for out, row in zip(logits, batch.logit_rows, strict=True):
             out[self._next(batch, int(row))] = 30.0
         return logits
+
+    def embed(self, batch: Batch) -> np.ndarray:
+        """A token's hidden state: the token, its position from 1, and 1."""
+        ones = np.ones(len(batch.tokens))
+        return np.stack([batch.tokens, batch.positions + 1, ones], axis=1).astype(np.float32)
+
+    def run(self, x: np.ndarray, batch: Batch, cache: Any, *, rows: Any = None) -> np.ndarray:
+        self._logits = self.forward(batch, cache)
+        return x if rows is None else x[rows]
+
+    def normed(self, x: np.ndarray) -> np.ndarray:
+        return x
+
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        assert len(x) == len(self._logits)
+        return self._logits
+
+    def head_rows(self, token_ids: np.ndarray) -> np.ndarray:
+        return np.zeros((len(token_ids), self.hidden_size), np.float32)
 
     def _next(self, batch: Batch, row: int) -> int:
         count = int(batch.positions[row]) + 1
