@@ -43,7 +43,7 @@ class RankedDocument:
 
     index: int  # of the document, in the order in which they were given
     score: float  # 0 to 1
-    document: str
+    document: str  # its text
     prompt_tokens: int  # tokens of the query, the document and what is around them
 
 
