@@ -27,6 +27,13 @@ NAMES = [
     "mistral-sliding",
     "olmo3",
     "qwen3_moe-sliding",
+    *(
+        pytest.param(name, marks=pytest.mark.long)
+        for name in (
+            *("ministral3-plain", "phi3-short", "qwen2-sliding", "qwen3-sliding"),
+            "smollm3-listed",
+        )
+    ),
 ]
 PARAMS = SamplingParams(max_tokens=60, temperature=0.8, seed=1, logprobs=8, ignore_eos=True)
 PROMPTS = [

@@ -1,0 +1,167 @@
+"""Valid but unusual configs of every family, held to transformers: `python tests/family_grid.py`.
+
+Each is a tiny model with all its parameters drawn, saved as transformers saves it. Its logits are
+transformers' in one pass; token by token, in pieces beside others, from a reused prefix and after
+a preemption they are the same bits.
+
+    python tests/family_grid.py                 every config of every family
+    python tests/family_grid.py phi3 "odd widths"    those whose names have one of these parts
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tiny_configs import MODELS, RECURRENT, UNUSUAL, unusual
+from tiny_models import (
+    NUMPY,
+    STAND_INS,
+    PagedRun,
+    furthest,
+    loaded,
+    oracle_logits,
+    oracle_of,
+    random_sequences,
+    reopened,
+    saved_as,
+)
+
+TOLERANCE, RECURRENT_TOLERANCE = 1e-4, 5e-4
+GRID: dict[str, tuple[str, dict[str, Any]]] = {**MODELS, **UNUSUAL}
+
+# How a folder is saved: as makers name and stack tensors, as memory has them, in halves. Which one
+# a config gets is decided by its name alone, so that a new config changes no other's.
+SAVES: tuple[tuple[dict[str, Any], str | None], ...] = (
+    ({}, None),
+    ({"save_original_format": False}, None),
+    ({}, "bfloat16"),
+    ({}, "float16"),
+)
+SEQUENCES = random_sequences(70, 21, 5, seed=5)
+TOGETHER = [(0, 20, 0), (33, 1, 2), (37, 0, 1), (0, 0, 2)]
+
+
+def save_of(name: str) -> tuple[dict[str, Any], str | None]:
+    """How the config's folder is saved: options of save_pretrained, and a dtype or None."""
+    options, dtype = SAVES[zlib.crc32(name.encode()) % len(SAVES)]
+    family = GRID[name][0]
+    if family in STAND_INS or family in NUMPY:  # which transformers could not read again
+        return {}, None
+    return options, dtype
+
+
+def sample() -> list[str]:
+    """The names of two configs for each family of tiny_configs/unusual.py."""
+    chosen = []
+    for family in unusual.FAMILIES:
+        names = [name for name, each in unusual.UNUSUAL.items() if each[0] == family]
+        chosen += [names[0], names[len(names) // 2]]
+    return chosen
+
+
+def check(name: str, folder: Path) -> float:
+    """Hold a config to transformers, and return how far its logits are. Raises AssertionError."""
+    family, settings = GRID[name]
+    options, dtype = save_of(name)
+    model = oracle_of(family, settings)
+    if dtype is not None:
+        import torch  # noqa: PLC0415
+
+        model = model.to(getattr(torch, dtype))
+    saved_as(family, model, folder, **options)
+    if dtype is not None:
+        model = reopened(folder)
+    ours = loaded(folder)
+    at_once = PagedRun(ours, SEQUENCES).finish([tuple(len(each) for each in SEQUENCES)])
+    distance = 0.0
+    for tokens, logits in zip(SEQUENCES, at_once, strict=True):
+        distance = max(distance, furthest(oracle_logits(model, tokens), logits))
+    tolerance = RECURRENT_TOLERANCE if family in RECURRENT else TOLERANCE
+    assert distance < tolerance, f"{distance:.1e} from transformers"
+    in_pieces = PagedRun(ours, SEQUENCES, seed=1).finish(TOGETHER)
+    for whole, pieces in zip(at_once, in_pieces, strict=True):
+        assert np.array_equal(whole, pieces), "other bits in pieces"
+    (one_by_one,) = PagedRun(ours, SEQUENCES[1:2]).finish([(1,)] * len(SEQUENCES[1]))
+    assert np.array_equal(at_once[1], one_by_one), "other bits token by token"
+    _check_in_the_engine(ours)
+    return distance
+
+
+def _check_in_the_engine(model: Any) -> None:
+    """Let requests share a prefix, and be preempted; assert that each gets its bits when alone."""
+    from dure.engine.engine import Engine  # noqa: PLC0415
+    from dure.engine.model_runner import ModelRunner  # noqa: PLC0415
+    from dure.engine.request import SamplingParams  # noqa: PLC0415
+
+    params = SamplingParams(max_tokens=9, temperature=0.8, seed=1, logprobs=4, ignore_eos=True)
+    long, other, short = SEQUENCES
+    prompts = [[*long, *short[:1]], [*other, *long[:40]], [*short, *long[:54]]]
+
+    def run(engine: Engine, *given: Sequence[int]) -> list[Any]:
+        requests = [engine.add(list(prompt), params) for prompt in given]
+        while engine.has_work:
+            engine.step()
+        return requests
+
+    def engine(blocks: int) -> Engine:
+        runner = ModelRunner(model, num_blocks=blocks, num_states=64, cache_dtype="f32")
+        return Engine(runner, max_batch_tokens=33)
+
+    roomy, crowded = engine(40), engine(5)
+    alone = [run(roomy, prompt)[0] for prompt in prompts]
+    run(crowded, long)
+    together = run(crowded, *prompts)
+    assert together[0].num_cached_tokens >= 64, "no prefix was reused"
+    assert crowded.stats.preemptions > 0, "no request was preempted"
+    for one, other_one in zip(alone, together, strict=True):
+        same = (one.output_ids, one.logprobs) == (other_one.output_ids, other_one.logprobs)
+        assert same, "other bits in the engine"
+
+
+def versions() -> str:
+    """Say what was compared."""
+    import torch  # noqa: PLC0415
+    import transformers  # noqa: PLC0415
+
+    import dure  # noqa: PLC0415
+
+    return ", ".join(f"{each.__name__} {each.__version__}" for each in (dure, transformers, torch))
+
+
+def main(parts: Sequence[str]) -> int:
+    """Run the configs whose names have one of the parts; print a line a family. 1 if one failed."""
+    import transformers  # noqa: PLC0415
+
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    print(versions(), flush=True)
+    names = [name for name in GRID if not parts or any(part in name for part in parts)]
+    families = sorted({GRID[name][0] for name in names})
+    failed = 0
+    for family in families:
+        began, worst, faults = time.process_time(), 0.0, []
+        chosen = [name for name in names if GRID[name][0] == family]
+        for name in chosen:
+            with tempfile.TemporaryDirectory() as folder:
+                try:
+                    worst = max(worst, check(name, Path(folder)))
+                except Exception as error:  # all are told at the end
+                    faults.append(f"  {name} {save_of(name)}: {type(error).__name__}: {error}")
+        seconds = time.process_time() - began
+        good = len(chosen) - len(faults)
+        print(f"{family:20} {good:3} of {len(chosen):3}  {worst:.1e}  {seconds:5.1f} s", flush=True)
+        print("".join(f"{fault}\n" for fault in faults), end="", flush=True)
+        failed += len(faults)
+    print(f"{len(families)} families, {len(names)} configs, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
