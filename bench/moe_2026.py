@@ -217,7 +217,9 @@ def gemma4(experts: int = 128) -> Shapes:
                 "ffn_down_exps.scale": ((experts,), Kind.F32),
                 "layer_output_scale": ((1,), Kind.F32),
             }
-            yield from listed(layer, parts, {})
+            # Scores are products as they are: by norms of 1, a head would look at one token.
+            soft = between(0.2, 0.3)
+            yield from listed(layer, parts, {"attn_q_norm": soft, "attn_k_norm": soft})
 
     return Shapes("gemma4", experts, add_sizes, tensors)
 
