@@ -23,7 +23,7 @@ MACHINE = Machine(
     read_bytes_s_1=1e10,
     read_bytes_s=2e10,
     gops={"Q4_K": tuple(float(rows) for rows in ROWS)},
-    attention={"f16 one": AttentionSpeed((1, 4), (1.0, 2.0), (3.0, 4.0))},
+    attention={"f16 one": AttentionSpeed((1, 4), (1.0, 2.0), (3.0, 4.0), (16, 64), 5.0)},
     layer_s=1e-5,
     element_s=0.0,
     step_s=1e-5,
@@ -193,14 +193,15 @@ def test_measuring_finds_every_figure_and_says_what_there_was_no_time_for(
         monkeypatch.setattr(measuring.probes, name, value)
     told: list[str] = []
     found = measuring.measure(1, watts=Watts(10, 30), seconds=0.0, progress=told.append)
-    assert set(found.gops) == set(TYPES[:LEAST])
+    assert set(found.gops) == {*TYPES[:LEAST], "I4G128"}
     assert all(rate > 0 for rates in found.gops.values() for rate in rates)
     kinds = {f"{kind}{dtype}" for kind in ("", "latent ") for dtype in ("f16", "q8")}
     assert set(found.attention) == {f"{kind} {rows}" for kind in kinds for rows in ("one", "many")}
     assert min(found.read_bytes_s, found.read_bytes_s_1, found.delta_ns, found.layer_s) > 0
     assert (found.idle_watts, found.busy_watts, found.watts_from) == (10, 30, "watts")
     assert "products, Q4_K" in told
-    assert f"there was no time to measure {', '.join(TYPES[LEAST:])}" in found.assumed
+    left = [dtype for dtype in TYPES[LEAST:] if dtype != "I4G128"]
+    assert f"there was no time to measure {', '.join(left)}" in found.assumed
     assert not list(tmp_path.glob("machines/*"))  # the disk's scratch file is gone
     write_machine(found, tmp_path / "machine.json")
     assert read_machine(tmp_path / "machine.json") == found

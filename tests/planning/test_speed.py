@@ -97,6 +97,21 @@ def test_elements_of_rows_count_for_each_row() -> None:
     assert next(steps) - next(steps) == pytest.approx(7 * 10 * 1000 * 1e-6)
 
 
+def test_elements_of_few_rows_have_a_figure_of_their_own() -> None:
+    machine = replace(MACHINE, element_s=1e-9, element_few_s=3e-9)
+    assert machine.elements_s(100, 1) == pytest.approx(100 * 3e-9)
+    assert machine.elements_s(100, 272) == pytest.approx(100 * 272 * 2e-9)
+    assert machine.elements_s(100, 512) == pytest.approx(100 * 512 * 1e-9)
+
+
+def test_a_row_of_attention_takes_as_long_as_some_keys_more() -> None:
+    slow = replace(ATTENTION, row_keys=30.0)
+    machine = replace(MACHINE, attention={**MACHINE.attention, "f16 one": slow})
+    model = work(mixers=((GQA, 1),))
+    more = expected(model, machine).decode_step(8, 9).attention
+    assert more == pytest.approx(expected(model, MACHINE).decode_step(8, 39).attention)
+
+
 def test_a_window_ends_what_is_seen_and_an_indexer_chooses() -> None:
     def attention(mixer: MixerWork, depth: int) -> float:
         return expected(work(mixers=((mixer, 1),)), MACHINE).decode_step(1, depth).attention

@@ -24,6 +24,9 @@ FORMAT = 1
 ROWS = (1, 2, 4, 6, 8, 16, 32, 64, 512)
 """Rows of a product whose speeds are measured; between two of them a straight line is drawn."""
 
+FEW_AND_MANY = (32, 512)
+"""Rows at which layers are measured."""
+
 MAX_FILE_BYTES = 1 << 20
 
 MAX_NUMBER = 1e18
@@ -61,6 +64,7 @@ class AttentionSpeed:
     narrow: tuple[float, ...]  # one for each of these, for the fewer of `columns`,
     wide: tuple[float, ...]  # and for the more
     columns: tuple[int, int] = COLUMNS
+    row_keys: float = 0.0  # what a row takes besides its keys, as so many keys more
 
     def ns(self, group: float, columns: int) -> float:
         """Return the nanoseconds of a key that `group` query heads share, value and all."""
@@ -89,6 +93,7 @@ class Machine:
     layer_s: float  # what a decoder layer takes besides its products and attention,
     element_s: float  # a number that goes into a product or comes out of it,
     step_s: float  # and a step besides its layers
+    element_few_s: float | None = None  # element_s of few rows; None: the same
     delta_ns: float = 0.0  # a number of a recurrent state, for one token
     disk_bytes_s: float | None = None  # direct reads of 2 MB, four at once
     idle_watts: float | None = None
@@ -122,6 +127,12 @@ class Machine:
             if name in self.gops:
                 return name, 1.0
         return self.nearest(dtype), 1.0
+
+    def elements_s(self, elements: float, rows: int) -> float:
+        """Return the seconds that so many elements of each of `rows` rows take."""
+        few = self.element_s if self.element_few_s is None else self.element_few_s
+        each = float(np.interp(rows, FEW_AND_MANY, (few, self.element_s)))
+        return each * elements * rows
 
     def nearest(self, dtype: str) -> str:
         """Return the measured type whose weights are most alike: floats or codes, and bytes."""
@@ -227,7 +238,8 @@ def _gops(value: Any) -> dict[str, tuple[float, ...]]:
 
 def _attention(name: str, value: Any) -> AttentionSpeed:
     given = dict(_items(f"attention of {name:.20}", value))
-    parts = [each.name for each in dataclasses.fields(AttentionSpeed)]
+    parts = [each.name for each in dataclasses.fields(AttentionSpeed) if each.name != "row_keys"]
+    row_keys = _number("row_keys", given.pop("row_keys", 0.0), zero=True)
     if sorted(given) != sorted(parts) or not all(isinstance(each, list) for each in given.values()):
         raise ValueError(f"the attention of {name!r:.20} is not {', '.join(parts)}")
     lists = {part: tuple(_number(part, each) for each in given[part]) for part in parts}
@@ -237,7 +249,7 @@ def _attention(name: str, value: Any) -> AttentionSpeed:
     if len(sizes) != 1 or not rising or len(columns) != 2 or columns[0] >= columns[1]:
         raise ValueError(f"the attention of {name!r:.20} has lists that do not fit together")
     low, high = columns
-    return AttentionSpeed(groups, lists["narrow"], lists["wide"], (low, high))
+    return AttentionSpeed(groups, lists["narrow"], lists["wide"], (low, high), row_keys)
 
 
 def _items(name: str, value: Any) -> list[tuple[str, Any]]:

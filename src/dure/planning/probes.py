@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from dure.batch import CacheDtype, KVCacheSpec
 from dure.engine.block_pool import blocks_for
 from dure.formats.blocks import BLOCKS, FLOATS
 from dure.kernels.dequantize import LAYOUTS, OWN_TYPES
-from dure.planning.machine import COLUMNS, ROWS, AttentionSpeed
+from dure.planning.machine import COLUMNS, FEW_AND_MANY, ROWS, AttentionSpeed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -142,13 +143,24 @@ def attention_speeds(dtype: CacheDtype, threads: int) -> dict[str, AttentionSpee
         for group in groups
     ]
     many = [_Attention(dtype, 8, 2, size, rows=512, depth=512) for size in sizes]
-    seconds = usual_seconds([each.caller(threads) for each in (*one, *many)])
-    ns = [1e9 * took / each.keys for took, each in zip(seconds, (*one, *many), strict=True)]
+    short = [
+        _Attention(dtype, 16, 4, COLUMNS[0] // 2, rows=32, depth=8, sequences=32),
+        _Attention(dtype, 8, 2, COLUMNS[0] // 2, rows=512, depth=0),
+    ]
+    all_of_them = (*one, *many, *short)
+    seconds = usual_seconds([each.caller(threads) for each in all_of_them])
+    ns = [1e9 * took / each.keys for took, each in zip(seconds, all_of_them, strict=True)]
     count = len(groups)
-    return {
-        "one": AttentionSpeed(groups, tuple(ns[:count]), tuple(ns[count : 2 * count])),
-        "many": AttentionSpeed((1, 4), (ns[-2] / 4, ns[-2]), (ns[-1] / 4, ns[-1])),
-    }
+    narrow, wide = tuple(ns[:count]), tuple(ns[count : 2 * count])
+    few = AttentionSpeed(groups, narrow, wide)
+    narrow, wide = ((ns[at] / 4, ns[at]) for at in (2 * count, 2 * count + 1))
+    long = AttentionSpeed((1, 4), narrow, wide)
+    found = {}
+    for rows, speed, each, took in zip(("one", "many"), (few, long), short, ns[-2:], strict=True):
+        keys = each.keys / each.rows / each.kv_heads
+        more = max(0.0, keys * (took / speed.ns(4, COLUMNS[0]) - 1))
+        found[rows] = replace(speed, row_keys=more)
+    return found
 
 
 def latent_speeds(dtype: CacheDtype, threads: int) -> dict[str, AttentionSpeed]:
@@ -176,10 +188,20 @@ class _Attention:
     """
 
     def __init__(
-        self, dtype: CacheDtype, heads: int, kv_heads: int, size: int, *, rows: int, depth: int
+        self,
+        dtype: CacheDtype,
+        heads: int,
+        kv_heads: int,
+        size: int,
+        *,
+        rows: int,
+        depth: int,
+        sequences: int = 1,
     ) -> None:
-        self.rows, self.depth, self.size = rows, depth, size
-        self.blocks = blocks_for(depth + rows)
+        """rows: of each of so many sequences, an equal part."""
+        self.rows, self.depth, self.size, self.kv_heads = rows, depth, size, kv_heads
+        self.each, self.sequences = rows // sequences, sequences
+        self.blocks = blocks_for(depth + self.each) * sequences
         spec = self.spec(kv_heads, size)
         draw = np.random.default_rng(0)
         self.q = draw.standard_normal((rows, heads, self.width), np.float32)
@@ -188,7 +210,7 @@ class _Attention:
         self.caches = [spec.storage(self.blocks, dtype) for _ in range(self.layers)]
         for cache in self.caches:
             cache[:] = 1
-        self.keys = self.layers * kv_heads * (rows * depth + rows * (rows + 1) / 2)
+        self.keys = self.layers * kv_heads * (rows * depth + rows * (self.each + 1) / 2)
 
     def spec(self, kv_heads: int, size: int) -> KVCacheSpec:
         """Return what a layer caches."""
@@ -198,9 +220,9 @@ class _Attention:
     def caller(self, threads: int) -> Callable[[], object]:
         """Return what is timed."""
         where = (
-            np.arange(self.depth, self.depth + self.rows, dtype=np.int32),
-            np.zeros(self.rows, np.int32),
-            np.arange(self.blocks, dtype=np.int32)[None],
+            np.tile(np.arange(self.depth, self.depth + self.each, dtype=np.int32), self.sequences),
+            np.repeat(np.arange(self.sequences, dtype=np.int32), self.each),
+            np.arange(self.blocks, dtype=np.int32).reshape(self.sequences, -1),
         )
 
         def run() -> None:
@@ -262,7 +284,7 @@ class Layer:
     """A decoder layer of small sizes: what its products do not explain is what layers cost."""
 
     HIDDEN, HEADS, KV_HEADS, SIZE, INTERMEDIATE = 512, 8, 2, 64, 1024
-    DTYPE = "I8G128"
+    DTYPE = "I4G128"
 
     def __init__(self, rows: int, threads: int) -> None:
         self.rows, self.threads = rows, threads
@@ -305,6 +327,11 @@ class Layer:
         return matrix
 
     @property
+    def weights(self) -> int:
+        """Weights of its products."""
+        return sum(each.rows * each.cols for each in self._all)
+
+    @property
     def elements(self) -> int:
         """Numbers that go into its products and come out of them, for one row."""
         return sum(each.rows + each.cols for each in self._all)
@@ -329,29 +356,34 @@ class Layer:
     def _tables(self) -> Ints:
         return np.arange(blocks_for(self.rows), dtype=np.int32)[None]
 
-    def products(self) -> None:
-        """Compute its products alone, in as many calls."""
-        x, inner = kernels.Activations(self.x), kernels.Activations(self.inner)
-        kernels.matmuls(x, self.projections[:3], threads=self.threads)
-        kernels.matmul(x, self.projections[3], threads=self.threads)
-        kernels.matmuls(x, [self.gate, self.up], threads=self.threads)
-        kernels.matmul(inner, self.down, threads=self.threads)
 
-    def attend(self) -> None:
-        """Compute its attention alone."""
-        q = self.x.reshape(self.rows, self.HEADS, self.SIZE)
-        positions = np.arange(self.rows, dtype=np.int32)
-        zeros = np.zeros(self.rows, np.int32)
-        kernels.paged_attention(
-            q, self.cache, positions, zeros, self._tables, scale=0.1, threads=self.threads
+@dataclass(frozen=True)
+class Overheads:
+    """Seconds: of a layer, and of an element where there are few rows and many; see Machine."""
+
+    layer_s: float
+    element_few_s: float
+    element_s: float
+
+
+def overheads(gops: Sequence[float], attention: AttentionSpeed, threads: int) -> Overheads:
+    """Measure what layers take beside products and keys.
+
+    gops: of products of `Layer.DTYPE`, one for each of ROWS; attention: of many rows.
+    """
+    few, many = FEW_AND_MANY
+    layers = [Layer(rows, threads) for rows in (1, few, many)]
+    rest = []
+    for layer, took in zip(layers, usual_seconds([each.run for each in layers], 16), strict=True):
+        rate = gops[ROWS.index(layer.rows)] * 1e9
+        seen = layer.rows * ((layer.rows + 1) / 2 + attention.row_keys)
+        key = attention.ns(Layer.HEADS / Layer.KV_HEADS, 2 * Layer.SIZE)
+        rest.append(
+            took - 2 * layer.rows * layer.weights / rate - 1e-9 * key * Layer.KV_HEADS * seen
         )
-
-
-def overheads(threads: int) -> tuple[float, float]:
-    """Measure the seconds of a layer and of an element: see Machine."""
-    one, many = Layer(1, threads), Layer(512, threads)
-    calls = [each for layer in (one, many) for each in (layer.run, layer.products, layer.attend)]
-    found = usual_seconds(calls, 24)
-    layer = max(0.0, found[0] - found[1] - found[2])
-    element = (found[3] - found[4] - found[5] - layer) / (512 * many.elements)
-    return layer, max(0.0, element)
+    layer_s = max(1e-6, rest[0])
+    few_s, many_s = (
+        max(0.0, (rest[at] - layer_s) / (rows * layers[0].elements))
+        for at, rows in ((1, few), (2, many))
+    )
+    return Overheads(layer_s, few_s, many_s)

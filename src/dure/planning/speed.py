@@ -155,7 +155,7 @@ class Speeds:
         overhead = (
             machine.step_s
             + machine.layer_s * self.work.layers
-            + machine.element_s * elements * rows * share
+            + machine.elements_s(elements, rows) * share
         )
         return StepTime(dense, experts, 0.0, head, overhead, self._disk_seconds(rows))
 
@@ -208,7 +208,7 @@ class Speeds:
         speed = self.machine.attention[f"{prefix}{self.cache_dtype} {how}"]
         group = mixer.heads / mixer.kv_heads
         a_key = speed.ns(group, mixer.key_dim + mixer.value_dim)
-        return 1e-9 * seen * mixer.kv_heads * a_key
+        return 1e-9 * (seen + rows * speed.row_keys) * mixer.kv_heads * a_key
 
     def _indexer_s(self, mixer: MixerWork, keys: float) -> float:
         """Return the seconds in which a layer's indexer, if it has one, scores so many keys."""
