@@ -42,7 +42,6 @@ Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | Sequence[Message] | ChatRequest
 """Text, token ids, the messages of a chat, or all that a chat may ask."""
 
-
 _RENAMED = {
     "question": "prepare",
     "questions": "request_builder",
@@ -423,12 +422,7 @@ class LLM:
         )
 
     def check_think(self, think: bool | int | None) -> None:
-        """Check that the model's template can do what `think` asks for.
-
-        think: as for `chat`.
-
-        Raises TemplateError or InvalidRequestError.
-        """
+        """Raise TemplateError or InvalidRequestError for a `think` that the template cannot do."""
         arguments.check_think(think)
         self.request_builder.check_thinking(arguments.thinking(think))
 

@@ -120,6 +120,7 @@ def test_a_vector_has_the_same_bits_whatever_shares_its_batch(folder: Path) -> N
     assert fresh.engine.pool.num_free == fresh.engine.pool.num_blocks
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", MODES)
 def test_pooling_is_as_the_checkpoint_says(
     folder: Path, oracle: Any, mode: str, tmp_path: Path
@@ -190,7 +191,16 @@ def test_a_chat_model_gives_the_last_tokens_state_and_no_part_of_it(
     assert llm.generate("Hello", SamplingParams(max_tokens=2))[0].token_ids
 
 
-@pytest.mark.parametrize(("ends", "pooling"), [(True, 3), (None, 3), (False, 3), (True, 1)])
+@pytest.mark.parametrize(
+    ("ends", "pooling"),
+    [
+        (True, 3),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in ((None, 3), (False, 3), (True, 1))
+        ),
+    ],
+)
 def test_a_gguf_pools_as_its_key_says(
     oracle: Any, ends: bool | None, pooling: int, tmp_path: Path
 ) -> None:

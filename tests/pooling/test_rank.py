@@ -87,7 +87,11 @@ def converted(oracle: Any, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("write", "name"),
-    [(causal, "Qwen3-Reranker-tiny"), (with_logit_score, "ranks"), (converted, "seq-cls")],
+    [
+        (causal, "Qwen3-Reranker-tiny"),
+        pytest.param(with_logit_score, "ranks", marks=pytest.mark.long),
+        pytest.param(converted, "seq-cls", marks=pytest.mark.long),
+    ],
 )
 def test_scores_are_those_of_transformers(
     oracle: Any,
