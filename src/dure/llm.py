@@ -119,7 +119,7 @@ class LLM:
             download_progress=download_progress,
             load_progress=load_progress,
         )
-        checkpoint = loaded.checkpoint
+        self.checkpoint = checkpoint = loaded.checkpoint
         self.name = loaded.name
         self.path = loaded.path
         self.threads = loaded.threads
@@ -128,7 +128,6 @@ class LLM:
         self.cache_dtype = loaded.cache_dtype
         self.memory = loaded.memory
         self._expert_pool = loaded.expert_pool
-        self.checkpoint = checkpoint
         self.model = loaded.model
         self.pooling = read_pooling(checkpoint)
         self.tokenizer = loaded.tokenizer
@@ -141,8 +140,7 @@ class LLM:
             or default_template(self.tokenizer)
         )
         fallback = fallback_sampling or {}
-        recommended = {**({} if fallback.keys() & loaded.sampling.keys() else fallback)}
-        recommended |= loaded.sampling
+        usable = {} if fallback.keys() & loaded.sampling.keys() else fallback
         self.request_builder = RequestBuilder(
             self.tokenizer,
             template=self.template_source,
@@ -150,7 +148,7 @@ class LLM:
             context=loaded.context,
             longest=loaded.model.context_length,
             vocab_size=loaded.model.vocab_size,
-            sampling_defaults=recommended,
+            sampling_defaults={**usable, **loaded.sampling},
             system=settings.system,
         )
         runner = ModelRunner(
@@ -422,7 +420,10 @@ class LLM:
         )
 
     def check_think(self, think: bool | int | None) -> None:
-        """Raise TemplateError or InvalidRequestError for a `think` that the template cannot do."""
+        """Check that the model's template can do what `think` asks for, which is as for `chat`.
+
+        Raises TemplateError or InvalidRequestError.
+        """
         arguments.check_think(think)
         self.request_builder.check_thinking(arguments.thinking(think))
 
