@@ -405,8 +405,10 @@ def write_gguf(
     names = gguf.get_tensor_name_map(architecture, config["num_hidden_layers"])
     for name, tensor in _stacked(stored).items():
         # Converters take the bias of the choice of experts for a bias among others.
-        suffixed = name.replace("e_score_correction_bias", "e_score_correction.bias")
-        suffixed = suffixed.replace(".expert_bias", ".expert_bias.bias")
+        biases = name.replace("e_score_correction_bias", "e_score_correction.bias")
+        suffixed = biases.replace(".expert_bias", ".expert_bias.bias")
+        if config["model_type"] == "hy_v3":  # whose converter does not
+            suffixed = suffixed.removesuffix(".bias")
         written = names.get_name(suffixed, try_suffixes=(".weight", ".bias"))
         if name.startswith("blk."):  # GGUF's own name, which gguf-py may not know
             written = name

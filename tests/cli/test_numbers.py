@@ -31,7 +31,8 @@ def options() -> Iterator[tuple[str, str]]:
 
 
 def test_every_verb_with_numbers_is_tried() -> None:
-    assert {verb for verb, _ in options()} == {"run", "serve", "bench", "perplexity", "convert"}
+    computing = {"run", "serve", "bench", "perplexity", "convert", "embed"}
+    assert {verb for verb, _ in options()} == {*computing, "plan", "search"}
     assert {("serve", "--cache-gb"), ("bench", "--memory")} <= {*options()}
 
 

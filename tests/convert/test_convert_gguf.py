@@ -123,6 +123,7 @@ CONVERTED = [
 ]
 # What llama.cpp does not compute of these, as it computes it.
 AS_IN_LLAMA_CPP: dict[str, dict[str, Any]] = {
+    "dots1": {"num_key_value_heads": 4},
     "ernie4_5_moe": {"moe_layer_interval": 1, "num_hidden_layers": 3},
     "ernie4_5_moe-unshared": {"moe_layer_end_index": -1},
     "olmo3-full": {"attention_bias": False},
@@ -406,6 +407,7 @@ def test_a_disk_that_is_too_full_is_said_before_a_byte_is_written(
         ("bailing_hybrid", {"rope_parameters": LINEAR}, "linear"),
         ("hy_v3", {"mlp_layer_types": ["sparse", "dense", "sparse"]}, "mlp_layer_types"),
         ("hy_v3", {"attention_bias": True}, "attention_bias"),
+        ("dots1", {"num_key_value_heads": 2}, "key-value heads"),
         ("deepseek_v2-grouped", {}, "topk_method"),
         ("deepseek_v2", {}, "q_lora_rank"),
         ("deepseek_v3", {"rope_interleave": False}, "rope_interleave"),
@@ -643,3 +645,24 @@ def test_llama_cpp_computes_what_we_do(
     # ggml looks GELU up in a table of float16: with it alone left out, Gemma agrees to 1e-5.
     limit = 5e-3 if "gemma" in name else 1e-4
     assert np.abs(actual - expected).max() <= limit * np.abs(expected).max()
+
+
+def test_hy3_s_choice_bias_has_the_name_that_llama_cpp_asks_for(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Without ".bias", which all other families' have; both are read."""
+    convert(folder("hy_v3"), tmp_path / "out.gguf")
+    names = {tensor.name for tensor in gguf.GGUFReader(tmp_path / "out.gguf").tensors}
+    assert "blk.1.exp_probs_b" in names
+    assert "blk.1.exp_probs_b.bias" not in names
+
+
+def test_ling_s_shared_experts_are_counted_one_by_one(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """llama.cpp multiplies the width by their number."""
+    convert(folder("bailing_moe_v2-groups"), tmp_path / "out.gguf")
+    fields = gguf.GGUFReader(tmp_path / "out.gguf").fields
+    keys = ("expert_feed_forward_length", "expert_shared_feed_forward_length")
+    one, shared = (fields[f"bailingmoe2.{key}"].contents() for key in keys)
+    assert one == shared

@@ -42,7 +42,7 @@ def test_every_broken_file_is_refused_in_one_sentence_without_much_memory(
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        assert type(caught.value) in (ModelFileError, UnsupportedModelError), name
+        assert isinstance(caught.value, (ModelFileError, UnsupportedModelError)), name
         message = caught.value.message
         assert says in message, name
         assert str(path) in message, name

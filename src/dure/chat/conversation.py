@@ -35,7 +35,16 @@ def arranged(messages: Sequence[Message], needs: Needs) -> list[Message]:
     if needs.calls and not needs.any_id:
         made = _with_short_ids(made)
     made = _placed_systems(made, needs)
-    return made if needs.turns_in_a_row else _with_empty_turns(_alternating(made, needs), needs)
+    if not needs.turns_in_a_row:
+        made = _with_empty_turns(_alternating(made, needs), needs)
+    return made if needs.empty_answers else [_with_a_part(message) for message in made]
+
+
+def _with_a_part(message: Message) -> Message:
+    """Give an answer without a text one part without a text, which looks like content."""
+    if message["role"] != "assistant" or message["content"] or message.get("tool_calls"):
+        return message
+    return {**message, "content": [{"type": "text", "text": ""}]}
 
 
 def _with_short_ids(messages: Sequence[Message]) -> list[Message]:

@@ -40,6 +40,7 @@ class Needs:
     developer: bool = True  # that role, first
     later_developers: bool = True  # that role, anywhere later
     turns_in_a_row: bool = True  # two messages of one role, one after the other
+    empty_answers: bool = True  # an answer without a text; else it needs a part, if an empty one
     names: bool = False  # the name of who speaks
     # Where turns must alternate, and calls and results are none: the text of the answer between a
     # result and the user, and of the user's between a result and the answer, if an answer came
@@ -60,6 +61,7 @@ def needs_of(template: ChatTemplate) -> Needs:
     found = replace(
         _call_needs(template),
         **shown,
+        empty_answers=_takes_empty_answers(template),
         developer="developer" in template.source
         and _shows(template, [_said("developer", _SYSTEM), _user(1)]),
         names="probed_name" in _rendered(template, [{**_user(1), "name": "probed_name"}]),
@@ -72,6 +74,16 @@ def needs_of(template: ChatTemplate) -> Needs:
         found,
         answer_between=_between(template, [_user(1), *called], "assistant", _user(2)),
         question_between=_between(template, [_user(1), answer, *called], "user", answer),
+    )
+
+
+def _takes_empty_answers(template: ChatTemplate) -> bool:
+    """Return whether an answer may have no text, or whether a part without one is no help."""
+    before, after = [_user(1)], [_user(2)]
+    wanted = (f"{_USER}1", f"{_USER}2")
+    empty, part = _said("assistant", ""), [{"type": "text", "text": ""}]
+    return _shows(template, [*before, empty, *after], *wanted) or not _shows(
+        template, [*before, {**empty, "content": part}, *after], *wanted
     )
 
 

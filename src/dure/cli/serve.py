@@ -216,9 +216,9 @@ def command(
         gc.collect()
         gc.freeze()
         address = f"http://{_authority(*server.address)}"
-        console.note(
-            f"dure listens on {address}/v1" + (f"; a chat is at {address}" if page else "")
-        )
+        console.note(f"dure listens on {address}/v1")
+        if page:
+            console.note(f"a chat for a browser is at {address}")
 
     for name in served:
         before_download.tell_plan(

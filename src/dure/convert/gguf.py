@@ -317,9 +317,9 @@ def _glm_values(_config: Config, sizes: Any) -> dict[str, Any]:
 
 
 def _ling2_values(config: Config, sizes: Any) -> dict[str, Any]:
-    """Make Ling-2.0's values: GLM's, and the width of all shared experts together."""
-    width = sizes.shared_experts * sizes.expert_intermediate
-    return {**_glm_values(config, sizes), "shared_expert_intermediate_size": width or None}
+    """Make Ling-2.0's values: GLM's, and the width of one shared expert, as llama.cpp counts."""
+    width = sizes.expert_intermediate if sizes.shared_experts else None
+    return {**_glm_values(config, sizes), "shared_expert_intermediate_size": width}
 
 
 def _hy3_values(config: Config, sizes: Any) -> dict[str, Any]:
@@ -330,6 +330,11 @@ def _hy3_values(config: Config, sizes: Any) -> dict[str, Any]:
 def _dots_values(config: Config, sizes: Any) -> dict[str, Any]:
     """Make dots.llm1's values: DeepSeek's router, and no window, for which it has no key."""
     without_windows(config, sizes.windows)
+    if sizes.kv_heads != sizes.heads:
+        raise otherwise(
+            f"{config.source} has {sizes.kv_heads} key-value heads for {sizes.heads} heads, and "
+            "llama.cpp reads this family only with as many."
+        )
     return _glm_values(config, sizes)
 
 

@@ -420,13 +420,12 @@ def read_config(checkpoint: Checkpoint) -> Config:
 
 def _check_causal(values: Mapping[str, Any], checkpoint: Checkpoint) -> None:
     """Raise UnsupportedModelError for a decoder whose tokens see those after them, too."""
-    if values.get("is_causal") is False or values.get("use_bidirectional_attention") in (
-        True,
-        "all",
-    ):
+    for key, sees_all in (("is_causal", (False,)), ("use_bidirectional_attention", (True, "all"))):
+        if not any(values.get(key) is each or values.get(key) == each for each in sees_all):
+            continue
         raise UnsupportedModelError(
-            f"{checkpoint.path} has attention without a causal mask (its config.json says so), "
-            "which dure does not compute: each token would have to see those after it.",
+            f"{checkpoint.path} has {key} = {values[key]!r}: attention without a causal mask, "
+            "which dure does not compute, as each token would have to see those after it.",
             hint="embedding models with causal attention run, such as Qwen3-Embedding",
         )
 

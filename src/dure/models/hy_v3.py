@@ -26,6 +26,7 @@ TENSOR_ALIASES = {
     ".mlp.expert_bias": ".mlp.gate.e_score_correction_bias",
     ".mlp.e_score_correction_bias": ".mlp.gate.e_score_correction_bias",
     ".mlp.shared_mlp.": ".mlp.shared_experts.",
+    "blk.{}.exp_probs_b": "model.layers.{}.mlp.gate.e_score_correction_bias",  # without .bias
 }
 
 

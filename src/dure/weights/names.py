@@ -73,6 +73,7 @@ GGUF_NAMES: Mapping[str, str] = {
     "blk.{}.ffn_gate_inp_shexp": "model.layers.{}.mlp.shared_expert_gate",
     # A bias for the choice of experts, not for a product: there is no matrix of this name.
     "blk.{}.exp_probs_b.bias": "model.layers.{}.mlp.gate.e_score_correction_bias",
+    "blk.{}.exp_probs_b": "model.layers.{}.mlp.gate.e_score_correction_bias",
 }
 
 

@@ -127,7 +127,12 @@ def _inside(text: str) -> str:
 
 
 def _as_json(word: str) -> str:
-    """Return JSON of a value without quotes: itself if it is a number or a literal, else a text."""
+    """Return JSON of a value without quotes: itself if it is a number or a literal, else a text.
+
+    Gemma's own template writes null as Python does.
+    """
+    if word == "None":
+        return "null"
 
     def refuse(constant: str) -> float:
         raise ValueError(constant)
