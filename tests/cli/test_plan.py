@@ -12,7 +12,7 @@ from outcome import Dure
 
 from dure import hub, machine
 from dure.cli import before_download, plan_picture
-from dure.planning import measure
+from dure.planning import figures, measure
 from dure.planning.machine import ROWS, AttentionSpeed, Machine, write_machine
 from dure.planning.plan import Wish, plan_model
 
@@ -75,6 +75,27 @@ def test_a_page_says_what_a_million_tokens_take_and_cost(dure_command: Dure) -> 
     assert "estimated" in cost["energy"]
     page = dure_command("plan", "qwen3:0.6b", *asked[:-1]).out
     assert "money      EUR " in page
+    energy = next(line for line in page.splitlines() if line.startswith("energy"))
+    assert " J " not in energy
+    assert energy.count(" kWh ") == 1 + len(cost["output"])
+    assert f"{cost['input']['joules'] / 3.6e6:#.3g} kWh in, " in energy
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0.0, "0"),
+        (0.0099975, "0.0100"),
+        (0.085, "0.0850"),
+        (9.996, "10.0"),
+        (123.4, "123"),
+        (1_234.5, "1,230"),
+        (99_960, "100,000"),
+        (0.0000123456, "0.0000123"),
+    ],
+)
+def test_a_figure_has_three_digits_and_no_exponent(value: float, said: str) -> None:
+    assert figures.significant(value) == said
 
 
 def test_a_plan_for_another_machine_has_its_speed_and_its_memory(

@@ -241,10 +241,12 @@ def _print_table(plans: list[dict[str, Any]], problems: list[dict[str, Any]]) ->
 
 def _cells(speed: dict[str, Any] | None) -> tuple[str, ...]:
     """Return tokens a second of a short prompt, and of 1, 8 and 32 streams that begin."""
+    from dure.planning.figures import significant
+
     if speed is None:
         return ("-",) * 4
     decode = (by_depth[0] for by_depth in speed["decode"].values())
-    return tuple(f"{tps:,.3g}" for tps in (next(iter(speed["prefill"].values())), *decode))
+    return tuple(significant(tps) for tps in (next(iter(speed["prefill"].values())), *decode))
 
 
 def _origin(origin: dict[str, Any]) -> str:
@@ -320,21 +322,25 @@ def _in_all(memory: dict[str, Any]) -> str:
 
 def _speeds(speed: dict[str, Any] | None) -> list[tuple[str, str]]:
     """Return the lines of speeds: prompts, then one for each number of streams."""
+    from dure.planning.figures import significant
+
     if speed is None:
         return []
     lines = [
         (
             "prompts",
             ", ".join(
-                f"{tps:,.3g} tokens/s of {tokens:,} (first token after "
-                f"{speed['first_token_s'][tokens]:,.3g} s)"
+                f"{significant(tps)} tokens/s of {tokens:,} (first token after "
+                f"{significant(speed['first_token_s'][tokens])} s)"
                 for tokens, tps in speed["prefill"].items()
             ),
         )
     ]
     for streams, by_depth in speed["decode"].items():
         of = "1 stream" if streams == 1 else f"{streams} streams"
-        each = ", ".join(f"{tps:,.3g} at depth {depth:,}" for depth, tps in by_depth.items())
+        each = ", ".join(
+            f"{significant(tps)} at depth {depth:,}" for depth, tps in by_depth.items()
+        )
         lines.append((of, f"{each} (tokens/s of all)"))
     lines += [("assumed", text) for text in speed["assumed"]]
     return lines
@@ -342,6 +348,8 @@ def _speeds(speed: dict[str, Any] | None) -> list[tuple[str, str]]:
 
 def _costs(cost: dict[str, Any] | None, currency: str) -> list[tuple[str, str]]:
     """Return the lines of what a million tokens take and cost: in, then out by streams."""
+    from dure.planning.figures import kilowatt_hours, significant
+
     if cost is None:
         return []
     kinds = {"in": cost["input"]}
@@ -350,10 +358,10 @@ def _costs(cost: dict[str, Any] | None, currency: str) -> list[tuple[str, str]]:
     if cost["input"]["joules"] is None:
         lines.append(("energy", "unknown: name the machine's watts by --watts IDLE,BUSY"))
     else:
-        each = ", ".join(f"{console.joules(of['joules'])} {kind}" for kind, of in kinds.items())
+        each = ", ".join(f"{kilowatt_hours(of['joules'])} {kind}" for kind, of in kinds.items())
         lines.append(("energy", f"{each} (a million tokens, {cost['energy']})"))
     if cost["input"]["money"] is not None:
-        each = ", ".join(f"{of['money']:,.3g} {kind}" for kind, of in kinds.items())
+        each = ", ".join(f"{significant(of['money'])} {kind}" for kind, of in kinds.items())
         lines.append(("money", f"{currency} {each} (a million tokens)"))
     return lines
 

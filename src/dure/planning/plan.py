@@ -11,6 +11,7 @@ from dure import hub
 from dure.errors import ModelNotFoundError
 from dure.formats.checkpoint import open_checkpoint
 from dure.planning.cost import TokenCosts, token_costs
+from dure.planning.figures import significant
 from dure.planning.memory import Footprint, footprint
 from dure.planning.shapes import catalogued
 from dure.planning.speed import expected
@@ -188,8 +189,8 @@ def _speed(plan: ModelPlan) -> str:
         return ""
     prompt, seconds = next(iter(plan.speeds.first_token_s.items()))
     return (
-        f"about {plan.speeds.one_stream:.3g} tokens a second, the first of them {seconds:.2g} s "
-        f"after a prompt of {prompt:,}"
+        f"about {significant(plan.speeds.one_stream)} tokens a second, the first of them "
+        f"{significant(seconds, 2)} s after a prompt of {prompt:,}"
     )
 
 
