@@ -301,6 +301,31 @@ def test_ollamas_parameters_and_system_message_are_defaults(ollama: Ollama) -> N
     assert hub.local_models()[0].license == "Apache License"
 
 
+def test_parameters_that_mean_none_or_nothing_stop_no_request(ollama: Ollama) -> None:
+    parameters = {"num_predict": -2, "seed": -1, "temperature": "hot", "stop": [1], "top_k": True}
+    ollama.add(
+        "registry.ollama.ai/library/mine/latest",
+        model=b"GGUF",
+        params=json.dumps(parameters).encode(),
+    )
+    found = hub.resolve("mine")
+    assert found.sampling == {}
+    assert [note.split()[2] for note in found.settings.notes] == ["temperature", "stop", "top_k"]
+
+
+@pytest.mark.parametrize("manifests", [5, {"runner": "ollama"}, [5]])
+def test_a_manifest_of_no_known_form_is_no_model(ollama: Ollama, manifests: object) -> None:
+    listed = {
+        "mediaType": "application/vnd.ollama.manifest.list.v2+json",
+        "manifests": manifests,
+    }
+    write(
+        ollama.folder / "manifests" / "registry.ollama.ai" / "library" / "odd",
+        {"1b": json.dumps(listed).encode()},
+    )
+    assert names() == {}
+
+
 def test_of_a_list_of_manifests_the_one_with_a_gguf_file_is_taken(ollama: Ollama) -> None:
     child = json.dumps({"schemaVersion": 2, "layers": [ollama.layer("model", b"GGUF child")]})
     digest = ollama.blob(child.encode()).name.replace("-", ":")

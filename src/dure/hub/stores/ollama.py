@@ -120,7 +120,8 @@ class OllamaStore:
         """Return the layers of a manifest; of a list of several, those of the one with a GGUF."""
         if manifest.get("mediaType") == _LIST:
             children = manifest.get("manifests")
-            listed = [each for each in children if isinstance(each, dict)] if children else []
+            children = children if isinstance(children, list) else []
+            listed = [each for each in children if isinstance(each, dict)]
             listed = [each for each in listed if each.get("runner") in ("ollama", "llamacpp")]
             child = listed[0] if listed else {}
             blob = _blob_name(child.get("digest"))
@@ -171,8 +172,12 @@ def settings_of(
             known = _PARAMETERS[name]
             if known == "stop":
                 value = [value] if isinstance(value, str) else value  # noqa: PLW2901
-            if not (known in ("seed", "max_tokens") and value == -1):  # -1: none, as if not given
-                sampling[known] = value
+            if not _is_of_type(known, value):
+                notes.append(f"Ollama's parameter {name} is not used: {value!r:.40} is no value")
+            elif not (known == "seed" and value == -1) and not (
+                known == "max_tokens" and value < 1
+            ):
+                sampling[known] = value  # what is left out is none, as if not given
         elif name != "num_ctx" and name not in _OF_THE_MACHINE:
             notes.append(f"Ollama's parameter {name} is not used")
     template, note = template_for(go_template)
@@ -184,6 +189,14 @@ def settings_of(
         template_note=note,
         notes=tuple(notes),
     )
+
+
+def _is_of_type(field: str, value: Any) -> bool:
+    """Whether a value is of the type of a field of SamplingParams."""
+    if field == "stop":
+        return isinstance(value, list) and all(isinstance(text, str) for text in value)
+    wanted = int if field in ("top_k", "seed", "max_tokens") else (int, float)
+    return isinstance(value, wanted) and not isinstance(value, bool)
 
 
 def _settings(texts: Mapping[str, str]) -> ModelSettings:
