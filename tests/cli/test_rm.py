@@ -29,6 +29,13 @@ def test_yes_deletes_without_asking_and_says_what_is_free_again(model, dure_comm
     assert local_models() == []
 
 
+def test_another_name_of_a_model_deletes_it_as_it_pulls_it(model, dure_command) -> None:
+    kept = models_folder() / "catalogue--qwen3--30b-a3b"
+    model.parent.rename(kept)
+    assert dure_command("rm", "qwen3:30b", "--yes").code == 0
+    assert not kept.exists()
+
+
 def test_without_a_terminal_to_ask_on_nothing_is_deleted(model, dure_command) -> None:
     done = dure_command("rm", "smollm2:135m")
     assert done.code == 1

@@ -222,10 +222,11 @@ def remove(name: str) -> int:
         )
     models = store.models_folder()
     freed = 0
+    pulled = _in_catalogue(wanted)[1].folder
     if models.is_dir():
-        with store.locked(wanted.folder, on_wait=lambda: None):
-            freed += store.discard(models / wanted.folder)
-            freed += store.discard(models / ".partial" / wanted.folder)
+        with store.locked(pulled, on_wait=lambda: None):
+            freed += store.discard(models / pulled)
+            freed += store.discard(models / ".partial" / pulled)
     if freed:
         return freed
     elsewhere = stores.find(wanted)
@@ -245,8 +246,7 @@ def remove(name: str) -> int:
 
 def _here(wanted: ModelName) -> ResolvedModel | None:
     """Find a model on this machine: pulled, in another program's store, or an entry's own file."""
-    entry = load_catalogue().find(wanted.text) if wanted.kind == "catalogue" else None
-    named = wanted if entry is None else ModelName("catalogue", entry.name)
+    entry, named = _in_catalogue(wanted)
     own = None if wanted.kind == "ollama" else store.read_local(_own_folder(named))
     found = own or stores.find(wanted)
     if found is not None:
@@ -263,6 +263,12 @@ def _here(wanted: ModelName) -> ResolvedModel | None:
         if found is not None:
             return ResolvedModel(entry.name, found.path, entry, found.owner)
     return None
+
+
+def _in_catalogue(wanted: ModelName) -> tuple[CatalogueEntry | None, ModelName]:
+    """Return the catalogue's entry for a name, if it has one, and the name it is pulled under."""
+    entry = load_catalogue().find(wanted.text) if wanted.kind == "catalogue" else None
+    return entry, wanted if entry is None else ModelName("catalogue", entry.name)
 
 
 def _is_name(text: str) -> bool:
