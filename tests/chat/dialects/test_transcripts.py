@@ -53,6 +53,8 @@ def test_arguments_that_ended_are_json(transcript: Transcript) -> None:
     for event in read(transcript, [transcript.text])[0]:
         if event.kind == "arguments":
             arguments[event.index] = event.text
+    for text in arguments.values():
+        assert text.encode()  # no half of a surrogate pair
     if not transcript.unparsed:
         assert all(isinstance(json.loads(text), dict) for text in arguments.values())
 

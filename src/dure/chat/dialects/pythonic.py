@@ -152,7 +152,8 @@ def _text(reader: StreamReader) -> Parser[bool]:
     reader.arguments('"')
 
     def said(text: str) -> None:
-        reader.arguments(json.dumps(text, ensure_ascii=False)[1:-1])
+        half = "\ud800" <= text <= "\udfff"  # of a pair: has no UTF-8, so it stays an escape
+        reader.arguments(json.dumps(text, ensure_ascii=half)[1:-1])
 
     while True:
         found = yield from reader.until((quote, "\\"), said)
