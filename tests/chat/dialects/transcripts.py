@@ -429,6 +429,8 @@ TRANSCRIPTS = (
     Transcript("objects within lists", LFM2, "<|tool_call_start|>[get_weather(near=[{'a': 1.5, \"b\": []}, {}])]<|tool_call_end|>", (("get_weather", '{"near": [{"a": 1.5, "b": []}, {}]}'),)),
     Transcript("escapes", LFM2, "<|tool_call_start|>[get_weather(city='O\\'s\\n\\\\ \\xe9\\u00e9 \\d')]<|tool_call_end|>", (("get_weather", '{"city": "O\'s\\n\\\\ éé \\\\d"}'),)),
     Transcript("an escaped pair of surrogates", LFM2, "<|tool_call_start|>[get_weather(city='\\ud83d\\ude00 \\ud83d')]<|tool_call_end|>", (("get_weather", '{"city": "\\ud83d\\ude00 \\ud83d"}'),)),
+    Transcript("a tuple", LFM2, "<|tool_call_start|>[get_weather(near=(1, ('a',), ()), city='')]<|tool_call_end|>", (("get_weather", '{"near": [1, ["a"], []], "city": ""}'),)),
+    Transcript("three quotes", LFM2, "<|tool_call_start|>[get_weather(city='''a 'b', \"c\",\nd''', days=3)]<|tool_call_end|>", (("get_weather", '{"city": "a \'b\', \\"c\\",\\nd", "days": 3}'),)),
     Transcript("a quote that nothing escapes", LFM2, "<|tool_call_start|>[get_weather(city='it's \"so\"')]<|tool_call_end|>", (("get_weather", '{"city": "it\'s \\"so\\""}'),)),
     Transcript("lines and a comma too many", LFM2, "<|tool_call_start|>[\n  get_weather(\n    city = 'Oslo',\n  ),\n]<|tool_call_end|>", (OSLO,)),
     Transcript("a call as JSON", LFM2, f"<|tool_call_start|>{ARRAY_OF_2}<|tool_call_end|>", (OSLO, NOW)),

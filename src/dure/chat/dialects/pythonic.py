@@ -92,7 +92,7 @@ class PythonCalls:
 def _members(reader: StreamReader, depth: int, start: str, end: str) -> Parser[bool]:
     """Read what stands before `end`, as a JSON object or list; commas may be missing, or too many.
 
-    end: ")" of a call's arguments, "}" or "]".
+    end: ")" of a call's arguments or a tuple, "}" or "]".
     """
     if depth > MAX_DEPTH:
         return False
@@ -134,7 +134,7 @@ def _value(reader: StreamReader, depth: int) -> Parser[bool]:
     first = yield from reader.peek()
     if first in ("'", '"'):
         return (yield from _text(reader))
-    for begin, start, end in (("{", "{", "}"), ("[", "[", "]")):
+    for begin, start, end in (("{", "{", "}"), ("[", "[", "]"), ("(", "[", ")")):
         if (yield from reader.expect(begin)):
             return (yield from _members(reader, depth + 1, start, end))
     word = (yield from reader.word(",)]}\n<")).strip()
@@ -146,9 +146,12 @@ def _text(reader: StreamReader) -> Parser[bool]:
     """Read a text in quotes, as JSON; return whether it ended.
 
     Some templates escape nothing: a quote is the end only if what follows can stand behind a text.
+    Three quotes begin a text that ends with three.
     """
     quote = yield from reader.peek()
     yield from reader.expect(quote)
+    if (yield from reader.expect(quote * 2)):
+        quote *= 3
     reader.arguments('"')
 
     def said(text: str) -> None:
