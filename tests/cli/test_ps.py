@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,7 +33,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, object]]]
         def answer(self, body: object) -> None:
             told.append((self.path, body))
             allowed = self.headers["Authorization"] == "Bearer k"
-            self.send_response(200 if allowed else 401)
+            moved = self.path.startswith("/moved/")
+            self.send_response(301 if moved else 200 if allowed else 401)
+            if moved:
+                self.send_header("Location", f"http://localhost:{self.server.server_port}/api/ps")
             self.end_headers()
             self.wfile.write(json.dumps({"models": MODELS}).encode())
 
@@ -80,6 +84,16 @@ def test_a_key_that_is_missing_is_asked_for(
     done = dure_command("ps")
     assert done.code == 1
     assert "answered 401" in done.err and "DURE_API_KEY" in done.err
+
+
+def test_a_key_is_sent_to_no_other_server(
+    dure_command, asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DURE_URL", os.environ["DURE_URL"] + "/moved")
+    done = dure_command("ps")
+    assert done.code == 1
+    assert "answered 301" in done.err and "--url names the server" in done.err
+    assert asked == [("/moved/api/ps", None)]
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "ftp://x", "http://[", "http://"])

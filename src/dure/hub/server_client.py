@@ -53,7 +53,8 @@ class ServerClient:
     def running(self) -> list[RunningModel]:
         """List the models in memory. Raises DownloadError if no server answers."""
         models = self._ask("/api/ps").get("models")
-        listed = [each for each in models if isinstance(each, dict)] if models else []
+        models = models if isinstance(models, list) else []
+        listed = [each for each in models if isinstance(each, dict)]
         return [
             RunningModel(
                 str(each.get("name", "")),
@@ -85,8 +86,9 @@ class ServerClient:
         asked = request.Request(self.url + path, data, {"Content-Type": "application/json"})
         if self.key:
             asked.add_header("Authorization", f"Bearer {self.key}")
-        # No proxy: the server is this machine's, or one that the user names himself.
-        opener = request.build_opener(request.ProxyHandler({}))
+        # No proxy: the server is this machine's, or one that the user names himself. No redirects:
+        # the key is for this server alone.
+        opener = request.build_opener(request.ProxyHandler({}), _NoRedirects)
         try:
             with opener.open(asked, timeout=TIMEOUT_S) as response:
                 answer = json.loads(response.read(MAX_ANSWER_BYTES))
@@ -104,7 +106,16 @@ class ServerClient:
 
     def _refused(self, status: int) -> DownloadError:
         hint = "set DURE_API_KEY to one of its keys" if status in (401, 403) else ""
+        if 300 <= status < 400:
+            hint = "it sends elsewhere, which is not followed: --url names the server itself"
         return DownloadError(f"The server at {host_of(self.url)} answered {status}.", hint=hint)
+
+
+class _NoRedirects(request.HTTPRedirectHandler):
+    """Take a redirect for an error."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Return no request to go on with."""
 
 
 def _whole(value: object) -> int:
