@@ -98,6 +98,15 @@ def test_a_figure_has_three_digits_and_no_exponent(value: float, said: str) -> N
     assert figures.significant(value) == said
 
 
+def test_a_model_that_ollama_has_not_is_no_plan_and_no_question_to_a_hub(
+    dure_command: Dure,
+) -> None:
+    done = dure_command("plan", "ollama:no-such-model")
+    assert done.code == 1
+    assert "Ollama has no no-such-model on this machine." in done.err
+    assert "hint: `ollama pull no-such-model` downloads it" in done.err
+
+
 def test_a_plan_for_another_machine_has_its_speed_and_its_memory(
     dure_command: Dure, tmp_path: Path
 ) -> None:

@@ -96,6 +96,7 @@ def resolve(
         return here
     _entry_of(wanted)  # says what was meant by a short name that is none
     if not allow_download:
+        _check_on_hub(wanted)
         hint = f"fetch it: dure pull {wanted.text}"
         other = _same_repository(wanted)
         if other:
@@ -143,11 +144,7 @@ def pull(
     if here is not None:
         return here
     entry = _entry_of(wanted)
-    if wanted.kind == "ollama":
-        raise ModelNotFoundError(
-            f"Ollama has no {wanted.text.removeprefix('ollama:')} on this machine.",
-            hint=f"`ollama pull {wanted.text.removeprefix('ollama:')}` downloads it",
-        )
+    _check_on_hub(wanted)
     job = Job(
         name=wanted if entry is None else ModelName("catalogue", entry.name),
         entry=entry,
@@ -184,8 +181,9 @@ def headers_of(
     from dure.hub.headers import remote_headers  # noqa: PLC0415 - as in `pull`
 
     wanted = parse_name(name)
-    if wanted.kind in ("path", "ollama"):
-        raise InvalidRequestError(f"{wanted.text} is on this machine, not on a hub.")
+    if wanted.kind == "path":
+        raise InvalidRequestError(f"{wanted.text} is a path on this machine, not on a hub.")
+    _check_on_hub(wanted)
     sources = _sources(wanted, _entry_of(wanted), None)
     return remote_headers(wanted, sources, progress=progress, patience=patience)
 
@@ -269,6 +267,15 @@ def _in_catalogue(wanted: ModelName) -> tuple[CatalogueEntry | None, ModelName]:
     """Return the catalogue's entry for a name, if it has one, and the name it is pulled under."""
     entry = load_catalogue().find(wanted.text) if wanted.kind == "catalogue" else None
     return entry, wanted if entry is None else ModelName("catalogue", entry.name)
+
+
+def _check_on_hub(wanted: ModelName) -> None:
+    """Raise ModelNotFoundError for a name of Ollama's: dure downloads nothing from there."""
+    if wanted.kind == "ollama":
+        name = wanted.text.removeprefix("ollama:")
+        raise ModelNotFoundError(
+            f"Ollama has no {name} on this machine.", hint=f"`ollama pull {name}` downloads it"
+        )
 
 
 def _is_name(text: str) -> bool:

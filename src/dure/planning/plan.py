@@ -121,7 +121,7 @@ def _opened(
         found = hub.resolve(name, allow_download=False)
     except ModelNotFoundError:
         wanted = hub.parse_name(name)
-        if wanted.kind == "path":
+        if wanted.kind in ("path", "ollama"):  # is on no hub
             raise
         found = None
     if found is not None:
