@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import struct
 from pathlib import Path
 
@@ -91,6 +92,27 @@ def test_of_a_gguf_file_only_the_header_is_fetched(
     assert sent == found.fetched_bytes < 0.04 * len(one_file)
     assert found.model_bytes == len(one_file)
     assert not found.path.exists()  # nothing stays behind
+
+
+def test_the_ending_of_a_gguf_file_may_be_in_capitals(
+    server: FakeHub, one_file: bytes, tmp_path: Path
+) -> None:
+    server.huggingface[REPO] = {"MODEL-Q4_0.GGUF": one_file}
+    assert fetch(REPO, tmp_path)[1] == {"token_embd.weight": (ROWS, COLUMNS)}
+
+
+def test_a_disk_that_takes_no_large_file_is_a_sentence(
+    server: FakeHub, one_file: bytes, tmp_path: Path
+) -> None:
+    server.huggingface[REPO] = {"model-Q4_0.gguf": one_file}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(one_file) - 1, limits[1]))
+    try:
+        with pytest.raises(DownloadError, match="headers cannot be kept") as caught:
+            fetch(REPO, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "TMPDIR" in caught.value.hint
 
 
 def test_of_a_folder_only_the_headers_and_the_config_are_fetched(

@@ -7,6 +7,7 @@ whatever opens a model opens these. Nothing reads the weights of such a file.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -72,20 +73,41 @@ def remote_headers(
             hint=f"dure pull {name.text}",
         )
     failures: list[DureError] = []
-    with tempfile.TemporaryDirectory(prefix="dure-headers-") as folder:
+    with _temporary_folder() as folder:
         found = None
         for number, source in enumerate(hubs):
-            target = Path(folder) / str(number)
-            target.mkdir()
+            target = folder / str(number)
             fetch = _Fetch(name, target, patience or Timeouts(), progress or (lambda _: None))
             try:
+                target.mkdir()
                 found = fetch.run(source)
                 break
             except DureError as error:
                 failures.append(error)
+            except OSError as error:  # of the folder: requests raise DownloadError
+                failures.append(_not_kept(folder, error))
         if found is None:
             raise failures[0]
         yield found
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """Make a folder that is removed at the end. Raises DownloadError."""
+    try:
+        made = tempfile.TemporaryDirectory(prefix="dure-headers-")
+    except OSError as error:
+        raise _not_kept(Path(os.environ.get("TMPDIR", "")), error) from None
+    with made as folder:
+        yield Path(folder)
+
+
+def _not_kept(folder: Path, error: OSError) -> DownloadError:
+    """Build the error for headers that cannot be written."""
+    return DownloadError(
+        f"The headers cannot be kept in {folder} ({error.strerror or error}).",
+        hint="set TMPDIR to a folder whose disk takes large files with holes",
+    )
 
 
 @dataclass
@@ -106,8 +128,9 @@ class _Fetch:
         chosen = choose_files(listing.files, source.quant, source.repo)
         configs = [each for each in listing.files if _is_config(each.path)]
         check_paths([*chosen, *configs])
-        weights = [each for each in chosen if each.path.endswith((".gguf", ".safetensors"))]
-        if weights[0].path.endswith(".gguf"):
+        folded = (".gguf", ".safetensors")
+        weights = [each for each in chosen if each.path.casefold().endswith(folded)]
+        if weights[0].path.casefold().endswith(".gguf"):
             for file in weights:
                 self._gguf(listing, file)
             path = self.folder / weights[0].name
@@ -141,7 +164,11 @@ class _Fetch:
         """
         for file in configs:
             if file.check.size_bytes > _MOST_JSON_BYTES:
-                raise DownloadError(f"{file.path} has {human_bytes(file.check.size_bytes)}.")
+                raise DownloadError(
+                    f"{file.path} of {self.name.text} has {human_bytes(file.check.size_bytes)}, "
+                    f"and a plan fetches at most {human_bytes(_MOST_JSON_BYTES)} of such a file.",
+                    hint=f"dure pull {self.name.text}, then plan it",
+                )
             data = self._range(listing, file, 0, file.check.size_bytes)
             (self.folder / file.name).write_bytes(data)
         self._check_method()
