@@ -15,6 +15,7 @@ from dure.errors import InvalidRequestError
 from dure.formats.checkpoint import open_checkpoint
 from dure.formats.source import SourceFile
 from dure.loading.load import load
+from dure.loading.memory import OVERHEAD_BYTES
 from dure.planning.memory import footprint
 from dure.planning.plan import Wish, plan_model, ranked, runs_badly, two_lines
 from dure.planning.shapes import catalogued, sketch
@@ -85,6 +86,18 @@ def test_every_family_has_a_plan_for_nothing(name: str) -> None:
 def test_layers_say_what_they_compute(name: str, kinds: set[str]) -> None:
     found = work_of(sketch(name, config_of(name), lambda *_: "F32"), name)
     assert {mixer.kind for mixer, _ in found.mixers} == kinds
+
+
+@pytest.mark.parametrize("name", ["qwen3_next", "gpt_oss", "qwen3"])
+def test_as_many_users_fit_as_have_a_cache_and_states_of_their_own(name: str) -> None:
+    checkpoint = sketch(name, config_of(name), lambda *_: "F32")
+    found = work_of(checkpoint, name)
+    state = 2 * sum(spec.bytes_per_sequence for spec in found.cache_specs)
+    one = footprint(checkpoint, found, context=32, available=1 << 30)
+    room = one.available_bytes - one.weight_bytes - OVERHEAD_BYTES
+    for users, fits in ((one.most_users, True), (one.most_users + 1, False)):
+        of_all = footprint(checkpoint, found, context=32, users=users, available=1 << 30)
+        assert (of_all.cache_bytes + users * state <= room) == fits
 
 
 def test_a_plan_decides_as_loading_does(mixture: Path, work: ModelWork) -> None:

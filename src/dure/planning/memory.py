@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dure import machine, models
 from dure.batch import BLOCK_SIZE
 from dure.errors import NotEnoughMemoryError
-from dure.loading.cache_size import ROWS, CacheSize
+from dure.loading.cache_size import MOST_TOKENS, ROWS, CacheSize
 from dure.loading.draft import head_specs
 from dure.loading.memory import OVERHEAD_BYTES
 from dure.loading.planner import Plan, Planner
@@ -155,8 +155,25 @@ def footprint(
         problem=problem,
         hint=hint,
         most_context=min(work.context, fitting // users // BLOCK_SIZE * BLOCK_SIZE),
-        most_users=fitting // max(1, _whole_blocks(wanted)),
+        most_users=_most_users(size, room - fixed, _whole_blocks(wanted), STATES_OF_ONE * sequence),
     )
+
+
+def _most_users(size: CacheSize, room: int, tokens: int, state_bytes: int) -> int:
+    """Return how many users of so many tokens and bytes of recurrent states each fit in `room`."""
+
+    def takes(users: int) -> int:
+        return replace(size, conversations=users).bytes_of(users * tokens) + users * state_bytes
+
+    least = max(1, tokens * size.token_bytes + state_bytes)
+    low, high = 0, min(max(0, room) // least, MOST_TOKENS // max(1, tokens))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if takes(middle) <= room:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def row_bytes(work: ModelWork) -> int:
