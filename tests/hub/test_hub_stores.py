@@ -193,6 +193,29 @@ def test_what_modelscope_downloaded_is_found_and_its_half_files_are_not(
     assert "modelscope:Maker/Tiny-1.5B" not in names()
 
 
+def test_a_store_that_may_not_be_read_hides_no_other(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "huggingface" / "hub" / "models--Maker--Tiny-GGUF"
+    write(repository / "refs", {"main": COMMIT.encode()})
+    write(repository / "snapshots" / COMMIT, GGUFS)
+    write(tmp_path / "home" / ".lmstudio" / "models" / "Maker" / "Tiny-GGUF", GGUFS)
+    is_dir, is_file = Path.is_dir, Path.is_file
+
+    def refusing(known: Any) -> Any:
+        def check(path: Path) -> Any:
+            if repository in path.parents:
+                raise PermissionError(13, "Permission denied", str(path))
+            return known(path)
+
+        return check
+
+    monkeypatch.setattr(Path, "is_dir", refusing(is_dir))
+    monkeypatch.setattr(Path, "is_file", refusing(is_file))
+    assert set(names().values()) == {"LM Studio"}
+    assert hub.resolve("Maker/Tiny-GGUF:Q4_0", allow_download=False).owner == "LM Studio"
+
+
 # Ollama
 
 

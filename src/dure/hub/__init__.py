@@ -197,7 +197,7 @@ def local_models() -> list[LocalModel]:
     found = store.all_local()
     taken = {model.name.casefold() for model in found}
     for each in stores.stores():
-        for model in each.models():
+        for model in stores.models_of(each):
             name = model.name if _is_name(model.name) else str(model.path)
             if name.casefold() in taken:
                 name = f"ollama:{name}" if model.owner == "Ollama" else str(model.path)

@@ -16,7 +16,7 @@ from dure.hub.stores.huggingface import HuggingFaceCache, huggingface_cache
 from dure.hub.stores.modelscope import ModelScopeCache, modelscope_cache
 from dure.hub.stores.ollama import OllamaStore, ollama_folders
 
-__all__ = ["Store", "find", "find_file", "store_of", "stores"]
+__all__ = ["Store", "find", "find_file", "models_of", "store_of", "stores"]
 
 
 def stores() -> list[Store]:
@@ -32,8 +32,22 @@ def stores() -> list[Store]:
 
 def find(wanted: ModelName) -> LocalModel | None:
     """Return the model called `wanted` from the first store that has all of it."""
-    found = (store.find(wanted) for store in stores())
-    return next((model for model in found if model is not None), None)
+    for store in stores():
+        try:
+            found = store.find(wanted)
+        except OSError:  # a folder that this user may not look into
+            continue
+        if found is not None:
+            return found
+    return None
+
+
+def models_of(store: Store) -> list[LocalModel]:
+    """List the whole models of a store; none of one that this user may not look into."""
+    try:
+        return store.models()
+    except OSError:
+        return []
 
 
 def find_file(wanted: ModelName, sha256: Sequence[str], size_bytes: int) -> LocalModel | None:
