@@ -36,6 +36,15 @@ def test_a_quantisation_picks_its_file_in_any_case() -> None:
     assert chosen("a-Q4_0.gguf", "a-Q8_0.gguf", "README.md", quant="q8_0") == ["a-Q8_0.gguf"]
 
 
+def test_of_files_of_one_name_none_is_guessed() -> None:
+    paths = ("Q4_0/model.gguf", "Q8_0/model.gguf")
+    with pytest.raises(ModelNotFoundError, match="several files called") as caught:
+        chosen(*paths, quant="model.gguf")
+    assert "org/repo:Q4_0 or Q8_0" in caught.value.hint
+    assert chosen(*paths, quant="Q8_0") == ["Q8_0/model.gguf"]
+    assert chosen(*paths, "model.gguf", quant="model.gguf") == ["model.gguf"]
+
+
 def test_all_parts_of_a_split_file_are_picked_in_order() -> None:
     parts = [f"a-Q4_K_M-0000{n}-of-00003.gguf" for n in (3, 1, 2)]
     assert sorted(parts) == chosen(*parts, "a-Q8_0.gguf", quant="Q4_K_M")

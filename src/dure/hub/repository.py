@@ -119,7 +119,7 @@ def _of_quant(ggufs: Sequence[RemoteFile], quant: str, repo: str) -> list[Remote
     wanted = {"FP16": "F16", "FP32": "F32"}.get(quant.upper(), quant.upper())
     chosen = [f for f in ggufs if quant_of(f.path) == wanted]
     if not chosen:
-        chosen = [f for f in ggufs if f.name.casefold() == quant.casefold()]
+        chosen = _called(quant, ggufs, repo)
     if not chosen:
         chosen = [f for f in ggufs if quant_of(f.path) == f"UD-{wanted}"]
     if not chosen:
@@ -129,6 +129,26 @@ def _of_quant(ggufs: Sequence[RemoteFile], quant: str, repo: str) -> list[Remote
         )
     chosen = sorted(chosen, key=lambda f: (f.path.count("/"), f.path))
     return _whole_set(chosen[0], ggufs, repo)
+
+
+def _called(name: str, ggufs: Sequence[RemoteFile], repo: str) -> list[RemoteFile]:
+    """Return the file called `name`, that nearest to the top; empty if there is none.
+
+    Raises ModelNotFoundError for several that are equally near: they are different models.
+    """
+    found = sorted(
+        (f for f in ggufs if f.name.casefold() == name.casefold()), key=lambda f: f.path.count("/")
+    )
+    if len(found) > 1 and found[0].path.count("/") == found[1].path.count("/"):
+        paths = ", ".join(sorted(f.path for f in found))
+        quants = " or ".join(sorted({q for f in found if (q := quant_of(f.path))}))
+        raise ModelNotFoundError(
+            f"{repo} has several files called {name}: {paths[:300]}.",
+            hint=f"name the quantisation: {repo}:{quants}"
+            if quants
+            else "download the one by hand",
+        )
+    return found[:1]
 
 
 def _whole_set(first: RemoteFile, ggufs: Sequence[RemoteFile], repo: str) -> list[RemoteFile]:
