@@ -171,6 +171,9 @@ def test_a_model_of_the_catalogue_is_planned_without_a_connection(
     [
         ("qwen3:8b", 8.19, "Qwen3-8B", True),
         ("Qwen/Qwen3-8B-GGUF:Q4_K_M", 8.19, "Qwen3-8B", True),
+        ("modelscope:Qwen/Qwen3-8B", 8.19, "Qwen3-8B", True),
+        ("bartowski/Qwen_Qwen3-8B-GGUF", 8.19, "Qwen3-8B", True),
+        ("unsloth/DeepSeek-R1-0528-Qwen3-8B-GGUF", 8.19, "Qwen3-8B", False),  # a distillation
         ("qwen3:4b", 4.02, "Qwen3.5-4B", False),
         ("qwen3-80b", 80.0, None, False),  # the nearest is another class
         ("smollm2:1.7b", 1.7, None, False),  # other makers' prices say nothing of it

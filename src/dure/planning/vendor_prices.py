@@ -90,8 +90,10 @@ def nearest_price(name: str, family: str, parameters: int) -> tuple[VendorPrice,
     times of its parameters.
     """
     words = _plain(name)
+    own = _plain(name.rpartition("/")[2])
     for price in vendor_prices():
-        if re.search(rf"(^|-){re.escape(_plain(price.model))}(-|$)", words):
+        # What stands before, other than the maker, is what was distilled into it or made of it.
+        if re.match(rf"({price.maker}-)?{re.escape(_plain(price.model))}(-|$)", own):
             return price, True
     said = f"{words}-{_plain(family)}"
     makers = {maker for word, maker in _MAKERS.items() if word in said}
