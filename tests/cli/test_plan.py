@@ -119,6 +119,16 @@ def test_a_plan_for_another_machine_has_its_speed_and_its_memory(
     assert plan["speed"] is None
 
 
+def test_a_file_of_a_machine_that_lacks_what_a_model_needs_says_so(
+    dure_command: Dure, tmp_path: Path
+) -> None:
+    path = tmp_path / "other.json"
+    write_machine(replace(SMALL, attention={"f16 one": SMALL.attention["f16 one"]}), path)
+    done = dure_command("plan", "qwen3:0.6b", "--machine", str(path))
+    assert done.code == 1
+    assert "how fast attention of 'f16 many' is" in done.err
+
+
 def test_this_machine_is_written_for_others_to_plan_with(
     dure_command: Dure, tmp_path: Path
 ) -> None:

@@ -66,6 +66,7 @@ def changed(path: Path, **values: object) -> Path:
         ({"threads": -1}, "threads"),
         ({"threads": True}, "threads"),
         ({"layer_s": float("nan")}, "layer_s"),
+        ({"read_bytes_s": 0.0}, "read_bytes_s"),
         ({"processor": 3}, "processor"),
         ({"gops": {}}, "gops"),
         ({"gops": {"Q4_K": [1.0]}}, "Q4_K"),

@@ -128,6 +128,18 @@ class Machine:
                 return name, 1.0
         return self.nearest(dtype), 1.0
 
+    def attention_of(self, kind: str) -> AttentionSpeed:
+        """Return the speed of attention of a kind. Raises InvalidRequestError if it is not known.
+
+        kind: cache type and rows, as "f16 one"; "latent f16 one".
+        """
+        if kind not in self.attention:
+            raise InvalidRequestError(
+                f"The file of the machine does not say how fast attention of {kind!r} is.",
+                hint="`dure plan --save-machine FILE` writes a whole one, on the machine itself",
+            )
+        return self.attention[kind]
+
     def elements_s(self, elements: float, rows: int) -> float:
         """Return the seconds that so many elements of each of `rows` rows take."""
         few = self.element_s if self.element_few_s is None else self.element_few_s
@@ -223,7 +235,8 @@ def _value(name: str, kind: str, value: Any) -> Any:
         raise ValueError(f"{name} is no text of up to 200 characters")
     if value is None and "None" in kind:
         return None
-    number = _number(name, value, zero=name.endswith(("_s", "_ns", "seconds", "watts")))
+    may_be_zero = name.endswith(("_s", "_ns", "seconds", "watts")) and name != "read_bytes_s"
+    number = _number(name, value, zero=may_be_zero)
     return int(number) if kind == "int" else number
 
 

@@ -205,7 +205,7 @@ class Speeds:
             numbers = mixer.heads * mixer.key_dim * mixer.value_dim
             return 1e-9 * self.machine.delta_ns * numbers * rows
         prefix = "latent " if mixer.kind == "latent" else ""
-        speed = self.machine.attention[f"{prefix}{self.cache_dtype} {how}"]
+        speed = self.machine.attention_of(f"{prefix}{self.cache_dtype} {how}")
         group = mixer.heads / mixer.kv_heads
         a_key = speed.ns(group, mixer.key_dim + mixer.value_dim)
         return 1e-9 * (seen + rows * speed.row_keys) * mixer.kv_heads * a_key
