@@ -68,7 +68,9 @@ def test_ps_lists_what_is_in_memory(dure_command, asked) -> None:
 
 
 def test_stop_unloads_one_and_says_what_there_is_instead(dure_command, asked) -> None:
-    assert "qwen3:8b is unloaded" in dure_command("stop", "Qwen3:8b").err
+    assert (
+        "qwen3:8b is unloaded as soon as no request uses it" in dure_command("stop", "Qwen3:8b").err
+    )
     asked_for = {"model": "qwen3:8b", "keep_alive": 0, "stream": False}
     assert asked[-1] == ("/api/generate", asked_for)
     done = dure_command("stop", "other")

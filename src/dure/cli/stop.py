@@ -21,4 +21,5 @@ def command(
     """
     from dure.hub.server_client import ServerClient
 
-    console.note(f"{ServerClient.from_environment(url).unload(model)} is unloaded.")
+    name = ServerClient.from_environment(url).unload(model)
+    console.note(f"{name} is unloaded as soon as no request uses it.")
