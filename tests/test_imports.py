@@ -168,3 +168,9 @@ def test_nothing_runs_text_as_code_or_through_a_shell() -> None:
                 called = (function.value.id, function.attr)
                 assert called not in (("os", "system"), ("os", "popen")), where
             assert "shell" not in [word.arg for word in node.keywords], where
+
+
+def test_every_file_of_tests_has_a_name_of_its_own() -> None:
+    """pytest imports two of one name only from packages, which these folders are not."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted({*names})
