@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dure import machine
+from dure import kernels, machine
 from dure.weights.record_memory import LENT_MARGIN, MARGIN_BYTES, FreeOne, RecordMemory
 
 MB = 1 << 20
@@ -74,6 +74,24 @@ def test_nothing_is_lent_while_the_machine_has_less_than_was_planned(
 ) -> None:
     monkeypatch.setattr(machine, "memory_available", lambda: 0)
     assert process.step() <= PLANNED
+
+
+def test_where_the_machine_has_no_more_to_lend_what_was_planned_stays(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, there = kernels.ExpertBuffer, PLANNED + 10 * RECORD
+
+    def buffer(count: int, size: int) -> kernels.ExpertBuffer:
+        if process.memory.taken + size > there:
+            raise MemoryError
+        return make(count, size)
+
+    monkeypatch.setattr(kernels, "ExpertBuffer", buffer)
+    assert process.step() == there
+    assert process.step() == there
+    there = PLANNED // 2
+    process.memory.stay_below_limit(LIMIT, process.free_one)
+    assert process.step() <= there
 
 
 @pytest.mark.parametrize("limit", [None, LIMIT])

@@ -107,7 +107,10 @@ class RecordMemory:
                     buffer = kernels.ExpertBuffer(1, size)
                     self.taken += size
                     return buffer
-                self.capacity -= self._ceiling - self.taken  # the machine has no more
+                # The machine has no more: of what was lent nothing is missed, of what was planned
+                # what is not there.
+                missed = max(0, min(self._ceiling, self.capacity) - self.taken)
+                self.capacity = max(self._least, self.capacity - missed)
                 self._ceiling = self.taken
             other = self._spare()
             if other is None:
