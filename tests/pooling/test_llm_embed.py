@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,14 @@ def test_a_prompt_goes_before_the_text_by_name_or_as_it_is(llm: LLM, oracle: Any
 
 def test_token_ids_are_taken_as_they_are(llm: LLM) -> None:
     assert np.array_equal(llm.embed([ids_of("Hello")])[0].vector, llm.embed("Hello")[0].vector)
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_a_layer_that_makes_a_vector_infinite_is_an_error(llm: LLM) -> None:
+    prepared = llm.pooling_builder.embeddings(["Hello"])
+    damaged = replace(prepared, finish=lambda vector: vector * np.float32(np.inf))
+    with pytest.raises(ModelFileError, match="not finite"):
+        llm.driver.pool(damaged)
 
 
 def test_fewer_dimensions_are_the_first_ones_with_the_length_1(llm: LLM) -> None:

@@ -151,12 +151,13 @@ class PoolingOutput:
         if request.pooler is None or output.finish_reason != "stop":
             raise request.error or RuntimeError("the engine failed a request")
         vector = request.pooler.result()
-        if not np.isfinite(vector).all():
+        finished = self._prepared.finish(vector)
+        if not (np.isfinite(vector).all() and np.isfinite(finished).all()):
             raise ModelFileError(
                 "The model computed a vector that is not finite.",
                 hint="its weights are damaged, or were made for another kind of numbers",
             )
-        self._vectors[number] = self._prepared.finish(vector)
+        self._vectors[number] = finished
         self._top_up()
 
     def abort(self) -> None:
