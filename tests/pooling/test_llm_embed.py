@@ -72,6 +72,11 @@ def test_token_ids_are_taken_as_they_are(llm: LLM) -> None:
     assert np.array_equal(llm.embed([ids_of("Hello")])[0].vector, llm.embed("Hello")[0].vector)
 
 
+def test_a_long_prompt_is_not_tokenised_for_every_text_only_to_be_cut(llm: LLM) -> None:
+    with pytest.raises(InvalidRequestError, match=r"prompt of 5,000 characters .*\n.*fewer texts"):
+        llm.pooling_builder.embeddings(["a"] * 600, prompt="x" * 5000, truncate=2)
+
+
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_a_layer_that_makes_a_vector_infinite_is_an_error(llm: LLM) -> None:
     prepared = llm.pooling_builder.embeddings(["Hello"])

@@ -13,7 +13,7 @@ from dure.engine.request import check_prompt
 from dure.errors import InvalidRequestError, PromptLengthError
 from dure.pooling.dense import Dense
 from dure.pooling.vectors import Embedder, Scorer, ScoringModel
-from dure.text.length import least_tokens, longest_text
+from dure.text.length import LONG, least_tokens, longest_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,10 @@ MAX_TEXTS = 2048
 
 MAX_TOKENS = 300_000
 """Tokens of all texts of one request, as in OpenAI's API."""
+
+MAX_REPEATED = LONG * MAX_TOKENS
+"""Characters of a prompt or a query, times the texts that each have it: more are more tokens than
+that, or are tokenised only to be cut."""
 
 _MARK = re.compile(r"(<\|[^<>|]*\|>)")
 _FIELD = re.compile(r"\{(instruction|query|document)\}")
@@ -134,6 +138,7 @@ class PoolingBuilder:
         _check_count(len(texts))
         self._check_dimensions(dimensions)
         before = self._prompt(prompt, prompt_name)
+        _check_repeated("prompt", len(before), len(texts))
         made = _collected(lambda text: self._embedded(text, before, truncate), texts)
         skip = 0
         if before and not self.config.include_prompt:
@@ -171,6 +176,7 @@ class PoolingBuilder:
         _check_count(len(documents))
         fields = {"instruction": rank.instruction if instruction is None else instruction}
         fields["query"] = query
+        _check_repeated("query", sum(map(len, fields.values())), len(documents))
         pieces = _MARK.split(rank.template)
         made = _collected(
             lambda text: self._pair(pieces, {**fields, "document": text}, truncate), documents
@@ -332,4 +338,13 @@ def _check_count(count: int) -> None:
         raise InvalidRequestError(
             f"There are {count:,} texts, and one request may have {MAX_TEXTS:,}.",
             hint="send them in several requests",
+        )
+
+
+def _check_repeated(what: str, characters: int, count: int) -> None:
+    if characters * count > MAX_REPEATED:
+        raise InvalidRequestError(
+            f"The {what} of {characters:,} characters is in each of {count:,} texts, which is "
+            f"{characters * count:,} characters; one request may have {MAX_REPEATED:,}.",
+            hint=f"shorten the {what}, or send fewer texts at once",
         )
