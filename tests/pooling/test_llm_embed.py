@@ -72,6 +72,23 @@ def test_token_ids_are_taken_as_they_are(llm: LLM) -> None:
     assert np.array_equal(llm.embed([ids_of("Hello")])[0].vector, llm.embed("Hello")[0].vector)
 
 
+def test_a_prompt_is_not_written_before_token_ids_and_that_is_said(llm: LLM) -> None:
+    for options in ({"prompt_name": "query"}, {"prompt": QUERY}):
+        with pytest.raises(InvalidRequestError, match=r"no prompt is written before them"):
+            llm.embed([ids_of("Hello")], **options)
+
+
+def test_of_token_ids_nothing_is_left_out_as_a_default_prompt(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    default = replace(llm.pooling, default_prompt="query", include_prompt=False)
+    monkeypatch.setattr(llm.pooling_builder, "config", default)
+    assert llm.pooling_builder.embeddings(["Hello"]).pooling.skip > 0
+    assert llm.pooling_builder.embeddings([ids_of("Hello")]).pooling.skip == 0
+    with pytest.raises(InvalidRequestError, match="cannot be embedded at once"):
+        llm.embed(["Hello", ids_of("Hello")])
+
+
 def test_a_long_prompt_is_not_tokenised_for_every_text_only_to_be_cut(llm: LLM) -> None:
     with pytest.raises(InvalidRequestError, match=r"prompt of 5,000 characters .*\n.*fewer texts"):
         llm.pooling_builder.embeddings(["a"] * 600, prompt="x" * 5000, truncate=2)

@@ -139,6 +139,9 @@ class PoolingBuilder:
         self._check_dimensions(dimensions)
         before = self._prompt(prompt, prompt_name)
         _check_repeated("prompt", len(before), len(texts))
+        has_ids = any(not isinstance(text, str) for text in texts)
+        if has_ids and before:
+            before = self._before_ids(prompt, prompt_name, texts)
         made = _collected(lambda text: self._embedded(text, before, truncate), texts)
         skip = 0
         if before and not self.config.include_prompt:
@@ -226,6 +229,24 @@ class PoolingBuilder:
                 hint=f"it has {known}" if known else "it has none: give the text itself as prompt",
             )
         return self.config.prompts[name]
+
+    def _before_ids(self, prompt: str | None, name: str | None, texts: Sequence[Input]) -> str:
+        """Return what is written before texts some of which are token ids: nothing.
+
+        Raises InvalidRequestError where something was asked for, or texts have the default prompt.
+        """
+        if prompt is not None or name is not None:
+            raise InvalidRequestError(
+                "Token ids are taken as they are: no prompt is written before them.",
+                hint="put the prompt's ids before them, or give texts",
+            )
+        if any(isinstance(text, str) for text in texts):
+            raise InvalidRequestError(
+                f"Texts get the default prompt of {self._name}, and token ids are taken as they "
+                "are: they cannot be embedded at once.",
+                hint="embed the texts and the token ids one after the other",
+            )
+        return ""
 
     def _embedded(
         self, text: Input, prompt: str, truncate: bool | int
