@@ -67,6 +67,14 @@ def test_lines_of_standard_input_are_texts_some_at_a_time(
     assert len(llm.asked) == 2
 
 
+def test_long_texts_are_no_more_at_once_than_one_request_may_have(
+    llm: Embedder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embed.command("fake", ["a" * 100_000] * 5 + ["b"], prompt="Find: ")
+    assert [each["index"] for each in lines(capsys)] == [0, 1, 2, 3, 4, 5]
+    assert len(llm.asked) == 3
+
+
 def test_what_no_file_says_is_said_on_stderr(
     llm: Embedder, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 AT_ONCE = 256
-"""Texts whose embeddings are computed before the first is printed."""
+"""Texts whose embeddings are computed before the first is printed, at most."""
+
+AROUND = 16
+"""Tokens that a model may put around a text."""
 
 
 def command(
@@ -85,7 +88,8 @@ def command(
     if not llm.pooling.is_said:
         console.note(f"({llm.name} does not say how it is pooled: the last token is taken)")
     index = 0
-    for batch in _batches(given or None):
+    named = None if prompt_name is None else llm.pooling.prompts.get(prompt_name)
+    for batch in _batches(given or None, prompt or named or ""):
         for made in llm.embed(
             batch,
             prompt=prompt,
@@ -98,14 +102,24 @@ def command(
             index += 1
 
 
-def _batches(given: Sequence[str] | None) -> Iterator[list[str]]:
-    """Yield the texts, or the lines of standard input that are not empty, some at a time."""
+def _batches(given: Sequence[str] | None, prompt: str) -> Iterator[list[str]]:
+    """Yield the texts, or the lines of standard input that are not empty, some at a time.
+
+    Together with the prompt before each they have no more tokens than one request may have: none
+    has more than its text has bytes.
+    """
+    from dure.pooling.request import MAX_TOKENS
+
     batch: list[str] = []
+    before = AROUND + len(prompt.encode(errors="replace"))
+    total = 0
     for text in _lines() if given is None else given:
-        batch.append(text)
-        if len(batch) == AT_ONCE:
+        size = before + len(text.encode(errors="replace"))
+        if batch and (len(batch) == AT_ONCE or total + size > MAX_TOKENS):
             yield batch
-            batch = []
+            batch, total = [], 0
+        batch.append(text)
+        total += size
     if batch:
         yield batch
 
