@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from acts import ask, asked, done, shown, texts
+from scripted import until
 
 
 def titles(page) -> list[str]:
@@ -66,6 +67,35 @@ def test_a_conversation_is_found_renamed_and_deleted(page, server) -> None:
     page.reload()
     page.wait_for_selector('.open:text-is("Fruit")')
     assert ["Fruit"] == titles(page)
+
+
+def test_a_conversation_that_is_deleted_while_it_is_answered_stays_deleted(page, server) -> None:
+    server.script(("content", "So far"), ("wait",), ("content", " done."))
+    ask(page, "Apples")
+    page.wait_for_selector('.markdown:has-text("So far")')
+    page.click('[aria-label="Delete Apples"]')
+    page.click('dialog button:text-is("Delete")')
+    page.wait_for_selector("article", state="detached")
+    server.go.set()
+    until(lambda: server.left)
+    assert "Pears." == (server.say("Pears."), asked(page, "Pears"))[1]
+    page.reload()
+    page.wait_for_selector('.open:text-is("Pears")')
+    assert ["Pears"] == titles(page)
+
+
+def test_a_conversation_that_another_tab_deletes_stays_deleted(page, server) -> None:
+    asked(page, "Apples")
+    other = page.context.new_page()
+    other.goto(page.url)
+    other.wait_for_selector("article.assistant")
+    page.click('[aria-label="Delete Apples"]')
+    page.click('dialog button:text-is("Delete")')
+    other.wait_for_selector("article", state="detached")
+    other.click("#new")
+    other.reload()
+    other.wait_for_selector("#empty")
+    assert [] == titles(other)
 
 
 def test_an_export_brings_everything_back_in_another_browser(page, server, chromium) -> None:

@@ -337,9 +337,13 @@ class Chat {
 
   async changedElsewhere(id) {
     await this.refreshList();
-    if (id !== this.conversation.id || this.run) return;
     const stored = await this.store.get(id);
-    if (stored === undefined || id !== this.conversation.id || this.run) return;
+    if (stored === undefined) {
+      this.store.removed.add(id);
+      return this.removed(id);
+    }
+    this.store.removed.delete(id); // imported again
+    if (id !== this.conversation.id || this.run) return;
     const { leaf, nodes } = this.conversation;
     for (const [name, node] of Object.entries(stored.nodes)) {
       if (nodes[name]?.updated === node.updated) stored.nodes[name] = nodes[name]; // shown already

@@ -93,7 +93,7 @@ export class Sidebar {
   async importFile(file) {
     try {
       const conversations = imported(await file.text());
-      for (const conversation of conversations) await this.store.put(conversation);
+      for (const conversation of conversations) await this.store.add(conversation);
       announce(`${conversations.length} conversations imported.`);
       this.actions.onImported(conversations[0]?.id);
     } catch (error) {

@@ -8,6 +8,7 @@ const CHANNEL = "dure-conversations";
 export class Store {
   constructor() {
     this.memory = null; // conversations by id, where the browser keeps nothing
+    this.removed = new Set(); // ids: what still writes them down brings none of them back
     this.channel = "BroadcastChannel" in self ? new BroadcastChannel(CHANNEL) : null;
   }
 
@@ -41,6 +42,7 @@ export class Store {
 
   // Keep it. What another tab has added to it meanwhile stays, and is added to it here.
   async put(conversation) {
+    if (this.removed.has(conversation.id)) return;
     if (this.memory) {
       this.memory.set(conversation.id, structuredClone(conversation));
       return;
@@ -56,7 +58,14 @@ export class Store {
     this.channel?.postMessage(conversation.id);
   }
 
+  // Keep one that comes from elsewhere, though it may have been removed before.
+  async add(conversation) {
+    this.removed.delete(conversation.id);
+    await this.put(conversation);
+  }
+
   async remove(id) {
+    this.removed.add(id);
     if (this.memory) return void this.memory.delete(id);
     const transaction = this.database.transaction(["whole", "heads"], "readwrite");
     transaction.objectStore("whole").delete(id);
