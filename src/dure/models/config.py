@@ -15,6 +15,7 @@ from dure.formats.multimodal import language_config
 from dure.formats.quantized.mlx import is_mlx
 from dure.layers.rope import magnitude_scale
 from dure.models.gguf_layers import heads_by_window, kinds_of_layers, layers_without_heads
+from dure.models.not_run import check_causal
 
 if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
@@ -388,7 +389,7 @@ def read_config(checkpoint: Checkpoint) -> Config:
         own = language_config(checkpoint.config, checkpoint.tensors)
         values = {_SYNONYMS[key]: value for key, value in own.items() if key in _SYNONYMS}
         values |= {key: value for key, value in own.items() if key not in _SYNONYMS}
-        _check_causal(values, checkpoint)
+        check_causal(values, checkpoint)
         if is_mlx(checkpoint.config, checkpoint.tensors):  # mlx-lm adds the 1 when it converts
             values["norms_are_whole"] = True
         return Config(values, f"{checkpoint.path}: config.json")
@@ -410,24 +411,11 @@ def read_config(checkpoint: Checkpoint) -> Config:
     if layer_types is not None:
         values["layer_types"] = layer_types
     # A GGUF need not have a key for the vocabulary's size: it is the embedding's rows.
-    embedding = checkpoint.tensors.get("token_embd.weight")
-    if embedding is not None:
+    if (embedding := checkpoint.tensors.get("token_embd.weight")) is not None:
         values["vocab_size"] = embedding.shape[0]
     values["tie_word_embeddings"] = "output.weight" not in checkpoint.tensors
     values["attention_bias"] = "blk.0.attn_output.bias" in checkpoint.tensors
     return Config(values, str(checkpoint.path), is_gguf=True)
-
-
-def _check_causal(values: Mapping[str, Any], checkpoint: Checkpoint) -> None:
-    """Raise UnsupportedModelError for a decoder whose tokens see those after them, too."""
-    for key, sees_all in (("is_causal", (False,)), ("use_bidirectional_attention", (True, "all"))):
-        if not any(values.get(key) is each or values.get(key) == each for each in sees_all):
-            continue
-        raise UnsupportedModelError(
-            f"{checkpoint.path} has {key} = {values[key]!r}: attention without a causal mask, "
-            "which dure does not compute, as each token would have to see those after it.",
-            hint="embedding models with causal attention run, such as Qwen3-Embedding",
-        )
 
 
 def _gguf_scaling(

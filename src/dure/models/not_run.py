@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dure.errors import UnsupportedModelError
+
 if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
 
@@ -213,3 +215,17 @@ def _names(config: Mapping[str, Any]) -> Iterator[str]:
 def _plain(name: str) -> str:
     """Return a name as a model_type and its class have in common: qwen4exp of Qwen4ExpTextModel."""
     return _CLASS_END.sub("", name[:120]).replace("_", "").lower()
+
+
+def check_causal(values: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    """Raise UnsupportedModelError for a decoder whose tokens see those after them, too.
+
+    values: of its config.json.
+    """
+    for key, sees_all in (("is_causal", (False,)), ("use_bidirectional_attention", (True, "all"))):
+        if values.get(key) in sees_all:
+            raise UnsupportedModelError(
+                f"{checkpoint.path} has {key} = {values[key]!r}: attention without a causal mask, "
+                "which dure does not compute, as each token would have to see those after it.",
+                hint="embedding models with causal attention run, such as Qwen3-Embedding",
+            )
