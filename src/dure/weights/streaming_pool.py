@@ -267,6 +267,11 @@ class StreamingExpertPool(ExpertPool):
         self._reader.ask(number, layer.experts, expert, layer.sources(expert), priority)
         return True
 
+    @property
+    def is_reading(self) -> bool:
+        """Whether an expert is on its way, whoever asked for it."""
+        return self._coming_bytes > 0
+
     def is_here(self, number: int) -> bool:
         """Whether an expert can be multiplied by."""
         return bool(self._state[number] == _HERE)
@@ -436,13 +441,13 @@ class _StreamedWork:
         self, product: kernels.ExpertsPass, began: float | None
     ) -> tuple[list[int], float | None]:
         """Return what has come since; wait for something if nothing has."""
-        if not self.coming:
-            if self.missing:
-                raise NotEnoughMemoryError(
-                    "There is no memory for the experts of a step.",
-                    hint="give the model more memory, or close other programs",
-                )
+        if not self.coming and not self.missing:
             return [], None
+        if not self.coming and not self.pool.is_reading:  # what is read for others may go then
+            raise NotEnoughMemoryError(
+                "There is no memory for the experts of a step.",
+                hint="give the model more memory, or close other programs",
+            )
         start = time.perf_counter()
         came = self.pool.collect(1.0)
         now = time.perf_counter()
