@@ -103,6 +103,17 @@ def test_a_cut_answer_goes_on_where_it_ended(page, server) -> None:
     assert {"role": "assistant", "content": "Begun and"} == server.bodies[1]["messages"][-1]
 
 
+def test_what_goes_on_and_ends_before_a_frame_is_drawn_is_one_text(page, server) -> None:
+    server.script(("content", "Begun and"), ("end", "length"))
+    server.say(" ended.")
+    asked(page, "Hi")
+    page.evaluate("window.requestAnimationFrame = () => 0")  # as in a tab that is not shown
+    act(page, "Continue")
+    until(lambda: 2 == len(server.bodies))
+    done(page)
+    assert ["Hi", "Begun and ended."] == texts(page)
+
+
 def test_thoughts_are_folded_and_can_be_opened(page, server) -> None:
     server.script(("reasoning", "Let me see."), ("content", "Seen."))
     asked(page, "Hi")

@@ -56,7 +56,8 @@ export class MessageView {
     if (this.isUser) return;
     const { node } = this;
     const isOver = run === null || run.phase === "over";
-    if (this.isEnded && !isOver) this.restart();
+    // A text that ended cannot go on: it is read anew. A run may begin and be over within one frame.
+    if (this.isEnded && node.content.length > this.shownContent) this.restart();
     const thought = node.reasoning ?? "";
     if (thought.length > this.shownThought) {
       this.thoughts.append(...visible(thought.slice(this.shownThought)));
