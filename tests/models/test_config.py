@@ -36,7 +36,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "tie_word_embeddings": ("yes", 1, []),
     "rope_theta": (0, -1, 1, "10000", float("nan"), float("inf"), 10**400, [], False),
     "rope_scaling": ("yarn", [], {"type": "llama3"}, {"type": "linear", "factor": -1}, {"type": 3}),
-    "partial_rotary_factor": (0, -0.5, 2, "half", float("nan")),
+    "partial_rotary_factor": (0, -0.5, 2, 2e307, "half", float("nan")),
 }
 WRONG_IN_ONE: dict[str, dict[str, tuple[Any, ...]]] = {
     "llama": {"intermediate_size": NO_COUNT, "attention_bias": (1, "no")},
@@ -256,6 +256,13 @@ values = st.recursive(
     ),
     max_leaves=6,
 )
+
+
+@pytest.mark.parametrize("multiplier", [0, -1, "1", 1e308, float("inf")])
+def test_an_mlp_wider_than_any_is_refused(multiplier: Any) -> None:
+    config = plain("lfm2", block_auto_adjust_ff_dim=True, block_ffn_dim_multiplier=multiplier)
+    with pytest.raises(ModelFileError, match="block_ffn_dim_multiplier"):
+        load(config)
 
 
 @settings(max_examples=400, deadline=None)

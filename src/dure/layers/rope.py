@@ -318,10 +318,10 @@ def _rotary_dim(table: _Table, head_dim: int, usual: float = 1.0) -> int:
     fraction, rotary_dim = table.number("partial_rotary_factor"), table.number("rotary_dim")
     if fraction is not None:
         rotary_dim = head_dim * fraction
-    dim = int(head_dim * usual if rotary_dim is None else rotary_dim)
-    if not 0 < dim <= head_dim:
-        raise ModelFileError(f"The config rotates {dim} of {head_dim} dims of a head.")
-    return dim
+    dims = head_dim * usual if rotary_dim is None else rotary_dim
+    if not 1 <= dims < head_dim + 1:  # before it is an integer, which infinity cannot be
+        raise ModelFileError(f"The config rotates {dims:g} of {head_dim} dims of a head.")
+    return int(dims)
 
 
 def _rotary_part(table: _Table, usual: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dure.errors import ModelFileError
 from dure.layers.attention import Attention
 from dure.layers.basic import GatedMLP
 from dure.layers.decoder import Decoder
@@ -97,7 +98,13 @@ def _intermediate(config: Config, *, gguf: bool) -> int:
         return width
     width = int(2 * width / 3)
     if config.values.get("block_ffn_dim_multiplier", 1.0) is not None:
-        width = int(config.positive("block_ffn_dim_multiplier", 1.0) * width)
+        wide = config.positive("block_ffn_dim_multiplier", 1.0) * width
+        if wide >= 1 << 31:
+            raise ModelFileError(
+                f"block_ffn_dim_multiplier in the config makes MLPs {wide:.3g} wide; "
+                "fewer than 2^31 can be."
+            )
+        width = int(wide)
         multiple = config.integer("block_multiple_of", 256)
         width = -(-width // multiple) * multiple
     return width
