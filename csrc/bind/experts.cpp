@@ -23,10 +23,12 @@ Result<float> run_experts(Activations& a, const int32_t* ids, const float* weigh
   const GilReleased release;
   const bool as_float = experts_use_floats(call.set, exact);
   const ActTiles* tiles = as_float ? nullptr : &a.as_tiles(threads);
-  PooledBuffer<float> products(a.x.size() * k);
+  const int64_t pairs = a.rows() * static_cast<int64_t>(k);
+  const int64_t columns = columns_at_once(pairs, a.cols());
+  PooledBuffer<float> products(static_cast<size_t>(pairs * columns));
   ops().experts(tiles, as_float ? a.as_floats(threads) : nullptr, a.rows(), ids, weights,
-                static_cast<int>(k), call.set, {products.data(), nullptr, added, out.data()},
-                threads);
+                static_cast<int>(k), call.set,
+                {products.data(), columns, nullptr, added, out.data()}, threads);
   return out;
 }
 
@@ -52,7 +54,7 @@ class ExpertsPass {
     const std::vector<uint8_t> chosen = mask(set, experts);
     const Experts::Call call = set.call(experts.data(), experts.size());
     const GilReleased release;
-    compute(call.set, {products_.data(), chosen.data(), nullptr, nullptr});
+    compute(call.set, {products_.data(), a_.cols(), chosen.data(), nullptr, nullptr});
   }
   // Makes the experts' products zero: of those that cannot be had.
   void leave_out(const Experts& set, const std::vector<int>& experts) {
@@ -68,7 +70,7 @@ class ExpertsPass {
     const std::vector<uint8_t> none(static_cast<size_t>(set.shape().count), 0);
     auto out = fresh<float>({a_.x.shape(0), a_.x.shape(1)});
     const GilReleased release;
-    compute(set.shape(), {products_.data(), none.data(), added, out.data()});
+    compute(set.shape(), {products_.data(), a_.cols(), none.data(), added, out.data()});
     return out;
   }
 

@@ -48,7 +48,7 @@ class BufferPool {
   }
 
  private:
-  static constexpr size_t kLargest = size_t{32} << 20, kMost = size_t{64} << 20;
+  static constexpr size_t kLargest = size_t{48} << 20, kMost = size_t{64} << 20;
   std::mutex mutex_;
   std::map<size_t, std::vector<void*>> free_;
   size_t held_ = 0;

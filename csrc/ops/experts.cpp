@@ -92,12 +92,23 @@ void gate_up_float(Job& job, const ExpertSet& e, int panel, std::vector<float>& 
                 g + i * kPanel, sizeof(float) * columns);
 }
 
-// kTasks panels of down from `first` on for all rows of a job; row i goes to products[pairs[i]].
-void down_panels(const Job& job, const ExpertSet& e, int first, bool as_float, float* products,
-                 std::vector<float>& weights, std::vector<float>& buffer) {
+// Columns of the products, from a multiple of kPanel on: (n, k, width).
+struct Columns {
+  int64_t first, width;
+  float* products;
+
+  int items() const { return static_cast<int>(ceil_div(width, kTasks * kPanel)); }
+};
+
+// kTasks panels of down, the `item`th of these columns, for all rows of a job; row i goes to
+// products[pairs[i]].
+void down_panels(const Job& job, const ExpertSet& e, int item, bool as_float,
+                 const Columns& columns, std::vector<float>& weights, std::vector<float>& buffer) {
   const Packed down = e.down_of(job.expert);
   const auto n = static_cast<int64_t>(job.pairs.size());
-  const int count = std::min(kTasks, down.panels() - first);
+  const int first = static_cast<int>(columns.first / kPanel) + item * kTasks;
+  const int end = static_cast<int>(ceil_div(columns.first + columns.width, kPanel));
+  const int count = std::min(kTasks, end - first);
   const int64_t start = static_cast<int64_t>(first) * kPanel,
                 width = std::min<int64_t>(count * kPanel, e.hidden - start);
   buffer.resize(static_cast<size_t>(n) * width);
@@ -118,7 +129,8 @@ void down_panels(const Job& job, const ExpertSet& e, int first, bool as_float, f
     add_bias(e.down_bias + job.expert * e.hidden + start, n, static_cast<int>(width), width,
              buffer.data());
   for (int64_t i = 0; i < n; ++i)
-    std::memcpy(products + job.pairs[static_cast<size_t>(i)] * e.hidden + start,
+    std::memcpy(columns.products + job.pairs[static_cast<size_t>(i)] * columns.width + start -
+                    columns.first,
                 buffer.data() + i * width, sizeof(float) * width);
 }
 
@@ -131,7 +143,6 @@ void experts(const ActTiles* tiles, const float* x, int64_t n, const int32_t* id
   const bool as_float = tiles == nullptr;
   const int num_jobs = static_cast<int>(jobs.size());
   const int wide_items = as_float ? e.gate.panels() : static_cast<int>(e.intermediate / kBlock);
-  const int down_items = ceil_div(e.down.panels(), kTasks);
   std::vector<std::pair<int, int>> copies;  // (job, row of it)
   for (int j = 0; j < num_jobs; ++j) {
     Job& job = jobs[static_cast<size_t>(j)];
@@ -170,24 +181,27 @@ void experts(const ActTiles* tiles, const float* x, int64_t n, const int32_t* id
         gate_up_int8(job, e, part, buffer);
       }
     }
+    for (int64_t from = 0; from < e.hidden; from += part.columns) {
+      const Columns columns{from, std::min(part.columns, e.hidden - from), part.products};
+      const int items = columns.items();
 #pragma omp for schedule(dynamic, 2)
-    for (int64_t item = 0; item < static_cast<int64_t>(num_jobs) * down_items; ++item)
-      down_panels(jobs[static_cast<size_t>(item / down_items)], e,
-                  static_cast<int>(item % down_items) * kTasks, as_float, part.products,
-                  weights_as_floats, buffer);
-    // A token's experts are added in the order its router named them, whatever else is in the
-    // batch, and in whatever order they were computed.
+      for (int64_t item = 0; item < static_cast<int64_t>(num_jobs) * items; ++item)
+        down_panels(jobs[static_cast<size_t>(item / items)], e, static_cast<int>(item % items),
+                    as_float, columns, weights_as_floats, buffer);
+      // A token's experts are added in the order its router named them, whatever else is in the
+      // batch, and in whatever order they were computed.
 #pragma omp for schedule(static)
-    for (int64_t token = 0; token < (part.out ? n : 0); ++token) {
-      float* row = part.out + token * e.hidden;
-      for (int64_t c = 0; c < e.hidden; c += kPanel) {
-        const int width = static_cast<int>(std::min<int64_t>(kPanel, e.hidden - c));
-        f32x16 acc = set1(0);
-        for (int slot = 0; slot < k; ++slot)
-          acc = fma(set1(weights[token * k + slot]),
-                    load_n(part.products + (token * k + slot) * e.hidden + c, width), acc);
-        store_n(row + c, part.add ? acc + load_n(part.add + token * e.hidden + c, width) : acc,
-                width);
+      for (int64_t token = 0; token < (part.out ? n : 0); ++token) {
+        const float* products = part.products + token * k * columns.width;
+        for (int64_t c = 0; c < columns.width; c += kPanel) {
+          const int width = static_cast<int>(std::min<int64_t>(kPanel, columns.width - c));
+          const int64_t at = token * e.hidden + from + c;
+          f32x16 acc = set1(0);
+          for (int slot = 0; slot < k; ++slot)
+            acc = fma(set1(weights[token * k + slot]),
+                      load_n(products + slot * columns.width + c, width), acc);
+          store_n(part.out + at, part.add ? acc + load_n(part.add + at, width) : acc, width);
+        }
       }
     }
   }

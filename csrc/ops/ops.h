@@ -150,11 +150,21 @@ struct ExpertSet {
 
 // What one call of a mixture computes: all of it, or the products of some experts, or the sum.
 struct ExpertsPart {
-  float* products = nullptr;        // (n, k, hidden): what each expert gave for its rows
+  float* products = nullptr;        // (n, k, columns): what each expert gave for its rows
+  int64_t columns = 0;              // of the products: hidden, or fewer where all is computed
   const uint8_t* chosen = nullptr;  // (count): the experts to multiply by; null: all
   const float* add = nullptr;       // (n, hidden), added last; may be out itself
   float* out = nullptr;             // (n, hidden): the weighted sum; null: not yet
 };
+
+// How many columns a mixture of `pairs` rows of experts computes before it adds them up. All of
+// them for few rows. For many, products of 8 MB: 512 rows of 8 experts have 34 MB of them, which
+// would go to memory and come back, and be new pages in each layer.
+inline int64_t columns_at_once(int64_t pairs, int64_t hidden) {
+  constexpr int64_t kBytes = int64_t{8} << 20, kStep = 64;
+  const int64_t fit = kBytes / static_cast<int64_t>(sizeof(float)) / std::max<int64_t>(pairs, 1);
+  return std::min(hidden, std::max(fit / kStep * kStep, kStep));
+}
 
 // Whether the experts' arithmetic is float32 throughout, for all three matrices.
 inline bool experts_use_floats(const ExpertSet& e, bool exact) {

@@ -165,6 +165,35 @@ def test_a_row_has_the_same_bits_in_any_batch_and_with_any_threads(
     np.testing.assert_array_equal(bits(run(shuffled, 2)), bits(alone[shuffled]))
 
 
+@pytest.mark.parametrize(
+    ("layout", "rows", "exact"),
+    [(QUANTIZED[3], 1500, False), (QUANTIZED[1], 7300, False), (FLOATS[0], 30000, True)],
+)
+def test_many_rows_are_added_up_by_columns_with_the_same_bits(
+    layout: Any, rows: int, exact: bool
+) -> None:
+    # More than 8 MB of products: 448 and 64 columns of 512; 64 and 32 of 96; 24, which is below 64.
+    mixture = mixture_of(layout)
+    rng = np.random.default_rng(6)
+    x = random_activations(rng, 100, mixture.hidden)[rng.integers(0, 100, rows)]
+    ids, weights = routes(rng, rows, 3)
+    add = random_activations(rng, rows, mixture.hidden)
+
+    def run(part: slice) -> np.ndarray:
+        return kernels.experts_mlp(
+            x[part],
+            ids[part],
+            weights[part],
+            mixture.experts,
+            add=add[part],
+            exact=exact,
+            threads=2,
+        )
+
+    parts = np.concatenate([run(slice(start, start + 1000)) for start in range(0, rows, 1000)])
+    np.testing.assert_array_equal(bits(run(slice(None))), bits(parts))
+
+
 def test_all_rows_may_go_to_one_expert_and_to_all_of_them() -> None:
     rng = np.random.default_rng(6)
     mixture = mixture_of(QUANTIZED[0])

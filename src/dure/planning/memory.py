@@ -38,6 +38,9 @@ HISTORY_BYTES = 900
 """What is kept of one token of a conversation beside the cache: its id, its text, its place in what
 is searched for repetitions; measured of 512 to 4,096 tokens."""
 
+PRODUCT_BYTES = 8 << 20
+"""What experts' products take at once at most, where all experts are in memory: csrc/ops/ops.h."""
+
 _PAGE, _LARGE_ARRAY = 2 << 20, 4 << 20  # numpy asks for large pages from 4 MB on
 
 STATES_OF_ONE = 2
@@ -147,7 +150,7 @@ def footprint(
         token_bytes=size.token_bytes,
         cache_bytes=size.bytes_of(cached),
         state_bytes=_state_bytes(model, users * STATES_OF_ONE, plan.num_states if plan else 0),
-        buffer_bytes=min(ROWS, cached) * row_bytes(work),
+        buffer_bytes=min(ROWS, cached) * row_bytes(work, streamed=kept < sum(experts.values())),
         process_bytes=INTERPRETER_BYTES + TOKEN_BYTES * work.vocabulary + HISTORY_BYTES * cached,
         reserved_bytes=_reserved(plan),
         available_bytes=room,
@@ -176,18 +179,21 @@ def _most_users(size: CacheSize, room: int, tokens: int, state_bytes: int) -> in
     return low
 
 
-def row_bytes(work: ModelWork) -> int:
+def row_bytes(work: ModelWork, *, streamed: bool = False) -> int:
     """Return what one row of a step takes while it is computed, about.
 
     Residuals are some rows of floats, and attention has its queries and what it read of values; an
-    MLP keeps int8 and half of what lies between. Measured with 512 rows of dense models, a mixture
-    and latent attention.
+    MLP keeps int8 and half of what lies between. A mixture adds its products up by columns, unless
+    its experts come from disk. Measured with 512 rows of dense models, a mixture and latent
+    attention.
     """
     mixtures = [matrix for matrix in work.matrices if matrix.experts]
     widths = 2 * max((m.rows for m in work.matrices if m.use == "dense"), default=0)
     if mixtures:
         width, top_k = max(m.rows for m in mixtures), max(m.active for m in mixtures)
-        widths = max(widths, top_k * (6 * work.hidden + 2 * width))
+        products = 4 * top_k * work.hidden
+        at_once = products if streamed else min(products, PRODUCT_BYTES // ROWS)
+        widths = max(widths, top_k * 2 * (work.hidden + width) + at_once)
     return 8 * work.hidden + 4 * max(_numbers(mixer) for mixer, _ in work.mixers) + widths
 
 
