@@ -8,12 +8,13 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from typing import Any
 
 import pytest
+import uvicorn.server
 from fake_model import ScriptModel, alphabet, loaded
 from stepped import Stepped
 
@@ -160,6 +161,27 @@ def patience() -> Iterator[None]:
         yield
 
 
+class _Hasty:
+    """asyncio for uvicorn, which looks every 0.1 s whether it is to end, and waits as long twice.
+
+    A tenth of that: the tests end some hundred servers one after the other.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    def sleep(self, seconds: float) -> Awaitable[None]:
+        return asyncio.sleep(seconds / 10)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def haste() -> Iterator[None]:
+    """A server in this process ends as soon as it may."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(uvicorn.server, "asyncio", _Hasty())
+        yield
+
+
 @pytest.fixture
 def serve() -> Iterator[Serve]:
     """A function from a script, options of fake_model.loaded and settings, to a Running server.
@@ -172,9 +194,20 @@ def serve() -> Iterator[Serve]:
 
 @pytest.fixture(scope="module")
 def serve_module() -> Iterator[Serve]:
-    """The same, for servers that a file's tests share."""
+    """The same, for servers that a file's tests share: asked for the same, it is the same one."""
     with pytest.MonkeyPatch.context() as patch:
-        yield from _servers(patch)
+        servers = _servers(patch)
+        start = next(servers)
+        made: dict[tuple[Any, str], Running] = {}
+
+        def shared(script: Any = alphabet, **options: Any) -> Running:
+            wanted = script, repr(sorted(options.items()))
+            if wanted not in made:
+                made[wanted] = start(script, **options)
+            return made[wanted]
+
+        yield shared
+        next(servers, None)
 
 
 def _servers(patch: pytest.MonkeyPatch) -> Iterator[Serve]:
@@ -225,6 +258,8 @@ def _servers(patch: pytest.MonkeyPatch) -> Iterator[Serve]:
         if running.thread.is_alive():
             running.wait_until(running.is_idle)
             running.stop()
+    for running in started:
+        assert running.thread is not None
         running.thread.join(WAIT_S)
         assert not running.thread.is_alive(), "the server did not end"
         assert not running.failed
