@@ -216,6 +216,21 @@ def test_a_currency_without_prices_is_refused(dure_command: Dure) -> None:
     assert "USD and CNY" in dure_command("plan", "qwen3:8b", "--currency", "EUR").err
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--rate", "7.1"), "add --currency USD or --currency CNY"),
+        (("--rate", "0", "--currency", "CNY"), "0 yuan a dollar is no rate"),
+        (("--rate", "nan", "--currency", "USD"), "nan yuan a dollar is no rate"),
+    ],
+)
+def test_a_rate_that_converts_nothing_is_refused(
+    dure_command: Dure, options: tuple[str, ...], said: str
+) -> None:
+    done = dure_command("plan", "smollm2:135m", *options)
+    assert done.code == 1 and said in done.err
+
+
 def test_a_model_without_a_price_says_so(dure_command: Dure) -> None:
     assert "no price known" in dure_command("plan", "smollm2:135m").out
 

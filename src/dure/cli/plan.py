@@ -68,12 +68,20 @@ def command(
     fetched, some MB of it; of the catalogue's models nothing. The machine is measured once, in
     some 20 s.
     """
+    from dure.errors import InvalidRequestError
     from dure.planning.machine import write_machine
     from dure.planning.plan import Wish
-    from dure.planning.vendor_prices import check_currency
+    from dure.planning.vendor_prices import check_currency, check_rate
 
     if currency is not None:
         currency = check_currency(currency.upper())
+    if rate is not None:
+        check_rate(rate)
+        if currency is None:
+            raise InvalidRequestError(
+                "--rate converts vendors' prices, and nothing says into which currency.",
+                hint="add --currency USD or --currency CNY",
+            )
     measured = _machine(machine)
     if save_machine is not None:
         write_machine(measured, save_machine)

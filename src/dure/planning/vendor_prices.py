@@ -49,11 +49,7 @@ class VendorPrice:
     def in_currency(self, currency: str, yuan_per_dollar: float = YUAN_PER_DOLLAR) -> VendorPrice:
         """Return the same price in US dollars or yuan. Raises InvalidRequestError for others."""
         check_currency(currency)
-        if not 0 < yuan_per_dollar <= MOST_RATE:
-            raise InvalidRequestError(
-                f"{yuan_per_dollar:g} yuan a dollar is no rate: it must be above 0, and at most "
-                f"{MOST_RATE:,.0f}."
-            )
+        check_rate(yuan_per_dollar)
         if currency == self.currency:
             return self
         factor = yuan_per_dollar if currency == "CNY" else 1 / yuan_per_dollar
@@ -64,6 +60,15 @@ class VendorPrice:
             cached_input=cached,
             output=self.output * factor,
             currency=currency,
+        )
+
+
+def check_rate(yuan_per_dollar: float) -> None:
+    """Raise InvalidRequestError unless dollars can be converted by this rate."""
+    if not 0 < yuan_per_dollar <= MOST_RATE:
+        raise InvalidRequestError(
+            f"{yuan_per_dollar:g} yuan a dollar is no rate: it must be above 0, and at most "
+            f"{MOST_RATE:,.0f}."
         )
 
 
