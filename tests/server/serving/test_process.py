@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from preloaded import Child, Preloaded
 from wire import read_until, rest
 
 SCRIPT = Path(__file__).parents[1] / "fake_server.py"
@@ -27,33 +28,50 @@ PATIENCE_S = 60.0
 Start = Callable[..., "Process"]
 
 
+# What a server has imported when it answers: two seconds, of which most tests need not know.
+IMPORTS = ("dure.llm", "dure.server.app", "dure.server.run", "dure.cli.serve", "fake_model")
+
+
 class Process:
-    """A server in a process of its own."""
+    """A server in a process of its own, which a preloaded one forks if there is one."""
 
     def __init__(
         self,
+        preloaded: Preloaded | None,
         *arguments: str,
         files: int | None = None,
         memory: int | None = None,
         ignoring: signal.Signals | None = None,
         **environment: str,
     ) -> None:
-        def limited() -> None:
-            if ignoring is not None:
-                signal.signal(ignoring, signal.SIG_IGN)
-            if files is not None:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-            if memory is not None:
-                resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        limits = {} if files is None else {"RLIMIT_NOFILE": files}
+        limits |= {} if memory is None else {"RLIMIT_AS": memory}
+        ignored = [] if ignoring is None else [ignoring]
 
-        self.process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), "serve", *arguments],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env={**os.environ, **environment},
-            text=True,
-            preexec_fn=limited,  # noqa: PLW1509 - no threads that matter before exec
-        )
+        def limited() -> None:
+            for number in ignored:
+                signal.signal(number, signal.SIG_IGN)
+            for name, value in limits.items():
+                resource.setrlimit(getattr(resource, name), (value, value))
+
+        environment = {**os.environ, **environment}
+        self.process: subprocess.Popen[str] | Child
+        if preloaded is not None:
+            self.process = preloaded.start(
+                *(str(SCRIPT), "serve", *arguments),
+                env=environment,
+                limits=limits,
+                ignored=ignored,
+            )
+        else:
+            self.process = subprocess.Popen(
+                [sys.executable, str(SCRIPT), "serve", *arguments],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=environment,
+                text=True,
+                preexec_fn=limited,  # noqa: PLW1509 - no threads that matter before exec
+            )
         self.said = ""
         self.port = 0
         self.connections: list[socket.socket] = []
@@ -105,13 +123,25 @@ class Process:
         return code
 
 
+@pytest.fixture(scope="module")
+def preloaded() -> Iterator[Preloaded]:
+    made = Preloaded(*IMPORTS)
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def start() -> Iterator[Start]:
-    """A function from arguments, and FAKE_… variables, to a Process; killed at the end."""
+def start(preloaded: Preloaded) -> Iterator[Start]:
+    """A function from arguments, and FAKE_… variables, to a Process; killed at the end.
+
+    fresh: a Python that has imported nothing yet.
+    """
     started: list[Process] = []
 
-    def begin(*arguments: str, **options: object) -> Process:
-        started.append(Process(*arguments, **options))  # type: ignore[arg-type]
+    def begin(*arguments: str, fresh: bool = False, **options: object) -> Process:
+        started.append(
+            Process(None if fresh else preloaded, *arguments, **options)  # type: ignore[arg-type]
+        )
         return started[-1]
 
     yield begin
@@ -137,7 +167,7 @@ def wait_until(what: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_sigterm_and_ctrl_c_at_idle_end_it_with_0(start: Start, number: signal.Signals) -> None:
-    server = start("fake", "--port", "0").ready()
+    server = start("fake", "--port", "0", fresh=True).ready()
     server.process.send_signal(number)
     assert 0 == server.ended()
     assert "Traceback" not in server.said
@@ -197,7 +227,7 @@ def test_sigterm_while_the_model_is_loaded_ends_it_at_once(start: Start, times: 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = start("fake", "--port", str(port), FAKE_LOAD="300")
+    server = start("fake", "--port", str(port), FAKE_LOAD="300", fresh=times == 2)
     server.port = port
 
     def loads() -> bool:
@@ -261,7 +291,7 @@ def test_what_cannot_be_served_is_said(start: Start, arguments, says) -> None:
 def test_a_cache_larger_than_the_memory_it_may_take_is_said_with_both_numbers(
     start: Start, smollm2: Path
 ) -> None:
-    server = start(str(smollm2), "--port", "0", "--cache-gb", "50", memory=8 * GIB)
+    server = start(str(smollm2), "--port", "0", "--cache-gb", "50", memory=8 * GIB, fresh=True)
     assert 1 == server.ended()
     assert re.search(r"error: .* needs 50\.\d\d GB of memory, and [78]\.\d\d GB is", server.said)
     assert "Traceback" not in server.said
@@ -269,7 +299,7 @@ def test_a_cache_larger_than_the_memory_it_may_take_is_said_with_both_numbers(
 
 @pytest.mark.model
 def test_with_little_memory_it_serves_what_fits(start: Start, smollm2: Path) -> None:
-    server = start(str(smollm2), "--port", "0", memory=2 * GIB).ready()
+    server = start(str(smollm2), "--port", "0", memory=2 * GIB, fresh=True).ready()
     assert "200" == server.status(CHAT, {**STREAM, "max_tokens": 2})
 
 
