@@ -55,12 +55,17 @@ class Driver:
         *,
         on_complete: Callable[[PreparedRequest, Completion], None] | None = None,
     ) -> None:
-        """on_complete: is told of every whole answer to a request."""
+        """on_complete: is told of every whole answer to a request.
+
+        `interrupted` may be set by any thread: a pass is then given up between two layers, and
+        streams end without a completion.
+        """
         check_process()
         _home[:] = [os.getpid()]
         self.engine = engine
         self._on_complete = on_complete
         self.lock = threading.RLock()
+        self.interrupted = threading.Event()
         self._tokenizer = tokenizer
         self._answers: dict[str, OutputProcessor | PoolingOutput] = {}
 
@@ -157,6 +162,8 @@ class Driver:
                 if answer.chunks:
                     yield answer.chunks.popleft()
                     continue
+                if self.interrupted.is_set():
+                    return
                 if on_prefill is not None and not answer.started:
                     on_prefill(*answer.prefilled)
                 with self.lock:
@@ -175,13 +182,13 @@ class Driver:
         with _interrupts_deferred() as pressed:
             self.engine.meter.enter(self.engine)
             try:
-                self._step(pressed)
+                self._step(lambda: self.interrupted.is_set() or pressed())
             finally:
                 self.engine.meter.leave(self.engine, has_work=self.engine.has_work)
 
-    def _step(self, pressed: Callable[[], bool] | None) -> None:
+    def _step(self, given_up: Callable[[], bool]) -> None:
         try:
-            outputs = self.engine.step(pressed)
+            outputs = self.engine.step(given_up)
         except PassInterruptedError:
             return
         for output in outputs:
@@ -212,17 +219,17 @@ def _joined(group: Sequence[OutputProcessor]) -> Completion:
 
 
 @contextmanager
-def _interrupts_deferred() -> Iterator[Callable[[], bool] | None]:
+def _interrupts_deferred() -> Iterator[Callable[[], bool]]:
     """Let Ctrl-C wait for the end of the block, so that it never leaves the engine in mid-step.
 
-    Yields what says whether it was pressed; None where signals do not come to this thread.
+    Yields what says whether it was pressed; never where signals do not come to this thread.
     """
     previous = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or previous in (
         None,
         signal.SIG_IGN,
     ):
-        yield None
+        yield lambda: False
         return
     pressed = threading.Event()
 

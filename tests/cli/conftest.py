@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 
 import pytest
@@ -22,6 +23,8 @@ def dure_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     def run(*arguments: str, stdin: bytes | None = b"") -> Outcome:
         stream = Terminal() if stdin is None else io.TextIOWrapper(io.BytesIO(stdin))
         monkeypatch.setattr(sys, "stdin", stream)
+        if "DURE_URL" not in os.environ:
+            monkeypatch.setenv("DURE_URL", "http://127.0.0.1:9")  # where nobody listens
         with pytest.raises(SystemExit) as exit_:
             main(arguments)
         code = exit_.value.code

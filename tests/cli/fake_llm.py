@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from dure.chat.dialects import Event
 from dure.chat.output import Chunk, Completion
 from dure.chat.usage import Usage
 from dure.cli import main
@@ -51,6 +53,7 @@ class FakeLLM:
         self.context = 1000
         self.threads = 2
         self.options = options
+        self.meter = options.get("meter")
         self.notes: tuple[str, ...] = ()
         self.memory = STREAMED if model == "giant" else None
         self.stats = ExpertStats(read_bytes=1_000_000)
@@ -58,6 +61,7 @@ class FakeLLM:
         self.template_source = None if model == "base" else "{{ messages }}"
         self.sampling_defaults = {"temperature": 0.5}
         self.model = SimpleNamespace(context_length=4000)
+        self.driver = SimpleNamespace(interrupted=threading.Event())
         self.checkpoint = Checkpoint(self.path, "gguf", {}, {"general.architecture": "fake"})
         self.asked: list[Any] = []
         self.params: list[SamplingParams] = []
@@ -104,18 +108,28 @@ class FakeLLM:
             words, reason = words[: params.max_tokens], "length"
         if text.startswith("endless"):
             reason = "length"
-        said = []
+        said: list[str] = []
+        events: list[Event] = []
         for number, word in enumerate(words):
             if number:
                 time.sleep(float(os.environ.get("FAKE_PAUSE", "0")))
             said.append(word if number == 0 else " " + word)
-            done = number == len(words) - 1
-            yield Chunk(said[-1], number, _completion(said, reason) if done else None)
+            # "thinker" takes all before "</think>" for thoughts, as a prompt that opens them does.
+            thinks = self.name == "thinker" and "</think>" in words[number:]
+            event = Event("reasoning" if thinks else "content", said[-1])
+            shown = () if word == "</think>" else (event,)
+            events += shown
+            completion = None
+            if number == len(words) - 1:
+                completion = _completion(said, reason, events)
+            yield Chunk(said[-1], number, completion, events=shown)
 
 
-def _completion(said: Sequence[str], reason: str) -> Completion:
+def _completion(said: Sequence[str], reason: str, events: Sequence[Event]) -> Completion:
     return Completion(
         text="".join(said),
+        content="".join(event.text for event in events if event.kind == "content"),
+        reasoning="".join(event.text for event in events if event.kind == "reasoning"),
         token_ids=tuple(range(len(said))),
         logprobs=None,
         finish_reason=reason,

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,9 @@ import pytest
 from fake_llm import FakeLLM
 from outcome import ENVIRONMENT
 
-from dure.cli.chat import Chat
+from dure.chat.output import Chunk
+from dure.cli.chat import LEAVE, Chat
+from dure.cli.chat_commands import COMMANDS
 from dure.cli.conversation import Conversation
 from dure.engine.params import SamplingParams
 
@@ -31,14 +34,17 @@ Talk = Callable[..., FakeLLM]
 
 
 @pytest.fixture
-def talk() -> Talk:
+def talk(monkeypatch: pytest.MonkeyPatch) -> Talk:
     """A function that chats the given lines with a fake model, which it returns."""
 
     def run(*lines: str | type[BaseException], model: str = "fake", **options: Any) -> FakeLLM:
+        monkeypatch.setattr(FakeLLM, "made", [])
         rest = iter([*lines, EOFError])
 
-        def read(_prompt: str) -> str:
+        def read(_prompt: str, text: str = "") -> str:
             line = next(rest)
+            if isinstance(line, str) and text:
+                line = line.replace("…", text)  # what one edits stands in the line
             if isinstance(line, str):
                 return line
             raise line
@@ -155,14 +161,23 @@ def test_parameters_are_set_and_reset(talk: Talk) -> None:
         ("/set parameter temperature warm", "'warm' is not a value for temperature"),
         ("/set parameter temperature -1", "temperature must be from 0 to 100"),
         ("/set parameter stop 'open", "is not a value for stop"),
-        ("/set colour on", "/set does not know 'colour'"),
+        ("/set colour on", "/set does not know 'colour on'"),
         ("/set", "it sets parameter, system, think"),
         ("/set think maybe", "'maybe' is not on, off, auto"),
         ("/set think on", "no switch for thinking"),
         ("/show nothing", "/show shows info"),
         ("/sohw info", "did you mean /show?"),
         ("/xyz", "/? lists the commands"),
-        ("/save", "/save needs the name of a file"),
+        ("/save .hidden", "'.hidden' is no name for a chat"),
+        ("/load nothing", "No chat is saved as 'nothing'"),
+        ("/set parameter num_ctx 8192", "num_ctx is set when a model is loaded"),
+        ("/regen", "There is no message to answer again"),
+        ("/undo", "There is no message to take back"),
+        ("/edit", "There is no message to edit"),
+        ("/thoughts", "There are no thoughts"),
+        ("/read", "/read needs the name of a file"),
+        ("/read /nowhere/at/all.txt", "cannot be read: No such file"),
+        ("/model other", "This chat cannot load another model"),
         ("/load /nowhere/at/all.json", "cannot be read: No such file"),
         ("/save /nowhere/at/all.json", "cannot be written: No such file"),
     ],
@@ -204,8 +219,8 @@ def test_show_prints_to_stdout(talk: Talk, capsys: pytest.CaptureFixture[str]) -
 def test_help_names_every_command(talk: Talk, capsys: pytest.CaptureFixture[str]) -> None:
     talk("/?")
     said = capsys.readouterr().err
-    for command in ("/set", "/show", "/save", "/load", "/clear", "/bye", '"""', "Ctrl-C"):
-        assert command in said
+    for command in (*COMMANDS, *LEAVE, '"""', "Ctrl-C"):
+        assert command in said or command in ("/help", "/?", "/chats")
 
 
 def test_half_a_surrogate_pair_in_a_conversation_can_be_saved(tmp_path: Path) -> None:
@@ -276,6 +291,160 @@ def test_without_a_template_each_message_is_completed_alone(
     said = capsys.readouterr().err
     assert "completes text" in said
     assert "A system message needs a chat template" in said
+
+
+def test_thoughts_are_kept_apart_from_the_answer(talk: Talk, tmp_path: Path) -> None:
+    path = tmp_path / "talk.json"
+    llm = talk("let me see </think> four", "more", f"/save {path}", model="thinker")
+    assert llm.asked[1][1] == {
+        "role": "assistant",
+        "content": " four",
+        "reasoning_content": "let me see",
+    }
+    saved = json.loads(path.read_text(encoding="utf-8"))["messages"]
+    assert (saved[1]["content"], saved[1]["reasoning_content"]) == (" four", "let me see")
+    again = talk(f"/load {path}", "and", model="thinker").asked[0]
+    assert again[1]["reasoning_content"] == "let me see"
+
+
+def test_off_a_terminal_the_answer_alone_is_written(
+    talk: Talk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk("let me see </think> four", "/thoughts", model="thinker")
+    captured = capsys.readouterr()
+    assert captured.out == " four\nlet me see\n"
+
+
+def test_an_answer_is_made_again_changed_and_taken_back(
+    talk: Talk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ("one", "two", "/regen", "/edit", "… and more", "/undo", "three")
+    asked = [[m["content"] for m in messages] for messages in talk(*lines).asked]
+    assert asked == [
+        ["one"],
+        ["one", "one", "two"],
+        ["one", "one", "two"],
+        ["one", "one", "two and more"],
+        ["one", "one", "three"],
+    ]
+    assert "Taken back: two and more" in capsys.readouterr().err
+
+
+def test_a_refused_change_leaves_the_turn_as_it_was(talk: Talk) -> None:
+    asked = talk("one", "/edit too long for you", "two").asked
+    assert [m["content"] for m in asked[-1]] == ["one", "one", "two"]
+
+
+def test_the_same_seed_is_said_to_give_the_same_answer(
+    talk: Talk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk("one", "/set parameter seed 5", "/regen")
+    assert "(the answer is the same: there is a seed)" in capsys.readouterr().err
+
+
+def test_a_file_goes_with_the_next_message_alone(talk: Talk, tmp_path: Path) -> None:
+    path = tmp_path / "notes of mine.txt"
+    path.write_text("line one\nline two\n", encoding="utf-8")
+    first, second = talk(f"/read {path}", "What is it?", "more").asked
+    assert first[0]["content"] == (
+        "notes of mine.txt:\n\n```\nline one\nline two\n```\n\nWhat is it?"
+    )
+    assert second[-1]["content"] == "more"
+
+
+def test_another_model_goes_on_with_the_chat(
+    talk: Talk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk("one", "/model other", "two", "/model missing", "three", "/model", load=FakeLLM)
+    made = [llm.name for llm in FakeLLM.made]
+    assert made == ["fake", "other", "other"]  # what is missing was never made
+    assert [m["content"] for m in FakeLLM.made[1].asked[0]] == ["one", "one", "two"]
+    assert [m["content"] for m in FakeLLM.made[2].asked[0]][-2:] == ["two", "three"]
+    said = capsys.readouterr().err
+    assert "No model is called 'missing'" in said
+    assert "(other is loaded again)" in said
+
+
+@pytest.mark.parametrize("word", ["/bye", "/exit", "/quit"])
+def test_each_word_for_leaving_leaves(talk: Talk, word: str) -> None:
+    assert len(talk("one", word).asked) == 1
+
+
+def test_what_is_set_is_said(talk: Talk, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = {
+        "/set parameter temperature 0.3": "temperature is 0.3.",
+        "/set parameter num_predict 5": "max_tokens is 5.",
+        "/set parameter num_predict -1": "max_tokens is the default again.",
+        "/set parameter stop END": "stop is ('END',).",
+        "/set system Be brief.": "The system message has 9 characters.",
+        "/set system": "There is no system message.",
+        "/set think 50": "Thinking is on, for at most 50 tokens.",
+        "/set nothink": "Thinking is off.",
+        "/set think": "Thinking is on.",
+        "/set think auto": "Thinking is as the model likes.",
+        "/set thoughts fold": "Thoughts are one line",
+        "/set verbose": "Counts and speeds are shown.",
+        "/set quiet": "Counts and speeds are hidden.",
+        "/set nowordwrap": "Lines are broken by the terminal.",
+        "/set format json": "Answers are JSON.",
+        "/set noformat": "Answers are text.",
+        "/set nohistory": "What you type is not kept.",
+    }
+    talk(*sets, model="thinker")
+    said = capsys.readouterr().err.splitlines()[1:]
+    assert [line[: len(wanted)] for line, wanted in zip(said, sets.values(), strict=True)] == [
+        *sets.values()
+    ]
+
+
+def test_a_chat_is_saved_by_a_name_listed_and_found(
+    talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DURE_HOME", str(tmp_path))
+    talk("/load", "about pandas", "/save my pandas", "more", "/save")
+    assert (tmp_path / "chats" / "my pandas.json").stat().st_mode & 0o077 == 0
+    talk("/load")
+    said = capsys.readouterr().err
+    assert "No chat is saved." in said
+    assert said.count("Saved 2 messages") == said.count("Saved 4 messages") == 1
+    name, begins = said.splitlines()[-1][:9], said.splitlines()[-1][-12:]
+    assert (name, begins) == ("my pandas", "about pandas")
+    assert len(talk("/load my pandas", "next").asked[0]) == 5
+
+
+def test_json_is_asked_for_by_a_word(talk: Talk) -> None:
+    first, second = talk("/set format json", "a", "/set noformat", "b").formats
+    assert (first.kind, second) == ("json_object", None)
+
+
+def test_ctrl_c_comes_back_at_once_while_a_pass_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given_up = threading.Event()
+
+    class SlowLLM(FakeLLM):
+        def stream(self, prompt: Any, params: SamplingParams, **_: Any) -> Any:
+            def chunks() -> Iterator[Chunk]:
+                os.kill(os.getpid(), signal.SIGINT)
+                assert self.driver.interrupted.wait(30)  # what makes an engine give up a pass
+                given_up.set()
+                yield Chunk("late", 0)
+
+            return chunks()
+
+    lines = iter(["a long prompt"])
+
+    def read(_prompt: str, _text: str = "") -> str:
+        line = next(lines, None)
+        if line is None:
+            assert given_up.wait(30)
+            raise EOFError
+        return line
+
+    chat = Chat(SlowLLM("slow"), SamplingParams(), read=read)  # type: ignore[arg-type]
+    chat.run()
+    assert "(stopped)" in capsys.readouterr().err
+    assert chat.talk.messages == []
 
 
 def ignore_ctrl_c() -> None:
@@ -436,9 +605,9 @@ def test_a_model_cannot_send_commands_to_the_terminal(screen: MakeScreen) -> Non
 
 
 def test_a_long_prompt_has_a_progress_line_that_is_erased(screen: MakeScreen) -> None:
-    shown = screen("fake", "slow prompt", pause=1.0)
+    shown = screen("fake", "slow prompt", pause=1.2)
     assert shown.end() == 0
-    assert "\r\x1b[Kreading the prompt  50 %\r\x1b[Kslow" in shown.raw
+    assert "\r\x1b[Kreading the prompt  50 %, 1 s left\r\x1b[Kslow" in shown.raw
 
 
 def test_a_long_step_that_reads_from_disk_tells_how_much_it_has_read(screen: MakeScreen) -> None:

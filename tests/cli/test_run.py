@@ -222,11 +222,19 @@ def test_json_is_one_object_on_stdout(dure_command: Dure) -> None:
     assert value == {
         "model": "fake",
         "text": "hello there",
+        "reasoning": "",
         "finish_reason": "stop",
         "tokens": {"prompt": 10, "cached": 4, "completion": 2, "drafted": 0, "accepted": 0},
         "timings": {"prefill_s": 0.5, "decode_s": 2.0, "prefill_tps": 12.0, "decode_tps": 0.5},
         "cost": {"processor_seconds": 0.0, "joules": None, "energy": "unknown"},
     }
+
+
+def test_thoughts_are_no_part_of_the_answer(dure_command: Dure) -> None:
+    asked = ("run", "thinker", "let me see </think> four")
+    assert dure_command(*asked).out == " four\n"
+    value = json.loads(dure_command(*asked, "--json").out)
+    assert (value["reasoning"], value["text"]) == ("let me see", " four")
 
 
 def test_verbose_figures_go_to_stderr(dure_command: Dure) -> None:

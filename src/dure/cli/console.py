@@ -21,6 +21,7 @@ from dure.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from dure.chat.output import Completion
+    from dure.cli.served_model import ServedModel
     from dure.llm import LLM
     from dure.loading.memory import MemoryUse
     from dure.metering.energy import Energy
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from dure.weights.expert_stats import ExpertUse
 
 REFRESH_S = 0.5
+MIN_TOLD_S = 1.0  # of work, before the time that is left is told
 
 # A model's text may hold terminal commands (ESC […): only line ends and tabs reach a terminal.
 _CONTROLS = {code: None for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
@@ -119,8 +121,13 @@ class Cache(str, Enum):
 
 def write(text: str) -> None:
     """Write a model's `text` to stdout at once; on a terminal, without control characters."""
-    sys.stdout.write(text.translate(_CONTROLS) if sys.stdout.isatty() else text)
+    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
+
+
+def printable(text: str) -> str:
+    """Return a model's `text` without the characters that command a terminal."""
+    return text.translate(_CONTROLS)
 
 
 def note(text: str) -> None:
@@ -144,6 +151,16 @@ def read_text(path: Path) -> str:
         ) from None
     except OSError as error:
         raise InvalidRequestError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def duration(seconds: float) -> str:
+    """Format seconds for a person: "40 s", "3 min 5 s", "2 h 10 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def aligned(table: Sequence[tuple[str, ...]]) -> list[str]:
@@ -265,14 +282,22 @@ class ProgressLine:
     """
 
     def __init__(
-        self, label: str, *, delay_s: float = 0.0, beside: Callable[[], str] | None = None
+        self,
+        label: str,
+        *,
+        delay_s: float = 0.0,
+        beside: Callable[[], str] | None = None,
+        time_left: bool = False,
     ) -> None:
         """beside: returns what stands after the share; a thread asks it twice a second.
 
-        So the line shows that something happens where one step lasts minutes.
+        So the line shows that something happens where one step lasts minutes. time_left: whether
+        it says for how long it will go on as it went since the first update.
         """
         self.label = label
         self._beside = beside
+        self._time_left = time_left
+        self._first: tuple[float, int] | None = None
         self._share = ""
         self._over = threading.Event()
         self._drawing = threading.Lock()
@@ -295,8 +320,18 @@ class ProgressLine:
 
     def update(self, done: int, total: int) -> None:
         """Redraw the line: `done` of `total`."""
-        self._share = f"{100 * done // total:3d} %" if total else ""
+        self._share = f" {100 * done // total:3d} %" if total else ""
+        if self._time_left:
+            self._share += self._left(done, total)
         self._draw()
+
+    def _left(self, done: int, total: int) -> str:
+        """Format the time that is left; nothing before enough was done to tell."""
+        now = time.monotonic()
+        began, before = self._first = self._first or (now, done)
+        if now - began < MIN_TOLD_S or done <= before:
+            return ""
+        return f", {duration((total - done) * (now - began) / (done - before))} left"
 
     def erase(self) -> None:
         """Erase the line for good."""
@@ -314,7 +349,7 @@ class ProgressLine:
                 return
             self._next = now + REDRAW_S
             beside = "" if self._beside is None else f", {self._beside()}"
-            sys.stderr.write(f"\r\x1b[K{self.label} {self._share}{beside}")
+            sys.stderr.write(f"\r\x1b[K{self.label}{self._share}{beside}")
             sys.stderr.flush()
             self._shown = True
 
@@ -323,9 +358,9 @@ class ProgressLine:
             self._draw()
 
 
-def disk_reads(llm: LLM) -> Callable[[], str] | None:
+def disk_reads(llm: LLM | ServedModel) -> Callable[[], str] | None:
     """Return what says how much has been read from disk from now on; None if all is in memory."""
-    if llm.memory is None or not llm.memory.streamed:
+    if llm.memory is None or not llm.memory.streamed or not hasattr(llm, "engine"):
         return None
     stats = llm.engine.runner.expert_stats
     if stats is None:

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 from dure.errors import InvalidRequestError
 
 if TYPE_CHECKING:
+    from dure.cli.served_model import ServedModel
     from dure.llm import LLM
 
 MAX_FILE_BYTES = 64 << 20
 ROLES = ("user", "assistant", "tool")
 
 
-def completes_text(llm: LLM, *, raw: bool, system: str | None, think: bool | int | None) -> bool:
+def completes_text(
+    llm: LLM | ServedModel, *, raw: bool, system: str | None, think: bool | int | None
+) -> bool:
     """Say whether text is completed without a chat template.
 
     Raises InvalidRequestError for a system message or a thinking option, which need a template.
@@ -46,10 +49,24 @@ class Conversation:
         first = [{"role": "system", "content": self.system}] if self.system is not None else []
         return [*first, *self.messages, {"role": "user", "content": prepared}]
 
-    def add(self, prepared: str, answer: str) -> None:
-        """Append one turn: a user message and its answer."""
+    def add(self, prepared: str, answer: str, reasoning: str = "") -> None:
+        """Append one turn: a user message, its answer, and the thoughts before that."""
         self.messages.append({"role": "user", "content": prepared})
-        self.messages.append({"role": "assistant", "content": answer})
+        thoughts = {"reasoning_content": reasoning} if reasoning else {}
+        self.messages.append({"role": "assistant", "content": answer, **thoughts})
+
+    def take_back(self) -> str | None:
+        """Remove the last turn and return its user message; None if there is none."""
+        while self.messages:
+            last = self.messages.pop()
+            if last["role"] == "user":
+                return last["content"]
+        return None
+
+    @property
+    def thoughts(self) -> str:
+        """The thoughts before the last answer."""
+        return self.messages[-1].get("reasoning_content", "") if self.messages else ""
 
     def clear(self) -> None:
         """Remove all messages but the system message."""
@@ -83,7 +100,8 @@ class Conversation:
             raise InvalidRequestError(
                 f"{path} holds no conversation.", hint="/load reads what /save has written"
             )
-        messages = [{"role": m["role"], "content": m["content"]} for m in data["messages"]]
+        kept = ("role", "content", "reasoning_content")
+        messages = [{key: m[key] for key in kept if key in m} for m in data["messages"]]
         return cls(system=data.get("system"), messages=messages)
 
 
@@ -94,6 +112,7 @@ def _is_conversation(data: Any) -> bool:
         isinstance(message, dict)
         and message.get("role") in ROLES
         and isinstance(message.get("content"), str)
+        and isinstance(message.get("reasoning_content", ""), str)
         for message in data["messages"]
     )
 

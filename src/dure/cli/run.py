@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json as json_module
-import signal
 import sys
 import threading
 import time
@@ -18,10 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dure.cli import before_download, console
+from dure.cli.answer_view import AnswerView
 
 if TYPE_CHECKING:
     from dure.chat.output import Completion
     from dure.chat.request import Format
+    from dure.cli.served_model import ServedModel
     from dure.engine.params import SamplingParams
     from dure.llm import LLM
     from dure.metering.prices import Prices
@@ -77,6 +78,12 @@ def command(
         str | None,
         typer.Option(metavar="on|off|N", help="Thinking: on, off, or at most N tokens."),
     ] = None,
+    hide_thinking: Annotated[
+        bool,
+        typer.Option(
+            "--hide-thinking", "--hidethinking", help="Show one line while the model thinks."
+        ),
+    ] = False,
     json_schema: Annotated[
         str | None,
         typer.Option(
@@ -115,15 +122,20 @@ def command(
         bool, typer.Option("--verbose", help="Show tokens, speeds, joules and money on stderr.")
     ] = False,
     yes: before_download.Yes = False,
+    local: Annotated[
+        bool,
+        typer.Option("--local", help="Load the model here, even if a server has it in memory."),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:
     """Answer one prompt, or chat.
 
     Sampling options default to the model's own recommendation, else to temperature 0.7 and
-    top-p 0.9.
+    top-p 0.9. A server of dure's that has the model in memory ($DURE_URL, else port 8000 of this
+    machine) is asked, unless --local or an option of loading is given.
     """
-    del models_dir  # set in the environment
     from dure.cli.conversation import Conversation, completes_text
+    from dure.cli.served_model import served_model
     from dure.engine.params import SamplingParams
     from dure.metering.meter import Meter
 
@@ -146,43 +158,60 @@ def command(
     if prepared is None:
         with asking_is_meant(lone):
             check_can_chat("--json" if json else "--json-schema" if form else None)
-    before_download.tell_plan(model, context=context, budget=budget, quantize=quantize, yes=yes)
+    options: dict[str, Any] = {
+        "context": context,
+        "threads": threads,
+        "exact": exact,
+        "quantize": quantize,
+        "cache_dtype": cache.value,
+        "speculate": guessing,
+        "memory": budget,
+        "meter": meter,
+    }
+    loading = (context, memory, threads, models_dir, quantize, speculate, draft, watts)
+    is_plain = not (exact or raw or local) and cache is console.Cache.f16
+    may_ask = is_plain and all(each is None for each in loading)
     began = time.perf_counter()
-    llm = _load_or_explain(
-        lone,
-        model,
-        context=context,
-        threads=threads,
-        exact=exact,
-        quantize=quantize,
-        cache_dtype=cache.value,
-        speculate=guessing,
-        memory=budget,
-        meter=meter,
+    llm: LLM | ServedModel | None = (
+        served_model(model, fallback=FALLBACK_SAMPLING) if may_ask else None
     )
+    if llm is None:
+        before_download.tell_plan(model, context=context, budget=budget, quantize=quantize, yes=yes)
+        began = time.perf_counter()
+        with asking_is_meant(lone):
+            llm = load(model, **options)
     load_s = time.perf_counter() - began
-    console.tell_notes(llm.notes)
-    console.tell_memory(llm.name, llm.memory)
-    if verbose:
-        console.note(f"{describe(llm)}, loaded in {load_s:.2f} s")
-        console.tell_energy(meter.energy)
+    tell_model(llm, load_s, verbose=verbose)
     if prepared is None:
         from dure.cli.chat import Chat
 
-        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-            # Inherited from a parent that ignores Ctrl-C, as nohup does. A chat is at a terminal,
-            # where Ctrl-C stops an answer; a single answer keeps ignoring it.
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        Chat(
-            llm, params, system=system, think=thinking, raw=raw, verbose=verbose, prices=prices
-        ).run()
+        chat = Chat(
+            llm,
+            params,
+            system=system,
+            think=thinking,
+            raw=raw,
+            verbose=verbose,
+            fold=hide_thinking,
+            prices=prices,
+            source=model,
+            load=lambda name: (
+                (served_model(name, fallback=FALLBACK_SAMPLING) if may_ask else None)
+                or load(name, **options)
+            ),
+        )
+        del llm  # the chat may let go of it for another
+        chat.run()
         return
     asked: str | list[dict[str, str]] = prepared
     if not completes_text(llm, raw=raw, system=system, think=thinking):
         asked = Conversation(system).messages_with(prepared)
     elif verbose and not raw:
         console.note(f"{llm.name} has no chat template: it completes the text")
-    completion = answer(llm, asked, params, think=thinking, form=form, quiet=json)
+    view = None
+    if not json:
+        view = AnswerView(fold=hide_thinking, plain=isinstance(asked, str))
+    completion = answer(llm, asked, params, think=thinking, form=form, view=view)
     if json:
         console.print_json(as_json(llm, completion, load_s, prices))
     elif completion.finish_reason == "length" and not (max_tokens or _default_length(llm)):
@@ -192,35 +221,51 @@ def command(
 
 
 def answer(
-    llm: LLM,
+    llm: LLM | ServedModel,
     prepared: str | list[dict[str, str]],
     params: SamplingParams,
     *,
     think: bool | int | None,
-    quiet: bool,
+    view: AnswerView | None,
     form: Format | None = None,
 ) -> Completion:
-    """Stream the answer to stdout unless `quiet`, and return the completion."""
+    """Stream the answer to the `view`, if there is one, and return the completion."""
     completion = None
     disk = console.disk_reads(llm)
-    with console.ProgressLine("reading the prompt", delay_s=0.5, beside=disk) as line:
+    with console.ProgressLine(
+        "reading the prompt", delay_s=0.5, beside=disk, time_left=True
+    ) as line:
         stream = llm.stream(prepared, params, think=think, format=form, on_prefill=line.update)
         with closing(stream):
             for chunk in stream:
                 line.erase()
-                if not quiet:
-                    console.write(chunk.text)
+                if view is not None:
+                    view.show(chunk.events)
                 completion = chunk.completion
     if completion is None:
         raise RuntimeError("the stream ended without a completion")
-    if not quiet and not completion.text.endswith("\n"):
-        console.write("\n")
+    if view is not None:
+        view.end()
     return completion
 
 
-def _default_length(llm: LLM) -> int | None:
+def _default_length(llm: LLM | ServedModel) -> int | None:
     """Return the model's own default of max_tokens, if its store or preset has one."""
     return llm.sampling_defaults.get("max_tokens")
+
+
+def tell_model(llm: LLM | ServedModel, load_s: float, *, verbose: bool) -> None:
+    """Say on stderr where the model is, and what of it does not go without saying."""
+    from dure.cli.served_model import ServedModel
+
+    if isinstance(llm, ServedModel):
+        console.note(f"(the server at {llm.host} has {llm.name} in memory; --local loads it here)")
+        return
+    console.tell_notes(llm.notes)
+    console.tell_memory(llm.name, llm.memory)
+    if verbose:
+        console.note(f"{describe(llm)}, loaded in {load_s:.2f} s")
+        console.tell_energy(llm.meter.energy)
 
 
 def load(model: str | None, **options: Any) -> LLM:
@@ -277,11 +322,6 @@ def read_schema(given: str) -> Format:
     for left in check_format(form):
         console.note(f"({left} is not enforced)")
     return form
-
-
-def _load_or_explain(lone: str | None, model: str | None, **options: Any) -> LLM:
-    with asking_is_meant(lone):
-        return load(model, **options)
 
 
 @contextmanager
@@ -355,7 +395,7 @@ def check_can_chat(option: str | None) -> None:
 
 
 def as_json(
-    llm: LLM, completion: Completion, load_s: float, prices: Prices | None = None
+    llm: LLM | ServedModel, completion: Completion, load_s: float, prices: Prices | None = None
 ) -> dict[str, Any]:
     """Build the object that --json prints."""
     usage, timings = completion.usage, completion.usage.timings
@@ -372,7 +412,8 @@ def as_json(
     experts = {} if usage.experts is None else {"experts": asdict(usage.experts)}
     return {
         "model": llm.name,
-        "text": completion.text,
+        "text": completion.content,
+        "reasoning": completion.reasoning,
         "finish_reason": completion.finish_reason,
         "tokens": {
             "prompt": usage.prompt_tokens,

@@ -1,0 +1,108 @@
+"""dure run as a client: a model that a server has in memory answers, and is not loaded again."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from typing import Any
+
+import pytest
+
+import dure.llm
+from dure.cli import main
+from dure.cli.chat import Chat
+from dure.cli.served_model import ServedModel, served_model
+from dure.engine.params import SamplingParams
+
+Run = Any
+
+
+@pytest.fixture
+def run(scripted: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """A function of arguments of `dure run` to (code, stdout, stderr); to load is an error."""
+
+    def load(*_: Any, **__: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(dure.llm, "LLM", load)
+    monkeypatch.setenv("DURE_URL", scripted.url)
+    monkeypatch.setenv("DURE_API_KEY", scripted.key)
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+        with pytest.raises(SystemExit) as ended:
+            main(["run", *arguments])
+        captured = capsys.readouterr()
+        return int(str(ended.value.code)), captured.out, captured.err
+
+    return command
+
+
+@pytest.fixture
+def in_memory(scripted: Any, monkeypatch: pytest.MonkeyPatch) -> ServedModel:
+    """The server's model, which was asked once and is in memory."""
+    monkeypatch.setenv("DURE_URL", scripted.url)
+    monkeypatch.setenv("DURE_API_KEY", scripted.key)
+    model = served_model(scripted.model, fallback={"temperature": 0.7})
+    assert model is not None
+    return model
+
+
+def test_the_server_answers_and_it_is_said(run: Run, in_memory: ServedModel) -> None:
+    code, out, err = run("fake", "Think", "--temperature", "0")
+    assert (code, out.strip()) == (0, "It is 4.")
+    assert err.startswith("(the server at http://127.0.0.1:")
+    assert "has fake in memory; --local loads it here)" in err
+    value = json.loads(run("fake", "Think", "--json")[1])
+    assert (value["text"].strip(), value["finish_reason"]) == ("It is 4.", "stop")
+    assert value["reasoning"].strip() == "They want a number."
+    assert value["tokens"]["completion"] > value["tokens"]["cached"] >= 0
+
+
+@pytest.mark.parametrize("option", [("--local",), ("--context", "64"), ("--raw",)])
+def test_who_wants_it_here_gets_it_here(
+    run: Run, in_memory: ServedModel, option: tuple[str, ...]
+) -> None:
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        run("fake", "Hello", *option)
+
+
+def test_a_server_without_the_model_is_not_asked(run: Run) -> None:
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        run("/another/one.gguf", "Hello")
+
+
+def test_a_chat_goes_on_over_the_server(
+    in_memory: ServedModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = iter(["Think", "Hello", "/show info"])
+
+    def read(_prompt: str, _text: str = "") -> str:
+        line = next(lines, None)
+        if line is None:
+            raise EOFError
+        return line
+
+    chat = Chat(in_memory, SamplingParams(temperature=0), think=True, read=read)
+    chat.run()
+    out = capsys.readouterr().out
+    assert "It is 4." in out
+    assert "Hello, you. Fine day." in out
+    assert "server     http://127.0.0.1:" in out
+    assert [m["role"] for m in chat.talk.messages] == ["user", "assistant"] * 2
+
+
+def test_what_the_server_refuses_is_its_own_sentence(run: Run, in_memory: ServedModel) -> None:
+    code, out, err = run("fake", "x " * 5000)
+    assert (code, out) == (1, "")
+    assert "and the context holds 1,024" in err
+
+
+def test_a_program_that_is_no_dure_is_sent_no_prompt(
+    monkeypatch: pytest.MonkeyPatch, in_memory: ServedModel
+) -> None:
+    from dure.hub.server_client import ServerClient  # noqa: PLC0415
+
+    monkeypatch.setattr(ServerClient, "props", lambda *_: {"build_info": "another"})
+    assert served_model("fake", fallback={}) is None
