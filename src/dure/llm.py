@@ -150,6 +150,7 @@ class LLM:
             vocab_size=loaded.model.vocab_size,
             sampling_defaults={**usable, **loaded.sampling},
             system=settings.system,
+            messages=settings.messages,
         )
         runner = ModelRunner(
             loaded.model,

@@ -34,6 +34,8 @@ from dure.errors import (
 from dure.text.length import least_tokens, longest_text
 from dure.text.tokenizer import Tokenizer
 
+_SYSTEM = ("system", "developer")
+
 Prompt = str | Sequence[int] | ChatRequest
 """Text, token ids, or a chat."""
 
@@ -84,12 +86,13 @@ class RequestBuilder:
         vocab_size: int,
         sampling_defaults: Mapping[str, Any],
         system: str = "",
+        messages: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """Take what requests are built with.
 
         template: its source, if there is one. context: tokens of a prompt and its answer; longest:
         the model's own limit of these. vocab_size: of the logits. system: the system message of a
-        chat that has none.
+        chat that has none; messages: what stands before the messages of every chat.
         """
         self.tokenizer = tokenizer
         self.template_source = template
@@ -99,6 +102,7 @@ class RequestBuilder:
         self._vocab_size = vocab_size
         self._sampling_defaults = MappingProxyType(dict(sampling_defaults))
         self.system = system
+        self._messages_before = tuple(messages)
         self._template: ChatTemplate | None = None
         self._needs: Needs | None = None
         self._reasoning_cache = ReasoningCache()
@@ -138,6 +142,14 @@ class RequestBuilder:
             f"{self.name} has no switch for thinking in its chat template.",
             hint="a number of tokens caps its thinking" if always else "leave thinking unset",
         )
+
+    def can(self, thinking: Thinking) -> bool:
+        """Whether the model's template can honour `thinking`."""
+        try:
+            self.check_thinking(thinking)
+        except TemplateError:
+            return False
+        return True
 
     def make(
         self,
@@ -190,13 +202,17 @@ class RequestBuilder:
         return self._render(self._with_system(request), cache_salt)[0]
 
     def _with_system(self, request: ChatRequest) -> ChatRequest:
-        """Put the model's own system message before a chat that begins with none."""
-        roles = [message.get("role") for message in request.messages[:1]]
-        if not self.system or not roles or roles[0] in ("system", "developer"):
+        """Put the model's own system message before a chat that begins with none, and its own
+        messages behind that.
+        """
+        if not (self.system or self._messages_before) or not request.messages:
             return request
-        return replace(
-            request, messages=[{"role": "system", "content": self.system}, *request.messages]
-        )
+        given = list(request.messages)
+        has_system = isinstance(given[0], Mapping) and given[0].get("role") in _SYSTEM
+        first: list[Mapping[str, Any]] = [given.pop(0)] if has_system else []
+        if self.system and not has_system:
+            first = [{"role": "system", "content": self.system}]
+        return replace(request, messages=[*first, *self._messages_before, *given])
 
     def _render(self, request: ChatRequest, cache_salt: str) -> tuple[str, bool]:
         """Return the rendered prompt, and whether it ends within reasoning."""

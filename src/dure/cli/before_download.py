@@ -46,6 +46,9 @@ def tell_plan(
     except DureError:
         from dure.planning.plan import Wish
 
+        preset = hub.preset_of(name)
+        name = name if preset is None else preset.base
+
         wish = Wish(context=context, users=users, budget=budget, quantize=quantize)
         _tell(name, wish, yes=yes)
 

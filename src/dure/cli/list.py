@@ -13,7 +13,7 @@ import typer
 from dure.cli import console
 
 if TYPE_CHECKING:
-    from dure.hub import CatalogueEntry, LocalModel
+    from dure.hub import CatalogueEntry, LocalModel, Preset
 
 
 def command(
@@ -25,7 +25,7 @@ def command(
     models_dir: console.ModelsDir = None,
 ) -> None:
     """List the models on this machine: those that dure pulled, and those that other programs keep,
-    with the folder in which they lie.
+    with the folder in which they lie; then the presets of `dure create`.
     """
     del models_dir  # set in the environment
     from dure import hub
@@ -34,6 +34,7 @@ def command(
     catalogue = hub.load_catalogue()
     rows = [_local(model) for model in hub.local_models()]
     here = {row["name"] for row in rows}
+    rows += [_without_base(preset) for preset in hub.all_presets() if preset.name not in here]
     if everything:
         free = memory_available()
         absent = [entry for entry in catalogue.entries if entry.name not in here]
@@ -94,6 +95,23 @@ def _absent(entry: CatalogueEntry, free_bytes: int) -> dict[str, Any]:
         "source": ", ".join(dict.fromkeys(source.kind for source in entry.sources)),
         "license": entry.license,
         "pulled_at": None,
+    }
+
+
+def _without_base(preset: Preset) -> dict[str, Any]:
+    """Return the row of a preset whose model is not here."""
+    return {
+        "name": preset.name,
+        "here": False,
+        "path": None,
+        "folder": "",
+        "owner": None,
+        "size_bytes": 0,
+        "size_is_known": False,
+        "fits": "",
+        "source": f"a preset of {preset.base}",
+        "license": preset.license.strip().partition("\n")[0][:60],
+        "pulled_at": preset.created_at,
     }
 
 

@@ -14,7 +14,7 @@ def command(
     name: Annotated[str, typer.Argument(help="A name that `dure list` shows.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Delete a pulled model, or the partial files of an interrupted pull."""
+    """Delete a pulled model, the partial files of an interrupted pull, or a preset."""
     from dure import hub
     from dure.cli import console
     from dure.errors import InvalidRequestError
@@ -26,5 +26,9 @@ def command(
                 hint=f"dure rm {name} --yes",
             )
         typer.confirm(f"Delete {name}?", abort=True, err=True)
+    preset = hub.preset_of(name)
     freed = hub.remove(name)
+    if preset is not None:
+        console.note(f"{preset.name} is deleted; {preset.base}, which it was made of, is kept.")
+        return
     console.note(f"{name} is deleted; {hub.human_bytes(freed)} freed.")

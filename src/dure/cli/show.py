@@ -21,6 +21,9 @@ CACHE_TOKENS = 32768  # what `dure run` gives a conversation, where the model ca
 def command(
     model: Annotated[str, typer.Argument(help="A short name, a hub id, a file or a folder.")],
     template: Annotated[bool, typer.Option("--template", help="Print the chat template.")] = False,
+    modelfile: Annotated[
+        bool, typer.Option("--modelfile", help="Print a Modelfile that makes the preset again.")
+    ] = False,
     tensors: Annotated[bool, typer.Option("--tensors", help="List the tensors.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     models_dir: console.ModelsDir = None,
@@ -34,7 +37,11 @@ def command(
     from dure import hub
     from dure.errors import ModelNotFoundError
     from dure.hub.facts import read_facts
+    from dure.hub.modelfile import modelfile_of
 
+    if modelfile:
+        console.write(modelfile_of(hub.preset_of(model) or hub.Preset(model, model)))
+        return
     try:
         found = hub.resolve(model, allow_download=False)
     except ModelNotFoundError:
@@ -50,7 +57,7 @@ def command(
         value |= {"tensors": _tensors(facts)} if tensors else {}
         console.print_json(value)
     elif template:
-        console.write(facts.chat_template + "\n")
+        console.write((found.settings.template or facts.chat_template) + "\n")
     elif tensors:
         for tensor in _tensors(facts):
             shape = " x ".join(str(size) for size in tensor["shape"])

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dure.errors import DownloadError, InvalidRequestError, ModelNotFoundError
-from dure.hub import store, stores
+from dure.errors import DownloadError, DureError, InvalidRequestError, ModelNotFoundError
+from dure.hub import presets, store, stores
 from dure.hub.catalogue import (
     Catalogue,
     CatalogueEntry,
@@ -28,6 +28,7 @@ from dure.hub.catalogue import (
 )
 from dure.hub.names import ModelName, parse_name
 from dure.hub.nearest import nearest
+from dure.hub.presets import Preset, all_presets
 from dure.hub.settings import NO_SETTINGS, ModelSettings
 from dure.hub.store import LocalModel, state_folder
 from dure.hub.types import Progress, Timeouts, human_bytes
@@ -41,15 +42,19 @@ __all__ = [
     "LocalModel",
     "ModelName",
     "ModelSettings",
+    "Preset",
     "Progress",
     "ResolvedModel",
     "Timeouts",
+    "all_presets",
+    "create",
     "headers_of",
     "human_bytes",
     "is_known",
     "load_catalogue",
     "local_models",
     "parse_name",
+    "preset_of",
     "pull",
     "remove",
     "resolve",
@@ -91,6 +96,15 @@ def resolve(
     wanted = parse_name(name or load_catalogue().default)
     if wanted.kind == "path":
         return _at_path(wanted)
+    preset = presets.find(wanted)
+    if preset is not None:
+        found = _base_of(
+            preset,
+            lambda base: resolve(
+                base, allow_download=allow_download, progress=progress, patience=patience
+            ),
+        )
+        return _as_preset(preset, found)
     here = _here(wanted)
     if here is not None:
         return here
@@ -113,7 +127,7 @@ def is_known(name: str) -> bool:
         return False
     if wanted.kind == "path":
         return wanted.path is not None and wanted.path.exists()
-    if wanted.kind != "catalogue":
+    if wanted.kind != "catalogue" or presets.find(wanted) is not None:
         return True
     catalogue = load_catalogue()
     family = bool(catalogue.find(wanted.text) or catalogue.sizes_of(wanted.text))
@@ -140,6 +154,12 @@ def pull(
             f"{wanted.text} is a path on this machine, not a model to pull.",
             hint="run it as it is",
         )
+    preset = presets.find(wanted)
+    if preset is not None:
+        found = _base_of(
+            preset, lambda base: pull(base, source=source, progress=progress, patience=patience)
+        )
+        return _as_preset(preset, found)
     here = _here(wanted) if source is None else None
     if here is not None:
         return here
@@ -192,7 +212,7 @@ def local_models() -> list[LocalModel]:
     """List the complete models on this machine: dure's own by name, then those of each store.
 
     No two have the same name: where two stores have it, the second is called by its path, or
-    `ollama:NAME`.
+    `ollama:NAME`. Presets of what is here come last.
     """
     found = store.all_local()
     taken = {model.name.casefold() for model in found}
@@ -204,13 +224,14 @@ def local_models() -> list[LocalModel]:
             if name.casefold() not in taken:
                 taken.add(name.casefold())
                 found.append(replace(model, name=name))
-    return found
+    return [*found, *_local_presets(found)]
 
 
 def remove(name: str) -> int:
-    """Delete a pulled model, or the partial files of an interrupted pull.
+    """Delete a pulled model, the partial files of an interrupted pull, or a preset.
 
-    Returns the bytes freed. Raises ModelNotFoundError if there is none. Paths and what other
+    Returns the bytes freed: of a preset none, as its base is kept. Raises ModelNotFoundError if
+    there is none. Paths and what other
     programs keep are never touched.
     """
     wanted = parse_name(name)
@@ -218,6 +239,9 @@ def remove(name: str) -> int:
         raise InvalidRequestError(
             f"{wanted.text} is a path, not a pulled model.", hint="delete it like any other file"
         )
+    if presets.find(wanted) is not None:
+        presets.delete(wanted.text)
+        return 0
     models = store.models_folder()
     freed = 0
     pulled = _in_catalogue(wanted)[1].folder
@@ -240,6 +264,86 @@ def remove(name: str) -> int:
         f"{wanted.text} is not on this machine.",
         hint=f"did you mean {_or(meant)}?" if meant else "`dure list` shows what is",
     )
+
+
+def create(preset: Preset) -> Preset:
+    """Write a preset of a model, and return it: of a preset, its base with both settings.
+
+    Raises InvalidRequestError for a name that a model has, and ModelNotFoundError for a base that
+    is none. Nothing is downloaded.
+    """
+    known = parse_name(preset.name)
+    if presets.find(known) is None and is_known(preset.name):
+        raise InvalidRequestError(
+            f"{preset.name} is a model's name.", hint="give the preset a name of its own"
+        )
+    base = parse_name(preset.base)
+    if base.kind == "path":
+        preset = replace(preset, base=str(_at_path(base).path.absolute()))
+    else:
+        nested = presets.find(base)
+        if nested is not None:
+            settings = presets.over(nested.settings, preset.settings)
+            preset = replace(
+                preset,
+                base=nested.base,
+                settings=settings,
+                license=preset.license or nested.license,
+            )
+        elif _here(base) is None:
+            _entry_of(base)  # says what was meant by a short name that is none
+            _check_on_hub(base)
+    presets.write(preset)
+    return preset
+
+
+def preset_of(name: str) -> Preset | None:
+    """Return the preset called `name`; None if it is a model, or nothing."""
+    try:
+        return presets.find(parse_name(name))
+    except InvalidRequestError:
+        return None
+
+
+def _base_of(preset: Preset, find: Callable[[str], ResolvedModel]) -> ResolvedModel:
+    """Find the base of a preset by `find`; errors say whose base it is."""
+    try:
+        return find(preset.base)
+    except (ModelNotFoundError, DownloadError) as failure:
+        failure.message = f"{preset.name} is a preset of {preset.base}: {failure.message}"
+        raise
+
+
+def _as_preset(preset: Preset, base: ResolvedModel) -> ResolvedModel:
+    said = (f"{preset.name} is a preset of {preset.base}",)
+    settings = presets.over(base.settings, preset.settings)
+    settings = replace(settings, notes=(*said, *settings.notes))
+    return replace(base, name=preset.name, settings=settings)
+
+
+def _local_presets(models: list[LocalModel]) -> list[LocalModel]:
+    """List the presets whose base is here; `models` are all others."""
+    by_path = {model.path: model for model in models}
+    found = []
+    for preset in presets.all_presets():
+        try:
+            base = resolve(preset.name, allow_download=False)
+        except (DureError, OSError):
+            continue
+        model = by_path.get(base.path) or LocalModel(
+            preset.name, base.path, store.bytes_at(base.path), "", "", "", "", base.owner
+        )
+        found.append(
+            replace(
+                model,
+                name=preset.name,
+                source=f"a preset of {preset.base}",
+                license=preset.license.strip().partition("\n")[0][:60] or model.license,
+                pulled_at=preset.created_at,
+                settings=base.settings,
+            )
+        )
+    return found
 
 
 def _here(wanted: ModelName) -> ResolvedModel | None:

@@ -156,6 +156,15 @@ def discard(folder: Path) -> int:
     return freed
 
 
+def bytes_at(path: Path) -> int:
+    """Return the bytes of a file, or of the files in a folder; 0 if they cannot be read."""
+    try:
+        files = [path] if path.is_file() else [each for each in path.iterdir() if each.is_file()]
+        return sum(each.stat().st_size for each in files)
+    except OSError:
+        return 0
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in `folder` survive a power cut, where the system can."""
     if sys.platform == "win32":
