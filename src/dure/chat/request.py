@@ -56,6 +56,11 @@ class Thinking:
         wants = self.mode == "on" or self.effort is not None or self.budget is not None
         return wants and not self.is_off
 
+    @property
+    def is_demanded(self) -> bool:
+        """Whether thoughts are asked for by a switch or an effort, and not only limited."""
+        return self.is_on and (self.mode == "on" or self.effort is not None)
+
 
 @dataclass(frozen=True)
 class ToolChoice:

@@ -87,6 +87,7 @@ def _answering(service: Service, handler: Handler) -> Callable[[Request], Awaita
             response = await handler(service, request)
             if not isinstance(response, FrameStream):  # whose head goes before its cost is known
                 add_headers(response, getattr(request.state, "generations", ()))
+            _name_ignored(request, response)
             return response
         except (ClientGone, ClientDisconnect):
             return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -103,6 +104,14 @@ def _answering(service: Service, handler: Handler) -> Callable[[Request], Awaita
             release(request)
 
     return answer
+
+
+def _name_ignored(request: Request, response: Response) -> None:
+    """Say in a header and in the log which fields of the body had no effect."""
+    names = getattr(request.state, "ignored", ())
+    if names:
+        response.headers["x-dure-ignored"] = ", ".join(names)
+        log.info("%s: no effect of %s", request.state.request_id, ", ".join(names))
 
 
 def _error(request: Request, error: HTTPError) -> Response:

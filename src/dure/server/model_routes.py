@@ -17,6 +17,7 @@ from dure.server.wire.body import converted, read_as
 from dure.server.wire.logprobs import token_text
 from dure.server.wire.prefill import is_prefill
 from dure.server.wire.tenant import tenant
+from dure.server.wire.validation import refuse
 from dure.text.length import longest_text
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ async def model(service: Service, request: Request) -> Response:
 async def tokenize(service: Service, request: Request) -> Response:
     """Tokenize a text, or the prompt of a chat."""
     body = await read_as(request, TokenizeBody)
+    refuse(body, {})
     text = body.content if body.prompt is None else body.prompt
     if (text is None) == (body.messages is None):
         raise invalid("Give either prompt (a text) or messages (a chat).", "prompt")
@@ -87,6 +89,7 @@ def _tokenized(llm: LLM, text: str, *, add_special: bool, special: bool) -> list
 async def detokenize(service: Service, request: Request) -> Response:
     """Decode token ids to text."""
     body = await read_as(request, DetokenizeBody)
+    refuse(body, {})
 
     def decoded(llm: LLM) -> Response:
         text = llm.tokenizer.decode(body.tokens)
@@ -113,6 +116,7 @@ async def tokenizer_info(service: Service, request: Request) -> Response:
 async def apply_template(service: Service, request: Request) -> Response:
     """Render a chat to a prompt by the model's chat template."""
     body = await read_as(request, ChatBody)
+    refuse(body, {})
     asked = await converted(request, body, lambda: chat.chat_request(body))
 
     def rendered(llm: LLM) -> Response:

@@ -83,6 +83,53 @@ def test_unknown_fields_of_clients_are_passed_over(serve_module) -> None:
     assert serve_module(reply("ok")).chat("hi", **more).status == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "right"),
+    [
+        ("/api/chat", {"model": "fake", "messages": HELLO["messages"], "strem": True}, "stream"),
+        ("/api/chat", {"model": "fake", **HELLO, "options": {"temprature": 1}}, "temperature"),
+        ("/api/generate", {"model": "fake", "prompt": "hi", "formats": "json"}, "format"),
+        ("/api/show", {"model": "fake", "modell": "x"}, "model"),
+        ("/api/embed", {"model": "fake", "input": "hi", "truncat": True}, "truncate"),
+        ("/v1/embeddings", {"input": "hi", "dimension": 3}, "dimensions"),
+        ("/v1/rerank", {"query": "a", "documents": ["b"], "querys": "c"}, "query"),
+        ("/v1/messages/count_tokens", {"model": "fake", **HELLO, "toolss": []}, "tools"),
+        ("/v1/responses/input_tokens", {"input": "hi", "instruction": "x"}, "instructions"),
+        ("/tokenize", {"prompt": "hi", "promt": "x"}, "prompt"),
+        ("/detokenize", {"tokens": [1], "tokns": [2]}, "tokens"),
+        ("/apply-template", {**HELLO, "mesages": []}, "messages"),
+        (
+            "/v1/chat/completions/control",
+            {"id": "a", "action": "reasoning_end", "acton": 1},
+            "action",
+        ),
+    ],
+)
+def test_a_near_miss_is_named_on_every_path(serve_module, path, body, right) -> None:
+    answer = serve_module(reply("ok")).post(path, body)
+    assert answer.status == 400
+    assert f'"{right}" is' in json.dumps(answer.json, ensure_ascii=False).replace("\\", "")
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_what_has_no_effect_is_named_in_a_header_and_in_the_log(serve_module, path, caplog) -> None:
+    server = serve_module(reply("ok"))
+    caplog.set_level("INFO", "dure.server")
+    body = {**BODIES[path], "session_id": "s", "x\r\ny": 1, "user_id": "harmless"}
+    for stream in (False, True):
+        answer = server.post(path, {**body, "stream": stream})
+        assert answer.status == 200
+        assert answer.headers["x-dure-ignored"] == "session_id, x??y"
+    assert "no effect of session_id, x??y" in caplog.text
+    assert "x-dure-ignored" not in server.post(path, BODIES[path]).headers
+
+
+def test_what_has_no_effect_among_ollamas_options_is_named(serve_module) -> None:
+    body = {"model": "fake", **HELLO, "stream": False, "options": {"low_vram": True, "zeta": 1}}
+    answer = serve_module(reply("ok")).post("/api/chat", body)
+    assert "options.zeta" in answer.headers["x-dure-ignored"].split(", ")
+
+
 def test_repeat_last_n_is_refused_where_a_penalty_uses_it(serve_module) -> None:
     server = serve_module(reply("ok"))
     assert server.chat("hi", repeat_last_n=64).status == 200

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_model import ScriptModel
+from fake_model import ScriptModel, reply
 
 TEMPLATES = Path(__file__).parents[2] / "chat" / "templates"
 ALICE, BOB = "alices-own-key", "bobs-other-key"
@@ -316,3 +316,59 @@ def test_a_response_that_goes_on_has_its_thoughts(caller: Any) -> None:
     body = {"tools": [tool], "input": [output], "previous_response_id": first["id"]}
     later = caller.post("/v1/responses", body).json
     assert later["output"][-1]["content"][0]["text"] == "seen"
+
+
+@pytest.fixture(scope="module")
+def unthinking(serve_module: Callable[..., Any]) -> Any:
+    """A server of a model that cannot think."""
+    return serve_module(reply("plain"))
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"enable_thinking": True}),
+        ("/v1/chat/completions", {"reasoning_effort": "high"}),
+        ("/v1/chat/completions", {"chat_template_kwargs": {"enable_thinking": True}}),
+        ("/v1/responses", {"reasoning": {"effort": "low"}}),
+        ("/api/chat", {"think": True}),
+        ("/api/chat", {"think": "high"}),
+        ("/api/generate", {"think": True, "prompt": "hi"}),
+    ],
+)
+def test_thinking_asked_of_a_model_that_cannot_is_refused(
+    unthinking: Any, path: str, body: dict[str, Any]
+) -> None:
+    question = {"input": "hi"} if path == "/v1/responses" else {"messages": ASK}
+    question = {} if "prompt" in body else question
+    answer = unthinking.post(path, {"model": "fake", **question, **body})
+    assert answer.status == 400
+    assert "fake has no switch for thinking in its chat template" in answer.body.decode()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"enable_thinking": False}),
+        ("/v1/chat/completions", {"reasoning_effort": "none"}),
+        ("/v1/chat/completions", {"thinking_budget": 100}),  # at most: it is kept to
+        ("/api/chat", {"think": False, "stream": False}),
+        ("/v1/messages", {"max_tokens": 5}),
+    ],
+)
+def test_a_model_that_cannot_think_may_be_told_not_to(
+    unthinking: Any, path: str, body: dict[str, Any]
+) -> None:
+    answer = unthinking.post(path, {"model": "fake", "messages": ASK, **body})
+    assert answer.status == 200
+    assert "x-dure-ignored" not in answer.headers
+
+
+def test_a_message_is_answered_without_thoughts_and_a_header_says_so(unthinking: Any) -> None:
+    """Claude Code asks every model for thoughts."""
+    thinking = {"type": "enabled", "budget_tokens": 1024}
+    body = {"model": "fake", "max_tokens": 2048, "messages": ASK, "thinking": thinking}
+    for stream in (False, True):
+        answer = unthinking.post("/v1/messages", {**body, "stream": stream})
+        assert answer.status == 200
+        assert answer.headers["x-dure-ignored"] == "thinking"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from dure.chat.request import ChatRequest, Thinking
 from dure.chat.usage import Usage
 from dure.server.anthropic.request import chat_request, sampling
 from dure.server.anthropic.schemas import CountBody, MessagesBody
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from dure.chat.output import Chunk, Completion
+    from dure.engine.params import SamplingParams
     from dure.metering.prices import Prices
     from dure.server.serving.generation import Generation
     from dure.server.serving.service import Service
@@ -183,8 +186,7 @@ async def messages(service: Service, request: Request) -> Response:
     """POST /v1/messages: generate a message, whole or as a stream of events."""
     body = await read_as(request, MessagesBody)
     chat, params = await converted(request, body, lambda: (chat_request(body), sampling(body)))
-    asked = service.chat(body.model, chat, params, key=tenant(request))
-    generation = await admitted(request, asked)
+    generation = await admitted(request, _begun(service, request, body.model, chat, params))
     total = generation.progress.total
     writer = MessageWriter(
         generation.model,
@@ -199,6 +201,21 @@ async def messages(service: Service, request: Request) -> Response:
         )
     await read_all(request, generation, lambda chunk: list(writer.push(chunk)))
     return json_response(writer.message())
+
+
+async def _begun(
+    service: Service, request: Request, model: str | None, chat: ChatRequest, params: SamplingParams
+) -> Generation:
+    """Begin the answer; where the model cannot think, without thoughts, which a header says.
+
+    Claude Code asks every model for them, whether it can or not.
+    """
+    if chat.thinking.is_demanded:
+        thinking = chat.thinking
+        if not await service.with_model(model, lambda llm: llm.request_builder.can(thinking)):
+            chat = replace(chat, thinking=Thinking("off"))
+            request.state.ignored = [*request.state.ignored, "thinking"]
+    return await service.chat(model, chat, params, key=tenant(request))
 
 
 async def count_tokens(service: Service, request: Request) -> Response:

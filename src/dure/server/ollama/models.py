@@ -17,6 +17,7 @@ from dure.server.http.sse import json_response
 from dure.server.ollama.chat import known_name
 from dure.server.ollama.schemas import ShowBody
 from dure.server.wire.body import read_as
+from dure.server.wire.validation import refuse
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -71,6 +72,7 @@ async def ps(service: Service, _: Request) -> Response:
 async def show(service: Service, request: Request) -> Response:
     """POST /api/show: describe one model without loading it."""
     body = await read_as(request, ShowBody)
+    refuse(body, {})
     asked = body.model or body.name
     if not asked:
         raise InvalidRequestError("Which model is meant?", hint='give "model": "NAME"')

@@ -26,6 +26,7 @@ from dure.server.wire.logprobs import chat_logprobs
 from dure.server.wire.prefill import is_prefill
 from dure.server.wire.tenant import tenant
 from dure.server.wire.thinking import variables_of
+from dure.server.wire.validation import refuse
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -115,6 +116,7 @@ async def chat(service: Service, request: Request) -> Response:
 async def control(service: Service, request: Request) -> Response:
     """Control a running chat completion: `reasoning_end` makes the model stop reasoning."""
     body = await read_as(request, ControlBody)
+    refuse(body, {})
     service.end_thinking(body.id, key=tenant(request))
     return json_response({"id": body.id, "action": body.action, "success": True})
 

@@ -19,6 +19,7 @@ from dure.server import limits
 from dure.server.errors import HTTPError, invalid
 from dure.server.http.sse import cancel_on_disconnect
 from dure.server.wire.budget import Budget, HeldBody, no_room
+from dure.server.wire.fields import passed_over
 from dure.server.wire.json_size import json_size
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class BodyReader:
             data, cost = await self.run(held, partial(_measured, parts))
             await held.reserve(cost)
             parsed: M = await self.run(held, lambda: checked(shape, _parsed(data)))
+            request.state.ignored = _unknown(parsed)
             return parsed
         finally:
             self.bytes -= sum(map(len, parts))
@@ -162,6 +164,18 @@ def release(request: Request) -> None:
     held: HeldBody | None = getattr(request.state, "body", None)
     if held is not None:
         held.release()
+
+
+def _unknown(body: BaseModel) -> list[str]:
+    """Return the names of the fields that nobody reads: a response's header and the log say them.
+
+    Those of Ollama's `options` are among them.
+    """
+    names = passed_over(body.model_extra or ())
+    options = getattr(body, "options", None)
+    if isinstance(options, BaseModel):
+        names += [f"options.{name}" for name in passed_over(options.model_extra or ())]
+    return names
 
 
 def _measured(parts: list[bytes]) -> tuple[bytes, int]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dure.errors import InvalidRequestError
+
+MAX_NAMED = 16  # unknown fields that a header names
+MAX_SHOWN = 40  # characters of each
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,12 @@ def refuse_misspelt(extra: Iterable[str], known: Iterable[str]) -> None:
                 f'"{name}" is not a field of this request; "{near[0]}" is.',
                 hint="correct the name, or leave the field out",
             )
+
+
+def passed_over(extra: Iterable[str]) -> list[str]:
+    """Return the names of unknown fields as a header may have them: the first few."""
+    names = [name for name in extra if name not in FOREIGN and name not in HARMLESS]
+    return [re.sub(r"[^\w.-]", "?", name[:MAX_SHOWN], flags=re.ASCII) for name in names[:MAX_NAMED]]
 
 
 def _hint(neutral: tuple[Any, ...]) -> str:
