@@ -1,4 +1,4 @@
-"""Write docs/cli.md and docs/api.md from the code; `--check` fails if they differ.
+"""Write docs/cli.md, docs/api.md and the options of docs/environment.md; `--check` compares them.
 
 The pages are what the code says of itself: help texts of the command, signatures and docstrings of
 the public names. A test runs this file, so the pages cannot fall behind.
@@ -21,7 +21,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from typer.models import OptionInfo
 
 import dure
-from dure.cli import VERBS
+from dure.cli import ENVIRONMENT, VERBS
 
 HERE = Path(__file__).parent
 MADE = "<!-- made by docs/generate.py; change the code's docstrings and help texts instead -->"
@@ -46,6 +46,7 @@ def cli_page() -> str:
 class Parameter:
     """An argument or option of a verb, read from its function's signature."""
 
+    parameter: str  # its name in the function
     names: str  # "--threads", or an argument's metavar
     kind: Any  # the type of its value, without None and list
     repeated: bool
@@ -72,7 +73,7 @@ def parameters_of(verb: str) -> list[Parameter]:
         is_option = isinstance(info, OptionInfo)
         names = ", ".join(info.param_decls or [dashed]) if is_option else name.upper()
         required = each.default is inspect.Parameter.empty
-        found.append(Parameter(names, plain, repeated, required, each.default, info))
+        found.append(Parameter(name, names, plain, repeated, required, each.default, info))
     return found
 
 
@@ -260,7 +261,38 @@ def field_comments(kind: type) -> dict[str, str]:
     return found
 
 
-PAGES = {"cli.md": cli_page, "api.md": api_page}
+BEGIN, END = "<!-- options: made by docs/generate.py -->", "<!-- end of options -->"
+
+
+def environment_page() -> str:
+    """Return docs/environment.md with the variables of all options between its two marks."""
+    text = (HERE / "environment.md").read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    return f"{before}{BEGIN}\n\n{_variables()}\n\n{END}{rest.partition(END)[2]}"
+
+
+def _variables() -> str:
+    about = (
+        f"Every option of every verb has a variable: `{ENVIRONMENT}_`, the verb, `_` and the "
+        "option's name in capitals, so that `DURE_SERVE_PORT` is `--port` of `dure serve`. Where "
+        "an option may be repeated, its values are separated by spaces, those that are paths as in "
+        "`PATH`; a switch is on with `1`, and off with `0`. `DURE_SERVE_MODELS` has the models to "
+        "serve. An option given on the command line wins."
+    )
+    rows = []
+    for verb in VERBS:
+        options = [each for each in parameters_of(verb) if each.is_option]
+        for each in options:
+            variable = f"{ENVIRONMENT}_{verb}_{each.parameter}".upper()
+            rows.append(
+                f"| `dure {verb} {each.names.split(', ')[0].split('/')[0]}` | `{variable}` |"
+            )
+    return "\n\n".join(
+        [textwrap.fill(about, 125), "| option | variable |\n|---|---|\n" + "\n".join(rows)]
+    )
+
+
+PAGES = {"cli.md": cli_page, "api.md": api_page, "environment.md": environment_page}
 
 
 def main(arguments: list[str]) -> int:

@@ -31,7 +31,7 @@ def generator() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["cli.md", "api.md"])
+@pytest.mark.parametrize("page", ["cli.md", "api.md", "environment.md"])
 def test_a_generated_page_is_what_the_code_says(page: str) -> None:
     path = ROOT / "docs" / page
     assert generator().PAGES[page]() == path.read_text(encoding="utf-8"), (

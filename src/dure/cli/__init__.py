@@ -41,6 +41,10 @@ VERBS = {
 """Verb -> its line in `dure --help`. Its module is dure/cli/VERB.py, and there its `command`."""
 
 
+ENVIRONMENT = "DURE"
+"""What the variable of an option begins with; the verb and the option's name follow."""
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line (default: sys.argv) and exit with its code.
 
@@ -72,7 +76,10 @@ def build(argv: Sequence[str]) -> typer.Typer:
         add_completion=False,
         rich_markup_mode=None,  # rich takes longer to import than all of the help takes to print
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={
+            "help_option_names": ["-h", "--help"],
+            "auto_envvar_prefix": ENVIRONMENT,  # DURE_SERVE_PORT is --port of `dure serve`
+        },
     )
     app.callback()(_options)
     for verb, summary in VERBS.items():
@@ -141,7 +148,13 @@ def _version(asked: bool) -> None:
 def _options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+        typer.Option(
+            "--version",
+            callback=_version,
+            is_eager=True,
+            allow_from_autoenv=False,
+            help="Print the version.",
+        ),
     ] = False,
 ) -> None:
     """Run open-weight models on this machine's CPU."""

@@ -5,16 +5,18 @@
 from __future__ import annotations
 
 import gc
-import logging
+import inspect
 import os
 import sys
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dure.cli import before_download, console
+from dure.cli.serve_config import read_config
 from dure.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -26,16 +28,41 @@ MAX_CACHE_GB = 1_000_000
 MAX_LOST_SHOWN = 20
 
 
+def _take_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Make the file's options the defaults: the command line and variables win."""
+    if path is not None:
+        known = [parameter.name for parameter in context.command.params if parameter.name]
+        try:
+            context.default_map = dict(read_config(path, known).options)
+        except InvalidRequestError as error:
+            raise typer.BadParameter(
+                f"{error.message} {error.hint}".strip(), param_hint="--config"
+            ) from None
+    return path
+
+
 def command(
     models: Annotated[
         list[str] | None,
         typer.Argument(
+            envvar="DURE_SERVE_MODELS",
+            show_envvar=False,
             metavar="MODEL",
             help="Models to serve: short names, hub ids, files, folders. One is loaded at start, "
             "several on first use; without any, every model on this machine is served on demand.",
         ),
     ] = None,
     *,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            is_eager=True,
+            callback=_take_config,
+            help="A file in TOML with options by their names, and a table [[model]] for each model "
+            "with its own; the command line and variables win. See docs/guides/serve.md.",
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for any.")] = 8000,
     api_key: Annotated[
@@ -140,7 +167,27 @@ def command(
             "--page/--no-page", help="Show browsers a chat at /, what runs at /status, and /docs."
         ),
     ] = True,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Serve HTTPS with this certificate (PEM), its chain behind it."
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", show_default="in the file of --tls-cert", help="The certificate's key."
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log a line per request.")] = False,
+    log_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Append the log to this file, as a JSON object a line: requests, answers, errors; "
+            "no words of either side.",
+        ),
+    ] = None,
     yes: before_download.Yes = False,
 ) -> None:
     """Serve models over HTTP with the OpenAI, Anthropic and Ollama APIs.
@@ -152,12 +199,12 @@ def command(
     from dure.loading.memory import check_memory
     from dure.metering.keys_file import NO_PRICES, PriceList, read_keys
     from dure.metering.meter import Meter
+    from dure.server.http.tls import Tls
+    from dure.server.logs import set_up
     from dure.server.run import Server, Settings, shown
     from dure.weights.quantize import check_scheme
 
     # A wrong value ends the command, not the first request.
-    scheme = None if quantize is None else check_scheme(quantize)
-    cache_bytes, guessing = _cache_bytes(cache_gb), console.speculation(speculate, draft)
     budget = console.memory_budget(memory)
     meter = Meter.of_this_machine(console.watts(watts))
     charged = console.prices(price)
@@ -165,6 +212,16 @@ def command(
     policies = {} if keys is None else read_keys(keys, prices).policies
     share = None if budget is None else check_memory(budget // max_models)
     served = tuple(models or ())
+    usual: dict[str, Any] = {
+        "threads": threads,
+        "context": context,
+        "quantize": None if quantize is None else check_scheme(quantize),
+        "cache_dtype": cache.value,
+        "cache_bytes": _cache_bytes(cache_gb),
+        "speculate": console.speculation(speculate, draft),
+        "memory": share,
+    }
+    own = {} if config is None else own_options(config, served)
     if keep_alive is None and len(served) != 1:
         keep_alive = DEFAULT_KEEP_ALIVE
     settings = Settings(
@@ -185,9 +242,14 @@ def command(
         policies=tuple(policies.items()),
         ledger=ledger,
         page=page,
+        tls=Tls.of(tls_cert, tls_key),
+        keep_alives=tuple(
+            (name, options.pop("keep_alive"))
+            for name, options in own.items()
+            if "keep_alive" in options
+        ),
     )
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    logging.getLogger("dure.server").setLevel(logging.INFO if verbose else logging.WARNING)
+    set_up(verbose=verbose, file=log_file)
 
     def load(name: str) -> LLM:
         from dure.llm import LLM
@@ -195,14 +257,8 @@ def command(
         with console.loading() as progress:
             llm = LLM(
                 name,
-                threads=threads,
-                context=context,
-                quantize=scheme,
-                cache_dtype=cache.value,
-                cache_bytes=cache_bytes,
+                **{**usual, **own.get(name, {})},
                 max_sequences=parallel,
-                speculate=guessing,
-                memory=share,
                 meter=meter,
                 # Of several models each would take half of the memory that none has touched yet.
                 conversations=parallel if max_models == 1 else 1,
@@ -215,17 +271,19 @@ def command(
         # What is there now stays: without it, a collection is short enough for the event loop.
         gc.collect()
         gc.freeze()
-        address = f"http://{_authority(*server.address)}"
+        scheme = "http" if settings.tls is None else "https"
+        address = f"{scheme}://{_authority(*server.address)}"
         console.note(f"dure listens on {address}/v1")
         if page:
             console.note(f"a chat for a browser is at {address}")
 
     for name in served:
+        chosen = {**usual, **own.get(name, {})}
         before_download.tell_plan(
             name,
-            context=context,
-            budget=share,
-            quantize=scheme,
+            context=chosen["context"],
+            budget=chosen["memory"],
+            quantize=chosen["quantize"],
             users=parallel if max_models == 1 else 1,
             yes=yes,
         )
@@ -239,6 +297,39 @@ def command(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def own_options(config: Path, served: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return, for each model of the file's tables that is served, its own arguments of LLM.
+
+    `keep_alive` is among them. Raises InvalidRequestError.
+    """
+    from dure.loading.memory import check_memory
+    from dure.weights.quantize import check_scheme
+
+    found: dict[str, dict[str, Any]] = {}
+    for each in read_config(config, _parameters()).models:
+        memory = console.memory_budget(each.memory)
+        guessing = None
+        if each.speculate is not None or each.draft is not None:
+            guessing = console.speculation(each.speculate, each.draft)
+        options = {
+            "threads": each.threads,
+            "context": each.context,
+            "quantize": None if each.quantize is None else check_scheme(each.quantize),
+            "cache_dtype": each.cache,
+            "cache_bytes": _cache_bytes(each.cache_gb),
+            "speculate": guessing,
+            "memory": None if memory is None else check_memory(memory),
+            "keep_alive": each.keep_alive,
+        }
+        if each.name in served:
+            found[each.name] = {key: value for key, value in options.items() if value is not None}
+    return found
+
+
+def _parameters() -> list[str]:
+    return list(inspect.signature(command).parameters)
 
 
 def _tell_lost(ledger: Ledger) -> None:

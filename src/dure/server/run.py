@@ -27,6 +27,7 @@ from dure.server.app import make_app
 from dure.server.http.auth import Hosts, Keys, Origins, is_public
 from dure.server.http.connection import Connections
 from dure.server.http.middleware import RequestMiddleware
+from dure.server.http.tls import Tls
 from dure.server.page.files import Page
 from dure.server.serving.accounting import ANYONE, Accounting
 from dure.server.serving.metrics import Metrics
@@ -65,6 +66,8 @@ class Settings:
     ledger: Path | None = None
     drain_seconds: float = limits.DRAIN_SECONDS
     page: bool = True  # whether a browser is shown the pages
+    tls: Tls | None = None
+    keep_alives: tuple[tuple[str, float], ...] = ()  # (model, seconds), of models with their own
 
     def __post_init__(self) -> None:
         if is_public(self.host) and not (self.keys or self.policies) and not self.insecure:
@@ -167,6 +170,7 @@ class Server:
             aliases=dict(settings.aliases),
             max_loaded=settings.max_loaded,
             keep_alive=settings.keep_alive,
+            keep_alives={shown(name): seconds for name, seconds in settings.keep_alives},
             on_news=metrics.on_news,
         )
         service = Service(
@@ -197,7 +201,7 @@ class Server:
                 allow_origins=list(settings.cors),
                 allow_methods=["GET", "POST"],
                 allow_headers=["*"],
-                expose_headers=["x-request-id"],
+                expose_headers=["x-request-id", "x-dure-ignored"],
             )
         self._http = _HTTP(
             uvicorn.Config(
@@ -215,6 +219,8 @@ class Server:
                 timeout_graceful_shutdown=5,
                 loop="asyncio",
                 backlog=limits.ACCEPTED_TOGETHER,
+                ssl_certfile=None if settings.tls is None else settings.tls.certificate,
+                ssl_keyfile=None if settings.tls is None else settings.tls.key,
             )
         )
         loop = asyncio.get_running_loop()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dure.server import errors, limits
 from dure.server.http.auth import PUBLIC, Hosts, Keys, Origins
+from dure.server.logs import FIELDS
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -94,14 +95,14 @@ class RequestMiddleware:
             if status >= 400 and self._on_failure is not None:
                 self._on_failure(status)
             milliseconds = 1000 * (time.perf_counter() - began)
-            access.info(
-                "%s %s %s %d %.0f ms",
-                request_id,
-                scope["method"],
-                _printable(scope["path"]),
-                status,
-                milliseconds,
-            )
+            told = {
+                "request": request_id,
+                "method": scope["method"],
+                "path": _printable(scope["path"]),
+                "status": status,
+                "ms": round(milliseconds, 3),
+            }
+            access.info("%s %s %s %d %.0f ms", *told.values(), extra={FIELDS: told})
 
     def _is_public(self, scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
         if scope["path"] in PUBLIC:

@@ -59,7 +59,8 @@ class ModelPool:
     `served` maps the names under which models are served to their sources, which `load` takes: a
     path, or the name itself. Without any, every name for which `known` returns True is served. To
     make room, the least recently used model is unloaded; each is also unloaded `keep_alive` seconds
-    after its last request. A model in use is never unloaded: whoever needs its place waits.
+    after its last request, or as `keep_alives` has it by its name. A model in use is never
+    unloaded: whoever needs its place waits.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class ModelPool:
         aliases: Mapping[str, str] | None = None,
         max_loaded: int = 1,
         keep_alive: float | None = None,
+        keep_alives: Mapping[str, float] | None = None,
         on_news: Callable[[str, float, list[StepUpdate]], None] | None = None,
     ) -> None:
         self.served = dict(served or {})
@@ -78,6 +80,7 @@ class ModelPool:
         self.entries: dict[str, PooledModel] = {}
         self.max_loaded = max_loaded
         self.keep_alive = keep_alive
+        self._keep_alives = dict(keep_alives or {})
         self.loading: Loading | None = None
         self._load = load
         self._known = known
@@ -150,7 +153,8 @@ class ModelPool:
             # Shielded: other requests may wait for this model when the client disconnects.
             await asyncio.shield(self._coming.get(name) or self._begin_to_bring(name))
         entry.users += 1
-        entry.keep_alive = self.keep_alive if keep_alive is None else keep_alive
+        usual = self._keep_alives.get(name, self.keep_alive)
+        entry.keep_alive = usual if keep_alive is None else keep_alive
         return entry
 
     def release(self, entry: PooledModel) -> None:

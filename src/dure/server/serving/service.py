@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dure.chat.request import ChatRequest
 from dure.errors import ContextLengthError, InvalidRequestError, PromptLengthError
 from dure.server import errors, limits
+from dure.server.logs import FIELDS
 from dure.server.serving.accounting import Accounting
 from dure.server.serving.generation import Generation
 from dure.server.serving.metrics import Metrics
@@ -314,24 +315,31 @@ class Service:
         seconds = time.perf_counter() - times.asked
         self._typical_seconds += 0.05 * (seconds - self._typical_seconds)
         done = [completion for completion in generation.completions if completion is not None]
+        told = {
+            "answer": generation.id,
+            "model": generation.model,
+            "prompt_tokens": progress.total,
+            "cached_tokens": progress.cached,
+            "output_tokens": sum(len(completion.token_ids) for completion in done),
+            "finish": ", ".join(completion.finish_reason for completion in done) or "cut off",
+            "first_s": round(max(0.0, times.first - times.asked), 6),
+            "seconds": round(seconds, 6),
+        }
         log.info(
             "%s %s: prompt %d tokens (%d cached), answer %d, %s, first in %.2f s, all in %.2f s",
-            generation.id,
-            generation.model,
-            progress.total,
-            progress.cached,
-            sum(len(completion.token_ids) for completion in done),
-            ", ".join(completion.finish_reason for completion in done) or "cut off",
-            max(0.0, times.first - times.asked),
-            seconds,
+            *told.values(),
+            extra={FIELDS: told},
         )
 
 
 def _prepared(llm: LLM, *, prompt: Prompt, params: SamplingParams, **more: Any) -> PreparedRequest:
     """Prepare a request with max_tokens as a ceiling: less, if the context has not enough room.
 
-    A prompt that does not fit by itself still raises a ContextLengthError.
+    A prompt that does not fit by itself still raises a ContextLengthError. Thinking asked of a
+    model that cannot is a TemplateError; a limit alone asks for none.
     """
+    if isinstance(prompt, ChatRequest) and prompt.thinking.is_demanded:
+        llm.request_builder.check_thinking(prompt.thinking)
     try:
         return llm.prepare(prompt, params, **more)
     except PromptLengthError:

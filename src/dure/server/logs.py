@@ -1,0 +1,61 @@
+"""The server's log in a file: a JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import datetime, timezone
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
+from typing import Any
+
+from dure.errors import InvalidRequestError
+
+FIELDS = "fields"
+"""The attribute of a log record that holds what its line says, by name: `extra={FIELDS: {…}}`."""
+
+
+class JsonLines(logging.Formatter):
+    """Formats a record as JSON: time (UTC), level, logger, message, the record's fields, error."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        at = datetime.fromtimestamp(record.created, timezone.utc)
+        line: dict[str, Any] = {
+            "time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.casefold(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, FIELDS, {}),
+        }
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def set_up(*, verbose: bool, file: Path | None = None) -> None:
+    """Log warnings to stderr, with `verbose` a line per request, too; to the file all of that.
+
+    Raises InvalidRequestError for a file that cannot be written.
+    """
+    logging.basicConfig(handlers=handlers(verbose=verbose, file=file), level=logging.WARNING)
+    told = verbose or file is not None
+    logging.getLogger("dure.server").setLevel(logging.INFO if told else logging.WARNING)
+
+
+def handlers(*, verbose: bool, file: Path | None) -> list[logging.Handler]:
+    """Return what writes to stderr and, if there is one, to the file.
+
+    The file is opened again after it was moved, as logrotate does.
+    """
+    shown = logging.StreamHandler()
+    shown.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    shown.setLevel(logging.INFO if verbose else logging.WARNING)
+    if file is None:
+        return [shown]
+    try:
+        kept = WatchedFileHandler(file, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise InvalidRequestError(f"{file} cannot be written: {error.strerror}.") from None
+    kept.setFormatter(JsonLines())
+    return [shown, kept]
