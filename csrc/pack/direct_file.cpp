@@ -68,8 +68,10 @@ int DirectFile::fetch(uint64_t offset, uint64_t bytes, uint8_t** at) const {
     }
   }
   const int error = read_some(buffered_, *at, bytes, offset, bytes);
+#ifdef POSIX_FADV_DONTNEED  // not on macOS
   posix_fadvise(buffered_, static_cast<off_t>(first), static_cast<off_t>(page_up(skipped + bytes)),
                 POSIX_FADV_DONTNEED);
+#endif
   return error;
 }
 
