@@ -28,6 +28,7 @@ MACHINE = Machine(
     element_s=0.0,
     step_s=1e-5,
     disk_bytes_s=None,
+    expert_factors=(1.5, 1.25, 1.0),
     assumed=("something",),
 )
 
@@ -86,6 +87,8 @@ def changed(path: Path, **values: object) -> Path:
             },
             "f16 one",
         ),
+        ({"expert_factors": [1.0]}, "expert_factors is no list of 3 numbers"),
+        ({"expert_factors": [1.0, 0.0, 1.0]}, "a factor of experts"),
         ({"more": 1}, "'more' is not known"),
         ({"assumed": "x"}, "assumed"),
     ],
@@ -199,6 +202,7 @@ def test_measuring_finds_every_figure_and_says_what_there_was_no_time_for(
     kinds = {f"{kind}{dtype}" for kind in ("", "latent ") for dtype in ("f16", "q8")}
     assert set(found.attention) == {f"{kind} {rows}" for kind in kinds for rows in ("one", "many")}
     assert min(found.read_bytes_s, found.read_bytes_s_1, found.delta_ns, found.layer_s) > 0
+    assert len(found.expert_factors) == 3 and min(found.expert_factors) > 0
     assert (found.idle_watts, found.busy_watts, found.watts_from) == (10, 30, "watts")
     assert "products, Q4_K" in told
     left = [dtype for dtype in TYPES[LEAST:] if dtype != "I4G128"]

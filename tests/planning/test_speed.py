@@ -159,6 +159,17 @@ def test_experts_that_are_chosen_alike_are_as_many_as_draws_say() -> None:
     assert alike.decode_step(2, 0).experts == pytest.approx(0.01 * (2 - 1 / 4))
 
 
+def test_a_mixture_takes_what_was_measured_over_its_products_alone() -> None:
+    model = work(matrix("expert", 1000, 1000, 10, experts=4, active=1))
+    machine = replace(MACHINE, expert_factors=(2.0, 1.5, 1.0), element_s=1e-3)
+    assert machine.expert_factor(1) == 2.0 and machine.expert_factor(100) == 1.0
+    assert machine.expert_factor(8**0.5) == pytest.approx(1.75)  # by the logarithm of the rows
+    step = replace(expected(model, machine), skew=0.0).decode_step(1, 0)
+    assert step.experts == pytest.approx(2 * 0.01)
+    # What goes into experts and comes out of them is in the factor, and not counted again.
+    assert step.overhead == pytest.approx(expected(model, MACHINE).decode_step(1, 0).overhead)
+
+
 def test_uneven_routers_need_fewer_experts_for_many_rows() -> None:
     model = work(matrix("expert", 1000, 1000, 10, experts=64, active=4))
     speeds = expected(model, MACHINE)

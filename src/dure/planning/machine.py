@@ -27,6 +27,9 @@ ROWS = (1, 2, 4, 6, 8, 16, 32, 64, 512)
 FEW_AND_MANY = (32, 512)
 """Rows at which layers are measured."""
 
+EXPERT_ROWS = (1, 8, 32)
+"""Rows of an expert for which mixtures are measured."""
+
 MAX_FILE_BYTES = 1 << 20
 
 MAX_NUMBER = 1e18
@@ -94,6 +97,9 @@ class Machine:
     element_s: float  # a number that goes into a product or comes out of it,
     step_s: float  # and a step besides its layers
     element_few_s: float | None = None  # element_s of few rows; None: the same
+    expert_factors: tuple[
+        float, ...
+    ] = ()  # a mixture over products alone, one for each EXPERT_ROWS
     delta_ns: float = 0.0  # a number of a recurrent state, for one token
     disk_bytes_s: float | None = None  # direct reads of 2 MB, four at once
     idle_watts: float | None = None
@@ -139,6 +145,15 @@ class Machine:
                 hint="`dure plan --save-machine FILE` writes a whole one, on the machine itself",
             )
         return self.attention[kind]
+
+    def expert_factor(self, rows: float) -> float:
+        """Return what an expert of so many rows takes, over the products of its matrices alone.
+
+        Its matrices are small, its rows are gathered, and its products are weighted and added up.
+        """
+        if not self.expert_factors:
+            return 1.0
+        return float(np.interp(math.log(max(rows, 1)), np.log(EXPERT_ROWS), self.expert_factors))
 
     def elements_s(self, elements: float, rows: int) -> float:
         """Return the seconds that so many elements of each of `rows` rows take."""
@@ -225,6 +240,10 @@ def _value(name: str, kind: str, value: Any) -> Any:
         return _gops(value)
     if name == "attention":
         return {each: _attention(each, speeds) for each, speeds in _items(name, value)}
+    if name == "expert_factors":
+        if isinstance(value, list) and len(value) in (0, len(EXPERT_ROWS)):
+            return tuple(_number("a factor of experts", each) for each in value)
+        raise ValueError(f"expert_factors is no list of {len(EXPERT_ROWS)} numbers")
     if name == "assumed":
         if isinstance(value, list) and all(isinstance(each, str) for each in value):
             return tuple(value)

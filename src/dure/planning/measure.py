@@ -140,7 +140,8 @@ def measure(
         attention |= {f"latent {kind} {rows}": speed for rows, speed in found.items()}
     say("layers")
     gops = {probes.Layer.DTYPE: probes.product_gops(probes.Layer.DTYPE, threads)}
-    layers = probes.overheads(gops[probes.Layer.DTYPE], attention["f16 many"], threads)
+    layers = probes.overheads(attention["f16 many"], threads)
+    factors = probes.expert_factors(threads)
     delta = probes.delta_ns(threads)
     say("disk")
     disk_speed = disk_read(disk)
@@ -167,6 +168,7 @@ def measure(
         element_s=layers.element_s,
         step_s=STEP_LAYERS * layers.layer_s,
         element_few_s=layers.element_few_s,
+        expert_factors=factors,
         delta_ns=delta,
         disk_bytes_s=disk_speed,
         idle_watts=None if known is None else known[0].idle,

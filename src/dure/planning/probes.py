@@ -15,7 +15,7 @@ from dure.batch import CacheDtype, KVCacheSpec
 from dure.engine.block_pool import blocks_for
 from dure.formats.blocks import BLOCKS, FLOATS
 from dure.kernels.dequantize import LAYOUTS, OWN_TYPES
-from dure.planning.machine import COLUMNS, FEW_AND_MANY, ROWS, AttentionSpeed
+from dure.planning.machine import COLUMNS, EXPERT_ROWS, FEW_AND_MANY, ROWS, AttentionSpeed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -316,20 +316,16 @@ class Layer:
         )
         self.cache = KVCacheSpec("gqa", self.KV_HEADS, self.SIZE).storage(blocks_for(rows), "f16")
         self.ones = np.ones(self.HIDDEN, np.float32)
-        self.x, self.inner = (
+        self.x, inner = (
             np.random.default_rng(0).standard_normal((rows, width), np.float32)
             for width in (self.HIDDEN, self.INTERMEDIATE)
         )
+        self.quantised = {x.shape[1]: kernels.Activations(x) for x in (self.x, inner)}
 
     def _matrix(self, rows: int, columns: int) -> kernels.Matrix:
         matrix = kernels.Matrix(self.DTYPE, rows, columns)
         matrix.fill(0, noise_blocks(self.DTYPE, rows, columns))
         return matrix
-
-    @property
-    def weights(self) -> int:
-        """Weights of its products."""
-        return sum(each.rows * each.cols for each in self._all)
 
     @property
     def elements(self) -> int:
@@ -339,6 +335,11 @@ class Layer:
     @property
     def _all(self) -> list[kernels.Matrix]:
         return [*self.projections, self.gate, self.up, self.down]
+
+    def products(self) -> None:
+        """Multiply by its matrices and do nothing else, of rows that are quantised already."""
+        for matrix in self._all:
+            kernels.matmul(self.quantised[matrix.cols], matrix, threads=self.threads)
 
     def run(self) -> None:
         """Compute the layer."""
@@ -366,24 +367,83 @@ class Overheads:
     element_s: float
 
 
-def overheads(gops: Sequence[float], attention: AttentionSpeed, threads: int) -> Overheads:
-    """Measure what layers take beside products and keys.
+def overheads(attention: AttentionSpeed, threads: int) -> Overheads:
+    """Measure what layers take beside products and keys: with them, less what those take alone.
 
-    gops: of products of `Layer.DTYPE`, one for each of ROWS; attention: of many rows.
+    Both take turns, so that what other programs do is in both. attention: of many rows.
     """
     few, many = FEW_AND_MANY
     layers = [Layer(rows, threads) for rows in (1, few, many)]
+    calls = [call for layer in layers for call in (layer.run, layer.products)]
+    took = usual_seconds(calls, 16)
     rest = []
-    for layer, took in zip(layers, usual_seconds([each.run for each in layers], 16), strict=True):
-        rate = gops[ROWS.index(layer.rows)] * 1e9
+    for layer, whole, products in zip(layers, took[::2], took[1::2], strict=True):
         seen = layer.rows * ((layer.rows + 1) / 2 + attention.row_keys)
         key = attention.ns(Layer.HEADS / Layer.KV_HEADS, 2 * Layer.SIZE)
-        rest.append(
-            took - 2 * layer.rows * layer.weights / rate - 1e-9 * key * Layer.KV_HEADS * seen
-        )
+        rest.append(whole - products - 1e-9 * key * Layer.KV_HEADS * seen)
     layer_s = max(1e-6, rest[0])
     few_s, many_s = (
         max(0.0, (rest[at] - layer_s) / (rows * layers[0].elements))
         for at, rows in ((1, few), (2, many))
     )
     return Overheads(layer_s, few_s, many_s)
+
+
+class Mixture:
+    """A mixture of experts of noise, more than caches hold, each with its own rows."""
+
+    DTYPE, HIDDEN, INTERMEDIATE, EXPERTS, ACTIVE = "Q4_K", 2048, 768, 32, 8
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        shape = self.EXPERTS, self.HIDDEN, self.INTERMEDIATE
+        self.experts = kernels.Experts(*shape, *[self.DTYPE] * 3)
+        wide = noise_blocks(self.DTYPE, self.INTERMEDIATE, self.HIDDEN)
+        narrow = noise_blocks(self.DTYPE, self.HIDDEN, self.INTERMEDIATE)
+        for expert in range(self.EXPERTS):
+            self.experts.fill("gate", expert, wide, threads=threads)
+            self.experts.fill("up", expert, wide, threads=threads)
+            self.experts.fill("down", expert, narrow, threads=threads)
+
+    def calls(self, rows: int) -> Callable[[], object]:
+        """Return what gives each of all experts so many rows, in steps of as few as give them."""
+        steps = self.EXPERTS // self.ACTIVE if rows == 1 else 1
+        each = rows * self.EXPERTS // self.ACTIVE // steps  # rows of a step
+        draw = np.random.default_rng(2)
+        turns = np.stack([draw.permutation(self.EXPERTS) for _ in range(rows)]).reshape(steps, -1)
+        x = draw.standard_normal((each, self.HIDDEN), np.float32)
+        shares = np.full((each, self.ACTIVE), 1 / self.ACTIVE, np.float32)
+        ids = [turn.reshape(each, self.ACTIVE).astype(np.int32) for turn in turns]
+
+        def run() -> None:
+            for chosen in ids:
+                kernels.experts_mlp(
+                    kernels.Activations(x), chosen, shares, self.experts, threads=self.threads
+                )
+
+        return run
+
+    @property
+    def weights(self) -> int:
+        """Weights of all experts."""
+        return 3 * self.HIDDEN * self.INTERMEDIATE * self.EXPERTS
+
+
+def expert_factors(threads: int) -> tuple[float, ...]:
+    """Measure what mixtures take over products alone, for each of EXPERT_ROWS.
+
+    Both take turns, so that what other programs do is in both.
+    """
+    mixture, matrices = Mixture(threads), matrices_of(Mixture.DTYPE, threads)
+    calls, weights = [], []
+    for rows in EXPERT_ROWS:
+        x = np.random.default_rng(1).standard_normal((rows, SHAPE[1]), np.float32)
+        count = int(np.clip(MOST_OPERATIONS / (2 * rows * SHAPE[0] * SHAPE[1]), 1, len(matrices)))
+        calls += [
+            mixture.calls(rows),
+            _products(kernels.Activations(x), matrices[:count], threads),
+        ]
+        weights += [mixture.weights, count * SHAPE[0] * SHAPE[1]]
+    took = usual_seconds(calls, 8)
+    each = [seconds / count for seconds, count in zip(took, weights, strict=True)]
+    return tuple(whole / alone for whole, alone in zip(each[::2], each[1::2], strict=True))

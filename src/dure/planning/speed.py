@@ -148,7 +148,8 @@ class Speeds:
                 head += machine.seconds_of(matrix.dtype, weights, logits)
             elif matrix.use == "expert":
                 experts += share * self._expert_seconds(matrix, rows)
-                elements += matrix.count * (matrix.rows + matrix.columns) * matrix.active
+                if not machine.expert_factors:  # which have them
+                    elements += matrix.count * (matrix.rows + matrix.columns) * matrix.active
             elif matrix.use == "dense":
                 dense += share * machine.seconds_of(matrix.dtype, weights, rows)
                 elements += matrix.count * (matrix.rows + matrix.columns)
@@ -164,7 +165,9 @@ class Speeds:
         weights = float(matrix.rows * matrix.columns)
         counts = _rows_of_experts(matrix.experts, matrix.active, rows, self.skew)
         each = sum(
-            experts * self.machine.seconds_of(matrix.dtype, weights, got)
+            experts
+            * self.machine.seconds_of(matrix.dtype, weights, got)
+            * self.machine.expert_factor(got)
             for got, experts in enumerate(counts)
             if got and experts > 1e-6
         )
