@@ -203,7 +203,8 @@ def test_a_system_message_may_have_several_lines(talk: Talk) -> None:
 
 
 def test_show_prints_to_stdout(talk: Talk, capsys: pytest.CaptureFixture[str]) -> None:
-    talk("/show info", "/show parameters", "/show system", "/show template", system="Be kind.")
+    lines = [f"/show {each}" for each in ("info", "parameters", "system", "template", "modelfile")]
+    talk(*lines, system="Be kind.")
     shown = capsys.readouterr().out
     for line in (
         "context    1,000 tokens of the model's 4,000",
@@ -212,6 +213,7 @@ def test_show_prints_to_stdout(talk: Talk, capsys: pytest.CaptureFixture[str]) -
         "top_k                0",
         "Be kind.",
         "{{ messages }}",
+        "FROM fake",
     ):
         assert line in shown.splitlines()
 

@@ -15,7 +15,8 @@ from dure.cli.conversation import Conversation
 from dure.cli.line_reader import TerminalReader
 from dure.cli.served_model import ServedModel
 from dure.errors import InvalidRequestError
-from dure.hub import human_bytes
+from dure.hub import Preset, human_bytes, preset_of
+from dure.hub.modelfile import modelfile_of
 
 if TYPE_CHECKING:
     from dure.cli.chat_session import ChatSession
@@ -32,7 +33,7 @@ HELP = '''\
 /set wordwrap, nowordwrap   break lines between words, or leave them to the terminal
 /set format json, noformat  answers are JSON, or text
 /set history, nohistory     keep what you type for the next chats, or not
-/show info|parameters|system|template|license|messages
+/show info|parameters|system|template|license|modelfile|messages
 /regen                      another answer to the last message
 /edit [TEXT]                change the last message, and ask again
 /undo                       take back the last message and its answer
@@ -138,12 +139,15 @@ class Commands:
             print(chat.llm.template_source or "(no chat template)")
         elif what == "license":
             print(self._license())
+        elif what == "modelfile":
+            name = chat.llm.name
+            print(modelfile_of(preset_of(name) or Preset(name, name)), end="")
         elif what == "messages":
             for message in chat.talk.messages:
                 print(f"{message['role']}: {message['content']}")
         else:
             raise InvalidRequestError(
-                "/show shows info, parameters, system, template, license or messages."
+                "/show shows info, parameters, system, template, license, modelfile or messages."
             )
 
     def regen(self, _: str) -> None:
