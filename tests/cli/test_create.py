@@ -52,7 +52,7 @@ def test_a_model_gets_another_name_is_listed_and_deleted(dure_command: Dure, bas
     assert dure_command("cp", "mine", "yours").err == f"yours is a preset of {base}.\n"
     rows = {row["name"]: row for row in json.loads(dure_command("list", "--json").out)}
     assert rows["mine"]["source"] == f"a preset of {base}"
-    assert rows["mine"]["size_bytes"] == 4
+    assert (rows["mine"]["size_bytes"], rows["mine"]["folder"]) == (4, str(base.parent))
     done = dure_command("rm", "mine", "--yes")
     assert done.err == f"mine is deleted; {base}, which it was made of, is kept.\n"
     assert base.exists()

@@ -131,6 +131,7 @@ def _folder(model: LocalModel) -> str:
     from dure.hub.stores import store_of
 
     store = store_of(model)
-    folder = str(models_folder() if store is None else store.folder)
+    kept = models_folder() if store is None else store.folder
+    folder = str(kept if kept in model.path.parents else model.path.parent)  # of a preset's file
     home = str(Path.home())
     return "~" + folder[len(home) :] if folder.startswith(home + os.sep) else folder
