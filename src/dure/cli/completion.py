@@ -24,7 +24,8 @@ class Shell(str, Enum):
 def command(
     shell: Annotated[Shell, typer.Argument(metavar="bash|zsh|fish", help="The shell.")],
 ) -> None:
-    """Print a script that completes verbs, their options, the catalogue's names, and files.
+    """Print a script that completes verbs, their options, files, and the names of the catalogue
+    and of presets.
 
     bash: `eval "$(dure completion bash)"` in ~/.bashrc; zsh: the same in ~/.zshrc, after
     compinit; fish: `dure completion fish > ~/.config/fish/completions/dure.fish`.
@@ -32,6 +33,7 @@ def command(
     from dure import hub
 
     names = [entry.name for entry in hub.load_catalogue().entries]
+    names += [preset.name for preset in hub.all_presets()]
     script = {Shell.bash: bash, Shell.zsh: zsh, Shell.fish: fish}[shell]
     console.write(script(_options(), names))
 

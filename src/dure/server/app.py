@@ -99,7 +99,9 @@ def _answering(service: Service, handler: Handler) -> Callable[[Request], Awaita
                 log.exception("%s failed", request.state.request_id)
             elif isinstance(error, DureError) and error.detail:
                 log.info("%s: %s", request.state.request_id, error.detail)
-            return _error(request, known)
+            response = _error(request, known)
+            _name_ignored(request, response)
+            return response
         finally:
             release(request)
 

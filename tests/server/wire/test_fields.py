@@ -121,6 +121,8 @@ def test_what_has_no_effect_is_named_in_a_header_and_in_the_log(serve_module, pa
         assert answer.status == 200
         assert answer.headers["x-dure-ignored"] == "session_id, x??y"
     assert "no effect of session_id, x??y" in caplog.text
+    refused = server.post(path, {**body, "typical_p": 0.5})
+    assert (refused.status, refused.headers["x-dure-ignored"]) == (400, "session_id, x??y")
     assert "x-dure-ignored" not in server.post(path, BODIES[path]).headers
 
 

@@ -13,6 +13,7 @@ from dure import __version__, hub
 from dure.chat.dialects import dialect_of
 from dure.errors import InvalidRequestError
 from dure.hub.facts import ModelFacts, read_facts
+from dure.hub.modelfile import modelfile_of
 from dure.server.http.sse import json_response
 from dure.server.ollama.chat import known_name
 from dure.server.ollama.schemas import ShowBody
@@ -88,7 +89,7 @@ async def show(service: Service, request: Request) -> Response:
     return json_response(
         {
             "license": read.license,
-            "modelfile": f"FROM {name}\n",
+            "modelfile": modelfile_of(hub.preset_of(source) or hub.Preset(name, name)),
             "parameters": _parameters(found),
             "system": found.settings.system,
             "template": found.settings.template or read.chat_template,
