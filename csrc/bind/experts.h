@@ -92,9 +92,13 @@ class Experts {
   }
   void clamp(float alpha, float limit) {
     require(limit > 0, "the limit must be above 0");
-    set_.activation = {true, alpha, limit, false};
+    set_.activation = {Gating::Clamped, alpha, limit};
   }
-  void use_gelu() { set_.activation = {false, 1, 0, true}; }
+  void limit(float most) {
+    require(most > 0, "the limit must be above 0");
+    set_.activation = {Gating::Limited, 1, most};
+  }
+  void use_gelu() { set_.activation = {Gating::Gelu}; }
 
   // A part of an expert that is in memory, and what keeps that memory.
   Packed part(const std::string& name, int expert) const {

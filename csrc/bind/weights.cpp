@@ -153,6 +153,7 @@ void bind_weights(nb::module_& m) {
       .def("is_resident", &Experts::is_resident)
       .def("add_biases", &Experts::add_biases, strict, strict, strict)
       .def("clamp", &Experts::clamp)
+      .def("limit", &Experts::limit)
       .def("use_gelu", &Experts::use_gelu)
       .def("record",
            [](const Experts& e, int expert) {

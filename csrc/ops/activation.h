@@ -1,4 +1,4 @@
-// silu(gate) * up, where silu(x) = x / (1 + e^-x), gpt-oss's clamped form of it, and GELU.
+// silu(gate) * up, where silu(x) = x / (1 + e^-x), two forms of it with a limit, and GELU.
 #pragma once
 
 #include "isa/simd.h"
@@ -11,6 +11,21 @@ inline void silu_mul_range(const float* gate, const float* up, int64_t count, fl
   // of -1e38.
   auto one = [](f32x16 g, f32x16 u) {
     return zero_below(g / (set1(1.0f) + exp16(set1(0.0f) - g)), g, -88.0f) * u;
+  };
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) store(out + i, one(load(gate + i), load(up + i)));
+  const int rest = static_cast<int>(count - i);
+  if (rest) store_n(out + i, one(load_n(gate + i, rest), load_n(up + i, rest)), rest);
+}
+
+// min(silu(gate), limit) * clip(up, ±limit); a NaN stays one.
+inline void limited_mul_range(const float* gate, const float* up, int64_t count, float limit,
+                              float* out) {
+  const f32x16 zero = set1(0.0f), low = set1(-limit);
+  auto least = [&](f32x16 x) { return zero - max(low, zero - x); };  // of x and the limit
+  auto one = [&](f32x16 g, f32x16 u) {
+    const f32x16 silu = zero_below(g / (set1(1.0f) + exp16(zero - g)), g, -88.0f);
+    return least(silu) * max(low, least(u));
   };
   int64_t i = 0;
   for (; i + 16 <= count; i += 16) store(out + i, one(load(gate + i), load(up + i)));
@@ -50,9 +65,16 @@ inline void gelu_mul_range(const float* gate, const float* up, int64_t count, fl
 
 inline void activate(const GateActivation& how, const float* gate, const float* up, int64_t count,
                      float* out) {
-  if (how.gelu) gelu_mul_range(gate, up, count, out);
-  else if (how.clamped) clamped_mul_range(gate, up, count, how.alpha, how.limit, out);
-  else silu_mul_range(gate, up, count, out);
+  switch (how.kind) {
+    case Gating::Silu:
+      return silu_mul_range(gate, up, count, out);
+    case Gating::Limited:
+      return limited_mul_range(gate, up, count, how.limit, out);
+    case Gating::Clamped:
+      return clamped_mul_range(gate, up, count, how.alpha, how.limit, out);
+    case Gating::Gelu:
+      return gelu_mul_range(gate, up, count, out);
+  }
 }
 
 }  // namespace dure::DURE_ISA

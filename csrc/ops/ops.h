@@ -116,12 +116,16 @@ struct RowsView {
   int64_t num_sequences = 0, table_width = 0;
 };
 
-// What makes one number of a gated MLP's two: silu(gate) * up, or with a clamp gpt-oss's
-// (min(up, ±limit) + 1) * g * sigmoid(alpha * g) for g = min(gate, limit), or gelu(gate) * up.
+// What makes one number of a gated MLP's two, g and u.
+enum class Gating {
+  Silu,     // silu(g) * u
+  Limited,  // min(silu(g), limit) * clip(u, ±limit): Ling-3.0-flash's
+  Clamped,  // (clip(u, ±limit) + 1) * m * sigmoid(alpha * m) of m = min(g, limit): gpt-oss's
+  Gelu,     // gelu(g) * u
+};
 struct GateActivation {
-  bool clamped = false;
+  Gating kind = Gating::Silu;
   float alpha = 1, limit = 0;
-  bool gelu = false;
 };
 
 // The experts of one layer. Each is one record, gate, up and down behind each other, which lies

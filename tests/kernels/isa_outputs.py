@@ -152,6 +152,9 @@ def experts(outputs: dict[str, np.ndarray]) -> None:
     mixture.clamp(1.702, 3.0)
     for exact in (False, True):
         outputs[f"clamped {exact}"] = kernels.experts_mlp(x, ids, weights, mixture, exact=exact)
+    mixture.limit(3.0)
+    for exact in (False, True):
+        outputs[f"limited {exact}"] = kernels.experts_mlp(x, ids, weights, mixture, exact=exact)
 
 
 def recurrent(outputs: dict[str, np.ndarray]) -> None:

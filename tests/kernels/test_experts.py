@@ -414,18 +414,27 @@ def test_experts_of_impossible_type_or_size_are_refused(
 
 
 CLAMP = (1.702, 0.8)
+LIMIT = 0.7
 
 
-def biased(layout: Any, seed: int) -> tuple[Mixture, list[Any], list[Any]]:
-    """A mixture with biases and the clamp, and what the reference takes: as it is, and floats."""
+def biased(
+    layout: Any, seed: int, *, limited: bool = False
+) -> tuple[Mixture, list[Any], list[Any]]:
+    """A mixture with biases and the clamp, or a limit, and what the reference takes: as it is, and
+    floats.
+    """
     mixture, rng = Mixture(layout, seed=seed), np.random.default_rng(seed)
     widths = (mixture.intermediate, mixture.intermediate, mixture.hidden)
     biases = [rng.normal(0, 1, (NUM_EXPERTS, width)).astype(np.float32) for width in widths]
     mixture.experts.add_biases(*biases)
-    mixture.experts.clamp(*CLAMP)
+    changes: dict[str, Any] = {"limit": LIMIT} if limited else {"clamp": CLAMP}
+    if limited:
+        mixture.experts.limit(LIMIT)
+    else:
+        mixture.experts.clamp(*CLAMP)
     stored, floats = (
         [
-            dataclasses.replace(one, biases=(biases[0][i], biases[1][i], biases[2][i]), clamp=CLAMP)
+            dataclasses.replace(one, biases=(biases[0][i], biases[1][i], biases[2][i]), **changes)
             for i, one in enumerate(experts)
         ]
         for experts in (mixture.matrices(), mixture.floats())
@@ -433,10 +442,11 @@ def biased(layout: Any, seed: int) -> tuple[Mixture, list[Any], list[Any]]:
     return mixture, stored, floats
 
 
+@pytest.mark.parametrize("limited", [False, True], ids=["clamp", "limit"])
 @pytest.mark.parametrize("layout", [*FLOATS, QUANTIZED[0], QUANTIZED[5], *MIXED])
-def test_biases_and_the_clamp_are_those_of_the_reference(layout: Any) -> None:
+def test_biases_and_the_clamp_are_those_of_the_reference(layout: Any, limited: bool) -> None:
     rng = np.random.default_rng(12)
-    mixture, _, floats = biased(layout, 12)
+    mixture, _, floats = biased(layout, 12, limited=limited)
     for n, k in ((1, 2), (9, 3), (33, 2)):
         x = rng.normal(0, 1, (n, mixture.hidden)).astype(np.float32)
         ids, weights = routes(rng, n, k)
@@ -459,11 +469,14 @@ def test_gelu_is_that_of_the_reference(layout: Any) -> None:
         np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("limited", [False, True], ids=["clamp", "limit"])
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("layout", [FLOATS[1], QUANTIZED[1], QUANTIZED[5]])
-def test_biased_rows_have_the_same_bits_in_any_batch(layout: Any, exact: bool) -> None:
+def test_biased_rows_have_the_same_bits_in_any_batch(
+    layout: Any, exact: bool, limited: bool
+) -> None:
     rng = np.random.default_rng(13)
-    mixture, stored, floats = biased(layout, 13)
+    mixture, stored, floats = biased(layout, 13, limited=limited)
     x = rng.normal(0, 1, (40, mixture.hidden)).astype(np.float32)
     ids, weights = routes(rng, 40, 3)
 
@@ -482,8 +495,9 @@ def test_biased_rows_have_the_same_bits_in_any_batch(layout: Any, exact: bool) -
     np.testing.assert_allclose(alone, expected, rtol=0, atol=0.01 * np.abs(expected).max())
 
 
-def test_a_nan_among_the_gates_shows_through_the_clamp() -> None:
-    mixture, _, _ = biased(FLOATS[0], 14)
+@pytest.mark.parametrize("limited", [False, True], ids=["clamp", "limit"])
+def test_a_nan_among_the_gates_shows_through_the_clamp(limited: bool) -> None:
+    mixture, _, _ = biased(FLOATS[0], 14, limited=limited)
     x = np.full((1, mixture.hidden), np.nan, np.float32)
     ids, weights = np.zeros((1, 1), np.int32), np.ones((1, 1), np.float32)
     assert np.isnan(kernels.experts_mlp(x, ids, weights, mixture.experts)).all()
@@ -497,3 +511,5 @@ def test_wrong_biases_are_refused() -> None:
             mixture.experts.add_biases(*wrong)
     with pytest.raises(ValueError, match="limit"):
         mixture.experts.clamp(1.0, 0.0)
+    with pytest.raises(ValueError, match="limit"):
+        mixture.experts.limit(-1.0)

@@ -136,6 +136,10 @@ class Experts:
         """
         self.packed.clamp(alpha, limit)
 
+    def limit(self, most: float) -> None:
+        """Activate by min(silu(gate), most) * up, up clipped to ±most: Ling-3.0-flash's SwiGLU."""
+        self.packed.limit(most)
+
     def use_gelu(self) -> None:
         """Activate by gelu(gate) * up, GELU in its form by tanh, not by silu."""
         self.packed.use_gelu()

@@ -30,6 +30,7 @@ __all__ = [
     "experts_mlp",
     "gated_norm",
     "gelu_mul",
+    "limited_mul",
     "logprob",
     "matmul",
     "paged_attention",
@@ -394,6 +395,14 @@ def clamped_mul(
     return ((np.clip(up.astype(np.float64), -limit, limit) + 1.0) * share).astype(np.float32)
 
 
+def limited_mul(
+    gate: Float32Array, up: Float32Array, *, limit: float, threads: int = 1
+) -> Float32Array:
+    """Compute min(silu(gate), limit) * up, up clipped to ±limit, float32 (n, i)."""
+    silu = silu_mul(gate, np.ones_like(gate), threads=threads)
+    return np.asarray(np.minimum(silu, limit) * np.clip(up, -limit, limit))
+
+
 def route(
     logits: Float32Array,
     *,
@@ -449,7 +458,7 @@ class ExpertMatrices:
     """One expert: gate and up (intermediate, hidden), down (hidden, intermediate).
 
     biases: of the three, if there are some; clamp: alpha and limit of `clamped_mul`, not silu;
-    gelu: whether with GELU, not silu.
+    limit: that of `limited_mul`; gelu: whether with GELU, not silu.
     """
 
     gate: Matrix
@@ -457,6 +466,7 @@ class ExpertMatrices:
     down: Matrix
     biases: tuple[Float32Array, Float32Array, Float32Array] | None = None
     clamp: tuple[float, float] | None = None
+    limit: float | None = None
     gelu: bool = False
 
 
@@ -479,10 +489,12 @@ def experts_mlp(
             biases = expert.biases or (None, None, None)
             gate = matmul(one, expert.gate, bias=biases[0], exact=exact)
             up = matmul(one, expert.up, bias=biases[1], exact=exact)
-            if expert.clamp is None:
-                inner = (gelu_mul if expert.gelu else silu_mul)(gate, up)
-            else:
+            if expert.clamp is not None:
                 inner = clamped_mul(gate, up, alpha=expert.clamp[0], limit=expert.clamp[1])
+            elif expert.limit is not None:
+                inner = limited_mul(gate, up, limit=expert.limit)
+            else:
+                inner = (gelu_mul if expert.gelu else silu_mul)(gate, up)
             product = matmul(inner, expert.down, bias=biases[2], exact=exact)
             out[row] += float(weight) * product[0]
     return out.astype(np.float32)
