@@ -55,6 +55,7 @@ ARCHITECTURES = {
     "internlm3": gguf.MODEL_ARCH.LLAMA,
     "iquestcoder": gguf.MODEL_ARCH.LLAMA,
     "ministral3": gguf.MODEL_ARCH.MISTRAL3,
+    "minicpm3": gguf.MODEL_ARCH.MINICPM3,
     "mistral": gguf.MODEL_ARCH.LLAMA,
     "olmo2": gguf.MODEL_ARCH.OLMO2,
     "olmo3": gguf.MODEL_ARCH.OLMO2,
@@ -370,7 +371,8 @@ def write_gguf(
         config = {**config, "num_nextn_predict_layers": 0}  # what the tiny config says has no layer
     for theirs, ours in _ALIASES.get(config["model_type"], {}).items():
         parameters = {name.replace(theirs, ours): each for name, each in parameters.items()}
-    latent, halves = "kv_lora_rank" in config, halves and "kv_lora_rank" in config
+    latent = "kv_lora_rank" in config
+    halves = halves and latent and config["model_type"] != "minicpm3"
     if halves:
         parameters = _in_halves(parameters, config)
     stored = {
@@ -619,6 +621,8 @@ def _add_latent_keys(writer: gguf.GGUFWriter, config: Config, *, halves: bool) -
         writer.add_q_lora_rank(config["q_lora_rank"])
     writer.add_kv_lora_rank(config["kv_lora_rank"])
     writer.add_rope_dimension_count(rotated)
+    if config["model_type"] == "minicpm3":
+        return
     # Where the config has none (GLM-4.7-Flash as transformers saves it), the converter writes 0.
     writer.add_leading_dense_block_count(config.get("first_k_dense_replace", 0))
     writer.add_expert_shared_count(config["n_shared_experts"])

@@ -412,6 +412,8 @@ def test_a_disk_that_is_too_full_is_said_before_a_byte_is_written(
         ("deepseek_v2", {}, "q_lora_rank"),
         ("deepseek_v3", {"rope_interleave": False}, "rope_interleave"),
         ("llama", {"mlp_bias": True}, "mlp_bias"),
+        ("qwen2", {"hidden_act": "gelu_pytorch_tanh"}, "hidden_act"),
+        ("ernie4_5", {"use_bias": True}, "use_bias"),
         ("qwen2", {"rope_parameters": LLAMA3}, "llama3"),
         ("glm4_moe", {"head_dim": 18, "rope_parameters": HALF}, "partial_rotary_factor"),
         ("hunyuan_v1_moe", {"moe_topk": [2, 3]}, "moe_topk"),

@@ -97,10 +97,10 @@ WRONG_IN_ONE: dict[str, dict[str, tuple[Any, ...]]] = {
 # Heads over latents have other sizes, and do not read these.
 NOT_READ = {"num_key_value_heads", "head_dim"}
 OVER_LATENTS = {"deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa"}
-OVER_LATENTS |= {"kimi_linear", "bailing_hybrid"}
+OVER_LATENTS |= {"kimi_linear", "bailing_hybrid", "minicpm3"}
 NOT_RUN: tuple[tuple[str, Any], ...] = (
     ("hidden_act", "gelu"),
-    ("hidden_act", "gelu_pytorch_tanh"),
+    ("hidden_act", "gelu_new"),
     ("hidden_act", ["silu"]),
     ("hidden_act", "x" * 10**6),
     ("rope_scaling", {"type": "spiral", "factor": 2.0}),
@@ -112,12 +112,9 @@ NOT_RUN_BY: tuple[tuple[str, str, Any], ...] = (
     ("bailing_hybrid", "value_norm", True),
     ("kimi_linear", "mla_use_nope", False),
     ("kimi_linear", "moe_router_activation_func", "softmax"),
-    ("llama", "mlp_bias", True),
     ("llama", "sliding_window", 64),
     ("pangu_embedded", "mlp_bias", True),
-    ("ernie4_5", "use_bias", True),
-    ("ernie4_5_moe", "use_bias", True),
-    ("ernie4_5_moe", "moe_norm_min", 1e-3),
+    ("ernie4_5_moe", "moe_norm_min", 0.4),
     ("gemma3", "use_bidirectional_attention", True),
     ("gemma4_text", "use_bidirectional_attention", "all"),
     ("hunyuan_v1_dense", "use_qk_norm", False),
@@ -139,7 +136,6 @@ NOT_RUN_BY: tuple[tuple[str, str, Any], ...] = (
     ("deepseek_v3", "scoring_func", "softmax"),
     ("deepseek_v3", "mlp_bias", True),
     ("dots1", "scoring_func", "softmax"),
-    ("hy_v3", "mlp_bias", True),
     ("hy_v3", "route_norm", False),
     ("solar_open", "first_k_dense_replace", 1),
     ("solar_open", "use_qk_norm", True),

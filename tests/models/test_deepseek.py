@@ -73,12 +73,9 @@ def sizes(changes: Mapping[str, Any], *, version: int) -> DeepseekConfig:
     "changes",
     [
         {"hidden_act": "gelu"},
-        {"mlp_bias": True},
         {"moe_layer_freq": 2},
         {"scoring_func": "sqrtsoftplus"},
         {"topk_method": "hash"},
-        {"v_head_dim": 20},
-        {"kv_lora_rank": 8},
     ],
     ids=str,
 )
@@ -86,7 +83,7 @@ def test_what_changes_the_maths_stops_the_load_by_name(
     changes: dict[str, Any], version: int
 ) -> None:
     sizes({}, version=version)
-    with pytest.raises(UnsupportedModelError, match=f"{next(iter(changes))}|multiples of 16"):
+    with pytest.raises(UnsupportedModelError, match=next(iter(changes))):
         sizes(changes, version=version)
 
 

@@ -31,6 +31,7 @@ _ONLY_SAFETENSORS = {
     "llama-prover",
     "lfm2-biased",
     "lfm2_moe-plain",
+    "minicpm3-odd",
     "ministral3-plain",
     "mistral-sliding",
     "smollm3-listed",

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from tiny_gguf import read_folder, write_folder, write_gguf
-from tiny_models import loaded, oracle, prefill_logits
+from tiny_models import loaded, oracle, oracle_logits, prefill_logits
 
+from dure.convert.gguf import convert
 from dure.errors import ModelFileError, UnsupportedModelError
 
 FAMILIES = ("kimi_linear", "bailing_hybrid")
@@ -131,13 +132,68 @@ def test_ling_2_5_is_refused_by_its_name(tiny: Callable[[str], Any], tmp_path: P
         loaded(named)
 
 
-@pytest.mark.parametrize("key", ["expert_swiglu_limit_list", "share_expert_swiglu_limit_list"])
-def test_limits_of_what_experts_compute_are_refused(
-    tiny: Callable[[str], Any], tmp_path: Path, key: str
+# The first layer is dense, and has no limit whatever is listed; one more layer drafts.
+LIMITS = {
+    "expert_swiglu_limit_list": [0.1, 0, 0.2, None, 0.1, 0, 7.0],
+    "share_expert_swiglu_limit_list": [0.1, 0.3, 0.0, 0, 0.2],
+}
+
+
+def limit_experts(model: Any) -> None:
+    """Give a Ling-3.0 of transformers the limits, which its class passes over."""
+    import torch  # noqa: PLC0415
+
+    def inner(gate: Any, up: Any, most: float) -> Any:
+        return torch.nn.functional.silu(gate).clamp(max=most) * up.clamp(-most, most)
+
+    def routed(experts: Any, most: float) -> Callable[..., Any]:
+        def forward(x: Any, ids: Any, shares: Any) -> Any:
+            out = torch.zeros_like(x)
+            for row, chosen in enumerate(ids.tolist()):
+                for place, expert in enumerate(chosen):
+                    gate, up = (experts.gate_up_proj[expert] @ x[row]).chunk(2)
+                    made = experts.down_proj[expert] @ inner(gate, up, most)
+                    out[row] += shares[row, place] * made
+            return out
+
+        return forward
+
+    def shared(mlp: Any, most: float) -> Callable[[Any], Any]:
+        return lambda x: mlp.down_proj(inner(mlp.gate_proj(x), mlp.up_proj(x), most))
+
+    for layer, most in zip(model.model.layers, LIMITS["expert_swiglu_limit_list"], strict=False):
+        if most and hasattr(layer.mlp, "experts"):
+            layer.mlp.experts.forward = routed(layer.mlp.experts, most)
+    listed = LIMITS["share_expert_swiglu_limit_list"]
+    for layer, most in zip(model.model.layers, listed, strict=False):
+        if most and hasattr(layer.mlp, "shared_experts"):
+            layer.mlp.shared_experts.forward = shared(layer.mlp.shared_experts, most)
+
+
+@pytest.mark.parametrize("gguf", [False, True], ids=["safetensors", "gguf"])
+def test_what_lings_experts_compute_has_a_limit(
+    tiny: Callable[[str], Any], tmp_path: Path, gguf: bool
 ) -> None:
-    limited = changed(tiny("bailing_hybrid"), tmp_path, **{key: [None, 0, 0, 7.0, 0, 0]})
-    with pytest.raises(UnsupportedModelError, match=key):
-        loaded(limited)
+    small, tokens = tiny("bailing_hybrid"), tiny("bailing_hybrid").sequences[1]
+    path = changed(small, tmp_path / "folder", **LIMITS)
+    model = oracle("bailing_hybrid")
+    free = oracle_logits(model, tokens)
+    limit_experts(model)
+    expected = oracle_logits(model, tokens)
+    assert abs(expected - free).max() > 0.1
+    if gguf:
+        convert(path, tmp_path / "out.gguf")
+        path = tmp_path / "out.gguf"
+    assert abs(expected - prefill_logits(loaded(path), tokens)).max() < 1e-4
+
+
+@pytest.mark.parametrize("limit", [-1, True, "7", float("inf")])
+def test_a_limit_that_is_none_is_refused(
+    tiny: Callable[[str], Any], tmp_path: Path, limit: Any
+) -> None:
+    key = "expert_swiglu_limit_list"
+    with pytest.raises(ModelFileError, match=key):
+        loaded(changed(tiny("bailing_hybrid"), tmp_path, **{key: [0, 0, limit]}))
 
 
 @pytest.mark.parametrize(

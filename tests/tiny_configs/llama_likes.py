@@ -35,6 +35,16 @@ OLMO_ROPES = {
     "full_attention": YARN,
 }
 
+MINICPM = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 48,
+    "tie_word_embeddings": True,
+}
+
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("mistral", {"sliding_window": None, "head_dim": 24}),
     "mistral-sliding": ("mistral", {"sliding_window": 8, "tie_word_embeddings": True}),
@@ -137,6 +147,22 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             },
             "original_max_position_embeddings": 4,
             "tie_word_embeddings": True,
+        },
+    ),
+    "minicpm3": ("minicpm3", MINICPM),
+    "minicpm3-odd": (  # widths that are no multiples of 16
+        "minicpm3",
+        {
+            **MINICPM,
+            "q_lora_rank": None,
+            "kv_lora_rank": 20,
+            "qk_nope_head_dim": 12,
+            "v_head_dim": 18,
+            "tie_word_embeddings": False,
+            "scale_emb": 3,
+            "scale_depth": 0.9,
+            "dim_model_base": 32,
+            "num_hidden_layers": 3,
         },
     ),
     "internlm3": ("internlm3", {"head_dim": 16}),

@@ -151,7 +151,7 @@ def _understood(checkpoint: Checkpoint, quantize: Scheme | None) -> tuple[Config
             hint="convert the folder that it was quantised from, with --quantize.",
         )
     family, config = _FAMILIES[name], read_config(checkpoint)
-    for key, (default, needed) in family.needs.items():
+    for key, (default, needed) in {**_EVERYWHERE, **family.needs}.items():
         value = config.values.get(key)
         if (default if value is None else value) != needed:
             raise otherwise(
@@ -387,6 +387,9 @@ _QWEN35 = Family(
     needs={**WITHOUT_BIAS, "rms_norm_eps": (1e-6, 1e-6)},
     values=_qwen35_values,
 )
+# What no family has there, or is asked of no key.
+_EVERYWHERE = {"mlp_bias": (False, False), "hidden_act": ("silu", "silu")}
+_ERNIE = {"use_bias": (False, False)}
 _FAMILIES: Mapping[str, Family] = {
     **LLAMA_LIKES,
     **LATENT,
@@ -423,8 +426,8 @@ _FAMILIES: Mapping[str, Family] = {
     ),
     "qwen3_5": _QWEN35,
     "qwen3_5_moe": _QWEN35,
-    "ernie4_5": Family(),
-    "ernie4_5_moe": Family(Layout(drafts="model.mtp_"), values=_ernie_values),
+    "ernie4_5": Family(needs=_ERNIE),
+    "ernie4_5_moe": Family(Layout(drafts="model.mtp_"), needs=_ERNIE, values=_ernie_values),
     "hunyuan_v1_dense": Family(needs=WITHOUT_BIAS),
     "hunyuan_v1_moe": Family(needs=WITHOUT_BIAS, values=_hunyuan_values),
     "minimax_m2": Family(needs={"tie_word_embeddings": (False, False)}, values=_minimax_values),

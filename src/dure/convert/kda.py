@@ -30,8 +30,15 @@ def delta_values(config: Config, sizes: Any) -> dict[str, Any]:
     }
 
 
+def _limits(sizes: Any) -> dict[str, Any]:
+    """Make the limits of what experts compute, one a layer; nothing where no layer has one."""
+    names = ("expert_swiglu_limit_list", "share_expert_swiglu_limit_list")
+    columns = zip(names, np.array(sizes.limits, np.float32).T, strict=True)
+    return {name: np.ascontiguousarray(each) for name, each in columns if each.any()}
+
+
 def _ling_values(config: Config, sizes: Any) -> dict[str, Any]:
-    """Make Ling's values: its decays' bound; nothing of Kimi."""
+    """Make Ling's values: its decays' bound, its experts' limits; nothing of Kimi."""
     if not hasattr(sizes, "bound"):
         return {}
     if sizes.rope.type not in ("default", "dynamic"):
@@ -42,5 +49,6 @@ def _ling_values(config: Config, sizes: Any) -> dict[str, Any]:
     return {
         "kda_safe_gate": True,
         "kda_lower_bound": sizes.bound,
+        **_limits(sizes),
         "shared_expert_intermediate_size": sizes.shared_experts * sizes.expert_intermediate,
     }

@@ -100,7 +100,7 @@ def _whole_heads(config: Config, sizes: Any) -> None:
 _DIVISORS = ("llama3",)
 _PAIRS = Layout(pairs=True)
 LLAMA_LIKES: Mapping[str, Family] = {
-    "llama": Family(_PAIRS, ropes=_DIVISORS),
+    "llama": Family(_PAIRS, needs={"bias": (False, False)}, ropes=_DIVISORS),  # InternLM3's key
     "mistral": Family(_PAIRS, architecture="llama", values=_mistral_values, ropes=_DIVISORS),
     "ministral3": Family(_PAIRS, values=_ministral_values, magnitudes=True),
     "phi3": Family(values=_phi_values, ropes=("longrope",)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,10 +68,10 @@ class Embedding:
         assert self._weight is not None
         return kernels.embed(tokens, self._weight, threads=self._threads)
 
-    def as_head(self, x: Rows) -> Floats:
-        """Return the logits (n, vocabulary) of x (n, width): the tied head."""
+    def as_head(self, x: Rows, *, bias: Floats | None = None) -> Floats:
+        """Return the logits (n, vocabulary) of x (n, width), + bias: the tied head."""
         assert self._weight is not None
-        return kernels.matmul(x, self._weight, exact=self._exact, threads=self._threads)
+        return kernels.matmul(x, self._weight, bias=bias, exact=self._exact, threads=self._threads)
 
 
 class NoHead:
@@ -96,20 +97,25 @@ def score_head(weights: Weights, hidden: int) -> Linear | None:
     return Linear(weights, "score", labels, hidden, bias=bias)
 
 
-def head(weights: Weights, embedding: Embedding, *, tied: bool) -> Callable[[Rows], Floats]:
+def head(
+    weights: Weights, embedding: Embedding, *, tied: bool, bias: bool = False
+) -> Callable[[Rows], Floats]:
     """Make the output head, (n, hidden) -> (n, vocabulary): its own matrix, or the embedding's.
 
     tied: whether the config says that it is the embedding's. Some checkpoints repeat that one under
     the head's name; if theirs is another, the file counts and not the config, as in transformers.
+    bias: whether it has one, whosever its matrix is.
     """
-    if tied and not weights.has("lm_head.weight"):
-        return embedding.as_head
+    own = tied and weights.has("lm_head.weight")
+    if own and weights.are_same("lm_head.weight", "model.embed_tokens.weight"):
+        weights.skip("lm_head.weight")
+        own = False
+    if tied and not own:
+        added = weights.vector("lm_head.bias", embedding.vocab_size) if bias else None
+        return partial(embedding.as_head, bias=added)
     if not tied and not weights.has("lm_head.weight") and (weights.is_bare or has_scores(weights)):
         return NoHead()
-    if tied and weights.are_same("lm_head.weight", "model.embed_tokens.weight"):
-        weights.skip("lm_head.weight")
-        return embedding.as_head
-    return Linear(weights, "lm_head", embedding.vocab_size, embedding.width)
+    return Linear(weights, "lm_head", embedding.vocab_size, embedding.width, bias=bias)
 
 
 class RMSNorm:
@@ -138,11 +144,32 @@ class GatedMLP:
     """down(silu(gate x) * up x), fused; with gelu, GELU by its tanh and not silu."""
 
     def __init__(
-        self, weights: Weights, name: str, hidden: int, intermediate: int, *, gelu: bool = False
+        self,
+        weights: Weights,
+        name: str,
+        hidden: int,
+        intermediate: int,
+        *,
+        bias: bool = False,
+        gelu: bool = False,
+        limit: float = 0.0,
     ) -> None:
+        """bias: whether all three matrices have one. limit: of the activation (`Experts.limit`)."""
         self.weight = weights.gated_mlp(name, hidden, intermediate)
-        if gelu and self.weight is not None:  # None where tensors are missing
-            self.weight.use_gelu()
+        biases = []
+        if bias:
+            widths = {"gate": intermediate, "up": intermediate, "down": hidden}
+            biases = [
+                weights.vector(f"{name}.{part}_proj.bias", width)[None]
+                for part, width in widths.items()
+            ]
+        if self.weight is not None:  # None where tensors are missing
+            if biases:
+                self.weight.add_biases(*map(np.ascontiguousarray, biases))
+            if gelu or weights.gelu:
+                self.weight.use_gelu()
+            if limit:
+                self.weight.limit(limit)
         self._exact, self._threads = weights.exact, weights.threads
 
     def __call__(self, x: Rows, *, add: Floats | None = None) -> Floats:

@@ -46,6 +46,7 @@ class Decoder:
         embedding_scale: float = 1.0,
         logit_divisor: float = 1.0,
         logit_cap: float | None = None,
+        head_bias: bool = False,
     ) -> None:
         """Load the embedding, blocks, last norm and head.
 
@@ -53,6 +54,7 @@ class Decoder:
         the frequencies; ropes: each block's own rotation, None for none, where they differ;
         norm_offset: of the last norm; embedding_scale and logit_divisor: what embeddings are
         multiplied with, and logits divided by. logit_cap: logits become cap * tanh(logits / cap).
+        head_bias: whether the head has one.
         """
         self.vocab_size, self.context_length = sizes.vocab_size, sizes.context_length
         self.rope = Rope(sizes.rope, factors=rope_factors)
@@ -67,7 +69,7 @@ class Decoder:
             make_layer(i) for i in range(sizes.layers)
         ]
         self.norm = RMSNorm(weights, "model.norm", sizes.hidden, sizes.norm_eps, offset=norm_offset)
-        self.lm_head = head(weights, self.embed_tokens, tied=sizes.tied)
+        self.lm_head = head(weights, self.embed_tokens, tied=sizes.tied, bias=head_bias)
         self.draft_rope = self.rope  # of the layer that guesses tokens, which a family may change
         self.score = score_head(weights, sizes.hidden)
         self.mtp: MultiTokenPrediction | None = None  # set by families that have one, as the next

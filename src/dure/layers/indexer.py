@@ -17,7 +17,7 @@ import numpy as np
 from dure import kernels
 from dure.batch import BLOCK_SIZE, KVCacheSpec
 from dure.layers.basic import Linear
-from dure.layers.latent_attention import LatentAttention
+from dure.layers.latent_attention import LatentAttention, in_columns, in_sixteens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -104,7 +104,7 @@ class Indexer:
         self.weights_proj = Linear(weights, f"{name}.weights_proj", sizes.heads, hidden)
         self._norm_weight = weights.vector(f"{name}.k_norm.weight", width)
         self._norm_bias = weights.vector(f"{name}.k_norm.bias", width)
-        self.cache_spec = KVCacheSpec("latent", 1, width)
+        self.cache_spec = KVCacheSpec("latent", 1, in_sixteens(width))
         self.sizes, self._rotated, self._threads = sizes, rotated, weights.threads
 
     def write(
@@ -114,6 +114,7 @@ class Indexer:
         keys = _layer_norm(self.wk(x), self._norm_weight, self._norm_bias)
         keys = self._turned(keys[:, None], rotation)[:, 0]
         nothing = np.empty((len(keys), 0), np.float32)
+        keys = in_columns(keys, in_sixteens(self.sizes.width))
         kernels.write_latent(
             keys, nothing, cache, batch.positions, batch.sequences, batch.block_tables
         )
@@ -156,7 +157,7 @@ class Indexer:
     def _packed(self, cache: LayerArray, table: Ints, count: int) -> kernels.Matrix:
         """Pack the keys of a sequence's first `count` tokens, (count, width)."""
         width, blocks = self.sizes.width, table[: -(-count // BLOCK_SIZE)]
-        keys = _floats(cache, width, blocks)[:count]
+        keys = np.ascontiguousarray(_floats(cache, in_sixteens(width), blocks)[:count, :width])
         matrix = kernels.Matrix("F16" if keys.dtype == np.float16 else "F32", count, width)
         matrix.fill(0, keys.view(np.uint8), threads=self._threads)
         return matrix

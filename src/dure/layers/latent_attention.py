@@ -20,6 +20,8 @@ from dure.layers.mixer_work import MixerWork
 from dure.weights.quantize import quantize_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from dure.batch import Batch, LayerArray
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     Ints = NDArray[np.int32]
 
+_FLOATS = ("F32", "F16", "BF16")
 NORM_EPS = 1e-6  # of the latents' own norms, whatever the model's is
 
 
@@ -56,7 +59,7 @@ class LatentAttention:
 
         hidden: the model's width; heads: the number of heads; latent: the width of the KV latent
         (kv_lora_rank). A key has `plain` dimensions from the latent, and `rotated` that all heads
-        share; `value` is the width of a head's value. latent, plain and value are multiples of 16.
+        share; `value` is the width of a head's value.
         query_latent: the width of the query latent (q_lora_rank), if there is one. scale: of the
         attention scores. gated: whether each head's result is multiplied by the sigmoid of a gate,
         which g_proj gives of the input.
@@ -75,9 +78,12 @@ class LatentAttention:
         self.o_proj = Linear(weights, f"{name}.o_proj", hidden, heads * value, bias=bias)
         self.g_proj = Linear(weights, f"{name}.g_proj", heads, hidden) if gated else None
         self._gate_of = np.repeat(np.arange(heads, dtype=np.int32), value)  # of each column
-        self.cache_spec = KVCacheSpec("latent", 1, latent + rotated)
+        # A latent in the cache is as wide as kernels take it: zeros follow that change no sum.
+        self._rank, self._latent = latent, in_sixteens(latent)
+        self.cache_spec = KVCacheSpec("latent", 1, self._latent + rotated)
         self._heads, self._scale, self._interleaved = heads, scale, interleaved
-        self._latent, self._plain, self._rotated, self._value = latent, plain, rotated, value
+        self._plain, self._rotated, self._value = plain, rotated, value
+        self._fits = latent % 16 == plain % 16 == value % 16 == 0
         self._exact, self._threads = weights.exact, weights.threads
         self._take_halves(weights, name)
 
@@ -86,11 +92,13 @@ class LatentAttention:
 
         The rows of `expand` begin at row `_first` of a head.
         """
-        heads, latent, plain, value = self._heads, self._latent, self._plain, self._value
+        heads, latent, plain, value = self._heads, self._rank, self._plain, self._value
         if weights.has(f"{name}.k_b_proj.weight"):  # GGUF: in halves, the first turned already
             self.absorb = weights.stacked(f"{name}.k_b_proj.weight", heads, latent, plain)
             self.expand = weights.stacked(f"{name}.v_b_proj.weight", heads, value, latent)
             self._first = 0
+            if not self._fits:
+                weights.on_finish(self._widen)
             return
         self.expand = weights.matrix(f"{name}.kv_b_proj.weight", heads * (plain + value), latent)
         self._first = plain
@@ -99,18 +107,46 @@ class LatentAttention:
 
     def _turn(self) -> None:
         """Fill `absorb` with the transposed rows that give the unrotated parts of keys."""
-        kv_b, heads, plain = self.expand, self._heads, self._plain
+        kv_b, plain, value = self.expand, self._plain, self._value
         whole = self._exact or plain % 32 != 0  # so that no weight is rounded a second time
         dtype = kv_b.dtype
-        if dtype not in ("F32", "F16", "BF16"):
+        if dtype not in _FLOATS:
             dtype = "F32" if whole else "Q8_0"
-        self.absorb = kernels.Matrix(dtype, heads * self._latent, plain)
-        for head in range(heads):
-            first = head * (plain + self._value)
-            rows = kv_b.row_values(np.arange(first, first + plain, dtype=np.int32))
-            self.absorb.fill(
-                head * self._latent, _stored(np.ascontiguousarray(rows.T), dtype, self._threads)
+        keys = (self._rows(kv_b, head, plain + value, plain).T for head in range(self._heads))
+        self.absorb = self._of_heads(keys, plain, self._latent, dtype)
+        if not self._fits:
+            values = (
+                self._rows(kv_b, head, plain + value, value, plain) for head in range(self._heads)
             )
+            self.expand, self._first = self._of_heads(values, self._latent, value, dtype), 0
+
+    def _widen(self) -> None:
+        """Replace both halves by such as kernels take: heads of 16 rows, and the latent's zeros."""
+        absorb, expand, latent, value = self.absorb, self.expand, self._rank, self._value
+        heads = range(self._heads)
+        keys = (self._rows(absorb, head, latent, latent) for head in heads)
+        values = (self._rows(expand, head, value, value) for head in heads)
+        self.absorb = self._of_heads(keys, self._plain, self._latent, _float_type(absorb))
+        self.expand = self._of_heads(values, self._latent, value, _float_type(expand))
+
+    def _rows(
+        self, matrix: kernels.Matrix, head: int, period: int, count: int, skipped: int = 0
+    ) -> Floats:
+        """Return `count` rows of a head, which has `period` of them, after those skipped."""
+        first = head * period + skipped
+        return matrix.row_values(np.arange(first, first + count, dtype=np.int32))
+
+    def _of_heads(
+        self, parts: Iterable[Floats], cols: int, rows: int, dtype: str
+    ) -> kernels.Matrix:
+        """Pack each head's part, filled up with zeros to `cols` columns and sixteens of rows."""
+        rows = in_sixteens(rows)
+        matrix = kernels.Matrix(dtype, self._heads * rows, cols)
+        for head, part in enumerate(parts):
+            whole = np.zeros((rows, cols), np.float32)
+            whole[: part.shape[0], : part.shape[1]] = part
+            matrix.fill(head * rows, _stored(whole, dtype, self._threads))
+        return matrix
 
     @property
     def work(self) -> MixerWork:
@@ -188,8 +224,9 @@ class LatentAttention:
         self, entries: Floats, rotation: Rotation | None, batch: Batch, cache: LayerArray
     ) -> None:
         """Write entries (n, latent + rotated), normed and rotated, to the cache."""
-        latent = self.kv_a_norm.floats(np.ascontiguousarray(entries[:, : self._latent]))
-        rest = self._turned(entries[:, None, self._latent :], rotation)
+        latent = self.kv_a_norm.floats(np.ascontiguousarray(entries[:, : self._rank]))
+        rest = self._turned(entries[:, None, self._rank :], rotation)
+        latent = in_columns(latent, self._latent)
         kernels.write_latent(
             latent, rest[:, 0], cache, batch.positions, batch.sequences, batch.block_tables
         )
@@ -215,6 +252,23 @@ class LatentAttention:
             return x
         kernels.rope(x, *rotation, interleaved=self._interleaved, threads=self._threads)
         return x
+
+
+def in_sixteens(count: int) -> int:
+    """Return the next multiple of 16."""
+    return -(-count // 16) * 16
+
+
+def in_columns(x: Floats, count: int) -> Floats:
+    """Return x (n, cols) with zeros after its columns, which then are `count`."""
+    if x.shape[1] == count:
+        return x
+    return np.pad(x, ((0, 0), (0, count - x.shape[1])))
+
+
+def _float_type(matrix: kernels.Matrix) -> str:
+    """Return the matrix's own type if it is one of floats, else the one that loses nothing."""
+    return matrix.dtype if matrix.dtype in _FLOATS else "F32"
 
 
 def _stored(values: Floats, dtype: str, threads: int) -> NDArray[np.uint8]:

@@ -50,19 +50,23 @@ class SparseMLP:
         scales: str | None = None,
         shared: str | None = None,
         shared_intermediate: int = 0,
+        shared_bias: bool = False,
         shared_gate: str | None = None,
         gate_bias: bool = False,
         expert_biases: bool = False,
         clamp: tuple[float, float] | None = None,
+        limits: tuple[float, float] = (0.0, 0.0),
         gelu: bool = False,
     ) -> None:
         """Load the router, the experts, and the shared expert if there is one.
 
         gate, bias (for the choice), scales (of experts' weights), shared (an MLP of width
-        shared_intermediate) and shared_gate (whose sigmoid weighs it): their names below `name`;
-        those of bias and scales are complete. gate_bias: whether the router's product has a bias;
-        expert_biases: those of the experts'. clamp: alpha and limit of the experts' activation, if
-        it is not silu's (`Experts.clamp`). gelu: whether it is GELU's, by its tanh.
+        shared_intermediate, with biases if shared_bias) and shared_gate (whose sigmoid weighs it):
+        their names below `name`; those of bias and scales are complete. gate_bias: whether the
+        router's product has a bias; expert_biases: those of the experts'. clamp: alpha and limit of
+        the experts' activation, if it is not silu's (`Experts.clamp`). limits: of silu and of what
+        it multiplies, in the experts and in the shared one; 0: none (`Experts.limit`). gelu:
+        whether it is GELU's, by its tanh.
         """
         self.gate = Linear(weights, f"{name}.{gate}", experts, hidden, bias=gate_bias)
         self.experts = weights.experts(f"{name}.experts", experts, hidden, intermediate)
@@ -76,13 +80,22 @@ class SparseMLP:
                 self.experts.add_biases(*map(np.ascontiguousarray, biases))
         if clamp is not None and self.experts is not None:
             self.experts.clamp(*clamp)
-        if gelu and self.experts is not None:
+        if limits[0] and self.experts is not None:
+            self.experts.limit(limits[0])
+        if (gelu or weights.gelu) and self.experts is not None:
             self.experts.use_gelu()
         self.bias = weights.vector(f"{name}.{bias}", experts, as_row=True) if bias else None
         self.scales = weights.vector(f"{name}.{scales}", experts, as_row=True) if scales else None
         self.shared = self.shared_gate = None
         if shared is not None:
-            self.shared = GatedMLP(weights, f"{name}.{shared}", hidden, shared_intermediate)
+            self.shared = GatedMLP(
+                weights,
+                f"{name}.{shared}",
+                hidden,
+                shared_intermediate,
+                bias=shared_bias,
+                limit=limits[1],
+            )
         if shared_gate is not None:
             self.shared_gate = Linear(weights, f"{name}.{shared_gate}", 1, hidden)
         self._routing, self._pool = routing, weights.expert_pool

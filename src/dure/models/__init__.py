@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from dure.batch import Batch, CacheArrays, KVCacheSpec, StateSpec
     from dure.formats.checkpoint import Checkpoint
+    from dure.models.config import Config
     from dure.weights.expert_pool import ExpertPool
     from dure.weights.quantize import Scheme
 
@@ -41,7 +42,7 @@ __all__ = [
 
 
 _SHARED = {
-    *("config", "deepseek_config", "gemma4_config", "gguf_keys", "gguf_layers"),
+    *("config", "deepseek_config", "gemma4_config", "gguf_keys", "gguf_layers", "gguf_rope"),
     *("mimo_v2_config", "not_run"),
 }
 """Files of this folder that are not families."""
@@ -175,6 +176,12 @@ def family_of(checkpoint: Checkpoint) -> ModuleType:
     )
 
 
+def _built(family: ModuleType, config: Config, weights: Weights) -> Any:
+    """Make the model of a family; layers ask `weights` for what is the same in all of them."""
+    weights.gelu = config.is_gelu
+    return family.Model(config, weights)
+
+
 def memory_needed(checkpoint: Checkpoint, *, quantize: Scheme | None = None) -> int:
     """Return the bytes that the checkpoint's weights take in memory once packed."""
     return weight_bytes(checkpoint, quantize=quantize).total
@@ -212,7 +219,7 @@ def checked_model(
         expert_pool=expert_pool,
     )
     config = read_config(checkpoint)
-    model = family.Model(config, weights)
+    model = _built(family, config, weights)
     check_keys(checkpoint, config)
     weights.check()
     return model
@@ -239,7 +246,7 @@ def header_model(
         expert_pool=expert_pool,
     )
     config = read_config(checkpoint)
-    model = family.Model(config, weights)
+    model = _built(family, config, weights)
     check_keys(checkpoint, config)
     weights.check()
     return model, weights
@@ -279,7 +286,7 @@ def load_model(
         expert_pool=expert_pool,
     )
     config = read_config(checkpoint)
-    model: Model = family.Model(config, weights)
+    model: Model = _built(family, config, weights)
     check_keys(checkpoint, config)
     weights.check()
     before_packing(model)

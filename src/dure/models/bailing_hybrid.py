@@ -2,11 +2,13 @@
 attention with a gate for each head, and DeepSeek-V3's router.
 
 The decays of a delta layer have a lower bound, and what they and the gates are made of is projected
-once, where Kimi-Linear projects twice. Ling-2.5 has the same model_type and other layers.
+once, where Kimi-Linear projects twice. In flash, what the experts of the last layers compute has a
+limit. Ling-2.5 has the same model_type and other layers.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -77,11 +79,13 @@ class BailingHybridConfig(DeepseekConfig):
     delta_dim: int  # of a head of delta attention, of which there are as many as of attention
     kernel: int  # of the convolutions, in tokens
     bound: float  # of the decays' logarithms, below 0; 0 for none
+    limits: tuple[tuple[float, float], ...]  # of each layer's experts and shared one; 0 for none
 
     @classmethod
     def of(cls, config: Config) -> BailingHybridConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         _refuse_others(config)
+        config.expect("hidden_act", "silu")  # of convolutions, too
         for key, allowed in _EXPECTED.items():
             config.expect(key, *allowed)
         sizes = DeepseekConfig.read(config, _USUAL, drafts_counted=config.is_gguf)
@@ -104,11 +108,18 @@ class BailingHybridConfig(DeepseekConfig):
                 "linear_conv_kernel_dim", config.integer("short_conv_kernel_size", 4), high=16
             ),
             bound=_bound(config) if safe else 0.0,
+            limits=tuple(
+                zip(
+                    _limits(config, "expert_swiglu_limit_list", sizes.layers),
+                    _limits(config, "share_expert_swiglu_limit_list", sizes.layers),
+                    strict=True,
+                )
+            ),
         )
 
 
 def _refuse_others(config: Config) -> None:
-    """Raise UnsupportedModelError for Ling-2.5, and for a model whose experts' outputs are cut."""
+    """Raise UnsupportedModelError for Ling-2.5."""
     named = config.values.get("architectures")
     if isinstance(named, list) and named and not any(each in _NAMES for each in named):
         raise UnsupportedModelError(
@@ -116,13 +127,23 @@ def _refuse_others(config: Config) -> None:
             "layers are not: Ling-2.5 and 2.6 would need lightning attention. dure runs "
             f"{_NAMES[0]}."
         )
-    for key in ("expert_swiglu_limit_list", "share_expert_swiglu_limit_list"):
-        limits = config.values.get(key)
-        if limits is not None and (not isinstance(limits, list) or any(limits)):
-            raise UnsupportedModelError(
-                f"{config.source} limits what its experts compute ({key}), as Ling-3.0-flash does: "
-                "it would need a clamp behind SiLU, and without one its answers would be wrong."
-            )
+
+
+def _limits(config: Config, key: str, layers: int) -> tuple[float, ...]:
+    """Return the limit of each layer's experts; 0 for none.
+
+    The list may go on, with layers that draft, and a layer after its end has no limit. The makers'
+    own code for transformers passes over it, and the model was trained with it.
+    """
+    listed = config.values.get(key)
+    each = [] if listed is None else listed if isinstance(listed, list) else [listed] * layers
+    limits = [0 if limit is None else limit for limit in each]
+    if not all(type(limit) in (int, float) and 0 <= limit < math.inf for limit in limits):
+        raise ModelFileError(
+            f"{config.source} has {key} = {str(listed)[:60]}; a layer's limit is a number above 0, "
+            "or 0 for none."
+        )
+    return tuple([*map(float, limits), *[0.0] * layers][:layers])
 
 
 def _bound(config: Config) -> float:
@@ -199,6 +220,7 @@ class Block(DecoderLayer):
             bias="gate.e_score_correction_bias",
             shared="shared_experts" if config.shared_experts else None,
             shared_intermediate=config.shared_experts * config.expert_intermediate,
+            limits=config.limits[index],
         )
 
 

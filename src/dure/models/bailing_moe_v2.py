@@ -61,7 +61,7 @@ class BailingMoeV2Config:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         gguf = config.is_gguf
         config.expect("gating_func", 2)  # in GGUF: 2 is sigmoid
-        config.expect("hidden_act", "silu")
+        config.check_activation()
         config.expect("score_function", "sigmoid")
         config.expect("use_qk_norm", True)
         config.expect("use_rmsnorm", True)

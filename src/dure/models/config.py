@@ -13,8 +13,8 @@ from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.context import stretched_context
 from dure.formats.multimodal import language_config
 from dure.formats.quantized.mlx import is_mlx
-from dure.layers.rope import magnitude_scale
 from dure.models.gguf_layers import heads_by_window, kinds_of_layers, layers_without_heads
+from dure.models.gguf_rope import ROPE_KEYS, gguf_scaling
 from dure.models.not_run import check_causal
 
 if TYPE_CHECKING:
@@ -81,23 +81,20 @@ GGUF_KEYS = {
     "expert_gating_func": "gating_func",
     "expert_group_count": "n_group",
     "expert_group_used_count": "topk_group",
-}
-
-# The keys under {architecture}.rope.scaling. -> those of config.json's rope_scaling.
-_GGUF_ROPE_KEYS = {
-    "type": "rope_type",
-    "factor": "factor",
-    "original_context_length": "original_max_position_embeddings",
-    "yarn_attn_factor": "attention_factor",
-    "yarn_beta_fast": "beta_fast",
-    "yarn_beta_slow": "beta_slow",
+    "swiglu_clamp_exp": "expert_swiglu_limit_list",
+    "swiglu_clamp_shexp": "share_expert_swiglu_limit_list",
 }
 
 # Keys whose values a GGUF reader wants as float32, though a config.json may write 10000.
 _GGUF_FLOATS = re.compile(r".*(epsilon|freq_base(_swa)?|factor|yarn_\w+|weights_scale|_multiplier)")
 
 # Keys whose values may differ from layer to layer.
-_OF_EACH_LAYER = {"gemma4.attention.head_count_kv", "gemma4.feed_forward_length"}
+_OF_EACH_LAYER = {
+    "bailingmoe3.swiglu_clamp_exp",
+    "bailingmoe3.swiglu_clamp_shexp",
+    "gemma4.attention.head_count_kv",
+    "gemma4.feed_forward_length",
+}
 
 # A family's own key -> the key that most families use.
 _SYNONYMS = {
@@ -118,6 +115,7 @@ _SYNONYMS = {
 }
 
 _REQUIRED: Any = object()
+_GELU = "gelu_pytorch_tanh"
 
 
 class _Watched(Mapping[str, Any]):
@@ -351,6 +349,15 @@ class Config:
                 f"it runs {' or '.join(repr(a) for a in allowed)}."
             )
 
+    @property
+    def is_gelu(self) -> bool:
+        """Whether gated MLPs activate by GELU in its form by tanh, and not by silu."""
+        return bool(self.values.get("hidden_act") == _GELU)
+
+    def check_activation(self) -> None:
+        """Raise UnsupportedModelError for an activation that gated MLPs do not have."""
+        self.expect("hidden_act", "silu", _GELU)
+
     def _get(self, key: str, default: Any) -> Any:
         value = self.values.get(key)
         if value is not None:
@@ -404,7 +411,7 @@ def read_config(checkpoint: Checkpoint) -> Config:
     if near_heads is not None:
         key = f"{prefix}attention.head_count_kv"
         values["swa_num_key_value_heads"] = _same_for_all(near_heads, key, checkpoint)
-    scaling = _gguf_scaling(metadata, prefix, checkpoint)
+    scaling = gguf_scaling(metadata, prefix, checkpoint)
     if scaling.get("rope_type", "none") != "none":
         values["rope_scaling"] = scaling
     values |= kinds_of_layers(metadata, prefix)
@@ -415,49 +422,15 @@ def read_config(checkpoint: Checkpoint) -> Config:
         values["vocab_size"] = embedding.shape[0]
     values["tie_word_embeddings"] = "output.weight" not in checkpoint.tensors
     values["attention_bias"] = "blk.0.attn_output.bias" in checkpoint.tensors
+    values["mlp_bias"] = "blk.0.ffn_gate.bias" in checkpoint.tensors
     return Config(values, str(checkpoint.path), is_gguf=True)
-
-
-def _gguf_scaling(
-    metadata: Mapping[str, Any], prefix: str, checkpoint: Checkpoint
-) -> dict[str, Any]:
-    """Read a GGUF's RoPE scaling under config.json's names; empty if it has none."""
-    scaling = {
-        theirs: metadata[f"{prefix}rope.scaling.{ours}"]
-        for ours, theirs in _GGUF_ROPE_KEYS.items()
-        if f"{prefix}rope.scaling.{ours}" in metadata
-    }
-    # Before there were types, converters wrote only a factor: it means linear scaling.
-    factor = scaling.get("factor", metadata.get(f"{prefix}rope.scale_linear"))
-    if factor in (None, 0):  # which llama.cpp reads as none
-        scaling.pop("factor", None)
-    else:
-        scaling |= {"rope_type": scaling.get("rope_type", "linear"), "factor": factor}
-    logarithmic = metadata.get(f"{prefix}rope.scaling.yarn_log_multiplier")
-    if isinstance(logarithmic, float):  # 0.1 mscale_all_dim, which is mscale in every release
-        scaling["mscale"] = scaling["mscale_all_dim"] = 10 * logarithmic
-    times = metadata.get(f"{prefix}rope.scaling.attn_factor", 1.0)
-    if "rope_factors_long.weight" in checkpoint.tensors:  # Phi-3's, whole
-        return {**scaling, "rope_type": "longrope", "attention_factor": times}
-    if times not in (0.0, 1.0):  # multiplies YaRN's own magnitude
-        kind, whole = scaling.get("rope_type"), scaling.get("attention_factor")
-        if kind != "yarn" or isinstance(logarithmic, float) or not isinstance(times, float):
-            raise UnsupportedModelError(
-                f"{checkpoint.path} has {prefix}rope.scaling.attn_factor = {_shown(times)}, which "
-                "dure runs only with plain YaRN."
-            )
-        own = magnitude_scale(float(factor or 1)) if whole is None else whole
-        scaling["attention_factor"] = own * times
-    return scaling
 
 
 def gguf_keys(values: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     """Return the GGUF metadata from which `read_config` reads these values; None is left out."""
     scaling = values.get("rope_scaling") or {}
     found = {ours: values.get(theirs) for ours, theirs in GGUF_KEYS.items()}
-    found |= {
-        f"rope.scaling.{ours}": scaling.get(theirs) for ours, theirs in _GGUF_ROPE_KEYS.items()
-    }
+    found |= {f"rope.scaling.{ours}": scaling.get(theirs) for ours, theirs in ROPE_KEYS.items()}
     found["rope.scaling.attn_factor"] = scaling.get("attn_factor")
     if scaling.get("mscale_all_dim"):
         found["rope.scaling.yarn_log_multiplier"] = 0.1 * scaling["mscale_all_dim"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dure.errors import UnsupportedModelError
+from dure.errors import ModelFileError
 from dure.layers.moe import Routing
 from dure.layers.rope import RopeConfig, magnitude_scale
 
@@ -86,6 +86,7 @@ class DeepseekConfig:
     context_length: int
     tied: bool
     bias: bool  # on the projections to latents, and the output's
+    mlp_bias: bool  # on all three of dense layers' MLP, and of the shared experts
     interleaved: bool
     scale: float  # of attention scores
     rope: RopeConfig
@@ -102,8 +103,10 @@ class DeepseekConfig:
         layers includes those that only guess tokens, as newer GGUF files have it.
         """
         gguf = config.is_gguf
-        for key, allowed in (("hidden_act", "silu"), ("mlp_bias", False), ("moe_layer_freq", 1)):
-            config.expect(key, allowed)
+        config.check_activation()
+        config.expect("moe_layer_freq", 1)
+        if usual.sigmoid:  # which transformers passes over
+            config.expect("mlp_bias", False)
         heads = config.integer("num_attention_heads", high=65536)
         if gguf:  # one head of keys, which all share; files of before April 2025 say all heads
             config.expect("num_key_value_heads", 1, heads)
@@ -115,13 +118,13 @@ class DeepseekConfig:
         rotated = config.integer("qk_rope_head_dim", config.integer("rotary_dim", 64))
         whole = config.integer("qk_head_dim", config.integer("head_dim", 192)) if gguf else 0
         plain = whole - rotated if gguf else config.integer("qk_nope_head_dim", usual.plain)
+        if plain < 1:
+            raise ModelFileError(
+                f"{config.source} has keys of {whole} dimensions, of which {rotated} are rotated; "
+                "some must not be."
+            )
         value = config.integer("v_head_dim", config.integer("value_head_dim", usual.value))
         latent = config.integer("kv_lora_rank", 512)
-        if min(plain, value, latent) < 16 or plain % 16 or value % 16 or latent % 16:
-            raise UnsupportedModelError(
-                f"{config.source} has heads of {plain} and {value} dimensions out of latents of "
-                f"{latent}; dure runs multiples of 16."
-            )
         no_latent = gguf or "q_lora_rank" in config.values
         queries = config.integer("q_lora_rank", 1 if no_latent else usual.query_latent)
         rope = RopeConfig.from_hf(config.values, rotated, partial=False)
@@ -146,8 +149,9 @@ class DeepseekConfig:
             context_length=context,
             tied=config.flag("tie_word_embeddings", False),
             bias=config.flag("attention_bias", False),
+            mlp_bias=config.flag("mlp_bias", False),
             interleaved=config.flag("rope_interleave", True),
-            scale=_scale(plain + rotated, rope),
+            scale=score_scale(plain + rotated, rope),
             rope=rope,
             routing=(_best_pairs if usual.sigmoid else _best_groups)(config, experts, usual),
             corrected=usual.sigmoid,
@@ -159,7 +163,7 @@ class DeepseekConfig:
         return self.sparse_layers.index(True) if True in self.sparse_layers else self.layers
 
 
-def _scale(width: int, rope: RopeConfig) -> float:
+def score_scale(width: int, rope: RopeConfig) -> float:
     """Return the factor of attention scores; YaRN's magnitude counts twice, for q and for k."""
     stretched = rope.type != "default" and rope.mscale_all_dim
     magnitude = magnitude_scale(rope.factor, rope.mscale_all_dim or 0.0) if stretched else 1.0
@@ -175,7 +179,11 @@ def _best_groups(config: Config, experts: int, usual: Defaults) -> Routing:
     grouped = config.is_gguf or config.values.get("topk_method") == "group_limited_greedy"
     top_k = config.integer("num_experts_per_tok", high=experts)
     known = _known_groups(experts) if config.is_gguf else usual.groups
-    groups, kept = config.expert_groups(experts, top_k, usual=known) if grouped else (1, 1)
+    groups, kept = (1, 1)
+    if grouped:
+        groups, kept = config.expert_groups(experts, 1, usual=known)
+        # Experts of the other groups have a share of 0, however many are chosen.
+        top_k = min(top_k, kept * (experts // groups))
     return Routing(
         top_k=top_k,
         normalize=False,

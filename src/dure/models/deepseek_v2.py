@@ -63,7 +63,9 @@ class Block(DecoderLayer):
             interleaved=config.interleaved,
         )
         if index < config.layers and not config.sparse_layers[index]:
-            self.mlp = GatedMLP(weights, f"{name}.mlp", config.hidden, config.intermediate)
+            self.mlp = GatedMLP(
+                weights, f"{name}.mlp", config.hidden, config.intermediate, bias=config.mlp_bias
+            )
             return
         self.mlp = SparseMLP(
             weights,
@@ -75,6 +77,7 @@ class Block(DecoderLayer):
             bias="gate.e_score_correction_bias" if config.corrected else None,
             shared="shared_experts" if config.shared_experts else None,
             shared_intermediate=config.shared_experts * config.expert_intermediate,
+            shared_bias=config.mlp_bias,
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from dure.errors import UnsupportedModelError
+from dure.errors import ModelFileError, UnsupportedModelError
 from dure.layers.decoder import Decoder
 from dure.layers.indexer import (
     IndexedCache,
@@ -91,10 +91,10 @@ class Model(Decoder):
         config.expect("rope_interleave", True)
         config.expect("indexer_rope_interleave", self.INTERLEAVED)
         width = config.integer("index_head_dim", 128, high=65536)
-        if width % 16 or width < sizes.rotated:
-            raise UnsupportedModelError(
-                f"{config.source} has index_head_dim = {width}; dure runs multiples of 16 that are "
-                f"no less than the {sizes.rotated} dimensions which are rotated."
+        if width < sizes.rotated:
+            raise ModelFileError(
+                f"{config.source} has index_head_dim = {width}, less than the {sizes.rotated} "
+                "dimensions of an indexer's head that are rotated."
             )
         if sizes.query_latent is None:
             raise UnsupportedModelError(

@@ -52,7 +52,7 @@ class Dots1Config:
         config.expect("scoring_func", "noaux_tc", "sigmoid")  # the makers write the first
         config.expect("topk_method", "noaux_tc")
         config.expect("moe_layer_freq", 1)
-        config.expect("hidden_act", "silu")
+        config.check_activation()
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         layers = config.integer("num_hidden_layers", high=1024)
         experts = config.integer("num_experts", high=65536)

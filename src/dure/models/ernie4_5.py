@@ -40,13 +40,13 @@ class Ernie45Config:
     norm_eps: float
     context_length: int
     tied: bool
+    bias: bool  # on all projections of attention and MLP
     rope: RopeConfig
 
     @classmethod
     def read(cls, config: Config) -> Ernie45Config:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
-        config.expect("hidden_act", "silu")
-        config.expect("use_bias", False)
+        config.check_activation()
         heads, kv_heads = config.heads()
         head_dim = config.head_dim(128)
         return cls(
@@ -60,6 +60,7 @@ class Ernie45Config:
             norm_eps=config.positive("rms_norm_eps", 1e-5),
             context_length=config.context_length(131072),
             tied=config.flag("tie_word_embeddings", True),
+            bias=config.flag("use_bias", False),
             rope=RopeConfig.from_hf(
                 config.values, head_dim, default_theta=500_000.0, partial=config.is_gguf
             ),
@@ -79,9 +80,13 @@ class Block(DecoderLayer):
             heads=config.heads,
             kv_heads=config.kv_heads,
             head_dim=config.head_dim,
+            bias=config.bias,
+            output_bias=config.bias,
             interleaved=True,  # pairs (2i, 2i + 1), in config.json's files and in GGUF
         )
-        self.mlp = GatedMLP(weights, f"{name}.mlp", config.hidden, config.intermediate)
+        self.mlp = GatedMLP(
+            weights, f"{name}.mlp", config.hidden, config.intermediate, bias=config.bias
+        )
 
 
 class Model(Decoder):

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dure.errors import UnsupportedModelError
 from dure.layers.attention import Attention
 from dure.layers.basic import GatedMLP
 from dure.layers.decoder import Decoder
@@ -48,17 +49,18 @@ class Ernie45MoeConfig:
     norm_eps: float
     context_length: int
     tied: bool
+    bias: bool  # on all projections but those of routed experts, and on the head's
     rope: RopeConfig
 
     @classmethod
     def read(cls, config: Config) -> Ernie45MoeConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.expect("gating_func", 0, 1)  # in GGUF: 0 is unset, 1 softmax
-        config.expect("hidden_act", "silu")
-        config.expect("use_bias", False)
-        config.expect("moe_norm_min", 1e-12)
+        config.check_activation()
         layers, (heads, kv_heads) = config.integer("num_hidden_layers", high=1024), config.heads()
         experts = config.integer("num_experts", high=65536)
+        chosen = config.integer("num_experts_per_tok", high=experts)
+        _check_least_sum(config, chosen / experts)
         head_dim = config.head_dim(config.integer("hidden_size") // heads)
         return cls(
             vocab_size=config.integer("vocab_size"),
@@ -66,7 +68,7 @@ class Ernie45MoeConfig:
             intermediate=config.integer("intermediate_size"),
             expert_intermediate=config.integer("moe_intermediate_size"),
             experts=experts,
-            experts_per_token=config.integer("num_experts_per_tok", high=experts),
+            experts_per_token=chosen,
             shared_experts=config.integer("n_shared_experts", 2, low=0, high=65536),
             sparse_layers=_sparse_layers(config, layers),
             layers=layers,
@@ -76,9 +78,19 @@ class Ernie45MoeConfig:
             norm_eps=config.positive("rms_norm_eps", 1e-5),
             context_length=config.context_length(131072),
             tied=config.flag("tie_word_embeddings", True),
+            bias=config.flag("use_bias", False),
             rope=RopeConfig.from_hf(
                 config.values, head_dim, default_theta=500_000.0, partial=config.is_gguf
             ),
+        )
+
+
+def _check_least_sum(config: Config, least: float) -> None:
+    """Refuse a least sum of the chosen experts' shares that would count, as `least` is theirs."""
+    if config.positive("moe_norm_min", 1e-12) > least:
+        raise UnsupportedModelError(
+            f"{config.source} has moe_norm_min = {config.values['moe_norm_min']}, above the least "
+            f"sum of shares, {least:.3g}: they would not be normalised, which dure does not run."
         )
 
 
@@ -105,10 +117,14 @@ class Block(DecoderLayer):
             heads=config.heads,
             kv_heads=config.kv_heads,
             head_dim=config.head_dim,
+            bias=config.bias,
+            output_bias=config.bias,
             interleaved=True,  # pairs (2i, 2i + 1), in config.json's files and in GGUF
         )
         if not sparse:
-            self.mlp = GatedMLP(weights, f"{name}.mlp", config.hidden, config.intermediate)
+            self.mlp = GatedMLP(
+                weights, f"{name}.mlp", config.hidden, config.intermediate, bias=config.bias
+            )
         else:
             self.mlp = SparseMLP(
                 weights,
@@ -120,6 +136,7 @@ class Block(DecoderLayer):
                 bias="gate.e_score_correction_bias",
                 shared="shared_experts" if config.shared_experts else None,
                 shared_intermediate=config.shared_experts * config.expert_intermediate,
+                shared_bias=config.bias,
             )
 
 
@@ -133,7 +150,7 @@ class Model(Decoder):
             name = f"model.layers.{index}"
             return Block(sizes, weights, name, sparse=index in sizes.sparse_layers)
 
-        super().__init__(weights, sizes, make_layer)
+        super().__init__(weights, sizes, make_layer, head_bias=sizes.bias)
         names = MTPNames(
             "model.mtp_emb_norm.0", "model.mtp_hidden_norm.0", "model.mtp_linear_proj.0", None
         )

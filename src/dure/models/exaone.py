@@ -52,6 +52,7 @@ class ExaoneConfig:
     tied: bool
     rope: RopeConfig
     bias: bool  # on all four attention projections
+    mlp_bias: bool  # on all three of the MLP
 
     @classmethod
     def read(cls, config: Config) -> ExaoneConfig:
@@ -59,11 +60,10 @@ class ExaoneConfig:
         if any(key in config.values for key in _OWN_KEYS):
             values = {_OWN_KEYS.get(key, key): value for key, value in config.values.items()}
             config = Config(values, config.source)
-        config.expect("hidden_act", "silu")
+        config.check_activation()
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         layers = config.integer("num_hidden_layers", high=1024)
         head_dim = config.head_dim(hidden // heads)
-        config.expect("mlp_bias", False)
         return cls(
             vocab_size=config.integer("vocab_size"),
             hidden=hidden,
@@ -79,6 +79,7 @@ class ExaoneConfig:
                 config.values, head_dim, default_theta=500000.0, partial=config.is_gguf
             ),
             bias=config.flag("attention_bias", False),
+            mlp_bias=config.flag("mlp_bias", False),
         )
 
 
@@ -98,7 +99,9 @@ class Block(DecoderLayer):
             bias=config.bias,
             output_bias=config.bias,
         )
-        self.mlp = GatedMLP(weights, f"{name}.mlp", config.hidden, config.intermediate)
+        self.mlp = GatedMLP(
+            weights, f"{name}.mlp", config.hidden, config.intermediate, bias=config.mlp_bias
+        )
 
 
 class Model(Decoder):

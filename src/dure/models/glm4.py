@@ -45,7 +45,7 @@ class Glm4Config:
     @classmethod
     def read(cls, config: Config, weights: Weights) -> Glm4Config:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
-        config.expect("hidden_act", "silu")
+        config.check_activation()
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         layers = config.integer("num_hidden_layers", high=1024)
         head_dim = config.head_dim(128)

@@ -58,7 +58,7 @@ class Glm4MoeConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         gguf = weights.is_gguf
         config.expect("gating_func", 2)  # in GGUF: 2 is sigmoid
-        config.expect("hidden_act", "silu")
+        config.check_activation()
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         layers = config.integer("num_hidden_layers", high=1024)
         extra = config.integer("num_nextn_predict_layers", 0, low=0, high=64)

@@ -36,6 +36,7 @@ class GraniteConfig:
     tied: bool
     rope: RopeConfig
     bias: bool  # on all four attention projections
+    mlp_bias: bool  # on all three of the MLP
     interleaved: bool  # rotated pairs are (2i, 2i + 1)
     embedding_scale: float
     residual_scale: float
@@ -45,11 +46,10 @@ class GraniteConfig:
     @classmethod
     def read(cls, config: Config, *, gguf: bool) -> GraniteConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
-        config.expect("hidden_act", "silu")
+        config.check_activation()
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         layers = config.integer("num_hidden_layers", high=1024)
         head_dim = config.head_dim(hidden // heads)
-        config.expect("mlp_bias", False)
         return cls(
             vocab_size=config.integer("vocab_size"),
             hidden=hidden,
@@ -63,6 +63,7 @@ class GraniteConfig:
             tied=config.flag("tie_word_embeddings", False),
             rope=RopeConfig.from_hf(config.values, head_dim, partial=config.is_gguf),
             bias=config.flag("attention_bias", False),
+            mlp_bias=config.flag("mlp_bias", False),
             # GGUF converters permute the rows of q and k for interleaved RoPE.
             interleaved=gguf,
             embedding_scale=config.positive("embedding_multiplier", 1.0),
@@ -92,7 +93,9 @@ class Block(DecoderLayer):
             interleaved=config.interleaved,
             scale=config.attention_scale,
         )
-        self.mlp = GatedMLP(weights, f"{name}.mlp", config.hidden, config.intermediate)
+        self.mlp = GatedMLP(
+            weights, f"{name}.mlp", config.hidden, config.intermediate, bias=config.mlp_bias
+        )
 
 
 class Model(Decoder):

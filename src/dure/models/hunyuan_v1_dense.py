@@ -47,7 +47,7 @@ class HunyuanV1DenseConfig:
     @classmethod
     def read(cls, config: Config) -> HunyuanV1DenseConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
-        config.expect("hidden_act", "silu")
+        config.check_activation()
         config.expect("mlp_bias", False)
         config.expect("use_qk_norm", True)
         config.expect("use_cla", False)  # cross-layer attention: layers that share keys and values

@@ -55,7 +55,7 @@ class HunyuanV1MoeConfig:
     def read(cls, config: Config) -> HunyuanV1MoeConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.expect("gating_func", 0, 1)  # in GGUF: 0 is unset, 1 softmax
-        config.expect("hidden_act", "silu")
+        config.check_activation()
         config.expect("mlp_bias", False)
         config.expect("use_qk_norm", True)
         config.expect("use_cla", False)  # cross-layer attention: layers that share keys and values

@@ -51,14 +51,14 @@ class HyV3Config:
     context_length: int
     tied: bool
     bias: bool  # on all four attention projections
+    mlp_bias: bool  # on all three of dense layers' MLP, and of the shared expert
     rope: RopeConfig
 
     @classmethod
     def read(cls, config: Config, weights: Weights) -> HyV3Config:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.expect("gating_func", 2)  # in GGUF: 2 is sigmoid
-        config.expect("hidden_act", "silu")
-        config.expect("mlp_bias", False)
+        config.check_activation()
         config.expect("qk_norm", True)
         config.expect("route_norm", True)
         config.expect("moe_router_use_sigmoid", True)
@@ -90,6 +90,7 @@ class HyV3Config:
             context_length=config.context_length(131072),
             tied=config.flag("tie_word_embeddings", False),
             bias=config.flag("attention_bias", False),
+            mlp_bias=config.flag("mlp_bias", False),
             rope=RopeConfig.from_hf(
                 config.values, head_dim, partial=config.is_gguf, default_theta=11_158_840.0
             ),
@@ -119,7 +120,9 @@ class Block(DecoderLayer):
             norm_eps=config.norm_eps,
         )
         if index < config.layers and not config.sparse_layers[index]:
-            self.mlp = GatedMLP(weights, f"{name}.mlp", config.hidden, config.intermediate)
+            self.mlp = GatedMLP(
+                weights, f"{name}.mlp", config.hidden, config.intermediate, bias=config.mlp_bias
+            )
             return
         self.mlp = SparseMLP(
             weights,
@@ -131,6 +134,7 @@ class Block(DecoderLayer):
             bias="gate.e_score_correction_bias",
             shared="shared_experts" if config.shared_experts else None,
             shared_intermediate=config.shared_experts * config.expert_intermediate,
+            shared_bias=config.mlp_bias,
         )
 
 

@@ -58,6 +58,7 @@ class KimiLinearConfig(DeepseekConfig):
         config.expect("moe_router_activation_func", "sigmoid")
         config.expect("mla_use_nope", True)
         config.expect("num_nextn_predict_layers", 0)
+        config.expect("hidden_act", "silu")  # of convolutions, too
         sizes = DeepseekConfig.read(config, _USUAL)
         routing = best_pairs(config, sizes.experts, chosen=8, scale=_SCALE)
         if config.is_gguf:  # which need not say what llama.cpp does without being told

@@ -43,16 +43,15 @@ class LlamaConfig:
     context_length: int
     tied: bool
     bias: bool  # on all four attention projections
+    mlp_bias: bool  # on all three of the MLP
     interleaved: bool  # rotated pairs are (2i, 2i + 1)
     rope: RopeConfig
 
     @classmethod
     def read(cls, config: Config, *, gguf: bool) -> LlamaConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
-        config.expect("hidden_act", "silu")
+        config.check_activation()
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
-        config.expect("mlp_bias", False)
-        config.expect("bias", False)  # InternLM3's name for it
         config.expect("clip_qkv", False)
         head_dim = config.head_dim(hidden // heads)
         context = config.context_length(2048)
@@ -72,6 +71,7 @@ class LlamaConfig:
             context_length=context,
             tied=config.flag("tie_word_embeddings", False),
             bias=config.flag("attention_bias", config.flag("qkv_bias", False)),
+            mlp_bias=config.flag("mlp_bias", config.flag("bias", False)),  # InternLM3's name for it
             # GGUF converters permute the rows of q and k for interleaved RoPE.
             interleaved=gguf,
             rope=RopeConfig.from_hf(config.values, head_dim, partial=config.is_gguf),
@@ -95,7 +95,9 @@ class Block(DecoderLayer):
             output_bias=config.bias,
             interleaved=config.interleaved,
         )
-        self.mlp = GatedMLP(weights, f"{name}.mlp", config.hidden, config.intermediate)
+        self.mlp = GatedMLP(
+            weights, f"{name}.mlp", config.hidden, config.intermediate, bias=config.mlp_bias
+        )
 
 
 class Model(Decoder):

@@ -57,7 +57,7 @@ class MimoV2FlashConfig:
     @classmethod
     def read(cls, config: Config, weights: Weights) -> MimoV2FlashConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
-        config.expect("hidden_act", "silu")
+        config.check_activation()
         config.expect("scoring_func", "sigmoid")
         config.expect("topk_method", "noaux_tc")
         config.expect("n_shared_experts", 0)

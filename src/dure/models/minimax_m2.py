@@ -55,7 +55,7 @@ class MinimaxM2Config:
     def read(cls, config: Config, *, gguf: bool) -> MinimaxM2Config:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.expect("gating_func", 2)  # in GGUF: 2 is sigmoid
-        config.expect("hidden_act", "silu")
+        config.check_activation()
         config.expect("scoring_func", "sigmoid")
         config.expect("use_routing_bias", True)
         config.expect("use_qk_norm", True)

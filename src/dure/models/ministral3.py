@@ -52,7 +52,7 @@ class Ministral3Config:
     @classmethod
     def read(cls, config: Config, *, gguf: bool) -> Ministral3Config:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
-        config.expect("hidden_act", "silu")
+        config.check_activation()
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         layers = config.integer("num_hidden_layers", high=1024)
         head_dim = config.head_dim(128)

@@ -44,7 +44,7 @@ class OlmoeConfig:
     def read(cls, config: Config) -> OlmoeConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.expect("gating_func", 0, 1)  # in GGUF: 0 is unset, 1 softmax
-        config.expect("hidden_act", "silu")
+        config.check_activation()
         config.expect("clip_qkv")
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         experts = config.integer("num_experts", high=65536)

@@ -57,7 +57,7 @@ class Qwen2MoeConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         gguf = weights.is_gguf
         config.expect("gating_func", 0, 1)  # in GGUF: 0 is unset, 1 softmax
-        config.expect("hidden_act", "silu")
+        config.check_activation()
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         layers = config.integer("num_hidden_layers", high=1024)
         experts = config.integer("num_experts", high=65536)

@@ -35,15 +35,15 @@ class SeedOssConfig:
     rope: RopeConfig
     bias: bool  # on q, k and v
     output_bias: bool
+    mlp_bias: bool  # on all three of the MLP
 
     @classmethod
     def read(cls, config: Config, weights: Weights) -> SeedOssConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
-        config.expect("hidden_act", "silu")
+        config.check_activation()
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         layers = config.integer("num_hidden_layers", high=1024)
         head_dim = config.head_dim(128)
-        config.expect("mlp_bias", False)
         return cls(
             vocab_size=config.integer("vocab_size"),
             hidden=hidden,
@@ -58,6 +58,7 @@ class SeedOssConfig:
             rope=RopeConfig.from_hf(config.values, head_dim, partial=config.is_gguf),
             bias=_has("q_proj.bias", "attention_bias", True, config, weights),
             output_bias=_has("o_proj.bias", "attention_out_bias", False, config, weights),
+            mlp_bias=config.flag("mlp_bias", False),
         )
 
 
@@ -84,7 +85,9 @@ class Block(DecoderLayer):
             bias=config.bias,
             output_bias=config.output_bias,
         )
-        self.mlp = GatedMLP(weights, f"{name}.mlp", config.hidden, config.intermediate)
+        self.mlp = GatedMLP(
+            weights, f"{name}.mlp", config.hidden, config.intermediate, bias=config.mlp_bias
+        )
 
 
 class Model(Decoder):

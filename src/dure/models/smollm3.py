@@ -37,6 +37,7 @@ class Smollm3Config:
     tied: bool
     rope: RopeConfig
     bias: bool  # on all four attention projections
+    mlp_bias: bool  # on all three of the MLP
     interleaved: bool  # rotated pairs are (2i, 2i + 1)
     rotated: tuple[bool, ...]  # whether each layer has a rotation
     windows: tuple[int | None, ...]  # of each layer
@@ -44,11 +45,10 @@ class Smollm3Config:
     @classmethod
     def read(cls, config: Config, *, gguf: bool) -> Smollm3Config:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
-        config.expect("hidden_act", "silu")
+        config.check_activation()
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         layers = config.integer("num_hidden_layers", high=1024)
         head_dim = config.head_dim(hidden // heads)
-        config.expect("mlp_bias", False)
         rotated = _rotated(config, layers)
         return cls(
             vocab_size=config.integer("vocab_size"),
@@ -63,6 +63,7 @@ class Smollm3Config:
             tied=config.flag("tie_word_embeddings", True),
             rope=RopeConfig.from_hf(config.values, head_dim, partial=config.is_gguf),
             bias=config.flag("attention_bias", False),
+            mlp_bias=config.flag("mlp_bias", False),
             # GGUF converters permute the rows of q and k for interleaved RoPE.
             interleaved=gguf,
             rotated=rotated,
@@ -110,7 +111,9 @@ class Block(DecoderLayer):
             interleaved=config.interleaved,
             window=config.windows[index],
         )
-        self.mlp = GatedMLP(weights, f"{name}.mlp", config.hidden, config.intermediate)
+        self.mlp = GatedMLP(
+            weights, f"{name}.mlp", config.hidden, config.intermediate, bias=config.mlp_bias
+        )
 
 
 class Model(Decoder):

@@ -49,7 +49,7 @@ class SolarOpenConfig:
     @classmethod
     def read(cls, config: Config) -> SolarOpenConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
-        config.expect("hidden_act", "silu")
+        config.check_activation()
         config.expect("first_k_dense_replace", 0)
         config.expect("use_qk_norm", False)
         config.expect("num_nextn_predict_layers", 0)

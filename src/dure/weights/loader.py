@@ -86,6 +86,7 @@ class Weights:
         """
         self.threads = threads
         self.exact = exact
+        self.gelu = False  # whether gated MLPs activate by GELU, and not by silu
         self.draft_heads = draft_heads
         self.expert_pool = expert_pool or ExpertPool()
         self.is_gguf = checkpoint.kind == "gguf"
