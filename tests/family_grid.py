@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tiny_configs import MODELS, RECURRENT, UNUSUAL, unusual
+from tiny_configs import MODELS, RECURRENT, UNUSUAL, unusual, unusual_qwen
 from tiny_models import (
     NUMPY,
     STAND_INS,
@@ -58,11 +58,12 @@ def save_of(name: str) -> tuple[dict[str, Any], str | None]:
 
 
 def sample() -> list[str]:
-    """The names of two configs for each family of tiny_configs/unusual.py."""
+    """The names of two configs for each family of tiny_configs/unusual.py and unusual_qwen.py."""
     chosen = []
-    for family in unusual.FAMILIES:
-        names = [name for name, each in unusual.UNUSUAL.items() if each[0] == family]
-        chosen += [names[0], names[len(names) // 2]]
+    for module in (unusual, unusual_qwen):
+        for family in module.FAMILIES:
+            names = [name for name, each in module.UNUSUAL.items() if each[0] == family]
+            chosen += [names[0], names[len(names) // 2]]
     return chosen
 
 

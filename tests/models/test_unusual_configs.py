@@ -1,8 +1,8 @@
 """Valid but unusual configs of the families of 2026, as transformers saves them.
 
 Every config's logits are transformers', in one pass and in pieces beside others; those of
-tiny_configs/unusual.py, of which some are tried here, also in the engine. `tests/family_grid.py`
-runs all of both.
+tiny_configs/unusual.py and unusual_qwen.py, of which some are tried here, also in the engine.
+`tests/family_grid.py` runs all of them.
 """
 
 from __future__ import annotations
@@ -68,19 +68,9 @@ def test_an_unusual_config_gives_transformers_logits(name: str, tmp_path: Path) 
         assert np.array_equal(whole, pieces)
 
 
-# Wrappers and stand-ins, whose text part or class is another family in the grid.
-ELSEWHERE = {"gemma3", "gemma4", "gemma4_unified_text", "mimo", "pangu_embedded"}
-ELSEWHERE |= {"qwen3_5", "qwen3_5_moe"}
-BY_FORMULAS = {"pangu_pro_moe"}  # which transformers lacks: see numpy_oracle.py
-FEW_YET = {"minimax_m2", "mimo_v2_flash", "olmo3", "olmoe"}
-FEW_YET |= {"qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "qwen3_next", "qwen3_vl", "qwen3_vl_moe"}
-FEW_YET |= {"qwen3_5_text", "qwen3_5_moe_text"}
-
-
 def test_every_family_has_twelve_configs() -> None:
     count = Counter(family for family, _ in GRID.values())
-    few = {family for family, number in count.items() if number < 12}
-    assert few <= ELSEWHERE | BY_FORMULAS | FEW_YET
+    assert not {family: number for family, number in count.items() if number < 12}
 
 
 @pytest.mark.long

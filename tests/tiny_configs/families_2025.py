@@ -67,6 +67,15 @@ LATENT = {
     "moe_intermediate_size": 32,
     "first_k_dense_replace": 1,
 }
+PANGU = {
+    "num_experts": 8,
+    "num_experts_per_tok": 4,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 48,
+    "rope_theta": 1.6e7,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+}
 MAGNIFIED = {
     **YARN,
     "original_max_position_embeddings": 16,
@@ -198,18 +207,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         {**GLM, "num_hidden_layers": 3, "first_k_dense_replace": 2, "norm_topk_prob": False},
     ),
     "mimo": ("mimo", {"rms_norm_eps": 1e-5}),
-    "pangu_pro_moe": (
-        "pangu_pro_moe",
-        {
-            "num_experts": 8,
-            "num_experts_per_tok": 4,
-            "moe_intermediate_size": 32,
-            "shared_expert_intermediate_size": 48,
-            "rope_theta": 1.6e7,
-            "rms_norm_eps": 1e-5,
-            "hidden_act": "silu",
-        },
-    ),
+    "pangu_pro_moe": ("pangu_pro_moe", PANGU),
     "minimax_m2": (
         "minimax_m2",
         {

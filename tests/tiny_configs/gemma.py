@@ -25,6 +25,14 @@ def ropes(full: dict[str, Any] | None = None, **sliding: Any) -> dict[str, Any]:
     }
 
 
+VISION3 = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 4,
+}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3_text": (
         "gemma3_text",
@@ -36,14 +44,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             **GEMMA3,
             "rope_parameters": ropes({"rope_type": "linear", "factor": 8.0}, rope_theta=3000.0),
             "num_key_value_heads": 1,
-            "vision_config": {
-                "hidden_size": 32,
-                "intermediate_size": 32,
-                "num_hidden_layers": 1,
-                "num_attention_heads": 2,
-                "image_size": 16,
-                "patch_size": 4,
-            },
+            "vision_config": VISION3,
         },
     ),
 }
@@ -52,7 +53,7 @@ PROPORTIONAL = {"rope_type": "proportional", "partial_rotary_factor": 0.25}
 LONG = {
     "rope_type": "longrope",
     "factor": 4.0,
-    "original_max_position_embeddings": 16,
+    "original_max_position_embeddings": 4,  # less than any sequence that tests run
     "short_factor": [1.0] * 8,
     "long_factor": [1.0 + i / 2 for i in range(8)],
 }
@@ -251,4 +252,24 @@ UNUSUAL |= {
             "intermediate_size": 88,
         },
     ),
+}
+# The same, of wrappers that also see, and of Gemma 4's form without embeddings of layers. The
+# class of Gemma 3's wrapper passes over the cap of logits, which its text's class heeds; no release
+# has one.
+_NOT_UNIFIED = ("per_layer", "expert", "moe")
+UNUSUAL |= {
+    f"{name}, seen": (family, {**settings, **changes, "vision_config": vision})
+    for wrapped, family, vision, changes in (
+        ("gemma3_text", "gemma3", VISION3, {"final_logit_softcapping": None}),
+        ("gemma4_text", "gemma4", VISION4, {}),
+    )
+    for name, (text, settings) in UNUSUAL.items()
+    if text == wrapped
+} | {
+    f"{name}, unified": (
+        "gemma4_unified_text",
+        {key: each for key, each in settings.items() if not any(x in key for x in _NOT_UNIFIED)},
+    )
+    for name, (text, settings) in UNUSUAL.items()
+    if text == "gemma4_text"
 }

@@ -103,6 +103,7 @@ _BOTH: dict[str, dict[str, Any]] = {
     "query latent": {"q_lora_rank": 20},
     "narrow latents": {"kv_lora_rank": 16, "qk_nope_head_dim": 16, "v_head_dim": 16},
     "wide values": {"v_head_dim": 80, "qk_nope_head_dim": 48, "qk_rope_head_dim": 16},
+    "no multiples of 16": {"kv_lora_rank": 20, "qk_nope_head_dim": 12, "v_head_dim": 14},
     "odd widths": {"hidden_size": 72, "intermediate_size": 88, "moe_intermediate_size": 24},
     "bias": {"attention_bias": True, "q_lora_rank": 20},
     "large epsilon": {"rms_norm_eps": 1e-2},

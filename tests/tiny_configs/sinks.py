@@ -37,7 +37,10 @@ SHORT = {
 }
 
 
-def _ropes(part: float, **scaling: Any) -> dict[str, Any]:
+def mimo_ropes(part: float, **scaling: Any) -> dict[str, Any]:
+    """Both kinds of layers' rotations of a part of each head; `scaling` is of those without
+    windows.
+    """
     both = {"rope_type": "default", **scaling, "partial_rotary_factor": part}
     return {
         "full_attention": {**both, "rope_theta": 50000.0},
@@ -121,7 +124,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mimo_v2_flash": ("mimo_v2_flash", MIMO),
     "mimo_v2_flash-wide": (  # values wider than keys, and no multiple of 16
         "mimo_v2_flash",
-        {**SHORT, "head_dim": 16, "v_head_dim": 20, "rope_parameters": _ropes(0.5)},
+        {**SHORT, "head_dim": 16, "v_head_dim": 20, "rope_parameters": mimo_ropes(0.5)},
     ),
     "mimo_v2_flash-equal": (
         "mimo_v2_flash",
@@ -130,7 +133,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "v_head_dim": 24,
             "num_key_value_heads": 2,
             "attention_value_scale": None,
-            "rope_parameters": _ropes(1.0),
+            "rope_parameters": mimo_ropes(1.0),
             "rms_norm_eps": 1e-3,
         },
     ),

@@ -16,14 +16,27 @@ from tiny_configs.families_2025 import (
     LLAMA3,
     MAGNIFIED,
     NTK_ALPHA,
+    PANGU,
     YARN,
 )
 from tiny_configs.lfm2 import CONV
 from tiny_configs.lfm2 import MOE as CONV_MOE
-from tiny_configs.llama_likes import GRANITE, MINISTRAL_ROPE
-from tiny_configs.sinks import CLAMPED, RAMP
+from tiny_configs.llama_likes import GRANITE, MINICPM, MINISTRAL_ROPE, OLMO_ROPES
+from tiny_configs.sinks import CLAMPED, RAMP, SHORT, mimo_ropes
 
 Changes = dict[str, dict[str, Any]]
+Tried = dict[str, tuple[dict[str, Any], Iterable[Changes]]]
+"""family -> (what it is by itself, what it is tried with)"""
+
+
+def with_names(families: Tried) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return every config of the families, named by its family and what is unusual in it."""
+    return {
+        f"{family}, {name}": (family, {**base, **each})
+        for family, (base, tried) in families.items()
+        for changes in tried
+        for name, each in changes.items()
+    }
 
 
 def rope(kind: str = "default", **changes: Any) -> dict[str, Any]:
@@ -55,6 +68,13 @@ SIZES: Changes = {
 }
 TIE: Changes = {"tied": {"tie_word_embeddings": True}}
 BIAS: Changes = {"bias": {"attention_bias": True}}
+GELU: Changes = {"gelu": {"hidden_act": "gelu_pytorch_tanh"}}
+_MLP_BIAS: Changes = {"bias in the MLP": {"mlp_bias": True}}
+_ALL_BIASES: Changes = {"bias": {"attention_bias": True, "mlp_bias": True}}
+_ERNIE_BIAS: Changes = {
+    "bias": {"use_bias": True},
+    "bias, untied": {"use_bias": True, "tie_word_embeddings": False},
+}
 WIDE: Changes = {"wide heads": {"head_dim": 40}, "narrow heads": {"head_dim": 6}}
 ROPES: Changes = {
     "theta": rope(rope_theta=500.0),
@@ -123,6 +143,27 @@ _LATENTS: Changes = {
     "one shared": {"n_shared_experts": 1},
     "all experts": {"n_routed_experts": 5, "num_experts_per_tok": 5},
     "no dense layer": {"first_k_dense_replace": 0},
+    "no multiples of 16": {"kv_lora_rank": 20, "qk_nope_head_dim": 12, "v_head_dim": 14},
+    "smaller than 16": {"kv_lora_rank": 7, "qk_nope_head_dim": 4, "v_head_dim": 5},
+    "more experts than groups hold": {
+        "topk_method": "group_limited_greedy",
+        "n_group": 4,
+        "topk_group": 1,
+        "num_experts_per_tok": 5,
+    },
+}
+_MINICPM: Changes = {
+    **{
+        name: _LATENTS[name]
+        for name in ("narrow", "two rotated", "no multiples of 16", "smaller than 16")
+    },
+    "no query latent": {"q_lora_rank": None},
+    "values as wide as heads": {"v_head_dim": None},
+    "no scales": {"scale_depth": None, "dim_model_base": None, "scale_emb": 1},
+    "large scales": {"scale_emb": 30.5, "scale_depth": 9, "dim_model_base": 16},
+    "untied": {"tie_word_embeddings": False},
+    "longrope beyond": longrope(4, 4),
+    "longrope within": longrope(4, 256),
 }
 _ERNIE_EXPERTS: Changes = {
     "seven experts of which one": {"moe_num_experts": 7, "moe_k": 1},
@@ -169,45 +210,104 @@ _PHI: Changes = {
     },
 }
 
-# family -> (what it is by itself, what it is tried with)
-FAMILIES: dict[str, tuple[dict[str, Any], Iterable[Changes]]] = {
-    "llama": ({}, [SIZES, TIE, BIAS, WIDE, ROPES]),
-    "mistral": ({"sliding_window": None}, [SIZES, TIE, WIDE, ROPES, WINDOW]),
+# Each kind of layer has its own rotation.
+_OLMO: Changes = {
+    **{
+        f"{name} without windows": {
+            "rope_parameters": {**OLMO_ROPES, "full_attention": each["rope_parameters"]}
+        }
+        for name, each in ROPES.items()
+    },
+    "llama3 in windows": {"rope_parameters": {**OLMO_ROPES, "sliding_attention": LLAMA3}},
+    "a window of one": {"sliding_window": 1},
+    "windows only": {"layer_types": ["sliding_attention"] * 2},
+    "no windows": {"layer_types": ["full_attention"] * 2},
+    "full attention first": {"layer_types": ["full_attention", "sliding_attention"]},
+}
+# Its layers are listed, too.
+_MIMO_SIZES: Changes = {
+    "one kv head": {"num_key_value_heads": 1},
+    "two kv heads": {"num_key_value_heads": 2},
+    "three heads": {"hidden_size": 60, "num_attention_heads": 6, "num_key_value_heads": 3},
+    "odd widths": {"hidden_size": 72, "intermediate_size": 88, "moe_intermediate_size": 20},
+    "large epsilon": {"rms_norm_eps": 1e-2},
+    "narrow values": {"v_head_dim": 6},
+    "wide values": {"v_head_dim": 40},
+    "narrow keys": {"head_dim": 12, "rope_parameters": mimo_ropes(0.5)},
+    "values as they are": {"attention_value_scale": 1.0},
+    "windows only": {"layer_types": ["sliding_attention"] * 3},
+    "no windows": {"layer_types": ["full_attention"] * 3},
+    "a window of two": {"sliding_window": 2},
+    "dense layers only": {"mlp_layer_types": ["dense"] * 3},
+    "mixtures only": {"mlp_layer_types": ["sparse"] * 3},
+    "seven experts of which one": {"n_routed_experts": 7, "num_experts_per_tok": 1},
+    "all experts": {"n_routed_experts": 5, "num_experts_per_tok": 5},
+    "bias": {"attention_bias": True},
+    "yarn": {"rope_parameters": mimo_ropes(0.5, **YARN)},
+    "linear": {"rope_parameters": mimo_ropes(1.0, **LINEAR)},
+}
+_MINIMAX: Changes = {
+    "seven experts of which one": {"num_experts": 7, "num_experts_per_tok": 1},
+    "all experts": {"num_experts": 5, "num_experts_per_tok": 5},
+    "narrow experts": {"intermediate_size": 20},
+    "three quarters of the head": rope(partial_rotary_factor=0.75),
+}
+_OLMOE: Changes = {
+    "seven experts of which one": {"num_experts": 7, "num_experts_per_tok": 1},
+    "all experts": {"num_experts": 5, "num_experts_per_tok": 5},
+    "normalised": {"norm_topk_prob": True},
+}
+_PANGU_EXPERTS: Changes = {
+    "one of each of two": {"num_experts": 8, "num_experts_per_tok": 4},
+    "one of all": {"num_experts": 6, "num_experts_per_tok": 1},
+    "all experts": {"num_experts": 3, "num_experts_per_tok": 3},
+    "narrow experts": {"moe_intermediate_size": 20},
+    "a narrow shared expert": {"shared_expert_intermediate_size": 12},
+    "theta": {"rope_theta": 500.0},
+}
+
+FAMILIES: Tried = {
+    "llama": ({}, [SIZES, TIE, BIAS, _MLP_BIAS, WIDE, ROPES, GELU]),
+    "mistral": ({"sliding_window": None}, [SIZES, TIE, WIDE, ROPES, WINDOW, GELU]),
     "ministral3": (
         {**_HEAD, "sliding_window": None, "rope_parameters": MINISTRAL_ROPE},
-        [SIZES, TIE, WIDE, WINDOW, _MINISTRAL],
+        [SIZES, TIE, WIDE, WINDOW, _MINISTRAL, GELU],
     ),
-    "phi3": ({}, [SIZES, TIE, _PHI, WINDOW, PART]),
-    "smollm3": ({}, [SIZES, TIE, BIAS, ROPES, _SMOL]),
-    "seed_oss": (_HEAD, [SIZES, TIE, BIAS, WIDE, ROPES]),
-    "glm4": (_HEAD, [SIZES, TIE, BIAS, WIDE, SCALED, PART]),
-    "granite": (GRANITE, [SIZES, TIE, BIAS, ROPES, _GRANITE]),
-    "olmo2": ({}, [SIZES, TIE, BIAS, ROPES, PART]),
-    "internlm3": (_HEAD, [SIZES, TIE, ROPES]),
-    "iquestcoder": (_HEAD, [SIZES, TIE, WIDE, ROPES]),
-    "exaone": ({}, [SIZES, TIE, ROPES, PART]),
-    "ernie4_5": (_HEAD, [SIZES, TIE, WIDE, ROPES]),
-    "ernie4_5_moe": (ERNIE_MOE, [SIZES, TIE, ROPES, PART, _ERNIE_EXPERTS]),
-    "hunyuan_v1_dense": (_HEAD, [SIZES, TIE, BIAS, WIDE, ROPES]),
+    "phi3": ({}, [SIZES, TIE, _PHI, WINDOW, PART, GELU]),
+    "smollm3": ({}, [SIZES, TIE, BIAS, _MLP_BIAS, ROPES, _SMOL, GELU]),
+    "seed_oss": (_HEAD, [SIZES, TIE, BIAS, _MLP_BIAS, WIDE, ROPES, GELU]),
+    "glm4": (_HEAD, [SIZES, TIE, BIAS, WIDE, SCALED, PART, GELU]),
+    "granite": (GRANITE, [SIZES, TIE, BIAS, _MLP_BIAS, ROPES, _GRANITE, GELU]),
+    "olmo2": ({}, [SIZES, TIE, BIAS, ROPES, PART, GELU]),
+    "internlm3": (_HEAD, [SIZES, TIE, _ALL_BIASES, ROPES, GELU]),
+    "iquestcoder": (_HEAD, [SIZES, TIE, BIAS, _MLP_BIAS, WIDE, ROPES, GELU]),
+    "exaone": ({}, [SIZES, TIE, BIAS, _MLP_BIAS, ROPES, PART, GELU]),
+    "ernie4_5": (_HEAD, [SIZES, TIE, _ERNIE_BIAS, WIDE, ROPES, GELU]),
+    "ernie4_5_moe": (ERNIE_MOE, [SIZES, TIE, _ERNIE_BIAS, ROPES, PART, _ERNIE_EXPERTS, GELU]),
+    "hunyuan_v1_dense": (_HEAD, [SIZES, TIE, BIAS, WIDE, ROPES, GELU]),
     "hunyuan_v1_moe": (
         {**_HEAD, "num_experts": 6, "moe_topk": 2, "intermediate_size": 48},
-        [SIZES, TIE, BIAS, ROPES, _HUNYUAN_EXPERTS],
+        [SIZES, TIE, BIAS, ROPES, _HUNYUAN_EXPERTS, GELU],
     ),
-    "glm4_moe": (GLM, [SIZES, TIE, BIAS, WIDE, SCALED, PART, _GLM_MOE]),
-    "deepseek_v2": (_LATENT2, [TIE, _LATENTS, PART]),
+    "glm4_moe": (GLM, [SIZES, TIE, BIAS, WIDE, SCALED, PART, _GLM_MOE, GELU]),
+    "deepseek_v2": (_LATENT2, [TIE, _MLP_BIAS, _LATENTS, PART, GELU]),
+    "minicpm3": (MINICPM, [_MINICPM, BIAS, _MLP_BIAS, SCALED, GELU]),
     "gpt_oss": ({**CLAMPED, "rope_parameters": RAMP}, [_SINKS]),
+    "olmo3": ({"sliding_window": 8}, [SIZES, TIE, BIAS, _OLMO, GELU]),
+    "olmoe": (
+        {"num_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 40},
+        [SIZES, TIE, BIAS, ROPES, PART, _OLMOE, GELU],
+    ),
+    "minimax_m2": (
+        {**_HEAD, "num_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 32},
+        [SIZES, TIE, WIDE, SCALED, PART, _MINIMAX, GELU],
+    ),
+    "mimo_v2_flash": (SHORT, [TIE, _MIMO_SIZES, GELU]),
+    "pangu_embedded": ({}, [SIZES, TIE, ROPES]),
+    "pangu_pro_moe": (PANGU, [SIZES, _PANGU_EXPERTS]),
     "lfm2": (CONV, [_CONV_SIZES, _CONVS, PART]),
     "lfm2_moe": (CONV_MOE, [_CONV_SIZES, _CONVS, _CONV_EXPERTS, PART]),
 }
 
 
-def _grid() -> dict[str, tuple[str, dict[str, Any]]]:
-    found: dict[str, tuple[str, dict[str, Any]]] = {}
-    for family, (base, tried) in FAMILIES.items():
-        for changes in tried:
-            for name, each in changes.items():
-                found[f"{family}, {name}"] = family, {**base, **each}
-    return found
-
-
-UNUSUAL = _grid()
+UNUSUAL = with_names(FAMILIES)

@@ -110,6 +110,7 @@ _PLAIN: dict[str, dict[str, Any]] = {
     "dynamic": {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}},
     "large epsilon": {"rms_norm_eps": 1e-2},
     "one layer": {"num_hidden_layers": 1},
+    "gelu": {"hidden_act": "gelu_pytorch_tanh"},
 }
 _ROUTED: dict[str, dict[str, Any]] = {
     "seven experts of which one": {"n_routed_experts": 7, "num_experts_per_tok": 1},
@@ -123,6 +124,7 @@ _LATENTS: dict[str, dict[str, Any]] = {
     "no query latent": {"q_lora_rank": None},
     "narrow": {"kv_lora_rank": 16, "qk_nope_head_dim": 16, "v_head_dim": 16, "q_lora_rank": 20},
     "wide values": {"v_head_dim": 80, "qk_nope_head_dim": 48, "qk_rope_head_dim": 16},
+    "no multiples of 16": {"kv_lora_rank": 20, "qk_nope_head_dim": 12, "v_head_dim": 14},
     "two rotated": {"qk_rope_head_dim": 2},
     "three heads": {"num_attention_heads": 3, "num_key_value_heads": 3},
     "one head": {"num_attention_heads": 1, "num_key_value_heads": 1},
@@ -149,6 +151,7 @@ _INDEXERS: dict[str, dict[str, Any]] = {
     "all but the last chosen": {"index_topk": 39},
     "wide indexer": {"index_n_heads": 21, "index_head_dim": 64},
     "indexer rotated whole": {"qk_rope_head_dim": 16},
+    "odd indexer": {"index_head_dim": 27},
 }
 _SHARED_CHOICES: dict[str, dict[str, Any]] = {
     "every second chooses": {"index_topk_freq": 2},
@@ -211,6 +214,7 @@ def _grid() -> dict[str, tuple[str, dict[str, Any]]]:
             found[f"{family}, {name}"] = family, {**base, **_with_experts(family, changes)}
     kinds = ["sparse", "dense", "sparse"]
     found["hy_v3, a dense layer in the middle"] = "hy_v3", {**HY3, "mlp_layer_types": kinds}
+    found["hy_v3, bias in the MLP"] = "hy_v3", {**HY3, "mlp_bias": True}
     lite = {**FLASH}
     for name, changes in {**_LATENTS, **_ROUTED}.items():
         found[f"glm4_moe_lite, {name}"] = "glm4_moe_lite", {**lite, **changes}
