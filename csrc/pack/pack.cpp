@@ -104,12 +104,10 @@ template <int N>
 void pair_nibbles(const uint8_t* q, uint8_t* codes) {
   for (int i = 0; i < N; i += 16) {
     const u8x16 v = load16(q + i), low = v & 15, high = v >> 4;
-    store16(codes + 2 * i,
-            __builtin_shuffle(low, high,
-                              u8x16{0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23}));
-    store16(codes + 2 * i + 16,
-            __builtin_shuffle(low, high,
-                              u8x16{8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31}));
+    store16(codes + 2 * i, __builtin_shufflevector(low, high, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5,
+                                                   21, 6, 22, 7, 23));
+    store16(codes + 2 * i + 16, __builtin_shufflevector(low, high, 8, 24, 9, 25, 10, 26, 11, 27, 12,
+                                                        28, 13, 29, 14, 30, 15, 31));
   }
 }
 
@@ -281,15 +279,15 @@ void interleave(uint8_t* out, Row&& row) {
     const auto a = reinterpret_cast<u32x4>(row(first)), b = reinterpret_cast<u32x4>(row(first + 1));
     const auto c = reinterpret_cast<u32x4>(row(first + 2)),
                d = reinterpret_cast<u32x4>(row(first + 3));
-    const auto ab = reinterpret_cast<u64x2>(__builtin_shuffle(a, b, u32x4{0, 4, 1, 5}));
-    const auto ab2 = reinterpret_cast<u64x2>(__builtin_shuffle(a, b, u32x4{2, 6, 3, 7}));
-    const auto cd = reinterpret_cast<u64x2>(__builtin_shuffle(c, d, u32x4{0, 4, 1, 5}));
-    const auto cd2 = reinterpret_cast<u64x2>(__builtin_shuffle(c, d, u32x4{2, 6, 3, 7}));
+    const auto ab = reinterpret_cast<u64x2>(__builtin_shufflevector(a, b, 0, 4, 1, 5));
+    const auto ab2 = reinterpret_cast<u64x2>(__builtin_shufflevector(a, b, 2, 6, 3, 7));
+    const auto cd = reinterpret_cast<u64x2>(__builtin_shufflevector(c, d, 0, 4, 1, 5));
+    const auto cd2 = reinterpret_cast<u64x2>(__builtin_shufflevector(c, d, 2, 6, 3, 7));
     uint8_t* at = out + first * kGroup;
-    store16(at, reinterpret_cast<u8x16>(__builtin_shuffle(ab, cd, u64x2{0, 2})));
-    store16(at + 64, reinterpret_cast<u8x16>(__builtin_shuffle(ab, cd, u64x2{1, 3})));
-    store16(at + 128, reinterpret_cast<u8x16>(__builtin_shuffle(ab2, cd2, u64x2{0, 2})));
-    store16(at + 192, reinterpret_cast<u8x16>(__builtin_shuffle(ab2, cd2, u64x2{1, 3})));
+    store16(at, reinterpret_cast<u8x16>(__builtin_shufflevector(ab, cd, 0, 2)));
+    store16(at + 64, reinterpret_cast<u8x16>(__builtin_shufflevector(ab, cd, 1, 3)));
+    store16(at + 128, reinterpret_cast<u8x16>(__builtin_shufflevector(ab2, cd2, 0, 2)));
+    store16(at + 192, reinterpret_cast<u8x16>(__builtin_shufflevector(ab2, cd2, 1, 3)));
   }
 }
 
@@ -403,10 +401,10 @@ void transpose16(const uint8_t* source, size_t stride, uint8_t* out) {
   for (size_t i = 0; i < 16; ++i) v[i] = load16(source + i * stride);
   for (int round = 0; round < 4; ++round) {
     for (int i = 0; i < 8; ++i) {
-      w[2 * i] = __builtin_shuffle(v[i], v[i + 8],
-                                   u8x16{0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23});
-      w[2 * i + 1] = __builtin_shuffle(
-          v[i], v[i + 8], u8x16{8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31});
+      w[2 * i] = __builtin_shufflevector(v[i], v[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21,
+                                         6, 22, 7, 23);
+      w[2 * i + 1] = __builtin_shufflevector(v[i], v[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28,
+                                             13, 29, 14, 30, 15, 31);
     }
     std::memcpy(v, w, sizeof v);
   }
