@@ -19,6 +19,7 @@ constexpr int kTile = 4;        // 8 integer accumulators, 2 of weights, 2 of pr
 constexpr int kTokensKept = 2;  // tokens of a tile whose sums stay in registers
 // The widest single tile that reads packed codes without unpacking them first.
 constexpr int kDirect = 4;
+constexpr bool kPairCodes = false;  // unpacked codes stay in their order
 
 using MatrixUnit = NoMatrixUnit;
 

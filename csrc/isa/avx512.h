@@ -19,6 +19,7 @@ constexpr int kTokensKept = 8;  // tokens of a tile whose sums stay in registers
 // The widest single tile that reads packed codes without unpacking them first.
 constexpr int kDirect = 8;
 constexpr bool kWideCodes = false;  // codes of 8 bits stay bytes when unpacked
+constexpr bool kPairCodes = false;  // … and in their order
 
 using MatrixUnit = Amx;
 

@@ -32,6 +32,7 @@ static_assert(kTile == 1 || kTile == 2 || kTile == 4 || kTile == 8);
 static_assert(kTokensKept >= 0);
 static_assert(kDirect >= 0 && kDirect <= kTile);
 static_assert(kWideCodes || !kWideCodes);
+static_assert(kPairCodes ? !kWideCodes : true);
 
 // Plain values, passed in registers.
 static_assert(std::is_trivially_copyable_v<f32x16> && sizeof(f32x16) == 64);
@@ -91,6 +92,12 @@ constexpr bool has_wide_codes() {
   DURE_GIVES(void, dot_wide<1>(bytes, ints, static_cast<Sums*>(nullptr)));
   return true;
 }
+template <class Codes, class Sums>
+constexpr bool has_pair_codes() {
+  DURE_GIVES(void, store_pair(const_cast<uint8_t*>(bytes), Codes{}, Codes{}));
+  DURE_GIVES(void, dot_pairs<4, 8, 1, 0, kGroups>(bytes, ints, static_cast<Sums*>(nullptr)));
+  return true;
+}
 template <class Unit, class Codes>
 constexpr bool has_matrix_unit() {
   static_assert(Unit::kTokens > kTile && Unit::kTokens % kTile == 0 && Unit::kChunk >= 1);
@@ -109,6 +116,7 @@ DURE_GIVES(bool, MatrixUnit::in_use());
 template <class Unit, class Codes>
 constexpr bool provides_what_it_says() {
   if constexpr (kWideCodes) static_assert(has_wide_codes<Codes, i32x16>());
+  if constexpr (kPairCodes) static_assert(has_pair_codes<Codes, i32x16>());
   if constexpr (Unit::exists) static_assert(has_matrix_unit<Unit, Codes>());
   return true;
 }

@@ -5,6 +5,9 @@
 #ifdef DURE_HAS_AVX512
 #include "isa/amx.h"
 #endif
+#ifdef DURE_HAS_NEON
+#include "isa/arm_features.h"
+#endif
 #include "ops/ops.h"
 
 namespace dure {
@@ -13,6 +16,9 @@ const Ops& portable_ops();
 const Ops& avx2_ops();
 const Ops& avxvnni_ops();
 const Ops& avx512_ops();
+const Ops& neon_ops();
+const Ops& dotprod_ops();
+const Ops& i8mm_ops();
 
 namespace {
 
@@ -56,6 +62,15 @@ std::vector<const Ops*> available_ops() {
 #endif
 #ifdef DURE_HAS_AVX2
   if (has_avx2()) found.push_back(&avx2_ops());
+#endif
+#ifdef DURE_HAS_I8MM
+  if (arm_has_i8mm()) found.push_back(&i8mm_ops());
+#endif
+#ifdef DURE_HAS_DOTPROD
+  if (arm_has_dotprod()) found.push_back(&dotprod_ops());
+#endif
+#ifdef DURE_HAS_NEON
+  found.push_back(&neon_ops());
 #endif
   found.push_back(&portable_ops());
   return found;

@@ -21,6 +21,7 @@ constexpr int kTokensKept = 0;  // tokens of a tile whose sums stay in registers
 // The widest single tile that reads packed codes without unpacking them first.
 constexpr int kDirect = 0;
 constexpr bool kWideCodes = false;  // codes of 8 bits stay bytes when unpacked
+constexpr bool kPairCodes = false;  // … and in their order
 
 using MatrixUnit = NoMatrixUnit;
 

@@ -35,6 +35,7 @@ template <Type kType>
 struct PanelSource {
   using L = Layout<kType>;
   using F = PackedForm<L>;
+  static constexpr bool unpacked = false;
   const uint8_t* codes;
   const uint8_t* scales;
   bool divides = false;  // of Scales::Fp8: whether its global scales divide, all or none
@@ -126,6 +127,11 @@ void unpack_chunk(const PanelSource<kType>& source, int first, int count, Scratc
     for_range<0, kGroups>([&](auto g) __attribute__((always_inline)) {
       if constexpr (F::wide) {
         store_wide<L::offset>(s.codes + b * F::block_bytes + g * 128, block(g));
+      } else if constexpr (kPairCodes) {
+        if constexpr (g % 2 == 1)
+          store_pair(s.codes + b * F::block_bytes + (g - 1) * 64,
+                     minus<L::offset>(block(std::integral_constant<int, g - 1>{})),
+                     minus<L::offset>(block(g)));
       } else {
         store_u8(s.codes + b * F::block_bytes + g * 64, minus<L::offset - F::offset>(block(g)));
       }
@@ -140,6 +146,7 @@ void unpack_chunk(const PanelSource<kType>& source, int first, int count, Scratc
 template <class F_>
 struct ScratchSource {
   using F = F_;
+  static constexpr bool unpacked = true;
   const Scratch& s;
   struct Block {
     const uint8_t* p;
@@ -175,6 +182,8 @@ __attribute__((always_inline)) inline void accumulate(const Source& source, int 
       i32x16 s[T];
       if constexpr (F::wide) {
         dot_wide<T>(block.p, x, s);
+      } else if constexpr (kPairCodes && Source::unpacked) {
+        dot_pairs<F::bits, F::offset, T, half * kSpan, (half + 1) * kSpan>(block.p, x, s);
       } else {
         dot_groups<F::bits, F::offset, T, half * kSpan, (half + 1) * kSpan>(block, x, x_sums, s);
       }

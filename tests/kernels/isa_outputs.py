@@ -197,9 +197,9 @@ def recurrent(outputs: dict[str, np.ndarray]) -> None:
         outputs[f"gate {name}"] = kernels.sigmoid_mul(read, gates)
 
 
-def main(path: str) -> None:
-    """Save the outputs of this process's instruction set."""
-    outputs: dict[str, np.ndarray] = {"isa": np.array(kernels.isa())}
+def all_outputs() -> dict[str, np.ndarray]:
+    """The outputs of this process's instruction set."""
+    outputs: dict[str, np.ndarray] = {}
     products(outputs)
     rows(outputs)
     sampling(outputs)
@@ -208,7 +208,12 @@ def main(path: str) -> None:
     latent(outputs)
     experts(outputs)
     recurrent(outputs)
-    np.savez(path, **outputs)
+    return outputs
+
+
+def main(path: str) -> None:
+    """Save them, and its name."""
+    np.savez(path, isa=np.array(kernels.isa()), **all_outputs())
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 from dure import kernels
 
 HERE = Path(__file__).parent
-NAMES = ("amx", "avx512", "avxvnni", "avx2", "portable")
+NAMES = ("amx", "avx512", "avxvnni", "avx2", "i8mm", "dotprod", "neon", "portable")
 
 
 def run(isa: str, code: list[str]) -> subprocess.CompletedProcess[str]:

@@ -60,9 +60,10 @@ uniform = _core.uniform
 
 
 def isa() -> str:
-    """Return the instruction set in use: "amx", "avx512", "avxvnni", "avx2" or "portable".
+    """Return the instruction set in use.
 
-    It is the best that the processor has, or the one that DURE_ISA names.
+    It is the best that the processor has, or the one that DURE_ISA names: "amx", "avx512",
+    "avxvnni" or "avx2", on ARM "i8mm", "dotprod" or "neon", on both "portable".
     """
     return _core.isa()
 

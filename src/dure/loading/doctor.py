@@ -16,8 +16,9 @@ LEAST_MEMORY_BYTES = 2 * 10**9
 
 _SLOW = {
     "portable": "kernels without vector instructions, tens of times slower; "
-    "a processor with AVX2 has others",
+    "a processor with AVX2 or NEON has others",
     "avx2": "8-bit products take several instructions; AVX-VNNI or AVX-512 VNNI is faster",
+    "neon": "8-bit products take several instructions; ARM's dot products (dotprod) are faster",
 }
 
 
