@@ -218,7 +218,11 @@ def _doc(value: Any) -> str:
 def _signature(name: str, function: Any) -> str:
     """Format a signature as in the source, one argument a line where it is long."""
     (node,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
-    assert isinstance(node, ast.FunctionDef)
+    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    if isinstance(node, ast.AsyncFunctionDef) and not inspect.isasyncgenfunction(
+        inspect.unwrap(function)
+    ):
+        name = f"await {name}"
     given = node.args
     given.args = [each for each in given.args if each.arg != "self"]
     is_init = function.__name__ == "__init__"
@@ -237,7 +241,8 @@ def _arguments(given: ast.arguments) -> list[str]:
     lines = [_argument_text(*each) for each in zip(given.args, defaults, strict=True)]
     lines += ["*"] if given.kwonlyargs else []
     pairs = zip(given.kwonlyargs, given.kw_defaults, strict=True)
-    return lines + [_argument_text(*each) for each in pairs]
+    lines += [_argument_text(*each) for each in pairs]
+    return [*lines, f"**{ast.unparse(given.kwarg)}"] if given.kwarg else lines
 
 
 def _argument_text(argument: ast.arg, default: Any) -> str:

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "dure"
 # From left to right; a module imports only from groups to the left of its own.
 LINE = (
     {"errors"},
+    {"calls", "progress"},
     {"formats", "machine"},
     {"hub"},
     {"text", "kernels"},
@@ -25,7 +26,9 @@ LINE = (
     {"planning"},
     {"pooling"},
     {"driver", "arguments"},
+    {"assembly", "async_driver", "preparing"},
     {"llm"},
+    {"async_llm"},
     {"measure", "answer"},  # names of before 0.2
     {"server"},
     {"cli"},

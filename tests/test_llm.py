@@ -216,7 +216,7 @@ def test_a_second_turn_computes_only_what_is_new(make_llm: MakeLLM) -> None:
 def test_a_model_without_a_template_does_not_chat(
     make_llm: MakeLLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dure.llm, "default_template", lambda _: None)
+    monkeypatch.setattr("dure.assembly.default_template", lambda _: None)
     with pytest.raises(TemplateError, match="no chat template"):
         make_llm(template=None).chat(HELLO)
 

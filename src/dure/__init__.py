@@ -19,6 +19,7 @@ from dure.errors import (
 )
 
 if TYPE_CHECKING:
+    from dure.async_llm import AsyncLLM
     from dure.chat.output import Chunk, Completion
     from dure.chat.request import ChatRequest, Format, Thinking, ToolChoice
     from dure.chat.usage import Timings, Usage
@@ -36,6 +37,7 @@ __version__ = "0.2.0.dev0"
 
 __all__ = [
     "LLM",
+    "AsyncLLM",
     "ChatRequest",
     "Chunk",
     "Completion",
@@ -70,6 +72,7 @@ __all__ = [
 # numpy, tokenizers and the kernels take longer to import than `dure --help` may last.
 _HOMES = {
     "LLM": "dure.llm",
+    "AsyncLLM": "dure.async_llm",
     "ChatRequest": "dure.chat.request",
     "Chunk": "dure.chat.output",
     "Completion": "dure.chat.output",

@@ -6,21 +6,30 @@ Types alone are checked here. What a value must be for a model is checked where 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from dure.chat.request import ChatRequest, Format, Thinking
 from dure.engine.params import SamplingParams
-from dure.errors import InvalidRequestError
+from dure.errors import DureError, InvalidRequestError
 from dure.loading.draft import SETTINGS
 from dure.loading.memory import MAX_TOKENS, check_memory, check_whole, parse_size
+from dure.metering.meter import Meter
+from dure.progress import ProgressReport
+
+T = TypeVar("T")
+Message = Mapping[str, Any]
+Chat = Sequence[Message] | ChatRequest
+Prompt = str | Sequence[int] | Chat
+"""Text, token ids, the messages of a chat, or all that a chat may ask."""
 
 MAX_SEQUENCES = 65_536
 """Sequences in one step: more would wait for rows of it anyway."""
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _MESSAGES = '[{"role": "user", "content": "…"}]'
+_RANKING = 'llm.rank("What is a panda?", ["A bear of China.", "A car of Italy."])'
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -42,12 +51,27 @@ def check_options(options: Mapping[str, Any]) -> None:
     check_choice("cache_dtype", options["cache_dtype"], ("f16", "q8"), optional=False)
     for name in ("download_progress", "load_progress"):
         check_callable(name, options[name])
+    meter = options["meter"]
+    if meter is not None and not isinstance(meter, Meter):
+        raise InvalidRequestError(
+            f"meter must be a Meter, but is {_shown(meter)}.", hint="Meter.of_this_machine()"
+        )
+    fallback = options["fallback_sampling"]
+    if fallback is not None:
+        if not isinstance(fallback, Mapping) or not all(isinstance(key, str) for key in fallback):
+            raise InvalidRequestError(
+                f"fallback_sampling must be a dictionary, but is {_shown(fallback)}.",
+                hint='{"temperature": 0.7}',
+            )
+        SamplingParams(**fallback)  # which says what is wrong with it
 
 
 def check_text(name: str, value: object) -> str | None:
     """Return `value`; InvalidRequestError unless it is a text, or None."""
     if value is not None and not isinstance(value, str):
-        raise InvalidRequestError(f"{name} must be a text, but is {_shown(value)}.")
+        raise InvalidRequestError(
+            f"{name} must be a text, but is {_shown(value)}.", hint=f'{name}="…"'
+        )
     return value
 
 
@@ -56,30 +80,33 @@ def check_pooling(
 ) -> None:
     """Raise InvalidRequestError for a wrong argument of `embed` or `rank`."""
     if dimensions is not None:
-        check_whole("dimensions", dimensions, 1, MAX_TOKENS)
+        check_whole("dimensions", dimensions, 1, MAX_TOKENS, hint="leave it out for all")
     if normalize is not None:
         check_flag("normalize", normalize)
     if not isinstance(truncate, bool):
-        check_whole("truncate", truncate, 1, MAX_TOKENS)
+        hint = "True cuts a text to what the model takes, False makes it an error"
+        check_whole("truncate", truncate, 1, MAX_TOKENS, hint=hint)
 
 
 def check_ranking(query: object, documents: object, top_n: object) -> None:
     """Raise InvalidRequestError unless these are a text, a list of texts, and a number or None."""
     if not isinstance(query, str):
-        raise InvalidRequestError(f"A query is a text, not {_shown(query)}.")
+        raise InvalidRequestError(f"A query is a text, not {_shown(query)}.", hint=_RANKING)
     if not _is_list(documents) or not all(isinstance(each, str) for each in documents):  # type: ignore[attr-defined]
         raise InvalidRequestError(
             f"Documents are a list of texts, not {_shown(documents)}.",
-            hint='llm.rank("What is a panda?", ["A bear of China.", "A car of Italy."])',
+            hint=_RANKING,
         )
     if top_n is not None:
-        check_whole("top_n", top_n, 1, MAX_TOKENS)
+        check_whole("top_n", top_n, 1, MAX_TOKENS, hint="leave it out for all")
 
 
 def check_flag(name: str, value: object) -> None:
     """Raise InvalidRequestError unless `value` is True or False."""
     if not isinstance(value, bool):
-        raise InvalidRequestError(f"{name} must be True or False, but is {_shown(value)}.")
+        raise InvalidRequestError(
+            f"{name} must be True or False, but is {_shown(value)}.", hint=f"{name}=True"
+        )
 
 
 def check_choice(name: str, value: object, allowed: Sequence[str], *, optional: bool) -> None:
@@ -87,14 +114,18 @@ def check_choice(name: str, value: object, allowed: Sequence[str], *, optional: 
     known = isinstance(value, str) and value in allowed
     if not known and not (value is None and optional):
         raise InvalidRequestError(
-            f"{name} must be one of {', '.join(allowed)}, but is {_shown(value)}."
+            f"{name} must be one of {', '.join(allowed)}, but is {_shown(value)}.",
+            hint=f'such as {name}="{allowed[0]}"',
         )
 
 
 def check_callable(name: str, value: object) -> None:
-    """Raise InvalidRequestError unless `value` can be called, or is None."""
+    """Raise InvalidRequestError unless `value` is a function of (done, in all), or None."""
     if value is not None and not callable(value):
-        raise InvalidRequestError(f"{name} must be a function, but is {_shown(value)}.")
+        raise InvalidRequestError(
+            f"{name} must be a function, but is {_shown(value)}.",
+            hint=f"{name}=lambda done, total: print(done, total)",
+        )
 
 
 def memory_budget(memory: object) -> int | None:
@@ -134,7 +165,8 @@ def check_think(think: object) -> None:
         if not whole or (isinstance(think, Real) and think < 0):
             raise InvalidRequestError(
                 "think must be True, False or a number of tokens from 0 on, "
-                f"but is {_shown(think)}."
+                f"but is {_shown(think)}.",
+                hint="think=False, or think=512 for that many tokens of reasoning at most",
             )
 
 
@@ -146,11 +178,20 @@ def check_prompt(prompt: object) -> None:
         raise InvalidRequestError(
             "A prompt is text or a list of token ids, not bytes.", hint="decode it: prompt.decode()"
         )
+    if isinstance(prompt, ChatRequest) or (isinstance(prompt, Mapping) and "role" in prompt):
+        raise _no_text(prompt)
     if not _is_list(prompt):
         raise InvalidRequestError(
             f"A prompt is text or a list of token ids, not {_shown(prompt)}.",
             hint='give a list of prompts: ["Once upon a time"], or [[1, 2, 3]]',
         )
+
+
+def _no_text(prompt: object) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"This takes texts and token ids, and {_shown(prompt)} belongs to a chat.",
+        hint=f"chat({_MESSAGES})",
+    )
 
 
 def check_prompts(prompts: object) -> list[Any]:
@@ -162,6 +203,8 @@ def check_prompts(prompts: object) -> list[Any]:
     listed: list[Any] = list(prompts)  # type: ignore[call-overload]
     for prompt in listed:
         check_prompt(prompt)
+        if not isinstance(prompt, str) and len(prompt) and isinstance(prompt[0], Mapping):
+            raise _no_text(prompt)
     return listed
 
 
@@ -182,11 +225,139 @@ def check_messages(messages: object) -> None:
         _check_message(number, message)
 
 
-def check_prediction(prediction: object) -> None:
-    """Raise InvalidRequestError unless `prediction` is a text, or None."""
+def listed_chats(messages: object) -> list[Any] | None:
+    """Return the chats of a list of them; None for a single one.
+
+    Raises InvalidRequestError for what is neither.
+    """
+    several = _is_list(messages) and any(
+        isinstance(each, ChatRequest) or _is_list(each)
+        for each in messages  # type: ignore[attr-defined]
+    )
+    chats = list(messages) if several else [messages]  # type: ignore[call-overload]
+    for number, chat in enumerate(chats, 1):
+        _of(number if len(chats) > 1 else 0, "chat", _check_chat, chat)
+    return chats if several else None
+
+
+def _check_chat(messages: object) -> None:
+    check_messages(messages)
+    if not isinstance(messages, ChatRequest) and not len(messages):  # type: ignore[arg-type]
+        raise InvalidRequestError("There are no messages.", hint=_MESSAGES)
+
+
+def each_params(
+    params: object, count: int, what: str, *, single: bool = False
+) -> list[SamplingParams | None]:
+    """Return the parameters of each of `count` requests, which `params` are or are for all.
+
+    single: only one set is taken. Raises InvalidRequestError.
+    """
+    if single or params is None or not _is_list(params) or not isinstance(params, Sequence):
+        check_params(params)
+        return [cast("SamplingParams | None", params)] * count
+    for each in params:
+        check_params(each)
+    if len(params) != count:
+        raise InvalidRequestError(
+            f"There are {count} {what} and {len(params)} sets of sampling parameters.",
+            hint=f"give one set for all, or one for each of the {what}",
+        )
+    return list(params)
+
+
+def of_each(
+    what: str, make: Callable[[Any, Any], T], requests: Sequence[Any], params: Sequence[Any]
+) -> list[T]:
+    """Make something of each request and its parameters; an error says of which."""
+    several = len(requests) > 1
+    return [
+        _of(number if several else 0, what, make, request, chosen)
+        for number, (request, chosen) in enumerate(zip(requests, params, strict=True), 1)
+    ]
+
+
+def _of(number: int, what: str, make: Callable[..., T], *given: Any) -> T:
+    """Return make(*given); if that fails, say of which of several, the first being 1."""
+    try:
+        return make(*given)
+    except DureError as error:
+        if number:
+            said = f"Of {what} {number}: {error.message[:1].lower()}{error.message[1:]}"
+            raise type(error)(said, hint=error.hint, detail=error.detail) from error
+        raise
+
+
+def reporter(progress: object) -> Callable[[int, int], None] | None:
+    """Return what is told how many answers are there: nobody, stderr, or the caller's function."""
+    if progress is True:
+        return ProgressReport("answers")
+    if progress is None or progress is False:
+        return None
+    check_callable("progress", progress)
+    return cast("Callable[[int, int], None]", progress)
+
+
+def request_of(prompt: object, tools: object, think: object) -> str | Sequence[int] | ChatRequest:
+    """Return what a prompt of generate, chat or stream asks for.
+
+    Raises InvalidRequestError for what is none, and for options that it has no place for.
+    """
+    check_tools(tools)
+    check_think(think)
+    if isinstance(prompt, ChatRequest):
+        if tools is not None or think is not None:
+            raise InvalidRequestError(
+                "A ChatRequest brings its own tools and thinking.",
+                hint='ChatRequest(messages, tools=[…], thinking=Thinking("on"))',
+            )
+        return prompt
+    check_prompt(prompt)
+    if not isinstance(prompt, str) and len(prompt) and isinstance(prompt[0], Mapping):  # type: ignore[arg-type,index]
+        check_messages(prompt)
+        return ChatRequest(
+            cast("Sequence[Message]", prompt),
+            cast("Sequence[Mapping[str, Any]]", tools or ()),
+            thinking=thinking(cast("bool | int | None", think)),
+        )
+    if think is not None or tools is not None:
+        raise InvalidRequestError(
+            "Tools and thinking belong to a chat, and this prompt is plain text.",
+            hint=f"give messages: {_MESSAGES}",
+        )
+    return cast("str | Sequence[int]", prompt)
+
+
+def check_request(
+    prompt: object,
+    params: object,
+    form: object,
+    cache_salt: object,
+    priority: object,
+    prediction: object,
+) -> None:
+    """Raise InvalidRequestError for a wrong argument of `LLM.prepare`."""
+    check_params(params)
+    check_format(form)
+    if not isinstance(prompt, ChatRequest):
+        check_prompt(prompt)
+    elif form is not None and prompt.format is not None:
+        raise InvalidRequestError(
+            "The ChatRequest has a format of its own, and another one is given beside it.",
+            hint="leave out one of them",
+        )
+    if not isinstance(cache_salt, str):
+        raise InvalidRequestError(
+            f"cache_salt must be a text, but is {_shown(cache_salt)}.", hint='cache_salt="ada"'
+        )
+    if type(priority) is not int:
+        raise InvalidRequestError(
+            f"priority must be a whole number, but is {_shown(priority)}.", hint="priority=0"
+        )
     if prediction is not None and not isinstance(prediction, str):
         raise InvalidRequestError(
-            f"prediction must be a text that the answer may be, but is {_shown(prediction)}."
+            f"prediction must be a text that the answer may be, but is {_shown(prediction)}.",
+            hint="the file that is to be edited, as it was read",
         )
 
 
@@ -205,7 +376,7 @@ def thinking(think: bool | int | None) -> Thinking:
         return Thinking()
     if isinstance(think, bool):
         return Thinking("on" if think else "off")
-    return Thinking("on", budget=think)
+    return Thinking("on", budget=int(think))
 
 
 def _check_message(number: int, message: object) -> None:
@@ -224,7 +395,8 @@ def _check_message(number: int, message: object) -> None:
     if content is not None and not isinstance(content, str) and not _is_list(content):
         raise InvalidRequestError(
             f"The content of message {number} must be text or a list of parts, "
-            f"but is {_shown(content)}."
+            f"but is {_shown(content)}.",
+            hint=_MESSAGES,
         )
 
 

@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -103,6 +103,15 @@ class DirectRunner:
             positions = range(start, start + len(part))
             yield self.forward(part, positions, [0] * len(part), range(len(part)))
 
+    def all_logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Return the logits (len(tokens), vocab_size) of `tokens` from position 0 on."""
+        result = np.empty((len(tokens), self.model.vocab_size), np.float32)
+        done = 0
+        for part in self.logits(tokens):
+            result[done : done + len(part)] = part
+            done += len(part)
+        return result
+
 
 def speed(
     model: Model,
@@ -116,8 +125,10 @@ def speed(
     expert_pool: ExpertPool | None = None,
     chunk: int = CHUNK,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, float | None]:
+) -> dict[str, Any]:
     """Measure tokens per second: {"prefill_tps", "decode_tps"}, medians of `repeat` rounds.
+
+    And "prefill_samples" and "decode_samples", the speed of each round.
 
     Prefill: `prompt` random tokens in one empty sequence. Decode: `decode` steps of one token in
     each of `batch` sequences that hold `depth` tokens, counted over all of them. None if 0 tokens.
@@ -154,7 +165,8 @@ def speed(
     if progress is not None:
         progress(repeat + 1, repeat + 1)
     speeds = {"prefill_tps": prefill.median(), "decode_tps": decoded.median()}
-    return {**speeds, **prefill.reads("prefill"), **decoded.reads("decode")}
+    samples = {"prefill_samples": prefill.samples, "decode_samples": decoded.samples}
+    return {**speeds, **samples, **prefill.reads("prefill"), **decoded.reads("decode")}
 
 
 class _Rounds:
@@ -175,6 +187,11 @@ class _Rounds:
         if len(self._speeds) > 1 and self._stats is not None and before is not None:
             self._use += self._stats.use - before
             self._tokens += tokens
+
+    @property
+    def samples(self) -> list[float]:
+        """The speed of each round."""
+        return [round(speed, 2) for speed in self._speeds[1:]]
 
     def median(self) -> float | None:
         """Return the median speed; None if there was but the warm-up."""
@@ -205,9 +222,11 @@ def perplexity(
     A token's likelihood is its softmax over all the model's rows, as in transformers: those that no
     token has are counted.
 
-    Returns {"tokens", "scored", "perplexity"}.
+    Returns {"tokens", "scored", "perplexity", "standard_error", "tail"}: the error is that of the
+    mean over the tokens that were scored, times the perplexity (of one token there is none: NaN).
 
-    Scored is the second half of each full window, each window starting from an empty cache.
+    Scored is the second half of each full window, each window starting from an empty cache. What
+    comes after the last one is the tail, and not scored.
     Raises InvalidRequestError if there is no full window.
     """
     windows = len(tokens) // window
@@ -217,7 +236,7 @@ def perplexity(
             hint=f"use a longer text, or --window {max(2, len(tokens))} or less",
         )
     run = DirectRunner(model, tokens=window, cache_dtype=cache_dtype, expert_pool=expert_pool)
-    loss, scored = 0.0, 0
+    losses: list[float] = []
     for index in range(windows):
         if progress is not None:
             progress(index, windows)
@@ -228,11 +247,18 @@ def perplexity(
         for start in range(first, window - 1, LOGIT_ROWS):
             rows = range(start, min(start + LOGIT_ROWS, window - 1))
             logits = run.forward([part[i] for i in rows], rows, [0] * len(rows), range(len(rows)))
-            loss += sum(_loss(row, part[i + 1]) for i, row in zip(rows, logits, strict=True))
-            scored += len(rows)
+            losses += [_loss(row, part[i + 1]) for i, row in zip(rows, logits, strict=True)]
     if progress is not None:
         progress(windows, windows)
-    return {"tokens": len(tokens), "scored": scored, "perplexity": math.exp(loss / scored)}
+    value, count = math.exp(statistics.fmean(losses)), len(losses)
+    error = statistics.stdev(losses) / math.sqrt(count) if count > 1 else math.nan
+    return {
+        "tokens": len(tokens),
+        "scored": count,
+        "perplexity": value,
+        "standard_error": value * error,
+        "tail": len(tokens) - windows * window,
+    }
 
 
 def _tables(sequences: int, entries: int, blocks: int) -> NDArray[np.int32]:

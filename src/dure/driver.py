@@ -68,9 +68,11 @@ class Driver:
         self.interrupted = threading.Event()
         self._tokenizer = tokenizer
         self._answers: dict[str, OutputProcessor | PoolingOutput] = {}
+        self._is_closed = False
 
     def begin(self, prepared: PreparedRequest) -> list[OutputProcessor]:
         """Queue the request's n choices in the engine; for a caller that holds `lock`."""
+        self._check_open()
         first = self.engine.add(
             prepared.token_ids,
             prepared.params,
@@ -90,6 +92,7 @@ class Driver:
 
     def begin_pooling(self, prepared: PreparedPooling) -> PoolingOutput:
         """Queue the first of the request's texts; the others follow. For who holds `lock`."""
+        self._check_open()
         waiting: list[Request] = []  # of texts that are begun before there is an output
 
         def begin(ids: tuple[int, ...]) -> Request:
@@ -125,28 +128,38 @@ class Driver:
         finally:
             self.abandon([output])
 
-    def answer(self, requests: Sequence[PreparedRequest]) -> list[Completion]:
+    def answer(
+        self,
+        requests: Sequence[PreparedRequest],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Completion]:
         """Answer all requests at once; return one Completion each, in order.
 
-        With n > 1 the first choice's Completion carries the others in `choices`.
+        With n > 1 the first choice's Completion carries the others in `choices`. progress: is
+        called with (requests done, requests in all).
         """
         groups: list[list[OutputProcessor]] = []
         try:
             with self.lock:
                 for prepared in requests:
                     groups.append(self.begin(prepared))
+            told = None if progress is None else _Counted(groups, progress)
             for answer in [answer for group in groups for answer in group]:
-                self._run(answer)
-            return [_joined(group) for group in groups]
+                self._run(answer, told)
+            return joined_all(groups)
         finally:
             self.abandon(answer for group in groups for answer in group)
 
-    def _run(self, answer: OutputProcessor | PoolingOutput) -> None:
-        """Step until the answer is over."""
+    def _run(
+        self, answer: OutputProcessor | PoolingOutput, told: Callable[[], None] | None = None
+    ) -> None:
+        """Step until the answer is over; `told` is called after each step."""
         while not answer.is_over:
             with self.lock:
                 if not answer.is_over:  # another thread's step may have ended it
                     self.step()
+            if told is not None:
+                told()
 
     def stream(
         self, prepared: PreparedRequest, on_prefill: Callable[[int, int], None] | None
@@ -203,6 +216,22 @@ class Driver:
             if isinstance(answer, OutputProcessor) and not answer.is_over:
                 self._answers[answer.request.id] = answer
 
+    def close(self) -> None:
+        """End all answers with an error, and begin no more. May be called by any thread."""
+        with self.lock:
+            self._is_closed = True
+            answers = list(self._answers.values())
+            self.abandon(answers)
+            for answer in answers:
+                answer.error = answer.error or closed_error()
+            # A meter that others share remembers the engine that it left in the midst of work.
+            self.engine.meter.enter(self.engine)
+            self.engine.meter.leave(self.engine, has_work=False)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise closed_error()
+
     def abandon(self, answers: Iterable[OutputProcessor | PoolingOutput]) -> None:
         """Have the engine forget the answers that are not over, and take their blocks back."""
         with self.lock:
@@ -210,6 +239,32 @@ class Driver:
                 for request_id in answer.open_ids:
                     self._answers.pop(request_id, None)
                 answer.abort()
+
+
+class _Counted:
+    """Tells somebody how many of several requests are over, whenever that has changed."""
+
+    def __init__(
+        self, groups: Sequence[Sequence[OutputProcessor]], progress: Callable[[int, int], None]
+    ) -> None:
+        self._open, self._total, self._progress = list(groups), len(groups), progress
+        progress(0, self._total)
+
+    def __call__(self) -> None:
+        left = [group for group in self._open if not all(each.is_over for each in group)]
+        if len(left) < len(self._open):
+            self._open = left
+            self._progress(self._total - len(left), self._total)
+
+
+def closed_error() -> InvalidRequestError:
+    """Return what calls of a closed model are answered with."""
+    return InvalidRequestError("The model was closed.", hint="load it again: LLM(…)")
+
+
+def joined_all(groups: Sequence[Sequence[OutputProcessor]]) -> list[Completion]:
+    """Return the completion of each request, of its choices; raise what one failed with."""
+    return [_joined(group) for group in groups]
 
 
 def _joined(group: Sequence[OutputProcessor]) -> Completion:

@@ -64,3 +64,7 @@ class PromptLengthError(ContextLengthError):
 
 class InvalidRequestError(DureError, ValueError):
     """A parameter of a request is wrong or out of range. Also a ValueError."""
+
+
+class CallError(InvalidRequestError, TypeError):
+    """A function was given an argument that it does not have, or too few. Also a TypeError."""

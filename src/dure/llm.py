@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import cached_property
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
-import numpy as np
-
-from dure import arguments, machine
+from dure import arguments, preparing
+from dure.arguments import Chat, Message, Prompt
+from dure.assembly import make_builder, make_driver
 from dure.benchmark import DirectRunner
+from dure.calls import explained
 from dure.chat.dialects import Dialect
 from dure.chat.output import Chunk, Completion
-from dure.chat.prompt import PreparedRequest, RequestBuilder
+from dure.chat.prompt import PreparedRequest
 from dure.chat.request import ChatRequest, Format
-from dure.chat.template import default_template
-from dure.driver import Driver, check_process
+from dure.driver import check_process
 from dure.engine.engine import Engine
-from dure.engine.model_runner import ModelRunner
 from dure.engine.params import SamplingParams
 from dure.engine.request import check_prompt
-from dure.engine.spec_decode.make import make_drafter
-from dure.errors import InvalidRequestError, NotEnoughMemoryError
+from dure.errors import InvalidRequestError
 from dure.loading.load import load
-from dure.loading.memory import gigabytes
+from dure.loading.memory import check_logits
 from dure.metering.meter import Meter
 from dure.pooling.config import read_pooling
 from dure.pooling.output import Embedding, RankedDocument
 from dure.pooling.request import Input, PooledModel, PoolingBuilder
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from dure import hub
+    from dure.driver import Driver
     from dure.loading.load import Progress
-
-Message = Mapping[str, Any]
-Prompt = str | Sequence[int] | Sequence[Message] | ChatRequest
-"""Text, token ids, the messages of a chat, or all that a chat may ask."""
 
 _RENAMED = {
     "question": "prepare",
@@ -53,10 +50,17 @@ _RENAMED = {
 }
 """Names that people who drive an LLM may hold -> where that is now."""
 
+_FREED = ("driver", "model", "pooling_builder", "_expert_pool")
+"""What a closed LLM has no more."""
+
 
 class LLM:
-    """A model in memory. Threads may share it; their requests are then batched together."""
+    """A model in memory. Threads may share it; their requests are then batched together.
 
+    `with LLM(…) as llm:` frees the memory at the end, as `close` does.
+    """
+
+    @explained(beside=SamplingParams)
     def __init__(
         self,
         model: str | os.PathLike[str] | None = None,
@@ -131,50 +135,37 @@ class LLM:
         self.model = loaded.model
         self.pooling = read_pooling(checkpoint)
         self.tokenizer = loaded.tokenizer
-        settings = loaded.settings
         self.notes = loaded.notes
-        self.template_source = (
-            settings.template
-            or checkpoint.chat_template
-            or settings.fallback_template
-            or default_template(self.tokenizer)
-        )
-        fallback = fallback_sampling or {}
-        usable = {} if fallback.keys() & loaded.sampling.keys() else fallback
-        self.request_builder = RequestBuilder(
-            self.tokenizer,
-            template=self.template_source,
-            name=loaded.name,
-            context=loaded.context,
-            longest=loaded.model.context_length,
-            vocab_size=loaded.model.vocab_size,
-            sampling_defaults={**usable, **loaded.sampling},
-            system=settings.system,
-            messages=settings.messages,
-        )
-        runner = ModelRunner(
-            loaded.model,
-            num_blocks=loaded.num_blocks,
-            num_window_blocks=loaded.num_window_blocks,
-            num_states=loaded.num_states,
-            cache_dtype=loaded.cache_dtype,
-            draft_model=loaded.draft_model,
-            draft_heads=loaded.has_draft_heads,
-            expert_pool=loaded.expert_pool,
-        )
-        engine = Engine(
-            runner,
-            drafter=make_drafter(speculate, runner, threads=loaded.threads),
-            max_prefill_tokens=loaded.memory.prefill_rows,
+        self.request_builder = make_builder(loaded, fallback_sampling)
+        self.template_source = self.request_builder.template_source
+        self._meter = Meter.of_this_machine() if meter is None else meter
+        self.driver = make_driver(
+            loaded,
+            self.request_builder,
+            speculate=speculate,
             max_sequences=max_sequences,
-            model_id=loaded.name,
-            eos_ids=self.tokenizer.eos_ids,
-            unused_ids=self.tokenizer.rows_without_token(loaded.model.vocab_size),
-            threads=loaded.threads,
-            meter=Meter.of_this_machine() if meter is None else meter,
-            row_bytes=loaded.memory.row_bytes,
+            meter=self._meter,
         )
-        self.driver = Driver(engine, self.tokenizer, on_complete=self.request_builder.remember)
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the model's memory.
+
+        Answers that still run end with an InvalidRequestError, and so does each later call but this
+        one. Raises nothing.
+        """
+        driver = self.__dict__.get("driver")
+        if driver is not None:
+            driver.close()
+        del driver
+        for name in _FREED:
+            self.__dict__.pop(name, None)
+        gc.collect()  # answers and the engine know each other
 
     @property
     def sampling_defaults(self) -> Mapping[str, Any]:
@@ -184,6 +175,8 @@ class LLM:
     def __getattr__(self, name: str) -> Any:
         """Return what a name of before 0.2 means now, with a DeprecationWarning."""
         if name not in _RENAMED:
+            if name in _FREED and "name" in self.__dict__:
+                raise AttributeError(f"{self.name} is closed, and has no {name} any more.")
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         warnings.warn(
             f"LLM.{name} is LLM.{_RENAMED[name]} now, and goes in 0.3.",
@@ -195,40 +188,35 @@ class LLM:
     @property
     def meter(self) -> Meter:
         """What measures processor seconds and joules; `meter.totals()` has those of all answers."""
-        return self.engine.meter
+        return self._meter
 
     @property
     def engine(self) -> Engine:
         """The engine, for reading its counts; the driver steps it."""
         return self.driver.engine
 
+    @explained(beside=SamplingParams)
     def generate(
         self,
         prompts: str | Sequence[str | Sequence[int]],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        progress: bool | Callable[[int, int], None] = False,
     ) -> list[Completion]:
         """Complete prompts without a chat template, all in one batch.
 
         prompts: a text, or a list of texts and of token ids.
         params: sampling parameters for all prompts, or one for each; None: the model's own.
+        progress: True shows on stderr how many are done; a function is called with (answers done,
+            answers in all).
 
         Returns one Completion per prompt, in order. Raises ContextLengthError or
         InvalidRequestError before any prompt is begun.
         """
-        listed = arguments.check_prompts(prompts)
-        if params is None or isinstance(params, SamplingParams):
-            chosen: list[SamplingParams | None] = [params] * len(listed)
-        else:
-            arguments.check_params(None if isinstance(params, Sequence) else params)
-            chosen = list(params)
-        if len(chosen) != len(listed):
-            raise InvalidRequestError(
-                f"There are {len(listed)} prompts and {len(chosen)} sets of sampling parameters.",
-                hint="give one set for all, or one for each prompt",
-            )
-        prepared = [self._asked(*each) for each in zip(listed, chosen, strict=True)]
-        return self.driver.answer(prepared)
+        driver, told = self.open_driver(), arguments.reporter(progress)
+        return driver.answer(preparing.completions(self, prompts, params), told)
 
+    @overload
     def chat(
         self,
         messages: Sequence[Message] | ChatRequest,
@@ -236,29 +224,59 @@ class LLM:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         think: bool | int | None = None,
-        format: Format | None = None,  # noqa: A002 - the word that requests use
+        format: Format | None = None,
         prediction: str | None = None,
-    ) -> Completion:
-        """Answer a chat through the model's chat template.
+        progress: bool | Callable[[int, int], None] = False,
+    ) -> Completion: ...
 
-        messages: a list of {"role": …, "content": …}, or a ChatRequest, which has more options.
-        params: sampling parameters; None: the model's own.
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Sequence[Message] | ChatRequest],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        think: bool | int | None = None,
+        format: Format | None = None,
+        prediction: str | None = None,
+        progress: bool | Callable[[int, int], None] = False,
+    ) -> list[Completion]: ...
+
+    @explained(beside=SamplingParams)
+    def chat(
+        self,
+        messages: Chat | Sequence[Chat],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        think: bool | int | None = None,
+        format: Format | None = None,  # noqa: A002
+        prediction: str | None = None,
+        progress: bool | Callable[[int, int], None] = False,
+    ) -> Completion | list[Completion]:
+        """Answer a chat, or several in one batch, through the model's chat template.
+
+        messages: a list of {"role": …, "content": …}, or a ChatRequest, which has more options; or
+            a list of such chats.
+        params: sampling parameters; None: the model's own. Of several chats also one for each.
         tools: functions that the model may call, in the form of OpenAI's `tools`.
         think: True or False turns thinking on or off, a number is the most tokens of reasoning.
         format: what the answer must be, such as Format("json_schema", {…}).
         prediction: what the answer may be, such as a file that is to be edited: where it is right
             the answer comes sooner; it changes no token.
+        progress: as for `generate`.
 
-        Returns the Completion: `content`, `reasoning`, `tool_calls`, and `text` with all of them.
-        A chat that begins like an earlier one computes only what is new. Raises
-        ContextLengthError, InvalidRequestError or TemplateError.
+        Returns the Completion: `content`, `reasoning`, `tool_calls`, and `text` with all of them;
+        of several chats a list of them, in order. A chat that begins like an earlier one computes
+        only what is new. Raises ContextLengthError, InvalidRequestError or TemplateError.
         """
-        arguments.check_messages(messages)
-        prepared = self._asked(
-            messages, params, tools=tools, think=think, format=format, prediction=prediction
-        )
-        return self.driver.answer([prepared])[0]
+        driver, told = self.open_driver(), arguments.reporter(progress)
+        options = {"tools": tools, "think": think, "format": format, "prediction": prediction}
+        prepared, is_single = preparing.chats(self, messages, params, **options)
+        answers = driver.answer(prepared, told)
+        return answers[0] if is_single else answers
 
+    @explained(beside=SamplingParams)
     def stream(
         self,
         prompt: Prompt,
@@ -281,12 +299,9 @@ class LLM:
         call, not at the first chunk.
         """
         arguments.check_callable("on_prefill", on_prefill)
-        prepared = self._asked(
-            prompt, params, tools=tools, think=think, format=format, prediction=prediction
-        )
-        if prepared.params.n != 1:
-            raise InvalidRequestError("A stream has one answer; n is more than 1.")
-        return self.driver.stream(prepared, on_prefill)
+        driver = self.open_driver()
+        options = {"tools": tools, "think": think, "format": format, "prediction": prediction}
+        return driver.stream(preparing.stream(self, prompt, params, **options), on_prefill)
 
     @cached_property
     def pooling_builder(self) -> PoolingBuilder:
@@ -296,6 +311,7 @@ class LLM:
             self.tokenizer, self.pooling, model=model, name=self.name, context=self.context
         )
 
+    @explained()
     def embed(
         self,
         texts: str | Sequence[Input],
@@ -315,22 +331,25 @@ class LLM:
         normalize: whether vectors get the length 1; None: as the checkpoint says.
         truncate: whether a text that is too long is cut, or after how many tokens; else an error.
 
-        Returns one Embedding per text, in order. Where the checkpoint does not say how its hidden
-        states become a vector, that is the last token's, with the length 1 (`LLM.pooling` tells).
-        Raises ContextLengthError or InvalidRequestError before any text is begun.
+        One call takes 2,048 texts, and 300,000 tokens of all of them; a text as many as the context
+        or the checkpoint's `max_seq_length`. Returns one Embedding per text, in order. Where the
+        checkpoint does not say how its hidden states become a vector, that is the last token's,
+        with the length 1 (`LLM.pooling` tells). Raises ContextLengthError or InvalidRequestError
+        before any text is begun.
         """
-        check_process()
-        arguments.check_pooling(dimensions=dimensions, normalize=normalize, truncate=truncate)
-        prepared = self.pooling_builder.embeddings(
-            arguments.check_prompts(texts),
-            prompt=arguments.check_text("prompt", prompt),
-            prompt_name=arguments.check_text("prompt_name", prompt_name),
+        driver = self.open_driver()
+        prepared = preparing.embeddings(
+            self,
+            texts,
+            prompt=prompt,
+            prompt_name=prompt_name,
             dimensions=dimensions,
             normalize=normalize,
             truncate=truncate,
         )
-        return self.driver.pool(prepared).embeddings
+        return driver.pool(prepared).embeddings
 
+    @explained()
     def rank(
         self,
         query: str,
@@ -346,20 +365,16 @@ class LLM:
         instruction: what is looked for, in a sentence; None: the one of the model's makers.
         truncate: as for `embed`, of documents.
 
-        Returns the documents, best first. Raises ContextLengthError, or InvalidRequestError, also
-        for a model that is no reranker.
+        The limits are those of `embed`. Returns the documents, best first. Raises
+        ContextLengthError, or InvalidRequestError, also for a model that is no reranker.
         """
-        check_process()
-        arguments.check_ranking(query, documents, top_n)
-        arguments.check_pooling(truncate=truncate)
-        prepared = self.pooling_builder.ranking(
-            query,
-            documents,
-            instruction=arguments.check_text("instruction", instruction),
-            truncate=truncate,
+        driver = self.open_driver()
+        prepared = preparing.ranking(
+            self, query, documents, top_n=top_n, instruction=instruction, truncate=truncate
         )
-        return self.driver.pool(prepared).ranked(documents)[:top_n]
+        return driver.pool(prepared).ranked(documents)[:top_n]
 
+    @explained()
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Compute the raw logits after each token of one sequence, from an empty KV cache.
 
@@ -369,37 +384,26 @@ class LLM:
         of the model's rows, also those that no token has. Raises NotEnoughMemoryError if they do
         not fit in memory, ContextLengthError or InvalidRequestError.
         """
-        check_process()
+        self.open_driver()
         if isinstance(token_ids, str):
             raise InvalidRequestError("logits takes token ids.", hint="llm.tokenizer.encode(text)")
         arguments.check_prompt(token_ids)
-        vocab_size = self.model.vocab_size
-        ids = check_prompt(token_ids, vocab_size)
-        needed, available = len(ids) * vocab_size * 4, machine.memory_available()
-        if needed > available:
-            raise NotEnoughMemoryError(
-                f"The logits of {len(ids):,} tokens need {gigabytes(needed)} of memory, "
-                f"and {gigabytes(available)} is available.",
-                hint=f"ask for {available // (vocab_size * 4):,} tokens or fewer at a time",
-            )
-        result = np.empty((len(ids), vocab_size), np.float32)
-        done = 0
+        ids = check_prompt(token_ids, self.model.vocab_size)
+        check_logits(len(ids), self.model.vocab_size)
         run = DirectRunner(
             self.model,
             tokens=len(ids),
             cache_dtype=self.cache_dtype,
             expert_pool=self._expert_pool,
         )
-        for part in run.logits(ids):
-            result[done : done + len(part)] = part
-            done += len(part)
-        return result
+        return run.all_logits(ids)
 
     @property
     def dialect(self) -> Dialect:
         """The format of reasoning and tool calls, found from the template and the vocabulary."""
         return self.request_builder.dialect
 
+    @explained()
     def chat_prompt(
         self,
         messages: Sequence[Message],
@@ -420,14 +424,15 @@ class LLM:
             ChatRequest(messages, tools or (), thinking=arguments.thinking(think))
         )
 
+    @explained()
     def check_think(self, think: bool | int | None) -> None:
         """Check that the model's template can do what `think` asks for, which is as for `chat`.
 
         Raises TemplateError or InvalidRequestError.
         """
-        arguments.check_think(think)
-        self.request_builder.check_thinking(arguments.thinking(think))
+        preparing.check_think(self, think)
 
+    @explained(beside=SamplingParams)
     def prepare(
         self,
         prompt: str | Sequence[int] | ChatRequest,
@@ -448,54 +453,26 @@ class LLM:
         Returns what `driver.begin` takes. May be called from any thread, without the lock. Raises
         ContextLengthError, InvalidRequestError or TemplateError.
         """
-        check_process()
-        self.pooling.check_writes(self.name)
-        arguments.check_params(params)
-        arguments.check_format(format)
-        arguments.check_prediction(prediction)
-        if not isinstance(prompt, ChatRequest):
-            arguments.check_prompt(prompt)
-        if not isinstance(cache_salt, str):
-            raise InvalidRequestError(f"cache_salt must be a text, but is {cache_salt!r:.60}.")
-        if type(priority) is not int:
-            raise InvalidRequestError(f"priority must be a whole number, not {priority!r:.60}.")
-        return self.request_builder.make(
+        self.open_driver()
+        return preparing.request(
+            self,
             prompt,
             params,
             format=format,
             cache_salt=cache_salt,
             priority=priority,
-            prediction=prediction or "",
+            prediction=prediction,
         )
 
-    def _asked(
-        self,
-        prompt: Prompt,
-        params: SamplingParams | None,
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        think: bool | int | None = None,
-        format: Format | None = None,  # noqa: A002
-        prediction: str | None = None,
-    ) -> PreparedRequest:
-        """Prepare a prompt of generate, chat or stream."""
-        arguments.check_params(params)
-        arguments.check_format(format)
-        arguments.check_tools(tools)
-        arguments.check_think(think)
-        if isinstance(prompt, ChatRequest):
-            return self.prepare(prompt, params, format=format, prediction=prediction)
-        arguments.check_prompt(prompt)
-        if not isinstance(prompt, str) and len(prompt) and isinstance(prompt[0], Mapping):
-            arguments.check_messages(prompt)
-            self.check_think(think)
-            messages = cast(Sequence[Message], prompt)
-            request = ChatRequest(messages, tools or (), thinking=arguments.thinking(think))
-            return self.prepare(request, params, format=format, prediction=prediction)
-        if think is not None or tools is not None:
+    def open_driver(self) -> Driver:
+        """Find what steps the engine, for those who drive an LLM themselves.
+
+        Returns `driver`. Raises InvalidRequestError if the LLM is closed, or in a forked process.
+        """
+        check_process()
+        driver = self.__dict__.get("driver")
+        if driver is None:
             raise InvalidRequestError(
-                "Tools and thinking belong to a chat, and this prompt is plain text.",
-                hint='give messages: [{"role": "user", "content": "…"}]',
+                f"{self.name} is closed, and its memory is free.", hint="load it again: LLM(…)"
             )
-        text = cast("str | Sequence[int]", prompt)
-        return self.prepare(text, params, format=format, prediction=prediction)
+        return cast("Driver", driver)

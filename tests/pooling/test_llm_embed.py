@@ -16,6 +16,7 @@ from dure import LLM, SamplingParams
 from dure.errors import DureError, InvalidRequestError, ModelFileError, UnsupportedModelError
 from dure.formats.checkpoint import open_checkpoint
 from dure.pooling.config import read_pooling
+from dure.pooling.request import MAX_TEXTS, MAX_TOKENS
 
 TEXTS = ["Hello", "A long text, " * 12, "두레", "Hello there", "a"]
 MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
@@ -279,3 +280,9 @@ def test_attention_without_a_causal_mask_is_refused(folder: Path, tmp_path: Path
 def test_wrong_arguments_are_one_sentence(llm: LLM, wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidRequestError, match=said):
         llm.embed(**wrong)
+
+
+def test_the_limits_of_a_call_are_in_the_documentation() -> None:
+    said = LLM.embed.__doc__ or ""
+    assert f"{MAX_TEXTS:,} texts" in said
+    assert f"{MAX_TOKENS:,} tokens" in said

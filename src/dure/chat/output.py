@@ -229,13 +229,13 @@ class OutputProcessor:
             events = _first_call(events)
         self._text.append(text)
         self._events += events
-        if reason is not None:
-            self.completion = self._complete(reason)
-            if self._on_complete is not None:
-                self._on_complete(self.completion)
-        self.chunks.append(
-            Chunk(text, token_id, self.completion, tuple(events), logprobs, prompt, self.usage)
-        )
+        done = None if reason is None else self._complete(reason)
+        usage = self._usage() if done is None else done.usage
+        self.chunks.append(Chunk(text, token_id, done, tuple(events), logprobs, prompt, usage))
+        # After the last chunk: whoever reads on another thread ends when it sees the completion.
+        self.completion = done
+        if done is not None and self._on_complete is not None:
+            self._on_complete(done)
 
     def end_thinking(self) -> None:
         """Make the model end its reasoning at the next token, and answer.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Literal, get_args
 
+from dure.calls import explained_class
 from dure.errors import InvalidRequestError
 
 ThinkMode = Literal["auto", "on", "off"]
@@ -13,19 +15,29 @@ ChoiceMode = Literal["auto", "none", "required", "named"]
 FormatKind = Literal["json_object", "json_schema", "regex", "grammar", "choice"]
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 MAX_TOOLS = 512
+_FORMS = {
+    "messages": '[{"role": "user", "content": "…"}]',
+    "tools": '[{"type": "function", "function": {"name": …, "parameters": {…}}}]',
+    "tool_choice": 'ToolChoice("required")',
+    "thinking": 'Thinking("on")',
+    "format": 'Format("json_object")',
+}
+"""What these look like."""
 
 
 def _one_of(what: str, value: object, allowed: Sequence[str]) -> None:
     if not isinstance(value, str) or value not in allowed:
         raise InvalidRequestError(
-            f"{what} must be one of {', '.join(allowed)}, but is {str(value)[:60]!r}."
+            f"{what} must be one of {', '.join(allowed)}, but is {str(value)[:60]!r}.",
+            hint=f'such as "{allowed[0]}"',
         )
 
 
-def _wrong(what: str, value: object, wanted: str) -> InvalidRequestError:
-    return InvalidRequestError(f"{what} must be {wanted}, but is {value!r:.60}.")
+def _wrong(what: str, value: object, wanted: str, hint: str = "") -> InvalidRequestError:
+    return InvalidRequestError(f"{what} must be {wanted}, but is {value!r:.60}.", hint=hint)
 
 
+@explained_class
 @dataclass(frozen=True)
 class Thinking:
     """Whether the model thinks before it answers, how hard, and for how many tokens at most."""
@@ -38,8 +50,12 @@ class Thinking:
         _one_of("thinking", self.mode, get_args(ThinkMode))
         if self.effort is not None:
             _one_of("The thinking effort", self.effort, EFFORTS)
-        if self.budget is not None and type(self.budget) is not int:
-            raise _wrong("A thinking limit", self.budget, "a whole number of tokens")
+        if isinstance(self.budget, bool) or not isinstance(self.budget, Integral | None):
+            raise _wrong(
+                "A thinking limit", self.budget, "a whole number of tokens", "Thinking(budget=512)"
+            )
+        if self.budget is not None:
+            object.__setattr__(self, "budget", int(self.budget))  # of numpy's integers
         if self.budget is not None and self.budget < 0:
             raise InvalidRequestError(
                 f"A thinking limit of {self.budget} tokens is below 0.", hint="0 turns it off"
@@ -62,6 +78,7 @@ class Thinking:
         return self.is_on and (self.mode == "on" or self.effort is not None)
 
 
+@explained_class
 @dataclass(frozen=True)
 class ToolChoice:
     """Whether the model may, must or must not call tools; `name` is that of the "named" one."""
@@ -72,9 +89,12 @@ class ToolChoice:
     def __post_init__(self) -> None:
         _one_of("tool_choice", self.mode, get_args(ChoiceMode))
         if not isinstance(self.name, str):
-            raise _wrong("The name of a tool to call", self.name, "a text")
+            raise _wrong(
+                "The name of a tool to call", self.name, "a text", 'ToolChoice("named", "weather")'
+            )
 
 
+@explained_class
 @dataclass(frozen=True)
 class Format:
     """What the answer must be: JSON of a kind, or a text of one.
@@ -89,6 +109,7 @@ class Format:
         _one_of("The answer's format", self.kind, get_args(FormatKind))
 
 
+@explained_class
 @dataclass(frozen=True)
 class ChatRequest:
     """A chat in the form of OpenAI's messages and tools, and what is asked of its next message."""
@@ -106,9 +127,7 @@ class ChatRequest:
     def __post_init__(self) -> None:
         self._check_types()
         if not self.messages:
-            raise InvalidRequestError(
-                "There are no messages.", hint='[{"role": "user", "content": "…"}]'
-            )
+            raise InvalidRequestError("There are no messages.", hint=_FORMS["messages"])
         _check_tools(self.tools)
         names = tool_schemas(self.tools)
         if self.tool_choice.mode in ("required", "named") and not names:
@@ -123,28 +142,36 @@ class ChatRequest:
             )
         last = self.messages[-1]
         if self.continue_final and last.get("role") != "assistant":
-            raise InvalidRequestError("Only a last message of the assistant can be continued.")
+            raise InvalidRequestError(
+                "Only a last message of the assistant can be continued.",
+                hint='{"role": "assistant", "content": "…"} as the last one',
+            )
 
     def _check_types(self) -> None:
         """Raise InvalidRequestError for a field of another type than its own."""
         for what, listed in (("messages", self.messages), ("tools", self.tools)):
             if not isinstance(listed, Sequence) or isinstance(listed, (str, bytes, bytearray)):
-                raise _wrong(what, listed, "a list of dictionaries")
+                raise _wrong(what, listed, "a list of dictionaries", _FORMS[what])
         for number, message in enumerate(self.messages, 1):
             if not isinstance(message, Mapping):
-                raise _wrong(f"Message {number}", message, "a dictionary")
+                raise _wrong(f"Message {number}", message, "a dictionary", _FORMS["messages"])
         for name, kind in (("tool_choice", ToolChoice), ("thinking", Thinking), ("format", Format)):
             value = getattr(self, name)
             if not isinstance(value, kind) and not (name == "format" and value is None):
-                raise _wrong(name, value, f"a {kind.__name__}")
+                raise _wrong(name, value, f"a {kind.__name__}", _FORMS[name])
         variables = self.template_variables
         if not isinstance(variables, Mapping) or not all(isinstance(k, str) for k in variables):
-            raise _wrong("template_variables", variables, "a dictionary whose keys are texts")
+            raise _wrong(
+                "template_variables",
+                variables,
+                "a dictionary whose keys are texts",
+                '{"enable_thinking": False}',
+            )
         if not isinstance(self.prediction, str):
-            raise _wrong("prediction", self.prediction, "a text")
+            raise _wrong("prediction", self.prediction, "a text", 'leave it out, or ""')
         for name in ("parallel_tool_calls", "continue_final"):
             if not isinstance(getattr(self, name), bool):
-                raise _wrong(name, getattr(self, name), "True or False")
+                raise _wrong(name, getattr(self, name), "True or False", f"{name}=True")
 
 
 def tool_schemas(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
@@ -162,10 +189,11 @@ def _check_tools(tools: Sequence[Mapping[str, Any]]) -> None:
         if not isinstance(name, str) or not name or len(name) > 256 or not name.isprintable():
             raise InvalidRequestError(
                 "A tool needs a name of 1 to 256 printable characters.",
-                hint='{"type": "function", "function": {"name": …, "parameters": {…}}}',
+                hint=_FORMS["tools"],
             )
         schema = function.get("parameters") if isinstance(function, Mapping) else None
         if schema is not None and not isinstance(schema, Mapping):
             raise InvalidRequestError(
-                f"The parameters of the tool {name!r} must be a JSON schema, an object."
+                f"The parameters of the tool {name!r} must be a JSON schema, an object.",
+                hint='{"type": "object", "properties": {…}}',
             )

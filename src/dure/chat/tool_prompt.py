@@ -12,6 +12,7 @@ from typing import Any
 
 from dure.chat.dialects.dialect import CallFormat
 from dure.chat.template_probe import Needs, metadata_call, metadata_result
+from dure.errors import InvalidRequestError
 
 Message = dict[str, Any]
 
@@ -95,4 +96,10 @@ def _introduce(
 
 
 def _json(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    try:
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequestError(
+            f"A tool or a call of one holds something that is not JSON: {error}.",
+            hint="use texts, numbers, lists and dictionaries only",
+        ) from error

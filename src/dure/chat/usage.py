@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from dure.errors import InvalidRequestError
 from dure.metering.cost import NOTHING, Cost
 from dure.metering.prices import Prices
 from dure.weights.expert_stats import ExpertUse
@@ -48,8 +49,13 @@ class Usage:
     def money(self, prices: Prices) -> float:
         """Compute what the answer costs.
 
-        Returns an amount in the currency of `prices`. Raises nothing.
+        Returns an amount in the currency of `prices`. Raises InvalidRequestError for anything else.
         """
+        if not isinstance(prices, Prices):
+            raise InvalidRequestError(
+                f"prices must be Prices, not {prices!r:.60}.",
+                hint='Prices(input=0.1, output=0.4, currency="EUR")',
+            )
         return prices.money(
             prompt=self.prompt_tokens,
             cached=self.cached_tokens,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any
 
+from dure.calls import explained_class
 from dure.errors import InvalidRequestError, ModelFileError
 
 MAX_TEMPERATURE = 100.0
@@ -37,6 +38,7 @@ _UNSET: Mapping[str, Any] = {
 """What these fields are where a request does not give them."""
 
 
+@explained_class
 @dataclass(frozen=True)
 class SamplingParams:
     """How the tokens of a request are drawn and when it ends; checked when made.
@@ -80,7 +82,8 @@ class SamplingParams:
         self._integer("n", 1, MAX_CHOICES, "send more requests for more choices")
         if not isinstance(self.ignore_eos, bool):
             raise InvalidRequestError(
-                f"ignore_eos must be true or false, but is {_shown(self.ignore_eos)}."
+                f"ignore_eos must be true or false, but is {_shown(self.ignore_eos)}.",
+                hint="ignore_eos=True",
             )
         self._check_stops()
         self._check_logit_bias()
@@ -92,8 +95,13 @@ class SamplingParams:
             means temperature 0.
 
         Returns parameters with the model's defaults, else the neutral values. Raises ModelFileError
-        if a default is out of range.
+        if a default is out of range, InvalidRequestError if they are no mapping.
         """
+        if not isinstance(defaults, Mapping):
+            raise InvalidRequestError(
+                f"defaults must be a dictionary, but are {_shown(defaults)}.",
+                hint='{"temperature": 0.7}',
+            )
         known = (*_NEUTRAL, *_UNSET)
         given = {name: defaults[name] for name in known if defaults.get(name) is not None}
         if defaults.get("do_sample") is False:
@@ -132,7 +140,9 @@ class SamplingParams:
     def _check_stops(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop
         if not isinstance(stop, Sequence) or not all(isinstance(text, str) for text in stop):
-            raise InvalidRequestError(f"stop must be strings, but is {_shown(self.stop)}.")
+            raise InvalidRequestError(
+                f"stop must be strings, but is {_shown(self.stop)}.", hint='stop=["\\n\\n"]'
+            )
         if len(stop) > MAX_STOP_STRINGS:
             raise InvalidRequestError(
                 f"stop has {len(stop)} strings; at most {MAX_STOP_STRINGS} are allowed."
@@ -146,12 +156,14 @@ class SamplingParams:
                 )
         ids = self.stop_token_ids
         if not isinstance(ids, Sequence) or isinstance(ids, (str, bytes)):
-            raise InvalidRequestError(f"stop_token_ids must be a list, but is {_shown(ids)}.")
+            raise InvalidRequestError(
+                f"stop_token_ids must be a list, but is {_shown(ids)}.", hint="stop_token_ids=[2]"
+            )
         if len(ids) > MAX_STOP_TOKENS:
             raise InvalidRequestError(
                 f"stop_token_ids has {len(ids)} ids; at most {MAX_STOP_TOKENS} are allowed."
             )
-        checked = tuple(_integer("A stop token id", token, 0, MAX_ID, "") for token in ids)
+        checked = tuple(_integer("A stop token id", token, 0, MAX_ID, "[2]") for token in ids)
         object.__setattr__(self, "stop", tuple(stop))
         object.__setattr__(self, "stop_token_ids", checked)
 
@@ -159,7 +171,8 @@ class SamplingParams:
         bias = self.logit_bias
         if not isinstance(bias, Mapping):
             raise InvalidRequestError(
-                f"logit_bias must map token ids to numbers, but is {_shown(bias)}."
+                f"logit_bias must map token ids to numbers, but is {_shown(bias)}.",
+                hint="logit_bias={42: -100}",
             )
         if len(bias) > MAX_LOGIT_BIASES:
             raise InvalidRequestError(
@@ -167,7 +180,7 @@ class SamplingParams:
             )
         limit = MAX_LOGIT_BIAS
         checked = {
-            _integer("A token id in logit_bias", token, 0, MAX_ID, ""): _number(
+            _integer("A token id in logit_bias", token, 0, MAX_ID, "{42: -100}"): _number(
                 "A value in logit_bias", value, -limit, limit, "-100 all but bans a token"
             )
             for token, value in bias.items()

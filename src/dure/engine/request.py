@@ -217,7 +217,10 @@ def check_prompt(prompt_ids: Sequence[int], vocab_size: int) -> tuple[int, ...]:
         )
         ids = [int(each) for each in prompt_ids] if whole else None
     if ids is None:
-        raise InvalidRequestError("A prompt must be a flat list of whole token ids.")
+        raise InvalidRequestError(
+            "A prompt must be a flat list of whole token ids.",
+            hint="[1, 2, 3]; a text is given as it is, and several prompts go to generate()",
+        )
     for token in (min(ids), max(ids)):
         if not 0 <= token < vocab_size:
             raise InvalidRequestError(

@@ -273,3 +273,14 @@ def gigabytes(size_bytes: int) -> str:
 
 def _round_up(tokens: int) -> int:
     return -(-tokens // BLOCK_SIZE) * BLOCK_SIZE
+
+
+def check_logits(tokens: int, vocab_size: int) -> None:
+    """Raise NotEnoughMemoryError unless float32 logits of so many tokens fit in memory."""
+    needed, available = tokens * vocab_size * 4, machine.memory_available()
+    if needed > available:
+        raise NotEnoughMemoryError(
+            f"The logits of {tokens:,} tokens need {gigabytes(needed)} of memory, "
+            f"and {gigabytes(available)} is available.",
+            hint=f"ask for {available // (vocab_size * 4):,} tokens or fewer at a time",
+        )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
+from dure.calls import explained_class
 from dure.errors import InvalidRequestError
 from dure.metering.reading import Reading, Source
 from dure.metering.tdp import BY_FAMILY, BY_NAME
@@ -16,6 +18,7 @@ IDLE_SHARE = 0.15
 """Of the TDP, what an idle processor takes. A round figure: it is an estimate, and says so."""
 
 
+@explained_class
 @dataclass(frozen=True)
 class Watts:
     """What the machine takes with nothing to do, and with all cores busy."""
@@ -24,6 +27,11 @@ class Watts:
     busy: float  # watts with all cores busy
 
     def __post_init__(self) -> None:
+        for each in (self.idle, self.busy):
+            if isinstance(each, bool) or not isinstance(each, Real):
+                raise InvalidRequestError(
+                    f"Watts are numbers, not {each!r:.40}.", hint="Watts(idle=35, busy=120)"
+                )
         if not (0 <= self.idle <= self.busy <= MAX_WATTS and math.isfinite(self.busy)):
             raise InvalidRequestError(
                 f"Watts are idle and busy, from 0 to {MAX_WATTS:,.0f} and idle the fewer, but are "

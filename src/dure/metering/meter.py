@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
+from dure.errors import InvalidRequestError
 from dure.metering.cost import Cost
 from dure.metering.energy import Energy, find_energy
 from dure.metering.estimates import Watts
@@ -67,8 +68,12 @@ class Meter:
         """Begin to measure.
 
         energy: where joules come from; None: nowhere. cpu: returns the processor seconds of the
-        process; clock: the seconds. Raises nothing.
+        process; clock: the seconds. Raises InvalidRequestError for another kind of energy.
         """
+        if energy is not None and not isinstance(energy, Energy):
+            raise InvalidRequestError(
+                f"energy must be an Energy, not {energy!r:.60}.", hint="Meter.of_this_machine()"
+            )
         self.energy = energy or Energy()
         self._cpu, self._clock = cpu, clock
         self._lock = threading.Lock()

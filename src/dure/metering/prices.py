@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from dure.calls import explained_class
 from dure.errors import InvalidRequestError
 from dure.metering.cost import NOTHING, Cost
 
@@ -18,6 +19,7 @@ _JOULES_OF_A_KWH = 3.6e6
 _FORM = "input=0.10,cached_input=0.02,output=0.40,kwh=0.30,currency=EUR"
 
 
+@explained_class
 @dataclass(frozen=True)
 class Prices:
     """What is charged. All that is set is added up: of most servers it is tokens, or kwh and hour.
@@ -38,7 +40,7 @@ class Prices:
             if each.name == "currency":
                 if not isinstance(value, str) or not _is_currency(value):
                     raise InvalidRequestError(
-                        f"A currency is three capital letters, such as EUR, not {value!r:.40}."
+                        f"A currency is three capital letters, not {value!r:.40}.", hint="EUR"
                     )
             elif not (value is None and each.name == "cached_input") and not _is_price(value):
                 raise InvalidRequestError(

@@ -200,7 +200,8 @@ class PoolingBuilder:
         if not 1 <= dimensions <= self.width:
             raise InvalidRequestError(
                 f"dimensions is {dimensions:,}, but the vectors of {self._name} have "
-                f"{self.width:,} numbers."
+                f"{self.width:,} numbers.",
+                hint="leave it out for all",
             )
         known = self.config.matryoshka
         if known is False:
@@ -212,13 +213,17 @@ class PoolingBuilder:
         if known is not True and dimensions not in known:
             raise InvalidRequestError(
                 f"dimensions is {dimensions:,}, and {self._name} is trained for "
-                f"{', '.join(f'{each:,}' for each in known)}."
+                f"{', '.join(f'{each:,}' for each in known)}.",
+                hint="take one of these, or leave it out for all",
             )
 
     def _prompt(self, prompt: str | None, name: str | None) -> str:
         """Return what is written before each text."""
         if prompt is not None and name is not None:
-            raise InvalidRequestError("Give either prompt or prompt_name, not both.")
+            raise InvalidRequestError(
+                "Give either prompt or prompt_name, not both.",
+                hint="prompt is the text itself, prompt_name the name of one of the checkpoint's",
+            )
         name = self.config.default_prompt if name is None else name
         if prompt is not None or name is None:
             return prompt or ""
@@ -263,7 +268,8 @@ class PoolingBuilder:
         ids = (*start, *self._tokenizer.encode(text, add_special=False))
         if not ids and not end:
             raise InvalidRequestError(
-                "A text is empty: it has no tokens, and at least 1 is needed."
+                "A text is empty: it has no tokens, and at least 1 is needed.",
+                hint="leave it out",
             )
         return self._cut(ids, end, longest, truncate)
 

@@ -1,0 +1,195 @@
+"""AsyncDriver: a thread that steps an engine for coroutines, and brings them what comes out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+from dure.chat.prompt import PreparedRequest
+from dure.driver import closed_error, joined_all
+
+if TYPE_CHECKING:
+    from dure.chat.output import Chunk, Completion, OutputProcessor
+    from dure.driver import Driver
+    from dure.pooling.output import Pooled, PoolingOutput
+    from dure.pooling.request import PreparedPooling
+
+    Prepared = PreparedRequest | PreparedPooling
+    Answer = OutputProcessor | PoolingOutput
+
+log = logging.getLogger(__name__)
+
+
+class Job:
+    """Requests that one coroutine waits for: begun together, and read or abandoned together."""
+
+    def __init__(self, requests: Sequence[Prepared], *, streams: bool) -> None:
+        """streams: whether the chunks are wanted, and not the answers alone."""
+        self.requests, self.streams = requests, streams
+        self.groups: list[Sequence[Answer]] = []  # the choices of each request, once it has begun
+        self._loop = asyncio.get_running_loop()
+        self._news: asyncio.Queue[list[Chunk] | Exception | None] = asyncio.Queue()
+
+    @property
+    def answers(self) -> list[Answer]:
+        """All answers of all requests that have begun."""
+        return [answer for group in self.groups for answer in group]
+
+    def tell(self, news: list[Chunk] | Exception | None) -> None:
+        """Give the coroutine chunks, an error, or the end (None). Any thread may call it."""
+        with contextlib.suppress(RuntimeError):  # its loop has ended, and nobody waits
+            self._loop.call_soon_threadsafe(self._news.put_nowait, news)
+
+    async def news(self) -> list[Chunk] | None:
+        """Wait for the next chunks; None: all is over. Raises what went wrong."""
+        news = await self._news.get()
+        if isinstance(news, Exception):
+            raise news
+        return news
+
+
+class AsyncDriver:
+    """Steps one engine on a thread of its own, for coroutines of any event loops.
+
+    The thread begins with the first request. Only it touches the engine on their behalf, so all of
+    their requests are in the same steps.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._wake = threading.Condition()
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
+        self._running: list[Job] = []  # the thread's own
+
+    async def answer(self, requests: Sequence[PreparedRequest]) -> list[Completion]:
+        """Answer all requests at once; return one Completion each, in order.
+
+        Cancelling it ends them within one step. Raises what one of them fails with.
+        """
+        return joined_all(cast("list[Sequence[OutputProcessor]]", await self._finish(requests)))
+
+    async def pool(self, prepared: PreparedPooling) -> Pooled:
+        """Compute the vectors of all texts of one request, as `answer` does."""
+        [[output]] = await self._finish([prepared])
+        return cast("PoolingOutput", output).result()
+
+    async def _finish(self, requests: Sequence[Prepared]) -> list[Sequence[Answer]]:
+        """Compute the requests; return the finished choices of each, in order."""
+        job = Job(requests, streams=False)
+        async with contextlib.aclosing(self._read(job)) as news:
+            async for _ in news:
+                pass
+        return job.groups
+
+    async def stream(self, request: Prepared) -> AsyncGenerator[Chunk, None]:
+        """Compute one request; yield its chunks. Closing the generator ends it within one step."""
+        async with contextlib.aclosing(self._read(Job([request], streams=True))) as news:
+            async for chunks in news:
+                for chunk in chunks:
+                    yield chunk
+
+    async def _read(self, job: Job) -> AsyncGenerator[list[Chunk], None]:
+        self._post(partial(self._begin, job))
+        is_over = False
+        try:
+            while (chunks := await job.news()) is not None:
+                yield chunks
+            is_over = True
+        finally:
+            if not is_over:
+                self._post(partial(self._abandon, job), last=True)
+
+    def close(self) -> None:
+        """End the thread within one step; who still waits gets an InvalidRequestError."""
+        with self._wake:
+            self._is_closed = True
+            thread = self._thread
+            self._wake.notify()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _post(self, action: Callable[[], None], *, last: bool = False) -> None:
+        """Have the thread do something between two steps. last: it only ends what had begun."""
+        with self._wake:
+            if self._is_closed:
+                if last:
+                    return  # all has ended
+                raise closed_error()
+            self._inbox.append(action)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="dure engine", daemon=True)
+                self._thread.start()
+            self._wake.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._inbox or self._running or self._is_closed):
+                    self._wake.wait()
+                actions, self._inbox = self._inbox, deque()
+                ends = self._is_closed
+            try:
+                with self._driver.lock:
+                    for action in actions:
+                        action()
+                    if self._running and not ends:
+                        self._driver.step()
+                    self._tell()
+            except BaseException as error:  # the panic of a library in Rust is no Exception
+                log.exception("the engine failed")
+                self._fail(error if isinstance(error, Exception) else RuntimeError("a panic"))
+            if ends:
+                self._fail(closed_error())
+                return
+
+    def _begin(self, job: Job) -> None:
+        self._running.append(job)
+        try:
+            for prepared in job.requests:
+                job.groups.append(self._begun(prepared))
+        except Exception as error:
+            self._abandon(job)
+            job.tell(error)
+
+    def _begun(self, prepared: Prepared) -> Sequence[Answer]:
+        if isinstance(prepared, PreparedRequest):
+            return self._driver.begin(prepared)
+        return [self._driver.begin_pooling(prepared)]
+
+    def _abandon(self, job: Job) -> None:
+        if job in self._running:  # else it ended meanwhile
+            self._running.remove(job)
+            self._driver.abandon(job.answers)
+
+    def _tell(self) -> None:
+        """Bring each job what came of it, by this thread's step or another's. It holds the lock."""
+        for job in list(self._running):
+            chunks: list[Chunk] = []
+            for answer in job.answers:
+                while answer.chunks:
+                    chunks.append(answer.chunks.popleft())
+            if chunks and job.streams:
+                job.tell(chunks)
+            error = next((each.error for each in job.answers if each.error is not None), None)
+            if error is not None:
+                self._abandon(job)
+                job.tell(error)
+            elif all(answer.is_over for answer in job.answers):
+                self._running.remove(job)
+                job.tell(None)
+
+    def _fail(self, error: Exception) -> None:
+        """End all that runs with an error."""
+        running, self._running = self._running, []
+        for job in running:
+            with contextlib.suppress(Exception):
+                self._driver.abandon(job.answers)
+            job.tell(error)
