@@ -71,10 +71,16 @@ def parameters_of(verb: str) -> list[Parameter]:
         plain = get_args(plain)[0] if get_args(plain) else plain
         dashed = "--" + name.replace("_", "-")
         is_option = isinstance(info, OptionInfo)
-        names = ", ".join(info.param_decls or [dashed]) if is_option else name.upper()
+        names = ", ".join(_names(info) or [dashed]) if is_option else name.upper()
         required = each.default is inspect.Parameter.empty
         found.append(Parameter(name, names, plain, repeated, required, each.default, info))
     return found
+
+
+def _names(info: Any) -> list[str]:
+    """Return the names that an option is declared with; typer keeps the first as its default."""
+    first = [info.default] if str(info.default).startswith("-") else []
+    return [*first, *(info.param_decls or ())]
 
 
 def _verb(verb: str) -> list[str]:

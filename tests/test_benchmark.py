@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 
 import numpy as np
 import pytest
@@ -81,6 +82,7 @@ def test_perplexity_scores_the_second_half_of_full_windows_from_an_empty_cache()
 
 def test_a_window_of_odd_or_smallest_size_is_scored_without_its_first_half() -> None:
     assert perplexity(Recorder(), [1] * 9, window=2)["scored"] == 4
+    assert perplexity(Recorder(), [1] * 9, window=2)["tail"] == 1
     assert perplexity(Recorder(), [1] * 9, window=5)["scored"] == 3
 
 
@@ -135,3 +137,30 @@ def test_what_a_token_reads_from_disk_is_told_beside_the_speed_without_the_warm_
     nothing = speed(model, prompt=0, decode=1, repeat=1, expert_pool=Pool(model.stats))
     assert (nothing["prefill_read_mb"], nothing["prefill_hit_rate"]) == (None, None)
     assert "decode_read_mb" not in speed(model, prompt=0, decode=1, repeat=1)
+
+
+def test_the_error_of_a_perplexity_is_that_of_the_mean_over_scored_tokens() -> None:
+    class Wavering(Recorder):
+        """Finds token 1 likelier after an even position."""
+
+        def forward(self, batch: Batch, cache: object) -> np.ndarray:
+            logits = super().forward(batch, cache)
+            logits[batch.positions[batch.logit_rows] % 2 == 0, 1] = 9.0
+            return logits
+
+    result = perplexity(Wavering(), [1] * 100, window=10)
+    sums = [math.log(49_999 + math.exp(9)) - 9, math.log(50_000)]
+    # Each window scores its tokens 5 to 9, of which 5, 7 and 9 follow an even position.
+    losses = [sums[0], sums[1], sums[0], sums[1], sums[0]] * 10
+    expected = math.exp(statistics.fmean(losses))
+    assert result["perplexity"] == pytest.approx(expected, rel=1e-5)
+    error = expected * statistics.stdev(losses) / math.sqrt(50)
+    assert result["standard_error"] == pytest.approx(error, rel=1e-4)
+    assert math.isnan(perplexity(Recorder(), [1, 1], window=2)["standard_error"])
+
+
+def test_the_speed_of_each_round_is_kept() -> None:
+    result = speed(Recorder(), prompt=8, decode=0, repeat=4)
+    assert len(result["prefill_samples"]) == 4
+    assert result["decode_samples"] == []
+    assert min(result["prefill_samples"]) <= result["prefill_tps"] <= max(result["prefill_samples"])

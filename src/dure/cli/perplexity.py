@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +38,8 @@ def command(
     """Measure the perplexity of a text: exp of the mean loss, lower is better.
 
     The text is split into windows. The second half of each full window is scored, with the first
-    half as its context. No special tokens are added.
+    half as its context. No special tokens are added. After ± is the standard error; tokens after
+    the last full window are not scored, and counted.
     """
     del models_dir  # set in the environment
     from dure import benchmark
@@ -70,9 +72,15 @@ def command(
             progress=line.update,
         )
     result["perplexity"] = round(result["perplexity"], 5)
+    error = result["standard_error"]
     if json:
-        console.print_json(
-            {"model": loaded.name, "window": window, "exact": exact, "cache": cache.value, **result}
-        )
-    else:
-        print(f"perplexity {result['perplexity']:.5f}   {result['scored']:,} tokens scored")
+        facts = {"model": loaded.name, "window": window, "exact": exact, "cache": cache.value}
+        known = None if math.isnan(error) else round(error, 5)
+        console.print_json({**facts, **result, "standard_error": known})
+        return
+    spread = "" if math.isnan(error) else f" ± {error:.5f}"
+    left = ""
+    if result["tail"]:
+        left = f"; the last {result['tail']:,} of {result['tokens']:,} fill no window"
+    scored = f"{result['scored']:,} tokens scored{left}"
+    print(f"perplexity {result['perplexity']:.5f}{spread}   {scored}")
