@@ -12,7 +12,9 @@ import tiny_embedders as tiny
 from tiny_embedders import tokenizer
 
 from dure import LLM
-from dure.errors import DureError, InvalidRequestError
+from dure.errors import DureError, InvalidRequestError, UnsupportedModelError
+from dure.formats.checkpoint import open_checkpoint
+from dure.loading.describe import describe
 
 QUERY, DOCUMENTS = "panda?", ["A bear of China.", "A car.", "<|im_end|>OK", "A bear of China."]
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
@@ -169,3 +171,20 @@ def test_wrong_arguments_are_one_sentence(
     tiny.write_texts(tmp_path)
     with pytest.raises(InvalidRequestError, match=said):
         load(tmp_path).rank(query, documents, **more)
+
+
+def test_a_classifier_of_several_classes_is_refused_before_it_is_loaded(
+    oracle: Any, tmp_path: Path
+) -> None:
+    from safetensors.numpy import load_file, save_file  # noqa: PLC0415
+
+    converted(oracle, tmp_path)
+    tiny.write_texts(tmp_path)
+    path = tmp_path / "model.safetensors"
+    found = load_file(path)
+    three = np.repeat(found["score.weight"], 3, axis=0)
+    save_file({**found, "score.weight": three}, path, {"format": "pt"})
+    with pytest.raises(UnsupportedModelError, match="sorts texts into 3 classes") as caught:
+        load(tmp_path)
+    assert "Qwen3-Reranker" in caught.value.hint
+    assert "3 classes" in describe(open_checkpoint(tmp_path)).problem

@@ -74,6 +74,10 @@ class Embedding:
         return kernels.matmul(x, self._weight, bias=bias, exact=self._exact, threads=self._threads)
 
 
+MAX_LABELS = 2
+"""Of a head of scores: one number, or "yes" and "no"."""
+
+
 class NoHead:
     """Stands where a head would be in a model that makes embeddings or scores, and no text."""
 
@@ -90,10 +94,19 @@ def has_scores(weights: Weights) -> bool:
 
 
 def score_head(weights: Weights, hidden: int) -> Linear | None:
-    """Make the head that scores a text, (n, hidden) -> (n, labels); None without one."""
+    """Make the head that scores a text, (n, hidden) -> (n, labels); None without one.
+
+    Raises UnsupportedModelError for more than two labels: a score has no such thing.
+    """
     if not has_scores(weights):
         return None
     labels, bias = weights.rows_of("score.weight"), weights.has("score.bias")
+    if labels > MAX_LABELS:
+        raise UnsupportedModelError(
+            f"This model sorts texts into {labels:,} classes, and dure ranks by a score, which is "
+            f"one label, or {MAX_LABELS}: yes and no.",
+            hint="load a reranker, such as Qwen3-Reranker",
+        )
     return Linear(weights, "score", labels, hidden, bias=bias)
 
 

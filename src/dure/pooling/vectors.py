@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from dure import kernels
-from dure.errors import InvalidRequestError, UnsupportedModelError
+from dure.errors import UnsupportedModelError
 from dure.pooling.config import Normalize, RankConfig
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class ScoringModel(Protocol):
 
     @property
     def score(self) -> Callable[[Floats], Floats] | None:
-        """The head of scores, (n, hidden) -> (n, labels); None without one."""
+        """The head of scores, (n, hidden) -> (n, 1 or 2 labels); None without one."""
         ...
 
     def head_rows(self, token_ids: NDArray[np.int32]) -> Floats:
@@ -73,7 +73,7 @@ class Scorer:
     """Makes a score from 0 to 1 of a pooled vector: how likely a document answers a query."""
 
     def __init__(self, model: ScoringModel, rank: RankConfig, tokenizer: Tokenizer) -> None:
-        """Raises UnsupportedModelError for a head of more labels, or without "yes" and "no"."""
+        """Raises UnsupportedModelError without a head and without "yes" and "no"."""
         self._head = model.score
         if self._head is not None:
             return
@@ -92,8 +92,6 @@ class Scorer:
             logits = kernels.matmul(vector[None], self._rows)[0]
         else:
             logits = self._head(vector[None])[0]
-        if len(logits) > 2:
-            raise InvalidRequestError(f"This model sorts texts into {len(logits)} classes.")
         # Of two logits the first is "yes", as llama.cpp's converter writes them.
         each = [float(logit) for logit in logits]
         return np.array([_sigmoid(each[0] - each[1] if len(each) == 2 else each[0])], np.float32)

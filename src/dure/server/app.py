@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from dure import __version__
 from dure.errors import DureError
-from dure.server import errors
+from dure.server import errors, limits
 from dure.server.errors import HTTPError
 from dure.server.http.sse import ClientGone, FrameStream, json_response
 from dure.server.openapi import publish
@@ -25,6 +25,7 @@ from dure.server.page.routes import page_routes
 from dure.server.route import Handler
 from dure.server.routes import ROUTES
 from dure.server.wire.body import BodyReader, release
+from dure.server.wire.budget import Budget, no_room_for_vectors
 from dure.server.wire.cost import add_headers
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def make_app(
         return await service.off_loop(work)
 
     app.state.bodies = BodyReader(off_loop)
+    app.state.vectors = Budget(limits.MAX_VECTOR_BYTES, no_room_for_vectors)
     app.state.page = page
     described: list[tuple[str, str, type[BaseModel] | None]] = []
     for route in ROUTES:

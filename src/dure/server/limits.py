@@ -46,3 +46,6 @@ MAX_RETRY_SECONDS = 60
 SEND_BUFFER_BYTES = 128 << 10  # of one connection, in the system
 MAX_KEPT_RESPONSES = 1024  # of /v1/responses, for `previous_response_id`
 MAX_KEPT_BYTES = 64 << 20  # of them all
+MAX_VECTOR_NUMBERS = 1 << 22  # of one answer: as JSON they are some 85 MB, written piece by piece
+MAX_VECTOR_BYTES = 128 << 20  # of all vectors that are computed, wait or are sent; then others wait
+VECTORS_PIECE = 1 << 14  # numbers written at once: some 10 ms, and 400 KB

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from embedding_model import RANKS, EmbeddingModel
 
+from dure.server import limits
+
 TEXTS = ["a", "bc", "def"]
 
 
@@ -176,3 +178,71 @@ def test_keys_pay_and_have_limits_for_embeddings(serve: Any, tmp_path: Any) -> N
     metrics = running.get("/metrics").body.decode()
     assert 'key_tokens_total{key="local",kind="prompt",model_name="fake"} 6.0' in metrics
     assert 'dure:generation_tokens_total{model_name="fake"} 0.0' in metrics
+
+
+@pytest.mark.parametrize("more", [{}, {"encoding_format": "base64"}, {"dimensions": 3}])
+def test_vectors_that_are_written_in_pieces_are_the_same(
+    running: Any, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    texts = [*TEXTS, "g", "hi"]
+    whole = embedded(running, texts, **more)
+    assert "content-length" in whole.headers
+    for piece in (1, 6, 9, 1000):
+        monkeypatch.setattr(limits, "VECTORS_PIECE", piece)
+        parts = embedded(running, texts, **more)
+        assert parts.json["data"] == whole.json["data"]
+        assert ("content-length" in parts.headers) == (piece == 1000)
+        assert parts.json["usage"]["total_tokens"] == 9
+        assert float(parts.headers["x-dure-processor-seconds"]) >= 0
+    monkeypatch.setattr(limits, "VECTORS_PIECE", 3)
+    by_ollama = running.post("/api/embed", {"model": "fake", "input": texts}).json
+    assert len(by_ollama["embeddings"]) == 5
+    assert by_ollama["prompt_eval_count"] == 9
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/api/embed"])
+def test_more_numbers_than_an_answer_may_have_are_refused_with_the_limit(
+    running: Any, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(limits, "MAX_VECTOR_NUMBERS", 8)
+    answer = running.post(path, {"model": "fake", "input": TEXTS})
+    assert answer.status == 400
+    said = answer.body.decode()
+    assert "3 vectors of 3 are 9 numbers, and one answer may have 8. Send fewer texts" in said
+    assert running.post(path, {"model": "fake", "input": TEXTS[:2]}).status == 200
+
+
+def test_vectors_of_all_requests_have_a_bound_and_others_wait(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAX_VECTOR_BYTES", 600)  # one vector counts for 140
+    monkeypatch.setattr(limits, "PREPARE_SECONDS", 0.3)
+    model = EmbeddingModel(gated=True)
+    running = serve(model, model_options={"context": 64})
+    first = running.send("/v1/embeddings", {"model": "fake", "input": TEXTS})
+    running.wait_until(lambda: running.llm.engine.has_work)
+    refused = embedded(running, TEXTS)
+    assert (refused.status, refused.json["error"]["code"]) == (503, "vectors_too_large")
+    assert "600 bytes, which is the limit" in refused.json["error"]["message"]
+    assert "retry-after" in refused.headers
+    model.let()
+    first.recv(1 << 16)
+    first.close()
+    running.wait_until(running.is_idle)
+    assert len(vectors(embedded(running, TEXTS))) == 3
+
+
+def test_a_client_that_leaves_gives_its_room_back(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAX_VECTOR_BYTES", 600)
+    model = EmbeddingModel(gated=True)
+    running = serve(model, model_options={"context": 64})
+    many = ["a" * 60] * 200
+    for _ in range(3):
+        connection = running.send("/v1/embeddings", {"model": "fake", "input": many})
+        running.wait_until(lambda: running.llm.engine.has_work)
+        connection.close()
+        model.let_until(lambda: not running.llm.engine.has_work)
+    model.let()
+    assert len(vectors(embedded(running, TEXTS))) == 3

@@ -6,12 +6,11 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dure.server.errors import invalid
 from dure.server.http.sse import json_response
 from dure.server.ollama import request as reading
 from dure.server.ollama.chat import known_name
 from dure.server.ollama.schemas import EmbedBody, EmbeddingsBody
-from dure.server.pooling import MAX_NUMBERS, pool, told
+from dure.server.pooling import Form, embedded, pool, told
 from dure.server.wire.body import converted, read_as
 from dure.server.wire.tenant import tenant
 from dure.server.wire.validation import refuse
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from dure.llm import LLM
     from dure.pooling.output import Pooled
     from dure.pooling.request import PreparedPooling
+    from dure.server.serving.generation import Generation
     from dure.server.serving.service import Service
 
 
@@ -46,9 +46,6 @@ async def embed(service: Service, request: Request) -> Response:
         nonlocal loaded
         loaded = time.perf_counter()
         _check_context(body, llm)
-        numbers = len(texts) * (body.dimensions or llm.pooling_builder.width)
-        if numbers > MAX_NUMBERS:
-            raise invalid(f"{numbers:,} numbers are too many at once; send fewer texts.", "input")
         return llm.pooling_builder.embeddings(
             texts,
             dimensions=body.dimensions or None,
@@ -57,23 +54,24 @@ async def embed(service: Service, request: Request) -> Response:
             cache_salt=tenant(request),
         )
 
-    kept = reading.keep_alive(body.keep_alive)
-    generation, pooled = await pool(service, request, body.model, prepare, keep_alive=kept)
+    def form(_: Generation, pooled: Pooled) -> Form:
+        after = {
+            "total_duration": round(1e9 * (time.perf_counter() - began)),
+            "load_duration": round(1e9 * (loaded - began)),
+            "prompt_eval_count": pooled.usage.prompt_tokens,
+        }
+        return Form({"model": body.model}, "embeddings", lambda _, vector: vector.tolist(), after)
 
-    def written() -> Response:
-        now = time.perf_counter()
-        return json_response(
-            {
-                "model": body.model,
-                "embeddings": [vector.tolist() for vector in pooled.vectors],
-                "total_duration": round(1e9 * (now - began)),
-                "load_duration": round(1e9 * (loaded - began)),
-                "prompt_eval_count": pooled.usage.prompt_tokens,
-            }
-        )
-
-    made = await service.off_loop(written)
-    return told(made, generation)
+    return await embedded(
+        service,
+        request,
+        body.model,
+        prepare,
+        form,
+        num_texts=len(texts),
+        dimensions=body.dimensions or None,
+        keep_alive=reading.keep_alive(body.keep_alive),
+    )
 
 
 async def embeddings(service: Service, request: Request) -> Response:

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 from dure.server.errors import invalid
 from dure.server.http.sse import json_response
 from dure.server.openai.embedding_schemas import EmbeddingBody, RerankBody
-from dure.server.pooling import MAX_NUMBERS, pool, told
+from dure.server.pooling import Form, embedded, pool, told
 from dure.server.wire.body import converted, read_as
 from dure.server.wire.cost import cost_fields
 from dure.server.wire.tenant import tenant
 from dure.server.wire.validation import refuse
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from starlette.requests import Request
     from starlette.responses import Response
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from dure.pooling.request import Input, PreparedPooling
     from dure.server.serving.generation import Generation
     from dure.server.serving.service import Service
+
+    Floats = NDArray[np.float32]
 
 _INPUT_TYPES: Mapping[str, tuple[str, ...]] = {
     "query": ("query", "search_query", "web_search_query"),
@@ -74,15 +78,7 @@ async def embeddings(service: Service, request: Request) -> Response:
     texts = await converted(request, body, read)
 
     def prepare(llm: LLM) -> PreparedPooling:
-        builder = llm.pooling_builder
-        numbers = len(texts) * (body.dimensions or builder.width)
-        if numbers > MAX_NUMBERS:
-            raise invalid(
-                f"{len(texts):,} vectors are {numbers:,} numbers; at most {MAX_NUMBERS:,} are sent "
-                "at once. Send fewer texts in one request.",
-                "input",
-            )
-        return builder.embeddings(
+        return llm.pooling_builder.embeddings(
             texts,
             prompt=body.prompt,
             prompt_name=prompt_name(body, llm),
@@ -93,28 +89,31 @@ async def embeddings(service: Service, request: Request) -> Response:
             priority=body.priority or 0,
         )
 
-    generation, pooled = await pool(service, request, body.model, prepare)
-    as_text = body.encoding_format == "base64"
-    made = await service.off_loop(partial(_embedded, generation, pooled, as_text=as_text))
-    return told(made, generation)
+    entry = _as_base64 if body.encoding_format == "base64" else _as_numbers
 
+    def form(generation: Generation, pooled: Pooled) -> Form:
+        after = {"model": generation.model, "usage": _usage(generation, pooled)}
+        return Form({"object": "list"}, "data", entry, after)
 
-def _embedded(generation: Generation, pooled: Pooled, *, as_text: bool) -> Response:
-    """Write all embeddings; as base64 of little-endian float32 if `as_text`."""
-    data = []
-    for index, vector in enumerate(pooled.vectors):
-        value: Any = vector.tolist()
-        if as_text:
-            value = base64.b64encode(vector.astype("<f4").tobytes()).decode()
-        data.append({"object": "embedding", "index": index, "embedding": value})
-    return json_response(
-        {
-            "object": "list",
-            "data": data,
-            "model": generation.model,
-            "usage": _usage(generation, pooled),
-        }
+    return await embedded(
+        service,
+        request,
+        body.model,
+        prepare,
+        form,
+        num_texts=len(texts),
+        dimensions=body.dimensions,
     )
+
+
+def _as_numbers(index: int, vector: Floats) -> dict[str, Any]:
+    return {"object": "embedding", "index": index, "embedding": vector.tolist()}
+
+
+def _as_base64(index: int, vector: Floats) -> dict[str, Any]:
+    """Write little-endian float32."""
+    text = base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    return {"object": "embedding", "index": index, "embedding": text}
 
 
 def _usage(generation: Generation, pooled: Pooled) -> dict[str, Any]:

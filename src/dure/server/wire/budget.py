@@ -1,19 +1,22 @@
-"""Budget: bytes of memory that the bodies of all requests share until they are admitted."""
+"""Budgets: bytes of memory that bodies share until they are admitted, or vectors until sent."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from dure.server import limits
 from dure.server.errors import HTTPError, unavailable
 
 
 class Budget:
-    """Bytes of memory that bodies share; who finds too few left waits for its turn."""
+    """Bytes of memory that requests share; who finds too few left waits for its turn."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, refusal: Callable[[], HTTPError] | None = None) -> None:
+        """refusal: makes the 503 for who has waited too long; None: that of bodies."""
         self.most = most
+        self._refusal = refusal or no_room
         self.used = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
@@ -32,7 +35,7 @@ class Budget:
             turn.cancel()
             self._go_on()  # it may have been the first, and those behind it fit
             if isinstance(error, TimeoutError | asyncio.TimeoutError):
-                raise no_room() from None
+                raise self._refusal() from None
             raise
 
     def give(self, cost: int) -> None:
@@ -83,3 +86,12 @@ def no_room() -> HTTPError:
     )
     error.headers = {**error.headers, "Connection": "close"}
     return error
+
+
+def no_room_for_vectors() -> HTTPError:
+    """Return the 503 for vectors that find no room."""
+    return unavailable(
+        "The vectors of all requests that are computed or sent take "
+        f"{limits.MAX_VECTOR_BYTES:,} bytes, which is the limit. Try again later.",
+        "vectors_too_large",
+    )
