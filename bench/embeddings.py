@@ -126,7 +126,7 @@ def ask_all(url: str, texts: list[list[int]], given: argparse.Namespace) -> floa
 
 def ask(url: str, batch: list[list[int]]) -> int:
     """Embed one request's texts; return how many embeddings came back."""
-    body = json.dumps({"model": "any", "input": batch, "encoding_format": "float"}).encode()
+    body = json.dumps({"input": batch, "encoding_format": "float"}).encode()
     headers = {"Content-Type": "application/json"}
     asked = urllib.request.Request(f"{url}/v1/embeddings", body, headers)
     with urllib.request.urlopen(asked, timeout=600) as answer:
