@@ -63,12 +63,16 @@ for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 # Files of a few long tests, the longest first: whoever begins one of them last keeps all waiting.
 LONGEST = (
-    *("test_same_bits_quantised.py", "test_same_bits_speculation.py", "test_memory_budget.py"),
-    *("models/test_parity.py", "convert/test_convert_gguf.py", "models/test_packed_parity.py"),
-    *("wire/test_openapi.py", "engine/test_grammar.py", "serving/test_same_bits_http.py"),
-    *("formats/test_mutated.py", "serving/test_process.py", "convert/test_convert_folder.py"),
-    *("serving/test_storm.py", "models/test_unusual_configs.py", "test_structured_model.py"),
-    *("serving/test_killed_ledger.py", "test_llm_model.py", "examples/test_examples.py"),
+    *("test_memory_budget.py", "test_same_bits_speculation.py", "convert/test_convert_gguf.py"),
+    *("models/test_parity.py", "serving/test_process.py", "models/test_packed_parity.py"),
+    *("models/test_unusual_configs.py", "cli/test_command.py", "test_same_bits_quantised.py"),
+    *("convert/test_convert_folder.py", "examples/test_examples.py", "formats/test_mutated.py"),
+    *("cli/test_chat.py", "test_llm_model.py", "weights/test_repack.py", "models/test_mtp.py"),
+    *("test_exit.py", "cli/test_numbers.py", "text/test_tokenizer.py"),
+    *("engine/test_grammar.py", "serving/test_same_bits_http.py", "serving/test_storm.py"),
+    *("serving/test_killed_ledger.py", "test_structured_model.py"),
+    # of those that .ci/sanitize runs
+    *("kernels/test_isa.py", "kernels/test_attention.py", "kernels/test_matmul.py"),
 )
 
 

@@ -70,7 +70,7 @@ time.sleep(0.05)
 
 
 def test_daemon_threads_in_the_middle_of_answers_end_with_the_program(smollm2: Path) -> None:
-    for script in (DAEMON, LOADING, LOADING):  # an abort came nearly each time
+    for script in (DAEMON, LOADING):  # an abort came nearly each time
         done = ended(script, smollm2)
         # Python itself may say that a thread which still loads cannot start others any more.
         assert done.returncode == 0

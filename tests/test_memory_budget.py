@@ -60,25 +60,20 @@ def command(model: Path) -> list[str]:
 def test_a_process_keeps_its_budget_and_answers_with_the_bits_of_the_whole_model(
     mixture: Path, whole: list[str]
 ) -> None:
+    """By its own account; and with the page cache where a control group (version 1, and root) can
+    be made, which counts that, too."""
     with memory_group(BUDGET) as group:
         if group is None:
-            pytest.skip("no control group of version 1 can be made here: it takes root")
-        done = group.run(command(mixture))
+            done = subprocess.run(command(mixture), capture_output=True, text=True, check=False)
+        else:
+            done = group.run(command(mixture))
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
         assert found["answers"] == whole
         assert found["memory"]["streamed"]
         assert found["stats"]["misses"] > 0
-        assert (group.peak <= BUDGET, group.refusals) == (True, 0)
-
-
-def test_a_process_keeps_its_budget_by_its_own_account(mixture: Path, whole: list[str]) -> None:
-    """Where no control group can be made: without the page cache, which nobody can count then."""
-    done = subprocess.run(command(mixture), capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
-    assert found["answers"] == whole
-    assert found["memory"]["streamed"]
-    assert found["peak_rss"] <= BUDGET
+        assert found["peak_rss"] <= BUDGET
+        assert group is None or (group.peak <= BUDGET, group.refusals) == (True, 0)
 
 
 def test_a_prompt_that_takes_more_than_planned_leaves_the_experts_the_least(
@@ -159,12 +154,7 @@ def types(name: str) -> Kind:
 
 @pytest.mark.parametrize(
     ("kind", "dtype"),
-    [
-        (kind, dtype)
-        for kind in KINDS
-        for dtype in ("f16", "q8")
-        if (kind, dtype) != ("recurrent", "q8")
-    ],
+    [("attention", "q8"), ("recurrent", "f16"), ("latent", "f16")],
 )
 def test_the_least_budget_gives_the_bits_of_the_whole_model_with_every_kind_of_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, dtype: str

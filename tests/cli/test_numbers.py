@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
+from test_plan import SMALL
 from tiny_gguf import config_of, float32, parameters_of, write_gguf
 
 from dure.cli import VERBS, main
+from dure.planning import measure
 from dure.server.run import Server
 
 VALUES = (
@@ -59,6 +61,7 @@ def test_any_number_for_an_option_is_taken_or_refused_in_a_sentence(
         server._load(str(model))
 
     monkeypatch.setattr(Server, "run", load_only)
+    monkeypatch.setattr(measure, "this_machine", lambda **_: SMALL)  # else 20 s of measuring
     text = tmp_path / "text.txt"
     text.write_text("one two three")
     rest = {"perplexity": [str(text)], "convert": [str(tmp_path / "out.gguf")], "run": ["hello"]}

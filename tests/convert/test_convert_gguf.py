@@ -167,6 +167,22 @@ def folder(tmp_path: Path, made: Callable[..., Path]) -> Callable[..., Path]:
     return lambda name, **changes: shutil.copytree(made(name, **changes), tmp_path / "model")
 
 
+@pytest.fixture(scope="module")
+def converted(
+    made: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """Makes such a folder's file; once."""
+    found: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in found:
+            found[name] = tmp_path_factory.mktemp("converted") / "out.gguf"
+            convert(made(name), found[name])
+        return found[name]
+
+    return make
+
+
 def write_tokenizer(path: Path, cutter: pre_tokenizers.PreTokenizer | None = None) -> None:
     """255 letters of the byte alphabet, one merge, and an end of text: 257 less U+0000's."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[: VOCAB_SIZE - 2]
@@ -182,25 +198,21 @@ def write_tokenizer(path: Path, cutter: pre_tokenizers.PreTokenizer | None = Non
 
 @pytest.mark.parametrize("name", CONVERTED)
 def test_a_converted_model_has_the_logits_of_its_folder(
-    folder: Callable[..., Path], tmp_path: Path, name: str
+    made: Callable[..., Path], converted: Callable[[str], Path], name: str
 ) -> None:
-    source, out = folder(name), tmp_path / "out.gguf"
-    convert(source, out)
-    model = loaded(source)
+    model = loaded(made(name))
     expected = prefill_logits(model, TOKENS)
     limit = 1e-4 if has_moved_heads(model.config) else 1e-5
-    assert furthest(expected, prefill_logits(loaded(out), TOKENS)) <= limit
+    assert furthest(expected, prefill_logits(loaded(converted(name)), TOKENS)) <= limit
 
 
 @pytest.mark.parametrize("name", [name for name in CONVERTED if name != "mimo"])
 def test_the_tensors_are_those_that_llama_cpps_converter_writes(
-    folder: Callable[..., Path], tmp_path: Path, name: str
+    made: Callable[..., Path], converted: Callable[[str], Path], tmp_path: Path, name: str
 ) -> None:
-    source, out = folder(name), tmp_path / "out.gguf"
-    convert(source, out)
-    write_gguf(tmp_path / "theirs.gguf", *read_folder(source))
+    write_gguf(tmp_path / "theirs.gguf", *read_folder(made(name)))
     ours, theirs = (
-        gguf.GGUFReader(tmp_path / f"{each}.gguf").tensors for each in ("out", "theirs")
+        gguf.GGUFReader(path).tensors for path in (converted(name), tmp_path / "theirs.gguf")
     )
     values = {tensor.name: tensor.data for tensor in ours}
     assert values.keys() == {tensor.name for tensor in theirs}
@@ -571,8 +583,13 @@ def test_weights_that_are_quantised_already_are_refused_by_type(
         convert(source, tmp_path / "out.gguf")
 
 
-@pytest.mark.parametrize("method", ["fp8", "gptq", "awq"])
-@pytest.mark.parametrize("name", ["llama", "qwen3_moe", "deepseek_v3", "qwen3_next"])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        *((name, "fp8") for name in ("llama", "qwen3_moe", "deepseek_v3", "qwen3_next")),
+        *(("llama", "gptq"), ("qwen3_moe", "awq"), ("deepseek_v3", "gptq"), ("qwen3_next", "awq")),
+    ],
+)
 def test_a_quantised_folder_is_quantised_anew_from_what_it_stands_for(
     folder: Callable[..., Path], tmp_path: Path, name: str, method: str
 ) -> None:

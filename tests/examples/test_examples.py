@@ -23,8 +23,15 @@ def test_every_example_is_run() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(PRINTS)
 
 
+# The slowest, whose APIs have tests of their own.
+SLOW = ("tools.py", "server.py")
+
+
 @pytest.mark.model
-@pytest.mark.parametrize("name", PRINTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.long] if name in SLOW else []) for name in PRINTS],
+)
 def test_an_example_runs_and_prints_its_answer(name: str, smollm2: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name), str(smollm2)],

@@ -297,14 +297,21 @@ def test_the_arguments_that_the_faults_are_made_from_are_good() -> None:
     np.testing.assert_array_equal(kernels.paged_attention(a["q"], *rows, scale=1.0), a["q"])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+SHAPES = [(4, 2, 24, 16), (6, 1, 16, 20), (8, 4, 192, 128), (2, 2, 7, 33)]
+WINDOWS = [None, 1, 33, 300]
+
+
+# Every two of a shape, a type and a window.
 @pytest.mark.parametrize(
-    ("heads", "kv_heads", "d", "e"),
-    [(4, 2, 24, 16), (6, 1, 16, 20), (8, 4, 192, 128), (2, 2, 7, 33)],
+    ("heads", "kv_heads", "d", "e", "dtype", "window"),
+    [
+        (*shape, DTYPES[j % len(DTYPES)], WINDOWS[(i + j) % len(WINDOWS)])
+        for i, shape in enumerate(SHAPES)
+        for j in range(len(WINDOWS))
+    ],
 )
-@pytest.mark.parametrize("window", [None, 1, 33, 300])
 def test_sinks_and_values_of_another_width_attend_as_the_reference_does(
-    window: int | None, heads: int, kv_heads: int, d: int, e: int, dtype: Any
+    heads: int, kv_heads: int, d: int, e: int, dtype: Any, window: int | None
 ) -> None:
     rng = np.random.default_rng(11)
     paged = paged_sequences(rng, LONG[:5], kv_heads, d, dtype, values=e)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_gguf import config_of
 from tiny_models import MODELS
@@ -261,7 +261,7 @@ def test_an_mlp_wider_than_any_is_refused(multiplier: Any) -> None:
         load(config)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(FAMILIES), st.dictionaries(st.sampled_from(KEYS), values), st.booleans())
 def test_no_config_ends_in_anything_but_our_own_errors(
     family: str, changes: dict[str, Any], slides: bool

@@ -273,6 +273,12 @@ class Always:
         self.source.forget(request)
 
 
+# Of each kind of cache and of state one: the others differ in names and routers.
+@pytest.mark.parametrize(
+    "headed",
+    [*("deepseek_v3", "glm4_moe", "ernie4_5_moe", "deepseek_v32", "mimo_v2_flash"), RECURRENT[0]],
+    indirect=True,
+)
 def test_answers_are_the_same_with_and_without(headed: Headed) -> None:
     """Bit for bit, in company, with prompts in pieces, blocks that run out and prefixes found."""
     model = with_heads(headed.folder)

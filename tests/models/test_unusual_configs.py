@@ -32,7 +32,8 @@ from tiny_models import (
 
 TOLERANCE = 1e-4
 UNUSUAL = {**v3_like.UNUSUAL, **gemma.UNUSUAL, **kda.UNUSUAL}
-LONG = {**gemma.UNUSUAL, **kda.UNUSUAL}  # whose families have a few in the default tests, too
+# Families that have a few in the default tests, too, and every second config of the others.
+LONG = {**gemma.UNUSUAL, **kda.UNUSUAL, **dict.fromkeys([*v3_like.UNUSUAL][1::2])}
 SEQUENCES = random_sequences(40, 21, seed=5)
 TOGETHER = [(0, 20), (17, 1), (23, 0)]
 

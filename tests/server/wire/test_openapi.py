@@ -24,17 +24,15 @@ class Terse(ScriptModel):
         return logits
 
 
+@pytest.mark.long  # single requests of these kinds: test_errors.py, test_fields.py
 @pytest.mark.parametrize(
     ("options", "least"),
     [
-        (("--phases=fuzzing", "--max-examples=3"), 100),
-        pytest.param(("--phases=fuzzing", "--max-examples=10"), 250, marks=pytest.mark.long),
+        (("--phases=fuzzing", "--max-examples=10"), 250),
         # Every keyword of every shape, kept to and broken; once, not with and without /v1.
-        pytest.param(
-            ("--phases=coverage", "--exclude-path-regex=^/v1/"), 4000, marks=pytest.mark.long
-        ),
+        (("--phases=coverage", "--exclude-path-regex=^/v1/"), 4000),
     ],
-    ids=["some", "more", "each keyword"],
+    ids=["some", "each keyword"],
 )
 def test_every_operation_answers_valid_and_invalid_requests(
     serve, tmp_path, options, least
