@@ -136,6 +136,13 @@ class PassInterruptedError(Exception):
     """A pass was stopped between two layers. What it wrote to the cache is written again later."""
 
 
+class PassLostError(Exception):
+    """What computes has lost its cache, and with it every pass that was on its way.
+
+    All that requests have so far must be computed again; then their bits are the same.
+    """
+
+
 @dataclass(frozen=True)
 class Batch:
     """The rows of one forward pass: prefill chunks and decode rows of many sequences.

@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dure.batch import BLOCK_SIZE, Batch, KVCacheSpec, StateSpec
-from dure.engine.engine import Engine, StepOutput
+from dure.engine.engine import Engine
 from dure.engine.model_runner import ModelRunner
+from dure.engine.passes import StepOutput
 from dure.engine.request import Request, SamplingParams
 from dure.kernels import sampling_reference
 

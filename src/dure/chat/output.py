@@ -15,7 +15,8 @@ from dure.text.detokenizer import Detokenizer
 from dure.text.stop import StopSearch
 
 if TYPE_CHECKING:
-    from dure.engine.engine import Engine, StepOutput
+    from dure.engine.engine import Engine
+    from dure.engine.passes import StepOutput
     from dure.engine.request import FinishReason, Request, TokenLogprobs
     from dure.text.tokenizer import Tokenizer
 

@@ -156,6 +156,12 @@ class BlockPool:
                 self._clears.append(block)
                 self._free.move_to_end(block, last=False)
 
+    def forget_all(self) -> None:
+        """Make everything unfindable, and copy nothing: the contents are lost. None may be held."""
+        for block in list(self._contents):
+            self._forget(block)
+        self._copies = []
+
     def take_ops(self) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
         """Return the blocks to clear and the (source, target) to copy since the last call."""
         ops = tuple(self._clears), tuple(self._copies)

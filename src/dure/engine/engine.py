@@ -5,15 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dure.batch import BLOCK_SIZE, CacheOps, PassInterruptedError
-from dure.engine.batch import build_batch
+from dure.batch import BLOCK_SIZE, CacheOps, PassInterruptedError, PassLostError
 from dure.engine.block_pool import BlockPool, root_digest
 from dure.engine.kv_manager import KVCacheManager
+from dure.engine.passes import (
+    Draws,
+    Flight,
+    Flights,
+    StepOutput,
+    count_experts,
+    errors_of,
+    result_of,
+)
 from dure.engine.pooling import Pooler
 from dure.engine.request import (
     FinishReason,
@@ -24,11 +31,11 @@ from dure.engine.request import (
     check_ids,
     check_prompt,
     choice_seed,
+    ends_of,
     output_limit,
 )
 from dure.engine.sampler import Sampler, SamplingFunctions
 from dure.engine.scheduler import Chunk, Scheduler, Stats
-from dure.engine.spec_decode.draft import StepResult, Verified
 from dure.engine.states import StatePool
 from dure.engine.windows import WindowBlocks
 from dure.errors import InvalidRequestError
@@ -38,34 +45,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dure.engine.grammar import Grammar
-    from dure.engine.model_runner import ModelRunner
+    from dure.engine.passes import Runner
     from dure.engine.pooling import PoolingParams
     from dure.engine.sampler import Sampled
     from dure.engine.spec_decode.draft import Drafter
     from dure.metering.meter import Account
-    from dure.weights.expert_stats import ExpertUse
-
-
-@dataclass(frozen=True)
-class StepOutput:
-    """What one step did for one request: tokens, an end, or both."""
-
-    request: Request
-    token_ids: tuple[int, ...]  # none: it failed, see request.error, or its prompt is pooled
-    logprobs: tuple[TokenLogprobs | None, ...]  # one a token, if asked for and it was not forced
-    finish_reason: FinishReason | None  # None: it goes on
-
-
-@dataclass
-class _Draws:
-    """What has been drawn for one chunk in this step."""
-
-    chunk: Chunk
-    row: int  # of the logits: where the next token is drawn from
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprobs | None] = field(default_factory=list)
-    reason: FinishReason | None = None
-    error: Exception | None = None  # nothing, or nothing more, can be drawn
 
 
 class Engine:
@@ -76,7 +60,7 @@ class Engine:
 
     def __init__(
         self,
-        runner: ModelRunner,
+        runner: Runner,
         *,
         max_batch_tokens: int = 512,
         max_prefill_tokens: int = 0,
@@ -126,6 +110,9 @@ class Engine:
         self.meter = meter or Meter()
         self._work = runner.step_work(row_bytes)
         self._ended: dict[Request, FinishReason] | None = None  # while tokens are drawn
+        self._flights = Flights(runner, self.scheduler, self._shares)
+        self._landed = 0.0  # when the last of them was finished
+        self._late: list[StepOutput] = []  # of passes that were finished between two steps
         self._requests: dict[str, Request] = {}  # unfinished ones
         self._choices: dict[str, tuple[Request, ...]] = {}  # by choice 0's id, until all are done
         self._num_added = 0
@@ -173,7 +160,7 @@ class Engine:
                 max_output=limit,
                 root=root,
                 choice=choice,
-                min_tokens_banned_ids=self._min_tokens_banned_ids(params),
+                min_tokens_banned_ids=ends_of(params, self.eos_ids, self.runner.vocab_size),
                 priority=priority,
                 constraint=grammar.start(deferred=deferred) if grammar else None,
                 prediction_ids=tuple(i for i in prediction_ids if 0 <= i < self.runner.vocab_size),
@@ -218,19 +205,24 @@ class Engine:
         return request
 
     def step(self, interrupted: Callable[[], bool] | None = None) -> list[StepOutput]:
-        """Run one forward pass; return at most one output a request, none while prefilling.
+        """Begin passes as far as there may be more, and finish the oldest.
 
-        interrupted: asked between two layers; if it says True the pass is given up with a
-        PassInterruptedError, and the next step computes the same rows again.
+        Returns at most one output a request. interrupted: asked between two layers; if it says True
+        the pass is given up with a PassInterruptedError, and the next step computes the same again.
         """
-        chunks = self.scheduler.schedule()
-        if not chunks:
-            return self._rest()
-        shares = self._shares(chunks)
-        outputs = self._compute(chunks, self.scheduler.take_cache_ops(), interrupted, shares)
-        ends = any(output.finish_reason is not None for output in outputs)
-        self.meter.settle(self, shares, exact=ends)
-        self.stats.steps += 1
+        if self._late:
+            outputs, self._late = self._late, []
+            return outputs
+        try:
+            self._fill(interrupted)
+            outputs = self._finish_pass() if self._flights else self._rest()
+        except PassInterruptedError:
+            raise
+        except Exception as error:
+            self._start_over()
+            if not isinstance(error, PassLostError):
+                raise
+            return []
         self.check_idle()
         return outputs
 
@@ -241,8 +233,8 @@ class Engine:
         """
         single = self._requests.get(request_id)
         for request in self._choices.get(request_id, (single,)):
-            if request is not None and not request.is_finished:
-                self._finish(request, "abort")
+            if request is not None:
+                self._end(request, "abort")
         self.check_idle()
 
     def finish(self, request_id: str, *, reason: FinishReason = "stop") -> None:
@@ -255,7 +247,7 @@ class Engine:
             self._ended[request] = reason
             return
         if request is not None:
-            self._finish(request, reason)
+            self._end(request, reason)
         self.check_idle()
 
     def force_tokens(self, request_id: str, token_ids: Sequence[int]) -> None:
@@ -266,8 +258,8 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        """Whether a request waits or runs."""
-        return bool(self._requests)
+        """Whether a request waits or runs, or a pass is on its way."""
+        return bool(self._requests or self._flights or self._late)
 
     @property
     def cache_in_use(self) -> float:
@@ -304,39 +296,79 @@ class Engine:
         shares = self._work.shares([(chunk.start, chunk.count) for chunk in chunks])
         return [(each.request.account, share) for each, share in zip(chunks, shares, strict=True)]
 
-    def _compute(
-        self,
-        chunks: Sequence[Chunk],
-        ops: CacheOps,
-        interrupted: Callable[[], bool] | None,
-        shares: Sequence[tuple[Account, float]],
-    ) -> list[StepOutput]:
-        """Compute the chunks and return their outputs; what the model raises ends requests alone.
+    def _fill(self, interrupted: Callable[[], bool] | None) -> None:
+        """Begin as many passes as the runner takes and there is work for."""
+        while len(self._flights) < self.runner.passes:
+            chunks = self.scheduler.schedule(self.runner.passes)
+            if not chunks:
+                return
+            self._flights.begin(chunks, self.scheduler.take_cache_ops(), interrupted)
 
-        Nobody can tell whose fault it was, so each is computed again by itself: its bits are the
-        same. A recurrent state that was left in the middle of a pass cannot be taken back.
+    def _finish_pass(self) -> list[StepOutput]:
+        """Finish the oldest pass, and return its outputs.
+
+        What the model raises ends requests alone. Nobody can tell whose fault it was, so each is
+        computed again by itself: its bits are the same. A recurrent state that was left in the
+        middle of a pass cannot be taken back; nor can a pass that others were begun behind.
         """
-        began, stats = time.perf_counter(), self.runner.expert_stats
-        before = None if stats is None else stats.use
+        flight = self._flights.pop()
         try:
-            logits = self.runner.execute(build_batch(chunks, ops, interrupted))
-        except PassInterruptedError:
+            logits = self.runner.finish()
+        except (PassInterruptedError, PassLostError):
             raise
         except Exception as error:
-            if len(chunks) == 1 or self.states:
-                return [self._fail(chunk.request, error) for chunk in chunks]
-            alone = CacheOps()  # the pass that failed has done them already
-            return [
-                output for chunk in chunks for output in self._compute([chunk], alone, None, ())
+            outputs = self._computed_alone(flight.chunks, error)
+        else:
+            outputs = self._take(flight, logits)
+        ends = any(output.finish_reason for output in outputs)
+        self.meter.settle(self, flight.shares, exact=ends)
+        self.stats.steps += 1
+        return outputs
+
+    def _computed_alone(self, chunks: Sequence[Chunk], error: Exception) -> list[StepOutput]:
+        """Compute each chunk of a failed pass by itself, or end their requests with the error."""
+        if self.runner.passes > 1:
+            outputs = [
+                self._fail(each.request, error)
+                for each in chunks
+                if each.request.id in self._requests
             ]
-        seconds = time.perf_counter() - began
+            self._start_over()  # rows that were begun behind these may have read what they left
+        elif len(chunks) == 1 or self.states:
+            outputs = [self._fail(chunk.request, error) for chunk in chunks]
+        else:
+            outputs = []
+            for chunk in chunks:
+                self._flights.begin(
+                    [chunk], CacheOps()
+                )  # the pass that failed has done its own already
+                flight = self._flights.pop()
+                try:
+                    logits = self.runner.finish()
+                except Exception as its_own:
+                    outputs.append(self._fail(chunk.request, its_own))
+                else:
+                    outputs += self._take(flight, logits)
+        return outputs
+
+    def _start_over(self) -> None:
+        """Let all that runs be computed again, its tokens so far as its prompt."""
+        self._flights.clear()
+        self.scheduler.start_over()
+
+    def _take(self, flight: Flight, logits: NDArray[np.float32]) -> list[StepOutput]:
+        """Draw tokens from a pass's logits, and return what it brought."""
+        chunks, now = flight.chunks, time.perf_counter()
+        seconds = now - max(flight.began, self._landed)
+        self._landed = now
         if any(chunk.request.watch is not None for chunk in chunks):
-            self.meter.settle(self, shares)  # whoever watches a token may end its answer with it
-        if stats is not None and before is not None:
-            _count_experts(chunks, stats.use - before)
+            self.meter.settle(self, flight.shares)  # who watches a token may end its answer with it
+        stats = self.runner.expert_stats
+        if stats is not None and flight.before is not None:
+            count_experts(chunks, stats.use - flight.before)
         self._ended = {}
         try:
-            draws = self._draw(chunks, logits, self._errors_of(chunks))
+            draws = self._draw(chunks, logits, errors_of(chunks, self.runner.row_errors))
         finally:
             ended, self._ended = self._ended, None
         for each in draws:
@@ -344,36 +376,22 @@ class Engine:
         self._pool(chunks)
         outputs = [self._conclude(each) for each in draws]
         if self._drafter is not None:
-            self._drafter.observe(_result(draws, seconds))
+            self._drafter.observe(result_of(draws, seconds))
         return [output for output in outputs if output is not None]
-
-    def _errors_of(self, chunks: Sequence[Chunk]) -> list[Exception | None]:
-        """Return for each chunk why the runner could not compute one of its rows, if it says so.
-
-        Rows do not know of each other, so the other requests go on.
-        """
-        errors = self.runner.row_errors
-        found: list[Exception | None] = []
-        row = 0
-        for chunk in chunks:
-            of_chunk = (errors[each] for each in range(row, row + chunk.count) if each in errors)
-            found.append(next(of_chunk, None) if errors else None)
-            row += chunk.count
-        return found
 
     def _draw(
         self,
         chunks: Sequence[Chunk],
         logits: NDArray[np.float32],
         errors: Sequence[Exception | None],
-    ) -> list[_Draws]:
+    ) -> list[Draws]:
         """Draw from the logits what each chunk that ends in tokens gets, if it has no error."""
         draws, row = [], 0
         for chunk, error in zip(chunks, errors, strict=True):
             if chunk.num_scored and error is None:
                 done = len(chunk.request.prompt_logprobs) - 1 - chunk.start
                 self.sampler.score(chunk.request, logits[row + done : row + chunk.num_scored])
-            draws.append(_Draws(chunk, row + chunk.num_scored, error=error))
+            draws.append(Draws(chunk, row + chunk.num_scored, error=error))
             row += len(chunk.logit_rows)
         asking = [each for each in draws if each.chunk.num_sampled and each.error is None]
         while asking:  # once, and once more for every draft that was right
@@ -394,7 +412,7 @@ class Engine:
                 chunk.request.pooler.add(chunk.start, hidden[row : row + count])
                 row += count
 
-    def _accept(self, draws: _Draws, drawn: Sampled) -> bool:
+    def _accept(self, draws: Draws, drawn: Sampled) -> bool:
         """Take what was drawn for the chunk.
 
         Returns whether its next draft was right, so that the row after it counts, too.
@@ -414,9 +432,11 @@ class Engine:
             return False
         return request.watch is None or request.watch(token_id, logprobs)
 
-    def _conclude(self, draws: _Draws) -> StepOutput | None:
+    def _conclude(self, draws: Draws) -> StepOutput | None:
         """Commit the chunk, and end its request if it failed or is done; None without tokens."""
         chunk, accepted = draws.chunk, len(draws.token_ids)
+        if self._flights.counts_early(chunk):
+            return None
         if draws.error is not None and not accepted:  # behind a draft the next step will tell
             return self._fail(chunk.request, draws.error)
         self.scheduler.commit(chunk, rejected=max(0, chunk.num_sampled - accepted))
@@ -455,6 +475,16 @@ class Engine:
         self._finish(request, "error")
         return StepOutput(request, (), (), "error")
 
+    def _end(self, request: Request, reason: FinishReason) -> None:
+        """End a request between two steps, when no pass has it any more."""
+        while request.in_flight:
+            try:
+                self._late += [each for each in self._finish_pass() if each.request is not request]
+            except PassLostError:
+                self._start_over()
+        if not request.is_finished:
+            self._finish(request, reason)
+
     def _finish(self, request: Request, reason: FinishReason) -> None:
         request.finish_reason = reason
         self.scheduler.finish(request, forget=reason == "error")
@@ -467,32 +497,4 @@ class Engine:
         """Return no output; RuntimeError if requests wait, so that no caller spins for ever."""
         if self._requests:
             raise RuntimeError("requests wait, but none can be scheduled")
-        self.check_idle()
         return []
-
-    def _min_tokens_banned_ids(self, params: SamplingParams) -> tuple[int, ...]:
-        """Return the tokens that would end an answer before it has min_tokens."""
-        if params.min_tokens == 0:
-            return ()
-        ends = frozenset() if params.ignore_eos else self.eos_ids
-        known = {each for each in ends if each < self.runner.vocab_size}
-        return tuple(sorted(known.union(params.stop_token_ids)))
-
-
-def _count_experts(chunks: Sequence[Chunk], use: ExpertUse) -> None:
-    """Add what a step took of the experts to every request that was in it."""
-    for chunk in chunks:
-        before = chunk.request.expert_use
-        chunk.request.expert_use = use if before is None else before + use
-
-
-def _result(draws: Sequence[_Draws], seconds: float) -> StepResult:
-    """Return what a step did, for whoever guesses what the next one will do."""
-    verified, row = [], 0
-    for each in draws:
-        chunk, drawn = each.chunk, tuple(each.token_ids)
-        right = chunk.count - max(0, chunk.num_sampled - len(drawn))
-        if chunk.request.pooler is None:
-            verified.append(Verified(chunk.request, chunk.start, right, row, drawn))
-        row += chunk.count
-    return StepResult(verified, row, seconds)

@@ -206,6 +206,12 @@ class KVCacheManager:
         if self.states:
             self._release_states(request, forget=forget)
 
+    def forget_all(self) -> None:
+        """Let nothing be found again: the cache was lost. No request may hold any of it."""
+        self.pool.forget_all()
+        self.windows.pool.forget_all()
+        self.states.forget_all()
+
     def take_ops(self) -> CacheOps:
         """Return what a runner must do to its cache before the next pass."""
         blocks, states = self.pool.take_ops(), self.states.take_copies()

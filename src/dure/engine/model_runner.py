@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 class ModelRunner:
     """One model with its cache on this machine, and what guesses tokens for it, if anything does.
 
-    An engine needs of a runner what is public here: so one may be a pipeline of others elsewhere.
-    What guesses keeps its keys and values in the same blocks, in layers of their own: so a prefix
-    that is found again has them, too. It keeps all of them, if it looks through a window, too.
+    It computes a batch at a time. What guesses keeps its keys and values in the same blocks, in
+    layers of their own: so a prefix that is found again has them, too. It keeps all of them, if it
+    looks through a window, too.
     """
 
     def __init__(
@@ -65,6 +65,8 @@ class ModelRunner:
         self.expert_stats: ExpertStats | None = None if expert_pool is None else expert_pool.stats
         self.row_errors: dict[int, Exception] = {}
         """Of the last batch: the rows whose experts could not be read, so that theirs is wrong."""
+        self.passes = 1
+        self._begun: Batch | None = None
         self.vocab_size = model.vocab_size
         self.context_length = model.context_length
         self.num_blocks = num_blocks
@@ -114,6 +116,16 @@ class ModelRunner:
     def cache_bytes(self) -> int:
         """Bytes of the whole cache."""
         return self.storage.size_bytes
+
+    def begin(self, batch: Batch) -> None:
+        """Take a batch, which `finish` computes; see `passes.Runner`."""
+        self._begun = batch
+
+    def finish(self) -> Floats:
+        """Compute the batch that was begun, and return what `execute` does."""
+        batch, self._begun = self._begun, None
+        assert batch is not None
+        return self.execute(batch)
 
     def execute(self, batch: Batch) -> Floats:
         """Do what `batch.cache_ops` says, run the model, and keep its keys and values.

@@ -6,7 +6,7 @@ import enum
 import hashlib
 import secrets
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -132,6 +132,7 @@ class Request:
     expert_use: ExpertUse | None = None
 
     account: Account = field(default_factory=Account)  # what its shares of steps took
+    in_flight: bool = False  # a pass is on its way that brings it something
     arrival: int = 0  # the order in which requests came; kept when preempted
     tokens: list[int] = field(default_factory=list)  # prompt_ids and output_ids
     num_computed_tokens: int = (
@@ -266,6 +267,15 @@ def check_ids(params: SamplingParams, vocab_size: int) -> None:
                 f"Token id {highest} in {name} is outside the vocabulary: 0 to {vocab_size - 1}.",
                 hint="use this model's own tokenizer",
             )
+
+
+def ends_of(params: SamplingParams, eos_ids: Iterable[int], vocab_size: int) -> tuple[int, ...]:
+    """Return the tokens that would end an answer before it has min_tokens."""
+    if params.min_tokens == 0:
+        return ()
+    ends = () if params.ignore_eos else eos_ids
+    known = {each for each in ends if each < vocab_size}
+    return tuple(sorted(known.union(params.stop_token_ids)))
 
 
 def check_fits(prompt_tokens: int, *, context_length: int, cache_tokens: int) -> None:

@@ -25,6 +25,11 @@ MAX_SCORED = 128
 _by_turn = attrgetter("priority", "arrival")
 
 
+def _decodes(request: Request) -> bool:
+    """Whether all but its last token is computed."""
+    return request.num_uncomputed_tokens == 1
+
+
 @dataclass(frozen=True)
 class Chunk:
     """`count` rows of one request from position `start` on, to be computed in this step.
@@ -39,6 +44,11 @@ class Chunk:
     num_sampled: int  # the last of these, from which a next token is drawn; the others score
     drafts: tuple[int, ...] = ()
     hidden_rows: tuple[int, ...] = ()  # rows whose hidden states are pooled
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether its rows only fill the cache: nothing is drawn, scored or pooled of them."""
+        return not self.logit_rows and not self.hidden_rows
 
     @property
     def num_scored(self) -> int:
@@ -105,21 +115,29 @@ class Scheduler:
         request.arrival = self._arrivals
         insort(self.waiting, request, key=_by_turn)
 
-    def schedule(self) -> list[Chunk]:
-        """Choose the chunks of the next step, at most one a request; none only if none has work."""
+    def schedule(self, passes: int = 1) -> list[Chunk]:
+        """Choose the chunks of the next step, at most one a request; none only if none has work.
+
+        passes: how many may be on their way at once. Each takes its part of those who decode, and
+        of the rows of a step; a request that is in one of the others is left out.
+        """
         counts: dict[Request, int] = {}
         self._make_way()
-        if self.running and self.cache.windows:  # whoever else waits: the first in turn gets on
-            self._grow(self.running[0])
+        if self.running and self.cache.windows and not self.running[0].in_flight:
+            self._grow(self.running[0])  # whoever else waits: the first in turn gets on
+        most_decoding = -(-sum(map(_decodes, self.running)) // passes)
         for request in list(self.running):  # the first in turn, so a victim is not yet counted
-            decodes = request.num_uncomputed_tokens == 1
-            if decodes and request.state is RequestState.RUNNING and self._grow(request):
+            if len(counts) == most_decoding:
+                break
+            ready = _decodes(request) and not request.in_flight
+            if ready and request.state is RequestState.RUNNING and self._grow(request):
                 counts[request] = 1
         decoding = list(counts)
         # Where a step costs the same for few rows and for many (its experts are read from disk),
         # prompts take all they can, unless somebody would wait for his next token meanwhile.
         most = self.max_batch_tokens if decoding else self.max_prefill_tokens
-        budget, to_score = most - len(counts), MAX_SCORED
+        most = max(MIN_CHUNK, -(-most // passes)) if passes > 1 else most
+        budget, to_score = max(0, most - len(counts)), MAX_SCORED
         for request in self._prefills(counts):
             if budget == 0:
                 break
@@ -172,14 +190,25 @@ class Scheduler:
         if self._drafter is not None:
             self._drafter.forget(request)
 
+    def start_over(self) -> None:
+        """Let every running request wait, and compute all of it again: the cache was lost."""
+        for request in reversed(list(self.running)):
+            self._preempt(request, forget=True)
+        self.cache.forget_all()
+
     def check(self) -> None:
         """Raise RuntimeError if a block or a state is held by none of the running requests."""
         self.cache.check(self.running)
 
     def _grow(self, request: Request) -> bool:
-        """Give the request a block for its next token; False if it had to be preempted itself."""
+        """Give the request a block for its next token.
+
+        False if it had to be preempted itself, or the one that should be is in another pass.
+        """
         while not self.cache.grow(request):
             victim = self.running[-1]
+            if victim.in_flight:
+                return False
             self._preempt(victim)
             if victim is request:
                 return False
@@ -196,10 +225,12 @@ class Scheduler:
             fits = self.cache.has_room(first, prefix, len(self.running))
             if fits and len(self.running) < self.max_sequences:
                 return
+            if self.running[-1].in_flight:
+                return
             self._preempt(self.running[-1])
 
-    def _preempt(self, request: Request) -> None:
-        self._release(request)
+    def _preempt(self, request: Request, *, forget: bool = False) -> None:
+        self._release(request, forget=forget)
         request.state = RequestState.WAITING
         request.num_computed_tokens = 0
         request.num_preemptions += 1
@@ -212,7 +243,11 @@ class Scheduler:
 
     def _prefills(self, scheduled: dict[Request, int]) -> Iterator[Request]:
         """Yield requests with more of a prompt to compute: running ones, then newly admitted."""
-        yield from [request for request in self.running if request not in scheduled]
+        yield from [
+            request
+            for request in self.running
+            if request not in scheduled and not _decodes(request) and not request.in_flight
+        ]
         if not self.waiting:
             return
         in_progress = {key for request in self.running for key in uncomputed(request)}

@@ -86,6 +86,12 @@ class StatePool:
                 self._forget(slot)
                 self._free.move_to_end(slot, last=False)
 
+    def forget_all(self) -> None:
+        """Make all snapshots unfindable, and copy nothing: the contents are lost. None is held."""
+        for slot in list(self._names):
+            self._forget(slot)
+        self._copies = []
+
     def take_copies(self) -> tuple[tuple[int, int], ...]:
         """Return the (source, target) slots to copy since the last call."""
         copies, self._copies = tuple(self._copies), []

@@ -18,7 +18,8 @@ from dure.metering.cost import NOTHING
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dure.engine.engine import Engine, StepOutput
+    from dure.engine.engine import Engine
+    from dure.engine.passes import StepOutput
     from dure.engine.request import Request
     from dure.pooling.request import PreparedPooling
 
