@@ -8,14 +8,17 @@ import numpy as np
 
 from dure.batch import CacheDtype, StateSpec, whole_past
 from dure.engine.kv_storage import KVStorage
+from dure.engine.stage import outputs_of
 from dure.engine.windows import window_span
 from dure.errors import InvalidRequestError
 from dure.metering.shares import StepWork
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-    from dure.batch import Batch
+    from dure.batch import Batch, KVCacheSpec
     from dure.models import HeadedModel, Model, PoolingModel
     from dure.weights.expert_pool import ExpertPool
     from dure.weights.expert_stats import ExpertStats
@@ -71,9 +74,9 @@ class ModelRunner:
         self.context_length = model.context_length
         self.num_blocks = num_blocks
         self.num_states = num_states if recurrent else 0
-        self.window = max((spec.window or 0 for spec in specs), default=0)
+        self.window = widest_window(specs)
         """Tokens that the layer with the largest window sees; 0 if none has one."""
-        self.num_window_blocks = _window_blocks(self.window, num_blocks, num_window_blocks)
+        self.num_window_blocks = total_window_blocks(self.window, num_blocks, num_window_blocks)
         self.pooled: Floats | None = None
         """Of the last batch: the hidden states (k, hidden) of its `hidden_rows`, if it has any."""
         self.hidden: Floats | None = None
@@ -108,9 +111,7 @@ class ModelRunner:
         row_bytes: weights that it goes through; 0: not known, which counts as the keys and values
         of 4,096 positions.
         """
-        specs, dtype = self.model.kv_cache_specs, self._cache_dtype
-        position = sum(spec.bytes_per_token(dtype) for spec in specs)
-        return StepWork.of(specs, dtype, row_bytes or 4096 * position)
+        return StepWork.of_model(self.model.kv_cache_specs, self._cache_dtype, row_bytes)
 
     @property
     def cache_bytes(self) -> int:
@@ -155,13 +156,10 @@ class ModelRunner:
             return self._headed.logits(x[batch.logit_rows])
         if batch.hidden_rows is None:
             return self.model.forward(batch, cache)
-        model, wanted = cast("PoolingModel", self.model), batch.wanted_rows
-        x = model.run(model.embed(batch), batch, cache, rows=wanted)
-        every = np.arange(len(batch.tokens)) if wanted is None else wanted
-        self.pooled = model.normed(x[np.searchsorted(every, batch.hidden_rows)])
-        if len(batch.logit_rows) == 0:
-            return np.zeros((0, self.vocab_size), np.float32)
-        return model.logits(x[np.searchsorted(every, batch.logit_rows)])
+        model = cast("PoolingModel", self.model)
+        x = model.run(model.embed(batch), batch, cache, rows=batch.wanted_rows)
+        logits, self.pooled = outputs_of(model, x, batch)
+        return logits
 
     def _take_row_errors(self, batch: Batch) -> dict[int, Exception]:
         """Return the batch's rows that an expert was missing for."""
@@ -192,7 +190,12 @@ class ModelRunner:
         return guess
 
 
-def _window_blocks(window: int, num_blocks: int, wanted: int | None) -> int:
+def widest_window(specs: Sequence[KVCacheSpec | StateSpec]) -> int:
+    """Return the tokens that the layer with the largest window sees; 0 if none has one."""
+    return max((spec.window or 0 for spec in specs), default=0)
+
+
+def total_window_blocks(window: int, num_blocks: int, wanted: int | None) -> int:
     """Return how many blocks a layer with a window gets. Raises InvalidRequestError."""
     if not window:
         return 0

@@ -15,6 +15,7 @@ from dure.errors import UnsupportedModelError
 from dure.layers.basic import Embedding, Linear, NoHead, RMSNorm, head, score_head
 from dure.layers.mtp import NO_DRAFT_HEADS, MultiTokenPrediction
 from dure.layers.rope import Rope
+from dure.weights.span import Span
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,6 +27,18 @@ if TYPE_CHECKING:
     from dure.weights.loader import Weights
 
     Ints = NDArray[np.int32]
+
+
+def _made(
+    weights: Weights,
+    make_layer: Callable[[int], DecoderLayer | SandwichLayer],
+    index: int,
+    *,
+    wanted: bool,
+) -> DecoderLayer | SandwichLayer:
+    """Make block number `index`, with placeholders for weights if it is computed elsewhere."""
+    with weights.only_if(wanted):
+        return make_layer(index)
 
 
 class Decoder:
@@ -62,16 +75,21 @@ class Decoder:
         self._embedding_scale = np.float32(embedding_scale)
         self._logit_divisor = np.float32(logit_divisor)
         self._logit_cap = None if logit_cap is None else np.float32(logit_cap)
-        self.embed_tokens = Embedding(
-            weights, "model.embed_tokens", sizes.vocab_size, sizes.hidden, tied=sizes.tied
-        )
+        span = Span(0, sizes.layers, sizes.layers) if weights.span is None else weights.span
+        with weights.only_if(span.embeds or (span.ends and sizes.tied)):
+            self.embed_tokens = Embedding(
+                weights, "model.embed_tokens", sizes.vocab_size, sizes.hidden, tied=sizes.tied
+            )
         self.layers: Sequence[DecoderLayer | SandwichLayer] = [
-            make_layer(i) for i in range(sizes.layers)
+            _made(weights, make_layer, i, wanted=i in span) for i in range(sizes.layers)
         ]
-        self.norm = RMSNorm(weights, "model.norm", sizes.hidden, sizes.norm_eps, offset=norm_offset)
-        self.lm_head = head(weights, self.embed_tokens, tied=sizes.tied, bias=head_bias)
+        with weights.only_if(span.ends):
+            self.norm = RMSNorm(
+                weights, "model.norm", sizes.hidden, sizes.norm_eps, offset=norm_offset
+            )
+            self.lm_head = head(weights, self.embed_tokens, tied=sizes.tied, bias=head_bias)
+            self.score = score_head(weights, sizes.hidden)
         self.draft_rope = self.rope  # of the layer that guesses tokens, which a family may change
-        self.score = score_head(weights, sizes.hidden)
         self.mtp: MultiTokenPrediction | None = None  # set by families that have one, as the next
         self.draft_problem = NO_DRAFT_HEADS
         """Why there are no draft heads; empty if there are some."""
@@ -80,6 +98,16 @@ class Decoder:
     def kv_cache_specs(self) -> tuple[KVCacheSpec | StateSpec, ...]:
         """What each block caches, of every token or of the sequence."""
         return tuple(layer.mixer.cache_spec for layer in self.layers)
+
+    @property
+    def cache_layers(self) -> Sequence[int]:
+        """For each of `kv_cache_specs` the block that writes it."""
+        return range(len(self.layers))
+
+    @property
+    def cuts(self) -> Sequence[int]:
+        """The blocks before which the model may be cut in stages: these need x alone of others."""
+        return range(1, len(self.layers))
 
     def embed(self, batch: Batch) -> Floats:
         """Return the embeddings (n, hidden) of the batch's tokens."""
@@ -98,8 +126,9 @@ class Decoder:
     ) -> Floats:
         """Run blocks `first` to `last` (excluded; None: all that follow) on x (n, hidden).
 
-        cache: one array a block of the whole model. Returns (n, hidden); of `rows` (m,), those
-        alone: then the last block computes only what it must cache of the others. Raises
+        cache: one array a block of the whole model; of blocks that are not run, any. Returns
+        (n, hidden); of `rows` (m,), those alone: then the last block computes only what it must
+        cache of the others. Raises
         PassInterruptedError between two blocks if the batch says so.
         """
         rotations: dict[Rope | None, Rotation | None] = {None: None}

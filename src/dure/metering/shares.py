@@ -33,6 +33,14 @@ class StepWork:
         caches = tuple((window, size) for window, size in widths.items() if size)
         return cls(max(1, row_bytes), caches)
 
+    @classmethod
+    def of_model(
+        cls, specs: Sequence[KVCacheSpec | StateSpec], dtype: CacheDtype, row_bytes: int
+    ) -> StepWork:
+        """As `of`; row_bytes: 0 if not known: as many as keys and values of 4,096 positions."""
+        position = sum(spec.bytes_per_token(dtype) for spec in specs)
+        return cls.of(specs, dtype, row_bytes or 4096 * position)
+
     def shares(self, chunks: Sequence[tuple[int, int]]) -> list[float]:
         """Return the share of each chunk in a step, adding up to 1.
 

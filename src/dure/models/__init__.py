@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dure.models.config import Config
     from dure.weights.expert_pool import ExpertPool
     from dure.weights.quantize import Scheme
+    from dure.weights.span import Span
 
 
 __all__ = [
@@ -99,6 +100,38 @@ class PoolingModel(Model, Protocol):
 
     def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits (n, vocab_size) of hidden states after the last block."""
+        ...
+
+
+class StagedModel(PoolingModel, Protocol):
+    """A model that may be cut in stages of consecutive layers."""
+
+    @property
+    def cuts(self) -> Sequence[int]:
+        """The layers before which it may be cut."""
+        ...
+
+    @property
+    def cache_layers(self) -> Sequence[int]:
+        """For each of `kv_cache_specs` the layer that writes it."""
+        ...
+
+    @property
+    def hidden_size(self) -> int:
+        """Numbers of a hidden state."""
+        ...
+
+    def run(
+        self,
+        x: NDArray[np.float32],
+        batch: Batch,
+        cache: CacheArrays,
+        *,
+        first: int = 0,
+        last: int | None = None,
+        rows: NDArray[np.int32] | None = None,
+    ) -> NDArray[np.float32]:
+        """Run layers `first` to `last` (excluded) alone; see PoolingModel."""
         ...
 
 
@@ -231,11 +264,13 @@ def header_model(
     draft_heads: bool = False,
     quantize: Scheme | None = None,
     expert_pool: ExpertPool | None = None,
+    span: Span | None = None,
 ) -> tuple[Any, HeaderWeights]:
     """Build a checkpoint's model from headers alone; return it with what it asked for.
 
-    Arguments as of `checked_model`. Nothing but the headers of the files is read, vectors neither:
-    so the model has its sizes and nothing else. Raises as load_model does.
+    Arguments as of `checked_model`; span: the layers that are asked for, if not all. Nothing but
+    the headers of the files is read, vectors neither: so the model has its sizes and nothing else.
+    Raises as load_model does.
     """
     family = family_of(checkpoint)
     weights = HeaderWeights(
@@ -244,6 +279,7 @@ def header_model(
         draft_heads=draft_heads,
         quantize=quantize,
         expert_pool=expert_pool,
+        span=span,
     )
     config = read_config(checkpoint)
     model = _built(family, config, weights)
@@ -262,6 +298,7 @@ def load_model(
     progress: Callable[[int, int], None] | None = None,
     before_packing: Callable[[Model], object] = lambda _: None,
     expert_pool: ExpertPool | None = None,
+    span: Span | None = None,
 ) -> Model:
     """Load the checkpoint's model, with its weights packed in memory.
 
@@ -270,8 +307,8 @@ def load_model(
     guess tokens are loaded, if the checkpoint has them. progress: called with the bytes done
     and all. before_packing: called once with the model, which has its sizes but cannot run yet,
     when all that is left needs no Python, so that other threads can run. expert_pool: where
-    mixtures' experts live; all in memory if it is None. Raises UnsupportedModelError or
-    ModelFileError; then nothing half-loaded stays.
+    mixtures' experts live; all in memory if it is None. span: the layers that are read, if not all.
+    Raises UnsupportedModelError or ModelFileError; then nothing half-loaded stays.
     """
     family = family_of(checkpoint)
     tensor_aliases = getattr(family, "TENSOR_ALIASES", None)
@@ -284,6 +321,7 @@ def load_model(
         progress=progress,
         draft_heads=draft_heads,
         expert_pool=expert_pool,
+        span=span,
     )
     config = read_config(checkpoint)
     model: Model = _built(family, config, weights)

@@ -121,6 +121,17 @@ class Model(Decoder):
         return (*super().kv_cache_specs, *(each.cache_spec for each in indexers if each))
 
     @property
+    def cache_layers(self) -> Sequence[int]:
+        """For each of `kv_cache_specs` the block that writes it."""
+        blocks = enumerate(self._blocks)
+        return (*super().cache_layers, *(i for i, block in blocks if block.mixer.indexer))
+
+    @property
+    def cuts(self) -> Sequence[int]:
+        """The blocks that choose keys themselves: the others take the choice of one before."""
+        return [index for index in super().cuts if self._blocks[index].mixer.indexer]
+
+    @property
     def draft_cache_specs(self) -> tuple[KVCacheSpec | StateSpec, ...]:
         """What the layer that guesses tokens caches of each, then what its indexer does."""
         if self.mtp is None:

@@ -201,6 +201,19 @@ class Model(Decoder):
         """What each block caches that has keys and values of its own."""
         return tuple(self.layers[index].mixer.cache_spec for index in self._owners)
 
+    @property
+    def cache_layers(self) -> Sequence[int]:
+        """For each of `kv_cache_specs` the block that writes it."""
+        return self._owners
+
+    @property
+    def cuts(self) -> Sequence[int]:
+        """None if each block has an embedding of the tokens; else where no later one shares."""
+        if self._own is not None:
+            return ()
+        sources = [kind.source for kind in self.config.kinds]
+        return [index for index in super().cuts if min(sources[index:]) >= index]
+
     def run(
         self,
         x: Floats,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dure.weights.loader import Finder
     from dure.weights.quantize import Scheme
     from dure.weights.rows_on_disk import RowsOnDisk
+    from dure.weights.span import Span
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class HeaderWeights(Weights):
         quantize: Scheme | None = None,
         expert_pool: ExpertPool | None = None,
         draft_heads: bool = False,
+        span: Span | None = None,
     ) -> None:
         """Take what `Weights` does. expert_pool: one that streams, to plan with; None: all stay."""
         super().__init__(
@@ -95,6 +97,7 @@ class HeaderWeights(Weights):
             quantize=quantize,
             expert_pool=expert_pool or HeaderPool(),
             draft_heads=draft_heads,
+            span=span,
         )
         self.vector_bytes = 0
         """Memory of the vectors: norms, biases, convolutions."""
@@ -139,7 +142,7 @@ class HeaderWeights(Weights):
         del offset
         stored = self._tensors[name].shape if self.has(name) else ()
         self._take(name, stored if stored in shapes else shapes[0])
-        self.vector_bytes += 4 * int(np.prod(shapes[0], dtype=np.int64))
+        self.vector_bytes += 0 if self._elsewhere else 4 * int(np.prod(shapes[0], dtype=np.int64))
         return np.broadcast_to(np.float32(1), shapes[0])
 
     def rows_on_disk(self, name: str, rows: int, cols: int) -> RowsOnDisk | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from dure.formats.source import SourceFile
     from dure.weights.expert_origins import Part, Reader, Stored
     from dure.weights.quantize import Scheme
+    from dure.weights.span import Span
 
     Ints = NDArray[np.int32]
 
@@ -75,6 +77,7 @@ class Weights:
         progress: Callable[[int, int], None] | None = None,
         expert_pool: ExpertPool | None = None,
         draft_heads: bool = False,
+        span: Span | None = None,
     ) -> None:
         """Take the checkpoint's parameters; read none.
 
@@ -83,7 +86,10 @@ class Weights:
         expert_pool: where mixtures' experts live; all in memory if it is None. If it streams, files
         are read past the page cache, and an embedding that is no head stays on disk, too.
         draft_heads: whether layers that only guess tokens are wanted, where there are any.
+        span: the layers computed here, if not all: the others' parameters are not read.
         """
+        self.span = span
+        self._elsewhere = False  # whether what is asked for now is not read
         self.threads = threads
         self.exact = exact
         self.gelu = False  # whether gated MLPs activate by GELU, and not by silu
@@ -107,6 +113,13 @@ class Weights:
         self._on_finish: list[Callable[[], None]] = []
         self._jobs: list[Callable[[], Iterator[Conversion]]] = []
         self._copies: list[Callable[[Callable[[int], None]], None]] = []
+
+    @contextmanager
+    def only_if(self, wanted: bool) -> Iterator[None]:
+        """Unless `wanted`, check what is asked for meanwhile as ever, but give placeholders."""
+        before, self._elsewhere = self._elsewhere, self._elsewhere or not wanted
+        yield
+        self._elsewhere = before
 
     def has(self, name: str) -> bool:
         """Check whether the checkpoint has a tensor of that name."""
@@ -214,7 +227,7 @@ class Weights:
     def _left_on_disk(self, name: str, rows: int, cols: int) -> TensorInfo | None:
         """Return the tensor if its rows stay on disk, and count it as left there."""
         tensor = self._tensors.get(name)
-        if not self.expert_pool.streams or not isinstance(tensor, TensorInfo):
+        if not self.expert_pool.streams or not isinstance(tensor, TensorInfo) or self._elsewhere:
             return None
         if tensor.shape != (rows, cols) or self._types.of(name, tensor) != tensor.dtype:
             return None
@@ -237,7 +250,8 @@ class Weights:
 
     def on_finish(self, derive: Callable[[], None]) -> None:
         """Call `derive` at the end of `finish`, when everything is packed."""
-        self._on_finish.append(derive)
+        if not self._elsewhere:
+            self._on_finish.append(derive)
 
     def _matrix(self, name: str, tensor: Parameter, rows: int, cols: int) -> kernels.Matrix:
         matrix = kernels.Matrix(self._types.of(name, tensor), rows, cols)
@@ -457,10 +471,14 @@ class Weights:
 
     def _take(self, name: str, shape: tuple[int, ...]) -> Parameter | None:
         """Return the tensor and mark it as used; note it as missing if none has that shape."""
-        tensor = self._tensors.get(name)
+        tensor, is_first = self._tensors.get(name), name in self._unused
         self._unused.discard(name)
         if tensor is not None and tensor.shape == shape:
-            return tensor
+            if not self._elsewhere:
+                return tensor
+            if is_first:
+                self._leave(tensor)
+            return None
         if tensor is None:
             self._missing.append(name)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dure.engine.model_runner import ModelRunner
 from dure.engine.sampler import Sampler
 from dure.engine.spec_decode.draft_model import DraftModel
 from dure.engine.spec_decode.forced import GrammarDrafter
@@ -12,11 +13,11 @@ from dure.engine.spec_decode.speculator import Speculator
 from dure.engine.spec_decode.text import TextDrafter
 
 if TYPE_CHECKING:
-    from dure.engine.model_runner import ModelRunner
+    from dure.engine.passes import Runner
     from dure.engine.spec_decode.speculator import ModelSource, TextSource
 
 
-def make_drafter(speculate: str, runner: ModelRunner, *, threads: int) -> Speculator | None:
+def make_drafter(speculate: str, runner: Runner, *, threads: int) -> Speculator | None:
     """Make what guesses tokens for a runner, which has the models that `speculate` asks for.
 
     speculate: "auto", "off", "text", "heads" or a model's name, as LLM takes it.
@@ -28,6 +29,8 @@ def make_drafter(speculate: str, runner: ModelRunner, *, threads: int) -> Specul
         texts.append(TextDrafter())
     model: ModelSource | None = None
     sampler = Sampler(threads=threads)
+    if not isinstance(runner, ModelRunner):
+        return Speculator(texts, None)
     if runner.draft_model is not None:
         model = DraftModel(runner, sampler)
     elif runner.has_draft_heads and speculate != "text":
