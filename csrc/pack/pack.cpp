@@ -67,6 +67,17 @@ u8x16 load16(const uint8_t* p) {
 }
 void store16(uint8_t* p, u8x16 v) { std::memcpy(p, &v, sizeof v); }
 
+// The numbers at these places of two vectors, one behind the other. GCC has clang's name for it
+// only from version 12 on.
+template <int... kPlaces, class V>
+inline V picked(V a, V b) {
+#ifdef __clang__
+  return __builtin_shufflevector(a, b, kPlaces...);
+#else
+  return __builtin_shuffle(a, b, V{kPlaces...});
+#endif
+}
+
 // One row of one unit, decoded: plain codes and the scales as the packed form keeps them.
 struct Unit {
   // 0 .. 2^bits - 1 (for Lut types the 4-bit index), of all columns of the unit.
@@ -104,10 +115,10 @@ template <int N>
 void pair_nibbles(const uint8_t* q, uint8_t* codes) {
   for (int i = 0; i < N; i += 16) {
     const u8x16 v = load16(q + i), low = v & 15, high = v >> 4;
-    store16(codes + 2 * i, __builtin_shufflevector(low, high, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5,
-                                                   21, 6, 22, 7, 23));
-    store16(codes + 2 * i + 16, __builtin_shufflevector(low, high, 8, 24, 9, 25, 10, 26, 11, 27, 12,
-                                                        28, 13, 29, 14, 30, 15, 31));
+    store16(codes + 2 * i,
+            picked<0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23>(low, high));
+    store16(codes + 2 * i + 16,
+            picked<8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31>(low, high));
   }
 }
 
@@ -279,15 +290,15 @@ void interleave(uint8_t* out, Row&& row) {
     const auto a = reinterpret_cast<u32x4>(row(first)), b = reinterpret_cast<u32x4>(row(first + 1));
     const auto c = reinterpret_cast<u32x4>(row(first + 2)),
                d = reinterpret_cast<u32x4>(row(first + 3));
-    const auto ab = reinterpret_cast<u64x2>(__builtin_shufflevector(a, b, 0, 4, 1, 5));
-    const auto ab2 = reinterpret_cast<u64x2>(__builtin_shufflevector(a, b, 2, 6, 3, 7));
-    const auto cd = reinterpret_cast<u64x2>(__builtin_shufflevector(c, d, 0, 4, 1, 5));
-    const auto cd2 = reinterpret_cast<u64x2>(__builtin_shufflevector(c, d, 2, 6, 3, 7));
+    const auto ab = reinterpret_cast<u64x2>(picked<0, 4, 1, 5>(a, b));
+    const auto ab2 = reinterpret_cast<u64x2>(picked<2, 6, 3, 7>(a, b));
+    const auto cd = reinterpret_cast<u64x2>(picked<0, 4, 1, 5>(c, d));
+    const auto cd2 = reinterpret_cast<u64x2>(picked<2, 6, 3, 7>(c, d));
     uint8_t* at = out + first * kGroup;
-    store16(at, reinterpret_cast<u8x16>(__builtin_shufflevector(ab, cd, 0, 2)));
-    store16(at + 64, reinterpret_cast<u8x16>(__builtin_shufflevector(ab, cd, 1, 3)));
-    store16(at + 128, reinterpret_cast<u8x16>(__builtin_shufflevector(ab2, cd2, 0, 2)));
-    store16(at + 192, reinterpret_cast<u8x16>(__builtin_shufflevector(ab2, cd2, 1, 3)));
+    store16(at, reinterpret_cast<u8x16>(picked<0, 2>(ab, cd)));
+    store16(at + 64, reinterpret_cast<u8x16>(picked<1, 3>(ab, cd)));
+    store16(at + 128, reinterpret_cast<u8x16>(picked<0, 2>(ab2, cd2)));
+    store16(at + 192, reinterpret_cast<u8x16>(picked<1, 3>(ab2, cd2)));
   }
 }
 
@@ -401,10 +412,9 @@ void transpose16(const uint8_t* source, size_t stride, uint8_t* out) {
   for (size_t i = 0; i < 16; ++i) v[i] = load16(source + i * stride);
   for (int round = 0; round < 4; ++round) {
     for (int i = 0; i < 8; ++i) {
-      w[2 * i] = __builtin_shufflevector(v[i], v[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21,
-                                         6, 22, 7, 23);
-      w[2 * i + 1] = __builtin_shufflevector(v[i], v[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28,
-                                             13, 29, 14, 30, 15, 31);
+      w[2 * i] = picked<0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23>(v[i], v[i + 8]);
+      w[2 * i + 1] =
+          picked<8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31>(v[i], v[i + 8]);
     }
     std::memcpy(v, w, sizeof v);
   }
