@@ -84,8 +84,9 @@ def test_a_row_has_the_same_bits_in_any_batch_and_with_any_threads(dtype: str, e
     w = packed(dtype, random_raw(rng, dtype, 100, cols), cols)
     x = random_activations(rng, 100, cols)
     alone = np.concatenate([kernels.matmul(x[i : i + 1], w, exact=exact) for i in range(100)])
-    for n in (*COUNTS, 6, 10, 11, 12, 64, 100):
-        for threads in (1, 2, 3) if n in (1, 7, 33, 100) else (1,):
+    more = {7: (1, 2), 33: (1, 3), 100: (1, 2, 3)}  # threads
+    for n in (*COUNTS, 11, 12, 100):
+        for threads in more.get(n, (1,)):
             batch = kernels.matmul(x[:n], w, exact=exact, threads=threads)
             np.testing.assert_array_equal(bits(batch), bits(alone[:n]))
     shuffled = rng.permutation(100)
