@@ -212,6 +212,9 @@ def serve_module() -> Iterator[Serve]:
 
 def _servers(patch: pytest.MonkeyPatch) -> Iterator[Serve]:
     started: list[Running] = []
+    # Unloading a model collects garbage, of all that the tests have imported: a second a server.
+    collect = gc.collect
+    patch.setattr(gc, "collect", lambda *_: collect(1))
 
     def start(
         script: Any = alphabet,
@@ -238,7 +241,7 @@ def _servers(patch: pytest.MonkeyPatch) -> Iterator[Serve]:
         server = Server(Settings(**settings), load)
         keys = settings.get("keys", ())
         running = Running(server, llms, key=keys[0] if keys else "")
-        running.thread = threading.Thread(target=running.run, name="server")
+        running.thread = threading.Thread(target=running.run, name="server", daemon=True)
         running.thread.start()
         started.append(running)
         running.wait_until(lambda: running.failed or running.get("/health").status == 200)
@@ -246,8 +249,6 @@ def _servers(patch: pytest.MonkeyPatch) -> Iterator[Serve]:
         return running
 
     yield start
-    # Unloading a model collects garbage, of all that the tests have imported: a second a server.
-    patch.setattr(gc, "collect", lambda: 0)
     for running in started:
         for connection in running.connections:
             connection.close()
