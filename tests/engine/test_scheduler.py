@@ -145,13 +145,13 @@ def test_who_waited_for_a_shared_prompt_is_still_older_than_who_overtook_it() ->
     assert engine.scheduler.running == [first, same, other]
 
 
-def test_two_thousand_requests_with_a_third_aborted_at_random_give_every_block_back() -> None:
+def test_a_thousand_requests_with_a_third_aborted_at_random_give_every_block_back() -> None:
     rng = np.random.default_rng(5)
     engine = make_engine(num_blocks=12, max_batch_tokens=64, max_sequences=16)
     common = random_prompt(rng, 50)
     alive: list[Request] = []
     reasons: Counter[str | None] = Counter()
-    for number in range(2000):
+    for number in range(1000):
         shared = common[: int(rng.integers(0, 51))] if rng.random() < 0.5 else []
         prompt = shared + random_prompt(rng, int(rng.integers(1, 30)))
         most = 200 if rng.random() < 0.15 else 5
@@ -169,8 +169,8 @@ def test_two_thousand_requests_with_a_third_aborted_at_random_give_every_block_b
         alive = [request for request in alive if not request.is_finished]
     run(engine)
     reasons.update(request.finish_reason for request in alive)
-    assert (reasons.total(), reasons[None]) == (2000, 0)
-    assert reasons["abort"] >= 600
+    assert (reasons.total(), reasons[None]) == (1000, 0)
+    assert reasons["abort"] >= 300
     assert engine.stats.preemptions > 0
     assert engine.stats.cached_tokens > 0
     assert engine.pool.num_free == engine.pool.num_blocks == 12
@@ -274,7 +274,7 @@ class PoolWalk(RuleBasedStateMachine):
 
 TestPoolWalk = PoolWalk.TestCase
 TestPoolWalk.settings = settings(
-    max_examples=20, stateful_step_count=25, deadline=None, derandomize=True
+    max_examples=12, stateful_step_count=25, deadline=None, derandomize=True
 )
 
 

@@ -191,8 +191,8 @@ def _load_gguf(path: Path) -> dict[str, TensorInfo]:
     return read_gguf(path).tensors
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_2000_damaged_gguf_files_load_or_are_refused(
+@pytest.mark.parametrize("seed", range(2))
+def test_1000_damaged_gguf_files_load_or_are_refused(
     seed: int, tmp_path: Path, no_hang: None
 ) -> None:
     whole = bytes(rich_gguf().data) if seed % 2 else _package_gguf(tmp_path)
@@ -200,8 +200,8 @@ def test_2000_damaged_gguf_files_load_or_are_refused(
     assert ends["loaded"] > 10 and ends["refused"] > 100
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_2000_damaged_safetensors_files_load_or_are_refused(
+@pytest.mark.parametrize("seed", range(2))
+def test_1000_damaged_safetensors_files_load_or_are_refused(
     seed: int, tmp_path: Path, no_hang: None
 ) -> None:
     whole = rich_safetensors() if seed % 2 else _package_safetensors(tmp_path)

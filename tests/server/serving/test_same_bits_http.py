@@ -11,7 +11,7 @@ import pytest
 from dure import LLM, SamplingParams
 
 ASKED: dict[str, Any] = {
-    "max_tokens": 24,
+    "max_tokens": 12,
     "temperature": 0.8,
     "top_p": 0.9,
     "seed": 11,
