@@ -170,6 +170,7 @@ def test_parameters_are_set_and_reset(talk: Talk) -> None:
         ("/xyz", "/? lists the commands"),
         ("/save .hidden", "'.hidden' is no name for a chat"),
         ("/load nothing", "No chat is saved as 'nothing'"),
+        ("/load smollm2:135m", "/model smollm2:135m goes on with that model"),
         ("/set parameter num_ctx 8192", "num_ctx is set when a model is loaded"),
         ("/regen", "There is no message to answer again"),
         ("/undo", "There is no message to take back"),

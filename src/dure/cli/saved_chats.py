@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dure.cli.conversation import MAX_FILE_BYTES, Conversation
 from dure.errors import DureError, InvalidRequestError
+from dure.hub import is_known, state_folder
 
 _NAME = re.compile(r"[^\W_][\w .-]{0,80}")
 SUFFIX = ".json"
@@ -26,8 +27,6 @@ class SavedChat:
 
 def folder() -> Path:
     """Return the folder of saved chats; it may not exist. Raises DownloadError without a home."""
-    from dure.hub import state_folder  # noqa: PLC0415 - a chat has loaded it by then
-
     return state_folder("chats")
 
 
@@ -64,10 +63,10 @@ def path_to_load(given: str) -> Path:
     if named.is_file():
         return named
     names = ", ".join(chat.name for chat in saved()[:10])
-    raise InvalidRequestError(
-        f"No chat is saved as {given!r:.100}.",
-        hint=f"saved: {names}" if names else "/save NAME saves one",
-    )
+    hint = f"saved: {names}" if names else "/save NAME saves one"
+    if is_known(given):
+        hint = f"/model {given} goes on with that model"
+    raise InvalidRequestError(f"No chat is saved as {given!r:.100}.", hint=hint)
 
 
 def saved() -> list[SavedChat]:
