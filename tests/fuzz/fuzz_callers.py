@@ -254,6 +254,7 @@ class CommandLine(Reader):
         out, err = io.StringIO(), io.StringIO()
         home = {"DURE_HOME": str(self.folder / "home"), "HF_HUB_OFFLINE": "1"}
         home |= {"HF_HOME": str(self.folder / "hf"), "HOME": str(self.folder)}
+        home |= {"DURE_URL": "http://127.0.0.1:9"}  # where nobody listens
 
         def no_server(*_: Any, **__: Any) -> Any:
             raise InvalidRequestError("No server is started here.")

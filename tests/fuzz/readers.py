@@ -9,6 +9,7 @@ from fuzz_files import FILE_READERS
 from fuzz_hub import HUB_READERS
 from fuzz_packed import PACKED_READERS
 from fuzz_pooling import POOLING_READERS
+from fuzz_presets import PRESET_READERS
 from fuzz_server import SERVER_READERS
 from fuzz_texts import TEXT_READERS
 from reader import Reader
@@ -21,4 +22,5 @@ READERS: Mapping[str, type[Reader]] = {
     **HUB_READERS,
     **SERVER_READERS,
     **CALLER_READERS,
+    **PRESET_READERS,
 }
