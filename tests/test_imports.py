@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -46,8 +47,10 @@ def modules() -> list[Path]:
 
 @pytest.fixture(scope="module", autouse=True)
 def forget() -> Iterator[None]:
-    """The trees are large: they go when these tests have ended."""
+    """The trees are large, and no garbage: they go when these tests have ended."""
+    gc.disable()
     yield
+    gc.enable()
     nodes.cache_clear()
 
 
