@@ -32,6 +32,7 @@ class AnswerThread:
         self._thread: threading.Thread | None = None
         self._idle = threading.Event()
         self._idle.set()
+        self._ending = threading.Lock()  # of an answer: nobody interrupts what is over
 
     def chunks(self, begin: Callable[[], Stream]) -> Iterator[Chunk]:
         """Yield the chunks of the stream that `begin` returns. Raises what it raises.
@@ -40,8 +41,6 @@ class AnswerThread:
         """
         self.wait()
         interrupted = self.interrupted
-        interrupted.clear()
-        self._idle.clear()
         came: queue.SimpleQueue[Chunk | BaseException] = queue.SimpleQueue()
         stopped = threading.Event()
 
@@ -56,8 +55,11 @@ class AnswerThread:
             except BaseException as error:
                 came.put(error)
             finally:
-                self._idle.set()
+                with self._ending:
+                    interrupted.clear()
+                    self._idle.set()
 
+        self._idle.clear()
         self._start(run)
         try:
             while True:
@@ -69,7 +71,9 @@ class AnswerThread:
                 yield each
         finally:
             stopped.set()
-            interrupted.set()
+            with self._ending:
+                if not self._idle.is_set():
+                    interrupted.set()
 
     def wait(self) -> None:
         """Wait until the last answer has let go of the model."""
