@@ -329,6 +329,7 @@ def test_gguf_keys_come_under_the_names_of_config_json() -> None:
         "vocab_size": 256,
         "tie_word_embeddings": True,
         "attention_bias": False,
+        "mlp_bias": False,
     }
     assert expected == values
 

@@ -16,7 +16,7 @@ from dure.formats.checkpoint import Checkpoint
 from dure.models import families, family_of
 
 NO_FAMILY = {
-    *("config", "deepseek_config", "gemma4_config", "gguf_keys", "gguf_layers"),
+    *("config", "deepseek_config", "gemma4_config", "gguf_keys", "gguf_layers", "gguf_rope"),
     *("mimo_v2_config", "not_run"),
 }
 FILES = sorted({m.name for m in pkgutil.iter_modules(dure.models.__path__)} - NO_FAMILY)
