@@ -24,7 +24,7 @@ LINE = (
     {"models"},
     {"engine", "convert"},
     {"chat", "loading", "benchmark"},
-    {"planning"},
+    {"planning", "importance"},
     {"pooling"},
     {"driver", "arguments"},
     {"assembly", "async_driver", "preparing"},

@@ -21,6 +21,9 @@ Result<float> run_experts(Activations& a, const int32_t* ids, const float* weigh
   auto out = fresh<float>({a.x.shape(0), a.x.shape(1)});
   if (a.rows() == 0) return out;
   const GilReleased release;
+  if (e.is_watched())
+    e.see(a.as_floats(threads), ids, static_cast<int64_t>(a.x.shape(0) * k),
+          static_cast<int64_t>(k), nullptr, threads);
   const bool as_float = experts_use_floats(call.set, exact);
   const ActTiles* tiles = as_float ? nullptr : &a.as_tiles(threads);
   const int64_t pairs = a.rows() * static_cast<int64_t>(k);
@@ -54,6 +57,9 @@ class ExpertsPass {
     const std::vector<uint8_t> chosen = mask(set, experts);
     const Experts::Call call = set.call(experts.data(), experts.size());
     const GilReleased release;
+    if (set.is_watched())
+      set.see(a_.as_floats(threads_), ids_.data(), static_cast<int64_t>(ids_.size()),
+              static_cast<int64_t>(ids_.shape(1)), chosen.data(), threads_);
     compute(call.set, {products_.data(), a_.cols(), chosen.data(), nullptr, nullptr});
   }
   // Makes the experts' products zero: of those that cannot be had.

@@ -100,6 +100,38 @@ class Experts {
   }
   void use_gelu() { set_.activation = {Gating::Gelu}; }
 
+  // From here on, the squares of what they are multiplied with are added up, expert by expert.
+  void watch() {
+    const auto count = static_cast<size_t>(set_.count);
+    watched_ = std::make_shared<Watched>(count, set_.hidden, set_.intermediate);
+    set_.inner_squares = watched_->inner.data();
+  }
+  nb::tuple seen() const {
+    require(watched_ != nullptr, "nobody watches these experts");
+    auto rows = fresh<int64_t>({watched_->rows.size()});
+    std::copy(watched_->rows.begin(), watched_->rows.end(), rows.data());
+    return nb::make_tuple(
+        copied(watched_->inputs, rows.size(), static_cast<size_t>(set_.hidden)),
+        copied(watched_->inner, rows.size(), static_cast<size_t>(set_.intermediate)), rows);
+  }
+  // Adds a call's inputs, x of each pair's row, to the sums; chosen: the experts that count.
+  void see(const float* x, const int32_t* ids, int64_t pairs, int64_t k, const uint8_t* chosen,
+           int threads) const {
+    if (!watched_) return;
+    std::vector<std::vector<int64_t>> rows(static_cast<size_t>(set_.count));
+    for (int64_t pair = 0; pair < pairs; ++pair)
+      if (!chosen || chosen[ids[pair]]) rows[static_cast<size_t>(ids[pair])].push_back(pair / k);
+    for (size_t expert = 0; expert < rows.size(); ++expert) {
+      const auto count = static_cast<int64_t>(rows[expert].size());
+      watched_->rows[expert] += count;
+      add_squares(
+          count, set_.hidden, threads,
+          watched_->inputs.data() + expert * static_cast<size_t>(set_.hidden),
+          [&](int64_t i) { return x + rows[expert][static_cast<size_t>(i)] * set_.hidden; });
+    }
+  }
+  bool is_watched() const { return watched_ != nullptr; }
+
   // A part of an expert that is in memory, and what keeps that memory.
   Packed part(const std::string& name, int expert) const {
     require(name == "gate" || name == "up" || name == "down",
@@ -157,7 +189,17 @@ class Experts {
     return set;
   }
 
+  struct Watched {
+    std::vector<double> inputs, inner;  // sums of squares by column, expert by expert
+    std::vector<int64_t> rows;
+    Watched(size_t count, int64_t hidden, int64_t intermediate)
+        : inputs(count * static_cast<size_t>(hidden)),
+          inner(count * static_cast<size_t>(intermediate)),
+          rows(count) {}
+  };
+
   ExpertSet set_;
+  std::shared_ptr<Watched> watched_;  // null: nobody asks
   std::vector<uint8_t*> records_;
   std::vector<std::shared_ptr<const void>> owners_;
   std::shared_ptr<const std::vector<float>> biases_;

@@ -3,8 +3,10 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <new>
 #include <utility>
+#include <vector>
 
 #include "bind/arrays.h"
 #include "ops/ops.h"
@@ -26,7 +28,9 @@ struct Buffer {
     if (p == MAP_FAILED) throw std::bad_alloc();
     // Large pages spare a decode step most of its 250,000 address look-ups a gigabyte; a wish, not
     // a need.
+#ifdef MADV_HUGEPAGE  // Linux alone lets us choose
     madvise(p, size, large ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+#endif
     data = static_cast<uint8_t*>(p);
   }
   // Gives the memory another size, and what both sizes have stays committed where the system can do
@@ -76,13 +80,43 @@ inline void check_source(const Packed& p, int64_t first_row, const In<uint8_t, 2
           "a part that is not the last must have a multiple of 16 rows");
 }
 
+inline Result<double> copied(const std::vector<double>& values, size_t rows, size_t cols) {
+  auto out = fresh<double>({rows, cols});
+  std::copy_n(values.begin(), rows * cols, out.data());
+  return out;
+}
+
+// Adds the squares of `rows` rows of x, which are given by `row_of`, column by column.
+template <class RowOf>
+void add_squares(int64_t rows, int64_t cols, int threads, double* sums, RowOf&& row_of) {
+  constexpr int64_t kColumns = 64;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+  for (int64_t first = 0; first < cols; first += kColumns)
+    for (int64_t row = 0; row < rows; ++row) {
+      const float* x = row_of(row);
+      for (int64_t c = first; c < std::min(first + kColumns, cols); ++c)
+        sums[c] += static_cast<double>(x[c]) * x[c];
+    }
+}
+
 struct Matrix {
   Packed view;
   Buffer buffer;
+  // Of what it was multiplied with: the sums of squares by column, then the rows; empty: nobody
+  // asks
+  std::vector<double> squares;
 
   Matrix(const std::string& dtype, int64_t rows, int64_t cols)
       : view(describe(dtype, rows, cols)), buffer(view.bytes()) {
     view.data = buffer.data;
+  }
+  double* sums() const { return squares.empty() ? nullptr : const_cast<double*>(squares.data()); }
+  // From here on, the squares of what it is multiplied with are added up.
+  void watch() { squares.assign(static_cast<size_t>(view.cols) + 1, 0); }
+  nb::tuple seen() const {
+    require(!squares.empty(), "nobody watches this matrix");
+    return nb::make_tuple(copied(squares, 1, squares.size() - 1),
+                          static_cast<int64_t>(squares.back()));
   }
   void fill(int64_t first_row, const In<uint8_t, 2>& raw, int threads) {
     check_threads(threads);

@@ -27,7 +27,7 @@ std::vector<Result<float>> matmul(Activations& a, const std::vector<const Matrix
     results.push_back(fresh<float>({a.x.shape(0), static_cast<size_t>(w.rows)}));
     products.push_back({w, biases[i] ? biases[i]->data() : nullptr,
                         addend(add, a.x.shape(0), static_cast<size_t>(w.rows)),
-                        results.back().data()});
+                        results.back().data(), 0, weights[i]->sums()});
   }
   const GilReleased release;
   multiply(a, products, exact, threads);

@@ -85,6 +85,12 @@ inline void multiply(Activations& a, const std::vector<Product>& products, bool 
   if (a.rows() == 0) return;
   std::vector<Product> integers;
   for (const Product& product : products) {
+    if (product.squares) {
+      const float* x = a.as_floats(threads);
+      add_squares(a.rows(), a.cols(), threads, product.squares,
+                  [&](int64_t row) { return x + row * a.cols(); });
+      product.squares[a.cols()] += static_cast<double>(a.rows());
+    }
     if (exact || is_float(product.w.type)) {
       ops().matmul_float(a.as_floats(threads), a.rows(), a.cols(), product, threads);
     } else {

@@ -4,11 +4,14 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <iterator>
 #include <system_error>
 
 #include "bind/experts.h"
+#include "bind/rows.h"
 #include "pack/expert_reader.h"
 #include "pack/filepacker.h"
 
@@ -130,6 +133,8 @@ void bind_weights(nb::module_& m) {
   nb::class_<Matrix>(m, "Matrix")
       .def(nb::init<const std::string&, int64_t, int64_t>())
       .def("fill", &Matrix::fill, any, strict, any)
+      .def("watch", &Matrix::watch)
+      .def("seen", &Matrix::seen)
       .def("row_values", &Matrix::row_values, strict, any)
       .def_prop_ro("dtype", [](const Matrix& w) { return sizes_of(w.view.type).name; })
       .def_prop_ro("rows", [](const Matrix& w) { return w.view.rows; })
@@ -155,6 +160,8 @@ void bind_weights(nb::module_& m) {
       .def("clamp", &Experts::clamp)
       .def("limit", &Experts::limit)
       .def("use_gelu", &Experts::use_gelu)
+      .def("watch", &Experts::watch)
+      .def("seen", &Experts::seen)
       .def("record",
            [](const Experts& e, int expert) {
              return record_view(e.record(expert), e.record_bytes(), e.owner(expert));
@@ -193,12 +200,17 @@ void bind_weights(nb::module_& m) {
 
   m.def(
       "quantize_blocks",
-      [](const std::string& dtype, const In<float, 2>& x, int threads) {
+      [](const std::string& dtype, const In<float, 2>& x, const Vector& importance, int threads) {
         check_threads(threads);
         const Type type = type_from_name(dtype);
-        require(type == Type::Q4_0 || type == Type::Q5_0 || type == Type::Q8_0 ||
-                    type == Type::Q4_K || type == Type::Q6_K,
-                "floats are quantised to Q4_0, Q5_0, Q8_0, Q4_K and Q6_K, not to " + dtype);
+        constexpr Type kTypes[] = {Type::Q4_0, Type::Q5_0, Type::Q5_1,   Type::Q8_0,   Type::Q4_K,
+                                   Type::Q5_K, Type::Q6_K, Type::IQ4_NL, Type::IQ4_XS, Type::MXFP4};
+        require(std::find(std::begin(kTypes), std::end(kTypes), type) != std::end(kTypes),
+                "floats are quantised to Q4_0, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS "
+                "and MXFP4, not to " +
+                    dtype);
+        require(!importance || importance->shape(0) == x.shape(1),
+                "the importance must have one entry a column");
         require(x.shape(1) % sizes_of(type).source_columns == 0,
                 dtype + " needs columns in multiples of " +
                     std::to_string(sizes_of(type).source_columns));
@@ -207,13 +219,14 @@ void bind_weights(nb::module_& m) {
         bool fits;
         {
           const GilReleased release;
-          fits = ops().quantize_blocks(type, x.data(), static_cast<int64_t>(x.size()), out.data(),
-                                       threads);
+          fits = ops().quantize_blocks(type, x.data(), static_cast<int64_t>(x.size()),
+                                       importance ? importance->data() : nullptr,
+                                       static_cast<int64_t>(x.shape(1)), out.data(), threads);
         }
         require(fits, "a weight is not finite, or beyond what " + dtype + " can hold");
         return out;
       },
-      any, strict, any);
+      any, strict, nb::arg().noconvert().none(), any);
 }
 
 }  // namespace dure

@@ -92,6 +92,26 @@ void gate_up_float(Job& job, const ExpertSet& e, int panel, std::vector<float>& 
                 g + i * kPanel, sizeof(float) * columns);
 }
 
+// Adds the squares of 32 (int8) or 16 columns of what down takes, over a job's rows, to the sums.
+void watch_inner(const Job& job, const ExpertSet& e, int part, bool as_float) {
+  const int columns = as_float ? kPanel : kBlock;
+  const int64_t first = static_cast<int64_t>(part) * columns,
+                end = std::min(first + columns, e.intermediate);
+  double* sums = e.inner_squares + job.expert * e.intermediate;
+  for (size_t i = 0; i < job.pairs.size(); ++i) {
+    const int row = static_cast<int>(i), lane = row % std::max(job.h.width, 1);
+    const uint8_t* data = as_float ? nullptr : job.h.record(row, part);
+    const Record<const uint8_t> record{data, job.h.width};
+    for (int64_t c = first; c < end; ++c) {
+      const double x =
+          as_float ? job.wide[i * static_cast<size_t>(e.intermediate) + static_cast<size_t>(c)]
+                   : record.scale()[lane] *
+                         static_cast<float>(record.codes()[lane * kBlock + (c - first)]);
+      sums[c] += x * x;
+    }
+  }
+}
+
 // Columns of the products, from a multiple of kPanel on: (n, k, width).
 struct Columns {
   int64_t first, width;
@@ -180,6 +200,12 @@ void experts(const ActTiles* tiles, const float* x, int64_t n, const int32_t* id
       } else {
         gate_up_int8(job, e, part, buffer);
       }
+    }
+    if (e.inner_squares) {
+#pragma omp for schedule(static)
+      for (int64_t item = 0; item < static_cast<int64_t>(num_jobs) * wide_items; ++item)
+        watch_inner(jobs[static_cast<size_t>(item / wide_items)], e,
+                    static_cast<int>(item % wide_items), as_float);
     }
     for (int64_t from = 0; from < e.hidden; from += part.columns) {
       const Columns columns{from, std::min(part.columns, e.hidden - from), part.products};

@@ -66,6 +66,8 @@ struct Product {
   const float* add = nullptr;   // (n, w.rows), added last; may be out itself
   float* out = nullptr;         // (n, w.rows)
   int64_t stride = 0;           // floats from one row of out and add to the next, if not w.rows
+  // (w.cols), to which the squares of x are added, and the rows behind them; null: nobody asks
+  double* squares = nullptr;
 };
 
 constexpr int kCacheGroup = 32;  // columns of a cached byte row that share a scale
@@ -139,6 +141,7 @@ struct ExpertSet {
   // (count, intermediate) twice, and (count, hidden); all null without biases
   const float *gate_bias = nullptr, *up_bias = nullptr, *down_bias = nullptr;
   GateActivation activation;
+  double* inner_squares = nullptr;  // (count, intermediate), of what down takes; null: nobody asks
 
   Packed gate_of(int expert) const { return part(gate, expert, 0); }
   Packed up_of(int expert) const { return part(up, expert, up_offset); }

@@ -1,128 +1,14 @@
-// Floats -> the blocks of a model file. Sixteen groups of weights are worked on at once, one a
-// lane, so that a group's sums run over its weights in order and come out the same on every
-// instruction set.
-#include <cmath>
-
-#include "pack/quantize.h"
+// Floats -> the blocks of a model file whose codes are whole numbers; those whose codes name levels
+// are in levels.h.
+#include "pack/groups.h"
+#include "pack/levels.h"
 
 namespace dure::DURE_ISA {
 namespace {
 
-constexpr int kLanes = 16;
-#if defined(__AVX512F__)
-constexpr int kWidth = 16;  // lanes in a register
-#elif defined(__AVX2__)
-constexpr int kWidth = 8;
-#else
-constexpr int kWidth = 4;
-#endif
-
-// Sixteen lanes in the compiler's own vectors: GCC takes one that is wider than a register apart,
-// lane by lane.
-template <class T>
-struct Lanes {
-  typedef T Vector __attribute__((vector_size(4 * kWidth)));
-  static constexpr int kVectors = kLanes / kWidth;
-  Vector v[kVectors] = {};
-
-  Lanes() = default;
-  // NOLINTNEXTLINE(google-explicit-constructor): numbers stand beside lanes in sums and products
-  Lanes(T x) {
-    for (auto& part : v) part = Vector{} + x;
-  }
-  T operator[](int lane) const { return v[lane / kWidth][lane % kWidth]; }
-  void set(int lane, T x) { v[lane / kWidth][lane % kWidth] = x; }
-};
-using floats = Lanes<float>;
-using mask = Lanes<int32_t>;  // -1 where it holds
-
-#define DURE_EACH(expr) \
-  for (int i = 0; i < floats::kVectors; ++i) expr
-#define DURE_ALWAYS __attribute__((always_inline)) inline
-DURE_ALWAYS floats operator+(floats a, const floats& b) {
-  DURE_EACH(a.v[i] += b.v[i]);
-  return a;
-}
-DURE_ALWAYS floats operator-(floats a, const floats& b) {
-  DURE_EACH(a.v[i] -= b.v[i]);
-  return a;
-}
-DURE_ALWAYS floats operator*(floats a, const floats& b) {
-  DURE_EACH(a.v[i] *= b.v[i]);
-  return a;
-}
-DURE_ALWAYS floats operator/(floats a, const floats& b) {
-  DURE_EACH(a.v[i] /= b.v[i]);
-  return a;
-}
-DURE_ALWAYS void operator+=(floats& a, const floats& b) { DURE_EACH(a.v[i] += b.v[i]); }
-DURE_ALWAYS mask operator>(const floats& a, const floats& b) {
-  mask m;
-  DURE_EACH(m.v[i] = a.v[i] > b.v[i]);
-  return m;
-}
-DURE_ALWAYS mask operator!=(const floats& a, const floats& b) {
-  mask m;
-  DURE_EACH(m.v[i] = a.v[i] != b.v[i]);
-  return m;
-}
-DURE_ALWAYS mask operator&(mask a, const mask& b) {
-  DURE_EACH(a.v[i] &= b.v[i]);
-  return a;
-}
-DURE_ALWAYS floats choose(const mask& m, const floats& yes, const floats& no) {
-  floats r;
-  DURE_EACH(r.v[i] = m.v[i] ? yes.v[i] : no.v[i]);
-  return r;
-}
-DURE_ALWAYS floats larger(const floats& a, const floats& b) {
-  return choose(a > b, a, b);
-}  // b if a is NaN
-DURE_ALWAYS floats magnitude(floats x) {
-  DURE_EACH(x.v[i] = reinterpret_cast<floats::Vector>(reinterpret_cast<mask::Vector>(x.v[i]) &
-                                                      0x7FFFFFFF));
-  return x;
-}
-#undef DURE_EACH
-
-// The nearest whole number between low and high, which are whole; low for NaN.
-DURE_ALWAYS floats nearest(const floats& x, float low, float high) {
-  const floats magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to even
-  const floats least = larger(x, low);
-  return (choose(floats(high) > least, least, high) + magic) - magic;
-}
-
 constexpr int kSymmetricTries = 9;    // finer and coarser scales each way
 constexpr int kAsymmetricTries = 20;  // from a whole step coarser than the range to one finer
 constexpr float kTryStep = 0.1f;      // of a code
-// What a block of 4 bits holds: beyond it, sums of squares might overflow.
-constexpr float kLargest = 524288;
-
-template <int N>  // weights in a group
-struct Groups {
-  floats x[N];       // x[i][lane]: weight i of that lane's group
-  floats weight[N];  // of its squared error: what is large matters more, what is small still counts
-  bool fits = true;
-
-  Groups(const float* from,
-         int count) {  // count groups, one behind the other; the other lanes are zero
-    float columns[N][kLanes] = {};
-    for (int g = 0; g < count; ++g)
-      for (int i = 0; i < N; ++i) columns[i][g] = from[g * N + i];
-    floats squares, outside;
-    for (int i = 0; i < N; ++i) {
-      std::memcpy(&x[i], columns[i], sizeof(floats));
-      squares += x[i] * x[i];
-      outside = choose(floats(kLargest) > magnitude(x[i]), outside, 1);  // NaN is outside, too
-    }
-    floats rms;
-    for (int lane = 0; lane < kLanes; ++lane) {
-      fits &= outside[lane] == 0;
-      rms.set(lane, std::sqrt(squares[lane] / N));
-    }
-    for (int i = 0; i < N; ++i) weight[i] = rms + magnitude(x[i]);
-  }
-};
 
 // The s that, with codes from low to high, makes x ≈ s * code of least weighted squared error. For
 // given codes it is Σwxq / Σwqq, which takes (Σwxq)² / Σwqq off the error; the codes are tried that
@@ -184,32 +70,8 @@ void asymmetric_scale(const Groups<N>& g, float top, floats& best, floats& best_
     most = choose(better, gain, most);
   }
 }
-
-float half(float x) { return half_to_float(float_to_half(x)); }
-void put_half(uint8_t* out, float x) {
-  const uint16_t bits = float_to_half(x);
-  std::memcpy(out, &bits, 2);
-}
-
-// The codes, group by group, of weights under these scales: (x + minimum) / scale, or 0 where the
-// scale is 0.
-template <int N>
-void assign(const Groups<N>& g, const floats& scale, const floats& minimum, float low, float high,
-            floats* codes) {
-  for (int i = 0; i < N; ++i) {
-    const floats q = nearest((g.x[i] + minimum) / scale, low, high);
-    codes[i] = choose(scale != 0, q, 0);
-  }
-}
-template <int N>
-void store_codes(const floats* codes, int offset, uint8_t (*out)[N]) {
-  for (int i = 0; i < N; ++i)
-    for (int lane = 0; lane < kLanes; ++lane)
-      out[lane][i] = static_cast<uint8_t>(static_cast<int>(codes[i][lane]) + offset);
-}
-
-bool blocks_q8_0(const float* from, int count, uint8_t* out) {
-  const Groups<32> g(from, count);
+bool blocks_q8_0(const Run& run, int count, uint8_t* out) {
+  const Groups<32> g(run, count);
   floats peak, codes[32];
   for (const floats& x : g.x) peak = larger(magnitude(x), peak);
   floats scale = peak / 127;
@@ -228,11 +90,18 @@ bool blocks_q8_0(const float* from, int count, uint8_t* out) {
   return fits;
 }
 
+// Bit 4 of each of 32 codes, as one number.
+void put_fifth_bits(const uint8_t* codes, uint8_t* out) {
+  uint32_t high = 0;
+  for (int i = 0; i < 32; ++i) high |= static_cast<uint32_t>(codes[i] >> 4) << i;
+  std::memcpy(out, &high, 4);
+}
+
 // Q4_0 (Bits 4) and Q5_0 (Bits 5).
 template <int Bits>
-bool blocks_symmetric(const float* from, int count, uint8_t* out) {
+bool blocks_symmetric(const Run& run, int count, uint8_t* out) {
   constexpr int kOffset = 1 << (Bits - 1);
-  const Groups<32> g(from, count);
+  const Groups<32> g(run, count);
   floats scale = symmetric_scale(g, -kOffset, kOffset - 1), codes[32];
   bool fits = g.fits;
   for (int lane = 0; lane < kLanes; ++lane) {
@@ -246,20 +115,42 @@ bool blocks_symmetric(const float* from, int count, uint8_t* out) {
     put_half(out, scale[b]);
     out += 2;
     if constexpr (Bits == 5) {
-      uint32_t high = 0;
-      for (int i = 0; i < 32; ++i) high |= static_cast<uint32_t>(bytes[b][i] >> 4) << i;
-      std::memcpy(out, &high, 4);
+      put_fifth_bits(bytes[b], out);
       out += 4;
     }
-    for (int i = 0; i < 16; ++i)
-      *out++ = static_cast<uint8_t>((bytes[b][i] & 15) | (bytes[b][i + 16] << 4));
+    put_nibbles(bytes[b], out);
+    out += 16;
+  }
+  return fits;
+}
+
+// Q5_1: a code is of 5 bits, and a block's minimum is added, so that it is stored negated.
+bool blocks_q5_1(const Run& run, int count, uint8_t* out) {
+  const Groups<32> g(run, count);
+  floats scale, minimum, codes[32];
+  asymmetric_scale(g, 31, scale, minimum);
+  bool fits = g.fits;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    scale.set(lane, half(scale[lane]));
+    minimum.set(lane, half(minimum[lane]));
+    fits &= std::isfinite(scale[lane]) && std::isfinite(minimum[lane]);
+  }
+  assign(g, scale, minimum, 0, 31, codes);
+  uint8_t bytes[kLanes][32];
+  store_codes(codes, 0, bytes);
+  for (int b = 0; b < count; ++b) {
+    put_half(out, scale[b]);
+    put_half(out + 2, -minimum[b]);
+    put_fifth_bits(bytes[b], out + 4);
+    put_nibbles(bytes[b], out + 8);
+    out += 24;
   }
   return fits;
 }
 
 // 256 weights: 16 groups of 16, one a lane.
-bool block_q6_k(const float* from, uint8_t* out) {
-  const Groups<16> g(from, kLanes);
+bool block_q6_k(const Run& run, int, uint8_t* out) {
+  const Groups<16> g(run, kLanes);
   const floats wanted = symmetric_scale(g, -32, 31);
   float peak = 0;
   for (int lane = 0; lane < kLanes; ++lane)
@@ -324,11 +215,13 @@ void refit(const Groups<32>& g, const floats* codes, const floats& sub, const fl
   }
 }
 
-// Two blocks of 256 weights, or one: 8 groups of 32 each.
-bool blocks_q4_k(const float* from, int count, uint8_t* out) {
-  const Groups<32> g(from, kParts * count);
+// Q4_K (Bits 4) and Q5_K (Bits 5): two blocks of 256 weights, or one, of 8 groups of 32 each.
+template <int Bits>
+bool blocks_k(const Run& run, int count, uint8_t* out) {
+  constexpr int kTop = (1 << Bits) - 1;
+  const Groups<32> g(run, kParts * count);
   floats wanted, wanted_minimum, codes[32], d, minimum;
-  asymmetric_scale(g, 15, wanted, wanted_minimum);
+  asymmetric_scale(g, kTop, wanted, wanted_minimum);
   for (int first = 0; first < kLanes; first += kParts) {
     float most = 0, most_minimum = 0;
     for (int lane = first; lane < first + kParts; ++lane) {
@@ -340,7 +233,7 @@ bool blocks_q4_k(const float* from, int count, uint8_t* out) {
   }
   const floats sub = choose(d > 0, nearest(wanted / d, 0, 63), 0);
   const floats sub_minimum = choose(minimum > 0, nearest(wanted_minimum / minimum, 0, 63), 0);
-  assign(g, d * sub, minimum * sub_minimum, 0, 15, codes);
+  assign(g, d * sub, minimum * sub_minimum, 0, kTop, codes);
   bool fits = g.fits;
   for (int first = 0; first < kLanes; first += kParts) {
     float new_d = d[first], new_minimum = minimum[first];
@@ -349,11 +242,11 @@ bool blocks_q4_k(const float* from, int count, uint8_t* out) {
     for (int lane = first; lane < first + kParts; ++lane)
       d.set(lane, new_d), minimum.set(lane, new_minimum);
   }
-  assign(g, d * sub, minimum * sub_minimum, 0, 15, codes);
+  assign(g, d * sub, minimum * sub_minimum, 0, kTop, codes);
 
   uint8_t bytes[kLanes][32];
   store_codes(codes, 0, bytes);
-  for (int b = 0; b < count; ++b, out += 144) {
+  for (int b = 0; b < count; ++b) {
     const int first = kParts * b;
     put_half(out, d[first]);
     put_half(out + 2, minimum[first]);
@@ -364,53 +257,56 @@ bool blocks_q4_k(const float* from, int count, uint8_t* out) {
       out[4 + j] = static_cast<uint8_t>(s | (late_s >> 4 << 6));
       out[8 + j] = static_cast<uint8_t>(m | (late_m >> 4 << 6));
       out[12 + j] = static_cast<uint8_t>((late_s & 15) | ((late_m & 15) << 4));
-      for (int i = 0; i < 32; ++i)
-        out[16 + 32 * j + i] =
-            static_cast<uint8_t>(bytes[first + 2 * j][i] | (bytes[first + 2 * j + 1][i] << 4));
     }
-  }
-  return fits;
-}
-
-// Calls f(first block, blocks) for steps of up to `step` blocks, on all threads; whether every call
-// said yes.
-template <class F>
-bool each_step(int64_t blocks, int step, int threads, F&& f) {
-  bool fits = true;
-  const int64_t steps = (blocks + step - 1) / step;
-#pragma omp parallel for num_threads(threads) reduction(&& : fits) if (threads > 1)
-  for (int64_t i = 0; i < steps; ++i) {
-    const int64_t left = blocks - i * step;
-    fits = f(i * step, static_cast<int>(left < step ? left : step)) && fits;
+    out += 16;
+    if constexpr (Bits == 5) {  // bit j of byte i is the fifth of weight i of group j
+      for (int i = 0; i < 32; ++i) {
+        int high = 0;
+        for (int j = 0; j < kParts; ++j) high |= (bytes[first + j][i] >> 4) << j;
+        out[i] = static_cast<uint8_t>(high);
+      }
+      out += 32;
+    }
+    for (int j = 0; j < kParts; j += 2)
+      for (int i = 0; i < 32; ++i)
+        *out++ = static_cast<uint8_t>((bytes[first + j][i] & 15) | (bytes[first + j + 1][i] << 4));
   }
   return fits;
 }
 
 }  // namespace
 
-bool quantize_blocks(Type type, const float* x, int64_t count, uint8_t* out, int threads) {
-  const auto by_32 = [&](auto&& blocks, int block_bytes) {
-    return each_step(count / 32, kLanes, threads, [&](int64_t first, int n) {
-      return blocks(x + 32 * first, n, out + block_bytes * first);
+bool quantize_blocks(Type type, const float* x, int64_t count, const float* importance,
+                     int64_t cols, uint8_t* out, int threads) {
+  const Run all{x, importance, cols, 0};
+  const auto each = [&](auto&& blocks, int weights, int block_bytes, int step) {
+    return each_step(count / weights, step, threads, [&](int64_t first, int n) {
+      return blocks(all.from(weights * first), n, out + block_bytes * first);
     });
   };
   switch (type) {
     case Type::Q8_0:
-      return by_32(blocks_q8_0, 34);
+      return each(blocks_q8_0, 32, 34, kLanes);
     case Type::Q4_0:
-      return by_32(blocks_symmetric<4>, 18);
+      return each(blocks_symmetric<4>, 32, 18, kLanes);
     case Type::Q5_0:
-      return by_32(blocks_symmetric<5>, 22);
+      return each(blocks_symmetric<5>, 32, 22, kLanes);
+    case Type::Q5_1:
+      return each(blocks_q5_1, 32, 24, kLanes);
+    case Type::IQ4_NL:
+      return each(blocks_iq4_nl, 32, 18, kLanes);
+    case Type::MXFP4:
+      return each(blocks_mxfp4, 32, 17, kLanes);
     case Type::Q6_K:
-      return each_step(count / 256, 1, threads, [&](int64_t first, int) {
-        return block_q6_k(x + 256 * first, out + 210 * first);
-      });
+      return each(block_q6_k, 256, 210, 1);
     case Type::Q4_K:
-      return each_step(count / 256, 2, threads, [&](int64_t first, int n) {
-        return blocks_q4_k(x + 256 * first, n, out + 144 * first);
-      });
+      return each(blocks_k<4>, 256, 144, 2);
+    case Type::Q5_K:
+      return each(blocks_k<5>, 256, 176, 2);
+    case Type::IQ4_XS:
+      return each(blocks_iq4_xs, 256, 136, 2);
     default:
-      return false;  // bind/module.cpp lets no other type through
+      return false;  // bind/weights.cpp lets no other type through
   }
 }
 

@@ -69,10 +69,13 @@ class DirectRunner:
         positions: Sequence[int],
         sequences: Sequence[int],
         logit_rows: Sequence[int],
+        *,
+        hidden_rows: Sequence[int] | None = None,
     ) -> NDArray[np.float32]:
         """Put these rows in the cache; return the logits (len(logit_rows), vocab_size).
 
-        Rows of one sequence are at most a `chunk`, or 512 if that is more.
+        Rows of one sequence are at most a `chunk`, or 512 if that is more. hidden_rows: those that
+        the last layer computes, too, though nobody asks for their logits.
         """
         batch = Batch(
             tokens=np.asarray(tokens, np.int32),
@@ -81,6 +84,7 @@ class DirectRunner:
             block_tables=self.block_tables,
             window_tables=self.window_tables,
             logit_rows=np.asarray(logit_rows, np.int32),
+            hidden_rows=None if hidden_rows is None else np.asarray(hidden_rows, np.int32),
             states=self.states,
         )
         logits = self.runner.execute(batch)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from outcome import Dure
 from packed_mixtures import gguf_mixture
 
+from dure.formats.gguf import read_gguf
+from dure.formats.imatrix import read_imatrix
 from dure.hub import human_bytes
 
 
@@ -44,3 +47,55 @@ def test_another_ending_is_refused_with_both(tmp_path: Path, dure_command: Dure)
     said = dure_command("convert", str(tmp_path), str(tmp_path / "out"))
     assert said.code == 1
     assert "must end in .gguf or .dure" in said.err
+
+
+def test_a_gguf_file_is_written_in_fewer_bits_and_says_so(
+    tmp_path: Path, dure_command: Dure
+) -> None:
+    source, out = gguf_mixture(tmp_path / "in.gguf", "F32"), tmp_path / "out.gguf"
+    said = dure_command("convert", str(source), str(out), "--quantize", "q8_0")
+    size = human_bytes(out.stat().st_size)
+    assert said.code == 0
+    assert said.err == f"{out} will take {size}\n"
+    assert said.out.startswith(f"{out}: {size}, ")
+    assert "Q8_0 tensors" in said.out
+    again = dure_command("convert", str(out), str(tmp_path / "two.gguf"), "--quantize", "Q4_K_M")
+    assert "were quantised already: their errors add up" in again.err
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["in.gguf", "out.gguf"], "is a GGUF file already"),
+        (["in.gguf", "out.gguf", "--quantize", "Q3_K"], "'Q3_K' is not a quantisation that dure"),
+        (["in.gguf", "out.dure", "--quantize", "Q4_K_M"], "'Q4_K_M' is not a quantisation that"),
+        (["in.gguf", "out.gguf", "--imatrix", "x.dat"], "--imatrix is for OUT.gguf with"),
+        (["in.gguf", "in.gguf", "--quantize", "q4"], "in.gguf exists"),
+    ],
+)
+def test_what_cannot_be_written_is_a_sentence(
+    tmp_path: Path, dure_command: Dure, arguments: list[str], said: str
+) -> None:
+    gguf_mixture(tmp_path / "in.gguf", "F32")
+    paths = [str(tmp_path / each) if "." in each else each for each in arguments]
+    outcome = dure_command("convert", *paths)
+    assert outcome.code == 1
+    assert said in outcome.err
+    assert [path.name for path in tmp_path.iterdir()] == ["in.gguf"]
+
+
+@pytest.mark.model
+def test_a_models_importance_is_computed_and_used(
+    tmp_path: Path, smollm2: Path, dure_command: Dure
+) -> None:
+    text, matrix, out = (tmp_path / name for name in ("text.txt", "m.gguf", "out.gguf"))
+    text.write_text("The capital of France is Paris. " * 20)
+    said = dure_command("imatrix", str(smollm2), str(text), str(matrix), "--window", "32")
+    assert (said.code, f"{matrix}: " in said.out) == (0, True)
+    found = read_imatrix(matrix)
+    assert found.datasets == ("text.txt",)
+    assert len(found.entries) == 210  # of seven matrices in 30 layers
+    assert all(each.counts.tolist() == [32 * found.chunks] for each in found.entries.values())
+    arguments = ("--quantize", "IQ4_XS", "--imatrix", str(matrix))
+    assert dure_command("convert", str(smollm2), str(out), *arguments).code == 0
+    assert read_gguf(out).metadata["quantize.imatrix.entries_count"] == 210

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +13,9 @@ from dure.cli import console
 from dure.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from dure.weights.quantize import Scheme
+    from collections.abc import Callable
+
+    from dure.formats.imatrix import ImportanceMatrix
 
 
 def command(
@@ -21,7 +23,8 @@ def command(
         str,
         typer.Argument(
             metavar="IN",
-            help="A folder of safetensors with config.json; for OUT.dure a .gguf file, too.",
+            help="A folder of safetensors with config.json, or a .gguf file: to be written in "
+            "fewer bits, or for OUT.dure.",
         ),
     ],
     out: Annotated[
@@ -34,8 +37,18 @@ def command(
     quantize: Annotated[
         str | None,
         typer.Option(
-            metavar="q8|q6|q4",
-            help="Bits per weight. q4: experts of a sparse model in 4 bits, all else in 6.",
+            metavar="TYPE",
+            help="Bits per weight: q8, q6 or q4 (experts of a sparse model in 4 bits, all else in "
+            "6), or one of llama.cpp's mixtures: Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q4_K_M, Q4_K_S, "
+            "IQ4_XS, IQ4_NL, MXFP4.",
+        ),
+    ] = None,
+    imatrix: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="An importance matrix, of `dure imatrix` or llama.cpp: which columns an error "
+            "costs most in.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
@@ -46,14 +59,14 @@ def command(
 ) -> None:
     """Write a model as a GGUF file that dure and llama.cpp run, or as a .dure folder.
 
-    Without --quantize every matrix keeps its type. What is written appears only when it is
-    complete. OUT.dure is for a mixture of experts that is larger than memory: each expert lies on
-    disk as dure computes with it, so the start and each expert that is missing cost a read and no
-    more. Everything else is in it as it was, and --quantize applies to that when it is loaded.
+    Without --quantize every matrix keeps its type. A .gguf file is written anew with --quantize,
+    everything but its matrices as it was. What is written is read again, and appears only when it
+    is complete. OUT.dure is for a mixture of experts that is larger than memory: each expert lies
+    on disk as dure computes with it, so the start and each expert that is missing cost a read and
+    no more. Everything else is in it as it was, and --quantize applies to that when it is loaded.
     """
     from dure import hub
     from dure.loading.memory import check_threads
-    from dure.weights.quantize import check_scheme
 
     if out.suffix not in (".gguf", ".dure"):
         raise InvalidRequestError(
@@ -61,41 +74,83 @@ def command(
             hint="a GGUF file for dure and llama.cpp, or a folder whose experts dure reads as "
             "they lie",
         )
-    scheme = None if quantize is None else check_scheme(quantize)
+    if imatrix is not None and (quantize is None or out.suffix == ".dure"):
+        raise InvalidRequestError(
+            "--imatrix is for OUT.gguf with --quantize TYPE.", hint="leave it out"
+        )
     threads = check_threads(threads)
     source = hub.resolve(model, allow_download=False).path
-    write = _write_folder if out.suffix == ".dure" else _write_gguf
-    write(source, out, scheme, threads, force=force, json=json)
+    if out.suffix == ".dure":
+        _write_folder(source, out, quantize, threads, force=force, json=json)
+    else:
+        _write_gguf(source, out, quantize, imatrix, threads, force=force, json=json)
 
 
 def _write_gguf(
-    folder: Path, out: Path, scheme: Scheme | None, threads: int, *, force: bool, json: bool
+    source: Path,
+    out: Path,
+    quantize: str | None,
+    imatrix: Path | None,
+    threads: int,
+    *,
+    force: bool,
+    json: bool,
 ) -> None:
     from dure import hub
     from dure.convert.gguf import convert
+    from dure.convert.recipes import recipe_named
+    from dure.convert.requantize import requantize
+    from dure.formats.checkpoint import open_checkpoint
+    from dure.formats.imatrix import read_imatrix
 
-    with console.ProgressLine("writing") as line:
-        written = convert(
-            folder, out, quantize=scheme, threads=threads, force=force, progress=line.update
-        )
+    recipe = None if quantize is None else recipe_named(quantize)
+    importance: ImportanceMatrix | None = None if imatrix is None else read_imatrix(imatrix)
+    again = recipe is not None and open_checkpoint(source).kind == "gguf"
+    with console.ProgressLine("writing") as line, console.ProgressLine("checking") as check:
+        options: dict[str, Any] = {
+            "importance": importance,
+            "threads": threads,
+            "force": force,
+            "tell_size": _teller(out),
+            "progress": line.update,
+            "checking": check.update,
+        }
+        value: dict[str, object]
+        if again and recipe is not None:
+            anew = requantize(source, out, recipe, **options)
+            value = {"again": anew.again, "weighed": anew.weighed}
+            written = anew.written
+        else:
+            written, value = convert(source, out, quantize=quantize, **options), {}
     if json:
-        value = {"path": str(written.path), "size_bytes": written.size_bytes}
-        value |= {"architecture": written.architecture, "types": dict(written.types)}
-        console.print_json(value)
+        whole = {"path": str(written.path), "size_bytes": written.size_bytes}
+        whole |= {"architecture": written.architecture, "types": dict(written.types), **value}
+        console.print_json(whole)
         return
+    if value.get("again"):
+        console.note(
+            f"{value['again']} tensors were quantised already: their errors add up, so give a file "
+            "of more bits if there is one"
+        )
     mix = ", ".join(f"{count} {dtype}" for dtype, count in written.types.items())
     print(f"{written.path}: {hub.human_bytes(written.size_bytes)}, {mix} tensors")
 
 
+def _teller(out: Path) -> Callable[[int], None]:
+    """Make what says how large the output will be, before it is written."""
+    from dure import hub
+
+    return lambda size: console.note(f"{out} will take {hub.human_bytes(size)}")
+
+
 def _write_folder(
-    source: Path, out: Path, scheme: Scheme | None, threads: int, *, force: bool, json: bool
+    source: Path, out: Path, quantize: str | None, threads: int, *, force: bool, json: bool
 ) -> None:
     from dure import hub
     from dure.convert.folder import pack_folder
+    from dure.weights.quantize import check_scheme
 
-    def tell_size(size: int) -> None:
-        console.note(f"{out} will take {hub.human_bytes(size)}")
-
+    scheme = None if quantize is None else check_scheme(quantize)
     with console.ProgressLine("writing") as line, console.ProgressLine("checking") as check:
         written = pack_folder(
             source,
@@ -103,7 +158,7 @@ def _write_folder(
             quantize=scheme,
             threads=threads,
             force=force,
-            tell_size=tell_size,
+            tell_size=_teller(out),
             progress=line.update,
             checking=check.update,
         )

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.checkpoint import Checkpoint
@@ -102,7 +102,26 @@ def copied_size(checkpoint: Checkpoint, copies: Sequence[TensorCopy]) -> int:
     return head + sum(plan.size_bytes for plan in plans)
 
 
-def check_copies(path: Path, copies: Sequence[TensorCopy], advance: Callable[[int], None]) -> None:
+class Written(Protocol):
+    """A tensor that was written, and hashed meanwhile."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the file."""
+        ...
+
+    @property
+    def plan(self) -> TensorPlan:
+        """What the writer took."""
+        ...
+
+    @property
+    def hasher(self) -> Any:
+        """BLAKE2b of 32 bytes over all that was written of it."""
+        ...
+
+
+def check_copies(path: Path, copies: Sequence[Written], advance: Callable[[int], None]) -> None:
     """Read the tensors of a written file again. Raises ModelFileError for one that differs.
 
     advance: called with the bytes of each piece.

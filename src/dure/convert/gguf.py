@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,17 +10,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dure import machine, models
+from dure.convert.checked import Converted, Progress, converted, write_checked
+from dure.convert.encode import Target, importance_of
 from dure.convert.family import SECOND_NORM, WITHOUT_BIAS, WITHOUT_WINDOW, Family, without_windows
 from dure.convert.family import routed as _routed
 from dure.convert.gemma import GEMMA
 from dure.convert.latent import LATENT, dense_in_front
 from dure.convert.llama_likes import LLAMA_LIKES
+from dure.convert.recipes import Types, recipe_named
+from dure.convert.requantize import file_type, imatrix_metadata
 from dure.convert.sinks import SINKS
 from dure.convert.tensors import KEPT, Layout, gguf_tensors, otherwise, tensor_plan
 from dure.errors import UnsupportedModelError
 from dure.formats.card import read_card
 from dure.formats.checkpoint import open_checkpoint
-from dure.formats.gguf_writer import TensorPlan, check_target, write_gguf
+from dure.formats.gguf_writer import TensorPlan, check_target
 from dure.formats.quantized.base import is_quantized
 from dure.formats.quantized_checkpoint import parameters
 from dure.formats.tensors import TensorInfo
@@ -29,20 +32,19 @@ from dure.layers.rope import RopeConfig, rope_frequencies, stretched_theta
 from dure.models.config import gguf_keys, read_config
 from dure.text.gguf_export import gguf_vocabulary
 from dure.weights.names import from_gguf
-from dure.weights.quantize import part_of, type_for
+from dure.weights.quantize import part_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dure.convert.recipes import Recipe
     from dure.convert.tensors import Tensor
     from dure.formats.checkpoint import Checkpoint
+    from dure.formats.imatrix import ImportanceMatrix
     from dure.models.config import Config
-    from dure.weights.quantize import Scheme
 
 _FLOATS = ("F32", "F16", "BF16")
 _NEVER = 1e30  # llama.cpp's divisor of a frequency that does not turn
-# general.file_type, which tells a person what most of the file is.
-_FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "Q4_K": 15, "Q6_K": 18, "BF16": 32, "MXFP4": 38}
 
 # What the families' configs call the sizes, in config.json's language.
 _SIZES = {
@@ -63,62 +65,62 @@ _SIZES = {
 }
 
 
-@dataclass(frozen=True)
-class Converted:
-    """What `convert` wrote: the file, its size, and its tensors by type."""
-
-    path: Path
-    size_bytes: int
-    architecture: str
-    types: Mapping[str, int]  # tensor type -> how many tensors
-
-
 def convert(
     folder: Path,
     out: Path,
     *,
-    quantize: Scheme | None = None,
+    quantize: str | None = None,
+    importance: ImportanceMatrix | None = None,
     threads: int | None = None,
     force: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    tell_size: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
+    checking: Progress | None = None,
 ) -> Converted:
     """Convert the model in `folder` to the GGUF file `out`.
 
-    quantize: the scheme for matrices; None keeps the type of each, which floats and MXFP4 can.
-    Vectors and routers are float32 in any case. threads: for quantising; None for all cores.
-    force: overwrite `out`. progress: called with (bytes done, bytes in all) of weights.
+    quantize: the recipe for matrices, by name; None keeps the type of each, which floats and MXFP4
+    can. Vectors and routers are float32 in any case. importance: of the matrices' columns. threads:
+    for quantising; None for all cores. The rest is as of `write_checked`.
     Returns what was written. Raises UnsupportedModelError for what llama.cpp would compute
     differently, and InvalidRequestError if `out` exists and not `force`.
     """
+    recipe = None if quantize is None else recipe_named(quantize)
     check_target(out, force=force)
     checkpoint = open_checkpoint(folder)
-    config, family = _understood(checkpoint, quantize)
+    config, family = _understood(checkpoint, recipe)
     sizes: Any = models.checked_model(checkpoint).config
     module = models.family_of(checkpoint)
     architecture = family.architecture or module.GGUF_ARCHITECTURE
     keys = _architecture(config, sizes, family, architecture)
     tensor_aliases = getattr(module, "TENSOR_ALIASES", None) or {}
-    tensors = gguf_tensors(checkpoint, sizes, family.layout, tensor_aliases, keep=quantize is None)
-    sparse = any("_exps." in name for name in tensors)
+    tensors = gguf_tensors(checkpoint, sizes, family.layout, tensor_aliases, keep=recipe is None)
+    types = None if recipe is None else Types(recipe, tensors)
     workers = machine.usable_threads() if threads is None else threads
     plans = [
-        tensor_plan(name, tensor, _type(name, tensor, quantize, sparse=sparse), workers)
+        tensor_plan(tensor, _target(name, tensor, types, importance, workers))
         for name, tensor in tensors.items()
     ]
     plans = [*_rope_factors(config, sizes.rope, family), *plans]
     metadata = {
-        **_general(checkpoint, architecture, plans),
+        **_general(checkpoint, architecture, file_type(recipe, plans)),
+        **imatrix_metadata(importance),
         **keys,
         **gguf_vocabulary(checkpoint, sizes.vocab_size, lists_merges=family.lists_merges),
     }
-    size = write_gguf(out, metadata, plans, force=force, progress=progress)
-    types = [plan.dtype for plan in plans]
-    return Converted(
-        out, size, architecture, {each: types.count(each) for each in sorted({*types})}
+    size = write_checked(
+        out,
+        metadata,
+        plans,
+        force=force,
+        tell_size=tell_size,
+        progress=progress,
+        checking=checking,
     )
+    return converted(out, size, architecture, plans)
 
 
-def _understood(checkpoint: Checkpoint, quantize: Scheme | None) -> tuple[Config, Family]:
+def _understood(checkpoint: Checkpoint, recipe: Recipe | None) -> tuple[Config, Family]:
     """Read the config and find the family's table; UnsupportedModelError if it does not convert."""
     if checkpoint.experts is not None:
         raise UnsupportedModelError(
@@ -128,7 +130,7 @@ def _understood(checkpoint: Checkpoint, quantize: Scheme | None) -> tuple[Config
     if checkpoint.kind == "gguf":
         raise UnsupportedModelError(
             f"{checkpoint.path} is a GGUF file already.",
-            hint="give the folder of safetensors that it was made from.",
+            hint="--quantize TYPE writes it anew in fewer bits.",
         )
     name = models.family_of(checkpoint).__name__.rpartition(".")[2]
     if name not in _FAMILIES:
@@ -138,10 +140,10 @@ def _understood(checkpoint: Checkpoint, quantize: Scheme | None) -> tuple[Config
         )
     found = parameters(checkpoint).values()
     packed = next((t for t in found if is_quantized(t) and t.dtype not in KEPT), None)
-    if packed is not None and quantize is None:
+    if packed is not None and recipe is None:
         raise UnsupportedModelError(
             f"{checkpoint.path} has {packed.name} as {packed.stored}, which GGUF cannot say.",
-            hint="quantise it anew: --quantize q8, q6 or q4.",
+            hint="quantise it anew: --quantize q8, q6, q4, Q4_K_M, …",
         )
     other = next((t for t in found if isinstance(t, TensorInfo) and t.dtype not in _FLOATS), None)
     if other is not None:
@@ -161,16 +163,26 @@ def _understood(checkpoint: Checkpoint, quantize: Scheme | None) -> tuple[Config
     return config, family
 
 
-def _type(name: str, tensor: Tensor, scheme: Scheme | None, *, sparse: bool) -> str:
+def _target(
+    name: str,
+    tensor: Tensor,
+    types: Types | None,
+    importance: ImportanceMatrix | None,
+    threads: int,
+) -> Target:
     """Choose the type that the GGUF stores a tensor in."""
-    stored = tensor.rows[0].tensor.dtype
-    part = part_of(from_gguf(name), len(tensor.shape))
-    if part in ("vector", "router") or name.endswith(".bias"):
-        return "F32"
-    if scheme is None:
-        return stored
-    wanted = type_for(scheme, part, tensor.shape[-1], sparse=sparse)
-    return stored if wanted in _FLOATS else wanted
+    stored, shape = tensor.rows[0].tensor.dtype, tensor.shape
+    if part_of(from_gguf(name), len(shape)) in ("vector", "router") or name.endswith(".bias"):
+        stored, types = "F32", None
+    dtype = None if types is None else types.of(name, len(shape), shape[-1])
+    height = shape[-2] if len(shape) > 1 else 1
+    if dtype is None:
+        return Target(name, stored, height, threads)
+    # Columns that change places are under other numbers in a matrix made from the folder.
+    weights = None
+    if all(rows.columns is None for rows in tensor.rows):
+        weights = importance_of(importance, name, shape)
+    return Target(name, dtype, height, threads, weights)
 
 
 def _rope_factors(config: Config, rope: RopeConfig, family: Family) -> list[TensorPlan]:
@@ -243,18 +255,15 @@ def _rope_scaling(config: Config, sizes: Any, family: Family) -> dict[str, Any]:
     }
 
 
-def _general(checkpoint: Checkpoint, architecture: str, plans: list[TensorPlan]) -> dict[str, Any]:
-    """Make the `general.` keys: name, licence, origin, and the type of most weights."""
-    weights: dict[str, int] = {}
-    for plan in plans:
-        weights[plan.dtype] = weights.get(plan.dtype, 0) + int(np.prod(plan.shape, dtype=np.int64))
+def _general(checkpoint: Checkpoint, architecture: str, written: int) -> dict[str, Any]:
+    """Make the `general.` keys: name, licence, origin, and the number of the file's type."""
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     card = read_card(folder)
     found: dict[str, Any] = {
         "general.architecture": architecture,
         "general.type": "model",
         "general.name": folder.absolute().name,
-        "general.file_type": _FILE_TYPES[_most(weights)],
+        "general.file_type": written,
         "general.quantization_version": 2,
     }
     if card.get("license"):
@@ -269,11 +278,6 @@ def _general(checkpoint: Checkpoint, architecture: str, plans: list[TensorPlan])
         if maker:
             found[f"general.base_model.{index}.organization"] = maker
     return found
-
-
-def _most(weights: Mapping[str, int]) -> str:
-    """Find the type of most weights, among those that name a file."""
-    return max((each for each in weights if each in _FILE_TYPES), key=lambda each: weights[each])
 
 
 def _ernie_values(config: Config, sizes: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dure.convert.encode import encoded, requantised
 from dure.errors import UnsupportedModelError
 from dure.formats.blocks import BLOCKS
 from dure.formats.gguf_writer import TensorPlan
@@ -18,12 +19,12 @@ from dure.formats.quantized_checkpoint import is_idle_bias, parameters
 from dure.formats.tensors import TensorInfo, same_content
 from dure.kernels.dequantize import dequantize
 from dure.weights.names import gguf_name, plain_name
-from dure.weights.quantize import quantize_rows
 from dure.weights.repack import Dequantised
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dure.convert.encode import Target
     from dure.formats.checkpoint import Checkpoint
 
     Source = TensorInfo | QuantizedMatrix | Dequantised
@@ -130,17 +131,20 @@ def gguf_tensors(
     return found
 
 
-def tensor_plan(name: str, tensor: Tensor, dtype: str, threads: int) -> TensorPlan:
-    """Plan how the writer gets a tensor as `dtype`, a few rows at a time."""
+def tensor_plan(tensor: Tensor, target: Target) -> TensorPlan:
+    """Plan how the writer gets a tensor as the target's type, a few rows at a time."""
 
     def pieces() -> Iterator[Bytes]:
+        first = 0  # row of the whole tensor
         for rows in tensor.rows:
             if rows.turned:
-                yield _turned(rows, dtype, threads)
+                yield _turned(rows, first, target)
+                first += rows.tensor.shape[-1]
             else:
-                yield from _converted(rows, dtype, tensor.heads, threads)
+                yield from _converted(rows, first, tensor.heads, target)
+                first += rows.stop - rows.start
 
-    return TensorPlan(name, dtype, tensor.shape, pieces)
+    return TensorPlan(target.name, target.dtype, tensor.shape, pieces)
 
 
 def _only_drafts(name: str, layers: int, layout: Layout) -> bool:
@@ -285,8 +289,8 @@ def _natural(item: tuple[str, Any]) -> list[tuple[int, str]]:
     return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", item[0])]
 
 
-def _converted(rows: Rows, dtype: str, heads: int, threads: int) -> Iterator[Bytes]:
-    """Convert rows to another type, a few at a time."""
+def _converted(rows: Rows, first: int, heads: int, target: Target) -> Iterator[Bytes]:
+    """Convert rows, of the whole tensor from `first` on, to another type, a few at a time."""
     source = rows.tensor
     is_vector = len(source.shape) == 1  # which lies in its file as one row
     height = source.shape[0] if is_vector else rows.stop - rows.start
@@ -299,10 +303,11 @@ def _converted(rows: Rows, dtype: str, heads: int, threads: int) -> Iterator[Byt
         if heads:
             each = BLOCKS[source.dtype].block_bytes if is_vector else source.row_bytes
             raw = _interleaved(raw.reshape(-1, each), head_dim).reshape(raw.shape)
+        at = first + start - rows.start
         if rows.change is not None:
-            raw = _encoded(rows.change(dequantize(source.dtype, raw)), dtype, threads)
-        elif dtype != source.dtype:
-            raw = _encoded(dequantize(source.dtype, raw), dtype, threads)
+            raw = encoded(rows.change(dequantize(source.dtype, raw)), at, target)
+        else:
+            raw = requantised(raw, source.dtype, at, target)
         yield raw.reshape(-1)
 
 
@@ -312,24 +317,16 @@ def _reordered(raw: Bytes, dtype: str, columns: NDArray[np.int32]) -> Bytes:
     return np.take(numbers, columns, axis=1).view(np.uint8)
 
 
-def _turned(rows: Rows, dtype: str, threads: int) -> Bytes:
-    """Convert the transpose of some rows to another type."""
+def _turned(rows: Rows, first: int, target: Target) -> Bytes:
+    """Convert the transpose of some rows, of the whole tensor from `first` on, to another type."""
     source = rows.tensor
     raw = source.read_rows(rows.start, rows.stop)
     numbers = raw.view(np.uint32 if source.dtype == "F32" else np.uint16)
     turned = np.ascontiguousarray(numbers.T).view(np.uint8)
-    if dtype != source.dtype:
-        turned = _encoded(dequantize(source.dtype, turned), dtype, threads)
-    return turned.reshape(-1)
+    return requantised(turned, source.dtype, first, target).reshape(-1)
 
 
 def _interleaved(lines: Bytes, head_dim: int) -> Bytes:
     """Interleave the two halves of each head's rows, as llama.cpp rotates neighbours."""
     halves = lines.reshape(-1, 2, head_dim // 2, lines.shape[-1])
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(lines.shape)
-
-
-def _encoded(values: Floats, dtype: str, threads: int) -> Bytes:
-    if dtype == "F32":
-        return values.view(np.uint8)
-    return quantize_rows(np.ascontiguousarray(values), dtype, threads=threads)

@@ -82,7 +82,7 @@ def write_gguf(
             file.flush()
             os.fsync(file.fileno())
             size = file.tell()
-        _place(partial, path, force=force)
+        place(partial, path, force=force)
     except BaseException:
         with suppress(OSError):
             partial.unlink()
@@ -105,8 +105,11 @@ def check_target(path: Path, *, force: bool) -> None:
         raise InvalidRequestError(f"{path} exists.", hint="--force replaces it.")
 
 
-def _place(partial: Path, path: Path, *, force: bool) -> None:
-    """Give the finished file its name; without `force`, never that of a file that exists."""
+def place(partial: Path, path: Path, *, force: bool) -> None:
+    """Give the finished file its name; without `force`, never that of a file that exists.
+
+    Raises InvalidRequestError for one that exists.
+    """
     if force:
         partial.replace(path)
         return

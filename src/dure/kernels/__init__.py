@@ -92,13 +92,16 @@ def quantize_rows(x: Floats) -> tuple[NDArray[np.int8], Floats]:
     return _core.quantize_rows(x)
 
 
-def quantize_blocks(dtype: str, x: Floats, *, threads: int = 1) -> Bytes:
-    """Quantise x (n, cols) to the blocks of a model file: Q4_0, Q5_0, Q8_0, Q4_K or Q6_K.
+def quantize_blocks(
+    dtype: str, x: Floats, importance: Floats | None = None, *, threads: int = 1
+) -> Bytes:
+    """Quantise x (n, cols) to the blocks of a model file, of `quantize_reference.TYPES`.
 
-    A search minimises the weighted squared error. Returns uint8 (n, row bytes). Raises ValueError
-    for any other type, and for weights that are not finite or too large.
+    A search minimises the weighted squared error. importance: (cols,), what an error in a column
+    counts. Returns uint8 (n, row bytes). Raises ValueError for any other type, and for weights that
+    are not finite or too large.
     """
-    return _core.quantize_blocks(dtype, x, threads)
+    return _core.quantize_blocks(dtype, x, importance, threads)
 
 
 def matmul(

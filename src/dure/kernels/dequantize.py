@@ -91,11 +91,11 @@ OWN_TYPES = (*GROUPED_TYPES, *AFFINE_TYPES, *FP8_TYPES, *INT8_TYPES, *NVFP4_TYPE
 QUANTIZED_TYPES = tuple(name for name in LAYOUTS if name not in (*FLOAT_TYPES, *FP8_TYPES))
 
 # IQ4's sixteen levels, spaced more finely near zero.
-_IQ4_LEVELS = np.array(
+IQ4_LEVELS = np.array(
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8
 )
 # Twice the values of a 4-bit float of 2 exponent bits and 1 fraction bit; the scale is halved.
-_FP4_LEVELS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)
+FP4_LEVELS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)
 
 
 def _fp8_values() -> npt.NDArray[np.float32]:
@@ -307,7 +307,7 @@ def _q6_k(blocks: Array) -> Unpacked:
 
 
 def _iq4_nl(blocks: Array) -> Unpacked:
-    return _IQ4_LEVELS[_nibbles(blocks)], _scale(blocks), None
+    return IQ4_LEVELS[_nibbles(blocks)], _scale(blocks), None
 
 
 def _iq4_xs(blocks: Array) -> Unpacked:
@@ -315,14 +315,14 @@ def _iq4_xs(blocks: Array) -> Unpacked:
     low = _bits(blocks["group_low"], 4).swapaxes(-1, -2).reshape(*blocks.shape, 8)
     high = _bits(blocks["group_high"][..., None], 2)[..., 0].astype(np.uint8)
     groups = (low | high << 4).astype(np.int8) - 32
-    return _IQ4_LEVELS[_nibbles(blocks)], _scale(blocks) * groups.astype(np.float32), None
+    return IQ4_LEVELS[_nibbles(blocks)], _scale(blocks) * groups.astype(np.float32), None
 
 
 def _mxfp4(blocks: Array) -> Unpacked:
     exponents = blocks["exponent"].astype(np.int32)
     # 2^(e - 127), halved because the levels are doubled: exact, down into the subnormals at e < 2.
     scales = np.ldexp(np.float32(1.0), exponents - 128)
-    return _FP4_LEVELS[_nibbles(blocks)], scales[..., None], None
+    return FP4_LEVELS[_nibbles(blocks)], scales[..., None], None
 
 
 # Products are added up per 32 codes, whatever shares a scale. Codes of 8 bits are taken less 128.
@@ -360,7 +360,7 @@ def _int8(blocks: Array) -> Unpacked:
 def _nvfp4(blocks: Array) -> Unpacked:
     own, whole = _FP8_VALUES[blocks["groups"]] * np.float32(0.5), _scale(blocks)
     divides = whole.flat[0] < 0  # all of a matrix, or none
-    return _FP4_LEVELS[_neighbours(blocks)], -own / whole if divides else own * whole, None
+    return FP4_LEVELS[_neighbours(blocks)], -own / whole if divides else own * whole, None
 
 
 _UNPACK: Mapping[str, Callable[[Array], Unpacked]] = {

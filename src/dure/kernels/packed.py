@@ -46,6 +46,17 @@ class Matrix:
         """Pack source blocks `raw` (n, row_bytes) from row first_row, a multiple of 16, on."""
         self.packed.fill(first_row, raw, threads)
 
+    def watch(self) -> None:
+        """Add up, from here on, the squares of what the matrix is multiplied with."""
+        self.packed.watch()
+
+    def seen(self) -> tuple[NDArray[np.float64], int]:
+        """Return the sums of squares by column, (1, cols), and of how many rows they are.
+
+        Raises ValueError without `watch`.
+        """
+        return self.packed.seen()
+
     def row_values(self, rows: Ints, *, threads: int = 1) -> Floats:
         """Dequantise rows, (n, cols), rounded as the source format's own dequantisation rounds."""
         values = self.packed.row_values(rows, threads)
@@ -143,6 +154,18 @@ class Experts:
     def use_gelu(self) -> None:
         """Activate by gelu(gate) * up, GELU in its form by tanh, not by silu."""
         self.packed.use_gelu()
+
+    def watch(self) -> None:
+        """Add up, from here on, the squares of what the matrices are multiplied with."""
+        self.packed.watch()
+
+    def seen(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+        """Return the sums of squares by column, and the rows that each expert had.
+
+        Of gate's and up's inputs (count, hidden), of down's (count, intermediate), and (count,).
+        Raises ValueError without `watch`.
+        """
+        return self.packed.seen()
 
     def place(self, expert: int, buffer: ExpertBuffer, slot: int) -> None:
         """Place `expert`'s record in that slot of the buffer; its previous memory is released.

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
     from dure.models import Model
     from dure.text.tokenizer import Tokenizer
+    from dure.weights.loader import OnMade
 
 _LOG = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ def load(
     memory: int | None = None,
     download_progress: Callable[[hub.Progress], None] | None = None,
     load_progress: Progress | None = None,
+    on_made: OnMade | None = None,
 ) -> LoadedModel:
     """Load the model `name`: a short name, hub id, file or folder (None: the default).
 
@@ -106,7 +108,8 @@ def load(
     tokens, or 4,096 tokens for each of `conversations`; its type is f16 or q8, and f32 if `exact`.
     Without `with_tokenizer` a model that has no tokenizer loads, too. `speculate` as in
     LLM: whether the model's own draft heads are loaded, or a smaller model. `memory` is the budget
-    in bytes of all that the process takes; None: what the machine has free.
+    in bytes of all that the process takes; None: what the machine has free. `on_made` is told the
+    name of each matrix and mixture when it is made, before it is filled.
 
     Raises NotEnoughMemoryError, before any matrix is read, if weights, cache and overhead do not
     fit in the budget and the free memory; and the other errors of dure.errors.
@@ -171,6 +174,7 @@ def load(
         progress=tokenizer.watched(load_progress),
         before_packing=before_packing,
         expert_pool=pool,
+        on_made=on_made,
     )
     text = tokenizer.result()
     draft_model = None

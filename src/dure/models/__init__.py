@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
     from dure.models.config import Config
     from dure.weights.expert_pool import ExpertPool
+    from dure.weights.loader import OnMade
     from dure.weights.quantize import Scheme
     from dure.weights.span import Span
 
@@ -299,6 +300,7 @@ def load_model(
     before_packing: Callable[[Model], object] = lambda _: None,
     expert_pool: ExpertPool | None = None,
     span: Span | None = None,
+    on_made: OnMade | None = None,
 ) -> Model:
     """Load the checkpoint's model, with its weights packed in memory.
 
@@ -308,7 +310,8 @@ def load_model(
     and all. before_packing: called once with the model, which has its sizes but cannot run yet,
     when all that is left needs no Python, so that other threads can run. expert_pool: where
     mixtures' experts live; all in memory if it is None. span: the layers that are read, if not all.
-    Raises UnsupportedModelError or ModelFileError; then nothing half-loaded stays.
+    on_made: as of Weights. Raises UnsupportedModelError or ModelFileError; then nothing half-loaded
+    stays.
     """
     family = family_of(checkpoint)
     tensor_aliases = getattr(family, "TENSOR_ALIASES", None)
@@ -322,6 +325,7 @@ def load_model(
         draft_heads=draft_heads,
         expert_pool=expert_pool,
         span=span,
+        on_made=on_made,
     )
     config = read_config(checkpoint)
     model: Model = _built(family, config, weights)

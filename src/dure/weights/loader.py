@@ -54,6 +54,7 @@ _REPORT_SECONDS = 0.25
 
 Made = TypeVar("Made")
 if TYPE_CHECKING:
+    OnMade = Callable[[str, kernels.Matrix | kernels.Experts], None]
     Finder = Callable[[str, Part, int, tuple[int, int]], Reader | None]
 
 
@@ -78,6 +79,7 @@ class Weights:
         expert_pool: ExpertPool | None = None,
         draft_heads: bool = False,
         span: Span | None = None,
+        on_made: OnMade | None = None,
     ) -> None:
         """Take the checkpoint's parameters; read none.
 
@@ -87,6 +89,7 @@ class Weights:
         are read past the page cache, and an embedding that is no head stays on disk, too.
         draft_heads: whether layers that only guess tokens are wanted, where there are any.
         span: the layers computed here, if not all: the others' parameters are not read.
+        on_made: called with the name and the object of each matrix, and of each MLP or mixture.
         """
         self.span = span
         self._elsewhere = False  # whether what is asked for now is not read
@@ -106,7 +109,7 @@ class Weights:
         self._unused = set(self._tensors)
         self._missing: list[str] = []
         self._misshaped: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
-        self._progress = progress
+        self._progress, self._on_made = progress, on_made
         self._total_bytes = sum(t.size_bytes for t in self._tensors.values())
         self._done_bytes = 0
         self._packers: dict[SourceFile, kernels.FilePacker] = {}
@@ -255,6 +258,8 @@ class Weights:
 
     def _matrix(self, name: str, tensor: Parameter, rows: int, cols: int) -> kernels.Matrix:
         matrix = kernels.Matrix(self._types.of(name, tensor), rows, cols)
+        if self._on_made is not None:
+            self._on_made(name, matrix)
         if isinstance(tensor, TensorInfo) and matrix.dtype == tensor.dtype:
             self._packer(tensor.source).add(matrix, tensor.offset)
         else:
@@ -295,6 +300,8 @@ class Weights:
         else:
             gate, up, down = types.values()
             experts = pool.add(count, hidden, intermediate, gate, up, down, sources=origin)
+        if self._on_made is not None:
+            self._on_made(prefix, experts)
         if pool is not None and pool.streams:  # it reads an expert when that is wanted
             found = [reader(expert)[0] for reader in readers.values() for expert in range(count)]
             self._leave(*found)

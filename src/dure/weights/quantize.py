@@ -27,20 +27,28 @@ Part = Literal["embedding", "head", "attention", "dense", "experts", "router", "
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 
 # The type to use instead if a type's blocks do not divide a row: more bits, in smaller blocks.
-_SMALLER_BLOCKS: Mapping[str, str] = {"Q4_K": "Q5_0", "Q6_K": "Q8_0", "Q8_0": "F16", "Q5_0": "F16"}
+_SMALLER_BLOCKS: Mapping[str, str] = {
+    **{"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"},
+    **dict.fromkeys(("Q8_0", "Q5_0", "Q5_1", "IQ4_NL", "MXFP4"), "F16"),
+}
 
 
 def quantize_rows(
-    values: NDArray[np.float32], dtype: str, *, threads: int = 1
+    values: NDArray[np.float32],
+    dtype: str,
+    *,
+    importance: NDArray[np.float32] | None = None,
+    threads: int = 1,
 ) -> NDArray[np.uint8]:
-    """Quantise values (n, cols) to blocks of Q8_0, Q6_K, Q4_K, Q5_0 or Q4_0.
+    """Quantise values (n, cols) to blocks of a type that `kernels.quantize_blocks` makes.
 
     Returns uint8 (n, row bytes), the same bits with any threads and instruction set. Blocks are
-    chosen for the least squared error, weighted by rms + |value| of their group. Raises
-    ModelFileError for a NaN, an infinity, or a weight too large for a block.
+    chosen for the least squared error, weighted by rms + |value| of their group, and by the
+    importance (cols,) of their columns if that is known. Raises ModelFileError for a NaN, an
+    infinity, or a weight too large for a block.
     """
     try:
-        return kernels.quantize_blocks(dtype, values, threads=threads)
+        return kernels.quantize_blocks(dtype, values, importance, threads=threads)
     except ValueError as error:
         raise ModelFileError(f"weights cannot be quantised: {error}.") from None
 
@@ -86,9 +94,14 @@ def type_for(scheme: Scheme, part: Part, cols: int, *, sparse: bool) -> str:
     whole = {"q8": "Q8_0", "q6": "Q6_K", "q4": "Q4_K"}[scheme]
     if scheme == "q4" and part != "experts" and (sparse or part in ("embedding", "head")):
         whole = "Q6_K"
-    while cols % BLOCKS[whole].block_size:
-        whole = _SMALLER_BLOCKS[whole]
-    return whole
+    return fitting(whole, cols)
+
+
+def fitting(dtype: str, cols: int) -> str:
+    """Return the type, or one with smaller blocks where its own do not divide rows of `cols`."""
+    while cols % BLOCKS[dtype].block_size:
+        dtype = _SMALLER_BLOCKS[dtype]
+    return dtype
 
 
 def part_of(name: str, dimensions: int) -> Part:
