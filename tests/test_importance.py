@@ -11,10 +11,10 @@ from tiny_gguf import read_folder, write_gguf
 from tiny_models import VOCAB_SIZE, oracle, random_sequences, saved
 
 from dure import models
-from dure.importance import Watched, compute_imatrix
 from dure.errors import InvalidRequestError
 from dure.formats.checkpoint import open_checkpoint
 from dure.formats.imatrix import ImportanceMatrix
+from dure.importance import Watched, compute_imatrix
 
 TOKENS = random_sequences(48, seed=3)[0]
 WINDOW = 16
@@ -66,7 +66,8 @@ def test_a_dense_models_are_those_of_transformers(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "in.gguf"):
         found = computed(path)
         for name, means in expected.items():
-            np.testing.assert_allclose(found.entries[name].means()[0], means, rtol=1e-3)
+            # Keys and values are float16 in the cache, so what o_proj takes has 11 bits, squared.
+            np.testing.assert_allclose(found.entries[name].means()[0], means, rtol=4e-3)
         assert found.chunks == len(TOKENS) // WINDOW
         assert "token_embd.weight" not in found.entries
     rough = computed(tmp_path, exact=False, threads=2)

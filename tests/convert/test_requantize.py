@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from packed_mixtures import gguf_mixture
 from tiny_gguf import read_folder, write_gguf
-from tiny_models import furthest, loaded, oracle, prefill_logits, random_sequences, saved
+from tiny_models import loaded, oracle, prefill_logits, random_sequences, saved
 
 from dure.convert import checked
 from dure.convert.recipes import RECIPES, Types, recipe_named
@@ -34,18 +35,19 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "in.gguf"
 
 
-@pytest.mark.parametrize(
-    "name, far",
-    [("Q8_0", 0.06), ("Q6_K", 0.2), ("Q5_K_M", 0.6), ("Q4_K_M", 1.2), ("IQ4_XS", 1.4)],
-)
-def test_a_smaller_file_gives_nearly_the_same_logits(
-    source: Path, tmp_path: Path, name: str, far: float
-) -> None:
-    out = tmp_path / "out.gguf"
-    written = requantize(source, out, recipe_named(name)).written
-    assert written.size_bytes == out.stat().st_size < source.stat().st_size
+def test_each_bit_less_makes_the_logits_less_exact(source: Path, tmp_path: Path) -> None:
     expected = prefill_logits(loaded(source), TOKENS)
-    assert furthest(expected, prefill_logits(loaded(out), TOKENS)) <= far * expected.std()
+    errors, sizes = [], [source.stat().st_size]
+    for name in ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M"):
+        out = tmp_path / f"{name}.gguf"
+        written = requantize(source, out, recipe_named(name)).written
+        assert written.size_bytes == out.stat().st_size
+        sizes.append(written.size_bytes)
+        errors.append(float((prefill_logits(loaded(out), TOKENS) - expected).std()))
+    assert sizes == sorted(sizes, reverse=True)
+    assert errors[0] < 0.05 * expected.std()
+    # A bit less doubles the steps; in mixtures some matrices have one more.
+    assert all(1.3 < late / early < 6 for early, late in itertools.pairwise(errors))
 
 
 def test_everything_but_matrices_and_their_types_stays(source: Path, tmp_path: Path) -> None:

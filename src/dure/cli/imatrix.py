@@ -45,8 +45,8 @@ def command(
     """
     del models_dir  # set in the environment
     from dure import hub, models
-    from dure.importance import Watched, compute_imatrix
     from dure.formats.imatrix import check_imatrix_target, write_imatrix
+    from dure.importance import Watched, compute_imatrix
     from dure.loading.load import load
 
     if out.suffix not in (".gguf", ".dat"):
