@@ -17,12 +17,13 @@ __attribute__((always_inline)) inline void dot_signed(C&& codes, const int8_t* a
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) x[t] = vld1q_s8(a + t * kBlock + 16 * four);
     for_range<0, 4>([&](auto lane) __attribute__((always_inline)) {
+      constexpr int kLane = lane;
       const u8x64 w = codes(std::integral_constant<int, 4 * four + lane>{});
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t)
 #pragma GCC unroll 4
         for (int q = 0; q < 4; ++q) {
-          s[t][q] = vdotq_laneq_s32(s[t][q], vreinterpretq_s8_u8(w.v[q]), x[t], lane);
+          s[t][q] = vdotq_laneq_s32(s[t][q], vreinterpretq_s8_u8(w.v[q]), x[t], kLane);
           pin(s[t][q]);
         }
     });

@@ -74,8 +74,10 @@ inline f32x16 load_half_n(const uint16_t* p, int n) {
   return load_half(t);
 }
 inline f32x16 load_bfloat(const uint16_t* p) {
-  return quarters<f32x16>(
-      [&](int i) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p + 4 * i), 16)); });
+  const uint16x8_t zero = vdupq_n_u16(0), lo = vld1q_u16(p), hi = vld1q_u16(p + 8);
+  return {{vreinterpretq_f32_u16(vzip1q_u16(zero, lo)), vreinterpretq_f32_u16(vzip2q_u16(zero, lo)),
+           vreinterpretq_f32_u16(vzip1q_u16(zero, hi)),
+           vreinterpretq_f32_u16(vzip2q_u16(zero, hi))}};
 }
 inline f32x16 unsigned_bytes(uint8x16_t x) {
   const uint16x8_t lo = vmovl_u8(vget_low_u8(x)), hi = vmovl_high_u8(x);
