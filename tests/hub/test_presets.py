@@ -65,6 +65,55 @@ def test_a_preset_written_as_a_modelfile_is_the_same_again(folder: Path) -> None
     assert (second.base, second.license) == (first.base, "MIT")
 
 
+@pytest.mark.parametrize(
+    ("text", "system"),
+    [
+        ('"""Say "yes""""', 'Say "yes"'),
+        ('You write """docs"""', 'You write """docs"""'),
+        ('"two\nlines"', "two\nlines"),
+        ('"""a "quoted"\nword""" ', 'a "quoted"\nword'),
+        ('"Hi" is what you say', '"Hi" is what you say'),
+        ('"a \\"b\\"\\r\\n"', 'a "b"\r\n'),
+        ("'single'", "'single'"),
+    ],
+)
+def test_quotes_are_read_as_ollama_reads_them_and_written_back(
+    folder: Path, text: str, system: str
+) -> None:
+    file = folder / "quotes"
+    file.write_text(f"FROM\t./base.gguf\nSYSTEM\t {text}\nMESSAGE  user\t{text}\n", "utf-8")
+    preset = read_modelfile(file).preset("mario")
+    assert preset.settings.system == system
+    assert preset.settings.messages == ({"role": "user", "content": system},)
+    file.write_text(modelfile_of(preset), encoding="utf-8")
+    assert read_modelfile(file).preset("mario").settings == preset.settings
+
+
+def test_presets_whose_names_look_alike_are_two(folder: Path) -> None:
+    made = read_modelfile(folder / "Modelfile")
+    for name in ("a:b", "a--b"):
+        made.system = name
+        hub.create(made.preset(name))
+    assert [hub.resolve(name).settings.system for name in ("a:b", "a--b")] == ["a:b", "a--b"]
+
+
+def test_a_preset_that_cannot_be_written_leaves_the_former_and_nothing_else(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = read_modelfile(folder / "Modelfile")
+    hub.create(made.preset("mario"))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    made.system = "new"
+    with pytest.raises(InvalidRequestError, match="No space left"):
+        hub.create(made.preset("mario"))
+    assert [file.name for file in (folder / "home" / "presets").iterdir()] == ["mario.json"]
+    assert hub.resolve("mario").settings.system.startswith("You are Mario.")
+
+
 def test_a_preset_of_a_preset_has_the_settings_of_both(folder: Path) -> None:
     hub.create(read_modelfile(folder / "Modelfile").preset("mario"))
     (folder / "two").write_text("FROM mario\nPARAMETER temperature 1\nSYSTEM Hi", encoding="utf-8")
@@ -100,6 +149,8 @@ def test_a_base_that_went_away_is_said_by_the_presets_name(folder: Path) -> None
         ('FROM ./base.gguf\nSYSTEM """a""" b', "line 2: something stands behind"),
         ("FROM ./base.gguf\nTEMPLATE {{ .Prompt }}", "a program in Go, which is not run"),
         ("FROM ./none.gguf", "no file or folder"),
+        ("FROM", "names no model"),
+        ("FROM x\nPARAMETER num_ctx 0", "num_ctx is a number of tokens"),
         ("FROM nothing-of-that-name", "No model is called 'nothing-of-that-name'"),
     ],
 )

@@ -69,6 +69,8 @@ def command(
     made.system = made.system if system is None else system
     if template is not None:
         made.template = console.read_text(template)
+        if not made.template.strip():
+            raise InvalidRequestError(f"{template} is empty: a template writes the prompt.")
     for each in parameter or ():
         key, equals, value = each.partition("=")
         if not equals:

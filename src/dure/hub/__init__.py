@@ -272,7 +272,7 @@ def create(preset: Preset) -> Preset:
     Raises InvalidRequestError for a name that a model has, and ModelNotFoundError for a base that
     is none. Nothing is downloaded.
     """
-    known = parse_name(preset.name)
+    known = parse_name(presets.checked(preset.name))
     if presets.find(known) is None and is_known(preset.name):
         raise InvalidRequestError(
             f"{preset.name} is a model's name.", hint="give the preset a name of its own"

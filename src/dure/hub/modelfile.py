@@ -106,6 +106,8 @@ class Modelfile:
             if name in _KNOWN:
                 raise InvalidRequestError(f"{value!r:.60} is not a value for {name}.") from None
             parsed = value
+        if name == "num_ctx" and parsed < 1:
+            raise InvalidRequestError(f"num_ctx is a number of tokens, not {parsed}.")
         self.parameters[name] = parsed
 
 
@@ -115,7 +117,8 @@ def read_modelfile(path: Path) -> Modelfile:
     Raises InvalidRequestError, with the line, for what is none.
     """
     try:
-        data = path.read_bytes()[: MAX_BYTES + 1]
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
         text = data.decode("utf-8-sig")
     except OSError as error:
         raise InvalidRequestError(f"{path} cannot be read: {error.strerror}.") from None
@@ -143,9 +146,9 @@ def modelfile_of(preset: Preset) -> str:
             lines.append(f"PARAMETER {_OLLAMAS.get(name, name)} {shown}")
     lines += [f"PARAMETER num_ctx {settings.context}"] if settings.context else []
     for word, text in (("SYSTEM", settings.system), ("TEMPLATE", settings.template)):
-        lines += [f'{word} """{text}"""'] if text else []
-    lines += [f'MESSAGE {m["role"]} """{m["content"]}"""' for m in settings.messages]
-    lines += [f'LICENSE """{preset.license}"""'] if preset.license else []
+        lines += [f"{word} {_quoted(text)}"] if text else []
+    lines += [f"MESSAGE {m['role']} {_quoted(m['content'])}" for m in settings.messages]
+    lines += [f"LICENSE {_quoted(preset.license)}"] if preset.license else []
     return "\n".join(lines) + "\n"
 
 
@@ -153,10 +156,12 @@ def _take(made: Modelfile, instruction: str, value: str, folder: Path) -> None:
     if instruction == "FROM":
         if made.base:
             raise InvalidRequestError("There is a FROM already.", hint="a preset has one base")
+        if not value.strip():
+            raise InvalidRequestError("FROM names no model.", hint="FROM NAME, or a path")
         made.base = _base(value, folder)
     elif instruction == "PARAMETER":
         name, _, given = value.partition(" ")
-        made.set_parameter(name.strip().casefold(), _unquoted(given.strip()))
+        made.set_parameter(name.casefold(), given)
     elif instruction == "SYSTEM":
         made.system = value
     elif instruction == "TEMPLATE":
@@ -169,7 +174,7 @@ def _take(made: Modelfile, instruction: str, value: str, folder: Path) -> None:
             raise InvalidRequestError(
                 f"A MESSAGE has no role {role!r:.40}.", hint="system, user or assistant"
             )
-        made.messages.append({"role": role.casefold(), "content": _unquoted(said.strip())})
+        made.messages.append({"role": role.casefold(), "content": said})
     elif instruction == "ADAPTER":
         raise InvalidRequestError(
             "ADAPTER is not supported: dure loads no adapters.",
@@ -202,35 +207,48 @@ def _instructions(text: str, source: str) -> Iterator[tuple[int, str, str]]:
         at += 1
         if not line or line.startswith("#"):
             continue
-        word, _, rest = line.partition(" ")
-        head, quotes, value = rest.partition('"""')
-        if not quotes:
-            plain = rest.strip()
-            yield number, word.upper(), plain if word.upper() in _RAW else _unquoted(plain)
-            continue
-        parts = [value]
-        while '"""' not in parts[-1]:
+        word, rest = _split(line)
+        word, head, value = word.upper(), "", rest
+        if word in _RAW:  # PARAMETER stop "…", MESSAGE user "…"
+            head, value = _split(rest)
+            head += " "
+        quotes = next((each for each in ('"""', '"') if value.startswith(each)), "")
+        if quotes == '"' and '"' in value[1:].rstrip()[:-1]:
+            quotes = "" if not value.endswith('"') else quotes  # SYSTEM "Hi" is what you say
+        value = value[len(quotes) :]
+        while quotes and not value.rstrip().endswith(quotes):
+            if quotes == '"""' and quotes in value:
+                raise InvalidRequestError(
+                    f"{source}, line {at}: something stands behind the quotes.",
+                    hint="begin a new line for it",
+                )
             if at == len(lines):
                 raise InvalidRequestError(
-                    f"{source}, line {number}: the text has no end.", hint='close it with """'
+                    f"{source}, line {number}: the text has no end.", hint=f"close it with {quotes}"
                 )
-            parts.append(lines[at].rstrip("\r"))
+            value += "\n" + lines[at].rstrip("\r")
             at += 1
-        last, _, behind = parts[-1].partition('"""')
-        if behind.strip():
-            raise InvalidRequestError(
-                f"{source}, line {at}: something stands behind the quotes.",
-                hint="begin a new line for it",
-            )
-        parts[-1] = last
-        yield number, word.upper(), head + "\n".join(parts)
+        if quotes:
+            value = value.rstrip().removesuffix(quotes)
+        yield number, word, head + (_unescaped(value) if quotes == '"' else value)
 
 
-def _unquoted(text: str) -> str:
-    """Return a value without the quotes around it."""
-    if len(text) > 1 and text[0] == text[-1] == '"':
-        try:
-            return str(json.loads(text, strict=False))
-        except ValueError:
-            return text[1:-1]
-    return text
+def _split(text: str) -> tuple[str, str]:
+    """Split the first word off."""
+    word, *rest = text.split(maxsplit=1)[:2] or [""]
+    return word, "".join(rest)
+
+
+def _unescaped(text: str) -> str:
+    """Return what stands between two quotes, with its escapes read if all of them are known."""
+    try:
+        return str(json.loads(f'"{text}"', strict=False))
+    except ValueError:
+        return text
+
+
+def _quoted(text: str) -> str:
+    """Return a text in the quotes that bring it back as it is."""
+    if '"""' in text or text.endswith('"') or "\r" in text:
+        return json.dumps(text, ensure_ascii=False)
+    return f'"""{text}"""'

@@ -20,6 +20,7 @@ from dure.hub.store import read_json_file, state_folder
 SUFFIX = ".json"
 MAX_BYTES = 4 << 20
 LATEST = ":latest"
+MAX_NAME = 128
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def all_presets() -> list[Preset]:
 
 def write(preset: Preset) -> None:
     """Write a preset, in place of one of the same name. Raises InvalidRequestError."""
-    file, settings = _file(_checked(preset.name)), preset.settings
+    file, settings = _file(checked(preset.name)), preset.settings
     value = {
         "name": preset.name,
         "base": preset.base,
@@ -76,9 +77,15 @@ def write(preset: Preset) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         handle, scratch = tempfile.mkstemp(dir=file.parent, prefix=".")
-        with os.fdopen(handle, "w", encoding="utf-8") as opened:
-            opened.write(text + "\n")
-        Path(scratch).replace(file)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as opened:
+                opened.write(text + "\n")
+                opened.flush()
+                os.fsync(handle)
+            Path(scratch).replace(file)
+        except BaseException:
+            Path(scratch).unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise InvalidRequestError(f"{file} cannot be written: {error.strerror}.") from None
 
@@ -103,13 +110,23 @@ def over(base: ModelSettings, ours: ModelSettings) -> ModelSettings:
     )
 
 
-def _checked(name: str) -> str:
+def checked(name: str) -> str:
     """Return the name; InvalidRequestError for one that a preset cannot have."""
-    if parse_name(name).kind != "catalogue":
+    try:
+        kind: str = parse_name(name).kind
+    except InvalidRequestError:
+        kind = ""
+    if kind == "catalogue" and len(name) <= MAX_NAME:
+        return name
+    if kind == "path":
         raise InvalidRequestError(
-            f"{name!r:.100} is no name for a preset.", hint="letters and digits, as in mario:v2"
+            f"{name!r:.100} is a file or folder here, and would be found before the preset.",
+            hint="give the preset another name",
         )
-    return name
+    raise InvalidRequestError(
+        f"{name!r:.100} is no name for a preset.",
+        hint=f"at most {MAX_NAME} letters and digits, as in mario:v2",
+    )
 
 
 def _folder() -> Path:
@@ -118,7 +135,7 @@ def _folder() -> Path:
 
 def _file(name: str) -> Path:
     plain = name.casefold().removesuffix(LATEST)
-    return _folder() / (plain.replace(":", "--") + SUFFIX)
+    return _folder() / (plain.replace(":", "@") + SUFFIX)
 
 
 def _read(file: Path) -> Preset | None:
