@@ -98,10 +98,25 @@ def test_the_command_line_wins_over_variables_and_these_over_the_file(
     assert settings.models == ("second",)
     assert settings.parallel == 4
     assert settings.cors == ("https://c.example", "https://d.example")
-    assert settings.aliases == (("gpt-4", ""),)
+    assert dict(settings.aliases) == {"gpt-4": ""}
     assert loaded["second"]["context"] == 512  # its own
+    settings, _ = start("second", "--alias", "other")
+    assert settings.aliases == (("gpt-4", "second"), ("other", ""))
+    assert start("first")[0].aliases == ()  # of a table whose model is not served
     monkeypatch.setenv("DURE_SERVE_MODELS", "first third")
     assert start("--alias", "x")[0].models == ("first", "third")
+
+
+def test_what_may_be_repeated_may_be_one_text(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "dure.toml"
+    file.write_text(
+        'port = 0\nhost = "0.0.0.0"\napi-key = "one"\ncors = "https://a.example"\n'
+        'models = "first"\nalias = "x=first"\n',
+        encoding="utf-8",
+    )
+    settings, _ = start("--config", str(file))
+    assert (settings.keys, settings.cors) == (("one",), ("https://a.example",))
+    assert (settings.models, settings.aliases) == (("first",), (("x", "first"),))
 
 
 def test_an_option_of_any_verb_has_a_variable(
@@ -130,6 +145,15 @@ def test_an_option_of_any_verb_has_a_variable(
         ("[[model]]\nname = 'x'\ncontext = '1'", "context is a number, not '1'"),
         ("[[model]]\nname = 'x'\ncache = 'f8'", "cache is f16 or q8, not 'f8'"),
         ("[[model]]\nname = 'x'\nquantize = 'q9'", "q9"),
+        ("[[model]]\nname = 'x'\ncontext = -5", "context is 1 or more, not -5"),
+        ("[[model]]\nname = 'x'\nthreads = 0", "threads is 1 or more, not 0"),
+        ("[[model]]\nname = 'x'\nkeep_alive = nan", "keep_alive is -1 or more, not nan"),
+        ("[[model]]\nname = 'x'\n[[model]]\nname = 'x'", "'x' has two tables"),
+        ("keep-alive = 1\nkeep_alive = 2", "keep-alive is there twice"),
+        ("parallel = true", "parallel is no switch, not True"),
+        ("page = 'no'", "page is true or false, not 'no'"),
+        ("host = ['a', 'b']", "host is one text or number"),
+        ("api-key = [1]", "api-key is a text, or a list of texts"),
     ],
 )
 def test_what_is_wrong_in_the_file_is_said(
@@ -177,6 +201,27 @@ def test_the_log_in_a_file_has_a_json_object_a_line(
     shown = capsys.readouterr().err
     assert "one 200" not in shown  # a line per request is for --verbose
     assert "it failed" in shown
+
+
+def test_a_log_whose_folder_is_gone_fails_no_request_and_goes_on_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    log = logging.Logger("dure.server", logging.INFO)
+    log.handlers = handlers(verbose=False, file=folder / "log")
+    log.info("first")
+    folder.rename(tmp_path / "moved")
+    for _ in range(3):
+        log.info("lost")
+    assert capsys.readouterr().err.count("cannot be written: No such file") == 1
+    folder.mkdir()
+    for text in ("second", "third"):
+        log.info(text)
+    for handler in log.handlers:
+        handler.close()
+    lines = (folder / "log").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["message"] for line in lines] == ["second", "third"]
 
 
 def test_a_log_that_cannot_be_written_is_said(tmp_path: Path, dure_command: Dure) -> None:

@@ -8,7 +8,6 @@ import gc
 import inspect
 import os
 import sys
-from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dure.cli import before_download, console
-from dure.cli.serve_config import read_config
+from dure.cli.serve_config import ModelOptions, fitted, read_config
 from dure.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -33,7 +32,8 @@ def _take_config(context: typer.Context, path: Path | None) -> Path | None:
     if path is not None:
         known = [parameter.name for parameter in context.command.params if parameter.name]
         try:
-            context.default_map = dict(read_config(path, known).options)
+            options = read_config(path, known).options
+            context.default_map = fitted(options, context.command.params, path)
         except InvalidRequestError as error:
             raise typer.BadParameter(
                 f"{error.message} {error.hint}".strip(), param_hint="--config"
@@ -221,7 +221,9 @@ def command(
         "speculate": console.speculation(speculate, draft),
         "memory": share,
     }
-    own = {} if config is None else own_options(config, served)
+    tables = () if config is None else read_config(config, _parameters()).models
+    tables = tuple(each for each in tables if each.name in served)
+    own = {each.name: own_options(each) for each in tables}
     if keep_alive is None and len(served) != 1:
         keep_alive = DEFAULT_KEEP_ALIVE
     settings = Settings(
@@ -232,7 +234,10 @@ def command(
         insecure=insecure,
         allowed_hosts=tuple(allowed_host or ()),
         cors=tuple(cors or ()),
-        aliases=tuple(_alias(each) for each in alias or ()),
+        aliases=(
+            *((name, shown(each.name)) for each in tables for name in each.alias),
+            *(_alias(each) for each in alias or ()),  # of two, the last holds
+        ),
         parallel=parallel,
         queue=queue,
         max_loaded=max_models,
@@ -299,33 +304,29 @@ def command(
         os._exit(0)
 
 
-def own_options(config: Path, served: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return, for each model of the file's tables that is served, its own arguments of LLM.
+def own_options(table: ModelOptions) -> dict[str, Any]:
+    """Return the arguments of LLM that a model's table gives, and its `keep_alive`.
 
-    `keep_alive` is among them. Raises InvalidRequestError.
+    Raises InvalidRequestError.
     """
     from dure.loading.memory import check_memory
     from dure.weights.quantize import check_scheme
 
-    found: dict[str, dict[str, Any]] = {}
-    for each in read_config(config, _parameters()).models:
-        memory = console.memory_budget(each.memory)
-        guessing = None
-        if each.speculate is not None or each.draft is not None:
-            guessing = console.speculation(each.speculate, each.draft)
-        options = {
-            "threads": each.threads,
-            "context": each.context,
-            "quantize": None if each.quantize is None else check_scheme(each.quantize),
-            "cache_dtype": each.cache,
-            "cache_bytes": _cache_bytes(each.cache_gb),
-            "speculate": guessing,
-            "memory": None if memory is None else check_memory(memory),
-            "keep_alive": each.keep_alive,
-        }
-        if each.name in served:
-            found[each.name] = {key: value for key, value in options.items() if value is not None}
-    return found
+    memory = console.memory_budget(table.memory)
+    guessing = None
+    if table.speculate is not None or table.draft is not None:
+        guessing = console.speculation(table.speculate, table.draft)
+    options = {
+        "threads": table.threads,
+        "context": table.context,
+        "quantize": None if table.quantize is None else check_scheme(table.quantize),
+        "cache_dtype": table.cache,
+        "cache_bytes": _cache_bytes(table.cache_gb),
+        "speculate": guessing,
+        "memory": None if memory is None else check_memory(memory),
+        "keep_alive": table.keep_alive,
+    }
+    return {key: value for key, value in options.items() if value is not None}
 
 
 def _parameters() -> list[str]:

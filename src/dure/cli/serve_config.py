@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ else:
 
 TABLE = "model"
 _NOT_IN_A_FILE = ("config", "yes")
+_LEAST = {"context": 1, "threads": 1, "keep_alive": -1}
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class ServeConfig:
 def read_config(path: Path, known: Sequence[str]) -> ServeConfig:
     """Read the file. known: the parameters of `dure serve`.
 
-    Its models are those of `models`, then those of the tables; aliases of tables are aliases.
+    Its models are those of `models`, then those of the tables.
     Raises InvalidRequestError for what is no TOML, and for a name or type that is wrong.
     """
     try:
@@ -76,17 +77,43 @@ def read_config(path: Path, known: Sequence[str]) -> ServeConfig:
         name = _known(key, [*allowed, TABLE], path, "dure serve")
         if isinstance(value, dict) or (isinstance(value, list) and _nested(value)):
             raise _wrong(path, key, "a table", "a value")
+        if name in options:
+            raise InvalidRequestError(f"{path}: {name.replace('_', '-')} is there twice.")
         options[name] = value
     if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
         raise InvalidRequestError(f"{path}: a model is a table.", hint='[[model]], name = "…"')
     models = tuple(_model(table, path) for table in tables)
-    names = [*_listed(options.get("models")), *(model.name for model in models)]
+    own = [model.name for model in models]
+    twice = next((name for name in own if own.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidRequestError(f"{path}: {twice!r:.60} has two tables.", hint="make them one")
+    names = [*_listed(options.get("models")), *own]
     if names:
         options["models"] = list(dict.fromkeys(names))
-    aliases = [f"{alias}={model.name}" for model in models for alias in model.alias]
-    if aliases:
-        options["alias"] = [*_listed(options.get("alias")), *aliases]
     return ServeConfig(options, models)
+
+
+def fitted(options: Mapping[str, Any], parameters: Iterable[Any], path: Path) -> dict[str, Any]:
+    """Return the options as their parameters (click's) take them: a lone value as a list of one.
+
+    Raises InvalidRequestError for a type that would be read as something else.
+    """
+    kinds = {each.name: each for each in parameters}
+    made: dict[str, Any] = {}
+    for name, value in options.items():
+        shown, parameter = name.replace("_", "-"), kinds[name]
+        if parameter.nargs == -1 or parameter.multiple:
+            made[name] = _listed(value)
+            if not all(isinstance(each, str) for each in made[name]):
+                raise _wrong(path, shown, repr(value), "a text, or a list of texts")
+            continue
+        if not isinstance(value, (str, int, float)):
+            raise _wrong(path, shown, repr(value), "one text or number")
+        if isinstance(value, bool) != parameter.is_flag:
+            wanted = "true or false" if parameter.is_flag else "no switch"
+            raise _wrong(path, shown, repr(value), wanted)
+        made[name] = value
+    return made
 
 
 def _model(table: Mapping[str, Any], path: Path) -> ModelOptions:
@@ -108,6 +135,9 @@ def _model(table: Mapping[str, Any], path: Path) -> ModelOptions:
         made[name] = value
     if not made.get("name"):
         raise InvalidRequestError(f"{path}: a model has no name.", hint='name = "qwen3:8b"')
+    for name, least in _LEAST.items():
+        if not made.get(name, least) >= least:
+            raise _wrong(path, name, repr(made[name]), f"{least} or more")
     if made.get("cache") not in (None, *(each.value for each in console.Cache)):
         raise _wrong(path, "cache", repr(made["cache"]), "f16 or q8")
     return ModelOptions(**made)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from datetime import datetime, timezone
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
@@ -33,6 +34,30 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
+class LogFile(WatchedFileHandler):
+    """A file of the log. If it cannot be opened again after it was moved, or not be written, that
+    is said once: requests go on, and so does the log as soon as it can.
+    """
+
+    _failing = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record; never raises."""
+        try:
+            self.reopenIfNeeded()
+            if self.stream is None:
+                self.stream = self._open()
+                self._statstream()
+            self.stream.write(self.format(record) + self.terminator)
+            self.stream.flush()
+            self._failing = False
+        except (OSError, ValueError) as error:
+            if not self._failing:
+                said = getattr(error, "strerror", None) or error
+                print(f"{self.baseFilename} cannot be written: {said}", file=sys.stderr)
+            self._failing = True
+
+
 def set_up(*, verbose: bool, file: Path | None = None) -> None:
     """Log warnings to stderr, with `verbose` a line per request, too; to the file all of that.
 
@@ -54,7 +79,7 @@ def handlers(*, verbose: bool, file: Path | None) -> list[logging.Handler]:
     if file is None:
         return [shown]
     try:
-        kept = WatchedFileHandler(file, encoding="utf-8", errors="backslashreplace")
+        kept = LogFile(file, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise InvalidRequestError(f"{file} cannot be written: {error.strerror}.") from None
     kept.setFormatter(JsonLines())
