@@ -80,6 +80,18 @@ def test_a_terminal_without_styles_gets_the_marks(
     )
 
 
+@pytest.mark.parametrize("fold", [False, True])
+def test_an_answer_that_breaks_off_ends_its_line_and_its_thoughts(
+    on_terminal: OnTerminal, fold: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AnswerView, "end", AnswerView.break_off)
+    assert on_terminal([])[0] == ""
+    assert bare(on_terminal(EVENTS[:-1], fold=fold)[0]).endswith("It is four\n")
+    thought, view = on_terminal(EVENTS[:1], fold=fold)
+    assert bare(thought).endswith("thought for 0 s" + (")\n\n" if fold else "\n\n"))
+    assert view._line is None  # else it would be drawn for ever
+
+
 def test_a_completion_without_a_template_is_written_as_it_comes(on_terminal: OnTerminal) -> None:
     text, _ = on_terminal([Event("content", "**a** " * 10)], plain=True)
     assert text == "**a** " * 10 + "\n"

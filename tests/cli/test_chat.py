@@ -23,6 +23,7 @@ from fake_llm import FakeLLM
 from outcome import ENVIRONMENT
 
 from dure.chat.output import Chunk
+from dure.cli import console
 from dure.cli.chat import LEAVE, Chat
 from dure.cli.chat_commands import COMMANDS
 from dure.cli.conversation import Conversation
@@ -96,6 +97,12 @@ def test_a_message_of_several_lines_stands_between_triple_quotes(talk: Talk) -> 
     llm = talk('"""', "line one", "", 'line three"""', '"""short"""', '"""open', 'shut"""')
     said = [messages[-1]["content"] for messages in llm.asked]
     assert said == ["line one\n\nline three", "short", "open\nshut"]
+
+
+def test_pasted_code_that_begins_with_quotes_is_sent_whole(talk: Talk) -> None:
+    code = '"""A module."""\n\nimport os'
+    assert talk(code, *code.split("\n")).asked[0][-1]["content"] == code
+    assert talk('"""A module.', '"""', "next").asked[0][-1]["content"] == "A module."
 
 
 def test_quotes_in_the_midst_of_a_message_are_text(talk: Talk) -> None:
@@ -336,6 +343,56 @@ def test_an_answer_is_made_again_changed_and_taken_back(
 def test_a_refused_change_leaves_the_turn_as_it_was(talk: Talk) -> None:
     asked = talk("one", "/edit too long for you", "two").asked
     assert [m["content"] for m in asked[-1]] == ["one", "one", "two"]
+
+
+def test_a_change_that_is_stopped_before_a_word_leaves_the_turn_as_it_was(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(self: FakeLLM, text: str, *_: Any) -> Iterator[Chunk]:
+        if "again" in text:
+            raise KeyboardInterrupt
+        yield from words(self, text, *_)
+
+    words = FakeLLM._words
+    monkeypatch.setattr(FakeLLM, "_words", stop)
+    asked = talk("first", "/edit again", "second").asked
+    assert [message["content"] for message in asked[-1]] == ["first", "first", "second"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "/read ~nobody-here/x",
+        "/load ~nobody-here/x",
+        "/save ~nobody-here/x",
+        "/read a\0b",
+        "/load ./a\0b",
+        "/read /dev/zero",
+    ],
+)
+def test_a_path_that_is_none_ends_no_chat(
+    talk: Talk, capsys: pytest.CaptureFixture[str], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dure.cli.chat_session.MAX_FILE_BYTES", 1000)
+    assert len(talk("before", line, "still here").asked) == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_nothing_that_is_shown_commands_a_terminal(
+    talk: Talk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "dumb")
+    hostile = "a\x1b]0;title\x07b\x9b2J"
+    talk(hostile, "/show messages", "/show system", f"/no{hostile}", "/undo", system=hostile)
+    done = capsys.readouterr()
+    assert "user: a]0;titleb2J" in done.out
+    assert "There is no command /noa]0;titleb2J" in done.err
+    assert not set("\x1b\x07\x9b") & set(done.out + done.err)
+    console.print_json({"text": hostile})
+    shown = capsys.readouterr().out
+    assert json.loads(shown)["text"] == hostile
+    assert not set("\x1b\x07\x9b") & set(shown)
 
 
 def test_the_same_seed_is_said_to_give_the_same_answer(

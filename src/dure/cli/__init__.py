@@ -122,11 +122,13 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
 
 def print_error(error: DureError) -> None:
     """Write `error: …` and, where there is one, `hint: …` to stderr."""
-    print(f"error: {error.message}", file=sys.stderr)
+    from dure.cli.console import note  # noqa: PLC0415 - it needs what is above
+
+    note(f"error: {error.message}")
     if error.detail:
-        print(error.detail, file=sys.stderr)
+        note(error.detail)
     if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
+        note(f"hint: {error.hint}")
 
 
 def _open_closed_streams() -> None:

@@ -64,6 +64,15 @@ class AnswerView:
         if not self._written.endswith("\n"):
             self._write("\n")
 
+    def break_off(self) -> None:
+        """Leave the answer where an error ended it: the error's line is its own."""
+        self._end_thoughts()
+        if self._stream is not None:
+            self._write(self._stream.finish())
+            self._stream = None
+        if not self._written.endswith("\n") and self._written:
+            self._write("\n")
+
     def say(self, text: str) -> None:
         """Show a piece of the answer."""
         if self._plain:

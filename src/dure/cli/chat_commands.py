@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dure.chat.request import Format
@@ -126,25 +125,29 @@ class Commands:
     def show(self, what: str) -> None:
         """Print something of the model or the chat to stdout."""
         chat = self._chat
+
+        def say(text: str) -> None:
+            console.write(text.removesuffix("\n") + "\n")
+
         if what == "info":
-            print("\n".join(f"{name:10} {value}" for name, value in self._info().items()))
+            say("\n".join(f"{name:10} {value}" for name, value in self._info().items()))
         elif what == "parameters":
             resolved = chat.settings.params.resolve(chat.llm.sampling_defaults)
             for name in NUMBERS:
-                print(f"{name:20} {getattr(resolved, name)}")
+                say(f"{name:20} {getattr(resolved, name)}")
         elif what == "system":
             own = getattr(getattr(chat.llm, "request_builder", None), "system", "")
-            print(chat.talk.system or own or "(no system message)")
+            say(chat.talk.system or own or "(no system message)")
         elif what == "template":
-            print(chat.llm.template_source or "(no chat template)")
+            say(chat.llm.template_source or "(no chat template)")
         elif what == "license":
-            print(self._license())
+            say(self._license())
         elif what == "modelfile":
             name = chat.llm.name
-            print(modelfile_of(preset_of(name) or Preset(name, name)), end="")
+            say(modelfile_of(preset_of(name) or Preset(name, name)))
         elif what == "messages":
             for message in chat.talk.messages:
-                print(f"{message['role']}: {message['content']}")
+                say(f"{message['role']}: {message['content']}")
         else:
             raise InvalidRequestError(
                 "/show shows info, parameters, system, template, license, modelfile or messages."
@@ -176,7 +179,7 @@ class Commands:
         """Send a file with the next message."""
         if not rest:
             raise InvalidRequestError("/read needs the name of a file.")
-        console.note(self._chat.take_file(Path(rest).expanduser()))
+        console.note(self._chat.take_file(console.path_given(rest)))
 
     def thoughts(self, _: str) -> None:
         """Print what the model thought before its last answer."""

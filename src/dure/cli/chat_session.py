@@ -86,6 +86,9 @@ class ChatSession:
                     completion = chunk.completion
             except KeyboardInterrupt:
                 line.erase()
+            except DureError:
+                view.break_off()
+                raise
         view.end()
         if completion is None:
             console.note("(stopped)")
@@ -98,27 +101,19 @@ class ChatSession:
             console.note(console.summary(completion, self._prices))
 
     def ask_again(self, message: str) -> None:
-        """Ask in place of the last turn, which comes back if the message is refused."""
+        """Ask in place of the last turn, which comes back if nothing is answered."""
         before = list(self.talk.messages)
         self.talk.take_back()
+        rest = len(self.talk.messages)
         try:
             self.ask(message)
-        except DureError:
-            self.talk.messages = before
-            raise
+        finally:
+            if len(self.talk.messages) == rest:  # refused, or stopped before the first word
+                self.talk.messages = before
 
     def take_file(self, path: Path) -> str:
         """Read a file of text that goes with the next message; return what to say of it."""
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise InvalidRequestError(f"{path} cannot be read: {error.strerror}.") from None
-        if size > MAX_FILE_BYTES:
-            raise InvalidRequestError(
-                f"{path} has {size:,} bytes; at most {MAX_FILE_BYTES:,} are read.",
-                hint="cut out what the question is about",
-            )
-        text = console.read_text(path)
+        text = console.read_text(path, most=MAX_FILE_BYTES)
         self.files.append((path.name, text))
         return f"{path.name}, {len(text):,} characters, goes with your next message."
 

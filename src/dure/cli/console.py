@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -34,6 +36,7 @@ MIN_TOLD_S = 1.0  # of work, before the time that is left is told
 
 # A model's text may hold terminal commands (ESC […): only line ends and tabs reach a terminal.
 _CONTROLS = {code: None for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
+_BEYOND_ASCII = re.compile("[\x7f-\x9f]")
 
 
 Quantize = Annotated[
@@ -131,19 +134,33 @@ def printable(text: str) -> str:
 
 
 def note(text: str) -> None:
-    """Print `text` to stderr as a line: a remark for the person."""
-    print(text, file=sys.stderr, flush=True)
+    """Print `text` to stderr as a line: a remark for the person. Commands of a terminal are left
+    out, as names and errors may come from a file or a server.
+    """
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:
     """Print `value` to stdout as one line of JSON."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    text = json.dumps(value, ensure_ascii=False)
+    # JSON escapes what is below 32 only; beyond 126 there are commands of a terminal, too.
+    print(_BEYOND_ASCII.sub(lambda found: f"\\u{ord(found[0]):04x}", text), flush=True)
 
 
-def read_text(path: Path) -> str:
-    """Read a UTF-8 text file. Raises InvalidRequestError if it cannot be read or is not UTF-8."""
+def read_text(path: Path, *, most: int | None = None) -> str:
+    """Read a UTF-8 text file, of `most` bytes if that is given.
+
+    Raises InvalidRequestError if it cannot be read, is longer, or is not UTF-8.
+    """
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(-1 if most is None else most + 1)
+        if most is not None and len(data) > most:
+            raise InvalidRequestError(
+                f"{path} is too long: at most {most:,} bytes are read.",
+                hint="cut out what the question is about",
+            )
+        return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8").read()
     except UnicodeDecodeError as error:
         raise InvalidRequestError(
             f"{path} is not UTF-8 text: byte {error.start} is not.",
@@ -151,6 +168,17 @@ def read_text(path: Path) -> str:
         ) from None
     except OSError as error:
         raise InvalidRequestError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def path_given(text: str) -> Path:
+    """Return the path that a person typed, `~` as a home. Raises InvalidRequestError."""
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise InvalidRequestError(f"{text!r:.100} is in the home of nobody here.") from None
+    if "\0" in text:
+        raise InvalidRequestError("A path holds no null character.")
+    return path
 
 
 def duration(seconds: float) -> str:

@@ -62,6 +62,8 @@ def line_reader(words: Sequence[str]) -> ReadLine:
 def read_message(read: Callable[[str], str], *, opens: Callable[[str], bool]) -> str:
     """Read a message: a line, or all lines between two triple quotes.
 
+    What stands behind the second ones, as in pasted code, makes them a part of the text.
+
     opens: whether quotes after this beginning of a line open a text of several lines.
     """
     line = read(">>> ")
@@ -71,7 +73,10 @@ def read_message(read: Callable[[str], str], *, opens: Callable[[str], bool]) ->
     parts = [rest]
     while '"""' not in parts[-1]:
         parts.append(read("... "))
-    parts[-1] = parts[-1].partition('"""')[0]
+    inside, quotes, behind = parts[-1].partition('"""')
+    if behind.strip():
+        return head + quotes + "\n".join(parts)
+    parts[-1] = inside
     return head + "\n".join(parts).strip("\n")
 
 

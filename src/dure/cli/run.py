@@ -236,12 +236,17 @@ def answer(
         "reading the prompt", delay_s=0.5, beside=disk, time_left=True
     ) as line:
         stream = llm.stream(prepared, params, think=think, format=form, on_prefill=line.update)
-        with closing(stream):
-            for chunk in stream:
-                line.erase()
-                if view is not None:
-                    view.show(chunk.events)
-                completion = chunk.completion
+        try:
+            with closing(stream):
+                for chunk in stream:
+                    line.erase()
+                    if view is not None:
+                        view.show(chunk.events)
+                    completion = chunk.completion
+        except BaseException:
+            if view is not None:
+                view.break_off()
+            raise
     if completion is None:
         raise RuntimeError("the stream ended without a completion")
     if view is not None:

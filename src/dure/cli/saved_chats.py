@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from dure.cli import console
 from dure.cli.conversation import MAX_FILE_BYTES, Conversation
 from dure.errors import DureError, InvalidRequestError
 from dure.hub import is_known, state_folder
@@ -41,7 +42,7 @@ def path_to_save(given: str) -> Path:
     Raises InvalidRequestError for a name that is none, or if the folder cannot be made.
     """
     if _is_path(given):
-        return Path(given).expanduser()
+        return console.path_given(given)
     if not _NAME.fullmatch(given):
         raise InvalidRequestError(
             f"{given!r:.100} is no name for a chat.", hint="letters and digits, or a path"
@@ -56,7 +57,7 @@ def path_to_save(given: str) -> Path:
 
 def path_to_load(given: str) -> Path:
     """Return the file that `/load given` reads: of that path, or a saved chat of that name."""
-    path = Path(given).expanduser()
+    path = console.path_given(given)
     if _is_path(given) or path.is_file():
         return path
     named = folder() / (given + SUFFIX)
