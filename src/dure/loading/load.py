@@ -99,7 +99,7 @@ def load(
     memory: int | None = None,
     download_progress: Callable[[hub.Progress], None] | None = None,
     load_progress: Progress | None = None,
-    on_made: OnMade | None = None,
+    on_made: OnMade = lambda _name, _made: None,
 ) -> LoadedModel:
     """Load the model `name`: a short name, hub id, file or folder (None: the default).
 

@@ -300,7 +300,7 @@ def load_model(
     before_packing: Callable[[Model], object] = lambda _: None,
     expert_pool: ExpertPool | None = None,
     span: Span | None = None,
-    on_made: OnMade | None = None,
+    on_made: OnMade = lambda _name, _made: None,
 ) -> Model:
     """Load the checkpoint's model, with its weights packed in memory.
 

@@ -26,7 +26,7 @@ from dure.weights.expert_origins import (
     origin_of,
 )
 from dure.weights.expert_pool import ExpertPool
-from dure.weights.names import canonical_name, is_recomputed
+from dure.weights.names import canonical_name, few, is_recomputed
 from dure.weights.quantize import DtypePolicy, scheme_of
 from dure.weights.repack import Conversion, columns_of, repack_all
 from dure.weights.row_parts import cut_rows
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int32]
 
 
-# How many problems an error names, and at how many it stops counting.
-_NAMED, _COUNTED = 5, 100_000
+# At how many problems an error stops counting.
+_COUNTED = 100_000
 
 # How often packing reports its progress, and checks for Ctrl-C.
 _REPORT_SECONDS = 0.25
@@ -79,7 +79,7 @@ class Weights:
         expert_pool: ExpertPool | None = None,
         draft_heads: bool = False,
         span: Span | None = None,
-        on_made: OnMade | None = None,
+        on_made: OnMade = lambda _name, _made: None,
     ) -> None:
         """Take the checkpoint's parameters; read none.
 
@@ -258,8 +258,7 @@ class Weights:
 
     def _matrix(self, name: str, tensor: Parameter, rows: int, cols: int) -> kernels.Matrix:
         matrix = kernels.Matrix(self._types.of(name, tensor), rows, cols)
-        if self._on_made is not None:
-            self._on_made(name, matrix)
+        self._on_made(name, matrix)
         if isinstance(tensor, TensorInfo) and matrix.dtype == tensor.dtype:
             self._packer(tensor.source).add(matrix, tensor.offset)
         else:
@@ -300,8 +299,7 @@ class Weights:
         else:
             gate, up, down = types.values()
             experts = pool.add(count, hidden, intermediate, gate, up, down, sources=origin)
-        if self._on_made is not None:
-            self._on_made(prefix, experts)
+        self._on_made(prefix, experts)
         if pool is not None and pool.streams:  # it reads an expert when that is wanted
             found = [reader(expert)[0] for reader in readers.values() for expert in range(count)]
             self._leave(*found)
@@ -369,9 +367,9 @@ class Weights:
             what = (
                 f"has no tensor {self._missing[0]}"
                 if count == 1
-                else f"lacks {least}{count:,} tensors that the model needs: {_some(self._missing)}"
+                else f"lacks {least}{count:,} tensors that the model needs: {few(self._missing)}"
             )
-            also = f" It has {len(left):,} that the model does not: {_some(left)}." if left else ""
+            also = f" It has {len(left):,} that the model does not: {few(left)}." if left else ""
             raise ModelFileError(
                 f"{self._path} {what}.{also}", hint="the file is incomplete, or not this model."
             )
@@ -384,12 +382,12 @@ class Weights:
             each = [f"{name} {has}, not {wanted}" for name, has, wanted in self._misshaped]
             raise ModelFileError(
                 f"{self._path}: {least}{len(each):,} tensors have other shapes than the config "
-                f"says: {_some(each, '; ')}."
+                f"says: {few(each, '; ')}."
             )
         if left:
             raise UnsupportedModelError(
                 f"{self._path} has {len(left):,} tensors that this architecture does not have "
-                f"({_some(left)}), so running it would give wrong answers.",
+                f"({few(left)}), so running it would give wrong answers.",
                 hint="the file may be of a newer variant of the family.",
             )
 
@@ -501,8 +499,3 @@ class Weights:
         self._done_bytes = before + size
         if self._progress is not None:
             self._progress(self._done_bytes, self._total_bytes)
-
-
-def _some(what: list[str], separator: str = ", ") -> str:
-    """Join the first few names of a list, with an ellipsis if there are more."""
-    return separator.join([*what[:_NAMED], *(["…"] if len(what) > _NAMED else [])])

@@ -85,6 +85,8 @@ _INTO_GGUF: Mapping[str, str] = {
 }
 
 
+_SHOWN = 5  # names in an error
+
 # Tables that old checkpoints carry and every model computes for itself.
 _RECOMPUTED = re.compile(r".*\.(rotary_emb\.inv_freq|masked_bias|attn\.bias)")
 
@@ -159,3 +161,8 @@ def from_gguf(name: str) -> str:
 def is_recomputed(name: str) -> bool:
     """Check whether the tensor is a table in old checkpoints that every model computes itself."""
     return _RECOMPUTED.fullmatch(name) is not None
+
+
+def few(what: list[str], separator: str = ", ") -> str:
+    """Join the first few names of a list, with an ellipsis if there are more."""
+    return separator.join([*what[:_SHOWN], *(["…"] if len(what) > _SHOWN else [])])
