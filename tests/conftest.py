@@ -89,9 +89,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave the tests in a browser out unless they are asked for by name: they need an extra."""
-    is_browsers = collection_path == Path(__file__).parent / "browser"
-    return True if is_browsers and not any("browser" in each for each in config.args) else None
+    """Leave tests that need an extra out unless they are asked for by name."""
+    for extra in ("browser", "ray"):
+        if collection_path == Path(__file__).parent / extra:
+            asked = [Path(each.partition("::")[0]).absolute() for each in config.args]
+            named = any(collection_path in (path, *path.parents) for path in asked)
+            return None if named else True
+    return None
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -25,6 +25,7 @@ LINE = (
     {"engine", "convert"},
     {"chat", "loading", "benchmark"},
     {"planning", "importance"},
+    {"cluster"},
     {"pooling"},
     {"driver", "arguments"},
     {"assembly", "async_driver", "preparing"},
@@ -152,12 +153,16 @@ def test_nothing_is_imported_where_it_must_not_be() -> None:
     for path in modules():
         where, names = name_of(path), {target[0] for target in imported(path)}
         assert set() == names & NOWHERE, where
-        if part_of(path) not in ("hub", "server"):
+        if part_of(path) not in ("hub", "server", "cluster"):
             assert set() == names & ONLY_IN_HUB, where
         if part_of(path) == "server":
             assert names & ONLY_IN_HUB <= {"socket", "ssl"}, f"{where}: the server asks nobody"
         else:
             assert set() == names & ONLY_IN_SERVER, where
+        if part_of(path) == "cluster":
+            assert names & ONLY_IN_HUB <= {"socket"}, f"{where}: it asks nobody outside"
+        if where != "cluster/nodes.py":
+            assert "ray" not in names, where
         if not where.startswith("chat/template"):
             assert "jinja2" not in names, where
 

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dure.errors import (
+    ClusterError,
     ContextLengthError,
     DownloadError,
     DureError,
@@ -40,6 +41,7 @@ __all__ = [
     "AsyncLLM",
     "ChatRequest",
     "Chunk",
+    "ClusterError",
     "Completion",
     "ContextLengthError",
     "Cost",

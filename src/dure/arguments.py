@@ -27,6 +27,9 @@ Prompt = str | Sequence[int] | Chat
 MAX_SEQUENCES = 65_536
 """Sequences in one step: more would wait for rows of it anyway."""
 
+MAX_STAGES = 256
+"""Parts of one model: more than any has layers to give them."""
+
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _MESSAGES = '[{"role": "user", "content": "…"}]'
 _RANKING = 'llm.rank("What is a panda?", ["A bear of China.", "A car of Italy."])'
@@ -45,6 +48,9 @@ def check_options(options: Mapping[str, Any]) -> None:
             f"speculate is a word or a model's name, not {speculate!r:.60}.",
             hint=f"{', '.join(SETTINGS)}, or the name of a smaller model",
         )
+    check_text("ray", options["ray"])
+    if options["stages"] != "auto":
+        check_whole("stages", options["stages"], 2, MAX_STAGES, hint="or auto: one on each node")
     check_whole("max_sequences", options["max_sequences"], 1, MAX_SEQUENCES)
     check_flag("exact", options["exact"])
     check_choice("quantize", options["quantize"], ("q8", "q6", "q4"), optional=True)

@@ -9,10 +9,10 @@ from dure.chat.prompt import RequestBuilder
 from dure.chat.template import default_template
 from dure.driver import Driver
 from dure.engine.engine import Engine
-from dure.engine.model_runner import ModelRunner
 from dure.engine.spec_decode.make import make_drafter
 
 if TYPE_CHECKING:
+    from dure.engine.passes import Runner
     from dure.loading.load import LoadedModel
     from dure.metering.meter import Meter
 
@@ -47,23 +47,14 @@ def make_builder(
 
 def make_driver(
     loaded: LoadedModel,
+    runner: Runner,
     builder: RequestBuilder,
     *,
     speculate: str,
     max_sequences: int,
     meter: Meter,
 ) -> Driver:
-    """Make the engine of a model, and its driver. The arguments are those of LLM."""
-    runner = ModelRunner(
-        loaded.model,
-        num_blocks=loaded.num_blocks,
-        num_window_blocks=loaded.num_window_blocks,
-        num_states=loaded.num_states,
-        cache_dtype=loaded.cache_dtype,
-        draft_model=loaded.draft_model,
-        draft_heads=loaded.has_draft_heads,
-        expert_pool=loaded.expert_pool,
-    )
+    """Make the engine of a model over its runner, and its driver. The rest is as LLM takes it."""
     engine = Engine(
         runner,
         drafter=make_drafter(speculate, runner, threads=loaded.threads),

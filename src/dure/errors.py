@@ -42,6 +42,10 @@ class NotEnoughMemoryError(DureError):
     """The model, its context or its KV cache does not fit in memory."""
 
 
+class ClusterError(DureError):
+    """The machines that a model's layers lie on cannot be reached."""
+
+
 class TokenizerError(DureError):
     """The tokenizer is missing, damaged, or of an unknown kind."""
 

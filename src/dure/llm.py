@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import warnings
+import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import cached_property
 from operator import attrgetter
@@ -19,6 +20,7 @@ from dure.chat.dialects import Dialect
 from dure.chat.output import Chunk, Completion
 from dure.chat.prompt import PreparedRequest
 from dure.chat.request import ChatRequest, Format
+from dure.cluster.open import open_runner
 from dure.driver import check_process
 from dure.engine.engine import Engine
 from dure.engine.params import SamplingParams
@@ -76,6 +78,8 @@ class LLM:
         fallback_sampling: Mapping[str, float] | None = None,
         speculate: str = "auto",
         memory: int | str | None = None,
+        ray: str | None = None,
+        stages: int | str = "auto",
         meter: Meter | None = None,
         download_progress: Callable[[hub.Progress], None] | None = None,
         load_progress: Progress | None = None,
@@ -100,6 +104,9 @@ class LLM:
             beside texts.
         memory: budget of all that this process takes for the model: weights, cache and what
             computing needs, in bytes or as "8GB", "512MB", "6GiB"; None: what the machine has free.
+        ray: the Ray cluster on whose nodes the layers lie in stages, each with these threads and
+            memory: "auto", "local" or "HOST:PORT"; None: all are in this process.
+        stages: how many, this process's own, the last, included; "auto": one on each node.
         meter: measures what answers take, of all models that share it; None: one of its own.
         download_progress: is called with the progress of a download.
         load_progress: is called with (bytes read, bytes in all) while weights are read.
@@ -109,8 +116,11 @@ class LLM:
         """
         arguments.check_options(locals())
         check_process()
-        loaded = load(
+        loaded, runner, self.stages = open_runner(
+            load,
             model,
+            ray=ray,
+            stages=stages,
             threads=threads,
             context=context,
             exact=exact,
@@ -125,13 +135,11 @@ class LLM:
         )
         self.checkpoint = checkpoint = loaded.checkpoint
         self.name = loaded.name
-        self.path = loaded.path
-        self.threads = loaded.threads
+        self.path, self.threads = loaded.path, loaded.threads
         self.context = loaded.context
         self.exact = exact
         self.cache_dtype = loaded.cache_dtype
-        self.memory = loaded.memory
-        self._expert_pool = loaded.expert_pool
+        self.memory, self._expert_pool = loaded.memory, loaded.expert_pool
         self.model = loaded.model
         self.pooling = read_pooling(checkpoint)
         self.tokenizer = loaded.tokenizer
@@ -139,8 +147,11 @@ class LLM:
         self.request_builder = make_builder(loaded, fallback_sampling)
         self.template_source = self.request_builder.template_source
         self._meter = Meter.of_this_machine() if meter is None else meter
+        if self.stages is not None:
+            self._end_stages = weakref.finalize(self, self.stages.close)
         self.driver = make_driver(
             loaded,
+            runner,
             self.request_builder,
             speculate=speculate,
             max_sequences=max_sequences,
@@ -163,6 +174,8 @@ class LLM:
         if driver is not None:
             driver.close()
         del driver
+        if self.__dict__.get("stages") is not None:
+            self._end_stages()
         for name in _FREED:
             self.__dict__.pop(name, None)
         gc.collect()  # answers and the engine know each other
@@ -385,6 +398,8 @@ class LLM:
         not fit in memory, ContextLengthError or InvalidRequestError.
         """
         self.open_driver()
+        if self.stages is not None:
+            raise InvalidRequestError("Raw logits need all layers in one process.")
         if isinstance(token_ids, str):
             raise InvalidRequestError("logits takes token ids.", hint="llm.tokenizer.encode(text)")
         arguments.check_prompt(token_ids)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dure.cli import before_download, console
+from dure.cli import before_download, console, placement
 from dure.cli.serve_config import ModelOptions, fitted, read_config
 from dure.errors import InvalidRequestError
 
@@ -126,6 +126,22 @@ def command(
     threads: Annotated[
         int | None, typer.Option(min=1, show_default="the physical cores", help="CPU threads.")
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Compute the layers in stages on the nodes of a Ray cluster: auto for the one of "
+            "this machine, HOST:PORT, or local for one of its own. --threads and --memory are "
+            "those of each node; see docs/guides/many-machines.md.",
+        ),
+    ] = None,
+    stages: Annotated[
+        str,
+        typer.Option(
+            metavar="N",
+            help="With --ray: how many stages, this process's own included; auto: one a node.",
+        ),
+    ] = "auto",
     models_dir: console.ModelsDir = None,
     quantize: console.Quantize = None,
     speculate: console.Speculate = None,
@@ -220,6 +236,8 @@ def command(
         "cache_bytes": _cache_bytes(cache_gb),
         "speculate": console.speculation(speculate, draft),
         "memory": share,
+        "ray": ray,
+        "stages": placement.stages_of(stages),
     }
     tables = () if config is None else read_config(config, _parameters()).models
     tables = tuple(each for each in tables if each.name in served)
@@ -284,6 +302,8 @@ def command(
 
     for name in served:
         chosen = {**usual, **own.get(name, {})}
+        if ray is not None:  # what this machine lacks others may have
+            continue
         before_download.tell_plan(
             name,
             context=chosen["context"],
@@ -370,6 +390,11 @@ def _introduce(name: str, llm: LLM, parallel: int) -> None:
     )
     console.tell_notes(llm.notes)
     console.tell_memory(name, llm.memory)
+    for number, stage in enumerate([] if llm.stages is None else llm.stages.status(), 1):
+        console.note(
+            f"stage {number}: layers {stage.first_layer} to {stage.last_layer} on {stage.node}, "
+            f"{gigabytes(stage.memory_bytes)} of memory"
+        )
     dialect = llm.dialect
     thinks = f"reasoning in {dialect.think.open}" if dialect.think else "no reasoning"
     calls = "tool calls" if dialect.calls else "no tool calls"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dure.cli import console
+from dure.cli import console, placement
 
 if TYPE_CHECKING:
     from dure.hub import CatalogueEntry, ResolvedModel
@@ -26,6 +26,17 @@ def command(
     ] = False,
     tensors: Annotated[bool, typer.Option("--tensors", help="List the tensors.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Show instead which layers would lie on which node of this Ray cluster, as "
+            "`dure serve --ray` places them: auto, local or HOST:PORT.",
+        ),
+    ] = None,
+    stages: Annotated[
+        str, typer.Option(metavar="N", help="With --ray: how many stages; auto: one a node.")
+    ] = "auto",
     models_dir: console.ModelsDir = None,
 ) -> None:
     """Show a model: family, parameters, quantisation, context, KV cache, licence, lineage, chat
@@ -41,6 +52,9 @@ def command(
 
     if modelfile:
         console.write(modelfile_of(hub.preset_of(model) or hub.Preset(model, model)))
+        return
+    if ray is not None:
+        placement.show(model, ray, stages, json=json)
         return
     try:
         found = hub.resolve(model, allow_download=False)

@@ -223,6 +223,43 @@ def load(
     )
 
 
+def finish_loading(
+    asked: str,
+    resolved: hub.ResolvedModel,
+    checkpoint: Checkpoint,
+    model: Model,
+    *,
+    threads: int,
+    context: int,
+    num_blocks: int,
+    cache_dtype: CacheDtype,
+    memory: MemoryUse,
+) -> LoadedModel:
+    """Return a model whose layers are loaded, here or elsewhere, with its tokenizer and settings.
+
+    asked: the name that it was asked for by. Raises TokenizerError.
+    """
+    tokenizer = _TokenizerMaker(checkpoint, None)
+    tokenizer.start()
+    text = tokenizer.result()
+    checkpoint = _without_vocabulary(checkpoint)
+    return LoadedModel(
+        name=_label(resolved),
+        path=resolved.path,
+        checkpoint=checkpoint,
+        model=model,
+        text=text,
+        threads=threads,
+        context=context,
+        num_blocks=num_blocks,
+        cache_dtype=cache_dtype,
+        sampling=_sampling(resolved, checkpoint),
+        memory=memory,
+        settings=resolved.settings,
+        notes=_notes(asked, resolved, has_template=bool(checkpoint.chat_template)),
+    )
+
+
 def _sampling(resolved: hub.ResolvedModel, checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the defaults of sampling: the catalogue's, the makers', and the store's over them.
 

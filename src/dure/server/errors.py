@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dure.errors import (
+    ClusterError,
     ContextLengthError,
     DownloadError,
     DureError,
@@ -65,7 +66,7 @@ def of(error: BaseException) -> HTTPError:
         return invalid(_said(error))
     if isinstance(error, ModelNotFoundError):
         return HTTPError(404, _said(error), param="model", code="model_not_found")
-    if isinstance(error, NotEnoughMemoryError | DownloadError):
+    if isinstance(error, NotEnoughMemoryError | DownloadError | ClusterError):
         return unavailable(_said(error), "model_unavailable")
     if isinstance(error, DureError):
         return HTTPError(500, _said(error), "server_error", code="model_unusable")

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from dure.engine.scheduler import Stats
+from dure.server.serving.stage_metrics import StageMetrics
 from dure.weights.expert_stats import ExpertStats, ExpertUse
 
 if TYPE_CHECKING:
@@ -116,6 +117,8 @@ class Metrics:
         self._expert_gauges = [
             (field, gauge(f"expert_cache_{name}", text)) for field, name, text in _EXPERT_GAUGES
         ]
+        self._stages = StageMetrics(prefix)
+        self._registry.register(self._stages)
         self._seen_experts: WeakKeyDictionary[Engine, ExpertUse] = WeakKeyDictionary()
         self._seen: WeakKeyDictionary[Engine, Stats] = WeakKeyDictionary()  # when last asked
 
@@ -203,6 +206,10 @@ class Metrics:
             self._idle["machine_seconds"].set(idle.machine_s)
             self._idle["processor_seconds"].set(idle.cpu_s)
             self._idle["joules"].set(idle.joules or 0.0)
+        loaded = [(each.name, each.worker) for each in registry.loaded() if each.worker is not None]
+        self._stages.stages = {
+            name: worker.llm.stages for name, worker in loaded if worker.llm.stages is not None
+        }
         for entry in registry.loaded():
             worker = entry.worker
             if worker is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from dure import __version__
@@ -61,6 +62,7 @@ def _model(entry: PooledModel) -> dict[str, Any]:
             "bytes": engine.runner.cache_bytes,
             "blocks": engine.pool.num_blocks,
         },
+        "stages": [] if llm.stages is None else [asdict(each) for each in llm.stages.status()],
         "experts": None
         if experts is None
         else {

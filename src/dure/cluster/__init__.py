@@ -1,0 +1,1 @@
+"""One model over several machines: stages of its layers on the nodes of a Ray cluster."""

@@ -1,0 +1,186 @@
+"""Stages as Ray actors on real nodes: the same bits, through losses, and nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_models import VOCAB_SIZE, oracle, saved
+
+from dure.cluster import load as load_module
+from dure.cluster.load import load_pipeline
+from dure.engine.engine import Engine
+from dure.engine.model_runner import ModelRunner
+from dure.engine.request import Request, SamplingParams
+from dure.formats.checkpoint import open_checkpoint
+from dure.models import load_model
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray's own
+
+PARAMS = SamplingParams(max_tokens=20, temperature=0.8, seed=3, logprobs=4, ignore_eos=True)
+PROMPTS = [
+    np.random.default_rng(length).integers(0, VOCAB_SIZE, length).tolist()
+    for length in (90, 33, 7, 1, 60, 12, 5, 81)
+]
+FAMILIES: dict[str, dict[str, Any]] = {
+    "qwen3-tied-bias": {"num_hidden_layers": 5},
+    "qwen3_moe": {"num_hidden_layers": 5},
+    "deepseek_v3": {"num_hidden_layers": 5},
+    "qwen3_next": {},
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {
+        name: saved(name, oracle(name, **changes), tmp_path_factory.mktemp("model"))
+        for name, changes in FAMILIES.items()
+    }
+
+
+Opened = Callable[..., tuple[Any, Any]]
+
+
+@pytest.fixture
+def opened(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
+    monkeypatch.setattr(load_module, "finish_loading", lambda *_args, **_options: None)
+    chains = []
+
+    def open_it(folder: Path, **options: Any) -> tuple[Any, Any]:
+        settings = {"threads": 1, "context": 256, "exact": True, **options}
+        _, runner, chain = load_pipeline(folder, address=cluster.address, **settings)
+        chains.append(chain)
+        return runner, chain
+
+    yield open_it
+    for chain in chains:
+        chain.close()
+
+
+def expected_of(folder: Path) -> list[Any]:
+    model: Any = load_model(open_checkpoint(folder), exact=True)
+    engine = Engine(ModelRunner(model, num_blocks=64, num_states=16, cache_dtype="f32"))
+    return finished(engine, [engine.add(prompt, PARAMS) for prompt in PROMPTS])
+
+
+def finished(
+    engine: Engine, requests: list[Request], between: Callable[[int], None] = lambda _: None
+) -> list[Any]:
+    got: dict[str, list[int]] = {request.id: [] for request in requests}
+    step = 0
+    while engine.has_work:
+        for output in engine.step():
+            got[output.request.id] += output.token_ids
+        step += 1
+        between(step)
+    assert [each.error for each in requests] == [None] * len(requests)
+    assert [got[each.id] for each in requests] == [each.output_ids for each in requests]
+    return [(each.output_ids, each.logprobs) for each in requests]
+
+
+def process_of(chain: Any, index: int) -> int:
+    """The process id of a stage's actor."""
+    return int(chain.stages[index].actor.ask("process", seconds=30))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_bits_are_those_of_one_process(
+    name: str, folders: dict[str, Path], opened: Opened
+) -> None:
+    expected = expected_of(folders[name])
+    for stages in (2, 4):
+        runner, chain = opened(folders[name], stages=stages)
+        engine = Engine(runner)
+        assert finished(engine, [engine.add(p, PARAMS) for p in PROMPTS]) == expected
+        assert len(chain.stages) == stages - 1
+        chain.close()
+
+
+def test_a_stage_that_is_killed_or_stopped_comes_back(
+    folders: dict[str, Path], opened: Opened
+) -> None:
+    folder = folders["qwen3_moe"]
+    expected = expected_of(folder)
+    runner, chain = opened(folder)
+    engine = Engine(runner)
+
+    def hurt(step: int) -> None:
+        if step == 6:
+            os.kill(process_of(chain, 0), signal.SIGKILL)
+        if step == 14:
+            os.kill(process_of(chain, 1), signal.SIGSTOP)
+
+    assert finished(engine, [engine.add(p, PARAMS) for p in PROMPTS], hurt) == expected
+    assert chain.restarts == 2
+
+
+def test_a_node_that_is_lost_is_done_without(
+    cluster: Any, folders: dict[str, Path], opened: Opened
+) -> None:
+    folder = folders["qwen3_next"]
+    expected = expected_of(folder)
+    extra = cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+    cluster.wait_for_nodes()
+    runner, chain = opened(folder)
+    assert len(chain.stages) == 3
+    engine = Engine(runner)
+
+    def lose(step: int) -> None:
+        if step == 8:
+            cluster.remove_node(extra, allow_graceful=False)
+
+    assert finished(engine, [engine.add(p, PARAMS) for p in PROMPTS], lose) == expected
+    assert chain.restarts == 1
+
+
+def test_nothing_is_left_of_a_server_that_is_killed(cluster: Any, folders: dict[str, Path]) -> None:
+    code = (
+        "import sys; from dure.cluster import load\n"
+        "load.finish_loading = lambda *a, **k: None\n"
+        "_, _, chain = load.load_pipeline(sys.argv[1], address=sys.argv[2], threads=1,"
+        " context=256)\n"
+        "print(*(s.actor.ask('process', seconds=60) for s in chain.stages), flush=True)\n"
+        "import time; time.sleep(600)\n"
+    )
+    server = subprocess.Popen(
+        [sys.executable, "-c", code, str(folders["qwen3_moe"]), cluster.address],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdout is not None
+    stages = [int(word) for word in server.stdout.readline().split()]
+    assert stages
+    server.kill()
+    server.wait()
+    server.stdout.close()
+    until = time.monotonic() + 60
+    while any(Path(f"/proc/{each}").exists() for each in stages):
+        assert time.monotonic() < until, "a stage outlived its server"
+        time.sleep(0.1)
+
+
+def test_nothing_is_left_of_a_pipeline_that_is_closed(
+    folders: dict[str, Path], opened: Opened
+) -> None:
+    _, chain = opened(folders["qwen3_moe"])
+    stages = [process_of(chain, index) for index in range(len(chain.stages))]
+    ports = [stage.address[1] for stage in chain.stages]
+    chain.close()
+    gc.collect()
+    until = time.monotonic() + 60
+    while any(Path(f"/proc/{each}").exists() for each in stages):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    for port in ports:
+        with socket.socket() as probe, pytest.raises(ConnectionRefusedError):
+            probe.connect((chain._door.address[0], port))
