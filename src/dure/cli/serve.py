@@ -239,8 +239,8 @@ def command(
         "ray": ray,
         "stages": placement.stages_of(stages),
     }
-    tables = () if config is None else read_config(config, _parameters()).models
-    tables = tuple(each for each in tables if each.name in served)
+    given = () if config is None else read_config(config, _parameters()).models
+    tables = tuple(each for each in given if each.name in served)
     own = {each.name: own_options(each) for each in tables}
     if keep_alive is None and len(served) != 1:
         keep_alive = DEFAULT_KEEP_ALIVE
@@ -300,10 +300,8 @@ def command(
         if page:
             console.note(f"a chat for a browser is at {address}")
 
-    for name in served:
+    for name in served if ray is None else ():  # what this machine lacks others may have
         chosen = {**usual, **own.get(name, {})}
-        if ray is not None:  # what this machine lacks others may have
-            continue
         before_download.tell_plan(
             name,
             context=chosen["context"],
