@@ -192,5 +192,12 @@ def add_kda_keys(writer: gguf.GGUFWriter, config: Config) -> None:
         writer.add_float32("bailingmoe3.kda.gate_lower_bound", config["kda_lower_bound"])
         width = config["n_shared_experts"] * config["moe_intermediate_size"]
         writer.add_expert_shared_feed_forward_length(width)
+        for key, add in (
+            ("expert_swiglu_limit_list", writer.add_swiglu_clamp_exp),
+            ("share_expert_swiglu_limit_list", writer.add_swiglu_clamp_shexp),
+        ):
+            limits = [float(each or 0) for each in config.get(key) or ()]
+            if limits:
+                add([*limits, *[0.0] * config["num_hidden_layers"]][: config["num_hidden_layers"]])
         if config["num_nextn_predict_layers"]:
             writer.add_nextn_predict_layers(config["num_nextn_predict_layers"])

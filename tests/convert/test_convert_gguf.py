@@ -495,6 +495,21 @@ def test_a_layer_that_only_drafts_is_left_out(
     assert not [key for key in keys if "nextn" in key]
 
 
+def test_the_limits_of_lings_experts_are_written_for_each_layer(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    source, out = folder("bailing_hybrid"), tmp_path / "out.gguf"
+    limits = {"expert_swiglu_limit_list": [0, 0, 0.25, None, 0.5]}
+    config, arrays = read_folder(source)
+    write_folder(source, {**config, **limits}, arrays)
+    convert(source, out)
+    metadata = open_checkpoint(out).metadata
+    assert metadata["bailingmoe3.swiglu_clamp_exp"].tolist() == [0, 0, 0.25, 0, 0.5, 0]
+    assert "bailingmoe3.swiglu_clamp_shexp" not in metadata
+    expected = prefill_logits(loaded(source), TOKENS)
+    assert furthest(expected, prefill_logits(loaded(out), TOKENS)) <= 1e-5
+
+
 @pytest.mark.parametrize(
     "name, small, large",
     [

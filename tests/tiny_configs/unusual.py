@@ -144,7 +144,7 @@ _LATENTS: Changes = {
     "all experts": {"n_routed_experts": 5, "num_experts_per_tok": 5},
     "no dense layer": {"first_k_dense_replace": 0},
     "no multiples of 16": {"kv_lora_rank": 20, "qk_nope_head_dim": 12, "v_head_dim": 14},
-    "smaller than 16": {"kv_lora_rank": 7, "qk_nope_head_dim": 4, "v_head_dim": 5},
+    "smaller than 16": {"kv_lora_rank": 6, "qk_nope_head_dim": 4, "v_head_dim": 5},
     "more experts than groups hold": {
         "topk_method": "group_limited_greedy",
         "n_group": 4,

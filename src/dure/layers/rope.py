@@ -255,7 +255,7 @@ def _check(config: RopeConfig) -> None:
     if config.type not in ROPE_TYPES:
         raise _unknown(config.type)
     # An odd number is rounded up to pairs, but YaRN's ramp has a place for each whole pair only.
-    if config.dim < 2 or (config.dim % 2 and config.type == "yarn"):
+    if config.dim < 1 or (config.dim % 2 and config.type == "yarn"):
         raise ModelFileError(f"RoPE needs an even number of rotary dims, not {config.dim}.")
     if not (math.isfinite(config.theta) and config.theta > 1.0):
         raise ModelFileError(f"RoPE needs a base (theta) above 1, not {config.theta}.")
