@@ -33,7 +33,7 @@ def options() -> Iterator[tuple[str, str]]:
 
 
 def test_every_verb_with_numbers_is_tried() -> None:
-    computing = {"run", "serve", "bench", "perplexity", "convert", "embed"}
+    computing = {"run", "serve", "bench", "perplexity", "convert", "embed", "imatrix"}
     assert {verb for verb, _ in options()} == {*computing, "plan", "search"}
     assert {("serve", "--cache-gb"), ("bench", "--memory")} <= {*options()}
 
@@ -64,7 +64,12 @@ def test_any_number_for_an_option_is_taken_or_refused_in_a_sentence(
     monkeypatch.setattr(measure, "this_machine", lambda **_: SMALL)  # else 20 s of measuring
     text = tmp_path / "text.txt"
     text.write_text("one two three")
-    rest = {"perplexity": [str(text)], "convert": [str(tmp_path / "out.gguf")], "run": ["hello"]}
+    rest = {
+        "perplexity": [str(text)],
+        "convert": [str(tmp_path / "out.gguf")],
+        "imatrix": [str(text), str(tmp_path / "out.gguf")],
+        "run": ["hello"],
+    }
     quick = {"bench": ["--repeat", "1", "--prompt", "8", "--decode", "1"], "serve": ["--port", "0"]}
     for value in VALUES:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))

@@ -10,6 +10,7 @@ import pytest
 from fake_drafter import TryAll
 from fake_model import END, VOCAB_SIZE, ByteTokenizer, ScriptModel, loaded
 
+import dure.assembly
 import dure.engine.grammar as limits
 import dure.llm
 from dure import LLM
@@ -152,7 +153,7 @@ def test_answers_are_the_same_with_forced_tokens_as_drafts_and_steps_are_fewer(
         monkeypatch.setattr(
             dure.llm, "load", lambda *_, **__: loaded(NoiseModel(lambda _: "x"), context=256)
         )
-        monkeypatch.setattr(dure.llm, "make_drafter", lambda *_, made=drafter, **__: made)
+        monkeypatch.setattr(dure.assembly, "make_drafter", lambda *_, made=drafter, **__: made)
         llm = LLM("fake")
         params = SamplingParams(temperature=temperature, seed=5, logprobs=1, max_tokens=150)
         form = Format("json_schema", SCHEMA)

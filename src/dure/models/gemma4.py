@@ -131,7 +131,7 @@ class Experts:
 
     def __init__(self, config: Gemma4Config, weights: Weights, name: str) -> None:
         assert config.routing is not None
-        hidden, eps = config.hidden, config.norm_eps
+        hidden, self._eps = config.hidden, config.norm_eps
         self.mixture = SparseMLP(
             weights,
             f"{name}.mlp",
@@ -143,16 +143,11 @@ class Experts:
             gelu=True,
         )
         self.before, self.after, self.after_dense = (
-            RMSNorm(weights, f"{name}.{which}", hidden, eps)
-            for which in (
-                "pre_feedforward_layernorm_2",
-                "post_feedforward_layernorm_2",
-                "post_feedforward_layernorm_1",
-            )
+            RMSNorm(weights, f"{name}.{where}_feedforward_layernorm_{branch}", hidden, self._eps)
+            for where, branch in (("pre", 2), ("post", 2), ("post", 1))
         )
         # The router norms x itself, without a weight, then scales it.
-        scale = weights.vector(f"{name}.mlp.gate.scale", hidden)
-        self._scale, self._eps = scale * np.float32(hidden**-0.5), eps
+        self._scale = weights.vector(f"{name}.mlp.gate.scale", hidden) * np.float32(hidden**-0.5)
 
     def __call__(self, x: Floats, dense: Floats) -> Floats:
         """Return the sum of both branches, (n, hidden); dense: the MLP of x."""
@@ -169,9 +164,8 @@ class Model(Decoder):
     def __init__(self, config: Config, weights: Weights) -> None:
         self.config = sizes = Gemma4Config.read(config, weights.has)
         kinds = sizes.kinds
-        factors = None  # GGUF says so which frequencies of full attention turn
-        if weights.has("rope_freqs.weight"):
-            factors = weights.vector("rope_freqs.weight", sizes.rope.dim // 2)
+        given = weights.has("rope_freqs.weight")  # GGUF: which frequencies of full attention turn
+        factors = weights.vector("rope_freqs.weight", sizes.rope.dim // 2) if given else None
         ropes = {each: Rope(each) for each in {kind.rope for kind in kinds if kind.window}}
         full = Rope(sizes.rope, factors=factors)
         super().__init__(
@@ -192,8 +186,7 @@ class Model(Decoder):
                 hidden=sizes.hidden,
                 norm_eps=sizes.norm_eps,
             )
-        owners = [index for index, kind in enumerate(kinds) if kind.source == index]
-        self._owners = owners
+        owners = self._owners = [at for at, kind in enumerate(kinds) if kind.source == at]
         self._caches = [owners.index(kind.source) for kind in kinds]
 
     @property
@@ -209,10 +202,9 @@ class Model(Decoder):
     @property
     def cuts(self) -> Sequence[int]:
         """None if each block has an embedding of the tokens; else where no later one shares."""
-        if self._own is not None:
-            return ()
         sources = [kind.source for kind in self.config.kinds]
-        return [index for index in super().cuts if min(sources[index:]) >= index]
+        cuts = super().cuts if self._own is None else ()
+        return [index for index in cuts if min(sources[index:]) >= index]
 
     def run(
         self,

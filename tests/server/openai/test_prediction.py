@@ -8,7 +8,7 @@ import pytest
 from fake_drafter import TryAll
 from fake_model import reply
 
-import dure.llm
+import dure.assembly
 from dure import LLM
 from dure.engine.spec_decode.text import TextDrafter
 
@@ -18,7 +18,7 @@ ANSWER = "def add(a, b):\n    return a + b\n"
 @pytest.fixture
 def guessing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models try every draft."""
-    monkeypatch.setattr(dure.llm, "make_drafter", lambda *_, **__: TryAll(TextDrafter()))
+    monkeypatch.setattr(dure.assembly, "make_drafter", lambda *_, **__: TryAll(TextDrafter()))
 
 
 def details(body: dict[str, Any]) -> dict[str, int]:
@@ -75,7 +75,7 @@ def test_a_stream_has_the_same_pieces_and_counts(serve: Any) -> None:
 
 
 def test_without_guesses_both_counts_are_0(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dure.llm, "make_drafter", lambda *_, **__: None)
+    monkeypatch.setattr(dure.assembly, "make_drafter", lambda *_, **__: None)
     server = serve(reply(ANSWER))
     prediction = {"type": "content", "content": ANSWER}
     found = details(server.chat("write add", prediction=prediction).json)
