@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from dure.cli import console
 from dure.errors import DureError
 
 
@@ -83,7 +84,7 @@ def read_message(read: Callable[[str], str], *, opens: Callable[[str], bool]) ->
 def _read_plain(prompt: str, text: str = "") -> str:
     """Read a line of stdin. The prompt goes to stderr because stdout is a file or a pipe."""
     if text:
-        print(text, file=sys.stderr)
+        console.note(text)
     sys.stderr.write(prompt)
     sys.stderr.flush()
     line = sys.stdin.readline()

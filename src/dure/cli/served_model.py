@@ -93,6 +93,8 @@ class ServedModel:
         path = "/v1/completions" if isinstance(prompt, str) else "/v1/chat/completions"
         stream = self._client.stream(path, body)
         self.driver.interrupted.stream = stream
+        if self.driver.interrupted.is_set():  # while the server was being asked
+            stream.close()
         return self._chunks(stream, on_prefill)
 
     def _chunks(

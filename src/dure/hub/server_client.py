@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -115,6 +116,11 @@ class ServerClient:
         """Make the error of a server that does not answer."""
         reason = getattr(failure, "reason", failure)
         said = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            return DownloadError(
+                f"The certificate of {host_of(self.url)} is not trusted: {reason.verify_message}.",
+                hint="SSL_CERT_FILE names the file of a certificate that is",
+            )
         return DownloadError(
             f"No server of dure's answers at {host_of(self.url)} ({said}).",
             hint="`dure serve` starts one; --url or $DURE_URL names another",

@@ -14,6 +14,7 @@ from dure.cli import main
 from dure.cli.chat import Chat
 from dure.cli.served_model import ServedModel, served_model
 from dure.engine.params import SamplingParams
+from dure.hub.server_client import ServerClient, ServerStream
 
 Run = Any
 
@@ -93,6 +94,21 @@ def test_a_chat_goes_on_over_the_server(
     assert [m["role"] for m in chat.talk.messages] == ["user", "assistant"] * 2
 
 
+def test_an_answer_that_is_stopped_while_the_server_is_asked_is_left(
+    in_memory: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = ServerClient.stream
+
+    def slow(client: ServerClient, *request: Any) -> ServerStream:
+        stream = begin(client, *request)
+        in_memory.driver.interrupted.set()  # Ctrl-C, before anyone holds the stream
+        return stream
+
+    monkeypatch.setattr(ServerClient, "stream", slow)
+    chunks = list(in_memory.stream([{"role": "user", "content": "Hello"}]))
+    assert "".join(chunk.text for chunk in chunks) == ""
+
+
 def test_what_the_server_refuses_is_its_own_sentence(run: Run, in_memory: ServedModel) -> None:
     code, out, err = run("fake", "x " * 5000)
     assert (code, out) == (1, "")
@@ -102,7 +118,5 @@ def test_what_the_server_refuses_is_its_own_sentence(run: Run, in_memory: Served
 def test_a_program_that_is_no_dure_is_sent_no_prompt(
     monkeypatch: pytest.MonkeyPatch, in_memory: ServedModel
 ) -> None:
-    from dure.hub.server_client import ServerClient  # noqa: PLC0415
-
     monkeypatch.setattr(ServerClient, "props", lambda *_: {"build_info": "another"})
     assert served_model("fake", fallback={}) is None

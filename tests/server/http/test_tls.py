@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dure.errors import InvalidRequestError
+from dure.errors import DownloadError, InvalidRequestError
+from dure.hub.server_client import ServerClient
 from dure.server.http.tls import Tls
 from dure.server.run import Server, Settings
 
@@ -83,6 +84,9 @@ def test_requests_come_encrypted(pem: Path, files: tuple[str, str | None]) -> No
         shown = asked.sock.getpeercert(binary_form=True)
         assert shown == ssl.PEM_cert_to_DER_cert(CERTIFICATE)
         asked.close()
+        with pytest.raises(DownloadError, match="is not trusted") as refused:
+            ServerClient(f"https://127.0.0.1:{server.address[1]}").running()
+        assert "SSL_CERT_FILE" in refused.value.hint
         plain = HTTPConnection("127.0.0.1", server.address[1], timeout=60)
         plain.request("GET", "/health")
         with pytest.raises((RemoteDisconnected, ConnectionError, socket.timeout)):
