@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -158,7 +159,8 @@ class ServedModel:
 def served_model(model: str | None, *, fallback: Mapping[str, Any]) -> ServedModel | None:
     """Return the model, if a server of dure's is up that has it in memory; None otherwise.
 
-    model: as typed; None is the catalogue's default. fallback: as of ServedModel.
+    model: as typed; None is the catalogue's default. fallback: as of ServedModel. The key of
+    $DURE_API_KEY is for the server that $DURE_URL names alone.
     """
     catalogue = load_catalogue()
     wanted = model or catalogue.default
@@ -167,6 +169,8 @@ def served_model(model: str | None, *, fallback: Mapping[str, Any]) -> ServedMod
     names |= {entry.name.casefold()} if entry is not None else set()
     try:
         client = replace(ServerClient.from_environment(), timeout_s=PROBE_S)
+        if not os.environ.get("DURE_URL"):  # whoever listens there: no key was meant for them
+            client = replace(client, key="")
         running = [each.name for each in client.running()]
         found = next((name for name in running if name.casefold() in names), None)
         if found is None:

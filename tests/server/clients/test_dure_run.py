@@ -14,6 +14,7 @@ from dure.cli import main
 from dure.cli.chat import Chat
 from dure.cli.served_model import ServedModel, served_model
 from dure.engine.params import SamplingParams
+from dure.hub import server_client
 from dure.hub.server_client import ServerClient, ServerStream
 
 Run = Any
@@ -48,6 +49,27 @@ def in_memory(scripted: Any, monkeypatch: pytest.MonkeyPatch) -> ServedModel:
     model = served_model(scripted.model, fallback={"temperature": 0.7})
     assert model is not None
     return model
+
+
+def test_a_key_is_sent_to_no_server_that_was_not_named(
+    scripted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    ask = ServerClient._ask
+
+    def watched(self: ServerClient, path: str, body: Any = None) -> dict[str, Any]:
+        sent.append(self.key)
+        return ask(self, path, body)
+
+    monkeypatch.setattr(ServerClient, "_ask", watched)
+    monkeypatch.setattr(server_client, "DEFAULT_URL", scripted.url)
+    monkeypatch.delenv("DURE_URL", raising=False)
+    monkeypatch.setenv("DURE_API_KEY", scripted.key)
+    assert served_model(scripted.model, fallback={}) is None  # refused: this server wants a key
+    assert sent == [""]
+    monkeypatch.setenv("DURE_URL", scripted.url)
+    served_model(scripted.model, fallback={})
+    assert set(sent[1:]) == {scripted.key}
 
 
 def test_the_server_answers_and_it_is_said(run: Run, in_memory: ServedModel) -> None:
