@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dure.cluster.split import Cost, Costs, Room, cut, need
-from dure.errors import NotEnoughMemoryError
+from dure.errors import InvalidRequestError, NotEnoughMemoryError
 from dure.loading.memory import OVERHEAD_BYTES
 from dure.weights.span import Span
 
@@ -55,6 +55,21 @@ def test_it_is_cut_where_it_may_be() -> None:
 
 def test_a_node_without_room_gets_no_layer() -> None:
     assert starts(costs(), room(10), room(), room())[0] == 0
+
+
+def test_as_many_stages_as_were_asked_for_get_layers() -> None:
+    def asked(given: Costs, *rooms: Room) -> tuple[int, ...]:
+        return cut("it", given, rooms, tokens=1024, sequences=0, every=True)
+
+    slow, fast = room(speed=1e6), room(speed=1e12)
+    assert starts(costs(4), slow, slow, fast) == (0, 0)
+    assert asked(costs(4), slow, slow, fast) == (1, 2)
+    assert asked(costs(4), fast, slow, slow) == (3, 4)  # the last has the head alone
+    assert asked(costs(4, cuts=range(2, 3)), fast, fast, slow) == (2, 4)
+    with pytest.raises(InvalidRequestError, match="in 4 stages; at most 3 are possible"):
+        asked(costs(4, cuts=range(2, 3)), fast, fast, fast, fast)
+    with pytest.raises(NotEnoughMemoryError):
+        asked(costs(4), room(10), fast)
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_numbers() -> None:

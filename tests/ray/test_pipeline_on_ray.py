@@ -111,7 +111,7 @@ def test_a_stage_that_is_killed_or_stopped_comes_back(
 ) -> None:
     folder = folders["qwen3_moe"]
     expected = expected_of(folder)
-    runner, chain = opened(folder)
+    runner, chain = opened(folder, stages=3)
     engine = Engine(runner)
 
     def hurt(step: int) -> None:
@@ -131,7 +131,7 @@ def test_a_node_that_is_lost_is_done_without(
     expected = expected_of(folder)
     extra = cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
     cluster.wait_for_nodes()
-    runner, chain = opened(folder)
+    runner, chain = opened(folder, stages=4)
     assert len(chain.stages) == 3
     engine = Engine(runner)
 
@@ -148,7 +148,7 @@ def test_nothing_is_left_of_a_server_that_is_killed(cluster: Any, folders: dict[
         "import sys; from dure.cluster import load\n"
         "load.finish_loading = lambda *a, **k: None\n"
         "_, _, chain = load.load_pipeline(sys.argv[1], address=sys.argv[2], threads=1,"
-        " context=256)\n"
+        " stages=3, context=256)\n"
         "print(*(s.actor.ask('process', seconds=60) for s in chain.stages), flush=True)\n"
         "import time; time.sleep(600)\n"
     )
@@ -172,7 +172,7 @@ def test_nothing_is_left_of_a_server_that_is_killed(cluster: Any, folders: dict[
 def test_nothing_is_left_of_a_pipeline_that_is_closed(
     folders: dict[str, Path], opened: Opened
 ) -> None:
-    _, chain = opened(folders["qwen3_moe"])
+    _, chain = opened(folders["qwen3_moe"], stages=3)
     stages = [process_of(chain, index) for index in range(len(chain.stages))]
     ports = [stage.address[1] for stage in chain.stages]
     chain.close()

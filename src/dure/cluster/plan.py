@@ -130,6 +130,7 @@ def plan_pipeline(
             rooms,
             [usual, least] if context is None else [context],
             sequences=2 if recurrent else 0,
+            every=count is not None,
         )
         spans = Span.cut(len(costs.layers), starts)
         sizes = _sizes(
@@ -223,13 +224,19 @@ def _own_room(threads: int, budget: int | None, actors: Sequence[Actor]) -> Room
 
 
 def _cut(
-    name: str, costs: Costs, rooms: Sequence[Room], tokens: Sequence[int], sequences: int
+    name: str,
+    costs: Costs,
+    rooms: Sequence[Room],
+    tokens: Sequence[int],
+    sequences: int,
+    *,
+    every: bool,
 ) -> tuple[int, ...]:
     """Cut for the first of these context lengths that fits. Raises NotEnoughMemoryError."""
     for each in tokens[:-1]:
         with suppress(NotEnoughMemoryError):
-            return cut(name, costs, rooms, tokens=each, sequences=sequences)
-    return cut(name, costs, rooms, tokens=tokens[-1], sequences=sequences)
+            return cut(name, costs, rooms, tokens=each, sequences=sequences, every=every)
+    return cut(name, costs, rooms, tokens=tokens[-1], sequences=sequences, every=every)
 
 
 def _sizes(

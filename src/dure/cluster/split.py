@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dure.batch import BLOCK_SIZE, CacheDtype
-from dure.errors import NotEnoughMemoryError
+from dure.errors import InvalidRequestError, NotEnoughMemoryError
 from dure.loading.memory import OVERHEAD_BYTES, gigabytes
 
 if TYPE_CHECKING:
@@ -100,14 +100,28 @@ def need(cost: Cost, tokens: int, sequences: int) -> int:
 
 
 def cut(
-    name: str, costs: Costs, rooms: Sequence[Room], *, tokens: int, sequences: int
+    name: str,
+    costs: Costs,
+    rooms: Sequence[Room],
+    *,
+    tokens: int,
+    sequences: int,
+    every: bool = False,
 ) -> tuple[int, ...]:
     """Return the layers before which stages begin, one stage a room, in the order of the rooms.
 
-    The slowest stage is as fast as can be; a stage may get no layer. tokens, sequences: that the
-    cache must hold. Raises NotEnoughMemoryError, with what would be needed.
+    The slowest stage is as fast as can be. A stage may get no layer, unless `every` one must have
+    some; the last has the head in any case. tokens, sequences: that the cache must hold. Raises
+    NotEnoughMemoryError, with what would be needed, and InvalidRequestError for more stages than
+    the model can be cut in.
     """
-    best = _starts(costs, rooms, float("inf"), tokens, sequences)
+    most = len(_ends(costs)) + 1
+    if every and len(rooms) > most:
+        raise InvalidRequestError(
+            f"{name} cannot be cut in {len(rooms)} stages; at most {most} are possible.",
+            hint="ask for fewer, or for auto",
+        )
+    best = _starts(costs, rooms, float("inf"), tokens, sequences, every=every)
     if best is None:
         whole = sum(costs.layers, costs.embedding + costs.head)
         needed = need(whole, tokens, sequences) + (len(rooms) - 1) * OVERHEAD_BYTES
@@ -121,7 +135,7 @@ def cut(
     high /= min(room.speed for room in rooms)
     for _ in range(_ROUNDS):
         middle = (low + high) / 2
-        found = _starts(costs, rooms, middle, tokens, sequences)
+        found = _starts(costs, rooms, middle, tokens, sequences, every=every)
         if found is None:
             low = middle
         else:
@@ -129,22 +143,40 @@ def cut(
     return best
 
 
+def _ends(costs: Costs) -> list[int]:
+    """Return where stages may end, each as the number of the layer behind its last."""
+    layers = len(costs.layers)
+    return [each for each in range(1, layers + 1) if each in costs.cuts or each == layers]
+
+
 def _starts(
-    costs: Costs, rooms: Sequence[Room], seconds: float, tokens: int, sequences: int
+    costs: Costs,
+    rooms: Sequence[Room],
+    seconds: float,
+    tokens: int,
+    sequences: int,
+    *,
+    every: bool,
 ) -> tuple[int, ...] | None:
-    """Give each room as many layers as it has memory for and reads in `seconds`; None: too many."""
-    layers, at, starts = costs.layers, 0, []
-    for room in rooms[:-1]:
+    """Give each room as many layers as it has memory for and reads in `seconds`; None: too many.
+
+    every: each room but the last gets some, and leaves some to those behind it.
+    """
+    layers, at, starts, ends = costs.layers, 0, [], _ends(costs)
+    for place, room in enumerate(rooms[:-1]):
         cost = costs.embedding if at == 0 else Cost()
-        last_cut = at
-        for number in range(at, len(layers)):
-            cost += layers[number]
+        left = len(rooms) - 2 - place if every else 0  # rooms behind it that must get some
+        usable = [each for each in ends[: len(ends) - left] if each > at]
+        reached = at
+        for end in usable:
+            cost += sum(layers[reached:end], Cost())
             fits = need(cost, tokens, sequences) <= room.memory
             if not fits or cost.read_bytes > seconds * room.speed:
                 break
-            if number + 1 in costs.cuts or number + 1 == len(layers):
-                last_cut = number + 1
-        at = last_cut
+            reached = end
+        if every and reached == at:
+            return None
+        at = reached
         starts.append(at)
     rest = sum(layers[at:], costs.head + (costs.embedding if at == 0 else Cost()))
     if need(rest, tokens, sequences) > rooms[-1].memory:
