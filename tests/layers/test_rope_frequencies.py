@@ -236,7 +236,6 @@ def test_a_config_with_a_value_that_is_no_number_in_range_is_refused(
     "config",
     [
         RopeConfig("yarn", 1e4, 7, factor=4.0, original_context=64),
-        RopeConfig("default", 1e4, 1),
         RopeConfig("default", 1e4, 0),
         RopeConfig("default", 0.0, 64),
         RopeConfig("default", math.inf, 64),
@@ -252,3 +251,8 @@ def test_a_config_with_a_value_that_is_no_number_in_range_is_refused(
 def test_numbers_that_make_no_rotation_are_refused(config: RopeConfig) -> None:
     with pytest.raises(ModelFileError):
         rope_frequencies(config)
+
+
+def test_one_number_alone_may_turn() -> None:
+    frequencies, _ = rope_frequencies(RopeConfig("default", 1e4, 1))
+    assert frequencies.tolist() == [1.0]
