@@ -197,7 +197,7 @@ struct AttentionLayerKernel {
   int64_t values() const { return weights[2]->view.rows; }
   int64_t gathered() const { return wide() / keys() * values(); }  // what o takes
   Product part(size_t i, float* out, const float* add = nullptr) const {
-    return {weights[i]->view, biases[i] ? biases[i]->data() : nullptr, add, out, 0,
+    return {weights[i]->view,  biases[i] ? biases[i]->data() : nullptr, add, out, 0,
             weights[i]->sums()};
   }
 
