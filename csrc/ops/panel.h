@@ -30,6 +30,16 @@ constexpr auto unpacked_form() {
 template <class L>
 using UnpackedForm = decltype(unpacked_form<L>());
 
+// clang wants to know the names of templates in branches that are not taken, too: an instruction
+// set without such codes has these alone, which nothing can call.
+struct Absent {};
+template <int>
+void store_wide(Absent);
+template <int>
+void dot_wide(Absent);
+template <int, int, int, int, int>
+void dot_pairs(Absent);
+
 // Reads codes and scales straight from the packed panel: for one tile, where nothing is read twice.
 template <Type kType>
 struct PanelSource {

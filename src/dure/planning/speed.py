@@ -191,10 +191,12 @@ class Speeds:
         for matrix in self.work.matrices:
             if matrix.use != "expert":
                 continue
-            counts = _rows_of_experts(matrix.experts, matrix.active, rows, self.skew)
-            needed = matrix.experts - counts[0]
-            away = matrix.experts * (1 - (self.expert_cache_bytes or 0) / self.work.expert_bytes)
-            missing = min(needed * self._missing_share, away) if rows == 1 else min(needed, away)
+            here = matrix.experts * (self.expert_cache_bytes or 0) / self.work.expert_bytes
+            missing = matrix.active * self._missing_share
+            if rows > 1:  # of many rows each is another text's, and the most used are here
+                shares = chosen_shares(matrix.experts, matrix.active, self.skew)
+                needed = np.sort(1 - (1 - shares) ** rows)
+                missing = float(needed[: math.ceil(matrix.experts - here)].sum())
             read += matrix.nbytes / matrix.experts * missing
         return read / speed
 
