@@ -198,9 +198,9 @@ def test_experts_that_are_not_in_memory_are_waited_for() -> None:
     half = expected(model, MACHINE, expert_cache_bytes=model.expert_bytes // 2)
     # 80 experts a token, of which 93 % are there; 1 MB each, 1 GB a second.
     assert half.decode_step(1, 0).disk == pytest.approx(80 * 0.07 * 1e-3)
-    # A prompt needs all of them, and the half that is used most is there.
+    # A prompt needs nearly all of them, and the half that is used most is there.
     [step] = replace(half, prefill_rows=4096).prefill_steps(4096)
-    assert step.disk == pytest.approx(0.5 * 1280 * 1e-3, rel=0.001)
+    assert 0.99 * 0.64 < step.disk < 0.64
     # Eight texts need some of the other half: of each expert, unless none of the eight names it.
     others = chosen_shares(128, 8, half.skew)[:64]
     needed = 10 * float((1 - (1 - others) ** 8).sum())
