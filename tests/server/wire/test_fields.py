@@ -126,6 +126,15 @@ def test_what_has_no_effect_is_named_in_a_header_and_in_the_log(serve_module, pa
     assert "x-dure-ignored" not in server.post(path, BODIES[path]).headers
 
 
+def test_a_field_without_a_name_is_named_too(serve_module) -> None:
+    answer = serve_module(reply("ok")).post("/api/chat", {"model": "fake", **HELLO, "0": 1, "": 1})
+    assert answer.status == 200
+    assert answer.headers["x-dure-ignored"] == '0, ""'
+    options = {"model": "fake", **HELLO, "options": {"": 1}}
+    answer = serve_module(reply("ok")).post("/api/chat", options)
+    assert answer.headers["x-dure-ignored"] == 'options.""'
+
+
 def test_what_has_no_effect_among_ollamas_options_is_named(serve_module) -> None:
     body = {"model": "fake", **HELLO, "stream": False, "options": {"low_vram": True, "zeta": 1}}
     answer = serve_module(reply("ok")).post("/api/chat", body)

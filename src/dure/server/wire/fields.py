@@ -142,9 +142,12 @@ def refuse_misspelt(extra: Iterable[str], known: Iterable[str]) -> None:
 
 
 def passed_over(extra: Iterable[str]) -> list[str]:
-    """Return the names of unknown fields as a header may have them: the first few."""
-    names = [name for name in extra if name not in FOREIGN and name not in HARMLESS]
-    return [re.sub(r"[^\w.-]", "?", name[:MAX_SHOWN], flags=re.ASCII) for name in names[:MAX_NAMED]]
+    """Return the names of unknown fields as a header may have them: the first few.
+
+    An empty name is two quotes: a header's value does not end with a space.
+    """
+    names = [name for name in extra if name not in FOREIGN and name not in HARMLESS][:MAX_NAMED]
+    return [re.sub(r"[^\w.-]", "?", name[:MAX_SHOWN], flags=re.ASCII) or '""' for name in names]
 
 
 def _hint(neutral: tuple[Any, ...]) -> str:
