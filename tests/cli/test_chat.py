@@ -28,6 +28,7 @@ from dure.cli.chat import LEAVE, Chat
 from dure.cli.chat_commands import COMMANDS
 from dure.cli.conversation import Conversation
 from dure.engine.params import SamplingParams
+from dure.errors import NotEnoughMemoryError
 
 FAKE = Path(__file__).with_name("fake_llm.py")
 
@@ -423,6 +424,15 @@ def test_another_model_goes_on_with_the_chat(
     said = capsys.readouterr().err
     assert "No model is called 'missing'" in said
     assert "(other is loaded again)" in said
+
+
+def test_a_chat_without_any_model_left_ends(talk: Talk, capsys: pytest.CaptureFixture[str]) -> None:
+    def load(name: str) -> FakeLLM:
+        raise NotEnoughMemoryError(f"{name} does not fit.")
+
+    assert len(talk("one", "/model other", load=load).asked) == 1
+    said = capsys.readouterr().err
+    assert "fake does not fit." in said and "no model is left" in said
 
 
 @pytest.mark.parametrize("word", ["/bye", "/exit", "/quit"])

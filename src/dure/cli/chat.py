@@ -60,4 +60,7 @@ class Chat(ChatSession):
                 print_error(error)
             except KeyboardInterrupt:  # in the midst of a command
                 console.note("(stopped)")
+            if self.is_over:
+                console.note("(no model is left, so the chat ends)")
+                break
         self.close()

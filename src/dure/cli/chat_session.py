@@ -57,6 +57,7 @@ class ChatSession:
         self.is_plain = completes_text(llm, raw=raw, system=system, think=think)
         self.read = read
         self._answers = AnswerThread(llm.driver.interrupted)
+        self.is_over = False  # there is no model to go on with
 
     def close(self) -> None:
         """Let go of the model, after the last answer."""
@@ -118,7 +119,10 @@ class ChatSession:
         return f"{path.name}, {len(text):,} characters, goes with your next message."
 
     def change_model(self, name: str) -> None:
-        """Chat on with another model. The one before is loaded again if that fails."""
+        """Chat on with another model. The one before is loaded again if that fails.
+
+        If that fails, too, the chat is over.
+        """
         if self.load is None:
             raise InvalidRequestError("This chat cannot load another model.")
         self._answers.wait()
@@ -129,7 +133,9 @@ class ChatSession:
             self._source = name
         except (DureError, KeyboardInterrupt):
             console.note(f"({source} is {'taken' if former else 'loaded'} again)")
+            self.is_over = True  # unless this succeeds
             self._take_model(former or self.load(source))
+            self.is_over = False
             raise
         self.introduce()
 
