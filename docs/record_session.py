@@ -146,7 +146,9 @@ def session(terminal: Terminal, wheel: Path) -> None:
     terminal.say("Installed from the wheel, with all that it needs:")
     terminal.run(f"pip install --quiet {wheel.name} && dure --version")
     terminal.say("The first answer; the model comes first, if it is not there:")
-    terminal.run(f'dure run {MODEL} "What is the capital of France?" --temperature 0')
+    terminal.run(
+        f'dure run {MODEL} "What is the capital of France?" --temperature 0 --max-tokens 24'
+    )
     terminal.say("A chat, with `/exit` or Ctrl-D to leave it:")
     terminal.run(
         f"dure run {MODEL} --temperature 0 --max-tokens 40",
