@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import pytest
 from outcome import Dure
 
 from dure import hub
+
+EMPTY_GGUF = b"GGUF" + struct.pack("<IQQ", 3, 0, 0)
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +20,7 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DURE_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "base.gguf"
-    path.write_bytes(b"GGUF")
+    path.write_bytes(EMPTY_GGUF)
     return path
 
 
@@ -52,7 +55,10 @@ def test_a_model_gets_another_name_is_listed_and_deleted(dure_command: Dure, bas
     assert dure_command("cp", "mine", "yours").err == f"yours is a preset of {base}.\n"
     rows = {row["name"]: row for row in json.loads(dure_command("list", "--json").out)}
     assert rows["mine"]["source"] == f"a preset of {base}"
-    assert (rows["mine"]["size_bytes"], rows["mine"]["folder"]) == (4, str(base.parent))
+    assert (rows["mine"]["size_bytes"], rows["mine"]["folder"]) == (
+        len(EMPTY_GGUF),
+        str(base.parent),
+    )
     done = dure_command("rm", "mine", "--yes")
     assert done.err == f"mine is deleted; {base}, which it was made of, is kept.\n"
     assert base.exists()
@@ -69,13 +75,29 @@ def test_a_model_gets_another_name_is_listed_and_deleted(dure_command: Dure, bas
         (("--from", "./base.gguf", "--parameter", "top_k"), "has no value"),
         (("--from", "./base.gguf", "--parameter", "temperature=-1"), "temperature must be"),
         (("--from", "./base.gguf", "--template", "bad.jinja"), "The template writes no prompt"),
+        (("--from", "./base.gguf", "--template", "text"), "leaves out what the user says"),
+        (("--from", "./text"), "text is not a model file: it looks like a text file"),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_is_made(
     dure_command: Dure, arguments: tuple[str, ...], said: str
 ) -> None:
     Path("bad.jinja").write_text("{% for %}")
+    Path("text").write_text("root:x:0:0")
     done = dure_command("create", "mario", *arguments)
     assert done.code == 1
     assert said in done.err
     assert hub.preset_of("mario") is None
+
+
+def test_only_a_model_has_a_modelfile(dure_command: Dure) -> None:
+    done = dure_command("show", "nothing-of-that-name", "--modelfile")
+    assert (done.code, done.out) == (1, "")
+    assert "No model is called 'nothing-of-that-name'" in done.err
+
+
+def test_what_is_no_model_gets_no_other_name(dure_command: Dure) -> None:
+    Path("text").write_text("root:x:0:0")
+    done = dure_command("cp", "./text", "mine")
+    assert (done.code, hub.preset_of("mine")) == (1, None)
+    assert "is not a model file" in done.err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import struct
 from collections.abc import Mapping
 from typing import Any
 from unittest.mock import patch
@@ -14,9 +15,10 @@ from reader import Fault, Reader
 
 from dure import hub
 from dure.cli.serve_config import read_config
-from dure.errors import InvalidRequestError, ModelNotFoundError
+from dure.errors import InvalidRequestError, ModelFileError, ModelNotFoundError
 from dure.hub.modelfile import modelfile_of, read_modelfile
 
+EMPTY_GGUF = b"GGUF" + struct.pack("<IQQ", 3, 0, 0)
 MODELFILE = '''# a model
 FROM ./base.gguf
 PARAMETER temperature 0.3
@@ -41,6 +43,7 @@ PRESET = {
     "parameters": {"temperature": 0.3, "stop": ["a"]},
     "context": 2048,
     "template": "{{ messages }}",
+    "go_template": "{{ .Prompt }}",
     "messages": [{"role": "user", "content": "Who?"}],
     "license": "MIT",
 }
@@ -68,13 +71,13 @@ class Presets(Reader):
 
     def read(self, drawn: Any) -> bool:
         text, stored = drawn
-        (self.folder / "base.gguf").write_bytes(b"GGUF")
+        (self.folder / "base.gguf").write_bytes(EMPTY_GGUF)
         file, home = self.folder / "Modelfile", self.folder / "home"
         file.write_bytes(text.encode("utf-8", "surrogatepass"))
         (home / "presets").mkdir(parents=True, exist_ok=True)
         read = False
         with patch.dict(os.environ, {"DURE_HOME": str(home)}):
-            with contextlib.suppress(InvalidRequestError, ModelNotFoundError):
+            with contextlib.suppress(InvalidRequestError, ModelFileError, ModelNotFoundError):
                 made = hub.create(read_modelfile(file).preset("luigi"))
                 read = True
                 if modelfile_of(made) and hub.preset_of("luigi") is None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import pytest
 
 from dure import hub
-from dure.errors import InvalidRequestError, ModelNotFoundError
+from dure.errors import InvalidRequestError, ModelFileError, ModelNotFoundError
 from dure.hub.modelfile import modelfile_of, read_modelfile
 
+EMPTY_GGUF = b"GGUF" + struct.pack("<IQQ", 3, 0, 0)
 MODELFILE = '''# a comment
 FROM ./base.gguf
 PARAMETER temperature 0.3
@@ -32,7 +34,7 @@ LICENSE MIT
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with base.gguf and Modelfile; dure's home is elsewhere."""
     monkeypatch.setenv("DURE_HOME", str(tmp_path / "home"))
-    (tmp_path / "base.gguf").write_bytes(b"GGUF")
+    (tmp_path / "base.gguf").write_bytes(EMPTY_GGUF)
     (tmp_path / "Modelfile").write_text(MODELFILE, encoding="utf-8")
     return tmp_path
 
@@ -51,7 +53,11 @@ def test_a_modelfile_becomes_a_preset(folder: Path) -> None:
     assert settings.notes == (f"mario is a preset of {folder / 'base.gguf'}",)
     assert preset.settings.notes == ("Ollama's parameter mirostat is not used",)
     [listed] = [model for model in hub.local_models() if model.name == "mario"]
-    assert (listed.path, listed.size_bytes, listed.license) == (folder / "base.gguf", 4, "MIT")
+    assert (listed.path, listed.size_bytes, listed.license) == (
+        folder / "base.gguf",
+        len(EMPTY_GGUF),
+        "MIT",
+    )
 
 
 def test_a_preset_written_as_a_modelfile_is_the_same_again(folder: Path) -> None:
@@ -173,6 +179,31 @@ def test_templates_in_jinja_are_used_and_known_ones_in_go_have_a_stand_in(folder
     assert settings.template == ""
     assert "<|im_start|>" in settings.fallback_template
     assert "ChatML" in settings.template_note
+    written = modelfile_of(hub.Preset("c", str(folder / "base.gguf"), settings))
+    assert f'TEMPLATE """{go}"""' in written
+    (folder / "c").write_text(written, encoding="utf-8")
+    again = hub.create(read_modelfile(folder / "c").preset("c")).settings
+    assert (again.fallback_template, again.go_template) == (settings.fallback_template, go)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ("a text", "looks like a text file"),
+        ("<!doctype html>", "an HTML page"),
+        ("", "it is empty"),
+        (None, "has no model in it"),
+    ],
+)
+def test_a_base_that_is_no_model_is_refused(folder: Path, made: str | None, said: str) -> None:
+    path = folder / "other"
+    if made is None:
+        path.mkdir()
+    else:
+        path.write_text(made)
+    with pytest.raises(ModelFileError, match=said):
+        hub.create(hub.Preset("mario", str(path)))
+    assert hub.preset_of("mario") is None
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/b", "", "x" * 600, "qwen2.5-coder:0.5b"])

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timezone
 from typing import Annotated
 
 import typer
@@ -22,8 +21,8 @@ def command(
     The name is a preset without settings of its own: no weights are copied.
     """
     from dure import hub
+    from dure.hub.presets import dated
 
-    created = datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
     preset = hub.preset_of(source) or hub.Preset(name, source)
-    made = hub.create(replace(preset, name=name, created_at=created))
+    made = hub.create(dated(replace(preset, name=name)))
     console.note(f"{made.name} is a preset of {made.base}.")

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,8 +52,10 @@ def command(
     removed by `dure rm`. Options win over the Modelfile. A request's own settings win over both.
     """
     from dure import hub
+    from dure.chat.preset_check import check_preset
     from dure.errors import InvalidRequestError
     from dure.hub.modelfile import Modelfile, read_modelfile
+    from dure.hub.presets import dated
 
     if file is None and base is None:
         file = Path(DEFAULT_FILE)
@@ -79,33 +79,12 @@ def command(
             )
         made.set_parameter(key.strip(), value)
     preset = made.preset(name)
-    check(preset)
+    check_preset(preset)
     before = hub.preset_of(name)
-    created = datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
-    preset = hub.create(replace(preset, created_at=created))
+    preset = hub.create(dated(preset))
     console.tell_notes([*preset.settings.notes, *_about_template(preset)])
     done = "replaced" if before else "created"
     console.note(f"{preset.name} is {done}, of {preset.base}: dure run {preset.name}")
-
-
-def check(preset: Preset) -> None:
-    """Raise InvalidRequestError for parameters out of range, or a template without a prompt."""
-    from dure.chat.template import ChatTemplate
-    from dure.engine.params import SamplingParams
-    from dure.errors import InvalidRequestError, TemplateError
-
-    SamplingParams(**preset.settings.sampling)
-    if not preset.settings.template:
-        return
-    template = ChatTemplate(preset.settings.template, bos_token="", eos_token="")
-    try:
-        template.render([{"role": "user", "content": "Hello"}])  # in a sandbox
-    except TemplateError as error:
-        raise InvalidRequestError(
-            f"The template writes no prompt: {error.message}", hint=error.hint
-        ) from None
-    finally:
-        template.close()
 
 
 def _about_template(preset: Preset) -> list[str]:

@@ -51,7 +51,10 @@ def command(
     from dure.hub.modelfile import modelfile_of
 
     if modelfile:
-        console.write(modelfile_of(hub.preset_of(model) or hub.Preset(model, model)))
+        preset = hub.preset_of(model)
+        if preset is None and not hub.is_known(model):
+            hub.resolve(model, allow_download=False)  # says what was meant
+        console.write(modelfile_of(preset or hub.Preset(model, model)))
         return
     if ray is not None:
         placement.show(model, ray, stages, json=json)
@@ -71,7 +74,9 @@ def command(
         value |= {"tensors": _tensors(facts)} if tensors else {}
         console.print_json(value)
     elif template:
-        console.write((found.settings.template or facts.chat_template) + "\n")
+        settings = found.settings
+        used = settings.template or facts.chat_template or settings.fallback_template
+        console.write(used + "\n")
     elif tensors:
         for tensor in _tensors(facts):
             shape = " x ".join(str(size) for size in tensor["shape"])

@@ -269,9 +269,11 @@ def remove(name: str) -> int:
 def create(preset: Preset) -> Preset:
     """Write a preset of a model, and return it: of a preset, its base with both settings.
 
-    Raises InvalidRequestError for a name that a model has, and ModelNotFoundError for a base that
-    is none. Nothing is downloaded.
+    Raises InvalidRequestError for a name that a model has, ModelNotFoundError for a base that is
+    none, and ModelFileError for a path to something else. Nothing is downloaded.
     """
+    from dure.formats.checkpoint import open_checkpoint  # noqa: PLC0415 - numpy takes time to load
+
     known = parse_name(presets.checked(preset.name))
     if presets.find(known) is None and is_known(preset.name):
         raise InvalidRequestError(
@@ -279,7 +281,9 @@ def create(preset: Preset) -> Preset:
         )
     base = parse_name(preset.base)
     if base.kind == "path":
-        preset = replace(preset, base=str(_at_path(base).path.absolute()))
+        path = _at_path(base).path.absolute()
+        open_checkpoint(path)
+        preset = replace(preset, base=str(path))
     else:
         nested = presets.find(base)
         if nested is not None:

@@ -82,6 +82,7 @@ class Modelfile:
                 template="" if is_go else self.template,
                 fallback_template=settings.fallback_template,
                 template_note=settings.template_note,
+                go_template=settings.go_template,
                 messages=tuple(self.messages),
                 notes=settings.notes,
             ),
@@ -145,7 +146,8 @@ def modelfile_of(preset: Preset) -> str:
             shown = json.dumps(each, ensure_ascii=False) if isinstance(each, str) else each
             lines.append(f"PARAMETER {_OLLAMAS.get(name, name)} {shown}")
     lines += [f"PARAMETER num_ctx {settings.context}"] if settings.context else []
-    for word, text in (("SYSTEM", settings.system), ("TEMPLATE", settings.template)):
+    template = settings.template or settings.go_template
+    for word, text in (("SYSTEM", settings.system), ("TEMPLATE", template)):
         lines += [f"{word} {_quoted(text)}"] if text else []
     lines += [f"MESSAGE {m['role']} {_quoted(m['content'])}" for m in settings.messages]
     lines += [f"LICENSE {_quoted(preset.license)}"] if preset.license else []

@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def write(preset: Preset) -> None:
         "template": settings.template,
         "fallback_template": settings.fallback_template,
         "template_note": settings.template_note,
+        "go_template": settings.go_template,
         "messages": [dict(message) for message in settings.messages],
         "license": preset.license,
         "created_at": preset.created_at,
@@ -90,6 +92,12 @@ def write(preset: Preset) -> None:
         raise InvalidRequestError(f"{file} cannot be written: {error.strerror}.") from None
 
 
+def dated(preset: Preset) -> Preset:
+    """Return the preset as made now."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return replace(preset, created_at=now)
+
+
 def delete(name: str) -> None:
     """Delete the preset of that name, if there is one."""
     _file(name).unlink(missing_ok=True)
@@ -105,6 +113,7 @@ def over(base: ModelSettings, ours: ModelSettings) -> ModelSettings:
         template=ours.template or base.template,
         fallback_template=ours.fallback_template or base.fallback_template,
         template_note=ours.template_note or base.template_note,
+        go_template=ours.go_template or base.go_template,
         messages=(*base.messages, *ours.messages),
         notes=(*base.notes, *ours.notes),
     )
@@ -152,7 +161,7 @@ def _read(file: Path) -> Preset | None:
     context, parameters = value.get("context"), value.get("parameters", {})
     texts = {
         key: value.get(key, "")
-        for key in ("system", "template", "fallback_template", "template_note")
+        for key in ("system", "template", "fallback_template", "template_note", "go_template")
     }
     if not all(isinstance(text, str) for text in texts.values()):
         return None

@@ -19,8 +19,9 @@ class ModelSettings:
 
     `sampling` has names of SAMPLING_FIELDS. `system` is the system message of a chat that has
     none. `template` replaces the checkpoint's chat template, `fallback_template` stands in where it
-    has none; `template_note` is then said. `messages` ({"role": …, "content": …}) stand before
-    those of every chat. `notes` say what was left out.
+    has none; `template_note` is then said, and `go_template` is Ollama's, for which it stands.
+    `messages` ({"role": …, "content": …}) stand before those of every chat. `notes` say what was
+    left out.
     """
 
     sampling: Mapping[str, Any] = field(default_factory=dict)
@@ -29,6 +30,7 @@ class ModelSettings:
     template: str = ""
     fallback_template: str = ""
     template_note: str = ""
+    go_template: str = ""
     messages: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -23,6 +23,7 @@ MAX_PROMPTS = 128  # of one completions request; each makes `n` choices
 MAX_CHOICES = 128  # of one completions request in all
 MAX_PRIORITY = 9  # 0 is a person waiting, 9 is work in the background
 MAX_NAME_CHARACTERS = 512
+MAX_PRESETS = 1024  # on this machine, that clients may make
 
 # How long things may take
 HEAD_SECONDS = 10.0  # from a connection's first byte, or its opening, to the end of the headers

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dure.server import model_routes
 from dure.server.anthropic import messages
 from dure.server.anthropic.schemas import CountBody, MessagesBody
+from dure.server.ollama import changes, embed
 from dure.server.ollama import chat as ollama_chat
-from dure.server.ollama import embed
 from dure.server.ollama import models as ollama_models
 from dure.server.ollama.schemas import (
     ChatBody,
+    CopyBody,
+    CreateBody,
     EmbedBody,
     EmbeddingsBody,
     GenerateBody,
+    PullBody,
     ShowBody,
 )
 from dure.server.openai import chat as openai_chat
@@ -55,6 +58,10 @@ ROUTES = (
     Route("POST", "/api/show", ollama_models.show, ShowBody, versioned=False),
     Route("POST", "/api/chat", ollama_chat.chat, ChatBody, versioned=False),
     Route("POST", "/api/generate", ollama_chat.generate, GenerateBody, versioned=False),
+    Route("POST", "/api/create", changes.create, CreateBody, versioned=False),
+    Route("POST", "/api/copy", changes.copy, CopyBody, versioned=False),
+    Route("DELETE", "/api/delete", changes.delete, ShowBody, versioned=False),
+    Route("POST", "/api/pull", changes.pull, PullBody, versioned=False),
     Route("POST", "/api/embed", embed.embed, EmbedBody, versioned=False),
     Route("POST", "/api/embeddings", embed.embeddings, EmbeddingsBody, versioned=False),
 )

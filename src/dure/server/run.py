@@ -92,6 +92,17 @@ class Settings:
                     hint=f"served: {', '.join(served)}" if served else "NAME=MODEL",
                 )
 
+    @property
+    def closed(self) -> str:
+        """Why clients may not create, copy and delete models; empty if they may."""
+        if self.models:
+            return "it serves those that it was started with"
+        if self.policies or len(self.keys) > 1:
+            return "it has keys of several people"
+        if is_public(self.host) and not self.keys:
+            return "anybody may ask it"
+        return ""
+
 
 class Server:
     """A server. It listens as soon as it is made: whoever connects before `serve` waits."""
@@ -179,6 +190,7 @@ class Server:
             accounting=self._accounting(keys, metrics),
             parallel=settings.parallel,
             queue=settings.queue,
+            closed=settings.closed,
         )
         self.service = service
         connections = self.connections = Connections()
@@ -199,7 +211,7 @@ class Server:
             app = CORSMiddleware(
                 app,
                 allow_origins=list(settings.cors),
-                allow_methods=["GET", "POST"],
+                allow_methods=["GET", "POST", "DELETE"],
                 allow_headers=["*"],
                 expose_headers=["x-request-id", "x-dure-ignored"],
             )

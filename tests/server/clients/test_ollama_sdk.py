@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("ollama._client")  # tests/server/ollama is no such package
 import ollama
+
+from dure import hub
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": CITY}}
@@ -102,3 +105,25 @@ def test_errors_are_the_sdks_own(client: Any, scripted: Any) -> None:
     assert caught.value.status_code == 404
     with pytest.raises(ollama.ResponseError, match="65,536"):
         client.chat(scripted.model, asked("Hello"), options={"num_ctx": 65_536})
+
+
+def test_presets_are_made_copied_and_deleted(
+    serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DURE_HOME", str(tmp_path))
+    monkeypatch.setattr("dure.server.run.is_local", hub.is_known)
+    hub.create(hub.Preset("base", "org/of-nobody"))
+    served = serve(models=(), keys=("a-key-of-this-test",))
+    headers = {"Authorization": f"Bearer {served.key}"}
+    with ollama.Client(f"http://127.0.0.1:{served.port}", headers=headers) as client:
+        asked = {"from_": "base", "system": "Be Mario.", "parameters": {"temperature": 0.5}}
+        assert client.create("mario", **asked).status == "success"
+        told = [each.status for each in client.create("luigi", **asked, stream=True)]
+        assert told == ["success"]
+        assert client.copy("mario", "wario").status == "success"
+        assert client.delete("mario").status == "success"
+        with pytest.raises(ollama.ResponseError, match="No model called"):
+            client.delete("mario")
+        assert client.pull("wario").status == "success"
+    assert [preset.name for preset in hub.all_presets()] == ["base", "luigi", "wario"]
+    assert hub.all_presets()[2].settings.system == "Be Mario."

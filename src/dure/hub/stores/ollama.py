@@ -187,6 +187,7 @@ def settings_of(
         system,
         fallback_template=template,
         template_note=note,
+        go_template=go_template,
         notes=tuple(notes),
     )
 

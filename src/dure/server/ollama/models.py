@@ -92,7 +92,9 @@ async def show(service: Service, request: Request) -> Response:
             "modelfile": modelfile_of(hub.preset_of(source) or hub.Preset(name, name)),
             "parameters": _parameters(found),
             "system": found.settings.system,
-            "template": found.settings.template or read.chat_template,
+            "template": (
+                found.settings.template or read.chat_template or found.settings.fallback_template
+            ),
             **listed,
             "model_info": _model_info(facts, read),
             "capabilities": ["embedding"] if read.embeds else _capabilities(dialect),

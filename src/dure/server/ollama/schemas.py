@@ -122,3 +122,33 @@ class ShowBody(Body):
     model: Name | None = None
     name: Name | None = None  # the word that older clients use
     verbose: bool | None = None
+
+
+class CreateBody(Body):
+    """POST /api/create"""
+
+    model: Name | None = None
+    name: Name | None = None  # the word that older clients use
+    from_: Annotated[Name | None, Field(alias="from")] = None
+    system: str | None = None
+    template: str | None = None
+    license: str | Annotated[list[str], Field(fail_fast=True, max_length=64)] | None = None
+    parameters: dict[str, Any] | None = None
+    messages: Messages | None = None
+    stream: bool | None = None
+
+
+class CopyBody(Body):
+    """POST /api/copy"""
+
+    source: Name
+    destination: Name
+
+
+class PullBody(Body):
+    """POST /api/pull"""
+
+    model: Name | None = None
+    name: Name | None = None
+    insecure: bool | None = None
+    stream: bool | None = None

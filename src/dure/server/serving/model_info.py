@@ -38,6 +38,12 @@ class ModelInfo:
         loaded = [entry.name for entry in self._registry.loaded()]
         return [self.of(name) for name in dict.fromkeys([*loaded, *names])]
 
+    def forget(self, name: str) -> None:
+        """Read a model's files again when it is asked for next."""
+        with self._lock:
+            for known in [each for each in self._known if each.casefold() == name.casefold()]:
+                del self._known[known]
+
     def _on_this_machine(self) -> list[str]:
         """List the names of the models here that a client may ask for.
 

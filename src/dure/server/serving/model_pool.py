@@ -164,6 +164,18 @@ class ModelPool:
         if entry.users == 0:
             asyncio.get_running_loop().create_task(self._notify())
 
+    async def forget(self, name: str) -> None:
+        """Unload a model whose files or settings change. Raises a 409 while requests use it."""
+        async with self._changing:
+            for entry in self.loaded():
+                if entry.name.casefold().removesuffix(":latest") != name.casefold():
+                    continue
+                if entry.users:
+                    raise errors.HTTPError(
+                        409, f"{entry.name} is in use; try again when its answers are complete."
+                    )
+                await self._unload(entry)
+
     async def unload_idle(self) -> None:
         """Unload models whose keep-alive has expired, checking every second. Never returns."""
         while True:

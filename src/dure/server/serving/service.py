@@ -50,8 +50,11 @@ class Service:
         accounting: Accounting | None = None,
         parallel: int = 32,
         queue: int = limits.MAX_QUEUE,
+        closed: str = "",
     ) -> None:
-        """parallel: choices that are computed at once; queue: how many more may wait."""
+        """parallel: choices that are computed at once; queue: how many more may wait; closed: why
+        clients change no models.
+        """
         self.registry = registry
         self.metrics = metrics or Metrics()
         self.accounting = accounting or Accounting(self.metrics)
@@ -61,6 +64,7 @@ class Service:
         self.loading = False  # the preloaded model is still being loaded
         self.started = int(time.time())
         self.parallel = parallel
+        self.closed = closed
         self._room = parallel + queue
         self._admitted = 0  # choices that run or wait
         self._typical_seconds = 5.0  # of a request, a moving average
@@ -182,6 +186,16 @@ class Service:
     async def off_loop(self, work: Callable[[], T]) -> T:
         """Run `work` on a thread of the pool and return its result."""
         return await self._prepare(work)
+
+    async def changed(self, name: str, work: Callable[[], T]) -> T:
+        """Return what `work` returns, which changes the files or settings of a model: it is read
+        again when it is next asked for. Raises a 409 while requests use it.
+        """
+        await self.registry.forget(name)
+        try:
+            return await self.off_loop(work)
+        finally:
+            self.facts.forget(name)
 
     async def built(self, tokens: int, work: Callable[[], T]) -> T:
         """Return what `work` makes of so many tokens: on a thread if they are many."""
