@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 
 import pytest
@@ -12,6 +11,7 @@ from outcome import Dure, Outcome, Terminal
 
 import dure.llm
 from dure.cli import main
+from dure.hub import server_client
 
 
 @pytest.fixture
@@ -23,8 +23,7 @@ def dure_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     def run(*arguments: str, stdin: bytes | None = b"") -> Outcome:
         stream = Terminal() if stdin is None else io.TextIOWrapper(io.BytesIO(stdin))
         monkeypatch.setattr(sys, "stdin", stream)
-        if "DURE_URL" not in os.environ:
-            monkeypatch.setenv("DURE_URL", "http://127.0.0.1:9")  # where nobody listens
+        monkeypatch.setattr(server_client, "DEFAULT_URL", "http://127.0.0.1:9")  # nobody listens
         with pytest.raises(SystemExit) as exit_:
             main(arguments)
         code = exit_.value.code

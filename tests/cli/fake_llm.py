@@ -1,11 +1,13 @@
 """An LLM that costs nothing: it repeats the last message, word by word.
 
 `python fake_llm.py ARGUMENTS` is the `dure` command with it. FAKE_PAUSE is the seconds between
-words; FAKE_TERMINAL makes the terminal on stdin its own.
+words, FAKE_BUSY those after the first in which no signal is seen, as in a kernel; FAKE_TERMINAL
+makes the terminal on stdin its own.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import threading
@@ -111,6 +113,8 @@ class FakeLLM:
         said: list[str] = []
         events: list[Event] = []
         for number, word in enumerate(words):
+            if number == 1:
+                _busy(float(os.environ.get("FAKE_BUSY", "0")))
             if number and not text.startswith("slow"):  # which is slow to be read only
                 time.sleep(float(os.environ.get("FAKE_PAUSE", "0")))
             said.append(word if number == 0 else " " + word)
@@ -123,6 +127,12 @@ class FakeLLM:
             if number == len(words) - 1:
                 completion = _completion(said, reason, events)
             yield Chunk(said[-1], number, completion, events=shown)
+
+
+def _busy(seconds: float) -> None:
+    """Stay outside of Python for at least so long on any machine; a signal is not looked at."""
+    if seconds:
+        hashlib.pbkdf2_hmac("sha256", b"", b"", min(round(seconds * 20e6), 2**31 - 1))
 
 
 def _completion(said: Sequence[str], reason: str, events: Sequence[Event]) -> Completion:

@@ -200,19 +200,21 @@ def test_a_full_disk_is_one_sentence(arguments: list[str]) -> None:
     assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
 
 
-def test_ctrl_c_ends_a_question_with_130_and_no_traceback() -> None:
+@pytest.mark.parametrize("where", ["FAKE_PAUSE", "FAKE_BUSY"])
+def test_ctrl_c_ends_a_question_with_130_and_no_traceback(where: str) -> None:
     process = subprocess.Popen(
         [sys.executable, str(FAKE), "run", "fake", "one two three four"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**ENVIRONMENT, "FAKE_PAUSE": "5"},
+        env={**ENVIRONMENT, where: "600"},
         start_new_session=True,
     )
     assert process.stdout and process.stderr
     assert process.stdout.read(3) == b"one"
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
+    assert process.stdout.read() == b"\n"
     assert b"Traceback" not in process.stderr.read()
     process.stdout.close()
     process.stderr.close()

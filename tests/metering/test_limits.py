@@ -150,7 +150,7 @@ def keys(tmp_path: Path, value: Any) -> Path:
 
 
 def test_a_keys_file_gives_each_key_a_name_prices_and_limits(tmp_path: Path) -> None:
-    bob = {"name": "bob", "key": "sk-secret-bob", "limits": {"streams": 2}}
+    bob = {"name": "bob", "key": "sk-secret-bob", "limits": {"streams": 2}, "admin": True}
     bob["prices"] = {"qwen*": {"input": 1}, "*": {"input": 2, "currency": "USD"}}
     value = {"keys": [KEY, bob], "prices": {"input": 3, "currency": "EUR"}}
     found = read_keys(keys(tmp_path, value)).policies
@@ -158,6 +158,7 @@ def test_a_keys_file_gives_each_key_a_name_prices_and_limits(tmp_path: Path) -> 
     assert ("ada", 3, "EUR") == (ada.name, ada.prices.of("x").input, ada.prices.of("x").currency)
     assert (1, 2) == (bob_.prices.of("qwen3:4b").input, bob_.prices.of("llama").input)
     assert bob_.limits == Limits(streams=2)
+    assert (ada.is_admin, bob_.is_admin) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -175,6 +176,7 @@ def test_a_keys_file_gives_each_key_a_name_prices_and_limits(tmp_path: Path) -> 
         {"keys": [{**KEY, "name": "a\nb"}]},
         {"keys": [{**KEY, "limit": {}}]},
         {"keys": [{**KEY, "limits": [1]}]},
+        {"keys": [{**KEY, "admin": "yes"}]},
         {"keys": [{**KEY, "prices": {"*": {"input": 1}, "a": 5}}]},
         {"keys": [{**KEY, "prices": {"a": {"currency": "EUR"}, "b": {"currency": "USD"}}}]},
         '{"keys": [{"name": "sk-secret-ada", "name": "b"}]}',

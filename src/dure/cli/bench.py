@@ -15,6 +15,7 @@ import typer
 
 from dure import __version__
 from dure.cli import console
+from dure.cli.ctrl_c import ends_soon
 from dure.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def _measured(
 
     for number, test in enumerate(tests, 1):
         label = "measuring" if len(tests) == 1 else f"measuring {number} of {len(tests)}"
-        with console.ProgressLine(label) as line:
+        with ends_soon(), console.ProgressLine(label) as line:
             found = benchmark.speed(
                 loaded.model,
                 **test,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dure.cli import console
+from dure.cli.ctrl_c import ends_soon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -89,17 +90,18 @@ def command(
         console.note(f"({llm.name} does not say how it is pooled: the last token is taken)")
     index = 0
     named = None if prompt_name is None else llm.pooling.prompts.get(prompt_name)
-    for batch in _batches(given or None, prompt or named or ""):
-        for made in llm.embed(
-            batch,
-            prompt=prompt,
-            prompt_name=prompt_name,
-            dimensions=dimensions,
-            truncate=truncate,
-        ):
-            line = {"index": index, "tokens": made.prompt_tokens}
-            console.write(f"{json_module.dumps({**line, 'embedding': made.vector.tolist()})}\n")
-            index += 1
+    with ends_soon():
+        for batch in _batches(given or None, prompt or named or ""):
+            for made in llm.embed(
+                batch,
+                prompt=prompt,
+                prompt_name=prompt_name,
+                dimensions=dimensions,
+                truncate=truncate,
+            ):
+                line = {"index": index, "tokens": made.prompt_tokens}
+                console.write(f"{json_module.dumps({**line, 'embedding': made.vector.tolist()})}\n")
+                index += 1
 
 
 def _batches(given: Sequence[str] | None, prompt: str) -> Iterator[list[str]]:

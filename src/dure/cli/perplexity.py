@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from dure.cli import console
+from dure.cli.ctrl_c import ends_soon
 
 
 def command(
@@ -62,7 +63,7 @@ def command(
     console.tell_memory(loaded.name, loaded.memory)
     tokenizer = loaded.tokenizer
     tokens = tokenizer.encode(content, add_special=False, parse_special=False)
-    with console.ProgressLine("scoring") as line:
+    with ends_soon(), console.ProgressLine("scoring") as line:
         result = benchmark.perplexity(
             loaded.model,
             tokens,

@@ -18,6 +18,7 @@ import typer
 
 from dure.cli import before_download, console
 from dure.cli.answer_view import AnswerView
+from dure.cli.ctrl_c import ends_soon
 
 if TYPE_CHECKING:
     from dure.chat.output import Completion
@@ -173,7 +174,7 @@ def command(
     may_ask = is_plain and all(each is None for each in loading)
     began = time.perf_counter()
     llm: LLM | ServedModel | None = (
-        served_model(model, fallback=FALLBACK_SAMPLING) if may_ask else None
+        served_model(model, fallback=FALLBACK_SAMPLING, tell=console.note) if may_ask else None
     )
     if llm is None:
         before_download.tell_plan(model, context=context, budget=budget, quantize=quantize, yes=yes)
@@ -232,9 +233,14 @@ def answer(
     """Stream the answer to the `view`, if there is one, and return the completion."""
     completion = None
     disk = console.disk_reads(llm)
-    with console.ProgressLine(
-        "reading the prompt", delay_s=0.5, beside=disk, time_left=True
-    ) as line:
+    line = console.ProgressLine("reading the prompt", delay_s=0.5, beside=disk, time_left=True)
+
+    def leave() -> None:
+        line.erase()
+        if view is not None:
+            view.break_off()
+
+    with ends_soon(leave), line:
         stream = llm.stream(prepared, params, think=think, format=form, on_prefill=line.update)
         try:
             with closing(stream):

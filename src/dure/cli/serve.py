@@ -209,14 +209,14 @@ def command(
     """Serve models over HTTP with the OpenAI, Anthropic and Ollama APIs.
 
     Listens on this machine only unless --host says otherwise. Ctrl-C or SIGTERM ends it after
-    running requests finish.
+    running requests finish; so does SIGHUP, or, with --log-file, it opens that file again.
     """
     del models_dir  # set in the environment
     from dure.loading.memory import check_memory
     from dure.metering.keys_file import NO_PRICES, PriceList, read_keys
     from dure.metering.meter import Meter
     from dure.server.http.tls import Tls
-    from dure.server.logs import set_up
+    from dure.server.logs import reopen_files, set_up
     from dure.server.run import Server, Settings, shown
     from dure.weights.quantize import check_scheme
 
@@ -310,7 +310,8 @@ def command(
             users=parallel if max_models == 1 else 1,
             yes=yes,
         )
-    server = Server(settings, load, on_ready=ready, meter=meter)
+    reopen = None if log_file is None else reopen_files
+    server = Server(settings, load, on_ready=ready, on_hangup=reopen, meter=meter)
     if server.ledger is not None:
         _tell_lost(server.ledger)
     if verbose or ledger is not None:

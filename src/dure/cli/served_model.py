@@ -16,12 +16,13 @@ from dure.engine.params import SamplingParams
 from dure.errors import DureError
 from dure.hub import load_catalogue
 from dure.hub.http import host_of
-from dure.hub.server_client import ServerClient, ServerStream
+from dure.hub.server_client import ServerClient, ServerRefusedError, ServerStream
 from dure.metering.cost import Cost
 
 if TYPE_CHECKING:
     from dure.chat.request import Format
 
+_REFUSALS = (0, 401, 403)  # 0: its certificate is not trusted
 PROBE_S = 1.0
 """How long a server is asked whether it has the model; one of this machine answers at once."""
 
@@ -156,27 +157,44 @@ class ServedModel:
         return body
 
 
-def served_model(model: str | None, *, fallback: Mapping[str, Any]) -> ServedModel | None:
+def served_model(
+    model: str | None,
+    *,
+    fallback: Mapping[str, Any],
+    tell: Callable[[str], None] = lambda _: None,
+) -> ServedModel | None:
     """Return the model, if a server of dure's is up that has it in memory; None otherwise.
 
-    model: as typed; None is the catalogue's default. fallback: as of ServedModel. The key of
-    $DURE_API_KEY is for the server that $DURE_URL names alone.
+    model: as typed; None is the catalogue's default. fallback: as of ServedModel. tell: takes a
+    line on a server that is there and refuses, or that $DURE_URL names and is not there. The key of
+    $DURE_API_KEY is for the server that $DURE_URL names alone. Raises InvalidRequestError or
+    DownloadError if $DURE_URL names no server, or one that refuses.
     """
+    is_named = bool(os.environ.get("DURE_URL"))
+    client = replace(ServerClient.from_environment(), timeout_s=PROBE_S)
+    if not is_named:  # whoever listens there: no key was meant for them
+        client = replace(client, key="")
     catalogue = load_catalogue()
     wanted = model or catalogue.default
     entry = catalogue.find(wanted)
     names = {wanted.casefold(), wanted.casefold() + ":latest"}
     names |= {entry.name.casefold()} if entry is not None else set()
     try:
-        client = replace(ServerClient.from_environment(), timeout_s=PROBE_S)
-        if not os.environ.get("DURE_URL"):  # whoever listens there: no key was meant for them
-            client = replace(client, key="")
         running = [each.name for each in client.running()]
         found = next((name for name in running if name.casefold() in names), None)
         if found is None:
             return None
         props = client.props(found)
-    except DureError:
+    except DureError as failure:
+        refuses = isinstance(failure, ServerRefusedError) and failure.status in _REFUSALS
+        if is_named and refuses:
+            failure.hint = f"{failure.hint}; --local loads the model here".removeprefix("; ")
+            raise
+        if refuses and failure.hint:
+            hint = "DURE_URL and DURE_API_KEY ask it with a key"
+            tell(f"({failure.message} The model is loaded here; {hint})")
+        elif is_named:
+            tell(f"({failure.message} The model is loaded here.)")
         return None
     # A prompt is sent to no other program that happens to listen there.
     is_dure = str(props.get("build_info", "")).startswith("dure ")

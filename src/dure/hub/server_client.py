@@ -23,6 +23,12 @@ STREAM_TIMEOUT_S = 60.0  # between two bytes: a server comments on a long prompt
 MAX_ANSWER_BYTES = 8 << 20
 
 
+class ServerRefusedError(DownloadError):
+    """A server is there and does not serve: it answered `status`, or (0) is not trusted."""
+
+    status = 0
+
+
 @dataclass(frozen=True)
 class RunningModel:
     """A model in a server's memory. `expires_at` is ISO 8601; `context` in tokens, 0 if untold."""
@@ -117,7 +123,7 @@ class ServerClient:
         reason = getattr(failure, "reason", failure)
         said = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
         if isinstance(reason, ssl.SSLCertVerificationError):
-            return DownloadError(
+            return ServerRefusedError(
                 f"The certificate of {host_of(self.url)} is not trusted: {reason.verify_message}.",
                 hint="SSL_CERT_FILE names the file of a certificate that is",
             )
@@ -126,11 +132,15 @@ class ServerClient:
             hint="`dure serve` starts one; --url or $DURE_URL names another",
         )
 
-    def _refused(self, status: int) -> DownloadError:
+    def _refused(self, status: int) -> ServerRefusedError:
         hint = "set DURE_API_KEY to one of its keys" if status in (401, 403) else ""
         if 300 <= status < 400:
             hint = "it sends elsewhere, which is not followed: --url names the server itself"
-        return DownloadError(f"The server at {host_of(self.url)} answered {status}.", hint=hint)
+        refused = ServerRefusedError(
+            f"The server at {host_of(self.url)} answered {status}.", hint=hint
+        )
+        refused.status = status
+        return refused
 
 
 class ServerStream:

@@ -42,11 +42,15 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class KeyPolicy:
-    """What a key is called, what it pays and what it may use."""
+    """What a key is called, what it pays and what it may use.
+
+    `is_admin`: whether it sees what the others use, and may change the server's models.
+    """
 
     name: str
     prices: PriceList = NO_PRICES
     limits: Limits = NO_LIMITS
+    is_admin: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ def read_keys(path: Path, prices: PriceList = NO_PRICES) -> KeysFile:
 def _policy(given: object, common: PriceList, what: str) -> tuple[str, KeyPolicy]:
     if not isinstance(given, dict):
         raise InvalidRequestError(f"{what[0].upper()}{what[1:]} must be an object.", hint=_FORM)
-    _check_names(given, ("name", "key", "prices", "limits"), what)
+    _check_names(given, ("name", "key", "prices", "limits", "admin"), what)
     name, key = given.get("name"), given.get("key")
     if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME or not name.isprintable():
         raise InvalidRequestError(
@@ -102,8 +106,11 @@ def _policy(given: object, common: PriceList, what: str) -> tuple[str, KeyPolicy
     limits = given.get("limits", {})
     if not isinstance(limits, dict):
         raise InvalidRequestError(f"The limits of {name} must be an object.", hint=_FORM)
+    is_admin = given.get("admin", False)
+    if not isinstance(is_admin, bool):
+        raise InvalidRequestError(f'"admin" of {name} must be true or false.', hint=_FORM)
     prices = _price_list(given["prices"], name) if "prices" in given else common
-    return key, KeyPolicy(name, prices, Limits.of(limits))
+    return key, KeyPolicy(name, prices, Limits.of(limits), is_admin)
 
 
 def _price_list(given: object, what: str) -> PriceList:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextlib import nullcontext
 from datetime import datetime, timezone
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
@@ -41,6 +42,18 @@ class LogFile(WatchedFileHandler):
 
     _failing = False
 
+    def reopen(self) -> None:
+        """Let go of the file, which may have been moved, and open one of its name."""
+        with self.lock or nullcontext():
+            try:
+                if self.stream is not None:
+                    self.stream.close()
+                self.stream = self._open()
+                self._statstream()
+            except OSError as error:  # `emit` tries again
+                self.stream = None
+                print(f"{self.baseFilename} cannot be opened: {error.strerror}", file=sys.stderr)
+
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record; never raises."""
         try:
@@ -66,6 +79,13 @@ def set_up(*, verbose: bool, file: Path | None = None) -> None:
     logging.basicConfig(handlers=handlers(verbose=verbose, file=file), level=logging.WARNING)
     told = verbose or file is not None
     logging.getLogger("dure.server").setLevel(logging.INFO if told else logging.WARNING)
+
+
+def reopen_files() -> None:
+    """Open the log's files again, as logrotate asks for with SIGHUP."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LogFile):
+            handler.reopen()
 
 
 def handlers(*, verbose: bool, file: Path | None) -> list[logging.Handler]:

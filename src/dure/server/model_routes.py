@@ -131,9 +131,13 @@ async def health(service: Service, request: Request) -> Response:  # noqa: ARG00
     return json_response({"status": status}, status=200 if status == "ok" else 503)
 
 
-async def metrics(service: Service, request: Request) -> Response:  # noqa: ARG001 - as above
-    """Return the server's metrics in Prometheus' text format."""
-    text = service.metrics.text(service.registry)
+async def metrics(service: Service, request: Request) -> Response:
+    """Return the server's metrics in Prometheus' text format: all keys' to an admin's key, to
+    others what is theirs, and what has no key.
+    """
+    accounts, asking = service.accounting, tenant(request)
+    key = None if accounts.is_admin(asking) else accounts.name(asking)
+    text = service.metrics.text(service.registry, key=key)
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

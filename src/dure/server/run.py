@@ -10,6 +10,7 @@ import math
 import re
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,9 +98,9 @@ class Settings:
         """Why clients may not create, copy and delete models; empty if they may."""
         if self.models:
             return "it serves those that it was started with"
-        if self.policies or len(self.keys) > 1:
-            return "it has keys of several people"
-        if is_public(self.host) and not self.keys:
+        if len(self.keys) > 1:
+            return "it has several keys that are alike"
+        if is_public(self.host) and not self.keys and not self.policies:
             return "anybody may ask it"
         return ""
 
@@ -113,12 +114,14 @@ class Server:
         load: Callable[[str], LLM],
         *,
         on_ready: Callable[[LLM | None], Any] | None = None,
+        on_hangup: Callable[[], Any] | None = None,
         meter: Meter | None = None,
     ) -> None:
         """Bind the socket, and open the ledger.
 
         load: makes an LLM from a model's name. on_ready: called once requests are served, with the
-        model that was preloaded, or None. meter: what the models that `load` makes share. Raises
+        model that was preloaded, or None. on_hangup: called at SIGHUP, which ends a server without
+        it. meter: what the models that `load` makes share. Raises
         InvalidRequestError if the address cannot be bound, or the ledger not be written.
         """
         self.settings = settings
@@ -133,6 +136,7 @@ class Server:
         self.failure: Exception | None = None  # why the first model did not load
         self._load = load
         self._on_ready = on_ready
+        self._on_hangup = on_hangup or self.stop
         self._signals = 0
         self._registry: ModelPool | None = None
         self._http: _HTTP | None = None
@@ -266,7 +270,7 @@ class Server:
         settings = self.settings
         policies = {keys.tenant_of(key): policy for key, policy in settings.policies}
         for number, key in enumerate(settings.keys, 1):
-            unnamed = KeyPolicy(f"key-{number}", settings.prices)
+            unnamed = KeyPolicy(f"key-{number}", settings.prices, is_admin=True)
             policies.setdefault(keys.tenant_of(key), unnamed)
         default = KeyPolicy(ANYONE, settings.prices)
         return Accounting(metrics, policies=policies, default=default, ledger=self.ledger)
@@ -305,17 +309,21 @@ class Server:
 
     @contextlib.contextmanager
     def _watching_signals(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        """Call `stop` on SIGTERM and Ctrl-C, in the main thread.
+        """Call `stop` on SIGTERM and Ctrl-C, and what is meant to be on SIGHUP, in the main thread.
 
-        A Ctrl-C that was ignored when the server started (nohup, a script's background job) stays
-        ignored: it is meant for another program.
+        A Ctrl-C or SIGHUP that was ignored when the server started (nohup, a script's background
+        job) stays ignored: it is meant for another program.
         """
         watched: list[signal.Signals] = []
+        handlers: dict[signal.Signals, Callable[[], Any]]
+        handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop}
+        if sys.platform != "win32":
+            handlers[signal.SIGHUP] = self._on_hangup
         with contextlib.suppress(ValueError, NotImplementedError, RuntimeError):
-            for number in (signal.SIGTERM, signal.SIGINT):
-                if number == signal.SIGINT and signal.getsignal(number) == signal.SIG_IGN:
+            for number, handler in handlers.items():
+                if number != signal.SIGTERM and signal.getsignal(number) == signal.SIG_IGN:
                     continue
-                loop.add_signal_handler(number, self.stop)
+                loop.add_signal_handler(number, handler)
                 watched.append(number)
         try:
             yield

@@ -65,8 +65,10 @@ def test_a_key_is_sent_to_no_server_that_was_not_named(
     monkeypatch.setattr(server_client, "DEFAULT_URL", scripted.url)
     monkeypatch.delenv("DURE_URL", raising=False)
     monkeypatch.setenv("DURE_API_KEY", scripted.key)
-    assert served_model(scripted.model, fallback={}) is None  # refused: this server wants a key
+    told: list[str] = []
+    assert served_model(scripted.model, fallback={}, tell=told.append) is None  # it wants a key
     assert sent == [""]
+    assert "answered 401. The model is loaded here; DURE_URL and DURE_API_KEY ask it" in told[0]
     monkeypatch.setenv("DURE_URL", scripted.url)
     served_model(scripted.model, fallback={})
     assert set(sent[1:]) == {scripted.key}
@@ -142,3 +144,31 @@ def test_a_program_that_is_no_dure_is_sent_no_prompt(
 ) -> None:
     monkeypatch.setattr(ServerClient, "props", lambda *_: {"build_info": "another"})
     assert served_model("fake", fallback={}) is None
+
+
+def test_a_named_server_that_refuses_ends_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DURE_API_KEY", "another-key")
+    code, out, err = run("fake", "Hello")
+    assert (code, out) == (1, "")
+    assert "answered 401" in err
+    assert "set DURE_API_KEY to one of its keys; --local loads the model here" in err
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        run("fake", "Hello", "--local")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", ""])
+def test_a_named_server_that_is_not_there_is_said(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str
+) -> None:
+    monkeypatch.setattr(server_client, "DEFAULT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("DURE_URL", url)
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        run("/another/one.gguf", "Hello")
+    said = capsys.readouterr().err
+    assert ("No server of dure's answers at http://127.0.0.1:9" in said) == bool(url)
+
+
+def test_an_address_that_is_none_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DURE_URL", "ftp://x")
+    code, _, err = run("fake", "Hello")
+    assert (code, "'ftp://x' is not a server's address" in err) == (1, True)

@@ -13,6 +13,7 @@ from stepped import Stepped
 
 from dure import hub
 from dure.hub.store import Record, land, models_folder
+from dure.metering.keys_file import KeyPolicy
 
 EMPTY_GGUF = b"GGUF" + struct.pack("<IQQ", 3, 0, 0)
 KEY = "a-key-of-this-test"
@@ -146,7 +147,8 @@ def test_a_pull_of_what_is_here_is_done_and_nothing_is_downloaded(serve: Any, ba
     ("settings", "why"),
     [
         ({"models": ("fake",)}, "started with"),
-        ({"models": (), "keys": (KEY, KEY + "2")}, "several people"),
+        ({"models": (), "keys": (KEY, KEY + "2")}, "several keys"),
+        ({"models": (), "keys": (KEY,), "policies": ((KEY, KeyPolicy("ada")),)}, "no admin's"),
         ({"models": (), "host": "0.0.0.0", "insecure": True}, "anybody may ask"),
     ],
 )

@@ -191,6 +191,28 @@ def exposed(server: Any) -> dict[tuple[str, str], float]:
     return {(key, kind): float(value) for key, kind, value in re.findall(form, text, re.MULTILINE)}
 
 
+def test_metrics_show_a_key_its_own_use_and_an_admin_all(serve) -> None:
+    admin = SECRET.format("admin"), KeyPolicy("admin", is_admin=True)
+    server = serve(reply("answer"), policies=(*policies(ada={}, bob={}), admin), keys=("12345678",))
+    for name in ("ada", "bob"):
+        server.key = SECRET.format(name)
+        asked(server, "/v1/completions")
+    whole = set()
+    for key, seen in (
+        (SECRET.format("ada"), {"ada"}),
+        (SECRET.format("bob"), {"bob"}),
+        (admin[0], {"ada", "bob"}),
+        ("12345678", {"ada", "bob"}),
+    ):
+        server.key = key
+        assert {name for name, _ in exposed(server)} == seen
+        text = server.get("/metrics").body.decode()
+        assert set(re.findall(r'[{,]key="(\w+)"', text)) == seen
+        whole.add(re.findall(r"^dure:generation_tokens_total.* (\S+)$", text, re.MULTILINE)[0])
+    assert len(whole) == 1
+    assert float(whole.pop()) > 0  # what has no key is seen by all
+
+
 def total(server: Any, name: str) -> float:
     text = server.get("/metrics").body.decode()
     values = re.findall(rf"^dure:{name}_total\{{[^}}]*\}} (\S+)$", text, re.MULTILINE)
@@ -202,11 +224,14 @@ def test_ledger_metrics_and_clients_agree_whoever_leaves_early(serve, tmp_path: 
     names = {name: SECRET.format(name) for name in ("a", "b", "c", "d", "e")}
     server = serve(
         reply("x" * 80),
-        policies=policies(**{name: {} for name in names}),
+        policies=(
+            *policies(**{name: {} for name in names}),
+            (SECRET.format("admin"), KeyPolicy("admin", is_admin=True)),
+        ),
         ledger=ledger,
         model_options={"context": 1024, "num_blocks": 256},
     )
-    server.key = names["a"]
+    server.key = SECRET.format("admin")
     seen = Crowd(server.port, names, 80, seed=3).start().join()
     server.wait_until(lambda: all(row["end"] for row in rows_of(ledger).values()))
     rows = rows_of(ledger)

@@ -182,6 +182,30 @@ def test_a_ctrl_c_that_was_ignored_at_the_start_does_not_end_the_server(start: S
     assert 0 == server.ended()
 
 
+def test_at_sighup_a_log_file_is_opened_again(start: Start, tmp_path: Path) -> None:
+    log, moved = tmp_path / "log", tmp_path / "log.1"
+    server = start("fake", "--port", "0", "--log-file", str(log)).ready()
+    log.rename(moved)
+    server.process.send_signal(signal.SIGHUP)
+    wait_until(log.exists)
+    assert server.status("/health") == "200"
+    wait_until(lambda: "/health" in log.read_text())
+    assert "/health" not in moved.read_text()
+    server.process.send_signal(signal.SIGTERM)
+    assert 0 == server.ended()
+
+
+def test_sighup_without_a_log_file_ends_it_unless_it_was_ignored(start: Start) -> None:
+    server = start("fake", "--port", "0").ready()
+    server.process.send_signal(signal.SIGHUP)
+    assert 0 == server.ended()
+    server = start("fake", "--port", "0", ignoring=signal.SIGHUP).ready()
+    server.process.send_signal(signal.SIGHUP)
+    assert server.status("/health") == "200"
+    server.process.send_signal(signal.SIGTERM)
+    assert 0 == server.ended()
+
+
 def test_at_sigterm_what_runs_is_finished_and_what_comes_is_told_to_come_later(
     start: Start, tmp_path: Path
 ) -> None:

@@ -23,6 +23,7 @@ from dure.server.http.sse import json_response
 from dure.server.ollama.chat import NDJSON, known_name
 from dure.server.ollama.schemas import CopyBody, CreateBody, PullBody, ShowBody
 from dure.server.wire.body import converted, read_as
+from dure.server.wire.tenant import tenant
 from dure.server.wire.validation import refuse
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ _DONE = {"status": "success"}
 async def create(service: Service, request: Request) -> Response:
     """POST /api/create: make a preset of a model that is here."""
     body = await read_as(request, CreateBody)
-    _check_open(service)
+    _check_allowed(service, request)
 
     def read() -> Modelfile:
         refuse(body, _NOT_CREATED)
@@ -69,7 +70,7 @@ async def copy(service: Service, request: Request) -> Response:
     """POST /api/copy: give a model another name, or copy a preset."""
     body = await read_as(request, CopyBody)
     refuse(body, {})
-    _check_open(service)
+    _check_allowed(service, request)
     source, name = known_name(service, body.source), _new_name(body.destination)
 
     def write() -> None:
@@ -84,7 +85,7 @@ async def delete(service: Service, request: Request) -> Response:
     """DELETE /api/delete: delete a preset, or a model that dure pulled."""
     body = await read_as(request, ShowBody)
     refuse(body, {})
-    _check_open(service)
+    _check_allowed(service, request)
     asked = body.model or body.name or ""
     name = known_name(service, asked)
     if name.casefold() not in (asked.casefold(), asked.removesuffix(LATEST).casefold()):
@@ -163,11 +164,15 @@ def _new_name(asked: str | None) -> str:
         ) from None
 
 
-def _check_open(service: Service) -> None:
-    if service.closed:
+def _check_allowed(service: Service, request: Request) -> None:
+    """Raise a 403 where a client may change nothing, or this one may not."""
+    why = service.closed
+    if not why and not service.accounting.is_admin(tenant(request)):
+        why = "this key is no admin's"
+    if why:
         raise HTTPError(
             403,
-            f"This server's models are not changed over HTTP, as {service.closed} "
+            f"This server's models are not changed by this request, as {why} "
             "(hint: dure create, cp and rm do it on its machine).",
             "permission_error",
             code="models_are_fixed",

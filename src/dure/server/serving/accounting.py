@@ -71,6 +71,15 @@ class Accounting:
         """Return what a tenant pays for a model; None if nothing is charged."""
         return self._policy(tenant).prices.of(model)
 
+    def is_admin(self, tenant: str) -> bool:
+        """Whether a tenant sees what all keys use, and may change the server's models."""
+        policy = self._policy(tenant)
+        return policy.is_admin or policy is self._default
+
+    def name(self, tenant: str) -> str:
+        """Return the name of a tenant's key."""
+        return self._policy(tenant).name
+
     def check(self, tenant: str) -> None:
         """Raise a 429 or a 402 if the tenant has used what it may, before any work is done."""
         allowance = self._allowances[self._policy(tenant).name]

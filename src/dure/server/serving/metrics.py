@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
 
 from dure.engine.scheduler import Stats
 from dure.server.serving.stage_metrics import StageMetrics
@@ -199,8 +201,8 @@ class Metrics:
         for field, gauge in self._expert_gauges:
             gauge.labels(model).set(getattr(stats, field))
 
-    def text(self, registry: ModelPool) -> bytes:
-        """Return all metrics in Prometheus' text format."""
+    def text(self, registry: ModelPool, *, key: str | None = None) -> bytes:
+        """Return the metrics in Prometheus' text format; of those by key only one `key`'s."""
         if self.meter is not None:
             idle = self.meter.totals().idle
             self._idle["machine_seconds"].set(idle.machine_s)
@@ -223,4 +225,23 @@ class Metrics:
             experts = worker.llm.engine.runner.expert_stats
             if experts is not None:
                 self._count_experts(entry.name, worker.llm.engine, experts)
-        return bytes(generate_latest(self._registry))
+        shown = self._registry if key is None else _OfOneKey(self._registry, key)
+        return bytes(generate_latest(shown))
+
+
+class _OfOneKey(CollectorRegistry):
+    """What another registry collects, without the samples of other keys."""
+
+    def __init__(self, whole: CollectorRegistry, key: str) -> None:
+        super().__init__()
+        self._whole = whole
+        self._key = key
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._whole.collect():
+            kept = [
+                each for each in metric.samples if each.labels.get("key", self._key) == self._key
+            ]
+            made = Metric(metric.name, metric.documentation, metric.type, metric.unit)
+            made.samples = kept
+            yield made
