@@ -5,15 +5,19 @@ transformers' in one pass; token by token, in pieces beside others, from a reuse
 a preemption they are the same bits.
 
     python tests/family_grid.py                 every config of every family
-    python tests/family_grid.py phi3 "odd widths"    those whose names have one of these parts
+    python tests/family_grid.py --part 2/4      every fourth config, from the second on
+    python tests/family_grid.py phi3 "odd widths"    those whose names have one of these words
+
+It prints a line a config, and at the end a line a family, what failed, and the versions.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 import time
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -136,33 +140,62 @@ def versions() -> str:
     return ", ".join(f"{each.__name__} {each.__version__}" for each in (dure, transformers, torch))
 
 
-def main(parts: Sequence[str]) -> int:
-    """Run the configs whose names have one of the parts; print a line a family. 1 if one failed."""
+def share(names: Sequence[str], part: str) -> list[str]:
+    """Every N-th of the names, for "K/N": the N shares make up the whole. Raises ValueError."""
+    number, _, of = part.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise ValueError(f"--part {part}: give K/N, a share from 1/N to N/N, such as 2/4")
+    return list(names[int(number) - 1 :: int(of)])
+
+
+def _told(name: str) -> tuple[float, str]:
+    """Check a config in a folder of its own: how far its logits are, and what failed, if any."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return check(name, Path(folder)), ""
+        except Exception as error:  # all are told at the end
+            return 0.0, f"{name} {save_of(name)}: {type(error).__name__}: {error}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the configs that are asked for, a line each, then sum up. 1 if one failed."""
     import transformers  # noqa: PLC0415
 
+    parser = argparse.ArgumentParser(description="Hold configs of every family to transformers.")
+    parser.add_argument("words", nargs="*", help="run those whose names have one of these")
+    parser.add_argument("--part", default="1/1", help="run a share: K/N, such as 2/4")
+    asked = parser.parse_args(arguments)
+    names = [name for name in GRID if not asked.words or any(word in name for word in asked.words)]
+    try:
+        names = share(names, asked.part)
+    except ValueError as error:
+        parser.error(str(error))
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     print(versions(), flush=True)
-    names = [name for name in GRID if not parts or any(part in name for part in parts)]
-    families = sorted({GRID[name][0] for name in names})
-    failed = 0
-    for family in families:
-        began, worst, faults = time.process_time(), 0.0, []
-        chosen = [name for name in names if GRID[name][0] == family]
-        for name in chosen:
-            with tempfile.TemporaryDirectory() as folder:
-                try:
-                    worst = max(worst, check(name, Path(folder)))
-                except Exception as error:  # all are told at the end
-                    faults.append(f"  {name} {save_of(name)}: {type(error).__name__}: {error}")
-        seconds = time.process_time() - began
-        good = len(chosen) - len(faults)
-        print(f"{family:20} {good:3} of {len(chosen):3}  {worst:.1e}  {seconds:5.1f} s", flush=True)
-        print("".join(f"{fault}\n" for fault in faults), end="", flush=True)
-        failed += len(faults)
-    print(f"{len(families)} families, {len(names)} configs, {failed} failed")
-    return 1 if failed else 0
+    worst: dict[str, float] = {}
+    done, faults = Counter[str](), []
+    began = time.process_time()
+    for number, name in enumerate(names, start=1):
+        family = GRID[name][0]
+        distance, fault = _told(name)
+        done[family] += 1
+        worst[family] = max(worst.get(family, 0.0), distance)
+        faults += [fault] * bool(fault)
+        outcome = "FAILED" if fault else f"{distance:.1e}"
+        print(f"{number:4} of {len(names)}  {outcome}  {name}", flush=True)
+    print(f"\n{'family':20} configs  furthest from transformers")
+    for family in sorted(worst):
+        print(f"{family:20} {done[family]:7}  {worst[family]:.1e}")
+    print("".join(f"\nFAILED {fault}" for fault in faults))
+    seconds = time.process_time() - began
+    print(versions())
+    print(
+        f"{len(worst)} families, {len(names)} of {len(GRID)} configs, {len(faults)} failed, "
+        f"{seconds:.0f} s of a processor"
+    )
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(main())

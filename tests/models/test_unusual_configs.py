@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from family_grid import GRID, check, sample, versions
+from family_grid import GRID, check, sample, share, versions
 from tiny_configs import gemma, kda, v3_like
 from tiny_models import (
     STAND_INS,
@@ -72,6 +72,14 @@ def test_an_unusual_config_gives_transformers_logits(name: str, tmp_path: Path) 
 def test_every_family_has_twelve_configs() -> None:
     count = Counter(family for family, _ in GRID.values())
     assert not {family: number for family, number in count.items() if number < 12}
+
+
+def test_shares_of_the_grid_are_the_whole_of_it_each_config_once() -> None:
+    shares = [share([*GRID], f"{number}/7") for number in range(1, 8)]
+    assert sorted(name for each in shares for name in each) == sorted(GRID)
+    for wrong in ("0/7", "8/7", "2", "a/b", ""):
+        with pytest.raises(ValueError, match="such as 2/4"):
+            share([*GRID], wrong)
 
 
 @pytest.mark.long
