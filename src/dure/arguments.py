@@ -53,6 +53,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         check_whole("stages", options["stages"], 2, MAX_STAGES, hint="or auto: one on each node")
     check_whole("max_sequences", options["max_sequences"], 1, MAX_SEQUENCES)
     check_flag("exact", options["exact"])
+    check_flag("require_tokenizer", options["require_tokenizer"])
     check_choice("quantize", options["quantize"], ("q8", "q6", "q4"), optional=True)
     check_choice("cache_dtype", options["cache_dtype"], ("f16", "q8"), optional=False)
     for name in ("download_progress", "load_progress"):

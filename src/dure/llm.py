@@ -7,7 +7,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
@@ -81,6 +81,7 @@ class LLM:
         ray: str | None = None,
         stages: int | str = "auto",
         meter: Meter | None = None,
+        require_tokenizer: bool = False,
         download_progress: Callable[[hub.Progress], None] | None = None,
         load_progress: Progress | None = None,
     ) -> None:
@@ -108,6 +109,8 @@ class LLM:
             memory: "auto", "local" or "HOST:PORT"; None: all are in this process.
         stages: how many, this process's own, the last, included; "auto": one on each node.
         meter: measures what answers take, of all models that share it; None: one of its own.
+        require_tokenizer: whether a model without a tokenizer is an error before it is loaded; else
+            it takes and gives token ids, and a text is a TokenizerError.
         download_progress: is called with the progress of a download.
         load_progress: is called with (bytes read, bytes in all) while weights are read.
 
@@ -117,7 +120,7 @@ class LLM:
         arguments.check_options(locals())
         check_process()
         loaded, runner, self.stages = open_runner(
-            load,
+            partial(load, with_tokenizer=True if require_tokenizer else None),
             model,
             ray=ray,
             stages=stages,
@@ -143,6 +146,8 @@ class LLM:
         self.model = loaded.model
         self.pooling = read_pooling(checkpoint)
         self.tokenizer = loaded.tokenizer
+        if require_tokenizer:
+            self.tokenizer.encode("")  # of stages it is not known before
         self.notes = loaded.notes
         self.request_builder = make_builder(loaded, fallback_sampling)
         self.template_source = self.request_builder.template_source

@@ -165,9 +165,12 @@ class RequestBuilder:
 
         prediction: what the answer may be, if the prompt does not bring one itself.
 
-        Raises ContextLengthError, InvalidRequestError or TemplateError.
+        Raises ContextLengthError, InvalidRequestError, TemplateError, or TokenizerError for texts
+        if the model has no tokenizer.
         """
         params = params or SamplingParams()
+        if isinstance(prompt, (str, ChatRequest)) or format is not None or params.stop:
+            self.tokenizer.encode("")  # raises if the model has no tokenizer
         if isinstance(prompt, ChatRequest):
             prompt = self._with_system(prompt)
             # A template leaves out no text of these, but may strip white space around it.
@@ -199,6 +202,7 @@ class RequestBuilder:
 
     def render(self, request: ChatRequest, *, cache_salt: str = "") -> str:
         """Render a chat with the model's template, up to where the reply begins."""
+        self.tokenizer.encode("")  # raises if the model has no tokenizer, and so none of its marks
         return self._render(self._with_system(request), cache_salt)[0]
 
     def _with_system(self, request: ChatRequest) -> ChatRequest:

@@ -284,7 +284,13 @@ def load(model: str | None, **options: Any) -> LLM:
     from dure.llm import LLM
 
     with console.loading() as progress:
-        return LLM(model, fallback_sampling=FALLBACK_SAMPLING, **progress, **options)
+        return LLM(
+            model,
+            fallback_sampling=FALLBACK_SAMPLING,
+            require_tokenizer=True,
+            **progress,
+            **options,
+        )
 
 
 def describe(llm: LLM) -> str:

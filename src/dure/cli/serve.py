@@ -283,6 +283,7 @@ def command(
                 **{**usual, **own.get(name, {})},
                 max_sequences=parallel,
                 meter=meter,
+                require_tokenizer=True,
                 # Of several models each would take half of the memory that none has touched yet.
                 conversations=parallel if max_models == 1 else 1,
                 **server.watched(progress),

@@ -94,7 +94,7 @@ def load(
     cache_tokens: int | None = None,
     cache_dtype: CacheDtype = "f16",
     conversations: int = 1,
-    with_tokenizer: bool = True,
+    with_tokenizer: bool | None = True,
     speculate: str = "off",
     memory: int | None = None,
     download_progress: Callable[[hub.Progress], None] | None = None,
@@ -106,10 +106,11 @@ def load(
     `context` in tokens; None: what model and memory allow, up to 32,768. `quantize` (q8, q6, q4)
     applies to float and FP8 weights. The shared KV cache has `cache_bytes` bytes, `cache_tokens`
     tokens, or 4,096 tokens for each of `conversations`; its type is f16 or q8, and f32 if `exact`.
-    Without `with_tokenizer` a model that has no tokenizer loads, too. `speculate` as in
-    LLM: whether the model's own draft heads are loaded, or a smaller model. `memory` is the budget
-    in bytes of all that the process takes; None: what the machine has free. `on_made` is told the
-    name of each matrix and mixture when it is made, before it is filled.
+    Without `with_tokenizer` no tokenizer is made; True: that the model has none is a TokenizerError
+    before its weights are read; None: it then gets a NoTokenizer. `speculate` as in LLM: whether
+    the model's own draft heads are loaded, or a smaller model. `memory` is the budget in bytes of
+    all that the process takes; None: what the machine has free. `on_made` is told the name of each
+    matrix and mixture when it is made, before it is filled.
 
     Raises NotEnoughMemoryError, before any matrix is read, if weights, cache and overhead do not
     fit in the budget and the free memory; and the other errors of dure.errors.
@@ -135,7 +136,9 @@ def load(
     draft = draft_name(speculate)
     drafting = None if draft is None else open_draft(draft, download_progress)
     draft_heads = speculate in ("auto", "heads")
-    tokenizer = _TokenizerMaker(checkpoint if with_tokenizer else None, drafting)
+    tokenizer = _TokenizerMaker(
+        None if with_tokenizer is False else checkpoint, drafting, required=bool(with_tokenizer)
+    )
     checkpoint = _without_vocabulary(checkpoint)
     weights = models.weight_bytes(checkpoint, quantize=scheme)
     draft_bytes = 0
@@ -239,7 +242,7 @@ def finish_loading(
 
     asked: the name that it was asked for by. Raises TokenizerError.
     """
-    tokenizer = _TokenizerMaker(checkpoint, None)
+    tokenizer = _TokenizerMaker(checkpoint, None, required=False)
     tokenizer.start()
     text = tokenizer.result()
     checkpoint = _without_vocabulary(checkpoint)
@@ -308,8 +311,14 @@ def _tell_slow(seconds: float) -> None:
 class _TokenizerMaker:
     """Build a checkpoint's tokenizer on its own thread, while the weights are packed."""
 
-    def __init__(self, checkpoint: Checkpoint | None, drafting: DraftCheckpoint | None) -> None:
-        """drafting: whose vocabulary must be the same, if there is one."""
+    def __init__(
+        self, checkpoint: Checkpoint | None, drafting: DraftCheckpoint | None, *, required: bool
+    ) -> None:
+        """drafting: whose vocabulary must be the same, if there is one.
+
+        required: whether it is an error that the checkpoint has none.
+        """
+        self._required = required
         self._checkpoint = checkpoint
         self._drafting = drafting
         self._result: Tokenizer | None = None
@@ -347,9 +356,13 @@ class _TokenizerMaker:
             return
         try:
             # Importing it takes 30 ms, which are a part of what is hidden behind the weights.
-            from dure.text.tokenizer import Tokenizer  # noqa: PLC0415
+            from dure.text.no_tokenizer import NoTokenizer  # noqa: PLC0415
+            from dure.text.tokenizer import Tokenizer, is_missing  # noqa: PLC0415
 
-            self._result = Tokenizer.from_checkpoint(checkpoint)
+            if is_missing(checkpoint) and not self._required:
+                self._result = NoTokenizer(checkpoint)
+            else:
+                self._result = Tokenizer.from_checkpoint(checkpoint)
             if self._drafting is not None:
                 self._drafting.check_vocabulary(self._result)
         except BaseException as error:

@@ -43,14 +43,9 @@ _DAMAGED = "the file is damaged, or its tokenizer was written by a tool with a b
 def read_gguf_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
     """Return the vocabulary of a GGUF file's metadata.
 
-    Raises TokenizerError when it is missing or unsound.
+    Raises TokenizerError when it is unsound, or of an unknown kind.
     """
     kind = metadata.get(_KEY + "model")
-    if kind is None:
-        raise TokenizerError(
-            "the file carries no tokenizer (tokenizer.ggml.model is missing)",
-            hint="it may be a part of a split model; open the first part",
-        )
     if kind == "gpt2":
         return _byte_level(metadata)
     if kind in ("llama", "gemma4"):

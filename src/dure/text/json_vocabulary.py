@@ -20,6 +20,7 @@ from dure.text.vocabulary import (
     Vocabulary,
     guarded,
     takes_whole,
+    token_ids,
     twin_without_added,
 )
 
@@ -62,7 +63,7 @@ def read_json_vocabulary(
     eos = _named(full, tokenizer_config, config, "eos")
     prefix, suffix = _around(full, tokenizer_config, bos, eos)
     ends = {i for i in special if texts[i] in END_TOKENS}
-    ends |= _ids(generation_config.get("eos_token_id")) | _ids(config.get("eos_token_id"))
+    ends |= token_ids(generation_config.get("eos_token_id")) | token_ids(config.get("eos_token_id"))
     return Vocabulary(
         kind=kind,
         full=LibraryEncoder(full),
@@ -186,11 +187,5 @@ def _named(
             return token_id
     if f"{name}_token" in tokenizer_config and value is None:
         return None
-    ids = sorted(_ids(config.get(f"{name}_token_id")))
+    ids = sorted(token_ids(config.get(f"{name}_token_id")))
     return ids[0] if ids and full.id_to_token(ids[0]) is not None else None
-
-
-def _ids(value: object) -> set[int]:
-    """Return an id, a list of ids or nothing, as a set."""
-    values = value if isinstance(value, list) else [value]
-    return {v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= 0}

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # A million tokens of context, the longest served so far, are 4 to 8 MB of text.
 MAX_TEXT_CHARS = 32 << 20
+# What GGUF files name their tokenizer that have none: nothing, or what llama.cpp's writer writes.
+_NO_VOCABULARY = (None, "no_vocab", "none")
 # Tokenising takes some 190 bytes of memory for each of the text's: longer texts take turns.
 _LONG = 1 << 18  # characters
 
@@ -200,19 +202,36 @@ def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
 
     Raises TokenizerError when it has none or a broken one.
     """
+    if is_missing(checkpoint):
+        raise missing(checkpoint)
     if checkpoint.kind == "gguf":
         return read_gguf_vocabulary(checkpoint.metadata)
-    if checkpoint.tokenizer_json is None:
-        raise TokenizerError(
-            f"{Path(checkpoint.path).name} has no tokenizer.json",
-            hint="put the model's tokenizer.json beside its weights (transformers makes one of "
-            "a tokenizer.model), or take the model as a GGUF",
-        )
     return read_json_vocabulary(
-        Path(checkpoint.tokenizer_json),
+        Path(checkpoint.tokenizer_json or ""),
         tokenizer_config=checkpoint.tokenizer_config,
         generation_config=checkpoint.generation_config,
         config=language_config(checkpoint.config),
+    )
+
+
+def is_missing(checkpoint: Checkpoint) -> bool:
+    """Check whether a checkpoint carries no tokenizer, which is not to say a broken one."""
+    if checkpoint.kind == "gguf":
+        return checkpoint.metadata.get("tokenizer.ggml.model") in _NO_VOCABULARY
+    return checkpoint.tokenizer_json is None
+
+
+def missing(checkpoint: Checkpoint) -> TokenizerError:
+    """Return what to raise of a checkpoint that carries no tokenizer, if a text is asked for."""
+    if checkpoint.kind == "gguf":
+        return TokenizerError(
+            "the file carries no tokenizer (tokenizer.ggml.model is missing)",
+            hint="it may be a part of a split model; open the first part",
+        )
+    return TokenizerError(
+        f"{Path(checkpoint.path).name} has no tokenizer.json",
+        hint="put the model's tokenizer.json beside its weights (transformers makes one of "
+        "a tokenizer.model), or take the model as a GGUF",
     )
 
 

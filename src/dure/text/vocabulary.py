@@ -136,6 +136,12 @@ def guarded(call: Callable[[], T], doing: str) -> T:
         ) from error
 
 
+def token_ids(value: object) -> set[int]:
+    """Return an id, a list of ids or nothing, as a set."""
+    values = value if isinstance(value, list) else [value]
+    return {v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= 0}
+
+
 def takes_whole(cutter: Any, texts: Iterable[str]) -> bool:
     """Return whether a pre-tokenizer, if there is one, leaves any of `texts` as one word.
 
