@@ -120,6 +120,10 @@ CONVERTED = [
     "internlm3",
     "iquestcoder",
     "exaone",
+    "lfm2",
+    "lfm2-adjusted",
+    "lfm2_moe",
+    "minicpm3",
 ]
 # What llama.cpp does not compute of these, as it computes it.
 AS_IN_LLAMA_CPP: dict[str, dict[str, Any]] = {
@@ -460,6 +464,16 @@ def test_a_disk_that_is_too_full_is_said_before_a_byte_is_written(
         ("olmoe", {"num_key_value_heads": 2}, "num_key_value_heads"),
         ("phi3", {"head_dim": 24}, "head_dim"),
         ("exaone", {"attention_bias": True}, "attention_bias"),
+        ("lfm2-biased", {}, "conv_bias"),
+        ("lfm2_moe", {"use_expert_bias": False}, "use_expert_bias"),
+        ("lfm2_moe", {"norm_topk_prob": False}, "norm_topk_prob"),
+        ("lfm2_moe", {"routed_scaling_factor": 1.7}, "routed_scaling_factor"),
+        ("lfm2_moe-plain", {"use_expert_bias": True}, "norm_topk_prob"),
+        ("minicpm3", {"attention_bias": True}, "attention_bias"),
+        ("minicpm3", {"q_lora_rank": None}, "q_lora_rank"),
+        ("minicpm3", {"scale_emb": 3}, "scale_emb"),
+        ("minicpm3", {"scale_depth": 0.9}, "scale_depth"),
+        ("minicpm3", {"dim_model_base": 32}, "dim_model_base"),
     ],
 )
 def test_what_llama_cpp_would_compute_otherwise_is_refused_by_name(

@@ -44,6 +44,15 @@ def without_windows(config: Config, windows: Any) -> None:
         raise otherwise(f"{config.source} has sliding windows, which GGUF cannot say.")
 
 
+def whole_heads(config: Config, sizes: Any) -> None:
+    """Refuse heads that do not make up the hidden size together, as llama.cpp takes them to do."""
+    if sizes.heads * sizes.head_dim != sizes.hidden:
+        raise otherwise(
+            f"{config.source} has {sizes.heads} heads of head_dim = {sizes.head_dim}, and "
+            f"llama.cpp has heads that make up the hidden size of {sizes.hidden}."
+        )
+
+
 def routed(routing: Routing) -> dict[str, Any]:
     """Make the values of a router's keys."""
     grouped = routing.groups > 1

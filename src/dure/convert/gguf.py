@@ -11,6 +11,7 @@ import numpy as np
 
 from dure import machine, models
 from dure.convert.checked import Converted, Progress, converted, write_checked
+from dure.convert.convolutions import CONVOLUTIONS
 from dure.convert.encode import Target, importance_of
 from dure.convert.family import SECOND_NORM, WITHOUT_BIAS, WITHOUT_WINDOW, Family, without_windows
 from dure.convert.family import routed as _routed
@@ -399,6 +400,7 @@ _FAMILIES: Mapping[str, Family] = {
     **LATENT,
     **SINKS,
     **GEMMA,
+    **CONVOLUTIONS,
     "qwen2": Family(needs=WITHOUT_WINDOW),
     "qwen3": Family(needs={**WITHOUT_WINDOW, **WITHOUT_BIAS}),
     "qwen3_moe": Family(

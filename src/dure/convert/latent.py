@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dure.convert.family import WITHOUT_BIAS, Family, routed
 from dure.convert.kda import delta_values
-from dure.convert.tensors import otherwise
+from dure.convert.tensors import Layout, otherwise
 from dure.models import glm_moe_dsa
 
 if TYPE_CHECKING:
@@ -83,6 +84,31 @@ def _glm_values(config: Config, sizes: Any) -> dict[str, Any]:
     return {**_indexed_values(config, sizes, 32), "indexer_types": full}
 
 
+def _minicpm_values(config: Config, sizes: Any) -> dict[str, Any]:
+    """Make MiniCPM3's values; its scales have no keys, and llama.cpp takes those of the 4B."""
+    if sizes.query_latent is None:
+        raise otherwise(
+            f"{config.source} has no q_lora_rank, and llama.cpp has queries of latents only."
+        )
+    for key, value, taken in (
+        ("scale_emb", sizes.embedding_scale, 12.0),
+        ("scale_depth", sizes.residual_scale * sizes.layers**0.5, 1.4),
+        ("dim_model_base", sizes.hidden / sizes.logit_divisor, 256.0),
+    ):
+        if not math.isclose(value, taken):
+            raise otherwise(
+                f"{config.source} scales by {key} = {value:g}, and llama.cpp computes minicpm3 "
+                f"only with {taken:g}."
+            )
+    return {
+        "num_key_value_heads": sizes.heads,
+        "head_dim": sizes.plain + sizes.rotated,
+        "value_head_dim": sizes.value,
+        "q_lora_rank": sizes.query_latent,
+        "kv_lora_rank": sizes.latent,
+    }
+
+
 _NEEDS = {**WITHOUT_BIAS, "rope_interleave": (True, True)}
 _DELTA = {**_NEEDS, "norm_topk_prob": (True, True)}
 LATENT: Mapping[str, Family] = {
@@ -97,5 +123,6 @@ LATENT: Mapping[str, Family] = {
     "kimi_linear": Family(
         needs={**_DELTA, "tie_word_embeddings": (False, False)}, values=_delta_values
     ),
+    "minicpm3": Family(Layout(whole=True), needs=WITHOUT_BIAS, values=_minicpm_values),
     "bailing_hybrid": Family(needs={**_DELTA, "kda_safe_gate": (True, True)}, values=_delta_values),
 }

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dure.convert.family import SECOND_NORM, WITHOUT_BIAS, Family, without_windows
+from dure.convert.family import (
+    SECOND_NORM,
+    WITHOUT_BIAS,
+    Family,
+    whole_heads,
+    without_windows,
+)
 from dure.convert.tensors import Layout, otherwise
 from dure.layers.rope import rope_frequencies
 
@@ -27,7 +33,7 @@ def _ministral_values(config: Config, sizes: Any) -> dict[str, Any]:
 
 def _phi_values(config: Config, sizes: Any) -> dict[str, Any]:
     """Make Phi's values: 0 for no window, and the magnitude and context of its LongRoPE."""
-    _whole_heads(config, sizes)
+    whole_heads(config, sizes)
     without_windows(config, [sizes.window])
     values: dict[str, Any] = {"sliding_window": 0}
     if sizes.rope.type == "longrope":
@@ -61,7 +67,7 @@ def _granite_values(_config: Config, sizes: Any) -> dict[str, Any]:
 
 def _olmo_values(config: Config, sizes: Any) -> dict[str, Any]:
     """Make OLMo's values; llama.cpp scales no rotation in layers with a window."""
-    _whole_heads(config, sizes)
+    whole_heads(config, sizes)
     if not any(sizes.windows):
         return {}
     near = sizes.sliding_rope
@@ -86,15 +92,6 @@ def _olmoe_values(config: Config, sizes: Any) -> dict[str, Any]:
             f"olmoe only with one for each of its {sizes.heads} heads."
         )
     return {}
-
-
-def _whole_heads(config: Config, sizes: Any) -> None:
-    """Refuse heads that do not make up the hidden size together, as llama.cpp takes them to do."""
-    if sizes.heads * sizes.head_dim != sizes.hidden:
-        raise otherwise(
-            f"{config.source} has {sizes.heads} heads of head_dim = {sizes.head_dim}, and "
-            f"llama.cpp has heads that make up the hidden size of {sizes.hidden}."
-        )
 
 
 _DIVISORS = ("llama3",)

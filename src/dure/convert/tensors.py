@@ -60,6 +60,8 @@ class Layout:
     """Whether gate and up of a layer's experts are one tensor, gate's rows before up's."""
     tiled: bool = False
     """Whether value heads change places: the first of each key head, then the second of each."""
+    whole: bool = False
+    """Whether latent attention's matrix of keys and values stays one."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def _parts(
 
     Parts of one name make a stack: the experts of a layer, stored one by one or fused.
     """
-    if name.endswith(".kv_b_proj.weight"):
+    if name.endswith(".kv_b_proj.weight") and not layout.whole:
         yield from _latent_parts(name, tensor, sizes)
         return
     if name.endswith(".in_proj_qkvz.weight"):
@@ -261,7 +263,7 @@ def tiled_rows(name: str, tensor: Source, sizes: Any) -> list[Rows]:
 
 def _shape(name: str, tensor: Source) -> tuple[int, ...]:
     """Drop the dimension of 1 that only folders have."""
-    if name.endswith(".conv1d.weight"):  # (channels, 1, tokens)
+    if name.endswith((".conv1d.weight", ".conv.conv.weight")):  # (channels, 1, tokens)
         return tensor.shape[0], tensor.shape[-1]
     if name.endswith("_conv1d.weight"):  # of Kimi Delta Attention, which llama.cpp wants so
         return tensor.shape[0], 1, tensor.shape[-1]

@@ -104,9 +104,12 @@ def fitting(dtype: str, cols: int) -> str:
     return dtype
 
 
+_SMALL = ("conv1d.weight", ".conv.conv.weight", "_attn.A")  # which engines want in float32
+
+
 def part_of(name: str, dimensions: int) -> Part:
     """Return the part of a model that a parameter belongs to, by the name a family gives it."""
-    if dimensions < 2 or name.endswith(("conv1d.weight", "_attn.A")):
+    if dimensions < 2 or name.endswith(_SMALL):
         return "vector"  # or as small as one
     if name in ("model.embed_tokens.weight", "lm_head.weight"):
         return "head" if name.startswith("lm_head") else "embedding"
