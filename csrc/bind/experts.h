@@ -8,16 +8,16 @@
 
 namespace dure {
 
-// Page-aligned memory for records that come and go: one, as a cache takes and gives it back, or
-// many that stay.
+// Page-aligned memory for records: one that comes and goes, as a cache takes and gives it back, or
+// some that stay.
 struct ExpertBuffer {
   size_t slots, record_bytes;
   std::shared_ptr<Buffer> memory;
 
-  ExpertBuffer(size_t count, size_t bytes) : slots(count), record_bytes(bytes) {
+  ExpertBuffer(size_t count, size_t bytes, bool stays = false) : slots(count), record_bytes(bytes) {
     require(count > 0 && bytes > 0 && bytes % 4096 == 0, "records of whole pages of 4,096 bytes");
     require(bytes <= (size_t{1} << 46) / count, "the records would take more than 64 TiB");
-    memory = std::make_shared<Buffer>(bytes * count, count > 1);
+    memory = std::make_shared<Buffer>(bytes * count, stays || count > 1);
   }
   // Makes it a buffer of records of that size; what it holds is lost.
   void resize(size_t bytes) {
@@ -47,7 +47,7 @@ class Experts {
     set_.up_offset = set_.gate.bytes();
     set_.down_offset = set_.up_offset + set_.up.bytes();
     if (!resident) return;
-    const ExpertBuffer all(static_cast<size_t>(count), record_bytes());
+    const ExpertBuffer all(static_cast<size_t>(count), record_bytes(), /*stays=*/true);
     for (int expert = 0; expert < count; ++expert) place(expert, all, static_cast<size_t>(expert));
   }
   const ExpertSet& shape() const { return set_; }

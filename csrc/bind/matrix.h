@@ -15,6 +15,7 @@ namespace dure {
 
 // Page-aligned memory for packed weights: zero until written, and committed only when written.
 struct Buffer {
+  static constexpr size_t kLargePage = size_t{2} << 20;
   uint8_t* data = nullptr;
   size_t size;
   bool large;
@@ -23,9 +24,17 @@ struct Buffer {
   // it does not do while a neighbour is being read from disk.
   explicit Buffer(size_t bytes, bool large_pages = true)
       : size(round_up(std::max<size_t>(bytes, 1), 4096)), large(large_pages) {
-    void* p = mmap(nullptr, size, PROT_READ | PROT_WRITE,
+    // What has a large page begins at one: memory is not mapped twice to get there.
+    const size_t slack = large && size >= kLargePage ? kLargePage : 0;
+    void* p = mmap(nullptr, size + slack, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
+    if (slack) {
+      const auto from = reinterpret_cast<size_t>(p), start = round_up(from, kLargePage);
+      if (start > from) munmap(p, start - from);
+      p = reinterpret_cast<void*>(start);
+      if (from + slack > start) munmap(reinterpret_cast<void*>(start + size), from + slack - start);
+    }
     // Large pages spare a decode step most of its 250,000 address look-ups a gigabyte; a wish, not
     // a need.
 #ifdef MADV_HUGEPAGE  // Linux alone lets us choose

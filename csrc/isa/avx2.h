@@ -17,8 +17,9 @@ constexpr int kTileSums = 6;    // sums of 16 outputs that fit in registers
 constexpr int kFloatPanels = 1;
 constexpr int kTile = 4;        // 8 integer accumulators, 2 of weights, 2 of products: fits 16
 constexpr int kTokensKept = 2;  // tokens of a tile whose sums stay in registers
-// The widest single tile that reads packed codes without unpacking them first.
-constexpr int kDirect = 4;
+// Rows for which packed codes are read without unpacking them first: two tiles, the second from the
+// first cache.
+constexpr int kDirect = 8;
 constexpr bool kPairCodes = false;  // unpacked codes stay in their order
 
 using MatrixUnit = NoMatrixUnit;

@@ -30,7 +30,7 @@ static_assert(kTileSums >= 4);
 static_assert(kFloatPanels == 1 || kFloatPanels == 2 || kFloatPanels == 4);
 static_assert(kTile == 1 || kTile == 2 || kTile == 4 || kTile == 8);
 static_assert(kTokensKept >= 0);
-static_assert(kDirect >= 0 && kDirect <= kTile);
+static_assert(kDirect >= 0 && (kDirect <= kTile || kDirect == 2 * kTile));
 static_assert(kWideCodes || !kWideCodes);
 static_assert(kPairCodes ? !kWideCodes : true);
 

@@ -35,24 +35,50 @@ int panels_at_once(int panels, int threads, int most = kMostAtOnce) {
 // product below 131,072 multiplications, some 5 microseconds of one thread, is done alone.
 bool is_small(int64_t multiplications) { return multiplications < (1 << 17); }
 
-void panel_times(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out) {
-  assert(w.blocks() == x.blocks && x.rows >= 1);
+// Few rows, straight from the packed panel.
+void panel_times_few(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out) {
+  assert(w.blocks() == x.blocks && x.rows >= 1 && x.rows <= kDirect);
   with_quantised_type(w.type, [&](auto type) {
     constexpr Type kType = type();
-    const bool one = x.rows <= kDirect;
+    for_range<0, 4>([&](auto log) {
+      constexpr int T = 1 << log;
+      if constexpr (T <= kDirect && T <= kTile) {
+        if (x.width != T || x.rows > T) return;
+        constexpr int kMost = T < 4 ? T : T / 4 * 3;  // 3 of 4 rows, and 5 or 6 of 8
+        if (x.rows <= kMost) return panel_few_tiles<kType, kMost, T>(w, panel, x, out);
+        if (x.rows > kMost) return panel_few_tiles<kType, T>(w, panel, x, out);
+      }
+    });
+    if constexpr (kDirect > kTile) {
+      if (x.rows <= kTile) return;
+      if (x.rows <= kTile + kTile / 2)
+        return panel_few_tiles<kType, kTile, kTile, kTile / 2>(w, panel, x, out);
+      panel_few_tiles<kType, kTile, kTile, kTile>(w, panel, x, out);
+    }
+  });
+}
+
+// Rows of activations that all panels of a call are multiplied by before the next ones: kChunk
+// blocks of them stay in the second cache meanwhile, and unpacking the panels anew for each costs
+// hundredths of it.
+constexpr int kRowsAtOnce = 128;
+
+// Blocks [first, first + count) of a panel times `rows` rows from a row on.
+void panel_times(const Packed& w, const uint8_t* panel, const ActTiles& x, int from, int rows,
+                 int first, int count, float* partial) {
+  assert(w.blocks() == x.blocks && from % x.width == 0 && from + rows <= x.rows);
+  with_quantised_type(w.type, [&](auto type) {
+    constexpr Type kType = type();
     if constexpr (MatrixUnit::exists) {
-      if (is_wide(x)) return panel_many_tiles<kType, kTile, MatrixUnit::kTokens>(w, panel, x, out);
+      if (is_wide(x))
+        return panel_many_tiles<kType, kTile, MatrixUnit::kTokens>(w, panel, x, from, rows, first,
+                                                                   count, partial);
     }
     for_range<0, 4>([&](auto log) {
       constexpr int T = 1 << log;
-      if constexpr (T <= kDirect) {
-        constexpr int kMost = T < 4 ? T : T / 4 * 3;  // 3 of 4 rows, and 5 or 6 of 8
-        if (one && x.width == T && x.rows <= kMost)
-          panel_one_tile<kType, kMost, T>(w, panel, x, out);
-        if (one && x.width == T && x.rows > kMost) panel_one_tile<kType, T>(w, panel, x, out);
-      }
       if constexpr (T == kTile || (T < kTile && T > kDirect))
-        if (!one && x.width == T) panel_many_tiles<kType, T>(w, panel, x, out);
+        if (x.width == T)
+          panel_many_tiles<kType, T>(w, panel, x, from, rows, first, count, partial);
     });
   });
 }
@@ -108,8 +134,24 @@ void panels_times(const Task* tasks, int count, const ActTiles& x) {
                       });
     if (wide) return panels_times_wide<MatrixUnit>(tasks, count, x);
   }
-  for (int i = 0; i < count; ++i)
-    panel_times(tasks[i].w, tasks[i].w.panel(tasks[i].panel), x, tasks[i].out);
+  if (x.rows <= kDirect && !is_wide(x)) {
+    for (int i = 0; i < count; ++i)
+      panel_times_few(tasks[i].w, tasks[i].w.panel(tasks[i].panel), x, tasks[i].out);
+    return;
+  }
+  std::vector<float>& partial = thread_scratch().partial;
+  for (int from = 0; from < x.rows; from += kRowsAtOnce) {
+    const int rows = std::min(kRowsAtOnce, x.rows - from);
+    const size_t size = round_up(rows, 16) * kPanel;
+    partial.assign(count * size, 0.0f);
+    for (int first = 0; first < x.blocks; first += kChunk)
+      for (int i = 0; i < count; ++i)
+        panel_times(tasks[i].w, tasks[i].w.panel(tasks[i].panel), x, from, rows, first,
+                    std::min(kChunk, x.blocks - first), partial.data() + i * size);
+    for (int i = 0; i < count; ++i)
+      for (int t = 0; t < rows; ++t)
+        tasks[i].out.put(from + t, load(partial.data() + i * size + t * kPanel));
+  }
 }
 
 void matmul_int8(const ActTiles& x, const Product* products, int count, int threads) {

@@ -73,6 +73,16 @@ struct PanelSource {
   };
   Block block(int b) const { return {codes + static_cast<size_t>(b) * L::code_bytes}; }
 
+  // Asks early for what comes next: the processor's own guesses end at each page of 4 KB, and it
+  // looks ahead over the instructions of two blocks at most. Behind a panel's codes lie its scales,
+  // and then the next panel.
+  __attribute__((always_inline)) void fetch_ahead(int b) const {
+    constexpr int kAhead = 2048;  // bytes; what a core has on its way is no more
+    const uint8_t* p = block(b).p + kAhead;
+#pragma GCC unroll 8
+    for (int i = 0; i < L::code_bytes; i += 64) __builtin_prefetch(p + i, 0, 0);
+  }
+
   const uint8_t* unit(int b) const {
     return scales + static_cast<size_t>(b / L::unit_blocks) * L::scale_bytes;
   }
@@ -134,6 +144,7 @@ void unpack_chunk(const PanelSource<kType>& source, int first, int count, Scratc
   using F = UnpackedForm<L>;
   for (int b = 0; b < count; ++b) {
     const auto block = source.block(first + b);
+    source.fetch_ahead(first + b);
     for_range<0, kGroups>([&](auto g) __attribute__((always_inline)) {
       if constexpr (F::wide) {
         store_wide<L::offset>(s.codes + b * F::block_bytes + g * 128, block(g));
@@ -167,57 +178,74 @@ struct ScratchSource {
   f32x16 add(int b, int half) const { return load(s.add[b][half]); }
 };
 
+// acc[t] += the products of one block and T tokens of a record; see matmul.h.
+template <int T, int kWidth, class Source>
+__attribute__((always_inline)) inline void multiply_block(const Source& source, int b,
+                                                          const uint8_t* data, int first,
+                                                          f32x16* acc, float* sums) {
+  using F = typename Source::F;
+  const Record<const uint8_t> record{data, kWidth};
+  const int8_t* x = record.codes() + first * kBlock;
+  const float *scale = record.scale() + first, *total = record.total() + first;
+  const auto block = source.block(b);
+  for_range<0, F::halves>([&](auto half) __attribute__((always_inline)) {
+    constexpr int kSpan = kGroups / F::halves;
+    const int32_t* x_sums = first + (F::halves == 1 ? record.sum()
+                                     : half         ? record.high_sum()
+                                                    : record.low_sum());
+    i32x16 s[T];
+    if constexpr (F::wide) {
+      dot_wide<T>(block.p, x, s);
+    } else if constexpr (kPairCodes && Source::unpacked) {
+      dot_pairs<F::bits, F::offset, T, half * kSpan, (half + 1) * kSpan>(block.p, x, s);
+    } else {
+      dot_groups<F::bits, F::offset, T, half * kSpan, (half + 1) * kSpan>(block, x, x_sums, s);
+    }
+    const f32x16 w = source.scale(b, half);
+    const f32x16 m = F::has_min ? source.add(b, half) : w;
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) {
+      f32x16 a = acc ? acc[t] : load(sums + t * kPanel);
+      a = fma(to_float(s[t]) * set1(scale[t]), w, a);
+      if constexpr (F::has_min)
+        a = fma(F::halves == 1 ? set1(total[t]) : sum_as_float(x_sums[t]) * set1(scale[t]), m, a);
+      if (acc) acc[t] = a;
+      else store(sums + t * kPanel, a);
+    }
+  });
+}
+
 // sums (T, 16) += the products of `count` blocks and T tokens of a tile `kWidth` wide, from lane
-// `first` on.
-template <int T, int kWidth = T, class Source>
+// `first` on; with T2, (T + T2, 16) and as many of the next tile.
+template <int T, int kWidth = T, int T2 = 0, class Source>
 __attribute__((always_inline)) inline void accumulate(const Source& source, int count,
                                                       const uint8_t* tile, float* sums,
-                                                      int first = 0) {
-  using F = typename Source::F;
+                                                      int first = 0,
+                                                      const uint8_t* next_tile = nullptr) {
   constexpr bool kKeep = T <= kTokensKept;
   f32x16 acc[T];  // where there are registers enough to keep them
   for (int t = 0; t < T && kKeep; ++t) acc[t] = load(sums + t * kPanel);
   for (int b = 0; b < count; ++b, tile += ActTiles::kRecord * kWidth) {
+    if constexpr (!Source::unpacked) source.fetch_ahead(b);
     // Or the compiler would keep them there all the same.
     if (!kKeep) asm volatile("" ::: "memory");
-    const Record<const uint8_t> record{tile, kWidth};
-    const int8_t* x = record.codes() + first * kBlock;
-    const float *scale = record.scale() + first, *total = record.total() + first;
-    const auto block = source.block(b);
-    for_range<0, F::halves>([&](auto half) __attribute__((always_inline)) {
-      constexpr int kSpan = kGroups / F::halves;
-      const int32_t* x_sums = first + (F::halves == 1 ? record.sum()
-                                       : half         ? record.high_sum()
-                                                      : record.low_sum());
-      i32x16 s[T];
-      if constexpr (F::wide) {
-        dot_wide<T>(block.p, x, s);
-      } else if constexpr (kPairCodes && Source::unpacked) {
-        dot_pairs<F::bits, F::offset, T, half * kSpan, (half + 1) * kSpan>(block.p, x, s);
-      } else {
-        dot_groups<F::bits, F::offset, T, half * kSpan, (half + 1) * kSpan>(block, x, x_sums, s);
-      }
-      const f32x16 w = source.scale(b, half);
-      const f32x16 m = F::has_min ? source.add(b, half) : w;
-#pragma GCC unroll 16
-      for (int t = 0; t < T; ++t) {
-        f32x16 a = kKeep ? acc[t] : load(sums + t * kPanel);
-        a = fma(to_float(s[t]) * set1(scale[t]), w, a);
-        if constexpr (F::has_min)
-          a = fma(F::halves == 1 ? set1(total[t]) : sum_as_float(x_sums[t]) * set1(scale[t]), m, a);
-        if (kKeep) acc[t] = a;
-        else store(sums + t * kPanel, a);
-      }
-    });
+    multiply_block<T, kWidth>(source, b, tile, first, kKeep ? acc : nullptr, sums);
+    if constexpr (T2 > 0) {
+      asm volatile("" ::: "memory");
+      multiply_block<T2, kWidth>(source, b, next_tile + b * ActTiles::kRecord * kWidth, 0, nullptr,
+                                 sums + T * kPanel);
+    }
   }
   for (int t = 0; t < T && kKeep; ++t) store(sums + t * kPanel, acc[t]);
 }
 
-// All rows in one tile: nothing is read twice, so that unpacking to memory would not pay.
-template <Type kType, int T, int kWidth = T>
-void panel_one_tile(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out) {
-  float sums[T * kPanel] = {};
-  accumulate<T, kWidth>(PanelSource<kType>(w, panel), x.blocks, x.tile(0), sums);
+// All rows in one tile, or T2 of them in a second: where nothing is read twice, or from the first
+// cache, unpacking to memory would not pay.
+template <Type kType, int T, int kWidth = T, int T2 = 0>
+void panel_few_tiles(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out) {
+  float sums[(T + T2) * kPanel] = {};
+  accumulate<T, kWidth, T2>(PanelSource<kType>(w, panel), x.blocks, x.tile(0), sums, 0,
+                            T2 ? x.tile(1) : nullptr);
   for (int t = 0; t < x.rows; ++t) out.put(t, load(sums + t * kPanel));
 }
 
@@ -240,27 +268,21 @@ void unpacked_rows_times(const Scratch& scratch, int count, const uint8_t* tile,
   unpacked_times<F, T, kWidth>(scratch, count, tile, sums, first);
 }
 
-// Tiles that are kWidth tokens wide, T of them at a time.
+// partial (rows, 16) += blocks [first, first + count) times `rows` rows from a row on, of tiles
+// that are kWidth tokens wide; T of them at a time.
 template <Type kType, int T, int kWidth = T>
-void panel_many_tiles(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out) {
+void panel_many_tiles(const Packed& w, const uint8_t* panel, const ActTiles& x, int from, int rows,
+                      int first, int count, float* partial) {
   using F = UnpackedForm<Layout<kType>>;
   const PanelSource<kType> source(w, panel);
-  const int parts = ceil_div(x.rows, T);
   Scratch& scratch = thread_scratch().scratch;
-  std::vector<float>& partial = thread_scratch().partial;
-  partial.assign(static_cast<size_t>(parts) * T * kPanel, 0.0f);
-  for (int first = 0; first < x.blocks; first += F::chunk) {
-    const int count = std::min(F::chunk, x.blocks - first);
-    unpack_chunk(source, first, count, scratch);
-    for (int i = 0; i < parts; ++i) {
-      float* sums = partial.data() + static_cast<size_t>(i) * T * kPanel;
-      const int rows = std::min(T, x.rows - i * T);
-      unpacked_rows_times<F, T, kWidth>(scratch, count, x.record(i * T, first), sums,
-                                        i * T % kWidth, rows);
-      if (first + count < x.blocks) continue;
-      for (int t = 0; t < rows; ++t)
-        out.put(static_cast<int64_t>(i) * T + t, load(sums + t * kPanel));
-    }
+  for (const int end = first + count; first < end; first += F::chunk) {
+    const int blocks = std::min(F::chunk, end - first);
+    unpack_chunk(source, first, blocks, scratch);
+    for (int i = 0; i < rows; i += T)
+      unpacked_rows_times<F, T, kWidth>(scratch, blocks, x.record(from + i, first),
+                                        partial + i * kPanel, (from + i) % kWidth,
+                                        std::min(T, rows - i));
   }
 }
 
