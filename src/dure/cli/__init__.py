@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
@@ -61,8 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             )  # an emoji must not end an answer on a Latin-1 terminal
     try:
         build(argv)(args=argv, prog_name="dure")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as ended:
+        code = 130 if isinstance(ended, KeyboardInterrupt) else ended.code
+        if code == 130 and arguments is None:  # this is the process: nobody waits until it is tidy
+            _leave(130)
+        sys.exit(code)
     except OSError as error:  # of no verb: the help could not be written
         print_error(DureError(f"{error.strerror or error}"))
         sys.exit(1)
@@ -118,6 +122,14 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(1) from None
 
     return run
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process now: Python takes a second to give a model's memory back piece by piece."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def print_error(error: DureError) -> None:
