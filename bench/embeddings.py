@@ -3,9 +3,10 @@
     python bench/embeddings.py MODEL.gguf --server /path/to/llama-server [--threads 2]
 
 Both serve /v1/embeddings over HTTP, one after the other, and get the same requests of token ids:
-`--texts` texts of `--tokens` tokens each, `--batch` a request, `--parallel` requests at once, after
-a warm round. MODEL may be any GGUF of a decoder; both take the last token. Without a model of
-1.5B, `--make` writes one of that shape with random weights first (Q8_0, 1.6 GB).
+`--texts` texts of `--tokens` tokens each, `--batch` a request, `--parallel` requests at once, new
+ones in each round, after a warm one. The peer's threads wait for each other by spinning: measure on
+a machine that does nothing else. MODEL may be any GGUF of a decoder; both take the last token.
+Without a model of 1.5B, `--make` writes one of that shape with random weights first (Q8_0, 1.6 GB).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import random
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -44,20 +46,24 @@ def main() -> None:
     given = parser.parse_args()
     if given.make:
         make(given.model)
-    draw = random.Random(1)
-    texts = [[draw.randrange(1000, 20000) for _ in range(given.tokens)] for _ in range(given.texts)]
     commands = {"dure": ours(given)}
     if given.server is not None:
         commands["llama.cpp"] = theirs(given)
     found: dict[str, float] = {}
     for name, command in commands.items():
         with serving(command, given) as url:
-            ask_all(url, texts, given)
-            seconds = [ask_all(url, texts, given) for _ in range(given.rounds)]
+            draw = random.Random(1)
+            ask_all(url, drawn(draw, given), given)
+            seconds = [ask_all(url, drawn(draw, given), given) for _ in range(given.rounds)]
         found[name] = given.texts / median(seconds)
         print(f"{name}: {found[name]:.2f} texts/s, {found[name] * given.tokens:.0f} tokens/s")
     if len(found) == 2:
         print(f"ratio: {found['dure'] / found['llama.cpp']:.2f}")
+
+
+def drawn(draw: random.Random, given: argparse.Namespace) -> list[list[int]]:
+    """Texts of a round: none comes twice, as a cache would know it."""
+    return [[draw.randrange(1000, 20000) for _ in range(given.tokens)] for _ in range(given.texts)]
 
 
 def ours(given: argparse.Namespace) -> list[str]:
@@ -73,7 +79,8 @@ def theirs(given: argparse.Namespace) -> list[str]:
         str(given.server),
         *("-m", str(given.model), "--embedding", "--pooling", "last", "--port", str(PORT)),
         *("-t", str(given.threads), "-tb", str(given.threads), "-c", str(size * 2)),
-        *("-b", "2048", "-ub", "512", "--parallel", str(min(32, given.batch))),
+        *("-b", "2048", "-ub", "2048", "--parallel", str(min(32, given.batch))),
+        *("-fit", "off"),  # which builds without a GPU may not survive; there is nothing to fit
     ]
 
 
@@ -91,11 +98,11 @@ def serving(command: list[str], given: argparse.Namespace) -> Iterator[str]:
     """Run a server; yield its address once it answers."""
     env = {**os.environ, "PYTHONPATH": str(SOURCE)}
     if given.server is not None:
-        env["LD_LIBRARY_PATH"] = str(given.server.parent)
+        folders = given.server.parent, given.server.parent.parent / "lib"
+        env["LD_LIBRARY_PATH"] = os.pathsep.join(map(str, folders))
     url = f"http://127.0.0.1:{PORT}"
-    process = subprocess.Popen(
-        command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    log = tempfile.TemporaryFile()  # noqa: SIM115 - until the end
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=log)
     try:
         for _ in range(3000):
             try:
@@ -105,12 +112,15 @@ def serving(command: list[str], given: argparse.Namespace) -> Iterator[str]:
             except OSError:
                 pass
             if process.poll() is not None:
-                raise SystemExit(f"{command[0]} ended with {process.returncode}")
+                log.seek(0)
+                said = log.read().decode(errors="replace")[-1000:]
+                raise SystemExit(f"{command[0]} ended with {process.returncode}: {said}")
             time.sleep(0.1)
         yield url
     finally:
         process.terminate()
         process.wait(60)
+        log.close()
 
 
 def ask_all(url: str, texts: list[list[int]], given: argparse.Namespace) -> float:
