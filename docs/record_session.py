@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import termios
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,9 +33,10 @@ import pyte
 
 PAGE = Path(__file__).parent / "guides" / "first-session.md"
 COLUMNS, LINES = 88, 4000
-MODEL = "smollm2:135m"
+MODEL = "qwen2.5-coder:0.5b"
 SERVER = "http://127.0.0.1:8000"
-_QUIET_S = 1.5  # without output, after which a chat is taken to wait for the person
+_PROMPT = ">>>"
+_QUIET_S = 0.5  # without output, after which a chat that shows its prompt waits for the person
 
 INTRODUCTION = f"""# The first session
 
@@ -42,7 +44,7 @@ INTRODUCTION = f"""# The first session
 
 From nothing to a chat, a server and embeddings, as a terminal showed it: {{machine}},
 Python {{python}}, a fresh virtual environment, the wheel of this version. The model is `{MODEL}`,
-of 94 MB: small enough to try everything in a minute, and often wrong.
+of 491 MB: the smallest of the catalogue whose answers are mostly right.
 
 """
 
@@ -56,7 +58,7 @@ class Terminal:
     parts: list[str] = field(default_factory=list)
 
     def run(self, command: str, *, typed: Sequence[str] = (), limit: float = 300) -> None:
-        """Run a command of bash; `typed` are lines for it, each when it has fallen silent."""
+        """Run a command of bash; `typed` are lines for it, each when it waits for one."""
         start = time.perf_counter()
         shown = self._shown(command, [*typed], limit)
         seconds = time.perf_counter() - start
@@ -64,7 +66,7 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """Add a sentence to the page."""
-        self.parts.append(f"{text}\n\n")
+        self.parts.append(textwrap.fill(text, 120, break_on_hyphens=False) + "\n\n")
 
     def start(self, command: str, until: str) -> subprocess.Popen[bytes]:
         """Start a command that goes on, and show what it says until it has said `until`."""
@@ -95,7 +97,8 @@ class Terminal:
         while screen.read(terminal, 0.2):
             now = time.perf_counter()
             heard = now if screen.changed else heard
-            if typed and now - heard > _QUIET_S:
+            waits = now - heard > _QUIET_S and screen.text().rstrip().endswith(_PROMPT)
+            if typed and waits:
                 os.write(terminal, typed.pop(0).encode() + b"\r")
                 heard = now
             if now - begun > limit:
@@ -143,16 +146,24 @@ class _Screen:
 
 def session(terminal: Terminal, wheel: Path) -> None:
     """Do what a newcomer does."""
-    terminal.say("Installed from the wheel, with all that it needs:")
-    terminal.run(f"pip install --quiet {wheel.name} && dure --version")
-    terminal.say("The first answer; the model comes first, if it is not there:")
-    terminal.run(
-        f'dure run {MODEL} "What is the capital of France?" --temperature 0 --max-tokens 24'
+    terminal.say(
+        "Installed from the wheel, with all that it needs, by [uv](https://docs.astral.sh/uv/), "
+        "which is fetched first. `pip install` alone does it, too; it takes its time to compile "
+        "the Python of what dure needs, which `pip install --no-compile` leaves for later:"
     )
+    terminal.run(f"pip install --quiet uv && uv pip install --quiet {wheel.name} && dure --version")
+    terminal.say("The first answer; the model comes first, if it is not there:")
+    terminal.run(f'dure run {MODEL} "What is the capital of France?" --temperature 0')
+    terminal.say("The second; the model is there:")
+    terminal.run(f'dure run {MODEL} "What does HTTP stand for? One line." --temperature 0')
     terminal.say("A chat, with `/exit` or Ctrl-D to leave it:")
     terminal.run(
-        f"dure run {MODEL} --temperature 0 --max-tokens 40",
-        typed=["Name three colours.", "Which of them is the sky?", "/bye"],
+        f"dure run {MODEL} --temperature 0",
+        typed=[
+            "Name three colours, with commas between.",
+            "Now three animals.",
+            "/bye",
+        ],
     )
     terminal.say("A server, for every program that speaks to OpenAI, Anthropic or Ollama:")
     server = terminal.start(f"dure serve {MODEL}", until=SERVER)
@@ -191,11 +202,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copy(options.wheel, folder)
-        subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
+        subprocess.run([sys.executable, "-m", "venv", str(folder / ".venv")], check=True)
         kept = ("LANG", "PIP_INDEX_URL", "PIP_CONFIG_FILE", "SSL_CERT_FILE")
         environment = {key: os.environ[key] for key in kept if key in os.environ}
         environment |= {
-            "PATH": f"{folder / 'venv' / 'bin'}:/usr/bin:/bin",
+            "PATH": f"{folder / '.venv' / 'bin'}:/usr/bin:/bin",
             "HOME": str(folder),
             "TERM": "xterm",
             "COLUMNS": str(COLUMNS),

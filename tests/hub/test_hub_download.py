@@ -16,7 +16,12 @@ import pytest
 from fake_hub import COMMIT, PAGE, QUICK, FakeHub, Fault
 
 from dure import hub
-from dure.errors import DownloadError, DureError, ModelNotFoundError, UnsupportedModelError
+from dure.errors import (
+    DownloadError,
+    DureError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+)
 from dure.hub import Progress, remote, transfer
 from dure.hub.http import Document
 from dure.hub.search import search_huggingface

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from dure.errors import DownloadError, ModelNotFoundError, UnsupportedModelError
-from dure.hub.repository import RemoteFile, check_paths, choose_files, quant_of
+from dure.hub.repository import RemoteFile, check_paths, choose_files, has_tokenizer, quant_of
 from dure.hub.types import Check
 
 
@@ -43,6 +43,31 @@ def test_of_files_of_one_name_none_is_guessed() -> None:
     assert "org/repo:Q4_0 or Q8_0" in caught.value.hint
     assert chosen(*paths, quant="Q8_0") == ["Q8_0/model.gguf"]
     assert chosen(*paths, "model.gguf", quant="model.gguf") == ["model.gguf"]
+
+
+@pytest.mark.parametrize("quant", ["Q4_0", ""])
+def test_of_several_models_in_one_quantisation_none_is_guessed(quant: str) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"several models in Q4_0: a-Q4_0\.gguf, b") as e:
+        chosen("b-Q4_0.gguf", "a-Q4_0.gguf", "sub/c-Q4_0.gguf", quant=quant)
+    assert e.value.hint == "name the file: org/repo/a-Q4_0.gguf"
+    assert chosen("b-Q4_0.gguf", "sub/c-Q4_0.gguf", quant=quant) == ["b-Q4_0.gguf"]
+    with pytest.raises(ModelNotFoundError, match="several models in Q4_0"):
+        chosen("a/m-Q4_0.gguf", "b/m-Q4_0.gguf", quant=quant)
+    parts = ["a-Q4_0-00001-of-00002.gguf", "a-Q4_0-00002-of-00002.gguf"]
+    assert chosen(*parts, "A-Q4_0.gguf", quant=quant) == ["A-Q4_0.gguf"]
+    assert chosen(*parts, quant=quant) == parts
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        *((n, True) for n in ("tokenizer.json", "tokenizer.model", "vocab.json", "qwen.tiktoken")),
+        *((n, False) for n in ("config.json", "tokenizer_config.json", "sub/tokenizer.json")),
+    ],
+)
+def test_a_tokenizer_is_known_by_its_file(name: str, is_one: bool) -> None:
+    files = [RemoteFile("model.safetensors", Check(1)), RemoteFile(name, Check(1))]
+    assert has_tokenizer(files) == is_one
 
 
 def test_all_parts_of_a_split_file_are_picked_in_order() -> None:

@@ -118,7 +118,11 @@ def _cached(tmp_path: Path, files: dict[str, bytes]) -> Path:
 def test_what_the_hubs_own_tools_downloaded_is_used_where_it_lies(
     home: Path, tmp_path: Path, server: FakeHub
 ) -> None:
-    snapshot = _cached(tmp_path, {"config.json": b"{}", "model.safetensors": b"x" * 100})
+    files = {"config.json": b"{}", "model.safetensors": b"x" * 100}
+    snapshot = _cached(tmp_path, files)
+    with pytest.raises(ModelNotFoundError):  # a tokenizer is missing
+        hub.resolve("org/model", allow_download=False)
+    (snapshot / "tokenizer.json").write_bytes(b"{}")
     assert snapshot == hub.resolve("org/model").path
     assert server.asked == []
     with pytest.raises(ModelNotFoundError, match="is kept by Hugging Face"):
@@ -130,7 +134,8 @@ def test_a_cached_repository_with_a_shard_missing_is_not_used(
     home: Path, tmp_path: Path, server: FakeHub
 ) -> None:
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-2.safetensors"}}
-    files = {"config.json": b"{}", "model-00001-of-00002.safetensors": b"x"}
+    files = {"config.json": b"{}", "tokenizer.json": b"{}"}
+    files["model-00001-of-00002.safetensors"] = b"x"
     snapshot = _cached(
         tmp_path, {**files, "model.safetensors.index.json": json.dumps(index).encode()}
     )

@@ -413,6 +413,21 @@ def test_models_of_a_folder_are_called_by_their_files(
     assert "delete" in never_removed("small-Q4_0", "you")
 
 
+def test_models_of_one_quantisation_are_listed_by_their_files_and_none_is_guessed(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "mine" / "org" / "repo"
+    write(repository, {"a-Q4_0.gguf": b"GGUF", "b-Q4_0.gguf": b"GGUF!", "c-Q8_0.gguf": b"GGUF"})
+    monkeypatch.setenv("DURE_MODELS_DIR", str(tmp_path / "mine"))
+    listed = {"org/repo/a-Q4_0.gguf", "org/repo/b-Q4_0.gguf", "org/repo:Q8_0"}
+    assert names().keys() == listed
+    for name in listed:
+        assert hub.resolve(name, allow_download=False).path.parent == repository
+    assert hub.resolve("org/repo/b-Q4_0.gguf", allow_download=False).path.name == "b-Q4_0.gguf"
+    with pytest.raises(ModelNotFoundError):
+        hub.resolve("org/repo:Q4_0", allow_download=False)
+
+
 def test_no_store_of_another_program_is_written_to(
     ollama: Ollama, home: Path, tmp_path: Path
 ) -> None:

@@ -56,12 +56,16 @@ def tell_plan(
 def _tell(name: str, wish: Wish, *, yes: bool) -> None:
     from dure.cli.progress import PullReport
     from dure.errors import DureError, InvalidRequestError
+    from dure.hub import Timeouts
     from dure.planning.measure import kept_machine
     from dure.planning.plan import plan_model, runs_badly, two_lines
 
+    # The download itself is next: a hub that is far, or not there, is not waited for twice.
+    patience = Timeouts(answer_s=5.0, read_s=10.0, attempts=1)
     try:
         with PullReport() as report:
-            plan = plan_model(name, wish, machine=kept_machine(), progress=report)
+            machine = kept_machine()
+            plan = plan_model(name, wish, machine=machine, progress=report, patience=patience)
     except DureError:
         return
     for line in two_lines(plan):

@@ -38,6 +38,7 @@ COMPANIONS = {
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
 }
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 _MODULE = re.compile(r"(\d_\w{1,40})/(config\.json|model\.safetensors)")
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})$")
 _QUANT = re.compile(
@@ -99,6 +100,14 @@ def choose_files(files: Sequence[RemoteFile], quant: str, repo: str) -> list[Rem
     raise _no_weights(files, repo)
 
 
+def has_tokenizer(files: Iterable[RemoteFile]) -> bool:
+    """Whether there is a tokenizer of any kind: a folder without one is no whole model."""
+    return any(
+        file.path in _TOKENIZERS or file.path.endswith((".tiktoken", "tiktoken.model"))
+        for file in files
+    )
+
+
 def later_part(name: str) -> bool:
     """Whether a GGUF file's name is that of a part that is not the first of its set."""
     split = _SPLIT.search(name.rpartition(".")[0])
@@ -127,8 +136,30 @@ def _of_quant(ggufs: Sequence[RemoteFile], quant: str, repo: str) -> list[Remote
         raise ModelNotFoundError(
             f"{repo} has no GGUF file in {quant}.", hint=f"it has: {there}" if ggufs else there
         )
-    chosen = sorted(chosen, key=lambda f: (f.path.count("/"), f.path))
-    return _whole_set(chosen[0], ggufs, repo)
+    return _whole_set(_only_model(chosen, wanted, repo), ggufs, repo)
+
+
+def _only_model(files: Sequence[RemoteFile], quant: str, repo: str) -> RemoteFile:
+    """Return the first file of the model that is nearest to the top, as one file where it is so.
+
+    Raises ModelNotFoundError for several models that are equally near: none is guessed.
+    """
+    top = min(file.path.count("/") for file in files)
+    models: dict[str, RemoteFile] = {}
+    for file in sorted(files, key=lambda f: (_SPLIT.search(_stem(f.path)) is not None, f.path)):
+        if file.path.count("/") == top:
+            models.setdefault(_SPLIT.sub("", _stem(file.path)).casefold(), file)
+    if len(models) == 1:
+        return next(iter(models.values()))
+    paths = sorted(file.path for file in models.values())
+    raise ModelNotFoundError(
+        f"{repo} has several models in {quant}: {', '.join(paths)[:300]}.",
+        hint=f"name the file: {repo}/{paths[0]}",
+    )
+
+
+def _stem(path: str) -> str:
+    return path.rsplit(".", 1)[0]
 
 
 def _called(name: str, ggufs: Sequence[RemoteFile], repo: str) -> list[RemoteFile]:

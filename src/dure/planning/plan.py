@@ -75,15 +75,17 @@ def plan_model(
     *,
     machine: Machine | None = None,
     progress: Callable[[hub.Progress], None] | None = None,
+    patience: hub.Timeouts | None = None,
 ) -> ModelPlan:
     """Plan a model: a short name, a hub's id, a file or a folder; its weights are not fetched.
 
-    machine: the one whose speed is planned with; None: no speed is. Raises the errors of
+    machine: the one whose speed is planned with; None: no speed is. patience: with a hub that does
+    not answer. Raises the errors of
     dure.errors: for what cannot be found or fetched, and what does not run. A model that does not
     fit has a plan, whose `memory.problem` says so.
     """
     scheme = None if wish.quantize is None else check_scheme(wish.quantize)
-    with _opened(name, progress) as (checkpoint, origin):
+    with _opened(name, progress, patience) as (checkpoint, origin):
         work = work_of(checkpoint, name, quantize=scheme)
         memory = footprint(
             checkpoint,
@@ -114,7 +116,9 @@ def parameters(work: ModelWork) -> int:
 
 @contextmanager
 def _opened(
-    name: str, progress: Callable[[hub.Progress], None] | None
+    name: str,
+    progress: Callable[[hub.Progress], None] | None,
+    patience: hub.Timeouts | None,
 ) -> Iterator[tuple[Checkpoint, Origin]]:
     """Open a model where it is here; else what the catalogue knows; else its headers on a hub."""
     try:
@@ -137,7 +141,7 @@ def _opened(
         else:
             yield checkpoint, Origin("catalogue", "the catalogue", 0, entry.size_bytes)
             return
-    with hub.headers_of(name, progress=progress) as headers:
+    with hub.headers_of(name, progress=progress, patience=patience) as headers:
         origin = Origin("hub", headers.source, headers.fetched_bytes, headers.model_bytes)
         yield open_checkpoint(headers.path), origin
 

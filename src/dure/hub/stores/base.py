@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Protocol
 
 from dure.errors import DureError
 from dure.hub.names import ModelName
-from dure.hub.repository import RemoteFile, choose_files, quant_of
+from dure.hub.repository import RemoteFile, choose_files, has_tokenizer, later_part, quant_of
 from dure.hub.store import LocalModel, read_json_file
 from dure.hub.types import Check
 
@@ -70,19 +71,30 @@ def files_in(folder: Path) -> list[RemoteFile]:
 def open_in(folder: Path, quant: str, repo: str) -> tuple[Path, int] | None:
     """Return what to open of a repository's `folder`, and its bytes; None if it is not whole."""
     try:
-        chosen = choose_files(files_in(folder), quant, repo)
+        files = files_in(folder)
+        chosen = choose_files(files, quant, repo)
     except DureError:
         return None
     size = sum(file.check.size_bytes for file in chosen)
     if chosen[0].name.casefold().endswith(".gguf"):
         return folder / chosen[0].path, size
-    return (folder, size) if _has_every_shard(folder, chosen) else None
+    is_whole = has_tokenizer(files) and _has_every_shard(folder, chosen)
+    return (folder, size) if is_whole else None
 
 
 def quantisations_in(folder: Path) -> list[str]:
-    """List the quantisations of the GGUF files in a repository's `folder`, and names of others."""
-    ggufs = [f for f in files_in(folder) if f.name.casefold().endswith(".gguf")]
-    return sorted({quant_of(f.path) or f.name for f in ggufs if "mmproj" not in f.name.casefold()})
+    """List the quantisations of the GGUF files in a repository's `folder`, and names of others.
+
+    Of several models in one quantisation the names are listed, too.
+    """
+    ggufs = [
+        file
+        for file in files_in(folder)
+        if file.name.casefold().endswith(".gguf") and "mmproj" not in file.name.casefold()
+    ]
+    quants = Counter(quant_of(f.path) for f in ggufs if not later_part(f.name))
+    several = {f.name for f in ggufs if quants[quant_of(f.path)] > 1 and not later_part(f.name)}
+    return sorted({quant_of(f.path) or f.name for f in ggufs} | several)
 
 
 def models_in(name: str, folder: Path, owner: str, *, revision: str = "") -> list[LocalModel]:

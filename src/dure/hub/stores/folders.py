@@ -7,8 +7,9 @@ PUBLISHER/MODEL/FILE.gguf, the names of Hugging Face; a user's folder may have a
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dure.hub.names import ModelName
@@ -55,6 +56,11 @@ class FolderStore:
             )
             if opened is not None:
                 found.append(local(self._name(path, relative), path, opened[1], self.owner))
+        names = Counter(model.name for model in found if ":" in model.name)
+        found = [  # of several models in one quantisation each has its file's name
+            replace(each, name=f"{self._shown(each)}.gguf") if names[each.name] > 1 else each
+            for each in found
+        ]
         return sorted(found, key=lambda model: model.name.casefold())
 
     def removal(self, model: LocalModel) -> str:
