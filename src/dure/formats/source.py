@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from dure.errors import ModelFileError, NotEnoughMemoryError
 
 # Opening a named pipe would wait for ever for a writer; without blocking it fails the type check.
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+_OPEN_FLAGS |= getattr(os, "O_BINARY", 0)  # Windows' text would lose its carriage returns
+_MOST_AT_ONCE = 1 << 30
 
 
 class SourceFile:
@@ -36,6 +39,7 @@ class SourceFile:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise ModelFileError(f"{self.path} cannot be opened: {reason}.") from None
+        self._seeking = threading.Lock()
         self._close = weakref.finalize(self, os.close, self._descriptor)
         status = os.fstat(self._descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -76,10 +80,20 @@ class SourceFile:
         view, done = buffer.data, 0
         with self.reading() as descriptor:
             while done < size:  # Linux reads at most 2 GiB - 4 KiB a call
-                count = os.preadv(descriptor, [view[done:]], offset + done)
+                count = self._read_at(descriptor, view[done:], offset + done)
                 if count == 0:
                     raise EOFError
                 done += count
+
+    def _read_at(self, descriptor: int, view: memoryview, offset: int) -> int:
+        """Read into `view` from `offset` on; return how many bytes came."""
+        if hasattr(os, "preadv"):
+            return os.preadv(descriptor, [view], offset)
+        with self._seeking:  # Windows: the descriptor has one place, and may be read by threads
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            data = os.read(descriptor, min(len(view), _MOST_AT_ONCE))
+        view[: len(data)] = data
+        return len(data)
 
     def _check_range(self, offset: int, size: int) -> None:
         if offset < 0 or size < 0 or offset + size > self.size_bytes:

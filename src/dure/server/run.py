@@ -11,6 +11,7 @@ import re
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -314,22 +315,24 @@ class Server:
         A Ctrl-C or SIGHUP that was ignored when the server started (nohup, a script's background
         job) stays ignored: it is meant for another program.
         """
-        watched: list[signal.Signals] = []
         handlers: dict[signal.Signals, Callable[[], Any]]
         handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop}
         if sys.platform != "win32":
             handlers[signal.SIGHUP] = self._on_hangup
-        with contextlib.suppress(ValueError, NotImplementedError, RuntimeError):
+        former: dict[signal.Signals, Any] = {}
+        if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
-                if number != signal.SIGTERM and signal.getsignal(number) == signal.SIG_IGN:
-                    continue
-                loop.add_signal_handler(number, handler)
-                watched.append(number)
+                before = signal.getsignal(number)
+                if number == signal.SIGTERM or before != signal.SIG_IGN:
+                    former[number] = before
+                    _call_at(number, handler, loop)
         try:
             yield
         finally:
-            for number in watched:
-                loop.remove_signal_handler(number)
+            for number, before in former.items():
+                with contextlib.suppress(NotImplementedError):
+                    loop.remove_signal_handler(number)
+                signal.signal(number, before or signal.SIG_DFL)
 
     def _start(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -355,6 +358,16 @@ class _HTTP(uvicorn.Server):
             each.listen(limits.MAX_CONNECTIONS)
 
 
+def _call_at(
+    number: signal.Signals, handler: Callable[[], Any], loop: asyncio.AbstractEventLoop
+) -> None:
+    """Call `handler` on the loop at a signal; must be called on the main thread."""
+    try:
+        loop.add_signal_handler(number, handler)
+    except NotImplementedError:  # Windows' loop, which a signal wakes all the same
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(handler))
+
+
 def listen(host: str, port: int) -> socket.socket:
     """Open a socket that listens on host and port.
 
@@ -365,7 +378,8 @@ def listen(host: str, port: int) -> socket.socket:
     # small write waits up to 40 ms for the receipt of the last one.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sys.platform != "win32":  # where it lets two servers have one port
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Connections inherit it: else what a client does not read fills 4 MB of kernel memory.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.SEND_BUFFER_BYTES)
         listening.bind((host, port))

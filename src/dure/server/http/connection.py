@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
 from typing import Any
 
 import h11
@@ -151,6 +150,10 @@ class KeptConnection(H11Protocol):
 
 def most_connections() -> int:
     """Return how many connections may be open: our limit, or fewer if the system allows less."""
+    try:
+        import resource  # noqa: PLC0415 - Windows has none
+    except ImportError:
+        return limits.MAX_CONNECTIONS
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return limits.MAX_CONNECTIONS
