@@ -29,9 +29,12 @@ from tiny_models import (
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from dure.convert.gguf import convert
+from dure.convert.recipes import recipe_named
+from dure.convert.requantize import requantize
 from dure.errors import InvalidRequestError, ModelFileError, TokenizerError, UnsupportedModelError
 from dure.formats import gguf_writer
 from dure.formats.checkpoint import open_checkpoint
+from dure.formats.imatrix import Importance, ImportanceMatrix
 from dure.kernels.dequantize import dequantize
 from dure.text import tokenizer as ours
 
@@ -279,6 +282,37 @@ def test_a_quantised_file_holds_the_nearest_blocks(
     assert (
         np.corrcoef(logits[0].ravel(), logits[1].ravel())[0, 1] > 0.95
     )  # a router may choose otherwise
+
+
+def test_a_mixtures_folder_with_importance_becomes_what_its_float_file_does(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    source, whole = folder("qwen3_moe", **WIDE), tmp_path / "whole.gguf"
+    convert(source, whole, threads=2)
+    draw = np.random.default_rng(0)
+    matrix = ImportanceMatrix(
+        {
+            name: Importance(draw.lognormal(0, 2, (count, each.shape[-1])), np.ones(count))
+            for name, each in open_checkpoint(whole).tensors.items()
+            if name.startswith("blk.1.") and len(each.shape) > 1 and "gate_inp" not in name
+            for count in [each.shape[0] if len(each.shape) == 3 else 1]
+        },
+        ("a.txt",),
+    )
+    paths = [tmp_path / f"{name}.gguf" for name in ("plain", "folder", "file")]
+    convert(source, paths[0], quantize="Q4_K_M", threads=2)
+    convert(source, paths[1], quantize="Q4_K_M", importance=matrix, threads=2)
+    requantize(whole, paths[2], recipe_named("Q4_K_M"), importance=matrix, threads=2)
+    plain, ours, theirs = (open_checkpoint(path).tensors for path in paths)
+    assert ours.keys() == theirs.keys()
+    changed = set()
+    for name, tensor in ours.items():
+        assert tensor.dtype == theirs[name].dtype
+        assert tensor.read().tobytes() == theirs[name].read().tobytes(), name
+        if tensor.read().tobytes() != plain[name].read().tobytes():
+            changed.add(name)
+    assert changed == matrix.entries.keys()
+    assert open_checkpoint(paths[1]).metadata["quantize.imatrix.dataset"] == "a.txt"
 
 
 def test_the_heads_matrices_are_quantised_as_they_are_turned(
