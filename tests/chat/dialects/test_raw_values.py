@@ -9,7 +9,7 @@ import pytest
 from fake_model import END, ByteTokenizer
 
 from dure.chat.dialects import Dialect, StreamParser, dsml, glm, hy3, minimax, qwenxml
-from dure.chat.dialects.values import as_value
+from dure.chat.dialects.values import as_json, as_value
 from dure.chat.grammar_rules import Rules, complete
 from dure.engine.grammar import GrammarCompiler
 
@@ -278,3 +278,25 @@ def test_a_number_beyond_a_double_is_a_number_as_it_is_written(
     text: str, value: str | None
 ) -> None:
     assert as_value(text) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [True, False, None, 1.5, -2],
+        {"a": "it's", "b": 'say "hi"', "c": "both ' and \"", "True": "None"},
+        {"deep": [{"x": "\\n \n \t \x07 é \u200b 😀"}], "empty": [{}, []]},
+        ["True", "a: None, b", "\\", "\\'"],
+    ],
+)
+def test_lists_and_objects_are_read_as_python_writes_them(value: Any) -> None:
+    schema = {"type": "array" if isinstance(value, list) else "object"}
+    assert json.loads(as_json(repr(value), schema)) == value
+    assert json.loads(as_json(json.dumps(value), schema)) == value
+    either = {"type": [schema["type"], "string"]}
+    assert json.loads(as_json(repr(value), either)) == repr(value)
+
+
+@pytest.mark.parametrize("text", ["[1, ", "{'a': b}", "['a' 'b']", "[f(1)]", "{1, 2}", "['a"])
+def test_what_python_would_have_to_compute_stays_a_text(text: str) -> None:
+    assert json.loads(as_json(text, {"type": ["array", "object"]})) == text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ from dure.chat.dialects.stream_reader import Parser, StreamReader
 
 Schema = Mapping[str, Any]
 _ORDER = ("boolean", "integer", "number", "object", "array", "null")
+_PYTHON = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\b(?:True|False|None)\b""", re.DOTALL)
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
+_LITERALS = {"True": "true", "False": "false", "None": "null"}
+_ESCAPES = {"\\": "\\", "'": "'", '"': '"', "n": "\n", "r": "\r", "t": "\t"}
 _EXACT = 2.0**53  # integers below it are whole in a float
 
 
@@ -184,6 +189,29 @@ def as_value(text: str) -> str | None:
     return text.strip()
 
 
+def python_value(text: str) -> str | None:
+    """Return the JSON of a list or dict as Python writes one; None if that is not what it is.
+
+    Some templates write the values of earlier calls so (Seed-OSS), and models follow.
+    """
+    return as_value(_PYTHON.sub(lambda found: _of_python(found[0]), text))
+
+
+def _of_python(word: str) -> str:
+    if word in _LITERALS:
+        return _LITERALS[word]
+    return json.dumps(_ESCAPE.sub(_character, word[1:-1]), ensure_ascii=False)
+
+
+def _character(found: re.Match[str]) -> str:
+    """Return what an escape of Python's texts stands for."""
+    digits = found[1] or found[2] or found[3]
+    if digits is None:
+        return _ESCAPES.get(found[4], found[0])
+    code = int(digits, 16)
+    return chr(code) if code < 0x110000 else found[0]
+
+
 def _no_number(text: str) -> None:
     raise ValueError(f"{text} is not JSON")
 
@@ -206,6 +234,8 @@ def _as(kind: str, text: str, types: AbstractSet[str]) -> str | None:
     if kind == "boolean":
         return text.lower() if text.lower() in ("true", "false") else None
     made = as_value(text)
+    if made is None and kind in ("object", "array") and "string" not in types:
+        made = python_value(text)
     if made is None:
         return None
     is_number = made[0] in "-0123456789"
