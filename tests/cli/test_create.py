@@ -101,3 +101,14 @@ def test_what_is_no_model_gets_no_other_name(dure_command: Dure) -> None:
     done = dure_command("cp", "./text", "mine")
     assert (done.code, hub.preset_of("mine")) == (1, None)
     assert "is not a model file" in done.err
+
+
+def test_a_preset_of_a_model_that_is_not_here_is_listed_with_what_is_known_of_it(
+    dure_command: Dure, base: Path
+) -> None:
+    assert dure_command("cp", "qwen2.5-coder:0.5b", "known").code == 0
+    assert dure_command("cp", "org/of-nobody", "unknown").code == 0
+    lines = dure_command("list").out.splitlines()
+    known, unknown = (next(x for x in lines if x.startswith(name)) for name in ("known", "unk"))
+    assert "491 MB" in known
+    assert "bytes" not in unknown

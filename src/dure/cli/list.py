@@ -34,9 +34,13 @@ def command(
     catalogue = hub.load_catalogue()
     rows = [_local(model) for model in hub.local_models()]
     here = {row["name"] for row in rows}
-    rows += [_without_base(preset) for preset in hub.all_presets() if preset.name not in here]
+    free = memory_available()
+    rows += [
+        _without_base(preset, catalogue.find(preset.base), free)
+        for preset in hub.all_presets()
+        if preset.name not in here
+    ]
     if everything:
-        free = memory_available()
         absent = [entry for entry in catalogue.entries if entry.name not in here]
         rows += [_absent(entry, free) for entry in absent]
     if json:
@@ -54,7 +58,7 @@ def command(
         table.append(
             (
                 name,
-                about + size(row["size_bytes"]),
+                about + size(row["size_bytes"]) if row["size_bytes"] else "",
                 since,
                 row["fits"],
                 row["source"],
@@ -98,17 +102,17 @@ def _absent(entry: CatalogueEntry, free_bytes: int) -> dict[str, Any]:
     }
 
 
-def _without_base(preset: Preset) -> dict[str, Any]:
-    """Return the row of a preset whose model is not here."""
+def _without_base(preset: Preset, base: CatalogueEntry | None, free_bytes: int) -> dict[str, Any]:
+    """Return the row of a preset whose model is not here; its size is the `base`'s, if known."""
     return {
         "name": preset.name,
         "here": False,
         "path": None,
         "folder": "",
         "owner": None,
-        "size_bytes": 0,
-        "size_is_known": False,
-        "fits": "",
+        "size_bytes": 0 if base is None else base.likely_bytes,
+        "size_is_known": base is not None and base.is_known,
+        "fits": "" if base is None else fits(base, free_bytes),
         "source": f"a preset of {preset.base}",
         "license": preset.license.strip().partition("\n")[0][:60],
         "pulled_at": preset.created_at,

@@ -214,6 +214,12 @@ def local_models() -> list[LocalModel]:
     No two have the same name: where two stores have it, the second is called by its path, or
     `ollama:NAME`. Presets of what is here come last.
     """
+    found = _stored()
+    return [*found, *_local_presets(found)]
+
+
+def _stored() -> list[LocalModel]:
+    """List the complete models on this machine without the presets."""
     found = store.all_local()
     taken = {model.name.casefold() for model in found}
     for each in stores.stores():
@@ -224,7 +230,7 @@ def local_models() -> list[LocalModel]:
             if name.casefold() not in taken:
                 taken.add(name.casefold())
                 found.append(replace(model, name=name))
-    return [*found, *_local_presets(found)]
+    return found
 
 
 def remove(name: str) -> int:
@@ -461,7 +467,7 @@ def _same_repository(wanted: ModelName) -> list[str]:
     if not wanted.repo:
         return []
     here = []
-    for model in local_models():
+    for model in _stored():  # the presets are found by who asks this
         try:
             name = parse_name(model.name)
         except InvalidRequestError:  # a record that somebody edited
