@@ -58,7 +58,9 @@ class Work:
         return f"{1 / speed:.2f} s" if self.kind == "start" else f"{speed:.1f}"
 
 
-QWEN, SMALL, SMOL, MOE = "qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b", "smollm2-135m", "moe-12"
+QWEN, SMALL, SMOL = "qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b", "smollm2-135m"
+MOE, MOE_64 = "moe-12", "moe-64"
+OF_2026 = ("qwen3.6-35b-a3b", "gpt-oss-20b", "gemma-4-26b-a4b")
 
 
 def _prefill(model: str, tokens: int, must: float, aim: float, **more: Any) -> Work:
@@ -69,30 +71,44 @@ def _decode(name: str, model: str, must: float, aim: float, steps: int, **more: 
     return Work(name, model, "decode", must, aim, steps, **more)
 
 
+def _mixture(model: str, deep: bool = False) -> tuple[Work, ...]:
+    rows = (
+        _prefill(model, 512, 1.7, 2.0),
+        _decode("decode", model, 1.05, 1.15, 64, trial=16),
+        _decode("decode-8", model, 1.3, 1.6, 32, trial=6, sequences=8, length=256),
+    )
+    at = _decode("decode-at-16384", model, 1.6, 2.0, 24, trial=12, depth=16384, length=LONG)
+    return (*rows, at) if deep else rows
+
+
 # In this order: the deep work last of its model, each piece going on from the context of the one
 # before it.
 WORK = (
-    Work("start", QWEN, "start", 1.0, 2.0),
-    _prefill(QWEN, 512, 1.2, 1.5),
-    _decode("decode", QWEN, 1.0, 1.0, 64, trial=16),
-    _decode("decode-8", QWEN, 1.2, 1.4, 32, trial=6, sequences=8, length=256),
+    Work("start", QWEN, "start", 1.1, 1.5),
+    _prefill(QWEN, 512, 1.7, 2.0),
+    _decode("decode", QWEN, 1.05, 1.15, 64, trial=16),
+    _decode("decode-8", QWEN, 1.4, 1.8, 32, trial=6, sequences=8, length=256),
     _decode("decode-32", QWEN, 1.2, 1.8, 16, trial=3, sequences=32, length=256),
-    _prefill(QWEN, 4096, 1.3, 1.6, trial=TRIAL_DEPTH, length=LONG),
-    _decode("decode-at-4096", QWEN, 1.2, 1.4, 32, trial=12, depth=4096, length=LONG),
-    _decode("decode-at-16384", QWEN, 1.5, 2.0, 24, trial=12, depth=16384, length=LONG),
-    _prefill(SMALL, 512, 1.2, 1.5),
-    _decode("decode", SMALL, 1.0, 1.0, 64, trial=24),
-    _prefill(SMOL, 512, 1.2, 1.5),
-    _decode("decode", SMOL, 1.0, 1.0, 128, trial=48),
-    _prefill(MOE, 512, 1.2, 1.5),
-    _decode("decode", MOE, 1.0, 1.0, 64, trial=16),
-    _decode("decode-8", MOE, 1.2, 1.5, 32, trial=6, sequences=8, length=256),
+    _prefill(QWEN, 4096, 1.6, 2.0, trial=TRIAL_DEPTH, length=LONG),
+    _decode("decode-at-4096", QWEN, 1.3, 1.5, 32, trial=12, depth=4096, length=LONG),
+    _decode("decode-at-16384", QWEN, 1.6, 2.0, 24, trial=12, depth=16384, length=LONG),
+    _prefill(SMALL, 512, 1.8, 2.2),
+    _decode("decode", SMALL, 1.05, 1.15, 64, trial=24),
+    _prefill(SMOL, 512, 1.8, 2.2),
+    _decode("decode", SMOL, 1.05, 1.15, 128, trial=48),
+    *_mixture(MOE),
+    *_mixture(MOE_64),
+    *(row for model in OF_2026 for row in _mixture(model, deep=True)),
 )
 MODELS = {
     QWEN: "Qwen2.5-Coder-1.5B Q4_K_M",
     SMALL: "Qwen2.5-Coder-0.5B Q4_K_M",
     SMOL: "SmolLM2-135M Q4_1",
     MOE: "Qwen3-30B-A3B shapes, 12 of 48 layers, Q4_K_M",
+    MOE_64: "64 experts, 12 active, 12 layers, Q4_K_M",
+    OF_2026[0]: "Qwen3.6-35B-A3B shapes, 12 of 40 layers, Q4_K_M",
+    OF_2026[1]: "gpt-oss-20b shapes, 12 of 24 layers, MXFP4",
+    OF_2026[2]: "Gemma-4-26B-A4B shapes, 12 of 30 layers, Q4_K_M",
 }
 TITLES = {
     "start": "load to first token",
