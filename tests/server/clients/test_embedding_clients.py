@@ -17,7 +17,9 @@ import pytest
 import tiny_embedders as tiny
 from embedding_model import RANKS, EmbeddingModel
 
+import dure.llm
 from dure import LLM
+from dure.loading.load import load
 from dure.server.run import Server, Settings
 
 TEXTS = ["a", "bc", "def"]
@@ -143,8 +145,9 @@ def test_litellm(url: str, ranking: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.fixture
-def embedder(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+def embedder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
     """A folder as sentence-transformers writes it, and where it is served, computed exactly."""
+    monkeypatch.setattr(dure.llm, "load", load)  # the servers of the other tests have a model made
     folder = tmp_path / "embedder"
     tiny.oracle().model.save_pretrained(folder)
     tiny.write_texts(folder)
