@@ -6,12 +6,14 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from outcome import Dure
 
 from dure import hub, machine
 from dure.cli import before_download, plan_picture
+from dure.errors import DownloadError
 from dure.planning import figures, measure
 from dure.planning.machine import ROWS, AttentionSpeed, Machine, write_machine
 from dure.planning.plan import Wish, plan_model
@@ -268,3 +270,19 @@ def test_run_asks_on_a_terminal_before_it_downloads_what_will_run_badly(
     assert "read from disk" in done.err
     assert bool(done.llms) == downloads
     assert done.code == (0 if downloads else 1)
+
+
+def test_before_a_download_a_hub_that_does_not_answer_is_not_waited_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[hub.Timeouts] = []
+
+    def plan(*_: Any, patience: hub.Timeouts, **__: Any) -> None:
+        asked.append(patience)
+        raise DownloadError("The hub does not answer.")
+
+    monkeypatch.setattr("dure.planning.plan.plan_model", plan)
+    before_download.tell_plan("org/of-nobody", context=None, budget=None, quantize=None)
+    [patience] = asked
+    assert patience.answer_s <= 5
+    assert patience.attempts == 1
