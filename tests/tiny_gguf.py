@@ -47,6 +47,7 @@ ARCHITECTURES = {
     "gpt_oss": gguf.MODEL_ARCH.GPT_OSS,
     "mimo_v2_flash": gguf.MODEL_ARCH.MIMO2,
     "exaone": gguf.MODEL_ARCH.EXAONE,
+    "exaone4": gguf.MODEL_ARCH.EXAONE4,
     "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
     "gemma4_text": gguf.MODEL_ARCH.GEMMA4,
     "gemma4_unified_text": gguf.MODEL_ARCH.GEMMA4,
@@ -494,12 +495,20 @@ def _add_llama_like_keys(writer: gguf.GGUFWriter, config: Config) -> None:
     if model_type in ("glm4", "phi3"):
         part = rope.get("partial_rotary_factor", 1.0)
         writer.add_rope_dimension_count(int(head_dim_of(config) * part))
+    if model_type == "exaone4" and config["sliding_window"] is not None:
+        writer.add_sliding_window(config["sliding_window"])
+        kinds = config["layer_types"]
+        writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in kinds])
     if model_type == "olmo3":
         writer.add_sliding_window(config["sliding_window"])
         kinds = config["layer_types"]
         writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in kinds])
         if "sliding_attention" in rope:
             writer.add_rope_freq_base_swa(rope["sliding_attention"]["rope_theta"])
+    if model_type in ("minicpm3", "phi3") and rope["rope_type"] == "longrope":
+        for each in ("long", "short"):
+            factors = np.array(rope[f"{each}_factor"], np.float32)
+            writer.add_tensor(f"rope_factors_{each}.weight", factors)
     if model_type == "phi3":
         writer.add_sliding_window(config["sliding_window"] or 0)
         original = config["original_max_position_embeddings"]
@@ -508,9 +517,6 @@ def _add_llama_like_keys(writer: gguf.GGUFWriter, config: Config) -> None:
             scale = config["max_position_embeddings"] / original
             stretch = math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 else 1.0
             writer.add_rope_scaling_attn_factors(stretch)
-            for each in ("long", "short"):
-                factors = np.array(rope[f"{each}_factor"], np.float32)
-                writer.add_tensor(f"rope_factors_{each}.weight", factors)
 
 
 def _add_mimo_keys(writer: gguf.GGUFWriter, config: Config) -> None:

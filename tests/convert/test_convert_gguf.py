@@ -123,10 +123,12 @@ CONVERTED = [
     "internlm3",
     "iquestcoder",
     "exaone",
+    "exaone4-full",
     "lfm2",
     "lfm2-adjusted",
     "lfm2_moe",
     "minicpm3",
+    "minicpm3-long",
 ]
 # What llama.cpp does not compute of these, as it computes it.
 AS_IN_LLAMA_CPP: dict[str, dict[str, Any]] = {
@@ -498,6 +500,8 @@ def test_a_disk_that_is_too_full_is_said_before_a_byte_is_written(
         ("olmoe", {"num_key_value_heads": 2}, "num_key_value_heads"),
         ("phi3", {"head_dim": 24}, "head_dim"),
         ("exaone", {"attention_bias": True}, "attention_bias"),
+        ("exaone4", {"head_dim": 16}, "sliding_window"),
+        ("exaone4-full", {"head_dim": 24}, "head_dim"),
         ("lfm2-biased", {}, "conv_bias"),
         ("lfm2_moe", {"use_expert_bias": False}, "use_expert_bias"),
         ("lfm2_moe", {"norm_topk_prob": False}, "norm_topk_prob"),

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from dure import LLM
 from dure.cli import main
@@ -29,6 +30,19 @@ NAMED = {
     *("qwen4_exp", "minimax_m3_vl", "deepseek_v4", "hy_v4", "glm5_next", "step3p5", "step3p7"),
     *("longcat_flash", "longcat_flash_ngram", "longcat_flash_sparse", "kimi_k3", "dots3_note"),
     *("deepseek_v41", "openpangu_v2", "nemotron_h", "granitemoehybrid", "laguna"),
+}
+# What transformers counts among them and is no language model that writes by itself: encoders,
+# halves of encoder-decoders, parts of models of speech, images and music, guessers of tokens.
+# And those of before 2023, small and long replaced.
+OTHERS = {
+    *("bart", "beam", "bert-generation", "big_bird", "bigbird_pegasus", "blenderbot", "ernie"),
+    *("blenderbot-small", "data2vec-text", "marian", "mbart", "megatron-bert", "mvp", "pegasus"),
+    *("plbart", "prophetnet", "rembert", "roberta-prelayernorm", "roc_bert", "roformer", "trocr"),
+    *("xlm", "xlm-roberta", "xlm-roberta-xl", "xmod", "modernbert-decoder", "whisper", "moshi"),
+    *("musicgen", "musicgen_melody", "moss_transcribe_diarize", "emu3", "fuyu", "git", "got_ocr2"),
+    *("mllama", "gemma4_assistant", "gemma4_unified_assistant"),
+    *("biogpt", "cpmant", "ctrl", "gpt-sw3", "gpt_neox_japanese", "openai-gpt", "persimmon"),
+    *("reformer", "xglm", "xlnet"),
 }
 
 
@@ -107,6 +121,13 @@ def test_no_family_is_run_and_refused_and_none_is_refused_twice() -> None:
     known = families()
     assert not known.keys() & {*names, *(name for _, name in GGUF)}
     assert set(names) >= NAMED - known.keys()
+
+
+def test_each_decoder_that_transformers_has_is_run_or_refused_by_name() -> None:
+    """A name that is new there is looked at, and gets its place."""
+    told = {*families(), *(name for _, name in TYPES), *OTHERS}
+    assert {name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if name not in told} == set()
+    assert not OTHERS & {*families(), *(name for _, name in TYPES)}
 
 
 def test_the_documentation_lists_them() -> None:

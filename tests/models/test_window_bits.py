@@ -17,6 +17,7 @@ from dure.engine.windows import window_span
 
 NAMES = [
     "dots1-sliding",
+    "exaone4",
     "gemma3_text",
     "gemma4",
     "gemma4_text",

@@ -148,6 +148,27 @@ def test_every_text_comes_back_from_byte_level_ids(trained: tuple[str, HFTokeniz
             assert text == tokenizer.decode(ids)
 
 
+@pytest.mark.parametrize(
+    ("pre", "text", "words"),
+    [
+        # Mistral's tokenizers cut where a small letter meets a capital one, and digit by digit.
+        ("tekken", "camelCase's 2026//x\n", ["camel", "Case", "'s", " ", *"2026", "//", "x", "\n"]),
+        ("gpt-4o", "camelCase's 2026\n", ["camel", "Case's", " ", "202", "6", "\n"]),
+        # Seed-OSS's leave the end of a line apart from signs, which Qwen's do not.
+        ("seed-coder", "it's 12!!\n", ["it", "'s", " ", "1", "2", "!!", "\n"]),
+        ("solar-open", "it's 12!!\n", ["it", "'s", " ", "1", "2", "!!\n"]),
+        ("minicpm5", "12345 a", ["123", "45", " a"]),
+        ("lfm2", "12345 a", ["123", "45", " a"]),
+        ("exaone4", "12345 a", ["12345", " a"]),
+    ],
+)
+def test_a_rule_cuts_where_the_model_s_own_tokenizer_does(
+    pre: str, text: str, words: list[str]
+) -> None:
+    cutter = PRETOKENIZERS[pre].pre_tokenizer()
+    assert [text[slice(*span)] for _, span in cutter.pre_tokenize_str(text)] == words
+
+
 @pytest.mark.parametrize("pre", sorted(PRETOKENIZERS))
 def test_every_rule_cuts_every_text_without_losing_a_character(pre: str) -> None:
     cutter = PRETOKENIZERS[pre].pre_tokenizer()

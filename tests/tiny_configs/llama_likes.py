@@ -23,6 +23,13 @@ LONG = {
 }
 # All of the sequences that tests run are longer than this.
 LONG_SOON = {**LONG, "original_max_position_embeddings": 4}
+# As MiniCPM3 has it, of a head's 8 dimensions that rotate.
+LONG_AT_ONCE = {
+    **LONG,
+    "original_max_position_embeddings": 256,
+    "short_factor": LONG["short_factor"][3:7],
+    "long_factor": LONG["long_factor"][:4],
+}
 GLM_HALF = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
 GRANITE = {
     "embedding_multiplier": 3.0,
@@ -112,6 +119,19 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "attention_bias": True,
         },
     ),
+    "exaone4": (
+        "exaone4",
+        {"num_hidden_layers": 5, "sliding_window": 8, "head_dim": 24, "rope_parameters": LLAMA3},
+    ),
+    "exaone4-full": (
+        "exaone4",
+        {
+            "sliding_window": None,
+            "layer_types": ["full_attention"] * 2,
+            "rope_parameters": LLAMA3,
+            "tie_word_embeddings": True,
+        },
+    ),
     "olmo2": ("olmo2", {"num_key_value_heads": 1, "rope_parameters": LINEAR}),
     "olmoe": ("olmoe", {"num_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 40}),
     "olmoe-biased": (
@@ -150,6 +170,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "minicpm3": ("minicpm3", MINICPM),
+    "minicpm3-long": ("minicpm3", {**MINICPM, "rope_parameters": LONG_AT_ONCE}),
     "minicpm3-odd": (  # widths that are no multiples of 16
         "minicpm3",
         {

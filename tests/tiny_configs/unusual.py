@@ -108,6 +108,13 @@ _SMOL: Changes = {
     "rotation nowhere": {"no_rope_layers": [0, 0]},
     "every second without": {"num_hidden_layers": 4, "no_rope_layer_interval": 2},
 }
+_EXAONE: Changes = {
+    "full attention only": {"sliding_window": None, "layer_types": ["full_attention"] * 2},
+    "no rotation at all": {"layer_types": ["full_attention"] * 2},
+    "windows only": {"layer_types": ["sliding_attention"] * 2},
+    "every second without": {"num_hidden_layers": 4, "sliding_window_pattern": 2},
+    "a window of one": {"sliding_window": 1},
+}
 _CONVS: Changes = {
     "attention only": {"layer_types": ["full_attention"] * 4},
     "convolutions only": {"layer_types": ["conv"] * 4},
@@ -281,6 +288,7 @@ FAMILIES: Tried = {
     "olmo2": ({}, [SIZES, TIE, BIAS, ROPES, PART, GELU]),
     "internlm3": (_HEAD, [SIZES, TIE, _ALL_BIASES, ROPES, GELU]),
     "iquestcoder": (_HEAD, [SIZES, TIE, BIAS, _MLP_BIAS, WIDE, ROPES, GELU]),
+    "exaone4": ({"sliding_window": 8}, [SIZES, TIE, WIDE, ROPES, PART, _EXAONE, GELU]),
     "exaone": ({}, [SIZES, TIE, BIAS, _MLP_BIAS, ROPES, PART, GELU]),
     "ernie4_5": (_HEAD, [SIZES, TIE, _ERNIE_BIAS, WIDE, ROPES, GELU]),
     "ernie4_5_moe": (ERNIE_MOE, [SIZES, TIE, _ERNIE_BIAS, ROPES, PART, _ERNIE_EXPERTS, GELU]),

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dure.convert.tensors import Layout, otherwise
+from dure.layers.rope import rope_frequencies
 
 if TYPE_CHECKING:
     from dure.layers.moe import Routing
+    from dure.layers.rope import RopeConfig
     from dure.models.config import Config
 
 SECOND_NORM = {"ffn_norm": "post_attention_norm"}
@@ -51,6 +53,17 @@ def whole_heads(config: Config, sizes: Any) -> None:
             f"{config.source} has {sizes.heads} heads of head_dim = {sizes.head_dim}, and "
             f"llama.cpp has heads that make up the hidden size of {sizes.hidden}."
         )
+
+
+def long_rope(rope: RopeConfig) -> dict[str, Any]:
+    """Make the keys of LongRoPE, its magnitude and its context; nothing for another rotation."""
+    if rope.type != "longrope":
+        return {}
+    keys = {
+        "attn_factor": rope_frequencies(rope)[1],
+        "original_max_position_embeddings": rope.original_context,
+    }
+    return {"rope_scaling": keys}
 
 
 def routed(routing: Routing) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dure.convert.family import WITHOUT_BIAS, Family, routed
+from dure.convert.family import WITHOUT_BIAS, Family, long_rope, routed
 from dure.convert.kda import delta_values
 from dure.convert.tensors import Layout, otherwise
 from dure.models import glm_moe_dsa
@@ -106,6 +106,7 @@ def _minicpm_values(config: Config, sizes: Any) -> dict[str, Any]:
         "value_head_dim": sizes.value,
         "q_lora_rank": sizes.query_latent,
         "kv_lora_rank": sizes.latent,
+        **long_rope(sizes.rope),
     }
 
 
@@ -123,6 +124,8 @@ LATENT: Mapping[str, Family] = {
     "kimi_linear": Family(
         needs={**_DELTA, "tie_word_embeddings": (False, False)}, values=_delta_values
     ),
-    "minicpm3": Family(Layout(whole=True), needs=WITHOUT_BIAS, values=_minicpm_values),
+    "minicpm3": Family(
+        Layout(whole=True), needs=WITHOUT_BIAS, values=_minicpm_values, ropes=("longrope",)
+    ),
     "bailing_hybrid": Family(needs={**_DELTA, "kda_safe_gate": (True, True)}, values=_delta_values),
 }

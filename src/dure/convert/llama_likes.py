@@ -9,11 +9,11 @@ from dure.convert.family import (
     SECOND_NORM,
     WITHOUT_BIAS,
     Family,
+    long_rope,
     whole_heads,
     without_windows,
 )
 from dure.convert.tensors import Layout, otherwise
-from dure.layers.rope import rope_frequencies
 
 if TYPE_CHECKING:
     from dure.models.config import Config
@@ -35,13 +35,7 @@ def _phi_values(config: Config, sizes: Any) -> dict[str, Any]:
     """Make Phi's values: 0 for no window, and the magnitude and context of its LongRoPE."""
     whole_heads(config, sizes)
     without_windows(config, [sizes.window])
-    values: dict[str, Any] = {"sliding_window": 0}
-    if sizes.rope.type == "longrope":
-        values["rope_scaling"] = {
-            "attn_factor": rope_frequencies(sizes.rope)[1],
-            "original_max_position_embeddings": sizes.rope.original_context,
-        }
-    return values
+    return {"sliding_window": 0, **long_rope(sizes.rope)}
 
 
 def _smollm_values(config: Config, sizes: Any) -> dict[str, Any]:
@@ -84,6 +78,26 @@ def _olmo_values(config: Config, sizes: Any) -> dict[str, Any]:
     }
 
 
+def _exaone_values(config: Config, sizes: Any) -> dict[str, Any]:
+    """Make EXAONE 4's values; llama.cpp gives windows to models of 64 layers, and to no others."""
+    whole_heads(config, sizes)
+    slides = any(sizes.windows) or not all(sizes.rotated)
+    if slides != (sizes.layers == _WITH_WINDOWS):
+        what = "windows" if slides else "no windows"
+        raise otherwise(
+            f"{config.source} has {sizes.layers} layers and {what} (sliding_window), and llama.cpp "
+            f"has windows in models of {_WITH_WINDOWS} layers, and only there."
+        )
+    if not slides:
+        return {}
+    return {
+        "sliding_window": max(each or 0 for each in sizes.windows) or 1,
+        "layer_types": [
+            "sliding_attention" if each else "full_attention" for each in sizes.windows
+        ],
+    }
+
+
 def _olmoe_values(config: Config, sizes: Any) -> dict[str, Any]:
     """Refuse shared keys and values, of which llama.cpp's norm has the queries' width."""
     if sizes.kv_heads != sizes.heads:
@@ -95,6 +109,7 @@ def _olmoe_values(config: Config, sizes: Any) -> dict[str, Any]:
 
 
 _DIVISORS = ("llama3",)
+_WITH_WINDOWS = 64
 _PAIRS = Layout(pairs=True)
 LLAMA_LIKES: Mapping[str, Family] = {
     "llama": Family(_PAIRS, needs={"bias": (False, False)}, ropes=_DIVISORS),  # InternLM3's key
@@ -118,5 +133,6 @@ LLAMA_LIKES: Mapping[str, Family] = {
         },
         values=_olmoe_values,
     ),
+    "exaone4": Family(Layout(kinds=SECOND_NORM), values=_exaone_values, ropes=_DIVISORS),
     "exaone": Family(needs=WITHOUT_BIAS, ropes=_DIVISORS),
 }

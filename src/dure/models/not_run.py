@@ -164,6 +164,198 @@ NOT_RUN: tuple[NotRun, ...] = (
         ("command-r", "cohere2"),
     ),
     NotRun("Phi-3.5-MoE", "experts chosen by SparseMixer, and LayerNorm", ("phimoe",), ("phimoe",)),
+    NotRun(
+        "Mistral Small 4",
+        "a file of its own: latent attention whose queries grow, and a softmax router",
+        ("mistral4",),
+        ("mistral4",),
+    ),
+    NotRun(
+        "Mistral Large 4",
+        "an indexer over latent attention whose queries grow with their position",
+        ("mistral_large4", "mistral_large4_text"),
+    ),
+    NotRun("Mixtral", "a file of its own: Mistral's block with a mixture of experts", ("mixtral",)),
+    NotRun(
+        "Ministral 8B of 2024",
+        "a file of its own: Mistral's block with windows in some layers",
+        ("ministral",),
+    ),
+    NotRun(
+        "Muse",
+        "embeddings that are normed, and attention gated by a matrix of its own",
+        ("muse_glimmer", "muse_glimmer_text", "muse_spark", "muse_spark_text"),
+        ("muse-glimmer",),
+    ),
+    NotRun(
+        "K-EXAONE",
+        "a file of its own: EXAONE 4's attention before DeepSeek-V3's mixtures",
+        ("exaone_moe",),
+        ("exaone-moe",),
+    ),
+    NotRun("A.X-K1", "a norm behind each of DeepSeek-V3's mixtures", ("axk1",)),
+    NotRun("A.X-K2", "norms with gates, and latent attention with an indexer", ("axk2",)),
+    NotRun(
+        "Sarvam",
+        "a file of its own: GLM-4.5's and DeepSeek-V3's maths under Ling's names",
+        ("sarvam_moe", "sarvam_mla"),
+    ),
+    NotRun("Youtu-LLM", "a file of its own: DeepSeek-V3's attention in a dense model", ("youtu",)),
+    NotRun(
+        "Trinity / AFMoE",
+        "attention gated by a matrix of its own, and four norms around a mixture",
+        ("afmoe",),
+        ("afmoe",),
+    ),
+    NotRun("AFM-4.5B", "MLPs without a gate, with a squared ReLU", ("arcee",), ("arcee",)),
+    NotRun(
+        "Apertus",
+        "MLPs without a gate, with the activation xIELU",
+        ("apertus", "apertus1p5", "apertus1p5_text"),
+        ("apertus",),
+    ),
+    NotRun(
+        "Jais 2", "LayerNorm, and MLPs without a gate, with a squared ReLU", ("jais2",), ("jais2",)
+    ),
+    NotRun(
+        "Nemotron-4 / Minitron",
+        "LayerNorm, and MLPs without a gate, with a squared ReLU",
+        ("nemotron",),
+        ("nemotron",),
+    ),
+    NotRun(
+        "nanochat",
+        "norms without weights, and MLPs without a gate, with a squared ReLU",
+        ("nanochat",),
+    ),
+    NotRun(
+        "CWM", "a file of its own: Llama's block with windows in three layers of four", ("cwm",)
+    ),
+    NotRun(
+        "Flint",
+        "a file of its own: sinks beside norms of queries and keys, and sigmoid shares",
+        ("flint",),
+    ),
+    NotRun(
+        "Kolibri",
+        "a file of its own: EXAONE 4's attention in GLM-4's block, with a biased router",
+        ("kolibri1",),
+    ),
+    NotRun(
+        "Mellum 2",
+        "a file of its own: Qwen3's mixtures with windows and rotations by the layer's kind",
+        ("mellum",),
+        ("mellum",),
+    ),
+    NotRun(
+        "LARA-mini",
+        "a file of its own: Qwen3.5's recurrent layers, with its projections in one matrix",
+        ("lara_mini",),
+    ),
+    NotRun(
+        "OLMo-Hybrid",
+        "recurrent layers that may turn their state's sign, in OLMo 3's block",
+        ("olmo_hybrid",),
+    ),
+    NotRun("FlexOlmo", "a file of its own: OLMo 2's block with OLMoE's experts", ("flex_olmo",)),
+    NotRun("OLMo 1", "LayerNorm without weights", ("olmo",), ("olmo",)),
+    NotRun(
+        "LFM3", "gates of attention's heads beside convolutions, and norms behind both", ("lfm3",)
+    ),
+    NotRun(
+        "Granite 3 mixtures",
+        "a file of its own: Granite's factors around a mixture of experts",
+        ("granitemoe", "granitemoeshared"),
+        ("granitemoe",),
+    ),
+    NotRun(
+        "Granite with windows",
+        "a file of its own: Granite's factors with sinks, and a rotation for each layer",
+        ("granite_swa", "granitemoe_swa"),
+        ("granite_swa",),
+    ),
+    NotRun(
+        "HyperCLOVA X",
+        "a file of its own: Granite's factors with norms behind attention and MLP",
+        ("hyperclovax",),
+    ),
+    NotRun(
+        "GLM-4-9B of 2024",
+        "a file of its own: GLM-4's block with two norms",
+        ("glm",),
+        ("chatglm",),
+    ),
+    NotRun(
+        "Gemma 1",
+        "a file of its own: Llama's block with norms that add 1, and a scaled embedding",
+        ("gemma",),
+        ("gemma",),
+    ),
+    NotRun("VaultGemma", "soft caps of attention's scores", ("vaultgemma",)),
+    NotRun("RecurrentGemma", "gated linear recurrences (RG-LRU)", ("recurrent_gemma",)),
+    NotRun(
+        "Inkling",
+        "biases by relative position, and short convolutions around attention",
+        (
+            "inkling_text",
+            "inkling2",
+            "inkling2_text",
+            "inkling2_loop",
+            "inkling2_loop_text",
+        ),
+    ),
+    NotRun(
+        "HRM-Text",
+        "stacks of layers that are gone through again and again",
+        ("hrm_text",),
+        ("hrm_text",),
+    ),
+    NotRun("ZAYA", "attention in a convolved latent space, and a router that is an MLP", ("zaya",)),
+    NotRun("Dory", "hidden states on the unit sphere (nGPT)", ("dory",)),
+    NotRun("DiffLlama", "differences of two attentions", ("diffllama",)),
+    NotRun("Doge", "masks made of values, and experts found by product keys", ("doge",)),
+    NotRun("JetMoE", "mixtures of attention heads", ("jetmoe",)),
+    NotRun("Helium", "a file of its own: Llama's block with neighbours that rotate", ("helium",)),
+    NotRun("xLSTM", "xLSTM's recurrence", ("xlstm",)),
+    NotRun(
+        "BitNet",
+        "weights of three values, and norms within attention and MLP",
+        ("bitnet",),
+        ("bitnet",),
+    ),
+    NotRun("BLT", "patches of bytes instead of tokens", ("blt",)),
+    NotRun("DBRX", "LayerNorm, and bounds of queries, keys and values", ("dbrx",), ("dbrx",)),
+    NotRun(
+        "Phi-1 and 2",
+        "LayerNorm, and an MLP beside attention instead of behind it",
+        ("phi",),
+        ("phi2",),
+    ),
+    NotRun(
+        "Phi-4-multimodal", "adapters (LoRA) that its text part needs, too", ("phi4_multimodal",)
+    ),
+    NotRun(
+        "Falcon",
+        "LayerNorm, and an MLP beside attention instead of behind it",
+        ("falcon",),
+        ("falcon",),
+    ),
+    NotRun("StableLM", "LayerNorm", ("stablelm",), ("stablelm",)),
+    NotRun(
+        "StarCoder 2",
+        "LayerNorm, and MLPs without a gate",
+        ("starcoder2", "gpt_bigcode"),
+        ("starcoder2", "starcoder"),
+    ),
+    NotRun(
+        "GPT-2 and its like",
+        "LayerNorm, MLPs without a gate, and embeddings of positions or biases by distance",
+        ("gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "bloom", "mpt", "codegen"),
+        ("gpt2", "gptneox", "bloom", "mpt"),
+    ),
+    NotRun(
+        "Aria", "a file of its own: Llama's block with a mixture of experts", ("aria", "aria_text")
+    ),
     NotRun("RWKV", "RWKV's recurrence", ("rwkv", "rwkv7"), ("rwkv6", "rwkv7", "arwkv7")),
     NotRun(
         "EmbeddingGemma",

@@ -65,6 +65,14 @@ _GPT4O = (
     rf"|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
 )
 
+_TEKKEN = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
+    rf"|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
+)
+_SEED = (
+    rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACES}"
+)
+
 # Words with Chinese characters end where these begin; && takes a class out of another.
 _NO_HAN = r"&&[^\p{Han}]"
 _KIMI = (
@@ -113,6 +121,7 @@ _BAILING = PreTokenizer(
 )
 _QWEN2 = PreTokenizer((_words(r"\p{N}"),))
 _LLAMA3 = PreTokenizer((_words(r"\p{N}{1,3}"),), ignore_merges=True, add_bos=True)
+_GLM = PreTokenizer((_words(r"\p{N}{1,3}"),), ignore_merges=True)
 _V3 = PreTokenizer(_DEEPSEEK_V3)
 _DIGITS_GPT2 = PreTokenizer((r"\p{N}", _GPT2))
 _PLAIN_GPT2 = PreTokenizer((_GPT2,))
@@ -125,7 +134,14 @@ PRETOKENIZERS: Mapping[str, PreTokenizer] = MappingProxyType(
         "mpt": _PLAIN_GPT2,
         "olmo": _PLAIN_GPT2,
         "phi-2": _PLAIN_GPT2,
+        "gigachat": _PLAIN_GPT2,
+        "a.x-4.0": _PLAIN_GPT2,
+        "mellum": _PLAIN_GPT2,
+        "exaone4": _PLAIN_GPT2,
+        "trillion": _PLAIN_GPT2,
+        "granite-docling": _PLAIN_GPT2,
         "smollm": _DIGITS_GPT2,
+        "minerva-7b": _DIGITS_GPT2,
         "starcoder": _DIGITS_GPT2,
         "refact": _DIGITS_GPT2,
         "command-r": _DIGITS_GPT2,
@@ -139,6 +155,12 @@ PRETOKENIZERS: Mapping[str, PreTokenizer] = MappingProxyType(
         "kimi-k2": PreTokenizer((_KIMI,)),
         "megrez": _QWEN2,
         "stablelm2": _QWEN2,
+        "kormo": _QWEN2,
+        "f2llmv2": _QWEN2,
+        "solar-open": _QWEN2,
+        "seed-coder": PreTokenizer((_SEED,)),
+        "tekken": PreTokenizer((_TEKKEN,), ignore_merges=True, add_bos=True),
+        "minicpm5": PreTokenizer((r"\p{N}{1,3}", _words(r"\p{N}+")), ignore_merges=True),
         "qwen35": PreTokenizer((_QWEN35,)),
         "deepseek-llm": PreTokenizer(_DEEPSEEK_LLM),
         "deepseek-coder": PreTokenizer(_DEEPSEEK_CODER),
@@ -149,12 +171,18 @@ PRETOKENIZERS: Mapping[str, PreTokenizer] = MappingProxyType(
         "minimax-m2": PreTokenizer((_GPT4O,)),
         "gpt-4o": PreTokenizer((_GPT4O,)),
         "llama4": PreTokenizer((_GPT4O,)),
+        "kanana2": PreTokenizer((_GPT4O,)),
         "llama3": _LLAMA3,
         "llama-v3": _LLAMA3,
         "llama-bpe": _LLAMA3,
         "falcon3": _LLAMA3,
+        "pixtral": _LLAMA3,
+        "midm-2.0": _LLAMA3,
+        "lfm2": _LLAMA3,
         "dbrx": PreTokenizer((_words(r"\p{N}{1,3}"),)),
-        "glm4": PreTokenizer((_words(r"\p{N}{1,3}"),)),
+        "chatglm-bpe": PreTokenizer((_words(r"\p{N}{1,3}"),)),
+        "glm4": _GLM,
+        "glm5": _GLM,
         "smaug-bpe": PreTokenizer((_words(r"\p{N}{1,3}"),)),
     }
 )
