@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dure.weights.loader import Weights
 
 GGUF_ARCHITECTURE = "exaone4"
+MODEL_TYPES = ("exaone4_5_text",)  # as EXAONE 4.5's first files call it
 
 _LARGE = 64
 """Layers of the 32B: llama.cpp gives windows to GGUF files with as many, and to no other."""
@@ -121,3 +122,4 @@ class Model(Decoder):
             weights, sizes, lambda index: Block(sizes, weights, index), rope_factors=factors
         )
         self.ropes = [self.rope if each else None for each in sizes.rotated]
+        weights.skip_all("mtp.")  # EXAONE 4.5's layers that draft

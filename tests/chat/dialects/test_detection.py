@@ -58,6 +58,12 @@ def source(name: str) -> str:
         ("glm-z1", "GLM-4", True, False),
         ("olmo-3", "OLMo 3", False, False),
         ("olmo-3-think", "plain", True, False),
+        ("glm-4.7-flash", "GLM", True, True),
+        ("kimi-k2-thinking", "Kimi K2", True, False),
+        ("mistral-small-3.2", "Mistral", False, False),
+        ("devstral-small", "Mistral", False, False),
+        ("phi-3.5", "plain", False, False),
+        ("lfm2", "plain", False, False),  # by the template alone; its vocabulary says more
     ],
 )
 def test_the_dialect_of_a_real_template(
