@@ -91,6 +91,7 @@ def test_the_dialect_of_a_real_template(
         ("[INST]{{ x }}[/INST][TOOL_CALLS][{{ calls }}]", (), "Mistral"),
         ("[TOOL_CALLS]{{ name }}[ARGS]{{ arguments }}", ("[THINK]",), "Mistral"),
         ("<seed:tool_call>\n<function=f>\n<parameter=p>v</parameter>", (), "Seed-OSS"),
+        ("<|begin|>assistant<|think|>{{ r }}<|end|><|content|>{{ x }}", (), "Solar-Open"),
         ("<|system|>{{ s }}<|tool|>{{ tools }}<|/tool|><|end|>", (), "Phi-4"),
         ("<|im_start|>system\nList of tools: [", ("<|tool_call_start|>",), "LFM2"),
         ("<|im_start|>system\nList of tools: [", (), "plain"),

@@ -30,6 +30,7 @@ from dure.chat.dialects import (
     plain,
     pythonic,
     qwenxml,
+    solar,
     toolcall,
 )
 from dure.chat.dialects.dialect import THINK, Delimiters
@@ -110,6 +111,7 @@ HY3 = hy3.dialect(":opensource")
 PANGU = pangu.OLD
 LLAMA = llama3.LLAMA3
 HARMONY = harmony.HARMONY
+SOLAR = solar.SOLAR
 
 MISTRAL = Dialect(
     "Mistral", mistral.THINK, mistral.MistralCalls(named=True), call_ends_thinking=True
@@ -161,6 +163,11 @@ DSML_CALL = (
 DSML_NOW = '<｜DSML｜invoke name="now">\n\n</｜DSML｜invoke>'
 FOUND, NEXT = "<|channel|>analysis<|message|>Hm, Oslo.<|end|>", "<|start|>assistant<|channel|>"
 TO_OSLO = "commentary to=functions.get_weather <|constrain|>json<|message|>" + CITY
+SOLAR_FOUND, SOLAR_NEXT = "<|think|>Hm, Oslo.<|end|>", "<|begin|>assistant"
+SOLAR_CALL = f"<|tool_call:begin|>a1b2c3d4e5<|tool_call:name|>get_weather<|tool_call:args|>{CITY}<|tool_call:end|>"
+SOLAR_NOW = (
+    "<|tool_call:begin|>f6g7h8i9j0<|tool_call:name|>now<|tool_call:args|>{}<|tool_call:end|>"
+)
 DSML_SAYS = ("get_weather", '{"city": "Oslo", "days": 3}')
 M2_CALL = (
     '<minimax:tool_call>\n<invoke name="get_weather">\n<parameter name="city">Oslo</parameter>\n'
@@ -420,6 +427,16 @@ TRANSCRIPTS = (
     Transcript("a call without JSON", HARMONY, "<|channel|>commentary to=functions.now<|message|>none<|call|>", (("content", "<|channel|>commentary to=functions.now<|message|>none"),), unparsed=1),
     Transcript("a call without tools", HARMONY, "<|channel|>" + TO_OSLO + "<|call|>", (("content", CITY),), tools=False),
     Transcript("a channel that no text follows", HARMONY, "<|channel|>" + 600 * "x", (("content", "<|channel|>" + 600 * "x"),)),
+    # Solar-Open: messages whose heads are one token
+    Transcript("thoughts and answer", SOLAR, SOLAR_FOUND + SOLAR_NEXT + "<|content|>Cold.<|end|>", _reasoned(("content", "Cold."))),
+    Transcript("answer alone", SOLAR, "<|content|>Cold.", (("content", "Cold."),)),
+    Transcript("text without a head", SOLAR, "Cold.", (("content", "Cold."),)),
+    Transcript("thoughts cut short", SOLAR, "<|think|>Hm, Oslo.", _reasoned()),
+    Transcript("thoughts and a call", SOLAR, f"{SOLAR_FOUND}{SOLAR_NEXT}<|tool_calls|>{SOLAR_CALL}<|calls|>", _reasoned(OSLO)),
+    Transcript("two calls", SOLAR, f"<|tool_calls|>{SOLAR_CALL}{SOLAR_NOW}<|calls|>", (OSLO, NOW)),
+    Transcript("words before a call", SOLAR, f"<|content|>I look.<|end|>{SOLAR_NEXT}<|tool_calls|>{SOLAR_NOW}", (("content", "I look."), NOW)),
+    Transcript("signs that are no heads", SOLAR, "<|content|>a <| b |> <|x|>", (("content", "a <| b |> <|x|>"),)),
+    Transcript("a call without JSON", SOLAR, "<|tool_calls|><|tool_call:begin|>a<|tool_call:name|>now<|tool_call:args|>none", (("content", "<|tool_calls|><|tool_call:begin|>a<|tool_call:name|>now<|tool_call:args|>none"),), unparsed=1),
     Transcript("JSON that is no call", LLAMA, '{"name": "Ada", "parameters": {}}', (("content", '{"name": "Ada", "parameters": {}}'),), unparsed=1),
     # LFM2 and OLMo 3: calls as Python writes them
     Transcript("a call", LFM2, "<|tool_call_start|>[get_weather(city='Oslo')]<|tool_call_end|>", (OSLO,)),

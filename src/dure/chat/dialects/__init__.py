@@ -24,6 +24,7 @@ from dure.chat.dialects import (
     plain,
     pythonic,
     qwenxml,
+    solar,
     toolcall,
 )
 from dure.chat.dialects.dialect import Delimiters, Dialect, HasToken
@@ -35,6 +36,7 @@ __all__ = ["PLAIN", "Delimiters", "Dialect", "Event", "HasToken", "StreamParser"
 
 _FAMILIES = (
     harmony.find,
+    solar.find,
     dsml.find,
     deepseek.find,
     kimi.find,

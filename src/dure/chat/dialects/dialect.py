@@ -89,11 +89,17 @@ class MessageForm:
     thoughts: str  # the channel of reasoning
     answer: str  # the whole head of a message that is the answer
     recipient: str
+    heads: tuple[str, ...] = ()  # all there are, where each is a single delimiter
+
+    @property
+    def begins(self) -> tuple[str, ...]:
+        """What a head begins with."""
+        return self.heads or (self.channel,)
 
     @property
     def marks(self) -> tuple[str, ...]:
         """Every delimiter."""
-        return self.start, self.channel, self.body, *self.ends
+        return self.start, *(self.heads or (self.channel, self.body)), *self.ends
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ class StreamParser(StreamReader):
                 self._space = "\n\n"  # between two messages of one kind
             self.thinking = kind == "reasoning"
             # A channel's mark that begins no head is text.
-            marks = (*form.ends, form.start, *(() if head is None else (form.channel,)))
+            marks = (*form.ends, form.start, *(() if head is None else form.begins))
             mark = yield from self.until(marks, self._reason if self.thinking else self._say)
             if mark is None:
                 if not self._fresh:  # else the message is empty, and its space stands before none
@@ -136,14 +136,14 @@ class StreamParser(StreamReader):
                 return
             self.thinking, last, head = False, kind, ""
             self._drop_space()
-            if mark == form.channel:
+            if mark in form.begins:
                 self.unread(mark)
             elif mark != form.start:
                 yield from self.skip_to(form.start)
 
     def _head(self, form: MessageForm) -> Parser[str | None]:
         """Read a message's head; return None, and read nothing, where the text has none."""
-        choices = (form.channel, form.recipient, form.role)
+        choices = (*form.begins, form.recipient, form.role)
         found, _ = yield from self.ahead(0, choices)
         if not found:
             return None

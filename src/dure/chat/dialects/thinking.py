@@ -48,6 +48,8 @@ def _effort(template: str, *, on: bool | None, effort: str | None) -> str | None
         if on is False:
             return "no_think"
         return _HY.get(effort, "high") if effort else "high" if on else None
+    if "think_render_option" in template:  # Solar-Open: minimal effort is none
+        return "minimal" if on is False else effort or ("high" if on else None)
     if on is False or effort is None:
         return None
     if "'xhigh'" in template.replace('"', "'"):  # Qwen3.8: it refuses "high"
