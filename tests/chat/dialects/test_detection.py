@@ -63,7 +63,7 @@ def source(name: str) -> str:
         ("mistral-small-3.2", "Mistral", False, False),
         ("devstral-small", "Mistral", False, False),
         ("phi-3.5", "plain", False, False),
-        ("lfm2", "plain", False, False),  # by the template alone; its vocabulary says more
+        ("lfm2", "LFM2", False, False),
     ],
 )
 def test_the_dialect_of_a_real_template(

@@ -14,7 +14,8 @@ from dure.chat.grammar_rules import Rules, one_of, some_of
 from dure.chat.schema.rewrite import rewritten
 
 OPEN, CLOSE = "<|tool_call_start|>", "<|tool_call_end|>"
-LFM_TOOLS = ("<|tool_list_start|>", "List of tools: [")
+TOOL_LIST = "<|tool_list_start|>"
+LFM_TOOLS = (TOOL_LIST, "List of tools: [")
 OLMO_OPEN, OLMO_CLOSE = "<function_calls>", "</function_calls>"
 MAX_DEPTH = 64  # of objects and lists in a call's arguments
 _ENDS = (",", ")", "]", "}", ":", "<")  # what may stand behind a text
@@ -230,7 +231,7 @@ def find(template: str, has_token: HasToken) -> Dialect | None:
     if OLMO_OPEN in template and "tool_calls" in template:
         return Dialect("OLMo 3", think=think, calls=OLMO_CALLS, call_ends_thinking=True)
     named = any(mark in template for mark in LFM_TOOLS) and has_token(OPEN)
-    if OPEN not in template and not named:
+    if OPEN not in template and TOOL_LIST not in template and not named:
         return None
     return Dialect(
         "LFM2",
