@@ -78,8 +78,8 @@ def _compare(name: str, folder: Path, python: str) -> tuple[float, float, str]:
         check=False,
     )
     if said.returncode:
-        last = (said.stderr.strip() or "nothing").splitlines()[-1]
-        raise RuntimeError(f"llama.cpp ended with {said.returncode}: {last[:200]}")
+        wrong = [line for line in said.stderr.splitlines() if "rror" in line] or ["no word"]
+        raise RuntimeError(f"llama.cpp ended with {said.returncode}: {wrong[-1][:200]}")
     found = json.loads(said.stdout.splitlines()[-1])
     theirs = np.array(found["rows"])
     distance = float(np.abs(ours[[length - 1 for length in LENGTHS]] - theirs).max())
@@ -124,7 +124,7 @@ def _by_xllamacpp(path: str, tokens: list[int], vocabulary: int) -> dict[str, ob
     for length in LENGTHS:
         body = {"prompt": tokens[:length], "n_predict": 1, "n_probs": vocabulary}
         answer = server.handle_completions({**body, "temperature": 0, "cache_prompt": False})
-        found = answer["completion_probabilities"][0]["top_logprobs"]
+        found = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
         row = [float("nan")] * vocabulary
         for each in found:
             row[each["id"]] = each["logprob"]

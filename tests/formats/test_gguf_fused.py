@@ -118,6 +118,50 @@ def test_a_recurrent_layer_keeps_its_attn_qkv(tmp_path: Path) -> None:
     assert isinstance(found["blk.0.attn_qkv.weight"], TensorInfo)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "keys", "others", "rows"),
+    [
+        # In Gemma 4's layers with a window heads are narrower.
+        (
+            "gemma4",
+            {"key_length": 32, "value_length": 32, "key_length_swa": 16, "value_length_swa": 16},
+            (),
+            {"0": (64, 32, 32), "1": (128, 64, 64)},
+        ),
+        # Qwen's q has its gates; layers of Kimi Delta Attention have a head of k and v for each.
+        ("qwen35", {"key_length": 24}, (), {"0": (192, 48, 48)}),
+        ("kimi-linear", {}, ("ssm_conv1d_q.weight", "ssm_a"), {"0": (40, 40, 40)}),
+    ],
+)
+def test_a_fused_tensor_is_cut_where_the_family_s_heads_end(
+    tmp_path: Path,
+    architecture: str,
+    keys: dict[str, int],
+    others: tuple[str, ...],
+    rows: dict[str, tuple[int, int, int]],
+) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", architecture)
+    writer.add_embedding_length(64)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_sliding_window_pattern([True, False])
+    for key, value in keys.items():
+        writer.add_uint32(f"{architecture}.attention.{key}", value)
+    for other in others:
+        writer.add_tensor(f"blk.0.{other}", np.zeros(4, np.float32))
+    for layer, sizes in rows.items():
+        weight = np.arange(sum(sizes) * 64, dtype=np.float32).reshape(-1, 64)
+        writer.add_tensor(f"blk.{layer}.attn_qkv.weight", weight)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = parameters(open_checkpoint(tmp_path / "a.gguf"))
+    for layer, sizes in rows.items():
+        cut = [found[f"blk.{layer}.attn_{part}.weight"].shape[0] for part in "qkv"]
+        assert tuple(cut) == sizes
+
+
 def test_a_fused_tensor_of_other_rows_is_refused_with_the_numbers(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="120 rows, and the file's heads make 128"):
         parameters(open_checkpoint(_gguf(tmp_path / "a.gguf", 120)))

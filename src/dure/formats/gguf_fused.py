@@ -12,6 +12,10 @@ from dure.errors import ModelFileError
 from dure.formats.tensors import TensorInfo, shown
 
 _FUSED = re.compile(r"blk\.(\d+)\.attn_qkv\.(weight|bias)")
+_RECURRENT = re.compile(r"blk\.(\d+)\.ssm_")
+_KIMI = re.compile(r"blk\.(\d+)\.ssm_conv1d_q\.")
+_GATED = ("qwen3next", "qwen35", "qwen35moe")
+"""Architectures whose q has as many rows of gates again."""
 
 
 def split_fused(
@@ -19,18 +23,22 @@ def split_fused(
 ) -> dict[str, TensorInfo]:
     """Cut each blk.N.attn_qkv into attn_q, attn_k and attn_v: its rows, in this order.
 
-    Layers with ssm tensors are recurrent, and keep theirs. Raises ModelFileError for a tensor whose
-    rows are not those that the file's heads make.
+    Layers with ssm tensors are recurrent, and keep theirs, but for those of Kimi Delta Attention:
+    these have three of one height. Raises ModelFileError for a tensor whose rows are not those that
+    the file's heads make.
     """
-    recurrent = {name.split(".")[1] for name in tensors if re.match(r"blk\.\d+\.ssm_", name)}
+    thirds = {match[1] for name in tensors if (match := _KIMI.match(name))}
+    recurrent = {match[1] for name in tensors if (match := _RECURRENT.match(name))} - thirds
     found: dict[str, TensorInfo] = {}
     for name, tensor in tensors.items():
         match = _FUSED.fullmatch(name)
         if match is None or match[1] in recurrent:
             found[name] = tensor
             continue
-        sizes = _sizes(metadata, int(match[1]))
         rows = tensor.shape[0] if tensor.shape else 0
+        sizes = _sizes(metadata, int(match[1]))
+        if match[1] in thirds:
+            sizes = (rows // 3,) * 3
         if sum(sizes) != rows:
             raise ModelFileError(
                 f"{shown(name)} has {rows:,} rows, and the file's heads make {sum(sizes):,}.",
@@ -70,4 +78,8 @@ def _sizes(metadata: Mapping[str, Any], layer: int) -> tuple[int, int, int]:
     usual = number("embedding_length", 0) // heads if heads else 0
     key = number("attention.key_length", usual)
     value = number("attention.value_length", key)
-    return heads * key, kv_heads * key, kv_heads * value
+    if number("attention.sliding_window_pattern", 0):  # Gemma 4 has other heads in these layers
+        key = number("attention.key_length_swa", key)
+        value = number("attention.value_length_swa", value)
+    queries = 2 * heads if prefix in _GATED else heads
+    return queries * key, kv_heads * key, kv_heads * value
