@@ -160,7 +160,7 @@ NOT_RUN: tuple[NotRun, ...] = (
     NotRun(
         "Command R",
         "LayerNorm, and an MLP beside attention instead of behind it",
-        ("cohere", "cohere2", "cohere2_moe"),
+        ("cohere", "cohere2", "cohere2_moe", "cohere_compass", "cohere_compass_text"),
         ("command-r", "cohere2"),
     ),
     NotRun("Phi-3.5-MoE", "experts chosen by SparseMixer, and LayerNorm", ("phimoe",), ("phimoe",)),
