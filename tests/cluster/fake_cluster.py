@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dure.cluster.actor import StageActor
-from dure.cluster.nodes import ActorLostError, Node
+from dure.cluster.nodes import ActorLostError, ActorSilentError, Node
 from dure.cluster.split import Room
 
 HOST = "127.0.0.1"
@@ -22,6 +22,7 @@ class FakeNode:
     memory: int = 1 << 40
     speed: float = 1e9
     alive: bool = True
+    is_cut: bool = False  # its network: nothing there answers
     actors: list[FakeActor] = field(default_factory=list)
 
 
@@ -46,7 +47,7 @@ class FakeActor:
             gone: Future[Any] = Future()
             gone.set_exception(ActorLostError(f"{self._fake.name} was lost"))
             return gone
-        if self.hangs:
+        if self.hangs or self._fake.is_cut:
             return Future()
         if method == "room":
             return self._threads.submit(lambda: Room(self._fake.memory, self._fake.speed))
@@ -54,10 +55,11 @@ class FakeActor:
         return self._threads.submit(getattr(self.inner, method), *args)
 
     def result(self, call: Future[Any], seconds: float) -> Any:
+        silent = self.hangs or self._fake.is_cut
         try:
-            return call.result(timeout=min(seconds, 0.5) if self.hangs else seconds)
+            return call.result(timeout=min(seconds, 0.5) if silent else seconds)
         except TimeoutError as error:
-            raise ActorLostError("no answer") from error
+            raise ActorSilentError("no answer") from error
 
     def kill(self) -> None:
         """End it as SIGKILL does: its sockets close."""
@@ -89,6 +91,14 @@ class FakeCluster:
     @property
     def living(self) -> list[FakeActor]:
         return [actor for fake in self.fakes for actor in fake.actors if actor.alive and fake.alive]
+
+
+def cut(fake: FakeNode) -> None:
+    """Cut a node's network: what runs there goes on, and nobody hears of it."""
+    fake.is_cut = True
+    for actor in fake.actors:
+        assert actor.inner._work is not None
+        actor.inner._work.leave()
 
 
 def lose(fake: FakeNode) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_cluster import FakeCluster, FakeNode, lose
+from fake_cluster import FakeActor, FakeCluster, FakeNode, cut, lose
 from tiny_models import VOCAB_SIZE, oracle, saved
 
 from dure.cluster import chain as chain_module
 from dure.cluster import load as load_module
 from dure.cluster import plan as plan_module
+from dure.cluster.nodes import ActorSilentError
 from dure.cluster.split import Room
 from dure.engine.engine import Engine
 from dure.engine.model_runner import ModelRunner
@@ -165,6 +166,65 @@ def test_a_node_that_is_lost_gives_its_layers_to_one_that_has_room(
     engine = Engine(runner)
     assert finished(engine, [engine.add(p, PARAMS) for p in PROMPTS], fail) == expected
     assert sorted(actor.node.id for actor in cluster.living) == ["2", "spare"]
+
+
+def test_a_node_whose_network_is_cut_is_not_waited_for_while_another_has_room(
+    folder: Path, opened: Opened
+) -> None:
+    expected = expected_of(folder)
+    nodes = [FakeNode(str(i)) for i in range(3)]
+    spare = FakeNode("spare", alive=False)
+    runner, cluster = opened(*nodes, spare)
+
+    def fail(step: int) -> None:
+        if step == 4:
+            spare.alive = True
+            cut(nodes[1])
+
+    engine = Engine(runner)
+    assert finished(engine, [engine.add(p, PARAMS) for p in PROMPTS], fail) == expected
+    assert sorted(actor.node.id for actor in cluster.living) == ["2", "spare"]
+    assert len(nodes[1].actors) == 1  # none was started there again
+
+
+def test_a_node_whose_network_is_cut_has_no_layers_where_they_are_cut_anew(
+    folder: Path, opened: Opened
+) -> None:
+    expected = expected_of(folder)
+    nodes = [FakeNode(str(i)) for i in range(4)]
+    runner, cluster = opened(*nodes)
+    needs = [stage.needs_bytes for stage in chain_of(runner).stages]
+
+    def fail(step: int) -> None:
+        if step == 4:
+            nodes[0].memory = 0
+            for node in nodes[2:]:
+                node.memory = min(needs) - 1
+            cut(nodes[1])
+
+    engine = Engine(runner)
+    assert finished(engine, [engine.add(p, PARAMS) for p in PROMPTS], fail) == expected
+    assert {actor.node.id for actor in cluster.living} == {"2", "3"}
+
+
+def test_an_answer_that_is_there_once_the_machine_goes_on_is_one(
+    folder: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, cluster = opened(FakeNode("0"), FakeNode("1"))
+    chain = chain_of(runner)
+    asked = FakeActor.result
+    late = [True]
+
+    def result(self: FakeActor, call: Any, seconds: float) -> Any:
+        if late.pop() if late else False:
+            raise ActorSilentError("this machine stood still")
+        return asked(self, call, seconds)
+
+    monkeypatch.setattr(FakeActor, "result", result)
+    chain._look()
+    assert not late
+    assert len(cluster.living) == 1
+    assert chain.restarts == 0
 
 
 def test_layers_are_cut_anew_where_no_node_has_room_for_a_stage_of_the_old_cut(

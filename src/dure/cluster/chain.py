@@ -6,14 +6,14 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dure.batch import PassLostError
 from dure.cluster.link import Door, Link, connect
-from dure.cluster.nodes import Actor, ActorLostError, Cluster
+from dure.cluster.nodes import Actor, ActorLostError, ActorSilentError, Cluster, Node
 from dure.cluster.split import Costs, Room, cut
 from dure.cluster.wire import FAILURE, Frame, WireError, pack, unpack
 from dure.errors import ClusterError, DureError
@@ -35,7 +35,10 @@ STALL_SECONDS = 120.0
 _ATTEMPTS = 5  # to link all stages
 _LOOK_SECONDS = 1.0  # between two looks at stages that nothing comes from
 _ANSWER_SECONDS = 10.0  # in which a stage that is alive tells what it is at
+_GRACE_SECONDS = 1.0  # after them
 _START_SECONDS = 120.0  # in which an actor must be there
+_SILENT_START_SECONDS = 20.0  # the same, on a node that did not answer shortly before
+_SILENT_SECONDS = 60.0  # that this is "shortly": Ray itself takes half a minute to give a node up
 _LOAD_SECONDS = 6 * 3600.0  # in which it must have read its layers
 
 
@@ -107,6 +110,7 @@ class Stages:
         self.recovery_seconds = 0.0  # that the last one took
         self.is_broken = True
         self._asking: threading.Thread | None = None
+        self._silent: dict[str, float] = {}  # nodes that did not answer, and when
 
     @property
     def cache_bytes(self) -> int:
@@ -183,12 +187,34 @@ class Stages:
 
     def _look(self) -> None:
         """Raise ActorLostError if a stage does not answer, or is at one pass for too long."""
-        calls = [(stage, stage.actor.begin("progress")) for stage in self.stages]
-        for stage, call in calls:
-            stage.last = stage.actor.result(call, _ANSWER_SECONDS)
-            if stage.last is not None and stage.last.current_seconds > STALL_SECONDS:
+        for stage, answer in self._answers():
+            if isinstance(answer, ActorLostError):
+                raise answer
+            stage.last = answer
+            if answer is not None and answer.current_seconds > STALL_SECONDS:
                 stage.actor.kill()
                 raise ActorLostError(f"{stage.actor.node} hangs at a pass")
+
+    def _answers(self) -> Iterator[tuple[RemoteStage, Progress | ActorLostError | None]]:
+        """Ask all stages at once what they are at; one that does not answer in time is ended."""
+        calls = [(stage, stage.actor.begin("progress")) for stage in self.stages]
+        until = time.monotonic() + _ANSWER_SECONDS
+        for stage, call in calls:
+            try:
+                with suppress(ActorSilentError):
+                    yield stage, stage.actor.result(call, max(0.0, until - time.monotonic()))
+                    continue
+                # If this machine stood still, the answer is there by now.
+                yield stage, stage.actor.result(call, _GRACE_SECONDS)
+            except ActorLostError as error:
+                if isinstance(error, ActorSilentError):
+                    self._silent[stage.actor.node.id] = time.monotonic()
+                    stage.actor.kill()  # so that nobody waits for it a second time
+                yield stage, error
+
+    def _is_silent(self, node: Node) -> bool:
+        """Whether a node did not answer shortly before."""
+        return time.monotonic() - self._silent.get(node.id, float("-inf")) < _SILENT_SECONDS
 
     def _link(self) -> None:
         """Link all stages to a ring of a new epoch. Raises ActorLostError or OSError."""
@@ -250,15 +276,10 @@ class Stages:
 
     def _lost(self) -> list[int]:
         """Return which stages do not answer any more; what is left of them is ended."""
-        calls = [stage.actor.begin("progress") for stage in self.stages]
         lost = []
-        for index, (stage, call) in enumerate(zip(self.stages, calls, strict=True)):
-            try:
-                progress = stage.actor.result(call, _ANSWER_SECONDS)
-                if progress is None:
-                    raise ActorLostError(f"{stage.actor.node} has no layers")
-            except ActorLostError as error:
-                _LOG.warning("stage %d is lost: %s", index + 1, error)
+        for index, (stage, answer) in enumerate(self._answers()):
+            if answer is None or isinstance(answer, ActorLostError):
+                _LOG.warning("stage %d is lost: %s", index + 1, answer or "it has no layers")
                 stage.actor.kill()
                 lost.append(index)
         return lost
@@ -280,14 +301,18 @@ class Stages:
         self._load(found)
 
     def _actor_with_room(self, stage: RemoteStage) -> Actor | None:
-        """Start an actor on a node that has room for the stage: on its own node, if it can."""
+        """Start an actor on a node that has room for the stage: on its own, if that answers."""
         before, taken = stage.actor.node, {each.actor.node.id for each in self.stages}
-        nodes = self._cluster.nodes()
-        nodes.sort(key=lambda node: (node.id != before.id, node.is_here, node.id in taken))
-        for node in nodes:
+
+        def place(node: Node) -> tuple[bool, ...]:
+            silent = self._is_silent(node)
+            return silent, node.id != before.id, node.is_here, node.id in taken
+
+        for node in sorted(self._cluster.nodes(), key=place):
             actor = self._cluster.start(node, self._secret)
+            seconds = _SILENT_START_SECONDS if self._is_silent(node) else _START_SECONDS
             try:
-                room = actor.ask("room", 1, self._budget, 1, seconds=_START_SECONDS)
+                room = actor.ask("room", 1, self._budget, 1, seconds=seconds)
             except ActorLostError:
                 actor.kill()
                 continue
@@ -313,7 +338,7 @@ class Stages:
         order, end = self.stages[0].order, self.stages[-1].order.span.last
         nodes = {stage.actor.node.id: stage.actor.node for stage in kept}
         for node in self._cluster.nodes():
-            if not node.is_here or not nodes:
+            if not self._is_silent(node) and (not node.is_here or not nodes):
                 nodes.setdefault(node.id, node)
         actors = [self._cluster.start(node, self._secret) for node in nodes.values()]
         try:

@@ -37,8 +37,12 @@ class ActorLostError(Exception):
     """An actor, or its node, is gone or does not answer."""
 
 
+class ActorSilentError(ActorLostError):
+    """An actor does not answer: it hangs, or its node cannot be reached."""
+
+
 class Actor:
-    """An actor on a node. Calls that do not answer in time raise ActorLostError."""
+    """An actor on a node. Calls that do not answer in time raise ActorSilentError."""
 
     def __init__(self, node: Node, handle: Any) -> None:
         self.node, self._handle = node, handle
@@ -64,7 +68,7 @@ class Actor:
                 raise cause from None
             raise
         except GetTimeoutError as error:
-            raise ActorLostError(f"{self.node} did not answer for {seconds:.0f} s") from error
+            raise ActorSilentError(f"{self.node} did not answer for {seconds:.0f} s") from error
         except RayError as error:
             raise ActorLostError(f"{self.node} was lost") from error
 
