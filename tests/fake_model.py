@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -135,6 +137,27 @@ class ScriptModel:
         text = b"".join(BYTES[min(token, UNKNOWN)] for token in ids.tolist())
         said = self.script(text.decode("utf-8", "replace"))
         return END if said is None else ord(said)
+
+
+class SharedModel(ScriptModel):
+    """A model that several engines compute at once, each on a thread of its own."""
+
+    def __init__(self, script: Script = alphabet, *, context_length: int = 1024) -> None:
+        self._own = threading.local()
+        super().__init__(script, context_length=context_length)
+
+    def forward(self, batch: Batch, cache: Sequence[np.ndarray]) -> np.ndarray:
+        one = copy(self)
+        one.__class__ = ScriptModel
+        return ScriptModel.forward(one, batch, cache)
+
+    def run(self, x: np.ndarray, batch: Batch, cache: Any, *, rows: Any = None) -> np.ndarray:
+        self._own.logits = self.forward(batch, cache)
+        return x if rows is None else x[rows]
+
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        assert len(x) == len(self._own.logits)
+        return self._own.logits
 
 
 def loaded(

@@ -28,6 +28,7 @@ LINE = (
     {"cluster"},
     {"pooling"},
     {"driver", "arguments"},
+    {"replicas"},
     {"assembly", "async_driver", "preparing"},
     {"llm"},
     {"async_llm"},

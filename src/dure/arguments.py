@@ -30,6 +30,9 @@ MAX_SEQUENCES = 65_536
 MAX_STAGES = 256
 """Parts of one model: more than any has layers to give them."""
 
+MAX_REPLICAS = 64
+"""Engines of one model in one process: their Python shares a lock, so that more gain nothing."""
+
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _MESSAGES = '[{"role": "user", "content": "…"}]'
 _RANKING = 'llm.rank("What is a panda?", ["A bear of China.", "A car of Italy."])'
@@ -51,6 +54,7 @@ def check_options(options: Mapping[str, Any]) -> None:
     check_text("ray", options["ray"])
     if options["stages"] != "auto":
         check_whole("stages", options["stages"], 2, MAX_STAGES, hint="or auto: one on each node")
+    check_whole("replicas", options["replicas"], 1, MAX_REPLICAS, hint="1: the model once")
     check_whole("max_sequences", options["max_sequences"], 1, MAX_SEQUENCES)
     check_flag("exact", options["exact"])
     check_flag("require_tokenizer", options["require_tokenizer"])

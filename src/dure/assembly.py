@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dure.chat.prompt import RequestBuilder
@@ -10,6 +10,7 @@ from dure.chat.template import default_template
 from dure.driver import Driver
 from dure.engine.engine import Engine
 from dure.engine.spec_decode.make import make_drafter
+from dure.replicas import Replicas
 
 if TYPE_CHECKING:
     from dure.engine.passes import Runner
@@ -47,6 +48,33 @@ def make_builder(
 
 def make_driver(
     loaded: LoadedModel,
+    runners: Sequence[Runner],
+    builder: RequestBuilder,
+    *,
+    speculate: str,
+    max_sequences: int,
+    meter: Meter,
+) -> Driver | Replicas:
+    """Make an engine of a model over each of its runners, and what drives them.
+
+    The rest is as LLM takes it, for each engine.
+    """
+    drivers = [
+        _driver_of(
+            loaded,
+            runner,
+            builder,
+            speculate=speculate,
+            max_sequences=max_sequences,
+            meter=meter,
+        )
+        for runner in runners
+    ]
+    return drivers[0] if len(drivers) == 1 else Replicas(drivers)
+
+
+def _driver_of(
+    loaded: LoadedModel,
     runner: Runner,
     builder: RequestBuilder,
     *,
@@ -54,7 +82,6 @@ def make_driver(
     max_sequences: int,
     meter: Meter,
 ) -> Driver:
-    """Make the engine of a model over its runner, and its driver. The rest is as LLM takes it."""
     engine = Engine(
         runner,
         drafter=make_drafter(speculate, runner, threads=loaded.threads),

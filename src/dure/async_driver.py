@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dure.driver import Driver
     from dure.pooling.output import Pooled, PoolingOutput
     from dure.pooling.request import PreparedPooling
+    from dure.replicas import Replicas
 
     Prepared = PreparedRequest | PreparedPooling
     Answer = OutputProcessor | PoolingOutput
@@ -106,6 +107,8 @@ class AsyncDriver:
         finally:
             if not is_over:
                 self._post(partial(self._abandon, job), last=True)
+            for prepared in job.requests:  # that never began
+                self._driver.forget(prepared)
 
     def close(self) -> None:
         """End the thread within one step; who still waits gets an InvalidRequestError."""
@@ -193,3 +196,49 @@ class AsyncDriver:
             with contextlib.suppress(Exception):
                 self._driver.abandon(job.answers)
             job.tell(error)
+
+
+class AsyncReplicas:
+    """AsyncDrivers of a model's replicas. A request goes to the one that `place` says."""
+
+    def __init__(self, replicas: Driver | Replicas) -> None:
+        self._place = replicas.place
+        self._each = {driver: AsyncDriver(driver) for driver in replicas.drivers}
+
+    async def answer(self, requests: Sequence[PreparedRequest]) -> list[Completion]:
+        """Answer all requests at once, each where it is placed; see `AsyncDriver.answer`."""
+        placed = [self._place(each) for each in requests]
+        parts = {driver: [i for i, p in enumerate(placed) if p is driver] for driver in placed}
+        tasks = [
+            asyncio.ensure_future(self._each[driver].answer([requests[i] for i in part]))
+            for driver, part in parts.items()
+        ]
+        try:
+            answers = await asyncio.gather(*tasks)
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+        found = {
+            i: a
+            for p, done in zip(parts.values(), answers, strict=True)
+            for i, a in zip(p, done, strict=True)
+        }
+        return [found[index] for index in range(len(requests))]
+
+    async def pool(self, prepared: PreparedPooling) -> Pooled:
+        """Compute the vectors of all texts of one request."""
+        return await self._each[self._place(prepared)].pool(prepared)
+
+    async def stream(self, request: Prepared) -> AsyncGenerator[Chunk, None]:
+        """Compute one request; yield its chunks. Closing the generator ends it within one step."""
+        driver = self._each[self._place(request)]
+        async with contextlib.aclosing(driver.stream(request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def close(self) -> None:
+        """End all threads within one step; who still waits gets an InvalidRequestError."""
+        for driver in self._each.values():
+            driver.close()

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from dure import arguments, preparing
-from dure.async_driver import AsyncDriver
+from dure.async_driver import AsyncReplicas
 from dure.calls import bound, explained
 from dure.driver import check_process, closed_error
 from dure.engine.params import SamplingParams
@@ -61,7 +61,7 @@ class AsyncLLM:
         if not isinstance(model, LLM):
             self._make = partial(LLM, model, **options)
         self._loading = threading.Lock()
-        self._computing: AsyncDriver | None = None
+        self._computing: AsyncReplicas | None = None
         self._is_closed = False
 
     async def load(self) -> LLM:
@@ -230,7 +230,7 @@ class AsyncLLM:
 
         return await asyncio.to_thread(on_thread)
 
-    def _driver(self) -> AsyncDriver:
+    def _driver(self) -> AsyncReplicas:
         """Return what computes, of a model that is loaded."""
         driver = self._computing
         if driver is None:
@@ -246,7 +246,7 @@ class AsyncLLM:
                 self._llm = self._make()
             check_process()
             if self._computing is None:
-                self._computing = AsyncDriver(self._llm.open_driver())
+                self._computing = AsyncReplicas(self._llm.open_driver())
                 # The thread knows the driver alone: it ends when nobody holds this any more.
                 self._ends = weakref.finalize(self, self._computing.close)
             return self._llm

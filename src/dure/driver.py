@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dure.chat.prompt import PreparedRequest
     from dure.engine.engine import Engine
     from dure.engine.request import Request
+    from dure.engine.router import Asked
     from dure.pooling.request import PreparedPooling
     from dure.text.tokenizer import Tokenizer
 
@@ -67,11 +68,28 @@ class Driver:
         self.lock = threading.RLock()
         self.interrupted = threading.Event()
         self._tokenizer = tokenizer
+        self.expected: dict[int, Asked] = {}
+        """By the id of what was prepared: requests that a router sent here and are not begun."""
         self._answers: dict[str, OutputProcessor | PoolingOutput] = {}
         self._is_closed = False
 
+    @property
+    def drivers(self) -> tuple[Driver, ...]:
+        """This one alone: a model without replicas has one."""
+        return (self,)
+
+    def place(self, prepared: PreparedRequest | PreparedPooling) -> Driver:
+        """Choose who computes a request: see `Replicas.place`. Here there is no choice."""
+        del prepared
+        return self
+
+    def forget(self, prepared: PreparedRequest | PreparedPooling) -> None:
+        """Expect the request no more: it is begun, or never will be. Any thread may call it."""
+        self.expected.pop(id(prepared), None)
+
     def begin(self, prepared: PreparedRequest) -> list[OutputProcessor]:
         """Queue the request's n choices in the engine; for a caller that holds `lock`."""
+        self.forget(prepared)
         self._check_open()
         first = self.engine.add(
             prepared.token_ids,
@@ -92,6 +110,7 @@ class Driver:
 
     def begin_pooling(self, prepared: PreparedPooling) -> PoolingOutput:
         """Queue the first of the request's texts; the others follow. For who holds `lock`."""
+        self.forget(prepared)
         self._check_open()
         waiting: list[Request] = []  # of texts that are begun before there is an output
 
@@ -123,7 +142,7 @@ class Driver:
         with self.lock:
             output = self.begin_pooling(prepared)
         try:
-            self._run(output)
+            self.run(output)
             return output.result()
         finally:
             self.abandon([output])
@@ -143,18 +162,22 @@ class Driver:
             with self.lock:
                 for prepared in requests:
                     groups.append(self.begin(prepared))
-            told = None if progress is None else _Counted(groups, progress)
+            told = None if progress is None else Counted(groups, progress)
             for answer in [answer for group in groups for answer in group]:
-                self._run(answer, told)
+                self.run(answer, told)
             return joined_all(groups)
         finally:
             self.abandon(answer for group in groups for answer in group)
 
-    def _run(
-        self, answer: OutputProcessor | PoolingOutput, told: Callable[[], None] | None = None
+    def run(
+        self,
+        answer: OutputProcessor | PoolingOutput,
+        told: Callable[[], None] | None = None,
+        *,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Step until the answer is over; `told` is called after each step."""
-        while not answer.is_over:
+        """Step until the answer is over, or `stopped`; `told` is called after each step."""
+        while not answer.is_over and not stopped():
             with self.lock:
                 if not answer.is_over:  # another thread's step may have ended it
                     self.step()
@@ -216,6 +239,16 @@ class Driver:
             if isinstance(answer, OutputProcessor) and not answer.is_over:
                 self._answers[answer.request.id] = answer
 
+    def mend(self) -> None:
+        """Start again what the engine's runner has lost, if nobody waits for an answer of it.
+
+        Whoever does has it done by the next step. Raises what starting it again raises.
+        """
+        with self.lock:
+            if not self.engine.has_work and not self.engine.runner.is_whole:
+                self.engine.scheduler.start_over()  # nothing of its cache is left
+                self.engine.runner.mend()
+
     def close(self) -> None:
         """End all answers with an error, and begin no more. May be called by any thread."""
         with self.lock:
@@ -241,7 +274,7 @@ class Driver:
                 answer.abort()
 
 
-class _Counted:
+class Counted:
     """Tells somebody how many of several requests are over, whenever that has changed."""
 
     def __init__(

@@ -20,7 +20,7 @@ from dure.chat.dialects import Dialect
 from dure.chat.output import Chunk, Completion
 from dure.chat.prompt import PreparedRequest
 from dure.chat.request import ChatRequest, Format
-from dure.cluster.open import open_runner
+from dure.cluster.open import open_runners
 from dure.driver import check_process
 from dure.engine.engine import Engine
 from dure.engine.params import SamplingParams
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from dure import hub
     from dure.driver import Driver
     from dure.loading.load import Progress
+    from dure.replicas import Replicas
 
 _RENAMED = {
     "question": "prepare",
@@ -80,6 +81,7 @@ class LLM:
         memory: int | str | None = None,
         ray: str | None = None,
         stages: int | str = "auto",
+        replicas: int = 1,
         meter: Meter | None = None,
         require_tokenizer: bool = False,
         download_progress: Callable[[hub.Progress], None] | None = None,
@@ -96,7 +98,7 @@ class LLM:
         cache_bytes: bytes of the KV cache that all sequences share; None: 32,768 tokens, or 4,096
             for each of `conversations` if half of the free memory holds as many.
         cache_dtype: type of the KV cache; "q8" takes about half the memory of "f16".
-        max_sequences: sequences computed in one step at most; others wait.
+        max_sequences: sequences computed in one step at most; others wait. Of each replica.
         conversations: sequences that the KV cache is made for, where `cache_bytes` is None.
         fallback_sampling: fields of SamplingParams for a model whose makers recommend none of them.
         speculate: who guesses tokens, so that a step may bring several; no answer depends on it.
@@ -108,6 +110,8 @@ class LLM:
         ray: the Ray cluster on whose nodes the layers lie in stages, each with these threads and
             memory: "auto", "local" or "HOST:PORT"; None: all are in this process.
         stages: how many, this process's own, the last, included; "auto": one on each node.
+        replicas: how many engines compute the model, each with these threads and a cache of its
+            own, over the same weights, or with `ray` over whole copies of it on the nodes.
         meter: measures what answers take, of all models that share it; None: one of its own.
         require_tokenizer: whether a model without a tokenizer is an error before it is loaded; else
             it takes and gives token ids, and a text is a TokenizerError.
@@ -119,11 +123,12 @@ class LLM:
         """
         arguments.check_options(locals())
         check_process()
-        loaded, runner, self.stages = open_runner(
+        loaded, runners, self.stages = open_runners(
             partial(load, with_tokenizer=True if require_tokenizer else None),
             model,
             ray=ray,
             stages=stages,
+            replicas=replicas,
             threads=threads,
             context=context,
             exact=exact,
@@ -156,7 +161,7 @@ class LLM:
             self._end_stages = weakref.finalize(self, self.stages.close)
         self.driver = make_driver(
             loaded,
-            runner,
+            runners,
             self.request_builder,
             speculate=speculate,
             max_sequences=max_sequences,
@@ -175,8 +180,7 @@ class LLM:
         Answers that still run end with an InvalidRequestError, and so does each later call but this
         one. Raises nothing.
         """
-        driver = self.__dict__.get("driver")
-        if driver is not None:
+        if (driver := self.__dict__.get("driver")) is not None:
             driver.close()
         del driver
         if self.__dict__.get("stages") is not None:
@@ -210,7 +214,7 @@ class LLM:
 
     @property
     def engine(self) -> Engine:
-        """The engine, for reading its counts; the driver steps it."""
+        """The engine, for reading its counts; the driver steps it. Of replicas the first's."""
         return self.driver.engine
 
     @explained(beside=SamplingParams)
@@ -484,10 +488,11 @@ class LLM:
             prediction=prediction,
         )
 
-    def open_driver(self) -> Driver:
+    def open_driver(self) -> Driver | Replicas:
         """Find what steps the engine, for those who drive an LLM themselves.
 
-        Returns `driver`. Raises InvalidRequestError if the LLM is closed, or in a forked process.
+        Returns `driver`, whose `drivers` are those of the replicas. Raises InvalidRequestError if
+        the LLM is closed, or in a forked process.
         """
         check_process()
         driver = self.__dict__.get("driver")
@@ -495,4 +500,4 @@ class LLM:
             raise InvalidRequestError(
                 f"{self.name} is closed, and its memory is free.", hint="load it again: LLM(…)"
             )
-        return cast("Driver", driver)
+        return cast("Driver | Replicas", driver)

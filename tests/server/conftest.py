@@ -127,7 +127,7 @@ class Running:
 
     def is_idle(self) -> bool:
         """Whether nothing is held: no block, no request, no answer."""
-        engines = [llm.engine for llm in self.llms]
+        engines = [driver.engine for llm in self.llms for driver in llm.driver.drivers]
         return self.server.service.num_active == 0 and not any(
             engine.has_work or engine.pool.num_free != engine.pool.num_blocks for engine in engines
         )

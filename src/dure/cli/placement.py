@@ -24,37 +24,51 @@ def stages_of(text: str) -> int | str:
     return int(text)
 
 
-def show(model: str, address: str, stages: str, *, json: bool) -> None:
+def show(model: str, address: str, stages: str, replicas: int, *, json: bool) -> None:
     """Print where the layers of a model would lie; none is loaded. Raises what planning does."""
     from dure.cluster.plan import plan_pipeline
+    from dure.cluster.replicas import plan_replicas
 
-    plan = plan_pipeline(model, address=address, stages=stages_of(stages))
+    options: dict[str, Any] = {"address": address, "stages": stages_of(stages)}
+    if replicas == 1:
+        plans = [plan_pipeline(model, **options)]
+    else:
+        plans = plan_replicas(model, replicas=replicas, **options)
     try:
-        value = _described(plan)
+        values = [_described(plan) for plan in plans]
     finally:
-        plan.close()
+        for plan in plans:
+            plan.close()
     if json:
-        console.print_json(value)
+        console.print_json(values[0] if replicas == 1 else {"replicas": values})
         return
-    for number, stage in enumerate(value["stages"], 1):
-        layers = f"layers {stage['first_layer']} to {stage['last_layer']}"
-        layers = layers if stage["last_layer"] >= stage["first_layer"] else "no layer"
-        ends = ", the embedding" if stage["embeds"] else ""
-        ends += ", the head" if stage["ends"] else ""
-        console.write(
-            f"stage {number:<8}{layers}{ends} on {stage['node']}: {_gb(stage['needed_bytes'])} of "
-            f"{_gb(stage['free_bytes'])}, {1000 * stage['token_seconds']:.1f} ms a token\n"
-        )
+    for replica, value in enumerate(values, 1):
+        for number, stage in enumerate(value["stages"], 1):
+            _print_stage(f"{replica}.{number}" if replicas > 1 else f"{number}", stage)
+    value = values[0]
     console.write(
-        f"context       {value['context']:,} tokens, a cache of {value['cache_tokens']:,}\n"
+        f"context       {value['context']:,} tokens, a cache of {value['cache_tokens']:,}"
+        f"{' in each replica' if replicas > 1 else ''}\n"
     )
     console.write(
         f"network       {value['hidden_bytes']:,} bytes a token between two stages, and a prompt's "
         "tokens likewise\n"
     )
+    speeds = " and ".join(f"{each['tokens_per_second']:.1f}" for each in values)
     console.write(
-        f"speed         about {value['tokens_per_second']:.1f} tokens per second of one stream, "
+        f"speed         about {speeds} tokens per second of one stream, "
         "without what the network takes\n"
+    )
+
+
+def _print_stage(number: str, stage: dict[str, Any]) -> None:
+    layers = f"layers {stage['first_layer']} to {stage['last_layer']}"
+    layers = layers if stage["last_layer"] >= stage["first_layer"] else "no layer"
+    ends = ", the embedding" if stage["embeds"] else ""
+    ends += ", the head" if stage["ends"] else ""
+    console.write(
+        f"stage {number:<8}{layers}{ends} on {stage['node']}: {_gb(stage['needed_bytes'])} of "
+        f"{_gb(stage['free_bytes'])}, {1000 * stage['token_seconds']:.1f} ms a token\n"
     )
 
 

@@ -142,6 +142,17 @@ def command(
             help="With --ray: how many stages, this process's own included; auto: one a node.",
         ),
     ] = "auto",
+    replicas: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=64,
+            metavar="N",
+            help="Engines that compute the model behind this address, each with --threads of its "
+            "own; --parallel and --queue hold for all together. With --ray: whole copies of the "
+            "model, or of its --stages, on the cluster's nodes; else over the same weights.",
+        ),
+    ] = 1,
     models_dir: console.ModelsDir = None,
     quantize: console.Quantize = None,
     speculate: console.Speculate = None,
@@ -238,6 +249,7 @@ def command(
         "memory": share,
         "ray": ray,
         "stages": placement.stages_of(stages),
+        "replicas": replicas,
     }
     given = () if config is None else read_config(config, _parameters()).models
     tables = tuple(each for each in given if each.name in served)
@@ -273,6 +285,7 @@ def command(
         ),
     )
     set_up(verbose=verbose, file=log_file)
+    at_once = -(-parallel // replicas)  # in each replica
 
     def load(name: str) -> LLM:
         from dure.llm import LLM
@@ -281,11 +294,11 @@ def command(
             llm = LLM(
                 name,
                 **{**usual, **own.get(name, {})},
-                max_sequences=parallel,
+                max_sequences=at_once,
                 meter=meter,
                 require_tokenizer=True,
                 # Of several models each would take half of the memory that none has touched yet.
-                conversations=parallel if max_models == 1 else 1,
+                conversations=at_once if max_models == 1 else 1,
                 **server.watched(progress),
             )
         _introduce(shown(name), llm, parallel)
@@ -382,11 +395,13 @@ def _introduce(name: str, llm: LLM, parallel: int) -> None:
     from dure.batch import BLOCK_SIZE
     from dure.loading.memory import gigabytes
 
+    engines = [driver.engine for driver in llm.driver.drivers]
     tokens = llm.engine.pool.num_blocks * BLOCK_SIZE
-    size = gigabytes(llm.engine.runner.cache_bytes)
+    size = gigabytes(sum(engine.runner.cache_bytes for engine in engines))
+    copies = f"{len(engines)} replicas, each with a " if len(engines) > 1 else ""
     console.note(
         f"{name}: context of {llm.context:,} tokens, {parallel} requests at once, "
-        f"KV cache of {tokens:,} tokens ({size})"
+        f"{copies}KV cache of {tokens:,} tokens ({size}{' in all' if copies else ''})"
     )
     console.tell_notes(llm.notes)
     console.tell_memory(name, llm.memory)

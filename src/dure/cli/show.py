@@ -37,6 +37,9 @@ def command(
     stages: Annotated[
         str, typer.Option(metavar="N", help="With --ray: how many stages; auto: one a node.")
     ] = "auto",
+    replicas: Annotated[
+        int, typer.Option(min=1, max=64, metavar="N", help="With --ray: how many copies of it.")
+    ] = 1,
     models_dir: console.ModelsDir = None,
 ) -> None:
     """Show a model: family, parameters, quantisation, context, KV cache, licence, lineage, chat
@@ -57,7 +60,7 @@ def command(
         console.write(modelfile_of(preset or hub.Preset(model, model)))
         return
     if ray is not None:
-        placement.show(model, ray, stages, json=json)
+        placement.show(model, ray, stages, replicas, json=json)
         return
     try:
         found = hub.resolve(model, allow_download=False)

@@ -35,13 +35,14 @@ class StageOrder:
     fingerprint: str
     version: str  # of dure on the server's machine
     span: Span
-    threads: int | None  # None: the node's physical cores
+    threads: int | None  # None: the node's physical cores, divided among `share` replicas
     exact: bool
     quantize: Scheme | None
     num_blocks: int
     num_window_blocks: int
     num_states: int
     cache_dtype: CacheDtype
+    share: int = 1  # replicas with a stage on the node
 
 
 def version_here() -> str:
@@ -100,7 +101,7 @@ class StageActor:
         checkpoint = files.find(order.path, order.name, order.fingerprint)
         model: Any = load_model(
             checkpoint,
-            threads=order.threads or machine.usable_threads(),
+            threads=order.threads or max(1, machine.usable_threads() // order.share),
             exact=order.exact,
             quantize=order.quantize,
             span=order.span,

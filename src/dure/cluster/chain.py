@@ -72,6 +72,23 @@ class StageStatus:
     busy_seconds: float = 0.0
     sent_bytes: int = 0
     queued: int = 0  # passes that wait for it
+    replica: int = 1  # which one's stage it is
+
+
+class Crowd:
+    """All pipelines of one model: what they take of each node, and who places stages anew."""
+
+    def __init__(self) -> None:
+        self.placing = threading.Lock()  # one at a time: each must see what the others took
+        self._members: list[Stages] = []
+
+    def join(self, stages: Stages) -> None:
+        """Count one more pipeline's stages."""
+        self._members.append(stages)
+
+    def held(self, node_id: str) -> int:
+        """Return the bytes that stages on a node were planned with."""
+        return sum(each.held(node_id) for each in self._members)
 
 
 class Stages:
@@ -92,12 +109,16 @@ class Stages:
         budget: int | None,
         recut: Callable[[Sequence[Room]], tuple[int, ...]],
         needs: Callable[[Span], int],
+        crowd: Crowd | None = None,
     ) -> None:
         """host: where the last of them links to this process.
 
         budget: of a node, in bytes. recut: the layers before which stages begin on nodes with such
-        rooms, the end of the last of them too. needs: the bytes that a span takes.
+        rooms, the end of the last of them too. needs: the bytes that a span takes. crowd: of
+        several pipelines of one model; None: this is the only one.
         """
+        self._crowd = Crowd() if crowd is None else crowd
+        self._crowd.join(self)
         self._cluster, self.stages, self._secret = cluster, list(stages), secret
         self._budget, self._recut, self._needs = budget, recut, needs
         self._door = Door(host, secret)
@@ -116,6 +137,15 @@ class Stages:
     def cache_bytes(self) -> int:
         """Bytes of their cache."""
         return sum(stage.cache_bytes for stage in self.stages)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all stages are linked, as far as is known."""
+        return not self.is_broken and not self._over.is_set()
+
+    def mend(self) -> None:
+        """Put others in the place of lost stages; see `pipeline.Chain`."""
+        self._recover()
 
     def start(self) -> None:
         """Load all stages at once, and link them. Raises what loading raises."""
@@ -171,11 +201,21 @@ class Stages:
             with suppress(ActorLostError):
                 stage.last = stage.actor.result(call, _ANSWER_SECONDS)
 
-    def close(self) -> None:
+    def held(self, node_id: str) -> int:
+        """Return the bytes that its stages on a node were planned with."""
+        return sum(s.needs_bytes for s in self.stages if s.actor.node.id == node_id)
+
+    def end(self) -> None:
         """End all stages, links and threads."""
         self._unlink()
         self._door.close()
-        self._cluster.close([stage.actor for stage in self.stages])
+        for stage in self.stages:
+            stage.actor.kill()
+
+    def close(self) -> None:
+        """End all stages, and the connection to the cluster."""
+        self.end()
+        self._cluster.close([])
 
     def _wait(self) -> Frame | None:
         """Wait for the next frame; None if the ring was cut. Raises ActorLostError."""
@@ -260,7 +300,8 @@ class Stages:
             try:
                 if lost:
                     self.restarts += len(lost)
-                    self._replace(lost)
+                    with self._crowd.placing:
+                        self._replace(lost)
                 self._link()
                 break
             except (ActorLostError, OSError, WireError) as error:
@@ -302,11 +343,11 @@ class Stages:
 
     def _actor_with_room(self, stage: RemoteStage) -> Actor | None:
         """Start an actor on a node that has room for the stage: on its own, if that answers."""
-        before, taken = stage.actor.node, {each.actor.node.id for each in self.stages}
+        before, crowd = stage.actor.node, self._crowd
 
-        def place(node: Node) -> tuple[bool, ...]:
+        def place(node: Node) -> tuple[bool, bool, bool, int]:
             silent = self._is_silent(node)
-            return silent, node.id != before.id, node.is_here, node.id in taken
+            return silent, node.id != before.id, node.is_here, crowd.held(node.id)
 
         for node in sorted(self._cluster.nodes(), key=place):
             actor = self._cluster.start(node, self._secret)
@@ -316,7 +357,7 @@ class Stages:
             except ActorLostError:
                 actor.kill()
                 continue
-            held = sum(s.needs_bytes for s in self.stages if s.actor.node.id == node.id)
+            held = crowd.held(node.id)
             held -= stage.needs_bytes if node.id == before.id else 0
             limit = room.memory if self._budget is None else min(room.memory, self._budget - held)
             if limit >= stage.needs_bytes:
@@ -330,7 +371,11 @@ class Stages:
         room: Room = actor.ask("room", threads, None, 1, seconds=_START_SECONDS)
         given_back = sum(s.needs_bytes for s in kept if s.actor.node.id == actor.node.id)
         memory = room.memory + given_back
-        return replace(room, memory=memory if self._budget is None else min(memory, self._budget))
+        if self._budget is not None:
+            node = actor.node.id
+            others = self._crowd.held(node) - self.held(node)
+            memory = min(memory, max(0, self._budget - others))
+        return replace(room, memory=memory)
 
     def _cut_anew(self, lost: Sequence[int]) -> None:
         """Cut the layers of all these stages for the nodes that are left."""
@@ -388,6 +433,7 @@ def _read(
     finally:
         if link is not None:
             link.close()
+        over.set()  # seen also while nothing is waited for
         came.put(None)
 
 

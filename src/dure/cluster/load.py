@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dure import kernels
-from dure.cluster.chain import Stages, plan_remote
+from dure.cluster.chain import Crowd, Stages, plan_remote
+from dure.cluster.pipelines import Pipelines
 from dure.cluster.plan import PipelinePlan, plan_pipeline
+from dure.cluster.replicas import plan_replicas
 from dure.engine.pipeline import Pipeline
 from dure.engine.stage import Stage
 from dure.errors import InvalidRequestError
@@ -36,15 +38,11 @@ def load_pipeline(
     all layers fit here alone. Raises what that does, and InvalidRequestError for what stages
     cannot do.
     """
-    if speculate not in ("auto", "off", "text"):
-        raise InvalidRequestError(
-            f"Stages on several machines guess tokens from texts alone, not by {speculate!r:.60}.",
-            hint="leave speculate out, or say off",
-        )
+    _check_speculate(speculate)
     plan = plan_pipeline(name, address=address, stages=stages, **options)
     chain: Stages | None = None
     try:
-        last = _last_stage(plan, load_progress)
+        last = _last_stage(plan, _last_model(plan, load_progress))
         loaded = _loaded(plan, last)
         if plan.remote:
             chain = _chain_of(plan)
@@ -57,8 +55,53 @@ def load_pipeline(
         raise
     if chain is None:  # no other node has room for a layer, and this one has for all
         plan.close()
+    return loaded, _runner_of(plan, chain, last), chain
+
+
+def load_replicas(
+    name: str | os.PathLike[str] | None,
+    *,
+    address: str,
+    replicas: int,
+    stages: int | str = "auto",
+    speculate: str = "auto",
+    load_progress: Progress | None = None,
+    **options: Any,
+) -> tuple[LoadedModel, list[Pipeline], Pipelines]:
+    """Load so many pipelines of the model `name` on the nodes of the Ray cluster at `address`.
+
+    Their heads are here, over the same weights. Arguments as of `load_pipeline`; stages are those
+    of each. Raises what that does.
+    """
+    _check_speculate(speculate)
+    plans = plan_replicas(name, address=address, replicas=replicas, stages=stages, **options)
+    pipelines = Pipelines(plans[0].cluster)
+    try:
+        crowd = Crowd()
+        for plan in plans:
+            pipelines.chains.append(_chain_of(plan, crowd))
+        model = _last_model(plans[0], load_progress)
+        lasts = [_last_stage(plan, model) for plan in plans]
+        loaded = _loaded(plans[0], lasts[0])
+        pipelines.start()
+    except BaseException:
+        pipelines.close()
+        raise
+    made = zip(plans, pipelines.chains, lasts, strict=True)
+    return loaded, [_runner_of(*each) for each in made], pipelines
+
+
+def _check_speculate(speculate: str) -> None:
+    if speculate not in ("auto", "off", "text"):
+        raise InvalidRequestError(
+            f"Stages on several machines guess tokens from texts alone, not by {speculate!r:.60}.",
+            hint="leave speculate out, or say off",
+        )
+
+
+def _runner_of(plan: PipelinePlan, chain: Stages | None, last: Stage) -> Pipeline:
     order = plan.order
-    runner = Pipeline(
+    return Pipeline(
         chain,
         last,
         num_blocks=order.num_blocks,
@@ -67,7 +110,6 @@ def load_pipeline(
         cache_dtype=order.cache_dtype,
         passes=len(plan.remote) + 1,
     )
-    return loaded, runner, chain
 
 
 def _loaded(plan: PipelinePlan, last: Stage) -> LoadedModel:
@@ -97,7 +139,7 @@ def _loaded(plan: PipelinePlan, last: Stage) -> LoadedModel:
     )
 
 
-def _chain_of(plan: PipelinePlan) -> Stages:
+def _chain_of(plan: PipelinePlan, crowd: Crowd | None = None) -> Stages:
     return Stages(
         plan.cluster,
         plan.remote,
@@ -112,10 +154,12 @@ def _chain_of(plan: PipelinePlan) -> Stages:
             sequences=plan.sizes.num_states,
         ),
         needs=plan.needs,
+        crowd=crowd,
     )
 
 
-def _last_stage(plan: PipelinePlan, progress: Callable[[int, int], None] | None) -> Stage:
+def _last_model(plan: PipelinePlan, progress: Callable[[int, int], None] | None) -> Any:
+    """Read the last stage's layers, and the head."""
     order = plan.order
     model: Any = load_model(
         plan.checkpoint,
@@ -126,6 +170,11 @@ def _last_stage(plan: PipelinePlan, progress: Callable[[int, int], None] | None)
         span=order.span,
     )
     kernels.release_free_memory()
+    return model
+
+
+def _last_stage(plan: PipelinePlan, model: Any) -> Stage:
+    order = plan.order
     return Stage(
         model,
         order.span,

@@ -7,29 +7,34 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from dure import machine
 from dure.engine.model_runner import ModelRunner
 from dure.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from dure.cluster.chain import Stages
+    from dure.cluster.pipelines import Pipelines
     from dure.engine.passes import Runner
     from dure.loading.load import LoadedModel
 
 
-def open_runner(
+def open_runners(
     load: Callable[..., LoadedModel],
     name: str | os.PathLike[str] | None,
     *,
     ray: str | None,
     stages: int | str,
+    replicas: int,
+    threads: int | None,
     **options: Any,
-) -> tuple[LoadedModel, Runner, Stages | None]:
-    """Load a model, and return it with what computes it, and its stages elsewhere if there are any.
+) -> tuple[LoadedModel, Sequence[Runner], Stages | Pipelines | None]:
+    """Load a model, and return it with what computes each replica, and stages elsewhere if any.
 
-    load: loads it into this process, if that computes it. ray, stages: as LLM takes them; options:
-    what `load` takes. Raises what that does.
+    load: loads it into this process, if that computes it; its replicas are caches beside the same
+    weights. ray, stages, replicas: as LLM takes them; threads: of each replica; options: what
+    `load` takes. Raises what that does.
     """
     if ray is None:
         if stages != "auto":
@@ -37,11 +42,18 @@ def open_runner(
                 "Stages are on the nodes of a Ray cluster, and none is named.",
                 hint="--ray auto, --ray local or --ray HOST:PORT",
             )
-        loaded = load(name, **options)
-        return loaded, _runner_of(loaded), None
-    from dure.cluster.load import load_pipeline
+        if replicas > 1:
+            options["replicas"] = replicas
+            threads = max(1, machine.usable_threads() // replicas) if threads is None else threads
+        loaded = load(name, threads=threads, **options)
+        return loaded, [_runner_of(loaded) for _ in range(replicas)], None
+    from dure.cluster.load import load_pipeline, load_replicas
 
-    return load_pipeline(name, address=ray, stages=stages, **options)
+    options.update(address=ray, stages=stages, threads=threads)
+    if replicas > 1:
+        return load_replicas(name, replicas=replicas, **options)
+    loaded, runner, chain = load_pipeline(name, **options)
+    return loaded, [runner], chain
 
 
 def _runner_of(loaded: LoadedModel) -> ModelRunner:

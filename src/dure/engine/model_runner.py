@@ -69,6 +69,7 @@ class ModelRunner:
         self.row_errors: dict[int, Exception] = {}
         """Of the last batch: the rows whose experts could not be read, so that theirs is wrong."""
         self.passes = 1
+        self.is_whole = True
         self._begun: Batch | None = None
         self.vocab_size = model.vocab_size
         self.context_length = model.context_length
@@ -117,6 +118,9 @@ class ModelRunner:
     def cache_bytes(self) -> int:
         """Bytes of the whole cache."""
         return self.storage.size_bytes
+
+    def mend(self) -> None:
+        """Do nothing: what is in this process is never lost alone."""
 
     def begin(self, batch: Batch) -> None:
         """Take a batch, which `finish` computes; see `passes.Runner`."""

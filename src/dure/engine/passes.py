@@ -43,6 +43,18 @@ class Runner(Protocol):
         """Bytes of the whole cache."""
         ...
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing of it is lost, so that a batch can be computed now."""
+        ...
+
+    def mend(self) -> None:
+        """Start again what is lost, while nothing is on its way. Its cache is lost, too.
+
+        Raises what `begin` does where that cannot be.
+        """
+        ...
+
     def step_work(self, row_bytes: int) -> StepWork:
         """Describe what a row of the model works on."""
         ...

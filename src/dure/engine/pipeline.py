@@ -30,6 +30,15 @@ class Chain(Protocol):
         """Bytes of their cache."""
         ...
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of them are there and linked."""
+        ...
+
+    def mend(self) -> None:
+        """Start again what is lost; raises what `send` does, but PassLostError."""
+        ...
+
     def send(self, batch: Batch) -> None:
         """Give the first of them a batch. Raises PassLostError if a stage's cache is lost."""
         ...
@@ -48,6 +57,10 @@ class StagesHere:
     def __init__(self, stages: Sequence[Stage]) -> None:
         self._stages = stages
         self._waiting: deque[Batch] = deque()
+        self.is_whole = True
+
+    def mend(self) -> None:
+        """Do nothing: what is in this process is never lost alone."""
 
     @property
     def cache_bytes(self) -> int:
@@ -108,6 +121,16 @@ class Pipeline:
         """Bytes of the whole cache, in all stages."""
         before = 0 if self._chain is None else self._chain.cache_bytes
         return before + self._last.storage.size_bytes
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all stages are there and linked."""
+        return self._chain is None or self._chain.is_whole
+
+    def mend(self) -> None:
+        """Start lost stages again; see `passes.Runner`."""
+        if self._chain is not None:
+            self._chain.mend()
 
     def step_work(self, row_bytes: int) -> StepWork:
         """Describe what a row works on; see `ModelRunner`."""

@@ -94,6 +94,7 @@ def load(
     cache_tokens: int | None = None,
     cache_dtype: CacheDtype = "f16",
     conversations: int = 1,
+    replicas: int = 1,
     with_tokenizer: bool | None = True,
     speculate: str = "off",
     memory: int | None = None,
@@ -106,6 +107,7 @@ def load(
     `context` in tokens; None: what model and memory allow, up to 32,768. `quantize` (q8, q6, q4)
     applies to float and FP8 weights. The shared KV cache has `cache_bytes` bytes, `cache_tokens`
     tokens, or 4,096 tokens for each of `conversations`; its type is f16 or q8, and f32 if `exact`.
+    Of `replicas` there are as many caches of that many tokens, which have `cache_bytes` together.
     Without `with_tokenizer` no tokenizer is made; True: that the model has none is a TokenizerError
     before its weights are read; None: it then gets a NoTokenizer. `speculate` as in LLM: whether
     the model's own draft heads are loaded, or a smaller model. `memory` is the budget in bytes of
@@ -157,9 +159,11 @@ def load(
         cache_tokens=cache_tokens,
         cache_dtype=dtype,
         conversations=conversations,
+        replicas=replicas,
     )
     pool: StreamingExpertPool | None = None
-    if planner.may_stream and not planner.fits(_probe(checkpoint, draft_heads=draft_heads)):
+    may_stream = planner.may_stream and replicas == 1  # a cache of experts is one engine's
+    if may_stream and not planner.fits(_probe(checkpoint, draft_heads=draft_heads)):
         pool = StreamingExpertPool(on_slow=_tell_slow)
 
     def before_packing(model: Model) -> None:

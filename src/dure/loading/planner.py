@@ -80,6 +80,7 @@ class Planner:
         cache_tokens: int | None,
         cache_dtype: CacheDtype,
         conversations: int,
+        replicas: int = 1,
     ) -> None:
         """weights: of the model; draft_bytes, draft_specs: of a smaller one that drafts for it.
 
@@ -92,6 +93,7 @@ class Planner:
         self._usual = usual_context
         self._context, self._cache_bytes, self._cache_tokens = context, cache_bytes, cache_tokens
         self._cache_dtype, self._conversations = cache_dtype, conversations
+        self._replicas = replicas
 
     @property
     def may_stream(self) -> bool:
@@ -208,17 +210,18 @@ class Planner:
         )
 
     def _size(self, model: Model, rows: int) -> CacheSize:
-        """Return what the cache takes where a step has up to so many rows."""
+        """Return what the caches of all replicas take where a step has up to so many rows."""
         return CacheSize.of(
-            model.kv_cache_specs,
+            list(model.kv_cache_specs) * self._replicas,
             self._cache_dtype,
-            whole=(*self._draft_specs, *head_specs(model)),
+            whole=(*self._draft_specs, *head_specs(model)) * self._replicas,
             conversations=self._conversations,
             rows=rows,
         )
 
     def _states(self, model: Model, room: int) -> tuple[int, int]:
-        """Return the number of recurrent states, and their bytes."""
+        """Return the number of recurrent states of a replica, and the bytes of all."""
         sequence_bytes = sum(layer.bytes_per_sequence for layer in model.kv_cache_specs)
+        sequence_bytes *= self._replicas
         states = state_slots(sequence_bytes, room)
         return states, states * sequence_bytes

@@ -111,10 +111,11 @@ def test_an_answer_that_cannot_be_given_up_keeps_no_other_from_its_turn(serve, m
 
     monkeypatch.setattr(Engine, "finish", broken)
     [entry] = server.server.service.registry.loaded()
+    [worker] = entry.worker.each.values()
     leaving.close()
-    server.wait_until(lambda: len(entry.worker._inbox) == 1)
+    server.wait_until(lambda: len(worker._inbox) == 1)
     coming = server.send(CHAT, APIS[CHAT]("hi"))
-    server.wait_until(lambda: len(entry.worker._inbox) == 2)  # both in one turn
+    server.wait_until(lambda: len(worker._inbox) == 2)  # both in one turn
     model.let()
     assert b" 200 " in coming.recv(65536)
     coming.close()

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.metrics_core import Metric
 
 from dure.engine.scheduler import Stats
+from dure.server.serving.replica_metrics import ReplicaMetrics
 from dure.server.serving.stage_metrics import StageMetrics
 from dure.weights.expert_stats import ExpertStats, ExpertUse
 
@@ -120,7 +121,9 @@ class Metrics:
             (field, gauge(f"expert_cache_{name}", text)) for field, name, text in _EXPERT_GAUGES
         ]
         self._stages = StageMetrics(prefix)
+        self._replicas = ReplicaMetrics(prefix)
         self._registry.register(self._stages)
+        self._registry.register(self._replicas)
         self._seen_experts: WeakKeyDictionary[Engine, ExpertUse] = WeakKeyDictionary()
         self._seen: WeakKeyDictionary[Engine, Stats] = WeakKeyDictionary()  # when last asked
 
@@ -212,19 +215,23 @@ class Metrics:
         self._stages.stages = {
             name: worker.llm.stages for name, worker in loaded if worker.llm.stages is not None
         }
+        engines = {
+            name: [driver.engine for driver in worker.llm.driver.drivers] for name, worker in loaded
+        }
+        self._replicas.engines = {name: each for name, each in engines.items() if len(each) > 1}
         for entry in registry.loaded():
-            worker = entry.worker
-            if worker is None:
+            each = engines.get(entry.name, ())
+            if not each:
                 continue
-            scheduler = worker.llm.engine.scheduler
-            self._running.labels(entry.name).set(len(scheduler.running))
-            self._waiting.labels(entry.name).set(len(scheduler.waiting))
-            self._cache.labels(entry.name).set(worker.llm.engine.cache_in_use)
+            self._running.labels(entry.name).set(sum(len(e.scheduler.running) for e in each))
+            self._waiting.labels(entry.name).set(sum(len(e.scheduler.waiting) for e in each))
+            self._cache.labels(entry.name).set(sum(e.cache_in_use for e in each) / len(each))
             self._loaded.labels(entry.name).set(entry.load_seconds)
-            self._count(entry.name, worker.llm.engine)
-            experts = worker.llm.engine.runner.expert_stats
+            for engine in each:
+                self._count(entry.name, engine)
+            experts = each[0].runner.expert_stats
             if experts is not None:
-                self._count_experts(entry.name, worker.llm.engine, experts)
+                self._count_experts(entry.name, each[0], experts)
         shown = self._registry if key is None else _OfOneKey(self._registry, key)
         return bytes(generate_latest(shown))
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from dure import kernels
 from dure.errors import InvalidRequestError, ModelNotFoundError, NotEnoughMemoryError
 from dure.server import errors, limits
-from dure.server.serving.worker import StepUpdate, Worker
+from dure.server.serving.worker import StepUpdate
+from dure.server.serving.workers import Workers
 
 if TYPE_CHECKING:
     from dure.llm import LLM
@@ -27,10 +28,10 @@ log = logging.getLogger("dure.server")
 
 @dataclass(eq=False)
 class PooledModel:
-    """A model that was requested. It is loaded if it has a worker."""
+    """A model that was requested. It is loaded if it has workers."""
 
     name: str
-    worker: Worker | None = None
+    worker: Workers | None = None
     users: int = 0  # requests that use it
     used: float = field(default_factory=time.monotonic)  # when the last of them released it
     keep_alive: float | None = None  # seconds after the last use; None: for ever
@@ -240,7 +241,7 @@ class ModelPool:
         finally:
             self.loading = None
         on_news = None if self._on_news is None else partial(self._on_news, name)
-        entry = PooledModel(name, Worker(llm, on_news=on_news), keep_alive=self.keep_alive)
+        entry = PooledModel(name, Workers(llm, on_news=on_news), keep_alive=self.keep_alive)
         entry.load_seconds = time.monotonic() - began
         self.entries[name] = entry
         log.info("loaded %s in %.1f s", name, entry.load_seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from dure.cluster.chain import Stages, StageStatus
+    from dure.cluster.pipelines import Pipelines
 
 _COUNTERS = (
     ("busy_seconds", "Seconds in which the stage computed, since it was started"),
@@ -29,14 +31,14 @@ class StageMetrics(Collector):
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
-        self.stages: Mapping[str, Stages] = {}  # by the model's name
+        self.stages: Mapping[str, Stages | Pipelines] = {}  # by the model's name
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics, without waiting for any node."""
         told = {model: stages.status() for model, stages in self.stages.items()}
         if not told:
             return
-        labels = ["model_name", "stage", "node"]
+        labels = ["model_name", "replica", "stage", "node"]
         for name, text in _COUNTERS:
             yield self._filled(CounterMetricFamily(self._name(name), text, labels=labels), told)
         for name, text in _GAUGES:
@@ -61,6 +63,9 @@ class StageMetrics(Collector):
     ) -> CounterMetricFamily | GaugeMetricFamily:
         field = family.name.rpartition(":stage_")[2]
         for model, statuses in told.items():
-            for number, status in enumerate(statuses, 1):
-                family.add_metric([model, str(number), status.node], getattr(status, field))
+            stages: Counter[int] = Counter()  # by replica
+            for status in statuses:
+                stages[status.replica] += 1
+                place = [str(status.replica), str(stages[status.replica])]
+                family.add_metric([model, *place, status.node], getattr(status, field))
         return family

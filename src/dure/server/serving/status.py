@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dure import __version__
 
 if TYPE_CHECKING:
+    from dure.engine.engine import Engine
     from dure.server.serving.generation import Generation
     from dure.server.serving.model_pool import Loading, PooledModel
     from dure.server.serving.service import Service
@@ -47,21 +48,22 @@ def _model(entry: PooledModel) -> dict[str, Any]:
     if worker is None:
         return {"id": entry.name}
     llm = worker.llm
-    engine = llm.engine
-    experts = engine.runner.expert_stats
+    engines = [driver.engine for driver in llm.driver.drivers]
+    experts = llm.engine.runner.expert_stats
     return {
         "id": entry.name,
         "context": llm.context,
         "threads": llm.threads,
         "requests": entry.users,
-        "running": len(engine.scheduler.running),
-        "waiting": len(engine.scheduler.waiting),
+        "running": sum(len(engine.scheduler.running) for engine in engines),
+        "waiting": sum(len(engine.scheduler.waiting) for engine in engines),
         "load_seconds": round(entry.load_seconds, 3),
         "cache": {
-            "used": round(engine.cache_in_use, 4),
-            "bytes": engine.runner.cache_bytes,
-            "blocks": engine.pool.num_blocks,
+            "used": round(sum(engine.cache_in_use for engine in engines) / len(engines), 4),
+            "bytes": sum(engine.runner.cache_bytes for engine in engines),
+            "blocks": sum(engine.pool.num_blocks for engine in engines),
         },
+        "replicas": [_replica(engine) for engine in engines] if len(engines) > 1 else [],
         "stages": [] if llm.stages is None else [asdict(each) for each in llm.stages.status()],
         "experts": None
         if experts is None
@@ -75,6 +77,20 @@ def _model(entry: PooledModel) -> dict[str, Any]:
             "read_bytes": experts.read_bytes,
             "wait_seconds": round(experts.waited_seconds, 3),
         },
+    }
+
+
+def _replica(engine: Engine) -> dict[str, Any]:
+    """Describe one replica of a model that has several."""
+    stats = engine.stats
+    return {
+        "up": engine.runner.is_whole,
+        "running": len(engine.scheduler.running),
+        "waiting": len(engine.scheduler.waiting),
+        "cache_used": round(engine.cache_in_use, 4),
+        "prompt_tokens": stats.prompt_tokens,
+        "cached_tokens": stats.cached_tokens,
+        "output_tokens": stats.output_tokens,
     }
 
 

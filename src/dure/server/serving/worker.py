@@ -18,12 +18,18 @@ from dure.server.serving.generation import Generation, Progress
 
 if TYPE_CHECKING:
     from dure.chat.output import Chunk, OutputProcessor
+    from dure.driver import Driver
     from dure.llm import LLM
     from dure.metering.prices import Prices
     from dure.pooling.output import PoolingOutput
     from dure.pooling.request import PreparedPooling
 
 log = logging.getLogger("dure.server")
+
+LOOK_SECONDS = 1.0
+"""Between two looks at stages on other machines that nobody asks for anything."""
+MOST_LOOK_SECONDS = 60.0
+"""The same, after attempts to start them again that failed."""
 
 
 @dataclass
@@ -48,22 +54,29 @@ class _Run:
 
 
 class Worker:
-    """Runs one model's engine on a thread of its own. Make it and call it on the event loop.
+    """Runs one engine of a model on a thread of its own. Make it and call it on the event loop.
 
     Only that thread touches the engine, between two steps. One call a step passes the output to the
     event loop, where `on_news` is called with the time at which the step ended.
     """
 
     def __init__(
-        self, llm: LLM, *, on_news: Callable[[float, list[StepUpdate]], None] | None = None
+        self,
+        llm: LLM,
+        driver: Driver,
+        *,
+        on_news: Callable[[float, list[StepUpdate]], None] | None = None,
     ) -> None:
+        """driver: steps the engine, which is that of the model or of one of its replicas."""
         self.llm = llm
+        self._driver = driver
         self.active: set[Generation] = set()  # unfinished requests; used on the event loop only
         self._on_news = on_news
         self._loop = asyncio.get_running_loop()
         self._wake = threading.Condition()
         self._inbox: deque[Callable[[], None]] = deque()
         self._ended = False
+        self._look_seconds = None if llm.stages is None else LOOK_SECONDS
         self._running: dict[Generation, _Run] = {}  # this and the next belong to the thread
         self._news: list[StepUpdate] = []
         self._thread = threading.Thread(target=self._run, name="dure engine", daemon=True)
@@ -114,11 +127,15 @@ class Worker:
             raise
         return generation
 
-    def close(self) -> None:
+    def end(self) -> None:
         """Stop the thread within one step; requests that still run get an error."""
         with self._wake:
             self._ended = True
             self._wake.notify()
+
+    def close(self) -> None:
+        """Stop the thread, and wait until it has ended."""
+        self.end()
         self._thread.join()
 
     def _post(self, action: Callable[[], None]) -> None:
@@ -131,10 +148,14 @@ class Worker:
         while not ended:
             with self._wake:
                 while not (self._inbox or self._running or self._ended):
-                    self._wake.wait()
+                    if not self._wake.wait(self._look_seconds):
+                        break
                 actions, self._inbox = self._inbox, deque()
                 ended = self._ended
-            with self.llm.driver.lock:
+            if not (actions or self._running or ended):
+                self._mend()
+                continue
+            with self._driver.lock:
                 for action in actions:
                     self._survive(action)
                 if ended:
@@ -142,6 +163,17 @@ class Worker:
                 elif self._running:
                     self._survive(self._step)
             self._tell()
+
+    def _mend(self) -> None:
+        """Start again what the engine lost while nobody asked for anything."""
+        if self._driver.engine.runner.is_whole:
+            return
+        try:
+            self._driver.mend()
+            self._look_seconds = LOOK_SECONDS
+        except Exception as error:  # no room, or no node: it may be there later
+            log.warning("what was lost cannot be started again yet: %s", error)
+            self._look_seconds = min(MOST_LOOK_SECONDS, 2 * (self._look_seconds or LOOK_SECONDS))
 
     def _survive(self, action: Callable[[], None]) -> None:
         """Run the action; if it raises, fail the running requests.
@@ -156,11 +188,12 @@ class Worker:
 
     def _step(self) -> None:
         began = time.perf_counter()
-        self.llm.driver.step()
+        self._driver.step()
         self._collect(began)
 
     def _begin(self, generation: Generation) -> None:
         if generation.closed:
+            self._driver.forget(generation.prepared)
             return  # what abandons it follows
         news = StepUpdate(generation, generation.progress)
         try:
@@ -175,7 +208,7 @@ class Worker:
     def _begun(
         self, prepared: PreparedRequest | PreparedPooling
     ) -> Sequence[OutputProcessor | PoolingOutput]:
-        driver = self.llm.driver
+        driver = self._driver
         if isinstance(prepared, PreparedRequest):
             return driver.begin(prepared)
         return [driver.begin_pooling(prepared)]
@@ -185,7 +218,7 @@ class Worker:
         usage = Usage(0)
         if run is not None:
             usage = _taken(run)
-            self.llm.driver.abandon(run.answers)
+            self._driver.abandon(run.answers)
         progress = generation.progress if run is None else run.progress
         self._news.append(StepUpdate(generation, progress, final=usage))
 
@@ -217,14 +250,14 @@ class Worker:
             if news.error is not None:
                 log.error("a request failed", exc_info=news.error)
                 self._abandon(generation)
-        if self._running and not self.llm.engine.has_work:
+        if self._running and not self._driver.engine.has_work:
             raise RuntimeError("answers wait, but the engine has nothing to do")
 
     def _fail_all(self, error: Exception) -> None:
         for generation, run in self._running.items():
             taken = _taken(run)
             try:
-                self.llm.driver.abandon(run.answers)
+                self._driver.abandon(run.answers)
             except Exception:
                 log.exception("an answer could not be abandoned")
             self._news.append(StepUpdate(generation, run.progress, error=error, final=taken))
