@@ -138,7 +138,13 @@ async def main(count: int) -> None:
 
 
 if __name__ == "__main__":
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 << 20)
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=80 << 20,
+    )
     serve.start(http_options={"host": "127.0.0.1", "port": PORT})
     serve.run(Tokens.bind(), route_prefix="/")
     try:

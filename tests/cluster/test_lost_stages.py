@@ -16,6 +16,7 @@ from tiny_models import VOCAB_SIZE, oracle, saved
 from dure.cluster import chain as chain_module
 from dure.cluster import load as load_module
 from dure.cluster import plan as plan_module
+from dure.cluster import subject as subject_module
 from dure.cluster.nodes import ActorSilentError
 from dure.cluster.split import Room
 from dure.engine.engine import Engine
@@ -313,7 +314,7 @@ def test_nothing_is_left_when_it_is_closed(folder: Path, opened: Opened) -> None
 def test_other_files_on_a_node_are_refused(
     folder: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan_module, "fingerprint", lambda _: "0" * 32)
+    monkeypatch.setattr(subject_module, "fingerprint", lambda _: "0" * 32)
     with pytest.raises(ModelFileError, match="holds other bytes"):
         opened(FakeNode("0"), FakeNode("1"))
 
@@ -348,6 +349,6 @@ def test_where_no_other_node_has_room_all_layers_are_here(folder: Path, opened: 
 def test_a_node_of_another_version_is_refused(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan_module, "version_here", lambda: "9.9")
+    monkeypatch.setattr(subject_module, "version_here", lambda: "9.9")
     with pytest.raises(InvalidRequestError, match=r"and the server 9\.9"):
         opened(FakeNode("0"), FakeNode("1"))

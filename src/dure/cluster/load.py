@@ -85,6 +85,8 @@ def load_replicas(
         loaded = _loaded(plans[0], lasts[0])
         pipelines.start()
     except BaseException:
+        for stage in [stage for plan in plans for stage in plan.remote]:
+            stage.actor.kill()
         pipelines.close()
         raise
     made = zip(plans, pipelines.chains, lasts, strict=True)
