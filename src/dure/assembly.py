@@ -10,7 +10,7 @@ from dure.chat.template import default_template
 from dure.driver import Driver
 from dure.engine.engine import Engine
 from dure.engine.spec_decode.make import make_drafter
-from dure.replicas import Replicas
+from dure.replicas import Drivers, Replicas
 
 if TYPE_CHECKING:
     from dure.engine.passes import Runner
@@ -54,7 +54,7 @@ def make_driver(
     speculate: str,
     max_sequences: int,
     meter: Meter,
-) -> Driver | Replicas:
+) -> Drivers:
     """Make an engine of a model over each of its runners, and what drives them.
 
     The rest is as LLM takes it, for each engine.

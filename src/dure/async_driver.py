@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dure.driver import Driver
     from dure.pooling.output import Pooled, PoolingOutput
     from dure.pooling.request import PreparedPooling
-    from dure.replicas import Replicas
+    from dure.replicas import Drivers
 
     Prepared = PreparedRequest | PreparedPooling
     Answer = OutputProcessor | PoolingOutput
@@ -201,7 +201,7 @@ class AsyncDriver:
 class AsyncReplicas:
     """AsyncDrivers of a model's replicas. A request goes to the one that `place` says."""
 
-    def __init__(self, replicas: Driver | Replicas) -> None:
+    def __init__(self, replicas: Drivers) -> None:
         self._place = replicas.place
         self._each = {driver: AsyncDriver(driver) for driver in replicas.drivers}
 

@@ -38,9 +38,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dure import hub
-    from dure.driver import Driver
     from dure.loading.load import Progress
-    from dure.replicas import Replicas
+    from dure.replicas import Drivers
 
 _RENAMED = {
     "question": "prepare",
@@ -110,8 +109,7 @@ class LLM:
         ray: the Ray cluster on whose nodes the layers lie in stages, each with these threads and
             memory: "auto", "local" or "HOST:PORT"; None: all are in this process.
         stages: how many, this process's own, the last, included; "auto": one on each node.
-        replicas: how many engines compute the model, each with these threads and a cache of its
-            own, over the same weights, or with `ray` over whole copies of it on the nodes.
+        replicas: engines of the model, each with these threads and a cache; with `ray`, copies.
         meter: measures what answers take, of all models that share it; None: one of its own.
         require_tokenizer: whether a model without a tokenizer is an error before it is loaded; else
             it takes and gives token ids, and a text is a TokenizerError.
@@ -488,11 +486,10 @@ class LLM:
             prediction=prediction,
         )
 
-    def open_driver(self) -> Driver | Replicas:
+    def open_driver(self) -> Drivers:
         """Find what steps the engine, for those who drive an LLM themselves.
 
-        Returns `driver`, whose `drivers` are those of the replicas. Raises InvalidRequestError if
-        the LLM is closed, or in a forked process.
+        Returns `driver`. Raises InvalidRequestError if the LLM is closed, or in a forked process.
         """
         check_process()
         driver = self.__dict__.get("driver")
@@ -500,4 +497,4 @@ class LLM:
             raise InvalidRequestError(
                 f"{self.name} is closed, and its memory is free.", hint="load it again: LLM(…)"
             )
-        return cast("Driver | Replicas", driver)
+        return cast("Drivers", driver)

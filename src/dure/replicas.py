@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 
 from dure.chat.output import OutputProcessor
 from dure.chat.prompt import PreparedRequest
-from dure.driver import Counted, joined_all
+from dure.driver import Counted, Driver, joined_all
 from dure.engine.block_pool import root_digest
 from dure.engine.router import Asked, choose
 
 if TYPE_CHECKING:
     from dure.chat.output import Chunk, Completion
-    from dure.driver import Driver
     from dure.engine.engine import Engine
     from dure.pooling.output import Pooled
     from dure.pooling.request import PreparedPooling
@@ -113,6 +112,10 @@ class Replicas:
         """End all answers with an error, and begin no more. May be called by any thread."""
         for driver in self.drivers:
             driver.close()
+
+
+Drivers = Driver | Replicas
+"""What steps a model: one driver, or those of its replicas."""
 
 
 class _Run(threading.Thread):

@@ -250,6 +250,9 @@ def command(
         "ray": ray,
         "stages": placement.stages_of(stages),
         "replicas": replicas,
+        "max_sequences": -(-parallel // replicas),  # in each
+        # Of several models each would take half of the memory that none has touched yet.
+        "conversations": -(-parallel // replicas) if max_models == 1 else 1,
     }
     given = () if config is None else read_config(config, _parameters()).models
     tables = tuple(each for each in given if each.name in served)
@@ -285,7 +288,6 @@ def command(
         ),
     )
     set_up(verbose=verbose, file=log_file)
-    at_once = -(-parallel // replicas)  # in each replica
 
     def load(name: str) -> LLM:
         from dure.llm import LLM
@@ -294,11 +296,8 @@ def command(
             llm = LLM(
                 name,
                 **{**usual, **own.get(name, {})},
-                max_sequences=at_once,
                 meter=meter,
                 require_tokenizer=True,
-                # Of several models each would take half of the memory that none has touched yet.
-                conversations=at_once if max_models == 1 else 1,
                 **server.watched(progress),
             )
         _introduce(shown(name), llm, parallel)
