@@ -155,9 +155,13 @@ def test_a_lost_one_counts_what_the_other_takes_of_a_budget(opened: Opened) -> N
     [one, other], _, _ = opened(left, node, memory=260 << 20)
     lose(node)  # and the other replica's stage takes most of what is left
     request = one.add(PROMPTS[0], PARAMS)
-    with pytest.raises(NotEnoughMemoryError):
+    error: Exception | None = None
+    try:
         while one.has_work:
             one.step()
-    assert not request.is_finished
-    one.abort(request.id)
+    except NotEnoughMemoryError as raised:  # when a pass was sent; or when it was to come back
+        error = raised
+        one.abort(request.id)
+    assert isinstance(error or request.error, NotEnoughMemoryError)
+    assert not one.runner.is_whole
     assert answers(other)[0][0]
