@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dure.cluster.actor import StageActor
@@ -80,6 +81,27 @@ class Actor:
             ray.kill(self._handle)
 
 
+class _StageInRay(StageActor):
+    """A stage in a process of its own, which Ray has started."""
+
+    def __init__(self, secret: bytes, host: str) -> None:
+        _be_as_urgent_as_ray()
+        super().__init__(secret, host)
+
+
+def _be_as_urgent_as_ray() -> None:
+    """Give this process the priority that Ray itself has on this node, where it may.
+
+    Ray runs actors 15 steps of niceness lower, so that a stage would wait for whatever else runs
+    there. Only root may undo that; others start Ray with RAY_worker_niceness=0.
+    """
+    threads = Path("/proc/self/task")
+    for thread in [*threads.iterdir()] if threads.is_dir() else []:  # of Linux: each has its own
+        with suppress(OSError):
+            nice = os.getpriority(os.PRIO_PROCESS, os.getppid())
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), nice)
+
+
 class Cluster:
     """A connection to Ray; `close` ends what it started."""
 
@@ -97,6 +119,7 @@ class Cluster:
             ) from error
         self._was_there = ray.is_initialized()
         if not self._was_there:
+            os.environ.setdefault("RAY_worker_niceness", "0")  # for LOCAL: see _be_as_urgent_as_ray
             options: dict[str, Any] = {"address": address, "log_to_driver": False}
             if address == LOCAL:
                 options["include_dashboard"] = False
@@ -108,7 +131,7 @@ class Cluster:
                     hint="`ray status` shows whether it runs; --ray local starts one here",
                     detail=str(error),
                 ) from error
-        self._class = ray.remote(StageActor)
+        self._class = ray.remote(_StageInRay)
         self._host = "127.0.0.1" if address == LOCAL else None
 
     def nodes(self) -> list[Node]:
