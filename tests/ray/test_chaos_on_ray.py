@@ -69,6 +69,7 @@ def test_streams_go_on_while_stages_are_killed(cluster: Any, folders: dict[str, 
         assert len(killed) == len(KILLS)
         assert chain.restarts >= len(KILLS)
         left = [int(stage.actor.ask("process", seconds=120)) for stage in chain.stages]
+    opened[0].close()
     until = time.monotonic() + 60
     while any(Path(f"/proc/{each}").exists() for each in [*killed, *left]):
         assert time.monotonic() < until, "a stage outlived its server"

@@ -72,7 +72,7 @@ def test_a_model_that_fits_no_node_alone_runs_on_two(cluster: Any, tmp_path: Pat
         LLM(folder, memory=BUDGET, **SETTINGS)
     with pytest.raises(
         NotEnoughMemoryError,
-        match=r"in 2 stages needs .* of memory, and the nodes have 300 MB and 300 MB",
+        match=r"in 2 stages needs .* of memory, and the nodes have 0.30 GB and 0.30 GB",
     ) as refused:
         LLM(folder, ray=cluster.address, stages=2, memory=300_000_000, **SETTINGS)
     assert "add a node" in str(refused.value.hint)

@@ -77,6 +77,8 @@ class Actor:
         """End the actor's process, whatever it does."""
         import ray
 
+        if not ray.is_initialized():  # the connection is gone, and asking would start a Ray here
+            return
         with suppress(Exception):
             ray.kill(self._handle)
 
