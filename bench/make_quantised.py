@@ -3,9 +3,13 @@
     python bench/make_quantised.py FOLDER [--layers 8] [--only nvfp4,Q4_K]
 
 The shapes are those of Qwen2.5-1.5B but for a small vocabulary, in BF16 everywhere, so that what
-differs is the format of the layers. compressed-tensors' W8A8 and NVFP4, AutoRound's W4A16, mlx-lm's
-4 bits, and GGUF's Q8_0 and Q4_K; `versions.py` measures two of them in turns. Needs the gguf
-package.
+differs is the format of the layers. BF16, FP8 as DeepSeek and Qwen publish it and with a scale a
+row, compressed-tensors' W8A8 and NVFP4, AutoRound's W4A16, mlx-lm's 4 bits, GGUF's Q8_0 and Q4_K.
+`versions.py` measures two of them in turns:
+
+    python bench/versions.py src src --models FOLDER/Q8_0.gguf FOLDER/fp8 --only prefill
+
+Needs the gguf package.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
-from make_moe import SPREAD, drawn
+from noise import SPREAD, Tensor, noise
 
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, HEAD_DIM, VOCABULARY = 1536, 8960, 12, 2, 128, 4096
 CONFIG = {
@@ -72,6 +76,28 @@ def w8a8(rows: int, cols: int) -> Stored:
     """compressed-tensors int-quantized: int8 with a scale a row."""
     scale = bf16((rows, 1), SPREAD / 74)
     return {"weight": ("I8", codes(rows, cols, dtype="i1")), "weight_scale": scale}
+
+
+def fp8_codes(rows: int, cols: int) -> tuple[str, Array]:
+    """Codes of e4m3 as a quantiser makes them of noise: of the largest magnitude 448."""
+    sizes = np.minimum(np.abs(RNG.standard_normal((rows, cols), np.float32)) * 448 / 4.5, 448)
+    power = np.clip(np.floor(np.log2(np.maximum(sizes, 2.0**-9))), -6, 8)
+    units = np.minimum(np.rint(sizes / 2.0 ** (power - 3)), 15)  # of the last bit
+    normal = (power + 7) * 8 + units - 8
+    found = np.where(units < 8, units, normal).astype(np.uint8)
+    return "F8_E4M3", found | codes(rows, cols, dtype="u1") & 128
+
+
+def fp8(rows: int, cols: int) -> Stored:
+    """DeepSeek's and Qwen's FP8: a scale for a block of 128 x 128."""
+    grid = -(-rows // 128), -(-cols // 128)
+    scale = RNG.uniform(0.9, 1.1, grid).astype(np.float32) * np.float32(SPREAD * 4.5 / 448)
+    return {"weight": fp8_codes(rows, cols), "weight_scale_inv": ("F32", scale)}
+
+
+def fp8_channel(rows: int, cols: int) -> Stored:
+    """compressed-tensors' FP8: a scale a row."""
+    return {"weight": fp8_codes(rows, cols), "weight_scale": bf16((rows, 1), SPREAD * 4.5 / 448)}
 
 
 def nvfp4(rows: int, cols: int) -> Stored:
@@ -132,7 +158,19 @@ def four(dynamic: bool | str) -> dict[str, object]:
 
 
 AFFINE = {"group_size": 64, "bits": 4, "mode": "affine"}
+FP8_CHANNEL = {**eight("channel", dynamic=False), "type": "float"}
 FOLDERS: dict[str, tuple[Callable[[int, int], Stored], dict[str, object]]] = {
+    "bf16": (lambda rows, cols: {"weight": bf16((rows, cols))}, {}),
+    "fp8": (
+        fp8,
+        {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}},
+    ),
+    "fp8-channel": (
+        fp8_channel,
+        compressed(
+            "float-quantized", FP8_CHANNEL, {**FP8_CHANNEL, "strategy": "token", "dynamic": True}
+        ),
+    ),
     "w8a8": (
         w8a8,
         compressed("int-quantized", eight("channel", dynamic=False), eight("token", dynamic=True)),
@@ -216,7 +254,7 @@ def write_gguf(path: Path, layers: int, kind: Kind) -> None:
         for norm in ("attn_norm", "ffn_norm"):
             writer.add_tensor(f"blk.{layer}.{norm}.weight", np.ones(HIDDEN, np.float32))
         for name, rows, cols in LINEAR.values():
-            content = drawn(RNG, (rows, cols), kind)
+            content = noise(RNG, Tensor(f"blk.{layer}.{name}.weight", (rows, cols), kind, noise))
             writer.add_tensor(f"blk.{layer}.{name}.weight", content, raw_dtype=kind)
             if name in ("attn_q", "attn_k", "attn_v"):
                 writer.add_tensor(f"blk.{layer}.{name}.bias", np.zeros(rows, np.float32))
