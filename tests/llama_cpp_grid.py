@@ -122,8 +122,11 @@ def _by_xllamacpp(path: str, tokens: list[int], vocabulary: int) -> dict[str, ob
     server = xllamacpp.Server(params)
     rows = []
     for length in LENGTHS:
+        # Half a character would be held back, with its probabilities: "he" is drawn instead, which
+        # the bias does to the draw alone.
+        bias = [[vocabulary - 2, 1000.0]]
         body = {"prompt": tokens[:length], "n_predict": 1, "n_probs": vocabulary}
-        answer = server.handle_completions({**body, "temperature": 0, "cache_prompt": False})
+        answer = server.handle_completions({**body, "logit_bias": bias, "cache_prompt": False})
         found = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
         row = [float("nan")] * vocabulary
         for each in found:

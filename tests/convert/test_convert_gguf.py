@@ -146,7 +146,11 @@ _SIX["rope_parameters"] = ropes({"rope_type": "linear", "factor": 8.0})
 AS_IN_LLAMA_CPP |= {"gemma3": _SIX, "gemma3_text": {**_SIX, "rope_parameters": ropes()}}
 # Where WIDE makes no model of the family, or no heads that llama.cpp takes.
 WIDER: dict[str, dict[str, Any]] = {
+    "gemma3": {"query_pre_attn_scalar": 64},
+    "gemma3_text": {"query_pre_attn_scalar": 64},
     "hunyuan_v1_moe": {"moe_intermediate_size": None},
+    "mimo_v2_flash": {"head_dim": 48},
+    "mimo_v2_flash-dense": {"head_dim": 48},
     "minimax_m2": {"head_dim": 48},
     "qwen3_next": {"linear_key_head_dim": 64, "linear_value_head_dim": 64},
     "qwen3_next-mixed": {"linear_key_head_dim": 32, "linear_value_head_dim": 32},
