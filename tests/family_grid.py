@@ -182,8 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         done[family] += 1
         worst[family] = max(worst.get(family, 0.0), distance)
         faults += [fault] * bool(fault)
-        outcome = "FAILED" if fault else f"{distance:.1e}"
-        print(f"{number:4} of {len(names)}  {outcome}  {name}", flush=True)
+        outcome = f"FAILED {fault}" if fault else f"{distance:.1e}  {name}"
+        print(f"{number:4} of {len(names)}  {outcome}", flush=True)
     print(f"\n{'family':20} configs  furthest from transformers")
     for family in sorted(worst):
         print(f"{family:20} {done[family]:7}  {worst[family]:.1e}")
