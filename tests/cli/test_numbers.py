@@ -34,7 +34,7 @@ def options() -> Iterator[tuple[str, str]]:
 
 def test_every_verb_with_numbers_is_tried() -> None:
     computing = {"run", "serve", "bench", "perplexity", "convert", "embed", "imatrix"}
-    assert {verb for verb, _ in options()} == {*computing, "plan", "search"}
+    assert {verb for verb, _ in options()} == {*computing, "plan", "search", "show"}
     assert {("serve", "--cache-gb"), ("bench", "--memory")} <= {*options()}
 
 

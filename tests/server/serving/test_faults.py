@@ -22,7 +22,7 @@ from dure.server.wire import body
 
 OWN_RENDERERS = True
 CHAT = "/v1/chat/completions"
-BODIES = sorted({route.path for route in (*ROUTES, *OTHERS) if route.shape is not None})
+BODIES = sorted({(r.path, r.method) for r in (*ROUTES, *OTHERS) if r.shape is not None})
 
 
 class Panic(BaseException):
@@ -218,14 +218,14 @@ def test_a_cache_too_small_for_all_at_once_serves_them_one_after_the_other(serve
     assert server.llm.engine.stats.preemptions > 0
 
 
-@pytest.mark.parametrize("path", BODIES)
-def test_json_that_is_10000_deep_is_refused_by_every_route(serve_shared, path) -> None:
+@pytest.mark.parametrize(("path", "method"), BODIES)
+def test_json_that_is_10000_deep_is_refused_by_every_route(serve_shared, path, method) -> None:
     for data in (
         b"[" * 10_000 + b"]" * 10_000,
         b'{"model": "fake", "messages": ' + b'[{"role":' * 10_000 + b"1" + b"}]" * 10_000 + b"}",
         b'{"model":"fake","input":' * 10_000,
     ):
-        answer = serve_shared.post(path, data)
+        answer = serve_shared.ask(method, path, data)
         assert 400 == answer.status
         assert "nested more than 64 deep" in answer.body.decode()
 

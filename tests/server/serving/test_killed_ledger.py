@@ -26,7 +26,8 @@ class Served:
 
     def __init__(self, folder: Path) -> None:
         prices = {"input": 100, "cached_input": 25, "output": 400}
-        keys = [{"name": name, "key": key} for name, key in NAMES.items()]
+        keys: list[dict[str, object]] = [{"name": name, "key": key} for name, key in NAMES.items()]
+        keys[0]["admin"] = True  # /metrics has every key's rows for it alone
         (folder / "keys.json").write_text(json.dumps({"keys": keys, "prices": prices}))
         self.ledger = folder / "ledger.db"
         files = ("--keys", str(folder / "keys.json"), "--ledger", str(self.ledger))
