@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from playwright.sync_api import TimeoutError as NotInTimeError
+
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "src")]
 
 from browsing import DESK, FLAGS, Watched, chromium_path  # noqa: E402 - found by the line above
@@ -48,7 +50,9 @@ class Tab:
         page = self.page
         if page.locator("#stop").is_visible():
             if self.draw.random() < 0.05:
-                page.locator("#stop").click()
+                # The answer may end before the pointer is there, and the button goes with it.
+                with contextlib.suppress(NotInTimeError):
+                    page.locator("#stop").click(timeout=2000)
             return
         self.since = time.monotonic()
         self.answers += 1
