@@ -14,6 +14,7 @@ import ctypes
 import fcntl
 import os
 import random
+import secrets
 import select
 import signal
 import socket
@@ -75,6 +76,9 @@ class Nodes:
             **os.environ,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",
+            # Said aloud: by default, a head has a token and a node that joins it uses none (2.60).
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "TMPDIR": "/tmp/ray/tmp",  # the node's own
             **(env or {}),
         }

@@ -247,7 +247,9 @@ class _Keys(Keys):
 
 
 def _event(value: Any) -> str:
-    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+    text = json.dumps(value, ensure_ascii=False)
+    halves = any("\ud800" <= c <= "\udfff" for c in text)  # of characters: they go as escapes
+    return f"data: {json.dumps(value) if halves else text}\n\n"
 
 
 def until(what: Any, seconds: float = 30.0) -> None:
