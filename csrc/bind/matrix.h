@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <new>
@@ -16,6 +17,11 @@ namespace dure {
 // Page-aligned memory for packed weights: zero until written, and committed only when written.
 struct Buffer {
   static constexpr size_t kLargePage = size_t{2} << 20;
+  // 4 KB on most machines, 16 on some of ARM: what is unmapped begins and ends at one.
+  static size_t page_bytes() {
+    static const auto bytes = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    return bytes;
+  }
   uint8_t* data = nullptr;
   size_t size;
   bool large;
@@ -23,8 +29,8 @@ struct Buffer {
   // mapping, and the part that is unmapped then counts as used until the kernel splits it, which
   // it does not do while a neighbour is being read from disk.
   explicit Buffer(size_t bytes, bool large_pages = true)
-      : size(round_up(std::max<size_t>(bytes, 1), 4096)), large(large_pages) {
-    // What has a large page begins at one: memory is not mapped twice to get there.
+      : size(round_up(std::max<size_t>(bytes, 1), page_bytes())), large(large_pages) {
+    // What has large pages begins at one. What is mapped for that before and behind goes at once.
     const size_t slack = large && size >= kLargePage ? kLargePage : 0;
     void* p = mmap(nullptr, size + slack, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -46,7 +52,7 @@ struct Buffer {
   // that. What it holds is lost.
   void resize(size_t bytes) {
 #ifdef MREMAP_MAYMOVE
-    const size_t wanted = round_up(std::max<size_t>(bytes, 1), 4096);
+    const size_t wanted = round_up(std::max<size_t>(bytes, 1), page_bytes());
     void* p = mremap(data, size, wanted, MREMAP_MAYMOVE);
     if (p == MAP_FAILED) throw std::bad_alloc();
     data = static_cast<uint8_t*>(p);

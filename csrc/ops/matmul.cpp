@@ -46,7 +46,7 @@ void panel_times_few(const Packed& w, const uint8_t* panel, const ActTiles& x, c
         if (x.width != T || x.rows > T) return;
         constexpr int kMost = T < 4 ? T : T / 4 * 3;  // 3 of 4 rows, and 5 or 6 of 8
         if (x.rows <= kMost) return panel_few_tiles<kType, kMost, T>(w, panel, x, out);
-        if (x.rows > kMost) return panel_few_tiles<kType, T>(w, panel, x, out);
+        return panel_few_tiles<kType, T>(w, panel, x, out);
       }
     });
     if constexpr (kDirect > kTile) {
@@ -62,6 +62,7 @@ void panel_times_few(const Packed& w, const uint8_t* panel, const ActTiles& x, c
 // blocks of them stay in the second cache meanwhile, and unpacking the panels anew for each costs
 // hundredths of it.
 constexpr int kRowsAtOnce = 128;
+static_assert(kRowsAtOnce % 16 == 0, "whole tiles, of vectors and of a matrix unit");
 
 // Blocks [first, first + count) of a panel times `rows` rows from a row on.
 void panel_times(const Packed& w, const uint8_t* panel, const ActTiles& x, int from, int rows,
