@@ -103,6 +103,8 @@ class Settings:
             return "it has several keys that are alike"
         if is_public(self.host) and not self.keys and not self.policies:
             return "anybody may ask it"
+        if self.cors and not self.keys and not self.policies:
+            return "web pages may ask it without a key"
         return ""
 
 

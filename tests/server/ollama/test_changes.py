@@ -150,6 +150,7 @@ def test_a_pull_of_what_is_here_is_done_and_nothing_is_downloaded(serve: Any, ba
         ({"models": (), "keys": (KEY, KEY + "2")}, "several keys"),
         ({"models": (), "keys": (KEY,), "policies": ((KEY, KeyPolicy("ada")),)}, "no admin's"),
         ({"models": (), "host": "0.0.0.0", "insecure": True}, "anybody may ask"),
+        ({"models": (), "cors": ("https://chat.example",)}, "web pages may ask"),
     ],
 )
 def test_a_server_of_certain_models_or_of_several_people_stays_as_it_is(
