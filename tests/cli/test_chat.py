@@ -640,7 +640,7 @@ def test_alt_enter_starts_a_line_and_an_arrow_brings_back_the_last_message(
 def test_ctrl_c_typed_during_an_answer_stops_it_and_the_chat_goes_on(
     screen: MakeScreen, ignoring: bool
 ) -> None:
-    shown = screen("fake", pause=6.0, ignoring=ignoring)
+    shown = screen("fake", pause=20.0, ignoring=ignoring)
     shown.expect(">>>")
     shown.type("first second\r")
     shown.expect("2004lfirst")  # prompt_toolkit has let go of the terminal; the answer begins
