@@ -240,10 +240,14 @@ class Nodes:
         return found
 
     def files(self, node: Node) -> set[str]:
-        """What lies in a node's /dev/shm and among its temporary files."""
+        """What lies in a node's /dev/shm and among its temporary files, but for Ray's own logs.
+
+        Ray keeps what each of its workers said for as long as its cluster runs.
+        """
         root = Path(f"/proc/{node.pid}/root")
         places = [root / "dev/shm", root / "tmp/ray/tmp"]
-        return {str(each.relative_to(root)) for place in places for each in place.rglob("*")}
+        found = (each.relative_to(root) for place in places for each in place.rglob("*"))
+        return {str(each) for each in found if "logs" not in each.parts}
 
     def memory(self, node: Node) -> dict[str, int]:
         """Bytes that a node's processes hold, shared pages by their shares: Ray's own, stages'."""

@@ -110,7 +110,7 @@ def main(rounds: int) -> None:
     for rows in ROWS:
         x = np.ones((rows, HIDDEN), np.float32)
         told("compiled graph", rows, lambda x=x: graph.execute(x), ray.get, rounds)
-    graph.teardown()
+    graph.teardown(kill_actors=True)  # waits without end in Ray 2.60 otherwise
     ray.shutdown()
 
 
