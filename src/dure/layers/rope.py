@@ -133,7 +133,7 @@ class RopeConfig:
             alpha=table.number("alpha"),
             low_freq_factor=table.number("low_freq_factor") or 1.0,
             high_freq_factor=table.number("high_freq_factor") or 4.0,
-            truncate=table.values.get("truncate") is not False,
+            truncate=bool(table.values.get("truncate", True)),
             divisors=divisors,
             turning=int(part * head_dim // 2),
         )

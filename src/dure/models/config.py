@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dure.errors import ModelFileError, UnsupportedModelError
-from dure.formats.context import stretched_context
+from dure.formats.context import one_rotation, stretched_context
 from dure.formats.multimodal import language_config
 from dure.formats.quantized.mlx import is_mlx
 from dure.models.gguf_layers import heads_by_window, kinds_of_layers, layers_without_heads
@@ -225,9 +225,14 @@ class Config:
             raise self._wrong("num_key_value_heads", kv_heads, f"a divisor of the {heads} heads")
         return heads, kv_heads
 
-    def head_dim(self, default: int) -> int:
-        """Return the dimensions of one head, an even number; `default` if the config has none."""
-        size = self.integer("head_dim", default, high=_MOST_HEAD_DIM)
+    def head_dim(self, default: int, *, null: int | None = None) -> int:
+        """Return the dimensions of one head, an even number.
+
+        default: if the config has none; null: if it says null, where that is something else.
+        """
+        off = "head_dim" in self.values and self.values["head_dim"] is None
+        usual = null if off and null is not None else default
+        size = self.integer("head_dim", usual, high=_MOST_HEAD_DIM)
         if size % 2:
             raise self._wrong("head_dim", size, "an even number")
         return size
@@ -393,7 +398,7 @@ def read_config(checkpoint: Checkpoint) -> Config:
     Of a multimodal folder, it is the language model's.
     """
     if checkpoint.kind == "safetensors":
-        own = language_config(checkpoint.config, checkpoint.tensors)
+        own = one_rotation(language_config(checkpoint.config, checkpoint.tensors))
         values = {_SYNONYMS[key]: value for key, value in own.items() if key in _SYNONYMS}
         values |= {key: value for key, value in own.items() if key not in _SYNONYMS}
         check_causal(values, checkpoint)
