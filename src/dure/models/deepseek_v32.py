@@ -5,6 +5,7 @@ sees the past tokens that an indexer chooses.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from dure.errors import ModelFileError, UnsupportedModelError
@@ -58,7 +59,8 @@ class Block(deepseek_v2.Block):
 class Model(Decoder):
     """The whole model: token ids to logits."""
 
-    DEFAULTS, INDEX_HEADS, INTERLEAVED = V3, 64, False
+    DEFAULTS = replace(V3, context_length=163_840)
+    INDEX_HEADS, INTERLEAVED = 64, False
 
     def __init__(self, config: Config, weights: Weights) -> None:
         config.expect("gating_func", 2)  # in GGUF: 2 is sigmoid

@@ -47,11 +47,11 @@ class Ernie45Config:
     def read(cls, config: Config) -> Ernie45Config:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.check_activation()
-        heads, kv_heads = config.heads()
-        head_dim = config.head_dim(128)
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        head_dim = config.head_dim(128, null=hidden // heads)
         return cls(
             vocab_size=config.integer("vocab_size"),
-            hidden=config.integer("hidden_size"),
+            hidden=hidden,
             intermediate=config.integer("intermediate_size"),
             layers=config.integer("num_hidden_layers", high=1024),
             heads=heads,

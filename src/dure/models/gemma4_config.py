@@ -74,8 +74,7 @@ class Gemma4Config:
         config.expect("hidden_activation", "gelu_pytorch_tanh")
         config.expect("use_bidirectional_attention", "vision", False)
         vocab_size = config.integer("vocab_size", _VOCABULARY)
-        unified = str(config.values.get("model_type")).startswith("gemma4_unified")
-        none = unified or config.is_gguf
+        none = _is_unified(config) or config.is_gguf
         own_width = config.integer("hidden_size_per_layer_input", 0 if none else 256, low=0)
         own_rows = config.integer("vocab_size_per_layer_input", _VOCABULARY)
         own_rows = vocab_size if config.is_gguf else own_rows
@@ -98,12 +97,22 @@ class Gemma4Config:
             own_width=own_width,
             own_rows=own_rows,
             norm_eps=config.positive("rms_norm_eps", 1e-6),
-            context_length=config.context_length(131072),
+            context_length=config.context_length(_context(config)),
             tied=config.flag("tie_word_embeddings", True),
             rope=next((each.rope for each in kinds if each.window is None), kinds[0].rope),
             bias=config.flag("attention_bias", False),
             logit_cap=config.positive("final_logit_softcapping") if capped else None,
         )
+
+
+def _is_unified(config: Config) -> bool:
+    """Check whether it is the 12B, whose class has defaults of its own."""
+    return str(config.values.get("model_type")).startswith("gemma4_unified")
+
+
+def _context(config: Config) -> int:
+    """Return the tokens of a sequence where the config does not say them."""
+    return 262144 if _is_unified(config) else 131072
 
 
 def _heads(config: Config) -> int:
@@ -131,7 +140,8 @@ def _kinds(config: Config, has: Has) -> tuple[LayerSizes, ...]:
     head_dims, kv_heads = _of_gguf(config, names) if config.is_gguf else _of_folder(config, names)
     same = _values_are_keys(config, names, has)
     widths = _widths(config, sources)
-    window = config.integer("sliding_window", 512) if _SLIDING in names else 0
+    usual = 1024 if _is_unified(config) else 512
+    window = config.integer("sliding_window", usual) if _SLIDING in names else 0
     ropes = {
         (name, head_dim): _rope(config, head_dim, name)
         for name, head_dim in sorted({*zip(names, head_dims, strict=True)})
@@ -255,7 +265,7 @@ def _widths(config: Config, sources: list[int]) -> list[int]:
 
 def _rope(config: Config, head_dim: int, kind: str) -> RopeConfig:
     """Read the rotation of one kind of layers."""
-    longest = config.integer("max_position_embeddings", 131072)
+    longest = config.integer("max_position_embeddings", _context(config))
     values: dict[str, Any] = {"max_position_embeddings": longest}
     theta = _ROPES[kind]["rope_theta"]
     if config.is_gguf:  # rope_freqs.weight says which frequencies turn

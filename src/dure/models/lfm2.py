@@ -59,7 +59,6 @@ class Lfm2Config:
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         layers = config.integer("num_hidden_layers", high=1024)
         head_dim = config.head_dim(hidden // heads)
-        usual = config.positive("rms_norm_eps", 1e-5)  # GGUF's name for it
         return cls(
             vocab_size=config.integer("vocab_size"),
             hidden=hidden,
@@ -68,7 +67,7 @@ class Lfm2Config:
             heads=heads,
             kv_heads=kv_heads,
             head_dim=head_dim,
-            norm_eps=config.positive("norm_eps", usual),
+            norm_eps=config.positive("rms_norm_eps" if config.is_gguf else "norm_eps", 1e-5),
             context_length=config.context_length(128000),
             tied=config.flag("tie_embedding", config.flag("tie_word_embeddings", True)),
             rope=RopeConfig.from_hf(

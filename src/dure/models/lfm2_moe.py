@@ -68,7 +68,6 @@ class Lfm2MoeConfig:
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         layers = config.integer("num_hidden_layers", high=1024)
         head_dim = config.head_dim(hidden // heads)
-        usual = config.positive("rms_norm_eps", 1e-5)  # GGUF's name for it
         experts = config.integer("num_experts", 32, high=65536)
         dense = _dense_layers(config, gguf=weights.is_gguf)
         biased = weights.has(f"model.layers.{dense}.mlp.gate.e_score_correction_bias")
@@ -80,7 +79,7 @@ class Lfm2MoeConfig:
             heads=heads,
             kv_heads=kv_heads,
             head_dim=head_dim,
-            norm_eps=config.positive("norm_eps", usual),
+            norm_eps=config.positive("rms_norm_eps" if config.is_gguf else "norm_eps", 1e-5),
             context_length=config.context_length(128000),
             tied=config.flag("tie_embedding", config.flag("tie_word_embeddings", True)),
             rope=RopeConfig.from_hf(

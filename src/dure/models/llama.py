@@ -53,7 +53,9 @@ class LlamaConfig:
         config.check_activation()
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         config.expect("clip_qkv", False)
-        head_dim = config.head_dim(hidden // heads)
+        # InternLM3's and IQuest-Coder's classes have defaults of their own.
+        kin = config.values.get("model_type") in MODEL_TYPES
+        head_dim = config.head_dim(128 if kin else hidden // heads, null=hidden // heads)
         context = config.context_length(2048)
         if config.flag(
             "use_sliding_window", True
@@ -67,7 +69,7 @@ class LlamaConfig:
             heads=heads,
             kv_heads=kv_heads,
             head_dim=head_dim,
-            norm_eps=config.positive("rms_norm_eps", 1e-6),
+            norm_eps=config.positive("rms_norm_eps", 1e-5 if kin else 1e-6),
             context_length=context,
             tied=config.flag("tie_word_embeddings", False),
             bias=config.flag("attention_bias", config.flag("qkv_bias", False)),

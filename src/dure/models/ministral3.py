@@ -81,7 +81,7 @@ def _rope(config: Config, head_dim: int) -> tuple[RopeConfig, float | None]:
     """Read the rotation, and by how much queries grow with each e-fold of the original context."""
     values = config.values
     table = values.get("rope_parameters") or values.get("rope_scaling")
-    if table is None and "rope_theta" not in values:  # the class's own
+    if table is None and not config.is_gguf:  # the class's own, whatever rope_theta says
         values = {**values, "rope_parameters": _USUAL_ROPE}
         table = _USUAL_ROPE
     beta = table.get("llama_4_scaling_beta") if isinstance(table, Mapping) else None

@@ -1,4 +1,7 @@
-"""Qwen3, dense (Yang et al. 2025, arXiv 2505.09388): per-head q and k norms before RoPE."""
+"""Qwen3, dense (Yang et al. 2025, arXiv 2505.09388): per-head q and k norms before RoPE.
+
+The text part of Qwen3-VL is the same without windows.
+"""
 
 from __future__ import annotations
 
@@ -51,6 +54,7 @@ class Qwen3Config:
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         layers = config.integer("num_hidden_layers", high=1024)
         head_dim = config.head_dim(128)
+        sees = str(config.values.get("model_type")).startswith("qwen3_vl")
         return cls(
             vocab_size=config.integer("vocab_size"),
             hidden=hidden,
@@ -62,9 +66,14 @@ class Qwen3Config:
             norm_eps=config.positive("rms_norm_eps", 1e-6),
             context_length=config.context_length(32768),
             tied=config.flag("tie_word_embeddings", False),
-            windows=config.windows(layers),
+            windows=(None,) * layers if sees else config.windows(layers),
             bias=config.flag("attention_bias", False),
-            rope=RopeConfig.from_hf(config.values, head_dim, partial=config.is_gguf),
+            rope=RopeConfig.from_hf(
+                config.values,
+                head_dim,
+                default_theta=500_000.0 if sees else 10_000.0,
+                partial=config.is_gguf,
+            ),
         )
 
 

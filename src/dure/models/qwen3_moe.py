@@ -1,4 +1,7 @@
-"""Qwen3 mixtures of experts (Yang et al. 2025, arXiv 2505.09388): Qwen3's attention, routed MLP."""
+"""Qwen3 mixtures of experts (Yang et al. 2025, arXiv 2505.09388): Qwen3's attention, routed MLP.
+
+The text part of Qwen3-VL is the same without windows, and always normalises experts' weights.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,8 @@ class Qwen3MoeConfig:
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         layers = config.integer("num_hidden_layers", high=1024)
         experts = config.integer("num_experts", high=65536)
-        head_dim = config.head_dim(128)
+        sees = str(config.values.get("model_type")).startswith("qwen3_vl")
+        head_dim = config.head_dim(hidden // heads if sees else 128)
         return cls(
             vocab_size=config.integer("vocab_size"),
             hidden=hidden,
@@ -67,7 +71,7 @@ class Qwen3MoeConfig:
             experts=experts,
             experts_per_token=config.integer("num_experts_per_tok", high=experts),
             # config.json's default is False; GGUF writes it only where it is not the rule, True.
-            normalize=config.flag("norm_topk_prob", gguf),
+            normalize=sees or config.flag("norm_topk_prob", gguf),
             dense_layers=config.dense_layers(layers),
             layers=layers,
             heads=heads,
@@ -76,9 +80,14 @@ class Qwen3MoeConfig:
             norm_eps=config.positive("rms_norm_eps", 1e-6),
             context_length=config.context_length(32768),
             tied=config.flag("tie_word_embeddings", False),
-            window=config.window(),
+            window=None if sees else config.window(),
             bias=config.flag("attention_bias", False),
-            rope=RopeConfig.from_hf(config.values, head_dim, partial=config.is_gguf),
+            rope=RopeConfig.from_hf(
+                config.values,
+                head_dim,
+                default_theta=500_000.0 if sees else 10_000.0,
+                partial=gguf,
+            ),
         )
 
 

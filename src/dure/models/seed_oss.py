@@ -43,7 +43,7 @@ class SeedOssConfig:
         config.check_activation()
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         layers = config.integer("num_hidden_layers", high=1024)
-        head_dim = config.head_dim(128)
+        head_dim = config.head_dim(128, null=hidden // heads)
         return cls(
             vocab_size=config.integer("vocab_size"),
             hidden=hidden,

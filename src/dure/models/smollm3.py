@@ -61,7 +61,12 @@ class Smollm3Config:
             norm_eps=config.positive("rms_norm_eps", 1e-6),
             context_length=config.context_length(32768),
             tied=config.flag("tie_word_embeddings", True),
-            rope=RopeConfig.from_hf(config.values, head_dim, partial=config.is_gguf),
+            rope=RopeConfig.from_hf(
+                config.values,
+                head_dim,
+                default_theta=10_000.0 if gguf else 2_000_000.0,
+                partial=gguf,
+            ),
             bias=config.flag("attention_bias", False),
             mlp_bias=config.flag("mlp_bias", False),
             # GGUF converters permute the rows of q and k for interleaved RoPE.
