@@ -539,6 +539,8 @@ def _add_mimo_keys(writer: gguf.GGUFWriter, config: Config) -> None:
     if (config["n_group"] or 1) > 1:
         writer.add_expert_group_count(config["n_group"])
         writer.add_expert_group_used_count(config["topk_group"])
+    if config.get("num_nextn_predict_layers"):
+        writer.add_nextn_predict_layers(config["num_nextn_predict_layers"])
 
 
 def _add_expert_keys(writer: gguf.GGUFWriter, config: Config) -> None:

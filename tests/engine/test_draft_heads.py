@@ -31,6 +31,7 @@ class HeadedModel:
     vocab_size, context_length = VOCAB_SIZE, 512
     kv_cache_specs = (KVCacheSpec("gqa", 1, 1),)
     draft_cache_specs = (KVCacheSpec("gqa", 1, 1),)
+    num_draft_heads = 1
 
     def __init__(self, wrong: float = 0.0) -> None:
         self.wrong = wrong
@@ -61,8 +62,9 @@ class HeadedModel:
         return self.logits(self.run(self.embed(batch), batch, cache)[batch.logit_rows])
 
     def draft(
-        self, hidden: np.ndarray, batch: Batch, cache: Sequence[np.ndarray]
+        self, hidden: np.ndarray, batch: Batch, cache: Sequence[np.ndarray], *, head: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
+        assert head == 0
         made = np.zeros_like(hidden)
         for row, (token, position) in enumerate(zip(batch.tokens, batch.positions, strict=True)):
             if position > 0:

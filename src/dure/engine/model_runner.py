@@ -102,9 +102,9 @@ class ModelRunner:
         )
 
     @property
-    def has_draft_heads(self) -> bool:
-        """Whether the model's own draft heads are used."""
-        return self._headed is not None
+    def num_draft_heads(self) -> int:
+        """How many draft heads of the model's own are used."""
+        return 0 if self._headed is None else self._headed.num_draft_heads
 
     def step_work(self, row_bytes: int) -> StepWork:
         """Describe what a row of this model works on.
@@ -181,14 +181,15 @@ class ModelRunner:
         assert self.draft_model is not None
         return self.draft_model.forward(batch, self.storage.arrays[self._num_layers :])
 
-    def draft_heads(self, hidden: Floats, batch: Batch) -> tuple[Floats, Floats]:
-        """Compute what the draft heads expect after batch.tokens, at the positions before them.
+    def draft_heads(self, hidden: Floats, batch: Batch, head: int = 0) -> tuple[Floats, Floats]:
+        """Compute what a draft head expects after batch.tokens, at positions 1 + head before them.
 
         hidden: (n, hidden) of these positions. Returns (m, hidden) and logits (m, vocab_size) of
         the batch's logit rows.
         """
         assert self._headed is not None
-        guess = self._headed.draft(hidden, batch, self.storage.arrays[self._num_layers :])
+        cache = self.storage.arrays[self._num_layers :]
+        guess = self._headed.draft(hidden, batch, cache, head=head)
         for failure in self._expert_pool.take_failures() if self._expert_pool else ():
             raise failure.error
         return guess

@@ -91,6 +91,7 @@ class Decoder:
             self.score = score_head(weights, sizes.hidden)
         self.draft_rope = self.rope  # of the layer that guesses tokens, which a family may change
         self.mtp: MultiTokenPrediction | None = None  # set by families that have one, as the next
+        self.later_mtp: Sequence[MultiTokenPrediction] = ()  # each for a token further ahead
         self.draft_problem = NO_DRAFT_HEADS
         """Why there are no draft heads; empty if there are some."""
 
@@ -175,34 +176,43 @@ class Decoder:
 
     @property
     def draft_cache_specs(self) -> tuple[KVCacheSpec | StateSpec, ...]:
-        """What the layer that guesses tokens caches of each; empty if there is none."""
-        return () if self.mtp is None else (self.mtp.block.mixer.cache_spec,)
+        """What each layer that guesses tokens caches of one; empty if there is none."""
+        heads = () if self.mtp is None else (self.mtp, *self.later_mtp)
+        return tuple(head.block.mixer.cache_spec for head in heads)
+
+    @property
+    def num_draft_heads(self) -> int:
+        """How many layers guess tokens: with several, number k guesses token k + 2 from one."""
+        return 0 if self.mtp is None else 1 + len(self.later_mtp)
 
     def draft_hidden(self, x: Floats) -> Floats:
         """Return x (n, hidden), which `run` gave, in the form that `draft` takes."""
-        return self._heads().hidden(x)
+        return self._head(0).hidden(x)
 
-    def draft(self, hidden: Floats, batch: Batch, cache: CacheArrays) -> tuple[Floats, Floats]:
+    def draft(
+        self, hidden: Floats, batch: Batch, cache: CacheArrays, *, head: int = 0
+    ) -> tuple[Floats, Floats]:
         """Guess the tokens after batch.tokens, from the hidden states of those before them.
 
         hidden: (n, hidden), of `draft_hidden` or of an earlier guess. Positions are those of these
-        earlier tokens, so that the cache, which has only `draft_cache_specs`, begins at 0. Returns
+        earlier tokens, so that the cache, which has only `draft_cache_specs`, begins at 0. head:
+        which one; its tokens stand 1 + head after those that `hidden` is of. Returns
         hidden states (m, hidden) and logits (m, vocab_size) of the batch's logit rows. Raises
         UnsupportedModelError without draft heads, PassInterruptedError if the batch says so.
         """
-        heads = self._heads()
+        layer = self._head(head)
         if batch.interrupted is not None and batch.interrupted():
             raise PassInterruptedError
         rotation = self.draft_rope(batch.positions)
-        states, normed = heads(hidden, self.embed(batch), rotation, batch, cache[0])
+        states, normed = layer(hidden, self.embed(batch), rotation, batch, cache[head])
         if len(states) == 0:
             return states, np.zeros((0, self.vocab_size), np.float32)
         return states, self.lm_head(normed)
 
-    def _heads(self) -> MultiTokenPrediction:
+    def _head(self, number: int) -> MultiTokenPrediction:
         if self.mtp is None:
             raise UnsupportedModelError(f"This model has no draft heads: {self.draft_problem}.")
-        return self.mtp
+        return (self.mtp, *self.later_mtp)[number]
 
     def forward(self, batch: Batch, cache: CacheArrays) -> Floats:
         """Compute logits (len(batch.logit_rows), vocab_size); write keys and values to `cache`."""

@@ -145,6 +145,11 @@ class HeadedModel(PoolingModel, Protocol):
         ...
 
     @property
+    def num_draft_heads(self) -> int:
+        """How many heads there are: of several, each guesses one token further than the last."""
+        ...
+
+    @property
     def draft_problem(self) -> str:
         """Why there are no draft heads; empty if there are some."""
         ...
@@ -154,9 +159,9 @@ class HeadedModel(PoolingModel, Protocol):
         ...
 
     def draft(
-        self, hidden: NDArray[np.float32], batch: Batch, cache: CacheArrays
+        self, hidden: NDArray[np.float32], batch: Batch, cache: CacheArrays, *, head: int = 0
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Guess what follows batch.tokens, which come after `hidden` (n, hidden).
+        """Guess what follows batch.tokens, which stand 1 + head after what `hidden` is of.
 
         Returns the heads' own hidden states (m, hidden), for the guess after that, and logits.
         """

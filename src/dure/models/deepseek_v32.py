@@ -141,12 +141,14 @@ class Model(Decoder):
         mixer = cast("Block", self.mtp.block).mixer
         return (mixer.cache_spec, *([mixer.indexer.cache_spec] if mixer.indexer else []))
 
-    def draft(self, hidden: Floats, batch: Batch, cache: CacheArrays) -> tuple[Floats, Floats]:
+    def draft(
+        self, hidden: Floats, batch: Batch, cache: CacheArrays, *, head: int = 0
+    ) -> tuple[Floats, Floats]:
         """Guess tokens; see Decoder. cache: the layer's array, then its indexer's."""
         stored: Any = cache
         if self.mtp is not None:
             stored = (IndexedCache(cache[0], cache[1], Selections()),)
-        return super().draft(hidden, batch, stored)
+        return super().draft(hidden, batch, stored, head=head)
 
     @property
     def _blocks(self) -> Sequence[Block]:

@@ -84,19 +84,28 @@ class Model(Decoder):
             ropes=[ropes[kind.rope] for kind in sizes.kinds],
         )
         self.draft_rope = Rope(sizes.draft_kind.rope)
-        self.mtp, self.draft_problem = self._first_head(weights)
+        self.mtp, self.draft_problem = self._draft_head(weights, 0)
+        self.later_mtp = self._later_heads(weights) if self.mtp is not None else []
         for extra in range(sizes.layers, sizes.layers + sizes.extra_layers):
             weights.skip_all(f"model.layers.{extra}.")
             weights.skip_all(f"blk.{extra}.")  # GGUF's tensors that have no name in transformers
-        weights.skip_all("model.mtp.")  # the second and the third, of which each has its own
+        weights.skip_all("model.mtp.")  # of what is incomplete or not wanted
 
-    def _first_head(self, weights: Weights) -> tuple[MultiTokenPrediction | None, str]:
-        """Load the first of the layers that draft: dense, and with a window as the others."""
+    def _later_heads(self, weights: Weights) -> list[MultiTokenPrediction]:
+        """Load the layers that draft after the first, as far as they are there one by one."""
+        heads: list[MultiTokenPrediction] = []
+        while (head := self._draft_head(weights, 1 + len(heads))[0]) is not None:
+            heads.append(head)
+        return heads
+
+    def _draft_head(self, weights: Weights, number: int) -> tuple[MultiTokenPrediction | None, str]:
+        """Load one of the layers that draft: dense, and with a window as the others."""
         sizes = self.config
-        name, inner, norm = "model.mtp.layers.0", "model.mtp.layers.0", "final_layernorm"
-        outer = name
+        name, norm = f"model.mtp.layers.{number}", "final_layernorm"
+        inner = outer = name
         if weights.is_gguf:
-            name, outer = f"model.layers.{sizes.layers}", f"blk.{sizes.layers}"
+            layer = sizes.layers + number
+            name, outer = f"model.layers.{layer}", f"blk.{layer}"
             inner, norm = f"{outer}.nextn", "layer_output_norm"
         names = MTPNames(f"{inner}.enorm", f"{inner}.hnorm", f"{inner}.eh_proj", f"{outer}.{norm}")
         return load_mtp(

@@ -94,7 +94,7 @@ class DraftHeads:
         running = [each for each in step.verified if not each.request.is_finished]
         if not wanted or not running or self._runner.hidden is None:
             return
-        rows = [_following(each) for each in running]
+        rows = [following(each) for each in running]
         picked = np.concatenate(
             [np.arange(each.first_row, each.first_row + each.count) for each in running]
         )
@@ -120,18 +120,18 @@ class DraftHeads:
         return [place for place in hidden if depth < limits[place] and goes_on(place, kinds[place])]
 
     def _guess(
-        self, rows: Sequence[Rows], hidden: Floats, depth: int
+        self, rows: Sequence[Rows], hidden: Floats, depth: int, head: int = 0
     ) -> tuple[Floats, list[tuple[int, float]]]:
-        """Run the heads once; return their hidden states and what is drawn from the wanted rows."""
+        """Run a head once; return its hidden states and what is drawn from the wanted rows."""
         began = time.perf_counter()
-        states, logits = self._runner.draft_heads(hidden, rows_batch(rows))
+        states, logits = self._runner.draft_heads(hidden, rows_batch(rows), head)
         wanted = [each.request for each in rows if each.is_wanted]
         drawn = self._sampler.guess(wanted, logits, depth) if wanted else []
         self.cost.add(len(hidden), time.perf_counter() - began)
         return states, drawn
 
 
-def _following(verified: Verified) -> Rows:
+def following(verified: Verified) -> Rows:
     """Return the tokens after each row of a request, at the rows' positions."""
     first = verified.start + 1
     tokens = verified.request.tokens[first : first + verified.count]

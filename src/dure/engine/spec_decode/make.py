@@ -9,6 +9,7 @@ from dure.engine.sampler import Sampler
 from dure.engine.spec_decode.draft_model import DraftModel
 from dure.engine.spec_decode.forced import GrammarDrafter
 from dure.engine.spec_decode.heads import DraftHeads
+from dure.engine.spec_decode.several_heads import SeveralHeads
 from dure.engine.spec_decode.speculator import Speculator
 from dure.engine.spec_decode.text import TextDrafter
 
@@ -33,6 +34,7 @@ def make_drafter(speculate: str, runner: Runner, *, threads: int) -> Speculator 
         return Speculator(texts, None)
     if runner.draft_model is not None:
         model = DraftModel(runner, sampler)
-    elif runner.has_draft_heads and speculate != "text":
-        model = DraftHeads(runner, sampler)
+    elif runner.num_draft_heads and speculate != "text":
+        made = DraftHeads if runner.num_draft_heads == 1 else SeveralHeads
+        model = made(runner, sampler)
     return Speculator(texts, model)
