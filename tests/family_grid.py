@@ -2,7 +2,9 @@
 
 Each is a tiny model with all its parameters drawn, saved as transformers saves it. Its logits are
 transformers' in one pass; token by token, in pieces beside others, from a reused prefix and after
-a preemption they are the same bits.
+a preemption they are the same bits. Where transformers' own scores say that a choice of experts or
+of keys is a tie (choices.py), and the logits differ from there on, the model gets other tokens:
+no row is left out.
 
     python tests/family_grid.py                 every config of every family
     python tests/family_grid.py --part 2/4      every fourth config, from the second on
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from choices import tied_rows
 from tiny_configs import MODELS, RECURRENT, UNUSUAL, unusual, unusual_qwen
 from tiny_models import (
     NUMPY,
@@ -48,7 +51,7 @@ SAVES: tuple[tuple[dict[str, Any], str | None], ...] = (
     ({}, "bfloat16"),
     ({}, "float16"),
 )
-SEQUENCES = random_sequences(70, 21, 5, seed=5)
+SEEDS = (5, 6, 7, 8)  # of the tokens: the next one's where a choice is a tie
 TOGETHER = [(0, 20, 0), (33, 1, 2), (37, 0, 1), (0, 0, 2)]
 
 
@@ -71,8 +74,11 @@ def sample() -> list[str]:
     return chosen
 
 
-def check(name: str, folder: Path) -> float:
-    """Hold a config to transformers, and return how far its logits are. Raises AssertionError."""
+def check(name: str, folder: Path) -> tuple[float, int]:
+    """Hold a config to transformers. Raises AssertionError.
+
+    Return how far its logits are, and how often the tokens were drawn anew, as there was a tie.
+    """
     family, settings = GRID[name]
     options, dtype = save_of(name)
     model = oracle_of(family, settings)
@@ -84,29 +90,59 @@ def check(name: str, folder: Path) -> float:
     if dtype is not None:
         model = reopened(folder)
     ours = loaded(folder)
-    at_once = PagedRun(ours, SEQUENCES).finish([tuple(len(each) for each in SEQUENCES)])
-    distance = 0.0
-    for tokens, logits in zip(SEQUENCES, at_once, strict=True):
-        distance = max(distance, furthest(oracle_logits(model, tokens), logits))
     tolerance = RECURRENT_TOLERANCE if family in RECURRENT else TOLERANCE
-    assert distance < tolerance, f"{distance:.1e} from transformers"
-    in_pieces = PagedRun(ours, SEQUENCES, seed=1).finish(TOGETHER)
+    for seed in SEEDS:
+        sequences = random_sequences(70, 21, 5, seed=seed)
+        at_once = PagedRun(ours, sequences).finish([tuple(len(each) for each in sequences)])
+        distance = distance_of(model, sequences, at_once, tolerance)
+        if distance is not None:
+            break
+    else:
+        raise AssertionError(f"a tie in each of {len(SEEDS)} draws of tokens")
+    in_pieces = PagedRun(ours, sequences, seed=1).finish(TOGETHER)
     for whole, pieces in zip(at_once, in_pieces, strict=True):
         assert np.array_equal(whole, pieces), "other bits in pieces"
-    (one_by_one,) = PagedRun(ours, SEQUENCES[1:2]).finish([(1,)] * len(SEQUENCES[1]))
+    (one_by_one,) = PagedRun(ours, sequences[1:2]).finish([(1,)] * len(sequences[1]))
     assert np.array_equal(at_once[1], one_by_one), "other bits token by token"
-    _check_in_the_engine(ours)
-    return distance
+    _check_in_the_engine(ours, sequences)
+    return distance, SEEDS.index(seed)
 
 
-def _check_in_the_engine(model: Any) -> None:
+def distance_of(
+    model: Any, sequences: Sequence[Sequence[int]], logits: Sequence[np.ndarray], tolerance: float
+) -> float | None:
+    """Return how far the logits are from the oracle's; None if they differ by ties alone.
+
+    Raises AssertionError if a row differs before which, and in which, there is no tie.
+    """
+    distance, is_tied = 0.0, False
+    for tokens, rows in zip(sequences, logits, strict=True):
+        expected = oracle_logits(model, tokens)
+        far = furthest(expected, rows)
+        if far < tolerance:
+            distance = max(distance, far)
+            continue
+        wrong = first_wrong(expected, rows, tolerance)
+        ties = tied_rows(model, tokens)
+        assert min(ties, default=len(tokens)) <= wrong, f"{far:.1e} from transformers, row {wrong}"
+        is_tied = True
+    return None if is_tied else distance
+
+
+def first_wrong(expected: np.ndarray, actual: np.ndarray, tolerance: float) -> int:
+    """Return the first row that is not within the tolerance, as one with a NaN is not."""
+    within = (np.abs(expected - actual) < tolerance).all(axis=1)
+    return int(np.argmin(within))
+
+
+def _check_in_the_engine(model: Any, sequences: Sequence[Sequence[int]]) -> None:
     """Let requests share a prefix, and be preempted; assert that each gets its bits when alone."""
     from dure.engine.engine import Engine  # noqa: PLC0415
     from dure.engine.model_runner import ModelRunner  # noqa: PLC0415
     from dure.engine.request import SamplingParams  # noqa: PLC0415
 
     params = SamplingParams(max_tokens=9, temperature=0.8, seed=1, logprobs=4, ignore_eos=True)
-    long, other, short = SEQUENCES
+    long, other, short = sequences
     prompts = [[*long, *short[:1]], [*other, *long[:40]], [*short, *long[:54]]]
 
     def run(engine: Engine, *given: Sequence[int]) -> list[Any]:
@@ -148,13 +184,13 @@ def share(names: Sequence[str], part: str) -> list[str]:
     return list(names[int(number) - 1 :: int(of)])
 
 
-def _told(name: str) -> tuple[float, str]:
-    """Check a config in a folder of its own: how far its logits are, and what failed, if any."""
+def _told(name: str) -> tuple[float, int, str]:
+    """Check a config in a folder of its own: what `check` returns, and what failed, if any."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            return check(name, Path(folder)), ""
+            return *check(name, Path(folder)), ""
         except Exception as error:  # all are told at the end
-            return 0.0, f"{name} {save_of(name)}: {type(error).__name__}: {error}"
+            return 0.0, 0, f"{name} {save_of(name)}: {type(error).__name__}: {error}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -174,25 +210,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     transformers.utils.logging.disable_progress_bar()
     print(versions(), flush=True)
     worst: dict[str, float] = {}
-    done, faults = Counter[str](), []
+    done, ties, faults = Counter[str](), Counter[str](), []
     began = time.process_time()
     for number, name in enumerate(names, start=1):
         family = GRID[name][0]
-        distance, fault = _told(name)
+        distance, drawn_anew, fault = _told(name)
         done[family] += 1
+        ties[family] += bool(drawn_anew)
         worst[family] = max(worst.get(family, 0.0), distance)
         faults += [fault] * bool(fault)
         outcome = f"FAILED {fault}" if fault else f"{distance:.1e}  {name}"
+        outcome += ", with other tokens, as a choice was a tie" if drawn_anew else ""
         print(f"{number:4} of {len(names)}  {outcome}", flush=True)
-    print(f"\n{'family':20} configs  furthest from transformers")
+    print(f"\n{'family':20} configs  with other tokens  furthest from transformers")
     for family in sorted(worst):
-        print(f"{family:20} {done[family]:7}  {worst[family]:.1e}")
+        print(f"{family:20} {done[family]:7}  {ties[family]:17}  {worst[family]:.1e}")
     print("".join(f"\nFAILED {fault}" for fault in faults))
     seconds = time.process_time() - began
     print(versions())
     print(
         f"{len(worst)} families, {len(names)} of {len(GRID)} configs, {len(faults)} failed, "
-        f"{seconds:.0f} s of a processor"
+        f"{ties.total()} with other tokens, {seconds:.0f} s of a processor"
     )
     return 1 if faults else 0
 
