@@ -22,6 +22,7 @@ from dure.batch import CacheDtype
 # Of each kind of layer and of each type of a cache at least one.
 CACHES: dict[str, tuple[CacheDtype, ...]] = {
     "dense": ("f16", "q8", "f32"),
+    "floats": ("f16",),
     "sparse": ("f16",),
     "recurrent": ("f16",),
     "latent": ("f16", "q8"),

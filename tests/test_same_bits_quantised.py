@@ -37,6 +37,13 @@ def dense_types(name: str) -> Kind:
     return Kind.Q8_0 if "layers" not in name else Kind.Q4_0
 
 
+def float_types(name: str) -> Kind:
+    """BF16 and F16, which are multiplied as integers."""
+    if is_plain(name):
+        return Kind.F32
+    return Kind.F16 if "_proj" in name and ".1." in name else Kind.BF16
+
+
 def latent_types(name: str) -> Kind:
     """As sparse_types, with Q8_0 for the heads' keys, whose rows are short."""
     return Kind.Q8_0 if "k_b_proj" in name else sparse_types(name)
@@ -81,6 +88,7 @@ CHANNELS = {
 }
 FILES = {
     "dense": (config_of("llama"), dense_types),
+    "floats": (config_of("llama"), float_types),
     "sparse": (config_of("qwen3_moe", **WIDE), sparse_types),
     "recurrent": (
         config_of("qwen3_next", **WIDE, **DELTA, shared_expert_intermediate_size=256),
@@ -174,9 +182,12 @@ def composition(
 @pytest.mark.parametrize(
     ("name", "cache_dtype"),
     [
-        *((name, "f16") for name in FILES if name not in ("channels", "latent")),
+        *((name, "f16") for name in FILES if name not in ("channels", "floats", "latent")),
         *(("dense", "q8"), ("latent", "q8")),
-        *(pytest.param(name, "f16", marks=pytest.mark.long) for name in ("channels", "latent")),
+        *(
+            pytest.param(name, "f16", marks=pytest.mark.long)
+            for name in ("channels", "floats", "latent")
+        ),
     ],
 )
 def test_no_company_changes_a_bit(

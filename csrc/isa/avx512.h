@@ -159,6 +159,32 @@ inline void dot_groups(W&& weights, const int8_t* a, const int32_t* act_sums, i3
   for (int t = 0; t < T; ++t) sums[t].v = s[t];
 }
 
+// sums[t] = sum over 32 columns of code * activation as a float, for 16 rows of codes of 16 bits.
+template <int T>
+inline void dot_words(const uint8_t* codes, const int8_t* a, f32x16* sums) {
+  alignas(64) int16_t x[T][kBlock];
+  __m512i s[T];
+#pragma GCC unroll 16
+  for (int t = 0; t < T; ++t) {
+    s[t] = _mm512_setzero_si512();
+    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a + t * kBlock));
+    _mm512_store_si512(x[t], _mm512_cvtepi8_epi16(bytes));
+  }
+  // Read from memory: a broadcast from there costs no shuffle.
+  asm volatile("" : : "r"(x) : "memory");
+  for_range<0, kBlock / 2>([&](auto pair) __attribute__((always_inline)) {
+    const __m512i w = _mm512_loadu_si512(codes + 64 * pair);
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) {
+      int32_t two;
+      std::memcpy(&two, x[t] + 2 * pair, 4);
+      s[t] = _mm512_dpwssd_epi32(s[t], w, _mm512_set1_epi32(two));
+    }
+  });
+#pragma GCC unroll 16
+  for (int t = 0; t < T; ++t) sums[t].v = _mm512_cvtepi32_ps(s[t]);
+}
+
 // 32 floats to int8; the sums of the first and the last sixteen.
 inline void to_int8(const float* x, float inverse, int8_t* out, int32_t sums[2]) {
   const __m512 k = _mm512_set1_ps(inverse);

@@ -85,6 +85,8 @@ struct AnyCodes {
 DURE_GIVES(void,
            dot_groups<4, 8, 1, 0, kGroups>(AnyCodes{}, ints, sums, static_cast<i32x16*>(nullptr)));
 
+DURE_GIVES(void, dot_words<1>(bytes, ints, static_cast<f32x16*>(nullptr)));
+
 // Templates of the instruction set, so that a name is looked for only where it is needed.
 template <class Codes, class Sums>
 constexpr bool has_wide_codes() {

@@ -140,4 +140,14 @@ __attribute__((always_inline)) inline void dot_wide(const uint8_t* codes, const 
   });
 }
 
+// The same of packed codes of 16 bits, as floats.
+template <int T>
+__attribute__((always_inline)) inline void dot_words(const uint8_t* codes, const int8_t* a,
+                                                     f32x16* sums) {
+  i32x16 whole[T];
+  dot_wide<T>(codes, a, whole);
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) sums[t] = to_float(whole[t]);
+}
+
 }  // namespace dure::DURE_ISA

@@ -38,4 +38,32 @@ __attribute__((always_inline)) inline void dot_groups(W&& weights, const int8_t*
   for (int t = 0; t < T; ++t) sums[t] = {lo[t], hi[t]};
 }
 
+// sums[t] = sum over 32 columns of code * activation as a float, for 16 rows of codes of 16 bits.
+template <int T>
+__attribute__((always_inline)) inline void dot_words(const uint8_t* codes, const int8_t* a,
+                                                     f32x16* sums) {
+  alignas(32) int16_t x[T][kBlock];
+  __m256i lo[T], hi[T];
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) {
+    lo[t] = hi[t] = _mm256_setzero_si256();
+    for (int i = 0; i < kBlock; i += 16)
+      _mm256_store_si256(reinterpret_cast<__m256i*>(x[t] + i),
+                         _mm256_cvtepi8_epi16(load_bytes16(a + t * kBlock + i)));
+  }
+  // Read from memory: a broadcast from there costs no shuffle.
+  asm volatile("" : : "r"(x) : "memory");
+  for_range<0, kBlock / 2>([&](auto pair) __attribute__((always_inline)) {
+    const u8x64 w = load_u8(codes + 64 * pair);
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) {
+      const __m256i two = broadcast4(x[t] + 2 * pair);
+      lo[t] = _mm256_dpwssd_avx_epi32(lo[t], w.lo, two);
+      hi[t] = _mm256_dpwssd_avx_epi32(hi[t], w.hi, two);
+    }
+  });
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) sums[t] = to_float({lo[t], hi[t]});
+}
+
 }  // namespace dure::DURE_ISA

@@ -217,6 +217,41 @@ __attribute__((always_inline)) inline void pin(V& value) {
   asm volatile("" : "+w"(value));
 }
 
+// sums[t] = sum over 32 columns of code * activation as a float, for 16 rows of codes of 16 bits.
+template <int T>
+__attribute__((always_inline)) inline void dot_words(const uint8_t* codes, const int8_t* a,
+                                                     f32x16* sums) {
+  // Half of the rows at a time: two registers of sums of a token.
+#pragma GCC unroll 2
+  for (int half = 0; half < 2; ++half) {
+    int32x4_t s[T][2];
+#pragma GCC unroll 4
+    for (int t = 0; t < T; ++t) s[t][0] = s[t][1] = vdupq_n_s32(0);
+    for (int eight = 0; eight < kBlock; eight += 8) {
+      int16x8_t x[T];
+#pragma GCC unroll 4
+      for (int t = 0; t < T; ++t) x[t] = vmovl_s8(vld1_s8(a + t * kBlock + eight));
+      const auto* p = reinterpret_cast<const int16_t*>(codes + eight * 2 * 16 + half * 32);
+      for_range<0, 4>([&](auto pair) __attribute__((always_inline)) {
+        const int16x8x2_t w = vld2q_s16(p + pair * 32);  // two columns of eight rows
+        for_range<0, 2>([&](auto column) __attribute__((always_inline)) {
+          constexpr int kLane = 2 * pair + column;
+          const int16x4_t low = vget_low_s16(w.val[column]);
+#pragma GCC unroll 4
+          for (int t = 0; t < T; ++t) {
+            s[t][0] = vmlal_laneq_s16(s[t][0], low, x[t], kLane);
+            s[t][1] = vmlal_high_laneq_s16(s[t][1], w.val[column], x[t], kLane);
+            pin(s[t][0]), pin(s[t][1]);
+          }
+        });
+      });
+    }
+#pragma GCC unroll 4
+    for (int t = 0; t < T; ++t)
+      for (int q = 0; q < 2; ++q) sums[t].v[2 * half + q] = vcvtq_f32_s32(s[t][q]);
+  }
+}
+
 }  // namespace dure::DURE_ISA
 
 #ifdef __ARM_FEATURE_DOTPROD

@@ -184,6 +184,20 @@ inline void dot_groups(W&& weights, const int8_t* a, const int32_t* act_sums, i3
   }
 }
 
+// sums[t] = sum over 32 columns of code * activation as a float, for 16 rows of codes of 16 bits.
+template <int T>
+inline void dot_words(const uint8_t* codes, const int8_t* a, f32x16* sums) {
+  int16_t w[kBlock / 2][16][2];
+  std::memcpy(w, codes, sizeof w);
+  for (int t = 0; t < T; ++t) {
+    i32x16 s = {};
+    for (int pair = 0; pair < kBlock / 2; ++pair)
+      for (int i = 0; i < 16; ++i)
+        for (int c = 0; c < 2; ++c) s.v[i] += w[pair][i][c] * a[t * kBlock + 2 * pair + c];
+    sums[t] = to_float(s);
+  }
+}
+
 // 32 floats to int8; the sums of the first and the last sixteen.
 inline void to_int8(const float* x, float inverse, int8_t* out, int32_t sums[2]) {
   sums[0] = sums[1] = 0;

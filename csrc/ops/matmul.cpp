@@ -101,7 +101,7 @@ void panels_times_wide(const Task* tasks, int count, const ActTiles& x) {
     const bool last = first + blocks == x.blocks;
     for (int i = 0; i < count; ++i)
       with_quantised_type(tasks[i].w.type, [&](auto type) {
-        if constexpr (Layout<type()>::halves == 1)
+        if constexpr (Layout<type()>::halves == 1 && Layout<type()>::bits <= 8)
           unpack_strip<type()>({tasks[i].w, tasks[i].w.panel(tasks[i].panel)}, first, blocks,
                                s.strips[i]);
       });
@@ -131,7 +131,8 @@ ThreadScratch& thread_scratch() {
 void panels_times(const Task* tasks, int count, const ActTiles& x) {
   if constexpr (MatrixUnit::exists) {
     const bool wide = is_wide(x) && std::all_of(tasks, tasks + count, [](const Task& t) {
-                        return scale_shape(t.w.type).halves == 1;
+                        const ScaleShape shape = scale_shape(t.w.type);
+                        return shape.halves == 1 && shape.bytes;
                       });
     if (wide) return panels_times_wide<MatrixUnit>(tasks, count, x);
   }
@@ -219,6 +220,17 @@ const float* float_columns(const Packed& w, const uint8_t* panel, int64_t first,
     using L = Layout<type()>;
     constexpr int kOffset = L::affine ? 0 : L::offset;
     const PanelSource<type()> source(w, panel);
+    if constexpr (L::planes == Planes::P16) {
+      for (int c = 0; c < count; ++c) {
+        const int64_t column = first + c;
+        const auto* codes = reinterpret_cast<const int16_t*>(panel + column / 2 * 4 * kPanel);
+        float q[kPanel];
+        for (int r = 0; r < kPanel; ++r) q[r] = static_cast<float>(codes[2 * r + column % 2]);
+        const int block = static_cast<int>(column / kBlock);
+        store(buffer + c * kPanel, source.scale(block, 0) * load(q));
+      }
+      return;
+    }
     for (int b = 0; b < count / kBlock; ++b) {
       uint8_t codes[kGroups][64];
       const int index = static_cast<int>(first / kBlock) + b;

@@ -15,13 +15,14 @@ struct Form {
                        chunk = kChunk / (wide ? 2 : 1);
 };
 template <class L>
-using PackedForm = Form<L::bits, L::offset, L::halves, L::has_min>;
+using PackedForm = Form<L::bits, L::offset, L::halves, L::has_min, L::bits == 16>;
 
 // … once they are unpacked. 16 types have six forms, because codes of few bits and no minimum are
 // moved to a common offset: these loops are most of what there is to compile.
 template <class L>
 constexpr auto unpacked_form() {
-  if constexpr (L::bits == 8)
+  if constexpr (L::bits == 16) return PackedForm<L>{};
+  else if constexpr (L::bits == 8)
     return Form<8, L::offset, L::halves, L::has_min, kWideCodes && L::halves == 1>{};
   else if constexpr (L::has_min) return PackedForm<L>{};
   else if constexpr (L::halves == 2) return Form<6, 32, 2, false>{};
@@ -145,7 +146,8 @@ void unpack_chunk(const PanelSource<kType>& source, int first, int count, Scratc
   for (int b = 0; b < count; ++b) {
     const auto block = source.block(first + b);
     source.fetch_ahead(first + b);
-    for_range<0, kGroups>([&](auto g) __attribute__((always_inline)) {
+    if constexpr (L::bits == 16) std::memcpy(s.codes + b * F::block_bytes, block.p, L::code_bytes);
+    else for_range<0, kGroups>([&](auto g) __attribute__((always_inline)) {
       if constexpr (F::wide) {
         store_wide<L::offset>(s.codes + b * F::block_bytes + g * 128, block(g));
       } else if constexpr (kPairCodes) {
@@ -194,7 +196,10 @@ __attribute__((always_inline)) inline void multiply_block(const Source& source, 
                                      : half         ? record.high_sum()
                                                     : record.low_sum());
     i32x16 s[T];
-    if constexpr (F::wide) {
+    f32x16 word_sums[T];
+    if constexpr (F::bits == 16) {
+      dot_words<T>(block.p, x, word_sums);
+    } else if constexpr (F::wide) {
       dot_wide<T>(block.p, x, s);
     } else if constexpr (kPairCodes && Source::unpacked) {
       dot_pairs<F::bits, F::offset, T, half * kSpan, (half + 1) * kSpan>(block.p, x, s);
@@ -206,7 +211,10 @@ __attribute__((always_inline)) inline void multiply_block(const Source& source, 
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) {
       f32x16 a = acc ? acc[t] : load(sums + t * kPanel);
-      a = fma(to_float(s[t]) * set1(scale[t]), w, a);
+      f32x16 sum;
+      if constexpr (F::bits == 16) sum = word_sums[t];
+      else sum = to_float(s[t]);
+      a = fma(sum * set1(scale[t]), w, a);
       if constexpr (F::has_min)
         a = fma(F::halves == 1 ? set1(total[t]) : sum_as_float(x_sums[t]) * set1(scale[t]), m, a);
       if (acc) acc[t] = a;

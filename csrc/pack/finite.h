@@ -24,8 +24,10 @@ bool finite(const uint8_t* at, size_t count, size_t stride) {
 // Whether the weights of a float type, and the float16 scales of a GGUF type's blocks, are finite.
 inline bool all_finite(Type type, const uint8_t* source, size_t bytes) {
   if (type == Type::F32) return finite<uint32_t, 0x7F800000>(source, bytes / 4, 4);
-  if (type == Type::BF16) return finite<uint16_t, 0x7F80>(source, bytes / 2, 2);
-  if (type == Type::F16) return finite<uint16_t, 0x7C00>(source, bytes / 2, 2);
+  if (type == Type::BF16 || type == Type::B16G64)
+    return finite<uint16_t, 0x7F80>(source, bytes / 2, 2);
+  if (type == Type::F16 || type == Type::H16G64)
+    return finite<uint16_t, 0x7C00>(source, bytes / 2, 2);
   const size_t block = static_cast<size_t>(sizes_of(type).source_bytes), count = bytes / block;
   const auto halves = [&](size_t first, size_t second) {
     return finite<uint16_t, 0x7C00>(source + first, count, block) &&

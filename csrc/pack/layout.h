@@ -7,7 +7,8 @@
 //           a time
 //
 // Nothing is lost: weight = scale * (code - kOffset) + add, with the very floats the source format
-// defines; of the types with a zero point it is scale * (code - zero).
+// defines; of the types with a zero point it is scale * (code - zero). E8G*, B16G64 and H16G64 alone
+// round (as_integers.h).
 #pragma once
 
 #include "common.h"
@@ -15,7 +16,8 @@
 namespace dure {
 
 // How the codes of one 32-column block are cut into planes.
-enum class Planes { P2, P2_1, P4, P4_1, P4_2, P8, Lut };
+// P16: signed, two columns of the 16 rows after the other, as dot_wide takes them.
+enum class Planes { P2, P2_1, P4, P4_1, P4_2, P8, P16, Lut };
 
 // How the scales of one unit are stored, 16 rows each.
 enum class Scales {
@@ -58,6 +60,7 @@ struct LayoutOf {
                                     : P == Planes::Lut  ? 256
                                     : P == Planes::P4_1 ? 320
                                     : P == Planes::P4_2 ? 384
+                                    : P == Planes::P16  ? 1024
                                                         : 512;
   static constexpr int scale_bytes =
       S == Scales::Half || S == Scales::Power                          ? 32
@@ -85,6 +88,7 @@ using Int4Min = LayoutOf<Planes::P4, Scales::FloatMin, 4, 0>;
 using Int8Min = LayoutOf<Planes::P8, Scales::FloatMin, 8, 128>;
 using Int2Min = LayoutOf<Planes::P2, Scales::FloatMin, 2, 0>;
 using Int6Min = LayoutOf<Planes::P4_2, Scales::FloatMin, 6, 0>;
+using Int16 = LayoutOf<Planes::P16, Scales::Float, 16, 0>;
 using Fp4 = LayoutOf<Planes::Lut, Scales::Fp8, 5, 16>;
 
 template <Type>
@@ -121,6 +125,10 @@ template <> struct Layout<Type::A6G32> : UnitOf<Int6Min, 32> {};
 template <> struct Layout<Type::A6G64> : UnitOf<Int6Min, 64> {};
 template <> struct Layout<Type::A4G16> : LayoutOf<Planes::P4, Scales::FloatMin16, 4, 0> {};
 template <> struct Layout<Type::A8G16> : LayoutOf<Planes::P8, Scales::FloatMin16, 8, 128> {};
+template <> struct Layout<Type::E8G32> : Layout<Type::I8G32> {};
+template <> struct Layout<Type::E8G128> : Layout<Type::I8G32> {};
+template <> struct Layout<Type::B16G64> : UnitOf<Int16, 64> {};
+template <> struct Layout<Type::H16G64> : Layout<Type::B16G64> {};
 // clang-format on
 
 // The 16 values of the non-linear 4-bit types, plus their offset so that they are codes like all
@@ -134,6 +142,10 @@ constexpr const uint8_t* lut_of() {
   return T == Type::IQ4_NL || T == Type::IQ4_XS ? kIq4Codes : kFp4Codes;
 }
 
+// Types that round what they are packed from.
+constexpr bool is_rounded(Type t) {
+  return t == Type::E8G32 || t == Type::E8G128 || t == Type::B16G64 || t == Type::H16G64;
+}
 constexpr bool is_fp8(Type t) { return t == Type::F8G32 || t == Type::F8G128; }
 // Types whose products are of floats: columns of 16 weights, of FP8 with a unit's 16 scales behind
 // the panel's columns.
@@ -153,7 +165,8 @@ struct TypeSizes {
 const TypeSizes& sizes_of(Type);
 Type type_from_name(const std::string& name);  // throws std::invalid_argument
 
-// Calls f with a std::integral_constant of the quantised type; floats are the caller's affair.
+// Calls f with a std::integral_constant of the quantised type, or of one that lies in memory as it
+// does; floats are the caller's affair.
 template <class F>
 auto with_quantised_type(Type t, F&& f) {
   // clang-format off: a table
@@ -167,6 +180,10 @@ auto with_quantised_type(Type t, F&& f) {
     DURE_CASE(A4G32) DURE_CASE(A4G64) DURE_CASE(A8G32) DURE_CASE(A8G64)
     DURE_CASE(NV4G32) DURE_CASE(NV4G128)
     DURE_CASE(A2G64) DURE_CASE(A6G32) DURE_CASE(A6G64) DURE_CASE(A4G16) DURE_CASE(A8G16)
+    DURE_CASE(B16G64)
+    case Type::E8G32:
+    case Type::E8G128: return f(std::integral_constant<Type, Type::I8G32>{});
+    case Type::H16G64: return f(std::integral_constant<Type, Type::B16G64>{});
     default: throw std::invalid_argument("not a quantised type");
   }
 // clang-format on
@@ -205,10 +222,13 @@ struct Packed {
 struct ScaleShape {
   int halves;
   bool has_min;
+  bool bytes;  // whether codes are of 8 bits at most
 };
 inline ScaleShape scale_shape(Type t) {
-  return with_quantised_type(
-      t, [](auto type) { return ScaleShape{Layout<type()>::halves, Layout<type()>::has_min}; });
+  return with_quantised_type(t, [](auto type) {
+    using L = Layout<type()>;
+    return ScaleShape{L::halves, L::has_min, L::bits <= 8};
+  });
 }
 
 size_t source_row_bytes(Type, int64_t cols);

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 
+#include "pack/as_integers.h"
 #include "pack/layout.h"
+#include "pack/planes.h"
 
 namespace dure {
 
@@ -53,30 +55,11 @@ const TypeSizes kSizes[] = {
     packed_sizes<Type::A6G64>("A6G64", 64, 72),
     packed_sizes<Type::A4G16>("A4G16", 32, 48),
     packed_sizes<Type::A8G16>("A8G16", 32, 48),
+    packed_sizes<Type::E8G32>("E8G32", 32, 36),
+    packed_sizes<Type::E8G128>("E8G128", 128, 132),
+    packed_sizes<Type::B16G64>("B16G64", kWords, 2 * kWords),
+    packed_sizes<Type::H16G64>("H16G64", kWords, 2 * kWords),
 };
-
-using u8x16 = uint8_t __attribute__((vector_size(16)));
-using u16x8 = uint16_t __attribute__((vector_size(16)));
-using u32x4 = uint32_t __attribute__((vector_size(16)));
-using u64x2 = uint64_t __attribute__((vector_size(16)));
-
-u8x16 load16(const uint8_t* p) {
-  u8x16 v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-void store16(uint8_t* p, u8x16 v) { std::memcpy(p, &v, sizeof v); }
-
-// The numbers at these places of two vectors, one behind the other. GCC has clang's name for it
-// only from version 12 on.
-template <int... kPlaces, class V>
-inline V picked(V a, V b) {
-#ifdef __clang__
-  return __builtin_shufflevector(a, b, kPlaces...);
-#else
-  return __builtin_shuffle(a, b, V{kPlaces...});
-#endif
-}
 
 // One row of one unit, decoded: plain codes and the scales as the packed form keeps them.
 struct Unit {
@@ -283,60 +266,6 @@ void decode_unit(const uint8_t* s, Unit& u) {
   }
 }
 
-// Sixteen rows' 16 bytes -> four times 64 bytes: bytes 4 g to 4 g + 3 of all rows, side by side.
-template <class Row>
-void interleave(uint8_t* out, Row&& row) {
-  for (int first = 0; first < kPanel; first += 4) {
-    const auto a = reinterpret_cast<u32x4>(row(first)), b = reinterpret_cast<u32x4>(row(first + 1));
-    const auto c = reinterpret_cast<u32x4>(row(first + 2)),
-               d = reinterpret_cast<u32x4>(row(first + 3));
-    const auto ab = reinterpret_cast<u64x2>(picked<0, 4, 1, 5>(a, b));
-    const auto ab2 = reinterpret_cast<u64x2>(picked<2, 6, 3, 7>(a, b));
-    const auto cd = reinterpret_cast<u64x2>(picked<0, 4, 1, 5>(c, d));
-    const auto cd2 = reinterpret_cast<u64x2>(picked<2, 6, 3, 7>(c, d));
-    uint8_t* at = out + first * kGroup;
-    store16(at, reinterpret_cast<u8x16>(picked<0, 2>(ab, cd)));
-    store16(at + 64, reinterpret_cast<u8x16>(picked<1, 3>(ab, cd)));
-    store16(at + 128, reinterpret_cast<u8x16>(picked<0, 2>(ab2, cd2)));
-    store16(at + 192, reinterpret_cast<u8x16>(picked<1, 3>(ab2, cd2)));
-  }
-}
-
-// Puts 32 codes of each of 16 rows, `stride` bytes apart, into a block's planes.
-template <Planes P>
-void put_block(uint8_t* out, const uint8_t* codes, size_t stride) {
-  auto low = [&](int row) { return load16(codes + row * stride); };        // groups 0 to 3
-  auto high = [&](int row) { return load16(codes + row * stride + 16); };  // groups 4 to 7
-  // The groups' bits [shift, shift + 4) in one byte, two groups each, interleaved: what is narrower
-  // is cut from it.
-  uint8_t planes[256];
-  auto put4 = [&] { interleave(out, [&](int row) { return (low(row) & 15) | (high(row) << 4); }); };
-  auto top = [&](int shift) {
-    interleave(planes, [&](int row) { return (low(row) >> shift) | ((high(row) >> shift) << 4); });
-  };
-  auto plane = [&](int g, int i) { return load16(planes + 64 * g + i); };
-  auto put2 = [&](int at) {
-    for (int i = 0; i < 64; i += 16)
-      for (int shift = 0; shift < 8; shift += 4) {
-        auto pair = [&](int g) { return (plane(g, i) >> shift) & 3; };
-        store16(out + at + 16 * shift + i,
-                pair(0) | (pair(1) << 2) | (pair(2) << 4) | (pair(3) << 6));
-      }
-  };
-  auto put1 = [&](int at) {
-    for (int i = 0; i < 64; i += 16) {
-      auto bits = [&](int g) { return (plane(g, i) & 17) << g; };
-      store16(out + at + i, bits(0) | bits(1) | bits(2) | bits(3));
-    }
-  };
-  if constexpr (P == Planes::P2) top(0), put2(0);
-  if constexpr (P == Planes::P2_1) top(0), put2(0), top(2), put1(128);
-  if constexpr (P == Planes::P4 || P == Planes::Lut) put4();
-  if constexpr (P == Planes::P4_1) put4(), top(4), put1(256);
-  if constexpr (P == Planes::P4_2) put4(), top(4), put2(256);
-  if constexpr (P == Planes::P8) interleave(out, low), interleave(out + 256, high);
-}
-
 void put_u16(uint8_t* p, uint16_t v) { std::memcpy(p, &v, 2); }
 
 template <class L>
@@ -443,6 +372,54 @@ void pack_fp8_panel(uint8_t* panel, const Packed& m, const uint8_t* source, int 
   }
 }
 
+// Rows of units of FP8, as above -> codes of 8 bits, and a scale for 32 of them.
+void pack_fp8_bytes_panel(uint8_t* panel, const Packed& m, const uint8_t* source, int rows,
+                          size_t row_bytes) {
+  using L = Layout<Type::E8G128>;
+  const TypeSizes& s = sizes_of(m.type);
+  uint8_t* scales = panel + m.panel_codes_bytes();
+  uint8_t codes[kPanel][kBlock] = {};
+  if (rows < kPanel) std::memset(scales, 0, m.panel_bytes() - m.panel_codes_bytes());
+  for (int b = 0; b < m.blocks(); ++b, panel += L::code_bytes, scales += L::scale_bytes) {
+    const int unit = b * kBlock / s.source_columns, first = b * kBlock % s.source_columns;
+    for (int row = 0; row < rows; ++row) {
+      const uint8_t* at = source + row * row_bytes + static_cast<size_t>(unit) * s.source_bytes;
+      float scale;
+      std::memcpy(&scale, at + s.source_columns, 4);
+      int8_t bytes[kBlock];
+      scale = fp8_to_bytes(at + first, scale, bytes);
+      std::memcpy(scales + 4 * row, &scale, 4);
+      for (int i = 0; i < kBlock; ++i) codes[row][i] = static_cast<uint8_t>(bytes[i]) ^ 128;
+    }
+    put_block<L::planes>(panel, codes[0], kBlock);
+  }
+}
+
+// Rows of 16-bit floats -> codes of 16 bits, and a scale for 64 of them.
+void pack_words_panel(uint8_t* panel, const Packed& m, const uint8_t* source, int rows,
+                      size_t row_bytes) {
+  using L = Layout<Type::B16G64>;
+  uint8_t* scales = panel + m.panel_codes_bytes();
+  int16_t codes[kPanel][kWords] = {};
+  if (rows < kPanel) std::memset(scales, 0, m.panel_bytes() - m.panel_codes_bytes());
+  for (int64_t first = 0; first < m.cols; first += kWords, scales += L::scale_bytes) {
+    for (int row = 0; row < rows; ++row) {
+      uint16_t line[kWords];
+      std::memcpy(line, source + row * row_bytes + first * sizeof line[0], sizeof line);
+      float values[kWords];
+      if (m.type == Type::B16G64)
+        for (int i = 0; i < kWords; ++i) values[i] = bfloat_to_float(line[i]);
+      else
+        for (int i = 0; i < kWords; ++i) values[i] = half_to_float(line[i]);
+      const float scale = floats_to_words(values, codes[row]);
+      std::memcpy(scales + 4 * row, &scale, 4);
+    }
+    for (int b = 0; b < L::unit_blocks; ++b, panel += L::code_bytes)
+      put_block<L::planes>(panel, reinterpret_cast<const uint8_t*>(codes[0] + b * kBlock),
+                           sizeof codes[0]);
+  }
+}
+
 }  // namespace
 
 const TypeSizes& sizes_of(Type t) { return kSizes[static_cast<int>(t)]; }
@@ -469,11 +446,16 @@ void pack_panels(const Packed& target, int64_t first_row, int64_t count, const u
       pack_float_panel<uint32_t>(panel, target, source, rows, row_bytes);
     } else if (is_fp8(target.type)) {
       pack_fp8_panel(panel, target, source, rows, row_bytes);
+    } else if (target.type == Type::E8G32 || target.type == Type::E8G128) {
+      pack_fp8_bytes_panel(panel, target, source, rows, row_bytes);
+    } else if (target.type == Type::B16G64 || target.type == Type::H16G64) {
+      pack_words_panel(panel, target, source, rows, row_bytes);
     } else if (is_float(target.type)) {
       pack_float_panel<uint16_t>(panel, target, source, rows, row_bytes);
     } else {
-      with_quantised_type(target.type,
-                          [&](auto t) { pack_panel<t()>(panel, target, source, rows, row_bytes); });
+      with_quantised_type(target.type, [&](auto t) {
+        if constexpr (!is_rounded(t())) pack_panel<t()>(panel, target, source, rows, row_bytes);
+      });
     }
   }
 }

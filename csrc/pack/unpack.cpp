@@ -89,6 +89,15 @@ void unpack_row(const Packed& m, int64_t row, float* out) {
   with_quantised_type(m.type, [&](auto t) {
     using L = Layout<t()>;
     const uint8_t* scales = panel + m.panel_codes_bytes();
+    if constexpr (L::planes == Planes::P16) {
+      for (int64_t c = 0; c < m.cols; ++c) {
+        float scale;
+        std::memcpy(&scale, scales + c / (L::unit_blocks * kBlock) * L::scale_bytes + 4 * r, 4);
+        const auto code = static_cast<int16_t>(load_u16(panel + c / 2 * 64 + 4 * r + c % 2 * 2));
+        out[c] = scale * static_cast<float>(code);
+      }
+      return;
+    }
     for (int b = 0; b < m.blocks(); ++b) {
       const uint8_t* codes = panel + static_cast<size_t>(b) * L::code_bytes;
       const uint8_t* unit = scales + static_cast<size_t>(b / L::unit_blocks) * L::scale_bytes;

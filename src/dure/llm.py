@@ -92,7 +92,8 @@ class LLM:
         threads: CPU threads; None: the physical cores that this process may use.
         context: tokens of a prompt and its answer; None: the model's own, up to 32,768 and to what
             fits in memory.
-        exact: compute in float32 from dequantised weights, for checking; slow.
+        exact: compute in float32 from the file's own weights, for checking; slow. By default FP8,
+            BF16 and F16 are multiplied as integers (docs/quantization.md has the bounds).
         quantize: bits for float and FP8 weights, which are quantised while they are read.
         cache_bytes: bytes of the KV cache that all sequences share; None: 32,768 tokens, or 4,096
             for each of `conversations` if half of the free memory holds as many.

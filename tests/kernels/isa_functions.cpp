@@ -94,6 +94,23 @@ void all_products(bool extreme) {
   products<Bits, Offset, 4, 0, kMost>(extreme);
 }
 
+// Codes of 16 bits: sums are rounded to floats once.
+template <int T>
+void words(bool extreme) {
+  alignas(64) int16_t codes[kBlock / 2][2 * kPanel];
+  alignas(64) int8_t x[T * kBlock];
+  const bool high = random_bits() & 1;
+  for (auto& pair : codes)
+    for (auto& code : pair)
+      code = static_cast<int16_t>(extreme ? (high ? 32767 : -32767)
+                                          : static_cast<int>(random_bits() % 65535) - 32767);
+  for (auto& a : x)
+    a = static_cast<int8_t>(extreme ? 127 : static_cast<int>(random_bits() % 255) - 127);
+  f32x16 sums[T];
+  dot_words<T>(reinterpret_cast<const uint8_t*>(codes), x, sums);
+  for (int t = 0; t < T; ++t) put(sums[t]);
+}
+
 void floats() {
   float p[3][16];
   uint16_t halves[16];
@@ -166,6 +183,7 @@ int main() {
     all_products<5, 0>(i % 2);
     all_products<5, 16>(i % 2);
     all_products<4, 8>(i % 2);
+    words<1>(i % 2), words<3>(i % 2), words<4>(i % 2);
   }
   std::fwrite(results.data(), sizeof results[0], results.size(), stdout);
 }

@@ -50,7 +50,7 @@ def with_scales(
         if name not in (LAYOUTS[dtype].names or ()):
             continue
         values = draw(blocks[name].shape).astype(np.float32)
-        if dtype == "BF16":
+        if blocks[name].dtype.kind == "u":  # BF16
             blocks[name] = values.view(np.uint32) >> 16
         else:
             blocks[name] = values

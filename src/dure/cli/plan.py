@@ -187,6 +187,7 @@ def _priced(plan: ModelPlan, currency: str | None, rate: float | None) -> dict[s
 
 def _print_page(plan: dict[str, Any]) -> None:
     from dure.hub import human_bytes
+    from dure.weights.quantize import integers_said
 
     memory = plan["memory"]
     for label, text in [
@@ -196,6 +197,7 @@ def _print_page(plan: dict[str, Any]) -> None:
         ("runs", _runs(memory)),
         ("context", _context(memory, plan["context_limit"])),
         ("weights", _weights(memory["weights"])),
+        ("computed", integers_said({*memory["weights"], *memory["experts"]})),
         ("experts", _experts(memory)),
         ("cache", _cache(memory)),
         ("states", human_bytes(memory["state_bytes"]) if memory["state_bytes"] else ""),

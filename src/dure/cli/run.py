@@ -115,7 +115,10 @@ def command(
     speculate: console.Speculate = None,
     draft: console.Draft = None,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Compute in float32 from dequantised weights (slow).")
+        bool,
+        typer.Option(
+            "--exact", help="Compute in float32 from the file's own weights, none rounded (slow)."
+        ),
     ] = False,
     watts: console.WattsOption = None,
     price: console.Price = None,

@@ -225,6 +225,7 @@ def _lines(value: dict[str, Any]) -> list[tuple[str, str]]:
         else ("weights", f"about {human_bytes(value['size_bytes'])} in Q4_K_M; the hub says it"),
         ("repository", value.get("repository", "")),
         ("parts", _parts(value.get("parts") or {})),
+        ("computed", _computed(value.get("parts") or {})),
         ("not used", _unused(value.get("unused_scales") or {})),
         ("context", f"{value['context']:,} tokens" if value["context"] else "not stated"),
         ("vocabulary", f"{value['vocabulary']:,} tokens" if value.get("vocabulary") else ""),
@@ -252,6 +253,17 @@ def _memory(memory: dict[str, int] | None) -> str:
     total = human_bytes(memory["weight_bytes"] + memory["cache_bytes"])
     cache = f"{human_bytes(memory['cache_bytes'])} for {memory['cache_tokens']:,} tokens of context"
     return f"{total}: {human_bytes(memory['weight_bytes'])} of weights, {cache}"
+
+
+def _computed(parts: dict[str, dict[str, int]]) -> str:
+    """Say which types are multiplied as integers: not those of routers and of mere tables."""
+    from dure.formats.blocks import AS_INTEGERS
+    from dure.weights.quantize import integers_said
+
+    kept = {"router", "other", "embedding" if "head" in parts else ""}
+    kinds = {kind for part in parts.keys() - kept for kind in parts[part]}
+    types = {AS_INTEGERS.get("F8G128" if "FP8" in kind else kind, "") for kind in kinds}
+    return integers_said(types)
 
 
 def _parts(parts: dict[str, dict[str, int]]) -> str:

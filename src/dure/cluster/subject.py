@@ -167,7 +167,7 @@ def open_subject(
     scheme = None if quantize is None else check_scheme(quantize)
     resolved = hub.resolve(asked or None, progress=download_progress)
     checkpoint = open_checkpoint(resolved.path)
-    model, weights = header_model(checkpoint, quantize=scheme)
+    model, weights = header_model(checkpoint, exact=exact, quantize=scheme)
     costs = Costs.of(model, weights, dtype)
     if not costs.cuts:
         raise InvalidRequestError(

@@ -69,6 +69,12 @@ _OWN = (
     # weight = value * (scale * global), or value * (scale / -global) where the global is negative.
     ("NV4G32", 32, 22),
     ("NV4G128", 128, 76),
+    # Blocks of F8G32, F8G128, BF16 and F16, which memory keeps as integers under float32 scales: of
+    # 8 bits and 32 columns, or 16 bits and 64 columns.
+    ("E8G32", 32, 36),
+    ("E8G128", 128, 132),
+    ("B16G64", 64, 128),
+    ("H16G64", 64, 128),
 )
 _GGML_LISTED = (
     ("Q8_1", 9, 32, 40),
@@ -119,6 +125,10 @@ BLOCKS: Mapping[str, BlockType] = MappingProxyType(
     }
 )
 FLOATS = ("F32", "F16", "BF16")
+AS_INTEGERS: Mapping[str, str] = MappingProxyType(
+    {"F8G32": "E8G32", "F8G128": "E8G128", "BF16": "B16G64", "F16": "H16G64"}
+)
+"""Types of floats -> the type that has the same source blocks, and is integers in memory."""
 BY_ID: Mapping[int, BlockType] = MappingProxyType(
     {block.ggml_id: block for block in BLOCKS.values() if block.ggml_id is not None}
 )
@@ -127,3 +137,8 @@ SAFETENSORS_DTYPES: frozenset[str] = frozenset(
     {"F64", "F32", "F16", "BF16", "I8", "I16", "I32", "I64"}
     | {name for name, _, _ in _SAFETENSORS_LISTED}
 )
+
+
+def has_blocks_of(dtype: str, stored: str) -> bool:
+    """Check whether memory packs the type `dtype` from source blocks of the type `stored`."""
+    return stored == dtype or AS_INTEGERS.get(stored) == dtype

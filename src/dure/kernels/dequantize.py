@@ -4,7 +4,8 @@ A quantised weight is scale * code - min, with one scale (and min) for a group o
 The scales of a K block are products of one float16 and a small integer, rounded to float32 once. A
 weight of dure's own types with a zero point is scale * (code - zero): rounded once, where their
 product with activations takes scale * zero for the min. One of its FP8 types is value * scale,
-rounded once. `formats/blocks.py` describes the blocks of dure's own types.
+rounded once; one that is floats as integers (`as_integers`) is scale * code. `formats/blocks.py`
+describes the blocks of dure's own types.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from dure.kernels.as_integers import GROUP, floats_to_words, fp8_to_bytes
 
 Array = npt.NDArray[Any]
 
@@ -78,6 +81,10 @@ _FIELDS: Mapping[str, list[Any]] = {
     "A8G16": [("codes", "u1", 32), ("scale", "<f4", 2), ("min", "<f4", 2)],
     "NV4G32": [("low", "u1", 16), ("scale", "<f4"), ("groups", "u1", 2)],
     "NV4G128": [("low", "u1", 64), ("scale", "<f4"), ("groups", "u1", 8)],
+    "E8G32": [("codes", "u1", 32), ("scale", "<f4")],
+    "E8G128": [("codes", "u1", 128), ("scale", "<f4")],
+    "B16G64": [("value", "<u2", 64)],
+    "H16G64": [("value", "<f2", 64)],
 }
 LAYOUTS: Mapping[str, np.dtype[Any]] = {name: np.dtype(f) for name, f in _FIELDS.items()}
 FLOAT_TYPES = ("F32", "F16", "BF16")
@@ -87,7 +94,16 @@ AFFINE_TYPES = tuple(name for name in LAYOUTS if name.startswith("A"))
 FP8_TYPES = ("F8G32", "F8G128")
 INT8_TYPES = ("I8G32", "I8G128")
 NVFP4_TYPES = ("NV4G32", "NV4G128")
-OWN_TYPES = (*GROUPED_TYPES, *AFFINE_TYPES, *FP8_TYPES, *INT8_TYPES, *NVFP4_TYPES)
+WORD_TYPES = ("B16G64", "H16G64")
+ROUNDED_TYPES = ("E8G32", "E8G128", *WORD_TYPES)
+OWN_TYPES = (
+    *GROUPED_TYPES,
+    *AFFINE_TYPES,
+    *FP8_TYPES,
+    *INT8_TYPES,
+    *NVFP4_TYPES,
+    *ROUNDED_TYPES,
+)
 QUANTIZED_TYPES = tuple(name for name in LAYOUTS if name not in (*FLOAT_TYPES, *FP8_TYPES))
 
 # IQ4's sixteen levels, spaced more finely near zero.
@@ -114,7 +130,7 @@ _FP8_VALUES = _fp8_values()
 class IntegerBlocks:
     """Quantised rows taken apart: weight = scales * codes - mins, `group` codes to a scale."""
 
-    codes: npt.NDArray[np.int8]  # (rows, cols)
+    codes: npt.NDArray[np.int8] | npt.NDArray[np.int16]  # (rows, cols)
     scales: npt.NDArray[np.float32]  # (rows, cols / group)
     mins: npt.NDArray[np.float32] | None  # (rows, cols / group)
 
@@ -146,10 +162,7 @@ def dequantize(dtype: str, raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32
     Raises ValueError for an unknown type, or a row that is not a whole number of blocks.
     """
     if dtype in FLOAT_TYPES:
-        values: Array = _blocks(dtype, raw)["value"]
-        if dtype == "BF16":  # the upper half of a float32
-            return (values.astype(np.uint32) << 16).view(np.float32)
-        return values.astype(np.float32)
+        return _values(_blocks(dtype, raw))
     if dtype in GROUPED_TYPES:
         grouped = _blocks(dtype, raw)
         whole = _own_codes(grouped).astype(np.float32) - grouped["zero"][..., None]
@@ -184,10 +197,19 @@ def integer_blocks(dtype: str, raw: npt.NDArray[np.uint8]) -> IntegerBlocks:
         codes, scales, mins = _UNPACK[dtype](blocks)
     rows = raw.shape[0]
     return IntegerBlocks(
-        codes.astype(np.int8).reshape(rows, -1),
+        codes.astype(np.int16 if dtype in WORD_TYPES else np.int8).reshape(rows, -1),
         scales.astype(np.float32).reshape(rows, -1),
         None if mins is None else mins.astype(np.float32).reshape(rows, -1),
     )
+
+
+def _values(blocks: Array) -> npt.NDArray[np.float32]:
+    """Return floats of 16 or 32 bits as float32."""
+    values = blocks["value"]
+    if values.dtype.kind == "u":  # BF16: the upper half of a float32
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    widened: npt.NDArray[np.float32] = values.astype(np.float32)
+    return widened
 
 
 Unpacked = tuple[Array, Array, Array | None]  # codes, scales, mins, each (rows, blocks, ...)
@@ -363,6 +385,17 @@ def _nvfp4(blocks: Array) -> Unpacked:
     return FP4_LEVELS[_neighbours(blocks)], -own / whole if divides else own * whole, None
 
 
+def _fp8_as_bytes(blocks: Array) -> Unpacked:
+    fp8 = blocks["codes"].reshape(*blocks.shape, -1, GROUP)
+    codes, scales = fp8_to_bytes(fp8, _scale(blocks))
+    return codes, scales, None
+
+
+def _floats_as_words(blocks: Array) -> Unpacked:
+    codes, scales = floats_to_words(_values(blocks))
+    return codes, scales[..., None].repeat(codes.shape[-1] // 32, axis=-1), None
+
+
 _UNPACK: Mapping[str, Callable[[Array], Unpacked]] = {
     "Q4_0": _q4_0,
     "Q4_1": _q4_1,
@@ -381,4 +414,6 @@ _UNPACK: Mapping[str, Callable[[Array], Unpacked]] = {
     **{n: partial(_affine, offset=128 if n[1] == "8" else 0) for n in AFFINE_TYPES},
     **dict.fromkeys(INT8_TYPES, _int8),
     **dict.fromkeys(NVFP4_TYPES, _nvfp4),
+    **dict.fromkeys(("E8G32", "E8G128"), _fp8_as_bytes),
+    **dict.fromkeys(WORD_TYPES, _floats_as_words),
 }

@@ -24,8 +24,9 @@ change of the bytes that `fill` makes, of any type, takes the next number."""
 
 
 class Matrix:
-    """Weights (rows, cols), packed without loss from their source blocks into 16-row panels.
+    """Weights (rows, cols), packed from their source blocks into 16-row panels.
 
+    Nothing is lost, but by the types that are floats as integers (`as_integers`).
     `columns`, if set, is the order of the columns in memory, for checkpoints whose blocks are of
     columns that do not lie side by side (desc_act). Products reorder x by it.
     """

@@ -112,13 +112,15 @@ def _integer_matmul(x: Float32Array, w: QuantizedMatrix) -> Float32Array:
     blocks = integer_blocks(w.dtype, w.raw)
     values, scales = quantize_rows(x)
     group = blocks.group
-    # A group's sum is at most 32 * 128 * 127 < 2^24: float32 products of integers are exact.
-    codes = blocks.codes.reshape(-1, blocks.scales.shape[1], group).astype(np.float32)
-    grouped = values.reshape(x.shape[0], -1, group).astype(np.float32)
+    # A group's sum is at most 32 * 128 * 127 < 2^24: float32 products of integers are exact. Of
+    # codes of 16 bits they are exact in float64, and rounded once.
+    exact = np.float32 if blocks.codes.dtype == np.int8 else np.float64
+    codes = blocks.codes.reshape(-1, blocks.scales.shape[1], group).astype(exact)
+    grouped = values.reshape(x.shape[0], -1, group).astype(exact)
     total: Float32Array = np.zeros((x.shape[0], w.raw.shape[0]), np.float32)
     for index in range(blocks.scales.shape[1]):
         scale = scales[:, index * group // ACTIVATION_BLOCK, None]
-        dots = (grouped[:, index] @ codes[:, index].T) * scale
+        dots = (grouped[:, index] @ codes[:, index].T).astype(np.float32) * scale
         total = _fused_multiply_add(dots, blocks.scales[None, :, index], total)
         if blocks.mins is not None:
             sums = grouped[:, index].sum(axis=1, keepdims=True) * scale

@@ -15,6 +15,7 @@ import numpy as np
 
 from dure import kernels
 from dure.batch import KVCacheSpec
+from dure.formats.blocks import AS_INTEGERS, BLOCKS
 from dure.layers.basic import Linear, RMSNorm
 from dure.layers.mixer_work import MixerWork
 from dure.weights.quantize import quantize_rows
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int32]
 
 _FLOATS = ("F32", "F16", "BF16")
+_OF_WORDS = {AS_INTEGERS[stored]: stored for stored in ("F16", "BF16")}
 NORM_EPS = 1e-6  # of the latents' own norms, whatever the model's is
 
 
@@ -110,7 +112,9 @@ class LatentAttention:
         kv_b, plain, value = self.expand, self._plain, self._value
         whole = self._exact or plain % 32 != 0  # so that no weight is rounded a second time
         dtype = kv_b.dtype
-        if dtype not in _FLOATS:
+        if dtype in _OF_WORDS and plain % BLOCKS[dtype].block_size:
+            dtype = _OF_WORDS[dtype]
+        elif dtype not in (*_FLOATS, *_OF_WORDS):
             dtype = "F32" if whole else "Q8_0"
         keys = (self._rows(kv_b, head, plain + value, plain).T for head in range(self._heads))
         self.absorb = self._of_heads(keys, plain, self._latent, dtype)
@@ -268,13 +272,16 @@ def in_columns(x: Floats, count: int) -> Floats:
 
 def _float_type(matrix: kernels.Matrix) -> str:
     """Return the matrix's own type if it is one of floats, else the one that loses nothing."""
-    return matrix.dtype if matrix.dtype in _FLOATS else "F32"
+    dtype = _OF_WORDS.get(matrix.dtype, matrix.dtype)
+    return dtype if dtype in _FLOATS else "F32"
 
 
 def _stored(values: Floats, dtype: str, threads: int) -> NDArray[np.uint8]:
     """Encode values (n, cols) as blocks of a type; values that come from that type lose nothing."""
     if dtype == "Q8_0":
         return quantize_rows(values, dtype, threads=threads)
-    if dtype == "BF16":
-        return (values.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+    dtype = _OF_WORDS.get(dtype, dtype)
+    if dtype == "BF16":  # to the nearest: words are next to the floats that they were
+        bits = values.view(np.uint32)
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16).view(np.uint8)
     return values.astype(np.float16 if dtype == "F16" else np.float32).view(np.uint8)

@@ -142,10 +142,10 @@ def load(
         None if with_tokenizer is False else checkpoint, drafting, required=bool(with_tokenizer)
     )
     checkpoint = _without_vocabulary(checkpoint)
-    weights = models.weight_bytes(checkpoint, quantize=scheme)
+    weights = models.weight_bytes(checkpoint, exact=exact, quantize=scheme)
     draft_bytes = 0
     if drafting is not None:
-        draft_bytes = models.memory_needed(drafting.checkpoint, quantize=scheme)
+        draft_bytes = models.memory_needed(drafting.checkpoint, exact=exact, quantize=scheme)
     planner = Planner(
         name,
         weights=weights,

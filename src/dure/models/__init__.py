@@ -221,18 +221,22 @@ def _built(family: ModuleType, config: Config, weights: Weights) -> Any:
     return family.Model(config, weights)
 
 
-def memory_needed(checkpoint: Checkpoint, *, quantize: Scheme | None = None) -> int:
+def memory_needed(
+    checkpoint: Checkpoint, *, exact: bool = False, quantize: Scheme | None = None
+) -> int:
     """Return the bytes that the checkpoint's weights take in memory once packed."""
-    return weight_bytes(checkpoint, quantize=quantize).total
+    return weight_bytes(checkpoint, exact=exact, quantize=quantize).total
 
 
-def weight_bytes(checkpoint: Checkpoint, *, quantize: Scheme | None = None) -> WeightBytes:
+def weight_bytes(
+    checkpoint: Checkpoint, *, exact: bool = False, quantize: Scheme | None = None
+) -> WeightBytes:
     """Return what the checkpoint's weights take in memory once packed, and its experts of that."""
     try:
         tensor_aliases = getattr(family_of(checkpoint), "TENSOR_ALIASES", None)
     except DureError:
         tensor_aliases = None
-    return _memory_needed(checkpoint, quantize=quantize, tensor_aliases=tensor_aliases)
+    return _memory_needed(checkpoint, exact=exact, quantize=quantize, tensor_aliases=tensor_aliases)
 
 
 def checked_model(
@@ -268,21 +272,23 @@ def header_model(
     checkpoint: Checkpoint,
     *,
     draft_heads: bool = False,
+    exact: bool = False,
     quantize: Scheme | None = None,
     expert_pool: ExpertPool | None = None,
     span: Span | None = None,
 ) -> tuple[Any, HeaderWeights]:
     """Build a checkpoint's model from headers alone; return it with what it asked for.
 
-    Arguments as of `checked_model`; span: the layers that are asked for, if not all. Nothing but
-    the headers of the files is read, vectors neither: so the model has its sizes and nothing else.
-    Raises as load_model does.
+    Arguments as of `checked_model` and `load_model`; span: the layers that are asked for, if not
+    all. Nothing but the headers of the files is read, vectors neither: so the model has its sizes
+    and nothing else. Raises as load_model does.
     """
     family = family_of(checkpoint)
     weights = HeaderWeights(
         checkpoint,
         tensor_aliases=getattr(family, "TENSOR_ALIASES", None),
         draft_heads=draft_heads,
+        exact=exact,
         quantize=quantize,
         expert_pool=expert_pool,
         span=span,

@@ -13,7 +13,7 @@ import numpy as np
 from dure import kernels
 from dure.batch import CacheDtype, KVCacheSpec
 from dure.engine.block_pool import blocks_for
-from dure.formats.blocks import BLOCKS, FLOATS
+from dure.formats.blocks import AS_INTEGERS, BLOCKS, FLOATS
 from dure.kernels.dequantize import LAYOUTS, OWN_TYPES
 from dure.planning.machine import COLUMNS, EXPERT_ROWS, FEW_AND_MANY, ROWS, AttentionSpeed
 
@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int32]
 
 TYPES = (
-    *("Q4_K", "Q6_K", "Q8_0", "Q5_K", "Q4_0", "BF16", "IQ4_XS", "MXFP4", "Q5_0", "Q4_1", "F16"),
-    *("I4G128", "I8G128", "F8G128", "NV4G32", "Q3_K", "Q2_K", "IQ4_NL", "I4G32", "U8G128"),
+    *("Q4_K", "Q6_K", "Q8_0", "Q5_K", "Q4_0", "B16G64", "IQ4_XS", "MXFP4", "Q5_0", "Q4_1"),
+    *("I4G128", "I8G128", "BF16", "NV4G32", "Q3_K", "Q2_K", "IQ4_NL", "I4G32", "U8G128"),
     *("A4G64", "A8G64", "Q5_1", "F32", "A8G16"),
 )
 """Types that are measured, the most usual first: a slow machine measures no more than some."""
+
+_STORED = {dtype: stored for stored, dtype in AS_INTEGERS.items()}
 
 LEAST = 3
 """Types that are measured on the slowest machine, too."""
@@ -80,6 +82,8 @@ def noise_blocks(dtype: str, rows: int, cols: int) -> Bytes:
         return values.view(np.uint8)
     raw = draw.integers(0, 256, (rows, cols // block.block_size * block.block_bytes), np.uint8)
     if dtype in OWN_TYPES:  # whose scales are floats
+        if "value" in (LAYOUTS[dtype].names or ()):
+            return noise_blocks(_STORED[dtype], rows, cols)
         raw.view(LAYOUTS[dtype])["scale"] = 0.01
         if "min" in (LAYOUTS[dtype].names or ()):
             raw.view(LAYOUTS[dtype])["min"] = -0.01

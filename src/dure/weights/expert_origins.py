@@ -19,6 +19,7 @@ import numpy as np
 
 from dure import kernels
 from dure.errors import ModelFileError, UnsupportedModelError
+from dure.formats.blocks import has_blocks_of
 from dure.formats.expert_file import PackedExperts
 from dure.formats.tensors import TensorInfo
 from dure.weights.expert_records import Converted, Extent, PackedOnArrival, Ready
@@ -86,7 +87,9 @@ def origin_of(mixture: Mixture) -> StraightExperts | ConvertedExperts | PackedRe
     if packed:
         return PackedRecords(mixture.name, packed[0])
     for part, tensor in firsts.items():
-        if not isinstance(tensor, TensorInfo) or tensor.dtype != mixture.types[part]:
+        if not (
+            isinstance(tensor, TensorInfo) and has_blocks_of(mixture.types[part], tensor.dtype)
+        ):
             return ConvertedExperts(mixture)
     return StraightExperts(mixture)
 

@@ -85,6 +85,7 @@ class HeaderWeights(Weights):
         checkpoint: Checkpoint,
         *,
         tensor_aliases: Mapping[str, str] | None = None,
+        exact: bool = False,
         quantize: Scheme | None = None,
         expert_pool: ExpertPool | None = None,
         draft_heads: bool = False,
@@ -94,6 +95,7 @@ class HeaderWeights(Weights):
         super().__init__(
             checkpoint,
             tensor_aliases=tensor_aliases,
+            exact=exact,
             quantize=quantize,
             expert_pool=expert_pool or HeaderPool(),
             draft_heads=draft_heads,

@@ -14,7 +14,7 @@ import numpy as np
 
 from dure import kernels
 from dure.errors import DureError, ModelFileError, UnsupportedModelError
-from dure.formats.blocks import FLOATS
+from dure.formats.blocks import FLOATS, has_blocks_of
 from dure.formats.quantized_checkpoint import is_idle_bias, parameters
 from dure.formats.tensors import TensorInfo, same_content
 from dure.weights.expert_origins import (
@@ -84,11 +84,11 @@ class Weights:
         """Take the checkpoint's parameters; read none.
 
         tensor_aliases: parts of names as a family's files may write them -> as it asks for them.
-        quantize: the scheme for matrices of floats. progress: called with the bytes done and all.
-        expert_pool: where mixtures' experts live; all in memory if it is None. If it streams, files
-        are read past the page cache, and an embedding that is no head stays on disk, too.
-        draft_heads: whether layers that only guess tokens are wanted, where there are any.
-        span: the layers computed here, if not all: the others' parameters are not read.
+        exact: products are of floats. quantize: the scheme for matrices of floats. progress: called
+        with the bytes done and all. expert_pool: where mixtures' experts live; all in memory if it
+        is None. If it streams, files are read past the page cache, and an embedding that is no head
+        stays on disk, too. draft_heads: whether layers that only guess tokens are wanted, where
+        there are any. span: the layers computed here, if not all: others' parameters are not read.
         on_made: called with the name and the object of each matrix, and of each MLP or mixture.
         """
         self.span = span
@@ -105,7 +105,7 @@ class Weights:
             canonical_name(name, self.is_gguf, tensor_aliases or {}): tensor
             for name, tensor in parameters(checkpoint).items()
         }
-        self._types = DtypePolicy(self._tensors, scheme_of(checkpoint, quantize))
+        self._types = DtypePolicy(self._tensors, scheme_of(checkpoint, quantize), exact=exact)
         self._unused = set(self._tensors)
         self._missing: list[str] = []
         self._misshaped: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
@@ -259,7 +259,7 @@ class Weights:
     def _matrix(self, name: str, tensor: Parameter, rows: int, cols: int) -> kernels.Matrix:
         matrix = kernels.Matrix(self._types.of(name, tensor), rows, cols)
         self._on_made(name, matrix)
-        if isinstance(tensor, TensorInfo) and matrix.dtype == tensor.dtype:
+        if isinstance(tensor, TensorInfo) and has_blocks_of(matrix.dtype, tensor.dtype):
             self._packer(tensor.source).add(matrix, tensor.offset)
         else:
             self._jobs.append(partial(self._matrix_job, matrix, tensor))

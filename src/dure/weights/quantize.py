@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Literal, get_args
 
 from dure import kernels
 from dure.errors import InvalidRequestError, ModelFileError
-from dure.formats.blocks import BLOCKS, FLOATS
+from dure.formats.blocks import AS_INTEGERS, BLOCKS, FLOATS
 from dure.formats.expert_file import PackedExperts
 from dure.formats.quantized.base import QuantizedMatrix
 
@@ -82,6 +82,18 @@ def scheme_of(checkpoint: Checkpoint, asked: Scheme | None) -> Scheme | None:
     return made
 
 
+def integers_said(types: Collection[str]) -> str:
+    """Say which of these types in memory are floats as integers, and how far off; "" for none."""
+    said = []
+    if any(name.startswith("E8G") for name in types):
+        said.append("FP8 as 8-bit integers, at most 1/128 of the largest of 32 off")
+    words = [name for name in ("BF16", "F16") if AS_INTEGERS[name] in types]
+    if words:
+        kinds = " and ".join(words)
+        said.append(f"{kinds} as 16-bit integers, at most 1/64000 of the largest of 64 off")
+    return "; ".join([*said, "--exact multiplies them as they are"]) if said else ""
+
+
 def type_for(scheme: Scheme, part: Part, cols: int, *, sparse: bool) -> str:
     """Return the type in which rows of `cols` weights of this part are kept.
 
@@ -121,11 +133,19 @@ def part_of(name: str, dimensions: int) -> Part:
 
 
 class DtypePolicy:
-    """Decides the type of each matrix in memory: the file's, or the scheme's for floats."""
+    """Decides the type of each matrix in memory: the file's, or the scheme's for floats.
 
-    def __init__(self, tensors: Mapping[str, Parameter], quantize: Scheme | None) -> None:
+    Without a scheme, FP8, BF16 and F16 that are multiplied become integers (`AS_INTEGERS`), unless
+    all is to be exact.
+    """
+
+    def __init__(
+        self, tensors: Mapping[str, Parameter], quantize: Scheme | None, *, exact: bool = False
+    ) -> None:
         """tensors: all tensors of a checkpoint, under the names by which a family asks for them."""
         self._scheme = quantize
+        self._exact = exact
+        self._has_head = "lm_head.weight" in tensors
         self._sparse = any(".experts." in name for name in tensors)
         # Packed experts have been quantised by the scheme already.
         self._changed = int(any(isinstance(each, PackedExperts) for each in tensors.values()))
@@ -140,10 +160,19 @@ class DtypePolicy:
             return tensor.dtype
         part = part_of(name, len(tensor.shape))
         if self._scheme is None or not (_is_float(tensor.dtype) or _is_shuffled(part, tensor)):
-            return tensor.dtype
+            return self._own(name, part, tensor)
         wanted = type_for(self._scheme, part, tensor.shape[-1], sparse=self._sparse)
         self._changed += not _is_float(wanted)
-        return tensor.dtype if _is_float(wanted) else wanted
+        return self._own(name, part, tensor) if _is_float(wanted) else wanted
+
+    def _own(self, name: str, part: Part, tensor: Parameter) -> str:
+        """Return the type of a matrix whose file's values are kept."""
+        dtype = AS_INTEGERS.get(tensor.dtype)
+        if dtype is None or self._exact or part in ("router", "vector"):
+            return tensor.dtype
+        is_table = "embed" in name and (part != "embedding" or self._has_head)  # and no head
+        fits = tensor.shape[-1] % BLOCKS[dtype].block_size == 0
+        return dtype if fits and not is_table else tensor.dtype
 
     def check(self, path: object) -> None:
         """Raise InvalidRequestError if a scheme was asked for and no matrix can be quantised."""

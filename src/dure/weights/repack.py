@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dure.errors import ModelFileError
+from dure.formats.blocks import has_blocks_of
 from dure.formats.quantized.base import QuantizedMatrix
 from dure.formats.tensors import RowShape
 from dure.kernels.dequantize import dequantize
@@ -149,7 +150,7 @@ def _pieces(conversion: Conversion) -> Iterator[_Piece]:
         else:
             raw = source.read_rows(conversion.first_row + first, conversion.first_row + stop)
         size = round(stop * bytes_of_row) - round(first * bytes_of_row)
-        if conversion.dtype == source.dtype:
+        if has_blocks_of(conversion.dtype, source.dtype):
             yield _Piece(conversion, first, raw, None, size)
         else:
             yield _Piece(conversion, first, None, _floats(source, raw), size)
@@ -167,7 +168,8 @@ def _floats(source: Parameter | Dequantised, raw: Bytes) -> NDArray[np.float32]:
 
 def columns_of(tensor: Parameter | Dequantised, dtype: str) -> NDArray[np.int32] | None:
     """Return the order of a matrix's columns in memory, if it is kept as that type."""
-    return tensor.columns if isinstance(tensor, QuantizedMatrix) and tensor.dtype == dtype else None
+    kept = isinstance(tensor, QuantizedMatrix) and has_blocks_of(dtype, tensor.dtype)
+    return tensor.columns if kept else None
 
 
 def same_columns(one: NDArray[np.int32] | None, other: NDArray[np.int32] | None) -> bool:

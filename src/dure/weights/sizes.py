@@ -39,6 +39,7 @@ class WeightBytes:
 def memory_needed(
     checkpoint: Checkpoint,
     *,
+    exact: bool = False,
     quantize: Scheme | None = None,
     tensor_aliases: Mapping[str, str] | None = None,
 ) -> WeightBytes:
@@ -51,7 +52,7 @@ def memory_needed(
         canonical_name(name, is_gguf, tensor_aliases or {}): tensor
         for name, tensor in parameters_or_tensors(checkpoint).items()
     }
-    types = DtypePolicy(tensors, scheme_of(checkpoint, quantize))
+    types = DtypePolicy(tensors, scheme_of(checkpoint, quantize), exact=exact)
     total = experts = 0
     for name, tensor in _in_memory(tensors):
         *stack, rows, cols = tensor.shape if len(tensor.shape) > 1 else (0, 0)
