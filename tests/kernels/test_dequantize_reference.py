@@ -89,6 +89,9 @@ def test_a_damaged_scale_stays_within_its_block(dtype: str) -> None:
     if dtype == "MXFP4":
         blocks["exponent"][:, 1] = 255  # 2^127, times up to 6: past the largest float32
         assert np.isinf(dequantize(dtype, raw)[:, cols // 2 :]).any()
+    elif dtype in ("B16G64", "H16G64"):  # whose scale is made from the values
+        blocks["value"][:, 1, 5] = 0x7FC0 if dtype == "B16G64" else np.nan
+        assert np.isnan(dequantize(dtype, raw)[:, cols // 2 :]).all()
     else:
         blocks["scale"][:, 1] = np.nan
         assert np.isnan(dequantize(dtype, raw)[:, cols // 2 :]).all()
@@ -96,10 +99,10 @@ def test_a_damaged_scale_stays_within_its_block(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", QUANTIZED_TYPES)
-def test_codes_fit_eight_bits_and_groups_are_16_or_32(dtype: str) -> None:
+def test_codes_fit_their_bits_and_groups_are_16_or_32(dtype: str) -> None:
     raw = random_raw(np.random.default_rng(4), dtype, 3, 512)
     blocks = integer_blocks(dtype, raw)
-    assert blocks.codes.dtype == np.int8
+    assert blocks.codes.dtype == (np.int16 if dtype in ("B16G64", "H16G64") else np.int8)
     of_16 = ("Q2_K", "Q3_K", "Q6_K", "A4G16", "A8G16", *NVFP4_TYPES)
     assert blocks.group == (16 if dtype in of_16 else 32)
     with_mins = ("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K", *GROUPED_TYPES, *AFFINE_TYPES)
