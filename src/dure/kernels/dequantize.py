@@ -196,8 +196,9 @@ def integer_blocks(dtype: str, raw: npt.NDArray[np.uint8]) -> IntegerBlocks:
     with np.errstate(over="ignore", invalid="ignore"):
         codes, scales, mins = _UNPACK[dtype](blocks)
     rows = raw.shape[0]
+    codes = codes.reshape(rows, -1)
     return IntegerBlocks(
-        codes.astype(np.int16 if dtype in WORD_TYPES else np.int8).reshape(rows, -1),
+        codes.astype(np.int16) if dtype in WORD_TYPES else codes.astype(np.int8),
         scales.astype(np.float32).reshape(rows, -1),
         None if mins is None else mins.astype(np.float32).reshape(rows, -1),
     )

@@ -114,9 +114,9 @@ def _integer_matmul(x: Float32Array, w: QuantizedMatrix) -> Float32Array:
     group = blocks.group
     # A group's sum is at most 32 * 128 * 127 < 2^24: float32 products of integers are exact. Of
     # codes of 16 bits they are exact in float64, and rounded once.
-    exact = np.float32 if blocks.codes.dtype == np.int8 else np.float64
-    codes = blocks.codes.reshape(-1, blocks.scales.shape[1], group).astype(exact)
-    grouped = values.reshape(x.shape[0], -1, group).astype(exact)
+    exact: type[np.floating[Any]] = np.float32 if blocks.codes.dtype == np.int8 else np.float64
+    codes: npt.NDArray[Any] = blocks.codes.reshape(-1, blocks.scales.shape[1], group).astype(exact)
+    grouped: npt.NDArray[Any] = values.reshape(x.shape[0], -1, group).astype(exact)
     total: Float32Array = np.zeros((x.shape[0], w.raw.shape[0]), np.float32)
     for index in range(blocks.scales.shape[1]):
         scale = scales[:, index * group // ACTIVATION_BLOCK, None]

@@ -168,8 +168,9 @@ def _floats(source: Parameter | Dequantised, raw: Bytes) -> NDArray[np.float32]:
 
 def columns_of(tensor: Parameter | Dequantised, dtype: str) -> NDArray[np.int32] | None:
     """Return the order of a matrix's columns in memory, if it is kept as that type."""
-    kept = isinstance(tensor, QuantizedMatrix) and has_blocks_of(dtype, tensor.dtype)
-    return tensor.columns if kept else None
+    if isinstance(tensor, QuantizedMatrix) and has_blocks_of(dtype, tensor.dtype):
+        return tensor.columns
+    return None
 
 
 def same_columns(one: NDArray[np.int32] | None, other: NDArray[np.int32] | None) -> bool:
