@@ -58,6 +58,7 @@ ARCHITECTURES = {
     "ministral3": gguf.MODEL_ARCH.MISTRAL3,
     "minicpm3": gguf.MODEL_ARCH.MINICPM3,
     "mistral": gguf.MODEL_ARCH.LLAMA,
+    "mixtral": gguf.MODEL_ARCH.LLAMA,
     "olmo2": gguf.MODEL_ARCH.OLMO2,
     "olmo3": gguf.MODEL_ARCH.OLMO2,
     "olmoe": gguf.MODEL_ARCH.OLMOE,
@@ -87,7 +88,8 @@ _ALIASES = {  # parts of names in folders -> those that the tensor maps above kn
     },
 }
 # Whose converters reorder q and k, so that neighbours rotate together.
-PERMUTED = ("llama", "mistral", "ministral3", "internlm3", "iquestcoder", "granite", "smollm3")
+PERMUTED = ("llama", "mistral", "mixtral", "ministral3", "internlm3", "iquestcoder", "granite")
+PERMUTED += ("smollm3",)
 
 # Types that the gguf package can read but not write: where a block's float16 scale and float16
 # minimum lie, and the code whose value is then zero, so that random codes average out.

@@ -80,6 +80,12 @@ WRONG_IN_ONE: dict[str, dict[str, tuple[Any, ...]]] = {
         "num_experts_per_tok": (0, -1, 9, "3", None),
         "norm_topk_prob": ("yes", 0),
     },
+    "mixtral": {
+        "intermediate_size": NO_COUNT,
+        "num_experts": (0, -1, 10**9, "8"),
+        "num_experts_per_tok": (0, -1, 9, "3"),
+        "sliding_window": (0, -1, "8"),
+    },
     "pangu_embedded": {"bias": (1, "no")},
     "dots1": {"sliding_window": (0, -1, "8"), "max_window_layers": (-1, "1")},
     "hy_v3": {"mlp_layer_types": (["dense"], "dense", ["dense", "moe", "sparse"], 3)},

@@ -56,6 +56,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "ernie, a head's size is null": ("ernie4_5", {"head_dim": 16}, {"head_dim": None}),
     "lfm2, another norm's epsilon": ("lfm2", {}, {"norm_eps": ABSENT, "rms_norm_eps": 0.3}),
     "lfm2-moe, another norm's epsilon": ("lfm2_moe", {}, {"norm_eps": ABSENT, "rms_norm_eps": 0.3}),
+    "ernie, no least sum of shares": ("ernie4_5_moe", {}, {"moe_norm_min": 0.0}),
     "internlm3 without an epsilon": ("internlm3", {}, {"rms_norm_eps": ABSENT}),
     "gemma4-unified without a window": (
         "gemma4_unified_text",

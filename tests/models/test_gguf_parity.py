@@ -34,6 +34,7 @@ _ONLY_SAFETENSORS = {
     "minicpm3-odd",
     "ministral3-plain",
     "mistral-sliding",
+    "mixtral-sliding",
     "smollm3-listed",
     "mimo",
     "pangu_pro_moe",

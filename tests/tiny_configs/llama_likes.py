@@ -54,6 +54,16 @@ MINICPM = {
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("mistral", {"sliding_window": None, "head_dim": 24}),
+    "mixtral": ("mixtral", {"num_local_experts": 8, "num_experts_per_tok": 3, "head_dim": 24}),
+    "mixtral-sliding": (
+        "mixtral",
+        {
+            "num_local_experts": 5,
+            "num_experts_per_tok": 1,
+            "sliding_window": 8,
+            "tie_word_embeddings": True,
+        },
+    ),
     "mistral-sliding": ("mistral", {"sliding_window": 8, "tie_word_embeddings": True}),
     "ministral3": (
         "ministral3",

@@ -46,6 +46,8 @@ ROUTED = {
 }
 TWO = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
 SEEN = {"rope_parameters": {**SECTIONS, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.25}}
+# Qwen3-VL's class has no such key: it always normalises.
+SEEING_EXPERTS = {key: each for key, each in EXPERTS.items() if key != "norm_topk_prob"}
 RECURRENT = {"qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"}
 
 # name -> (config.json's model_type, what differs from COMMON)
@@ -66,7 +68,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen3_vl_moe": (
         "qwen3_vl_moe",
-        {**EXPERTS, "rope_parameters": SECTIONS, "vision_config": DEEP},
+        {**SEEING_EXPERTS, "rope_parameters": SECTIONS, "vision_config": DEEP},
     ),
     "qwen3_vl_moe-mixed": (
         "qwen3_vl_moe",

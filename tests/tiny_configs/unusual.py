@@ -259,6 +259,11 @@ _MINIMAX: Changes = {
     "narrow experts": {"intermediate_size": 20},
     "three quarters of the head": rope(partial_rotary_factor=0.75),
 }
+_MIXTRAL: Changes = {
+    "seven experts of which one": {"num_local_experts": 7, "num_experts_per_tok": 1},
+    "all experts": {"num_local_experts": 5, "num_experts_per_tok": 5},
+    "narrow experts": {"intermediate_size": 20},
+}
 _OLMOE: Changes = {
     "seven experts of which one": {"num_experts": 7, "num_experts_per_tok": 1},
     "all experts": {"num_experts": 5, "num_experts_per_tok": 5},
@@ -302,6 +307,10 @@ FAMILIES: Tried = {
     "minicpm3": (MINICPM, [_MINICPM, BIAS, _MLP_BIAS, SCALED, GELU]),
     "gpt_oss": ({**CLAMPED, "rope_parameters": RAMP}, [_SINKS]),
     "olmo3": ({"sliding_window": 8}, [SIZES, TIE, BIAS, _OLMO, GELU]),
+    "mixtral": (
+        {"num_local_experts": 8, "num_experts_per_tok": 3},
+        [SIZES, TIE, WIDE, ROPES, WINDOW, GELU, _MIXTRAL],
+    ),
     "olmoe": (
         {"num_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 40},
         [SIZES, TIE, BIAS, ROPES, PART, _OLMOE, GELU],

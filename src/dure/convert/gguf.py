@@ -281,6 +281,16 @@ def _general(checkpoint: Checkpoint, architecture: str, written: int) -> dict[st
     return found
 
 
+def _mixture_values(config: Config, sizes: Any) -> dict[str, Any]:
+    """Refuse shares that are not normalised; whether they are, Qwen3-VL need not say."""
+    if not sizes.normalize:
+        raise otherwise(
+            f"{config.source} has norm_topk_prob = False, and llama.cpp computes qwen3_moe only "
+            "with True."
+        )
+    return {}
+
+
 def _ernie_values(config: Config, sizes: Any) -> dict[str, Any]:
     """Make ERNIE's values; llama.cpp needs all dense layers in front of the mixtures."""
     dense = sizes.layers - len(sizes.sparse_layers)
@@ -404,12 +414,7 @@ _FAMILIES: Mapping[str, Family] = {
     "qwen2": Family(needs=WITHOUT_WINDOW),
     "qwen3": Family(needs={**WITHOUT_WINDOW, **WITHOUT_BIAS}),
     "qwen3_moe": Family(
-        needs={
-            **WITHOUT_WINDOW,
-            **WITHOUT_BIAS,
-            **_ONLY_MIXTURES,
-            "norm_topk_prob": (False, True),
-        }
+        needs={**WITHOUT_WINDOW, **WITHOUT_BIAS, **_ONLY_MIXTURES}, values=_mixture_values
     ),
     "qwen2_moe": Family(
         needs={

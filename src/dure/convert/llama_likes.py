@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _mistral_values(config: Config, sizes: Any) -> dict[str, Any]:
-    """Make Mistral's values, which are Llama's, without a window."""
+    """Make Mistral's and Mixtral's values, which are Llama's, without a window."""
     without_windows(config, [sizes.window])
     return {}
 
@@ -114,6 +114,7 @@ _PAIRS = Layout(pairs=True)
 LLAMA_LIKES: Mapping[str, Family] = {
     "llama": Family(_PAIRS, needs={"bias": (False, False)}, ropes=_DIVISORS),  # InternLM3's key
     "mistral": Family(_PAIRS, architecture="llama", values=_mistral_values, ropes=_DIVISORS),
+    "mixtral": Family(_PAIRS, architecture="llama", values=_mistral_values, ropes=_DIVISORS),
     "ministral3": Family(_PAIRS, values=_ministral_values, magnitudes=True),
     "phi3": Family(values=_phi_values, ropes=("longrope",)),
     "smollm3": Family(_PAIRS, needs=WITHOUT_BIAS, values=_smollm_values),

@@ -87,6 +87,8 @@ class Ernie45MoeConfig:
 
 def _check_least_sum(config: Config, least: float) -> None:
     """Refuse a least sum of the chosen experts' shares that would count, as `least` is theirs."""
+    if config.values.get("moe_norm_min") == 0:
+        return
     if config.positive("moe_norm_min", 1e-12) > least:
         raise UnsupportedModelError(
             f"{config.source} has moe_norm_min = {config.values['moe_norm_min']}, above the least "

@@ -1,6 +1,8 @@
 """Llama 2 and 3, and models with the same block: SmolLM2, DeepSeek-Prover-7B, R1-Distill-Llama,
 InternLM3, IQuest-Coder
 (Touvron et al. 2023, arXiv 2307.09288; Grattafiori et al. 2024, arXiv 2407.21783).
+
+GGUF files use the same architecture name for Mixtral, so its experts are here, too.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from dure.layers.attention import Attention
 from dure.layers.basic import GatedMLP
 from dure.layers.decoder import Decoder
 from dure.layers.decoder_layer import DecoderLayer
+from dure.layers.moe import Routing, SparseMLP
 from dure.layers.rope import RopeConfig
 
 if TYPE_CHECKING:
@@ -35,6 +38,8 @@ class LlamaConfig:
     vocab_size: int
     hidden: int
     intermediate: int
+    experts: int  # of each layer, each `intermediate` wide; 0: a dense MLP
+    experts_per_token: int
     layers: int
     heads: int
     kv_heads: int
@@ -57,6 +62,8 @@ class LlamaConfig:
         kin = config.values.get("model_type") in MODEL_TYPES
         head_dim = config.head_dim(128 if kin else hidden // heads, null=hidden // heads)
         context = config.context_length(2048)
+        experts = config.integer("num_experts", 0, low=0, high=65536) if gguf else 0
+        chosen = config.integer("num_experts_per_tok", high=experts) if experts else 0
         if config.flag(
             "use_sliding_window", True
         ):  # Llama has no sliding window: a config that sets one is of another model
@@ -65,6 +72,8 @@ class LlamaConfig:
             vocab_size=config.integer("vocab_size"),
             hidden=hidden,
             intermediate=config.integer("intermediate_size"),
+            experts=experts,
+            experts_per_token=chosen,
             layers=config.integer("num_hidden_layers", high=1024),
             heads=heads,
             kv_heads=kv_heads,
@@ -97,8 +106,18 @@ class Block(DecoderLayer):
             output_bias=config.bias,
             interleaved=config.interleaved,
         )
-        self.mlp = GatedMLP(
-            weights, f"{name}.mlp", config.hidden, config.intermediate, bias=config.mlp_bias
+        if not config.experts:
+            self.mlp = GatedMLP(
+                weights, f"{name}.mlp", config.hidden, config.intermediate, bias=config.mlp_bias
+            )
+            return
+        self.mlp = SparseMLP(
+            weights,
+            f"{name}.mlp",
+            hidden=config.hidden,
+            intermediate=config.intermediate,
+            experts=config.experts,
+            routing=Routing(config.experts_per_token, normalize=True),
         )
 
 

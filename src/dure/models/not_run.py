@@ -175,7 +175,6 @@ NOT_RUN: tuple[NotRun, ...] = (
         "an indexer over latent attention whose queries grow with their position",
         ("mistral_large4", "mistral_large4_text"),
     ),
-    NotRun("Mixtral", "a file of its own: Mistral's block with a mixture of experts", ("mixtral",)),
     NotRun(
         "Ministral 8B of 2024",
         "a file of its own: Mistral's block with windows in some layers",
