@@ -73,6 +73,14 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {},
         {"rope_parameters": {**YARN, "rope_theta": 300.0, "truncate": None}},
     ),
+    "yarn added beside tables of kinds": ("gemma3_text", {}, {"rope_scaling": YARN}),
+    "yarn added beside olmo's tables": ("olmo3", {}, {"rope_scaling": YARN}),
+    "deepseek-v2 rotates neighbours": ("deepseek_v2", {}, {"rope_interleave": False}),
+    "deepseek-v3, null is false": (
+        "deepseek_v3",
+        {},
+        {"rope_interleave": None, "norm_topk_prob": None},
+    ),
     "yarn beside a table of nothing": (
         "llama",
         {},

@@ -173,9 +173,10 @@ class Config:
             raise self._wrong(key, value, "a finite number above 0")
         return float(value)
 
-    def flag(self, key: str, default: bool | None = _REQUIRED) -> bool:
-        """Return the boolean at `key`; null counts as absent."""
-        value = self._get(key, default)
+    def flag(self, key: str, default: bool | None = _REQUIRED, *, null: bool | None = None) -> bool:
+        """Return the boolean at `key`; null counts as absent, or as `null` where that is one."""
+        off = null is not None and key in self.values and self.values[key] is None
+        value = null if off else self._get(key, default)
         if not isinstance(value, bool):
             raise self._wrong(key, value, "true or false")
         return value

@@ -150,7 +150,8 @@ class DeepseekConfig:
             tied=config.flag("tie_word_embeddings", False),
             bias=config.flag("attention_bias", False),
             mlp_bias=config.flag("mlp_bias", False),
-            interleaved=config.flag("rope_interleave", True),
+            # V2's class passes over it, and null is false to V3's.
+            interleaved=not usual.sigmoid or config.flag("rope_interleave", True, null=False),
             scale=score_scale(plain + rotated, rope),
             rope=rope,
             routing=(_best_pairs if usual.sigmoid else _best_groups)(config, experts, usual),
@@ -226,7 +227,7 @@ def best_pairs(
     count, kept = config.expert_groups(experts, top_k, usual=groups)
     return Routing(
         top_k=top_k,
-        normalize=config.flag("norm_topk_prob", normalize and not config.is_gguf),
+        normalize=config.flag("norm_topk_prob", normalize and not config.is_gguf, null=False),
         score="sigmoid",
         group_rule="top2" if count > 1 else "none",
         groups=count,

@@ -110,6 +110,9 @@ def _rope(config: Config, head_dim: int, kind: str, base: str, theta: float) -> 
     tables, table = config.values.get("rope_parameters"), None
     if isinstance(tables, Mapping):
         table = tables.get(kind)
+        added = config.values.get("rope_scaling")
+        if kind == _FULL and isinstance(table, Mapping) and isinstance(added, Mapping):
+            table = {**table, **added}
     elif kind == _FULL:
         table = config.values.get("rope_scaling")
     values = {

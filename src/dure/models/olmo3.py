@@ -97,8 +97,12 @@ def _ropes(config: Config, head_dim: int) -> tuple[RopeConfig, RopeConfig]:
         )
 
     values = config.values
+    table, added = values.get("rope_parameters"), values.get("rope_scaling")
+    scaled = dict(table) if isinstance(table, Mapping) else {}
+    if isinstance(scaled.get("full_attention"), Mapping) and isinstance(added, Mapping):
+        scaled["full_attention"] = {**scaled["full_attention"], **added}
+        values = {**values, "rope_parameters": scaled}
     full = read(values, "full_attention")
-    table = values.get("rope_parameters")
     if isinstance(table, Mapping) and isinstance(table.get("sliding_attention"), Mapping):
         return full, read(values, "sliding_attention")
     theta = config.positive("rope_local_base_freq", full.theta) if config.is_gguf else full.theta
