@@ -10,13 +10,14 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, cast
+from weakref import WeakKeyDictionary
 
 from dure.chat.prompt import PreparedRequest
 from dure.driver import closed_error, joined_all
 
 if TYPE_CHECKING:
     from dure.chat.output import Chunk, Completion, OutputProcessor
-    from dure.driver import Driver
+    from dure.driver import Driver, Handover
     from dure.pooling.output import Pooled, PoolingOutput
     from dure.pooling.request import PreparedPooling
     from dure.replicas import Drivers
@@ -36,6 +37,11 @@ class Job:
         self.groups: list[Sequence[Answer]] = []  # the choices of each request, once it has begun
         self._loop = asyncio.get_running_loop()
         self._news: asyncio.Queue[list[Chunk] | Exception | None] = asyncio.Queue()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether all of its requests have."""
+        return len(self.groups) == len(self.requests)
 
     @property
     def answers(self) -> list[Answer]:
@@ -62,13 +68,15 @@ class AsyncDriver:
     their requests are in the same steps.
     """
 
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
+    def __init__(self, driver: Driver, stepper_of: Callable[[Driver], AsyncDriver]) -> None:
+        """stepper_of: who steps which replica."""
+        self._driver, self._stepper_of = driver, stepper_of
         self._wake = threading.Condition()
         self._inbox: deque[Callable[[], None]] = deque()
         self._thread: threading.Thread | None = None
         self._is_closed = False
-        self._running: list[Job] = []  # the thread's own
+        self._running: list[Job] = []  # this and the next are the thread's own
+        self._moved: WeakKeyDictionary[Job, AsyncDriver] = WeakKeyDictionary()
 
     async def answer(self, requests: Sequence[PreparedRequest]) -> list[Completion]:
         """Answer all requests at once; return one Completion each, in order.
@@ -139,16 +147,18 @@ class AsyncDriver:
                     self._wake.wait()
                 actions, self._inbox = self._inbox, deque()
                 ends = self._is_closed
-            try:
-                with self._driver.lock:
+            with self._driver.lock:
+                try:
                     for action in actions:
                         action()
                     if self._running and not ends:
                         self._driver.step()
                     self._tell()
-            except BaseException as error:  # the panic of a library in Rust is no Exception
-                log.exception("the engine failed")
-                self._fail(error if isinstance(error, Exception) else RuntimeError("a panic"))
+                except BaseException as error:  # the panic of a library in Rust is no Exception
+                    log.exception("the engine failed")
+                    if not ends:
+                        self._hand_over()
+                    self._fail(error if isinstance(error, Exception) else RuntimeError("a panic"))
             if ends:
                 self._fail(closed_error())
                 return
@@ -167,7 +177,39 @@ class AsyncDriver:
             return self._driver.begin(prepared)
         return [self._driver.begin_pooling(prepared)]
 
+    def _hand_over(self) -> None:
+        """Have those of other replicas go on with what runs here, as far as they may."""
+        self._tell()  # what they tell comes after it
+        for job in [each for each in self._running if each.has_begun]:
+            try:
+                handover = self._driver.hand_over(job.answers)
+            except Exception:
+                log.exception("answers could not be handed over")
+                continue
+            if handover is None:
+                continue
+            self._running.remove(job)
+            other = self._moved[job] = self._stepper_of(handover.to)
+            try:
+                other._post(partial(other._adopt, job, handover))
+            except Exception as error:  # it is closed
+                handover.to.forget(handover)
+                job.tell(error)
+
+    def _adopt(self, job: Job, handover: Handover) -> None:
+        self._moved.pop(job, None)  # if it was here before
+        self._running.append(job)
+        try:
+            handover.adopt()
+        except Exception as error:
+            self._abandon(job)
+            job.tell(error)
+
     def _abandon(self, job: Job) -> None:
+        if job in self._moved:
+            other = self._moved.pop(job)
+            other._post(partial(other._abandon, job), last=True)
+            return
         if job in self._running:  # else it ended meanwhile
             self._running.remove(job)
             self._driver.abandon(job.answers)
@@ -203,7 +245,12 @@ class AsyncReplicas:
 
     def __init__(self, replicas: Drivers) -> None:
         self._place = replicas.place
-        self._each = {driver: AsyncDriver(driver) for driver in replicas.drivers}
+        self._each: dict[Driver, AsyncDriver] = {
+            driver: AsyncDriver(driver, self._stepper_of) for driver in replicas.drivers
+        }
+
+    def _stepper_of(self, driver: Driver) -> AsyncDriver:
+        return self._each[driver]
 
     async def answer(self, requests: Sequence[PreparedRequest]) -> list[Completion]:
         """Answer all requests at once, each where it is placed; see `AsyncDriver.answer`."""

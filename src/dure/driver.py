@@ -10,13 +10,14 @@ import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from dure.batch import PassInterruptedError
 from dure.chat.output import Chunk, Completion, OutputProcessor
+from dure.engine.router import asked_of, choose
 from dure.errors import InvalidRequestError
 from dure.pooling.output import Pooled, PoolingOutput
 
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from dure.pooling.request import PreparedPooling
     from dure.text.tokenizer import Tokenizer
 
+    Answer = OutputProcessor | PoolingOutput
+
+MOST_MOVES = 2
+"""How often an answer goes on elsewhere: one that is itself what fails replicas meets no more."""
 
 _home: list[int] = []
 """The process whose threads compute, once a model was loaded: OpenMP's belong to one for good."""
@@ -70,7 +75,10 @@ class Driver:
         self._tokenizer = tokenizer
         self.expected: dict[int, Asked] = {}
         """By the id of what was prepared: requests that a router sent here and are not begun."""
-        self._answers: dict[str, OutputProcessor | PoolingOutput] = {}
+        self.peers: Sequence[Driver] = (self,)
+        """The drivers of all replicas, this one too."""
+        self._lost: Exception | None = None  # why the runner, which is not whole, stays so
+        self._answers: dict[str, Answer] = {}
         self._is_closed = False
 
     @property
@@ -83,9 +91,9 @@ class Driver:
         del prepared
         return self
 
-    def forget(self, prepared: PreparedRequest | PreparedPooling) -> None:
-        """Expect the request no more: it is begun, or never will be. Any thread may call it."""
-        self.expected.pop(id(prepared), None)
+    def forget(self, sent: PreparedRequest | PreparedPooling | Handover) -> None:
+        """Expect what was sent no more: it is begun, or never will be. Any thread may call it."""
+        self.expected.pop(id(sent), None)
 
     def begin(self, prepared: PreparedRequest) -> list[OutputProcessor]:
         """Queue the request's n choices in the engine; for a caller that holds `lock`."""
@@ -112,30 +120,21 @@ class Driver:
         """Queue the first of the request's texts; the others follow. For who holds `lock`."""
         self.forget(prepared)
         self._check_open()
-        waiting: list[Request] = []  # of texts that are begun before there is an output
-
-        def begin(ids: tuple[int, ...]) -> Request:
-            request = self.engine.add_pooling(
-                ids,
-                prepared.pooling,
-                cache_salt=prepared.cache_salt,
-                priority=prepared.priority,
-            )
-            if output is None:
-                waiting.append(request)
-            else:
-                self._answers[request.id] = output
-            return request
-
-        output: PoolingOutput | None = None
+        output = PoolingOutput(self.engine, prepared, self._begin_text)
         try:
-            output = PoolingOutput(self.engine, prepared, begin)
+            output.begin()
         except BaseException:
-            for request in waiting:
-                self.engine.abort(request.id)
+            self.abandon([output])
             raise
-        self._answers.update((request.id, output) for request in waiting)
         return output
+
+    def _begin_text(self, output: PoolingOutput, ids: tuple[int, ...]) -> Request:
+        prepared = output.prepared
+        request = self.engine.add_pooling(
+            ids, prepared.pooling, cache_salt=prepared.cache_salt, priority=prepared.priority
+        )
+        self._answers[request.id] = output
+        return request
 
     def pool(self, prepared: PreparedPooling) -> Pooled:
         """Compute the vectors of all texts of one request."""
@@ -171,16 +170,14 @@ class Driver:
 
     def run(
         self,
-        answer: OutputProcessor | PoolingOutput,
+        answer: Answer,
         told: Callable[[], None] | None = None,
         *,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         """Step until the answer is over, or `stopped`; `told` is called after each step."""
         while not answer.is_over and not stopped():
-            with self.lock:
-                if not answer.is_over:  # another thread's step may have ended it
-                    self.step()
+            self._step_for(answer, lambda: answer.is_over)
             if told is not None:
                 told()
 
@@ -202,9 +199,7 @@ class Driver:
                     return
                 if on_prefill is not None and not answer.started:
                     on_prefill(*answer.prefilled)
-                with self.lock:
-                    if not answer.chunks and not answer.is_over:  # thanks to another thread
-                        self.step()
+                self._step_for(answer, lambda: bool(answer.chunks) or answer.is_over)
             answer.result()
         finally:
             self.abandon([answer])
@@ -214,11 +209,19 @@ class Driver:
 
         For a caller that holds `lock`. Whatever one answer fails with ends that answer alone.
         Ctrl-C ends the pass between two layers, and is raised when the step has been left in order.
+        Whatever else the step raises, another replica may go on with the answers: see `hand_over`.
+        One that was lost, and could not be mended, does not try again while there is another.
         """
+        runner = self.engine.runner
+        if self._lost is not None and not runner.is_whole and self._others():
+            raise self._lost.with_traceback(None)
         with _interrupts_deferred() as pressed:
             self.engine.meter.enter(self.engine)
             try:
                 self._step(lambda: self.interrupted.is_set() or pressed())
+            except Exception as error:
+                self._lost = None if runner.is_whole else error
+                raise
             finally:
                 self.engine.meter.leave(self.engine, has_work=self.engine.has_work)
 
@@ -248,6 +251,80 @@ class Driver:
             if not self.engine.has_work and not self.engine.runner.is_whole:
                 self.engine.scheduler.start_over()  # nothing of its cache is left
                 self.engine.runner.mend()
+                self._lost = None
+
+    def hand_over(self, answers: Sequence[Answer]) -> Handover | None:
+        """Give answers up after a step that failed, so that another replica goes on with them.
+
+        None if they stay, and end with its error: no replica is left, they were handed over too
+        often, or the step was left in the midst of what it brought. With one choice of a request
+        all others go. For a caller that holds `lock`, and calls `Handover.adopt` without it.
+        """
+        places = self._others()
+        requests = [request for each in answers if not each.is_over for request in each.requests]
+        firsts = list({id(each.choices[0]): each.choices[0] for each in requests}.values())
+        choices = [each for first in firsts for each in first.choices if not each.is_finished]
+        moving = {id(a): a for c in choices if (a := self._answers.get(c.id)) is not None}.values()
+        may = all(each.may_move for each in moving) and not any(
+            each.in_flight or each.num_moves >= MOST_MOVES for each in choices
+        )
+        if not (places and choices and may):
+            return None
+        asked = asked_of(choices)
+        index, cached = choose(asked, places, 0)
+        handover = Handover(places[index], tuple(moving), firsts)
+        for each in choices:
+            self._answers.pop(each.id, None)
+        for first in firsts:
+            self.engine.give_up(first)
+        handover.to.expected[id(handover)] = replace(asked, cached=cached)
+        return handover
+
+    def _others(self) -> list[Driver]:
+        """Return the replicas that could go on with answers of this one.
+
+        One that has just been lost is one of them: as a rule it is mended.
+        """
+        return [
+            each
+            for each in self.peers
+            if each is not self
+            and not each._is_closed
+            and (each.engine.runner.is_whole or each._lost is None)
+        ]
+
+    def _home_of(self, answer: Answer) -> Driver:
+        """Return the replica that has the answer now."""
+        return next((each for each in self.peers if each.engine is answer.engine), self)
+
+    def _step_for(self, answer: Answer, is_served: Callable[[], bool]) -> None:
+        """Step whichever replica has the answer, unless another thread's step has served it.
+
+        If the step fails, another replica goes on with the answer; if none can, it is raised.
+        """
+        home = self._home_of(answer)
+        with home.lock:
+            try:
+                if not is_served():
+                    home.step()
+                return
+            except Exception:
+                handover = home.hand_over([answer])
+                if handover is None:
+                    raise
+        handover.adopt()
+
+    def _adopt(self, handover: Handover) -> None:
+        with self.lock:
+            self.forget(handover)
+            self._check_open()
+            self.engine.take_over(handover.requests)
+            for answer in handover.answers:
+                if isinstance(answer, PoolingOutput):
+                    answer.move_to(self.engine, self._begin_text)
+                else:
+                    answer.move_to(self.engine)
+                self._answers.update((request.id, answer) for request in answer.requests)
 
     def close(self) -> None:
         """End all answers with an error, and begin no more. May be called by any thread."""
@@ -265,13 +342,30 @@ class Driver:
         if self._is_closed:
             raise closed_error()
 
-    def abandon(self, answers: Iterable[OutputProcessor | PoolingOutput]) -> None:
+    def abandon(self, answers: Iterable[Answer]) -> None:
         """Have the engine forget the answers that are not over, and take their blocks back."""
-        with self.lock:
-            for answer in answers:
-                for request_id in answer.open_ids:
-                    self._answers.pop(request_id, None)
+        for answer in answers:
+            home = self._home_of(answer)
+            with home.lock:
+                for request in answer.requests:
+                    home._answers.pop(request.id, None)
                 answer.abort()
+
+
+@dataclass(frozen=True, eq=False)
+class Handover:
+    """Answers on their way from a replica that failed to another."""
+
+    to: Driver
+    answers: Sequence[Answer]
+    requests: Sequence[Request]  # the first choice of each
+
+    def adopt(self) -> None:
+        """Have the other replica go on with them; for a caller that holds no other's lock.
+
+        Raises what it refuses them with, all together; the caller then abandons them.
+        """
+        self.to._adopt(self)
 
 
 class Counted:

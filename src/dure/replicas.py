@@ -35,6 +35,7 @@ class Replicas:
         self.interrupted = self.drivers[0].interrupted
         for driver in self.drivers:
             driver.interrupted = self.interrupted
+            driver.peers = self.drivers
         self._placing = threading.Lock()
         self._turn = 0
 

@@ -266,10 +266,10 @@ def test_without_room_anywhere_the_error_says_so_and_a_new_node_mends_it(
     for request in requests:
         engine.abort(request.id)
     assert not engine.has_work
+    again = engine.add(PROMPTS[0], PARAMS)
     with pytest.raises(NotEnoughMemoryError):
-        finished(engine, [engine.add(PROMPTS[0], PARAMS)])
-    for request in list(engine._requests.values()):
-        engine.abort(request.id)
+        finished(engine, [again])
+    engine.abort(again.id)
     cluster.fakes.append(FakeNode("new"))
     assert finished(engine, [engine.add(p, PARAMS) for p in PROMPTS]) == expected
     assert [actor.node.id for actor in cluster.living] == ["new"]

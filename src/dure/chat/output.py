@@ -104,7 +104,7 @@ class OutputProcessor:
         self.chunks: deque[Chunk] = deque()
         self.completion: Completion | None = None
         self.error: Exception | None = None
-        self._engine = engine
+        self.engine = engine  # that computes it
         self._on_complete = on_complete
         self._params = request.params
         self._budget = reading.budget
@@ -132,9 +132,20 @@ class OutputProcessor:
             request.watch = self.watch
 
     @property
-    def open_ids(self) -> tuple[str, ...]:
-        """The ids of its requests in the engine."""
-        return (self.request.id,)
+    def requests(self) -> tuple[Request, ...]:
+        """Its requests in the engine."""
+        return (self.request,)
+
+    @property
+    def may_move(self) -> bool:
+        """Whether it has all tokens that its unfinished request has: so it may go on elsewhere."""
+        seen = not self._num_watched and self._watch_error is None
+        have = len(self._token_ids) == len(self.request.output_ids)
+        return seen and have and not self.request.is_finished
+
+    def move_to(self, engine: Engine) -> None:
+        """Note that another engine computes it from now on."""
+        self.engine = engine
 
     @property
     def is_waiting(self) -> bool:
@@ -221,11 +232,11 @@ class OutputProcessor:
             text, events = self._before_stop(text, events, ends=reason is not None)
             if self._stops.stopped is not None:
                 if reason is None:
-                    self._engine.finish(request.id, reason="stop")
+                    self.engine.finish(request.id, reason="stop")
                 reason = "stop"
         if self._reading.single_call and _ends_call(events):
             if reason is None:
-                self._engine.finish(request.id, reason="stop")
+                self.engine.finish(request.id, reason="stop")
                 reason = "stop"
             events = _first_call(events)
         self._text.append(text)
@@ -249,7 +260,7 @@ class OutputProcessor:
 
     def abort(self) -> None:
         """Abort the request, unless it has finished."""
-        self._engine.finish(self.request.id, reason="abort")
+        self.engine.finish(self.request.id, reason="abort")
 
     def _read(self, text: str, *, ends: bool) -> list[Event]:
         """Parse `text` into events; count the reasoning, and end it beyond its budget."""
@@ -303,7 +314,7 @@ class OutputProcessor:
         ):
             return
         if not self.request.forced_tokens:
-            self._engine.force_tokens(self.request.id, self._reasoning_end_ids)
+            self.engine.force_tokens(self.request.id, self._reasoning_end_ids)
 
     def _complete(self, reason: str) -> Completion:
         return Completion(

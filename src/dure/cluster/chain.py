@@ -96,7 +96,7 @@ class Stages:
 
     When a stage is lost, another takes its layers, on its own node or on one that has room; if none
     has, the layers are cut anew for the nodes that are left. Everything on its way is then lost
-    (PassLostError), and the engine computes it again.
+    (PassLostError), and the engine computes it again: its next pass finds the stages in order.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Stages:
         try:
             self._first.send(pack(self._number, batch, None))
         except OSError as error:
-            self._recover()
+            self._unlink()
             raise PassLostError from error
 
     def receive(self) -> NDArray[np.float32]:
@@ -175,7 +175,7 @@ class Stages:
         except (ActorLostError, OSError) as error:
             _LOG.warning("a stage was lost: %s", error)
         if frame is None:
-            self._recover()
+            self._unlink()
             raise PassLostError
         if frame.kind == FAILURE:
             self.is_broken = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,10 +31,12 @@ from dure.engine.request import (
     check_fits,
     check_ids,
     check_prompt,
-    choice_seed,
+    check_room,
+    choices_of,
     ends_of,
     output_limit,
 )
+from dure.engine.roster import Roster
 from dure.engine.sampler import Sampler, SamplingFunctions
 from dure.engine.scheduler import Chunk, Scheduler, Stats
 from dure.engine.states import StatePool
@@ -113,9 +116,11 @@ class Engine:
         self._flights = Flights(runner, self.scheduler, self._shares)
         self._landed = 0.0  # when the last of them was finished
         self._late: list[StepOutput] = []  # of passes that were finished between two steps
-        self._requests: dict[str, Request] = {}  # unfinished ones
-        self._choices: dict[str, tuple[Request, ...]] = {}  # by choice 0's id, until all are done
-        self._num_added = 0
+        self._roster = Roster()
+        self._limits = {  # of a request, in tokens
+            "context_length": runner.context_length,
+            "cache_tokens": runner.num_blocks * BLOCK_SIZE,
+        }
 
     def add(
         self,
@@ -141,31 +146,17 @@ class Engine:
         params = params.resolve({})
         prompt = check_prompt(prompt_ids, self.runner.vocab_size)
         check_ids(params, self.runner.vocab_size)
-        limit = output_limit(
-            len(prompt),
-            params.max_tokens,
-            context_length=self.runner.context_length,
-            cache_tokens=self.pool.num_blocks * BLOCK_SIZE,
-        )
-        self._num_added += 1
-        name = f"request-{self._num_added}" if request_id is None else request_id
-        root = root_digest(cache_salt, self.model_id)
-        seed = choice_seed(params.seed, 0)
-        choices = tuple(
-            Request(
-                id=f"{name}:{choice}" if choice else name,
-                prompt_ids=prompt,
-                params=params,
-                seed=choice_seed(seed, choice),
-                max_output=limit,
-                root=root,
-                choice=choice,
-                min_tokens_banned_ids=ends_of(params, self.eos_ids, self.runner.vocab_size),
-                priority=priority,
-                constraint=grammar.start(deferred=deferred) if grammar else None,
-                prediction_ids=tuple(i for i in prediction_ids if 0 <= i < self.runner.vocab_size),
-            )
-            for choice in range(params.n)
+        limit = output_limit(len(prompt), params.max_tokens, **self._limits)
+        choices = choices_of(
+            self._roster.new_name("request") if request_id is None else request_id,
+            prompt,
+            params,
+            max_output=limit,
+            root=root_digest(cache_salt, self.model_id),
+            min_tokens_banned_ids=ends_of(params, self.eos_ids, self.runner.vocab_size),
+            priority=priority,
+            start=partial(grammar.start, deferred=deferred) if grammar else None,
+            prediction_ids=tuple(i for i in prediction_ids if 0 <= i < self.runner.vocab_size),
         )
         self._enter(choices)
         return choices[0]
@@ -184,14 +175,9 @@ class Engine:
         vector. Raises what `add` does.
         """
         prompt = check_prompt(prompt_ids, self.runner.vocab_size)
-        check_fits(
-            len(prompt),
-            context_length=self.runner.context_length,
-            cache_tokens=self.pool.num_blocks * BLOCK_SIZE,
-        )
-        self._num_added += 1
+        check_fits(len(prompt), **self._limits)
         request = Request(
-            id=f"pooling-{self._num_added}",
+            id=self._roster.new_name("pooling"),
             prompt_ids=prompt,
             params=SamplingParams().resolve({}),
             seed=0,
@@ -231,10 +217,8 @@ class Engine:
 
         A request that has finished, or was never there, is no error.
         """
-        single = self._requests.get(request_id)
-        for request in self._choices.get(request_id, (single,)):
-            if request is not None:
-                self._end(request, "abort")
+        for request in self._roster.asked_by(request_id):
+            self._end(request, "abort")
         self.check_idle()
 
     def finish(self, request_id: str, *, reason: FinishReason = "stop") -> None:
@@ -242,7 +226,7 @@ class Engine:
 
         Whoever watches a request may say so in the midst of a step: it ends with that.
         """
-        request = self._requests.get(request_id)
+        request = self._roster.get(request_id)
         if request is not None and self._ended is not None:
             self._ended[request] = reason
             return
@@ -252,14 +236,36 @@ class Engine:
 
     def force_tokens(self, request_id: str, token_ids: Sequence[int]) -> None:
         """Make these the next tokens of this one choice, whatever is drawn."""
-        request = self._requests.get(request_id)
+        request = self._roster.get(request_id)
         if request is not None:
             request.forced_tokens.extend(token_ids)
+
+    def give_up(self, request: Request) -> None:
+        """Let a request go, with all of its choices, for another engine to `take_over`.
+
+        No pass may be on its way with it. What it has so far stays with it.
+        """
+        for each in request.choices:
+            self.scheduler.give_up(each)
+        self._roster.leave_together(request.choices)
+        self.check_idle()
+
+    def take_over(self, requests: Sequence[Request]) -> None:
+        """Go on with requests, and all of their choices, that another engine of the model gave up.
+
+        Their tokens so far are computed as a prompt is, and the same bits follow. They keep their
+        turn. Raises ContextLengthError, and takes none, if there is less room here.
+        """
+        for request in requests:
+            check_room(request, **self._limits)
+        for request in requests:
+            self._roster.rename(request.choices)
+            self._enter(request.choices)
 
     @property
     def has_work(self) -> bool:
         """Whether a request waits or runs, or a pass is on its way."""
-        return bool(self._requests or self._flights or self._late)
+        return bool(self._roster or self._flights or self._late)
 
     @property
     def cache_in_use(self) -> float:
@@ -274,21 +280,17 @@ class Engine:
 
     def check_idle(self) -> None:
         """Raise RuntimeError if no request is left but a block or a place in a queue is."""
-        if self._requests:
+        if self._roster:
             return
-        if self._choices or self.scheduler.waiting or self.scheduler.running:
+        waits = self.scheduler.waiting or self.scheduler.running
+        if waits or not self._roster.is_consistent:
             raise RuntimeError("finished requests are still queued")
         self.scheduler.check()
 
     def _enter(self, choices: tuple[Request, ...]) -> None:
         """Queue all choices of one request; InvalidRequestError if an id is in use."""
+        self._roster.enter(choices)
         for request in choices:
-            if request.id in self._requests or request.id in self._choices:
-                raise InvalidRequestError(f"A request with the id {request.id!r} is still running.")
-        self._choices[choices[0].id] = choices
-        for request in choices:
-            request.choices = choices
-            self._requests[request.id] = request
             self.scheduler.add(request)
 
     def _shares(self, chunks: Sequence[Chunk]) -> list[tuple[Account, float]]:
@@ -329,9 +331,7 @@ class Engine:
         """Compute each chunk of a failed pass by itself, or end their requests with the error."""
         if self.runner.passes > 1:
             outputs = [
-                self._fail(each.request, error)
-                for each in chunks
-                if each.request.id in self._requests
+                self._fail(each.request, error) for each in chunks if each.request in self._roster
             ]
             self._start_over()  # rows that were begun behind these may have read what they left
         elif len(chunks) == 1 or self.states:
@@ -489,12 +489,10 @@ class Engine:
         request.finish_reason = reason
         self.scheduler.finish(request, forget=reason == "error")
         self.stats.finished += 1
-        del self._requests[request.id]
-        if all(choice.is_finished for choice in request.choices):
-            del self._choices[request.choices[0].id]
+        self._roster.leave(request)
 
     def _rest(self) -> list[StepOutput]:
         """Return no output; RuntimeError if requests wait, so that no caller spins for ever."""
-        if self._requests:
+        if self._roster:
             raise RuntimeError("requests wait, but none can be scheduled")
         return []

@@ -8,7 +8,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -31,7 +31,9 @@ __all__ = [
     "check_fits",
     "check_ids",
     "check_prompt",
+    "check_room",
     "choice_seed",
+    "choices_of",
     "output_limit",
 ]
 
@@ -128,6 +130,7 @@ class Request:
     num_drafted_tokens: int = 0  # tokens that a drafter guessed for it
     num_accepted_tokens: int = 0  # of them, right
     num_preemptions: int = 0
+    num_moves: int = 0  # from one engine to another
     # What its steps took of experts that are read from disk; None if all are in memory
     expert_use: ExpertUse | None = None
 
@@ -195,6 +198,33 @@ class Request:
         self.tokens.append(token_id)
         if self.token_counts is not None:
             self.token_counts.add(token_id)
+
+
+def choices_of(
+    name: str,
+    prompt: tuple[int, ...],
+    params: SamplingParams,
+    *,
+    start: Callable[[], GrammarState] | None,
+    **more: Any,
+) -> tuple[Request, ...]:
+    """Make the n choices of one request, each with a seed, and a state of the grammar, of its own.
+
+    name: the id of choice 0. start: returns the first state. more: fields that all have alike.
+    """
+    seed = choice_seed(params.seed, 0)
+    return tuple(
+        Request(
+            id=f"{name}:{choice}" if choice else name,
+            prompt_ids=prompt,
+            params=params,
+            seed=choice_seed(seed, choice),
+            choice=choice,
+            constraint=None if start is None else start(),
+            **more,
+        )
+        for choice in range(params.n)
+    )
 
 
 def check_prompt(prompt_ids: Sequence[int], vocab_size: int) -> tuple[int, ...]:
@@ -287,6 +317,15 @@ def check_fits(prompt_tokens: int, *, context_length: int, cache_tokens: int) ->
             f"The text has {prompt_tokens:,} tokens, but {what} holds {room:,}.",
             hint="shorten it, or load the model with a longer context",
         )
+
+
+def check_room(request: Request, *, context_length: int, cache_tokens: int) -> None:
+    """Raise ContextLengthError if there is no room for all that the request may become."""
+    size = len(request.prompt_ids)
+    if request.pooler is not None:
+        check_fits(size, context_length=context_length, cache_tokens=cache_tokens)
+        return
+    output_limit(size, request.max_output, context_length=context_length, cache_tokens=cache_tokens)
 
 
 def choice_seed(seed: int | None, choice: int) -> int:

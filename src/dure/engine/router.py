@@ -15,6 +15,7 @@ from dure.engine.block_pool import block_digest
 
 if TYPE_CHECKING:
     from dure.engine.engine import Engine
+    from dure.engine.request import Request
 
 ANEW = 2.0
 """What a token counts that is computed although another engine has it: all who come later wait."""
@@ -45,6 +46,18 @@ class Asked:
         """What it takes where nothing of it is cached, in tokens of a prompt."""
         drawn = AHEAD if self.max_tokens is None else min(AHEAD, self.max_tokens)
         return self.num_tokens + DECODED * drawn * self.answers
+
+
+def asked_of(requests: Sequence[Request]) -> Asked:
+    """Return what unfinished requests ask of an engine that goes on with them."""
+    longest = max(requests, key=lambda each: len(each.tokens))
+    return Asked(
+        longest.root,
+        () if longest.needs_all_rows else tuple(longest.tokens),
+        sum(len(each.tokens) for each in requests),
+        answers=sum(each.pooler is None for each in requests),
+        max_tokens=max(each.max_output - len(each.output_ids) for each in requests),
+    )
 
 
 class Place(Protocol):

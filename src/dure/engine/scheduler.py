@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from bisect import insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ MIN_CHUNK = 32
 # Rows of a step whose logits score a prompt: of a vocabulary of 152,000, 78 MB of logits.
 MAX_SCORED = 128
 
+_arrivals = itertools.count(1)  # of all engines, as a request may go from one to another
 _by_turn = attrgetter("priority", "arrival")
 
 
@@ -68,6 +70,7 @@ class Stats:
     drafted_tokens: int = 0  # rows of forward passes that were guesses
     accepted_tokens: int = 0  # of them, right
     preemptions: int = 0
+    taken_over: int = 0  # from another engine, which had begun with them or not
     finished: int = 0  # for any reason
     failed: int = 0  # of them, with finish_reason "error"
 
@@ -107,12 +110,16 @@ class Scheduler:
         self.waiting: list[Request] = []  # both by priority, then by arrival
         self.running: list[Request] = []
         self.stats = Stats()
-        self._arrivals = 0
 
     def add(self, request: Request) -> None:
-        """Queue the request behind earlier ones of equal priority."""
-        self._arrivals += 1
-        request.arrival = self._arrivals
+        """Queue the request, unless it has finished, behind earlier ones of equal priority.
+
+        Which engine one came to first does not matter for that.
+        """
+        if request.is_finished:
+            return
+        self.stats.taken_over += request.num_moves > 0
+        request.arrival = request.arrival or next(_arrivals)
         insort(self.waiting, request, key=_by_turn)
 
     def schedule(self, passes: int = 1) -> list[Chunk]:
@@ -187,6 +194,16 @@ class Scheduler:
         elif request.state is RequestState.RUNNING:
             self._release(request, forget=forget)
         request.state = RequestState.FINISHED
+        if self._drafter is not None:
+            self._drafter.forget(request)
+
+    def give_up(self, request: Request) -> None:
+        """Queue the request no more, unless it has finished; what it holds of the cache is lost."""
+        if request.is_finished:
+            return
+        if request.state is RequestState.RUNNING:
+            self._preempt(request, forget=True)
+        self.waiting.remove(request)
         if self._drafter is not None:
             self._drafter.forget(request)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dure.pooling.request import PreparedPooling
 
     Floats = NDArray[np.float32]
+    Begin = Callable[["PoolingOutput", tuple[int, ...]], Request]
 
 AHEAD = 1024
 """Tokens that wait or are computed, of one request: two steps' worth, so that who comes later
@@ -77,24 +78,37 @@ class PoolingOutput:
         self,
         engine: Engine,
         prepared: PreparedPooling,
-        begin: Callable[[tuple[int, ...]], Request],
+        begin: Begin,
     ) -> None:
         """begin: queues one text in the engine, whose output `take` is given."""
+        self.prepared = prepared
         self.chunks: deque[Chunk] = deque()
         self.completion: Pooled | None = None
         self.error: Exception | None = None
-        self._engine, self._prepared, self._begin = engine, prepared, begin
+        self.engine, self._begin_text = engine, begin
         self._vectors: list[Floats | None] = [None] * len(prepared.prompts)
         self._open: dict[Request, int] = {}  # number of its text
         self._next = 0  # the first text that is not begun
         self._ended: list[Request] = []
         self._began = time.perf_counter()
+
+    def begin(self) -> None:
+        """Begin with its first texts. Raises what the engine refuses one with."""
         self._top_up()
 
     @property
-    def open_ids(self) -> tuple[str, ...]:
-        """The ids of its requests in the engine."""
-        return tuple(request.id for request in self._open)
+    def requests(self) -> tuple[Request, ...]:
+        """Its unfinished requests in the engine."""
+        return tuple(self._open)
+
+    @property
+    def may_move(self) -> bool:
+        """Whether it has all that is computed: so it may go on elsewhere."""
+        return not any(request.is_finished for request in self._open)
+
+    def move_to(self, engine: Engine, begin: Begin) -> None:
+        """Note that another engine computes it from now on, and how a text is queued there."""
+        self.engine, self._begin_text = engine, begin
 
     @property
     def is_waiting(self) -> bool:
@@ -105,7 +119,7 @@ class PoolingOutput:
     def prefilled(self) -> tuple[int, int]:
         """(tokens already computed, tokens in all)."""
         done = sum(each.num_computed_tokens for each in (*self._ended, *self._open))
-        return done, self._prepared.num_tokens
+        return done, self.prepared.num_tokens
 
     @property
     def cached_tokens(self) -> int:
@@ -152,7 +166,7 @@ class PoolingOutput:
         if request.pooler is None or output.finish_reason != "stop":
             raise request.error or RuntimeError("the engine failed a request")
         vector = request.pooler.result()
-        finished = self._prepared.finish(vector)
+        finished = self.prepared.finish(vector)
         if not (np.isfinite(vector).all() and np.isfinite(finished).all()):
             raise ModelFileError(
                 "The model computed a vector that is not finite.",
@@ -164,7 +178,7 @@ class PoolingOutput:
     def abort(self) -> None:
         """Have the engine forget what is not over."""
         for request in list(self._open):
-            self._engine.abort(request.id)
+            self.engine.abort(request.id)
         self._ended += self._open
         self._open = {}
 
@@ -173,11 +187,11 @@ class PoolingOutput:
 
     def _top_up(self) -> None:
         """Begin as many texts as keep the next steps full; end if none is left."""
-        prompts = self._prepared.prompts
+        prompts = self.prepared.prompts
         ahead = sum(each.num_uncomputed_tokens for each in self._open)
         while self._next < len(prompts) and (ahead < AHEAD or len(self._open) < 2):
             ids = prompts[self._next]
-            self._open[self._begin(ids)] = self._next
+            self._open[self._begin_text(self, ids)] = self._next
             self._next += 1
             ahead += len(ids)
         if self._next == len(prompts) and not self._open:
@@ -191,6 +205,6 @@ class PoolingOutput:
             finish_reason="stop",
             usage=self.usage,
             vectors=tuple(each for each in self._vectors if each is not None),
-            lengths=tuple(map(len, self._prepared.prompts)),
+            lengths=tuple(map(len, self.prepared.prompts)),
         )
         self.chunks.append(Chunk("", -1, self.completion, usage=self.completion.usage))

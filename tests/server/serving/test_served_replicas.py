@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fake_model import SharedModel, loaded, reply
+from lost_runner import Loss, Wild
 
 import dure.llm
 from dure import LLM
@@ -87,6 +88,55 @@ def test_the_queue_is_that_of_all_replicas_and_who_leaves_makes_room(two) -> Non
     server.wait_until(server.is_idle)
     written = metric(server, "replica_generation_tokens_total")
     assert written["1"] + written["2"] >= 12 and min(written.values()) > 0
+
+
+SEEDED = {"temperature": 1, "seed": 5, "max_tokens": 60, "logprobs": True, "ignore_eos": True}
+
+
+def pieces(answer) -> tuple[str, list]:
+    """The text of a stream, and each token with its float."""
+    choices = [choice for event in answer.events[:-1] for choice in event["choices"]]
+    told = [token for each in choices for token in (each.get("logprobs") or {}).get("content", ())]
+    text = "".join(each["delta"].get("content") or "" for each in choices)
+    return text, [(token["token"], token["logprob"]) for token in told]
+
+
+def test_a_stream_of_a_replica_that_is_lost_goes_on_and_counts_once(two) -> None:
+    server = two(Wild())
+    engines = [driver.engine for driver in server.llm.driver.drivers]
+    expected = pieces(server.chat("hi" * 30, stream=True, **SEEDED))
+    loss = Loss(engines[0].runner, after=9)  # which has the prompt
+    assert pieces(server.chat("hi" * 30, stream=True, **SEEDED)) == expected
+    assert metric(server, "replica_up") == {"1": 0.0, "2": 1.0}
+    assert metric(server, "replica_taken_over_total") == {"1": 0.0, "2": 1.0}
+    assert sum(metric(server, "request_success_total").values()) == 2
+    assert metric(server, "generation_tokens_total") == {"": 120.0}
+    for _ in range(3):
+        assert server.chat("yo", **SEEDED).status == 200
+    assert loss.attempts == 1
+    server.wait_until(server.is_idle)
+
+
+def test_who_leaves_after_the_loss_makes_room(two) -> None:
+    server = two(Wild())
+    engines = [driver.engine for driver in server.llm.driver.drivers]
+    Loss(engines[0].runner, after=5)
+    body = {"messages": [{"role": "user", "content": "hi"}], "stream": True, **SEEDED}
+    connection = server.send(CHAT, {**body, "max_tokens": 190})
+    server.wait_until(lambda: engines[1].stats.output_tokens > 5)
+    connection.close()
+    server.wait_until(server.is_idle)
+    assert engines[1].stats.taken_over == 1
+
+
+def test_without_a_replica_it_is_a_503_that_says_when_to_come_again(two) -> None:
+    server = two(Wild())
+    for driver in server.llm.driver.drivers:
+        Loss(driver.engine.runner)
+    answer = server.chat("hi", **SEEDED)
+    assert answer.status == 503 and int(answer.headers["retry-after"]) > 0
+    assert "No node has room" in answer.json["error"]["message"]
+    server.wait_until(server.is_idle)
 
 
 def test_a_server_of_one_has_no_replicas_to_tell_of(serve) -> None:

@@ -25,6 +25,7 @@ _COUNTERS: tuple[tuple[str, str, Callable[[Engine], float]], ...] = (
     ("prompt_tokens", "Tokens of prompts that it began", lambda e: e.stats.prompt_tokens),
     ("cached_tokens", "Of them, found in its cache", lambda e: e.stats.cached_tokens),
     ("generation_tokens", "Tokens that it wrote", lambda e: e.stats.output_tokens),
+    ("taken_over", "Answers that another, which was lost, had begun", lambda e: e.stats.taken_over),
 )
 
 

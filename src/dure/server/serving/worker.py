@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from dure.chat.prompt import PreparedRequest
 from dure.chat.usage import Usage
@@ -18,7 +19,7 @@ from dure.server.serving.generation import Generation, Progress
 
 if TYPE_CHECKING:
     from dure.chat.output import Chunk, OutputProcessor
-    from dure.driver import Driver
+    from dure.driver import Driver, Handover
     from dure.llm import LLM
     from dure.metering.prices import Prices
     from dure.pooling.output import PoolingOutput
@@ -64,12 +65,16 @@ class Worker:
         self,
         llm: LLM,
         driver: Driver,
+        worker_of: Callable[[Driver], Worker],
         *,
         on_news: Callable[[float, list[StepUpdate]], None] | None = None,
     ) -> None:
-        """driver: steps the engine, which is that of the model or of one of its replicas."""
+        """driver: steps the engine, which is that of the model or of one of its replicas.
+
+        worker_of: who steps which of them.
+        """
         self.llm = llm
-        self._driver = driver
+        self._driver, self._worker_of = driver, worker_of
         self.active: set[Generation] = set()  # unfinished requests; used on the event loop only
         self._on_news = on_news
         self._loop = asyncio.get_running_loop()
@@ -77,7 +82,8 @@ class Worker:
         self._inbox: deque[Callable[[], None]] = deque()
         self._ended = False
         self._look_seconds = None if llm.stages is None else LOOK_SECONDS
-        self._running: dict[Generation, _Run] = {}  # this and the next belong to the thread
+        self._running: dict[Generation, _Run] = {}  # this and the next two belong to the thread
+        self._moved: WeakKeyDictionary[Generation, Worker] = WeakKeyDictionary()
         self._news: list[StepUpdate] = []
         self._thread = threading.Thread(target=self._run, name="dure engine", daemon=True)
         self._thread.start()
@@ -176,7 +182,7 @@ class Worker:
             self._look_seconds = min(MOST_LOOK_SECONDS, 2 * (self._look_seconds or LOOK_SECONDS))
 
     def _survive(self, action: Callable[[], None]) -> None:
-        """Run the action; if it raises, fail the running requests.
+        """Run the action; if it raises, others go on with the running requests, or they fail.
 
         The thread outlives any error, and the next action is still run: somebody waits for it.
         """
@@ -184,6 +190,7 @@ class Worker:
             action()
         except BaseException as error:  # the panic of a library in Rust is no Exception
             log.exception("the engine failed")
+            self._hand_over()
             self._fail_all(error if isinstance(error, Exception) else RuntimeError("a panic"))
 
     def _step(self) -> None:
@@ -213,7 +220,35 @@ class Worker:
             return driver.begin(prepared)
         return [driver.begin_pooling(prepared)]
 
+    def _hand_over(self) -> None:
+        """Have the workers of other replicas go on with what runs here, as far as they may."""
+        self._tell()  # what they tell comes after it
+        for generation, run in list(self._running.items()):
+            try:
+                handover = self._driver.hand_over(run.answers)
+            except Exception:
+                log.exception("an answer could not be handed over")
+                continue
+            if handover is None:
+                continue
+            del self._running[generation]
+            worker = self._moved[generation] = self._worker_of(handover.to)
+            worker._post(partial(worker._adopt, generation, run, handover))
+            log.warning("%s goes on at another replica", generation.id)
+
+    def _adopt(self, generation: Generation, run: _Run, handover: Handover) -> None:
+        self._moved.pop(generation, None)  # if it was here before
+        self._running[generation] = run
+        try:
+            handover.adopt()
+        except Exception as error:
+            self._fail([generation], error)
+
     def _abandon(self, generation: Generation) -> None:
+        if generation in self._moved:
+            worker = self._moved.pop(generation)
+            worker._post(partial(worker._abandon, generation))
+            return
         run = self._running.pop(generation, None)
         usage = Usage(0)
         if run is not None:
@@ -223,6 +258,9 @@ class Worker:
         self._news.append(StepUpdate(generation, progress, final=usage))
 
     def _end_thinking(self, generation: Generation) -> None:
+        if generation in self._moved:
+            worker = self._moved[generation]
+            worker._post(partial(worker._end_thinking, generation))
         run = self._running.get(generation)
         for answer in () if run is None else run.answers:
             if not answer.is_over:
@@ -254,14 +292,17 @@ class Worker:
             raise RuntimeError("answers wait, but the engine has nothing to do")
 
     def _fail_all(self, error: Exception) -> None:
-        for generation, run in self._running.items():
+        self._fail(list(self._running), error)
+
+    def _fail(self, generations: Sequence[Generation], error: Exception) -> None:
+        for generation in generations:
+            run = self._running.pop(generation)
             taken = _taken(run)
             try:
                 self._driver.abandon(run.answers)
             except Exception:
                 log.exception("an answer could not be abandoned")
             self._news.append(StepUpdate(generation, run.progress, error=error, final=taken))
-        self._running.clear()
 
     def _tell(self) -> None:
         """Pass all updates to the event loop in one call."""

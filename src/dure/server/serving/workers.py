@@ -9,6 +9,7 @@ from dure.server.serving.worker import StepUpdate, Worker
 
 if TYPE_CHECKING:
     from dure.chat.prompt import PreparedRequest
+    from dure.driver import Driver
     from dure.llm import LLM
     from dure.pooling.request import PreparedPooling
     from dure.server.serving.generation import Generation
@@ -21,7 +22,9 @@ class Workers:
         self, llm: LLM, *, on_news: Callable[[float, list[StepUpdate]], None] | None = None
     ) -> None:
         self.llm = llm
-        self.each = {d: Worker(llm, d, on_news=on_news) for d in llm.driver.drivers}
+        self.each: dict[Driver, Worker] = {}
+        for driver in llm.driver.drivers:
+            self.each[driver] = Worker(llm, driver, self.each.__getitem__, on_news=on_news)
 
     async def submit(
         self, prepared: PreparedRequest | PreparedPooling, **options: Any
