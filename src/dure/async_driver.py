@@ -198,12 +198,12 @@ class AsyncDriver:
 
     def _adopt(self, job: Job, handover: Handover) -> None:
         self._moved.pop(job, None)  # if it was here before
-        self._running.append(job)
         try:
             handover.adopt()
-        except Exception as error:
-            self._abandon(job)
+        except Exception as error:  # then no engine has any of it
             job.tell(error)
+        else:
+            self._running.append(job)
 
     def _abandon(self, job: Job) -> None:
         if job in self._moved:

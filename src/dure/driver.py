@@ -363,7 +363,7 @@ class Handover:
     def adopt(self) -> None:
         """Have the other replica go on with them; for a caller that holds no other's lock.
 
-        Raises what it refuses them with, all together; the caller then abandons them.
+        Raises what it refuses them with, all together: then no engine has them.
         """
         self.to._adopt(self)
 

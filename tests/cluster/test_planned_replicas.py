@@ -165,3 +165,26 @@ def test_a_lost_one_counts_what_the_other_takes_of_a_budget(opened: Opened) -> N
     assert isinstance(error or request.error, NotEnoughMemoryError)
     assert not one.runner.is_whole
     assert answers(other)[0][0]
+
+
+def test_where_no_node_has_room_the_other_goes_on_with_its_requests(
+    opened: Opened, expected: list[Any]
+) -> None:
+    here, node, other_node = (FakeNode(name) for name in ("here", "a", "b"))
+    [one, other], pipelines, _ = opened(here, node, other_node)
+    requests = [one.add(prompt, PARAMS) for prompt in PROMPTS]
+    for _ in range(4):
+        one.step()
+    here.memory = other_node.memory = 0
+    lose(node)
+    with pytest.raises(NotEnoughMemoryError):
+        while one.has_work:
+            one.step()
+    assert not pipelines.chains[0].is_whole
+    for request in requests:
+        one.give_up(request)
+    other.take_over(requests)
+    while other.has_work:
+        other.step()
+    assert [(each.output_ids, each.logprobs) for each in requests] == expected
+    assert not one.has_work

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from ray_server import AT_ONCE, served, under_load
 from tiny_models import VOCAB_SIZE, oracle, saved
 
+from dure import LLM
 from dure.cluster import load as load_module
 from dure.cluster.load import load_replicas
 from dure.engine.engine import Engine
@@ -76,3 +79,50 @@ def test_a_killed_replica_goes_on_with_the_same_bits_beside_one_that_is_not(
     while any(Path(f"/proc/{each}").exists() for each in left):
         assert time.monotonic() < until, "a stage outlived its server"
         time.sleep(0.1)
+
+
+def test_streams_of_a_replica_that_no_node_has_room_for_go_on_at_the_other(
+    cluster: Any, folders: dict[str, Path]
+) -> None:
+    asked = [
+        {
+            "prompt": f"Number {number} of them",
+            "max_tokens": 150,
+            "ignore_eos": True,
+            "logprobs": 2,
+            "stream": True,
+            **({"temperature": 0.8, "seed": number} if number % 2 else {"temperature": 0}),
+        }
+        for number in range(8)
+    ]
+    opened: list[Any] = []
+
+    def open_it() -> LLM:
+        options = {"threads": 1, "context": 256, "max_sequences": AT_ONCE}
+        opened.append(LLM(folders["qwen3_moe"], ray=cluster.address, replicas=2, **options))
+        return opened[0]
+
+    with served(open_it) as post:
+        expected = under_load(post, asked)
+        chain, engine = opened[0].stages.chains[0], opened[0].driver.drivers[0].engine
+        chain._budget = 0  # of each node, from now on
+        written = engine.stats.output_tokens
+
+        def kill() -> None:
+            while engine.stats.output_tokens < written + 60:
+                time.sleep(0.01)
+            os.kill(process_of(chain), signal.SIGKILL)
+
+        killing = threading.Thread(target=kill)
+        killing.start()
+        assert under_load(post, asked) == expected
+        killing.join()
+        assert not chain.is_whole
+        assert opened[0].driver.drivers[1].engine.stats.taken_over > 0
+        chain._budget = None
+        until = time.monotonic() + 120
+        while not chain.is_whole:  # nobody asks it for anything
+            assert time.monotonic() < until, "it was not mended"
+            time.sleep(0.1)
+        assert under_load(post, asked) == expected
+    opened[0].close()

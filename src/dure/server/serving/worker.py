@@ -238,11 +238,13 @@ class Worker:
 
     def _adopt(self, generation: Generation, run: _Run, handover: Handover) -> None:
         self._moved.pop(generation, None)  # if it was here before
-        self._running[generation] = run
         try:
             handover.adopt()
-        except Exception as error:
-            self._fail([generation], error)
+        except Exception as error:  # then no engine has any of it
+            final = _taken(run)
+            self._news.append(StepUpdate(generation, run.progress, error=error, final=final))
+        else:
+            self._running[generation] = run
 
     def _abandon(self, generation: Generation) -> None:
         if generation in self._moved:
@@ -292,17 +294,14 @@ class Worker:
             raise RuntimeError("answers wait, but the engine has nothing to do")
 
     def _fail_all(self, error: Exception) -> None:
-        self._fail(list(self._running), error)
-
-    def _fail(self, generations: Sequence[Generation], error: Exception) -> None:
-        for generation in generations:
-            run = self._running.pop(generation)
+        for generation, run in self._running.items():
             taken = _taken(run)
             try:
                 self._driver.abandon(run.answers)
             except Exception:
                 log.exception("an answer could not be abandoned")
             self._news.append(StepUpdate(generation, run.progress, error=error, final=taken))
+        self._running.clear()
 
     def _tell(self) -> None:
         """Pass all updates to the event loop in one call."""
