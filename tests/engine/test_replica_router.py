@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_model import ScriptModel
+from prefix_model import StateModel
+from test_windows import WindowModel
 
 from dure.engine.block_pool import root_digest
 from dure.engine.engine import Engine
 from dure.engine.model_runner import ModelRunner
 from dure.engine.params import SamplingParams
-from dure.engine.router import Asked, choose, common_prefix
+from dure.engine.router import Asked, _Digests, choose, common_prefix
 
 ROOT = root_digest("", "")
 LONG = tuple(range(100)) * 4  # 400 tokens
@@ -54,6 +56,48 @@ def test_a_prompt_goes_where_it_is_cached_and_that_is_told() -> None:
     longer = asked((*LONG, 7, 7, 7))
     assert choose(longer, [one, other], turn=0) == (1, 384)
     assert choose(asked(LONG[::-1]), [one, other], turn=0) == (0, 0)
+
+
+def test_blocks_without_the_state_after_them_do_not_count_as_cached() -> None:
+    prompt = tuple(range(40)) * 5  # 200 tokens
+    [one, other] = [
+        Here(Engine(ModelRunner(StateModel(), num_blocks=64, num_states=4))) for _ in range(2)
+    ]
+    computed(other, prompt)
+    longer = asked((*prompt, 7, 7, 7))
+    assert choose(longer, [one, other], turn=0) == (1, 200)
+    parts = asked((*prompt[:100], *(9,) * 50))  # no state was kept in the midst of it
+    assert len(other.engine.pool.find(_Digests(parts))) == 3
+    assert choose(parts, [one, other], turn=0) == (0, 0)
+    for state in range(4):
+        computed(other, [state] * 3)  # snapshots of others take the place of its own
+    assert len(other.engine.pool.find(_Digests(longer))) == 6
+    assert choose(longer, [one, other], turn=0) == (0, 0)
+
+
+def test_a_prompt_that_waits_is_no_beginning_for_one_that_parts_from_it_before_its_state() -> None:
+    prompt = tuple(range(40)) * 5
+    [one, other] = [
+        Here(Engine(ModelRunner(StateModel(), num_blocks=64, num_states=4))) for _ in range(2)
+    ]
+    other.expected[1] = Asked(ROOT, prompt, 10)
+    assert choose(asked((*prompt, 7)), [one, other], turn=0) == (1, 192)
+    assert choose(asked((*prompt[:100], 7)), [one, other], turn=0) == (0, 0)
+
+
+def test_a_window_that_is_gone_does_not_count_as_cached() -> None:
+    prompt = tuple(range(40)) * 5
+    [one, other] = [
+        Here(Engine(ModelRunner(WindowModel(40), num_blocks=64, num_window_blocks=8)))
+        for _ in range(2)
+    ]
+    computed(other, prompt)
+    longer = asked((*prompt, 7))
+    assert choose(longer, [one, other], turn=0)[0] == 1
+    for first in range(6):
+        computed(other, [50 + first] * 60)
+    assert len(other.engine.pool.find(_Digests(longer))) == 6
+    assert choose(longer, [one, other], turn=0) == (0, 0)
 
 
 def test_another_tenants_prefix_is_none() -> None:

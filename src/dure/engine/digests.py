@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from dure.batch import BLOCK_SIZE
 from dure.engine.block_pool import block_digest, blocks_for
@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     from dure.engine.request import Request
 
 
-def digests_of(request: Request) -> list[bytes]:
+class Named(Protocol):
+    """Tokens whose blocks have names: a request's, or those of one that is to be placed."""
+
+    root: bytes
+    tokens: list[int]
+    digests: list[bytes]
+
+
+def digests_of(request: Named) -> list[bytes]:
     """Return the digest of every full block of the request's tokens; each is computed once."""
     digests = request.digests
     for index in range(len(digests), len(request.tokens) // BLOCK_SIZE):
@@ -20,7 +28,7 @@ def digests_of(request: Request) -> list[bytes]:
     return digests
 
 
-def parent_of(request: Request, count: int) -> bytes:
+def parent_of(request: Named, count: int) -> bytes:
     """Return the digest of the request's first `count` full blocks."""
     return digests_of(request)[count - 1] if count else request.root
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dure.batch import BLOCK_SIZE, CacheOps
 from dure.engine.block_pool import BlockPool, blocks_for
-from dure.engine.digests import digests_of, matchable, parent_of, prefix_of
+from dure.engine.digests import Named, digests_of, matchable, parent_of, prefix_of
 from dure.engine.states import StatePool
 from dure.engine.windows import WindowBlocks
 
@@ -71,8 +71,10 @@ class KVCacheManager:
         are wanted. Nor is anything reused where the prompt is scored, or all of its hidden states
         are pooled: cached blocks hold neither.
         """
-        if request.needs_all_rows:
-            return Prefix()
+        return Prefix() if request.needs_all_rows else self.start_of(request, found)
+
+    def start_of(self, request: Named, found: Sequence[int]) -> Prefix:
+        """Return what tokens can start from, of `found` and the tokens after; see `reusable`."""
         shared = len(found) * BLOCK_SIZE
         for count in range(len(found), -1, -1):
             start = count * BLOCK_SIZE
@@ -227,7 +229,7 @@ class KVCacheManager:
             self.states.check([*slots, *(slot for r in running for _, slot in r.snapshots)])
 
     def _start(
-        self, request: Request, count: int, tail: Sequence[int]
+        self, request: Named, count: int, tail: Sequence[int]
     ) -> tuple[int, int, Sequence[int]] | None:
         """Find what the request needs to start behind `count` blocks and the most of `tail`.
 

@@ -15,6 +15,7 @@ from dure.engine.block_pool import block_digest
 
 if TYPE_CHECKING:
     from dure.engine.engine import Engine
+    from dure.engine.kv_manager import KVCacheManager
     from dure.engine.request import Request
 
 ANEW = 2.0
@@ -115,17 +116,48 @@ def _cached(asked: Asked, digests: _Digests, place: Place) -> int:
     """
     if not asked.prompt:
         return 0
-    blocks = place.engine.pool.find(digests)
-    longest = len(blocks) * BLOCK_SIZE
-    scheduler = place.engine.scheduler
+    engine = place.engine
+    longest = _found(asked, digests, engine.scheduler.cache)
     others: list[tuple[bytes, Sequence[int]]] = [
-        (request.root, request.prompt_ids) for request in [*scheduler.waiting, *scheduler.running]
+        (request.root, request.prompt_ids)
+        for request in [*engine.scheduler.waiting, *engine.scheduler.running]
     ]
     others += [(each.root, each.prompt) for each in list(place.expected.values())]
     for root, prompt in others:
         if root == asked.root and len(prompt) > longest:
-            longest = max(longest, common_prefix(asked.prompt, prompt))
+            same = common_prefix(asked.prompt, prompt)
+            if engine.states:  # only a state at the end of its full blocks is kept for sure
+                end = (len(prompt) - 1) // BLOCK_SIZE * BLOCK_SIZE
+                same = end if same >= end else 0
+            longest = max(longest, same)
     return min(longest, len(asked.prompt) - 1)
+
+
+def _found(asked: Asked, digests: _Digests, cache: KVCacheManager) -> int:
+    """Return how many tokens of the prompt a request could start behind.
+
+    Blocks alone are not enough where a model has recurrent states, or layers with a window.
+    """
+    blocks = cache.pool.find(digests)
+    if not (cache.states or cache.windows):
+        return len(blocks) * BLOCK_SIZE
+    end = min(len(asked.prompt) - 1, (len(blocks) + 1) * BLOCK_SIZE)
+    known = digests.known[: end // BLOCK_SIZE]
+    try:
+        return cache.start_of(
+            _Prompt(asked.root, list(asked.prompt[: end + 1]), known), blocks
+        ).tokens
+    except (KeyError, RuntimeError):  # what was looked at was changed by a step
+        return 0
+
+
+@dataclass
+class _Prompt:
+    """A prompt as far as some engine may have it; see `digests.Named`."""
+
+    root: bytes
+    tokens: list[int]
+    digests: list[bytes]
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
@@ -146,10 +178,10 @@ class _Digests:
     """The digests of a prompt's full blocks, each computed when it is first asked for."""
 
     def __init__(self, asked: Asked) -> None:
-        self._asked, self._known = asked, list[bytes]()
+        self._asked, self.known = asked, list[bytes]()
 
     def __iter__(self) -> Iterator[bytes]:
-        prompt, known = self._asked.prompt[:MOST_COMPARED], self._known
+        prompt, known = self._asked.prompt[:MOST_COMPARED], self.known
         for index in range((len(prompt) - 1) // BLOCK_SIZE):
             if index == len(known):
                 parent = known[-1] if known else self._asked.root

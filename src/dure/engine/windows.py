@@ -10,6 +10,7 @@ from dure.engine.block_pool import BlockPool, blocks_for
 from dure.engine.digests import digests_of, parent_of
 
 if TYPE_CHECKING:
+    from dure.engine.digests import Named
     from dure.engine.request import Request
 
 
@@ -40,7 +41,7 @@ class WindowBlocks:
         """Return the number of the first block that a token at `position`, or later, looks into."""
         return max(0, position + 1 - self.window) // BLOCK_SIZE
 
-    def find(self, request: Request, position: int) -> list[int] | None:
+    def find(self, request: Named, position: int) -> list[int] | None:
         """Find the full blocks that a request needs to go on from `position`; hold none of them.
 
         None if one of them is not there any more. They begin with number `first_seen(position)`.
