@@ -59,6 +59,10 @@ RUNNING = {
     "waiting": 0,
     "load_seconds": 1.5,
     "cache": {"used": 0.25, "bytes": 100_000_000, "blocks": 64},
+    "replicas": [
+        {"up": True, "running": 1, "waiting": 0, "cache_used": 0.5},
+        {"up": False, "running": 0, "waiting": 0, "cache_used": 0.0},
+    ],
     "experts": {
         "hits": 90,
         "misses": 10,

@@ -117,6 +117,8 @@ def test_what_runs_is_shown_and_renewed(tabs, server) -> None:
     page.wait_for_selector('#streams:has-text("Nobody is being answered.")')
     assert "1,234 tokens written" in page.inner_text("#summary")
     assert "25 % of 100 MB" in page.inner_text("#models")
+    assert "50 %" in page.inner_text('#models tr:has-text("replica 1")')
+    assert "lost" in page.inner_text('#models tr:has-text("replica 2")')
     assert "5 of 20" in page.inner_text("#experts")
     assert "large" in page.inner_text("#all")
     server.streams = [

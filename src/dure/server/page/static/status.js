@@ -27,14 +27,25 @@ function showModels(models) {
   table(
     "models",
     ["Model", "Context", "Running", "Waiting", "Cache in use", "Loaded in", "Threads"],
-    models.map((model) => [
-      model.id,
-      count(model.context),
-      model.running,
-      model.waiting,
-      h("span", {}, share(model.cache.used, "Cache in use"), ` of ${bytes(model.cache.bytes)}`),
-      seconds(model.load_seconds),
-      model.threads,
+    models.flatMap((model) => [
+      [
+        model.id,
+        count(model.context),
+        model.running,
+        model.waiting,
+        h("span", {}, share(model.cache.used, "Cache in use"), ` of ${bytes(model.cache.bytes)}`),
+        seconds(model.load_seconds),
+        model.threads,
+      ],
+      ...model.replicas.map((replica, index) => [
+        `replica ${index + 1}${replica.up ? "" : ": lost, started again as soon as can be"}`,
+        "",
+        replica.running,
+        replica.waiting,
+        share(replica.cache_used, "Cache in use"),
+        "",
+        "",
+      ]),
     ]),
     "None: one is loaded when it is first asked.",
   );
