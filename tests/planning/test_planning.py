@@ -110,6 +110,37 @@ def test_a_plan_decides_as_loading_does(mixture: Path, work: ModelWork) -> None:
     assert planned.peak_bytes <= planned.reserved_bytes
 
 
+def test_replicas_have_a_cache_each_and_the_same_weights(mixture: Path, work: ModelWork) -> None:
+    options = {"context": 1024, "cache_tokens": 2048, "conversations": 2, "replicas": 3}
+    loaded = load(mixture, with_tokenizer=False, **options)
+    checkpoint = open_checkpoint(mixture)
+    planned = footprint(checkpoint, work, context=1024, users=5, replicas=3)
+    assert planned.cache_bytes == loaded.memory.cache_bytes
+    one = footprint(checkpoint, work, context=1024, users=2)
+    assert planned.cache_bytes == 3 * one.cache_bytes
+    assert (planned.weight_bytes, planned.token_bytes) == (one.weight_bytes, one.token_bytes)
+    least = footprint(checkpoint, work, context=512, available=8 << 30).reserved_bytes - (10 << 20)
+    for replicas, fits in ((1, True), (2, False)):  # experts on disk are one engine's
+        plan = footprint(
+            checkpoint, work, context=512, budget=least, available=8 << 30, replicas=replicas
+        )
+        assert plan.fits == fits
+
+
+@pytest.mark.parametrize("name", ["qwen3_next", "gpt_oss", "qwen3"])
+def test_as_many_users_fit_in_replicas_as_in_one_each(name: str) -> None:
+    checkpoint = sketch(name, config_of(name), lambda *_: "F32")
+    found = work_of(checkpoint, name)
+    options = {"context": 32, "available": 1 << 30, "replicas": 2}
+    most = footprint(checkpoint, found, **options).most_users
+    assert most % 2 == 0
+    state = 4 * sum(spec.bytes_per_sequence for spec in found.cache_specs)
+    for users, fits in ((most, True), (most + 1, False)):
+        of_all = footprint(checkpoint, found, users=users, **options)
+        room = of_all.available_bytes - of_all.weight_bytes - OVERHEAD_BYTES
+        assert (of_all.cache_bytes + -(-users // 2) * state <= room) == fits
+
+
 def test_what_a_budget_leaves_on_disk_is_said(mixture: Path, work: ModelWork) -> None:
     checkpoint = open_checkpoint(mixture)
     whole = footprint(checkpoint, work, context=512, available=8 << 30)

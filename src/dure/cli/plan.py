@@ -35,6 +35,16 @@ def command(
         typer.Option(min=1, help="Tokens of each conversation [default: what fits, up to 32768]."),
     ] = None,
     users: Annotated[int, typer.Option(min=1, max=1024, help="Conversations at once.")] = 1,
+    replicas: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=64,
+            metavar="N",
+            help="Engines over the same weights, as `dure serve --replicas`: each has a cache for "
+            "its part of the users.",
+        ),
+    ] = 1,
     quantize: console.Quantize = None,
     currency: Annotated[
         str | None,
@@ -91,6 +101,7 @@ def command(
     wish = Wish(
         context=context,
         users=users,
+        replicas=replicas,
         budget=console.memory_budget(memory),
         available=None if machine is None else measured.memory_bytes,
         quantize=quantize,
@@ -319,7 +330,8 @@ def _cache(memory: dict[str, Any]) -> str:
     if not memory["cache_bytes"]:
         return ""
     each = human_bytes(memory["token_bytes"])
-    return f"{human_bytes(memory['cache_bytes'])}: {each} a token"
+    caches = f" in {memory['replicas']} replicas" if memory["replicas"] > 1 else ""
+    return f"{human_bytes(memory['cache_bytes'])}{caches}: {each} a token"
 
 
 def _in_all(memory: dict[str, Any]) -> str:

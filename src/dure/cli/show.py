@@ -49,7 +49,7 @@ def command(
     """
     del models_dir  # set in the environment
     from dure import hub
-    from dure.errors import ModelNotFoundError
+    from dure.errors import InvalidRequestError, ModelNotFoundError
     from dure.hub.facts import read_facts
     from dure.hub.modelfile import modelfile_of
 
@@ -59,6 +59,12 @@ def command(
             hub.resolve(model, allow_download=False)  # says what was meant
         console.write(modelfile_of(preset or hub.Preset(model, model)))
         return
+    if ray is None and (replicas > 1 or stages != "auto"):
+        raise InvalidRequestError(
+            "--replicas and --stages tell where a model would lie on a cluster, and no --ray names "
+            "one.",
+            hint="--ray auto; `dure plan --replicas` says what replicas on this machine take",
+        )
     if ray is not None:
         placement.show(model, ray, stages, replicas, json=json)
         return

@@ -56,8 +56,8 @@ class Footprint:
     weights: Mapping[str, int]  # by type in memory, experts left out; "vectors"; "other"
     experts: Mapping[str, int]  # of a mixture, all of them, by type
     experts_kept: int  # of them in memory; the others are read from disk as they are needed
-    token_bytes: int  # of the cache, of each token in the layers that keep all of them
-    cache_bytes: int  # of all users' tokens
+    token_bytes: int  # of a cache, of each token in the layers that keep all of them
+    cache_bytes: int  # of all users' tokens, in the caches of all replicas
     state_bytes: int  # recurrent states of all users
     buffer_bytes: int  # of a step's rows
     process_bytes: int  # the interpreter, the vocabulary, and texts
@@ -68,6 +68,7 @@ class Footprint:
     hint: str
     most_context: int  # tokens of each user that would fit; 0 if none do, or it is not known
     most_users: int  # of `context` tokens each that would fit
+    replicas: int = 1  # engines of it in this process, among which the users are divided
 
     @property
     def fits(self) -> bool:
@@ -101,13 +102,16 @@ def footprint(
     available: int | None = None,
     quantize: Scheme | None = None,
     cache_dtype: CacheDtype = "f16",
+    replicas: int = 1,
 ) -> Footprint:
     """Plan a model's memory as loading it would; no weight is read.
 
     context: tokens of each of `users` conversations; None: what loading takes. budget: bytes that
     the process may take at most. available: bytes that the machine has free; None: this one's now.
-    Raises InvalidRequestError for a context beyond the model's.
+    replicas: engines over the same weights, each with a cache for its part of the users. Raises
+    InvalidRequestError for a context beyond the model's.
     """
+    each = -(-users // replicas)
     free = machine.memory_available() if available is None else available
     weights = models.weight_bytes(checkpoint, quantize=quantize)
     planner = Planner(
@@ -119,16 +123,20 @@ def footprint(
         available=free,
         context=context,
         cache_bytes=None,
-        cache_tokens=None if context is None else context * users,
+        cache_tokens=None if context is None else context * each,
         cache_dtype=cache_dtype,
-        conversations=users,
+        conversations=each,
+        replicas=replicas,
     )
     model = models.header_model(checkpoint, draft_heads=True, quantize=quantize)[0]
-    size = CacheSize.of(
-        model.kv_cache_specs, cache_dtype, whole=head_specs(model), conversations=users
+    size = CacheSize.of(  # of all caches
+        list(model.kv_cache_specs) * replicas,
+        cache_dtype,
+        whole=tuple(head_specs(model)) * replicas,
+        conversations=each,
     )
     room = free if budget is None else min(free, budget)
-    plan, problem, hint = _planned(planner, checkpoint, model, quantize)
+    plan, problem, hint = _planned(planner, checkpoint, model, quantize, may_stream=replicas == 1)
     wanted = min(work.context, context or (plan.context if plan else work.context))
     resident, experts = _by_type(work, weights.total)
     kept = sum(experts.values())
@@ -138,27 +146,32 @@ def footprint(
         fixed += 0 if plan.memory.streamed else kept
         if plan.memory.streamed:  # what is looked up by row stays on disk
             resident = _scaled(resident, plan.memory.resident_bytes)
-    sequence = sum(spec.bytes_per_sequence for spec in model.kv_cache_specs)
-    cached = _whole_blocks(wanted) * users if context or plan is None else plan.cache_tokens
-    fitting = size.tokens_in(max(0, room - fixed - users * STATES_OF_ONE * sequence))
+    sequence = sum(spec.bytes_per_sequence for spec in model.kv_cache_specs) * replicas
+    cached = _whole_blocks(wanted) * each if context or plan is None else plan.cache_tokens
+    fitting = size.tokens_in(max(0, room - fixed - each * STATES_OF_ONE * sequence))
+    most = _most_users(size, room - fixed, _whole_blocks(wanted), STATES_OF_ONE * sequence)
+    states = _state_bytes(model, each * STATES_OF_ONE, plan.num_states if plan else 0)
+    step_bytes = min(ROWS, cached) * row_bytes(work, streamed=kept < sum(experts.values()))
+    text_bytes = TOKEN_BYTES * work.vocabulary + HISTORY_BYTES * cached * replicas
     return Footprint(
         context=wanted,
         users=users,
         weights=resident,
         experts=experts,
         experts_kept=kept,
-        token_bytes=size.token_bytes,
+        token_bytes=size.token_bytes // replicas,
         cache_bytes=size.bytes_of(cached),
-        state_bytes=_state_bytes(model, users * STATES_OF_ONE, plan.num_states if plan else 0),
-        buffer_bytes=min(ROWS, cached) * row_bytes(work, streamed=kept < sum(experts.values())),
-        process_bytes=INTERPRETER_BYTES + TOKEN_BYTES * work.vocabulary + HISTORY_BYTES * cached,
+        state_bytes=states * replicas,
+        buffer_bytes=step_bytes * replicas,
+        process_bytes=INTERPRETER_BYTES + text_bytes,
         reserved_bytes=_reserved(plan),
         available_bytes=room,
         budget=budget,
         problem=problem,
         hint=hint,
-        most_context=min(work.context, fitting // users // BLOCK_SIZE * BLOCK_SIZE),
-        most_users=_most_users(size, room - fixed, _whole_blocks(wanted), STATES_OF_ONE * sequence),
+        most_context=min(work.context, fitting // each // BLOCK_SIZE * BLOCK_SIZE),
+        most_users=most * replicas,
+        replicas=replicas,
     )
 
 
@@ -220,14 +233,19 @@ def _state_bytes(model: Any, used: int, slots: int) -> int:
 
 
 def _planned(
-    planner: Planner, checkpoint: Checkpoint, model: Any, quantize: Scheme | None
+    planner: Planner,
+    checkpoint: Checkpoint,
+    model: Any,
+    quantize: Scheme | None,
+    *,
+    may_stream: bool,
 ) -> tuple[Plan | None, str, str]:
     """Return the plan, with experts on disk if need be; or None, why not, and what would do."""
     try:
         return planner.plan(model, None), "", ""
     except NotEnoughMemoryError as error:
         problem, hint = error.message, error.hint
-    if not planner.may_stream:
+    if not (planner.may_stream and may_stream):
         return None, problem, hint
     pool = StreamingExpertPool()
     try:

@@ -62,6 +62,7 @@ class Wish:
 
     context: int | None = None  # tokens of each conversation; None: what loading takes
     users: int = 1
+    replicas: int = 1  # engines that they are divided among
     budget: int | None = None  # bytes of memory; None: what is free
     available: int | None = None  # bytes that the machine has; None: what this one has free
     quantize: str | None = None
@@ -95,6 +96,7 @@ def plan_model(
             budget=wish.budget,
             available=wish.available,
             quantize=scheme,
+            replicas=wish.replicas,
         )
     entry = hub.load_catalogue().find(name.strip())
     count = (entry.parameters if entry else 0) or parameters(work)
