@@ -26,6 +26,9 @@ import numpy as np
 CHUNK = 512  # prompt tokens in one call
 LOSS_ROWS = 128  # rows of logits in one call: 128 of a 150k vocabulary are 77 MB
 FIRST_PROMPT = 16  # tokens of the prompt that the first token after loading answers
+SLACK = (
+    64  # a sequence may be longer than asked by one part in so many, where none can be taken away
+)
 
 Row = tuple[int, int, int]  # token, position, sequence
 
@@ -42,8 +45,8 @@ class Engine(Protocol):
     def clear(self) -> None:
         """Forget all tokens."""
 
-    def trim(self, depth: int) -> None:
-        """Forget the tokens of every sequence from position `depth` on."""
+    def trim(self, depth: int) -> bool:
+        """Forget the tokens of every sequence from position `depth` on, if it can."""
 
     def forward(self, rows: Sequence[Row], wanted: Sequence[int]) -> None:
         """Compute the rows, and the logits of those in `wanted`."""
@@ -90,8 +93,10 @@ class Dure:
     def clear(self) -> None:
         """Nothing to do: attention never looks behind the position it is given."""
 
-    def trim(self, depth: int) -> None:
-        """Nothing to do, for the same reason."""
+    def trim(self, depth: int) -> bool:
+        """Nothing to do, for the same reason; what recurrent layers keep costs the same."""
+        del depth
+        return True
 
     def forward(self, rows: Sequence[Row], wanted: Sequence[int]) -> None:
         tokens, positions, sequences = zip(*rows, strict=True)
@@ -146,10 +151,10 @@ class Llama:
     def clear(self) -> None:
         self.api.llama_memory_clear(self.api.llama_get_memory(self.context), True)
 
-    def trim(self, depth: int) -> None:
-        memory = self.api.llama_get_memory(self.context)
-        for sequence in range(self.sequences):
-            self.api.llama_memory_seq_rm(memory, sequence, depth, -1)
+    def trim(self, depth: int) -> bool:
+        memory, sequences = self.api.llama_get_memory(self.context), range(self.sequences)
+        # A memory of recurrent layers refuses.
+        return all(self.api.llama_memory_seq_rm(memory, each, depth, -1) for each in sequences)
 
     def forward(self, rows: Sequence[Row], wanted: Sequence[int]) -> None:
         batch = self.api.llama_batch_init(len(rows), 0, 1)
@@ -186,13 +191,12 @@ class IkLlama(Llama):
     def clear(self) -> None:
         self.api.llama_kv_cache_clear(self.context)
 
-    def trim(self, depth: int) -> None:
+    def trim(self, depth: int) -> bool:
         # The wheel's Python has no name for this function; its library does.
         remove = self.api._lib.llama_kv_cache_seq_rm
         remove.argtypes = [ctypes.c_void_p, *[ctypes.c_int32] * 3]
         remove.restype = ctypes.c_bool
-        for sequence in range(self.sequences):
-            remove(self.context, sequence, depth, -1)
+        return all(remove(self.context, sequence, depth, -1) for sequence in range(self.sequences))
 
 
 ENGINES: dict[str, Any] = {"dure": Dure, "llama": Llama, "ik": IkLlama}
@@ -212,17 +216,24 @@ class Session:
         self.first_token_s = time.perf_counter() - start
 
     def hold(self, sequences: int, length: int, flash: bool, depth: int) -> dict[str, Any]:
-        """Have exactly `depth` tokens in each sequence of such a cache, kept ones if possible."""
+        """Have `depth` tokens in each sequence of such a cache, kept ones if possible.
+
+        It may be a few more, where an engine cannot take some of them away.
+        """
         if (sequences, length, flash) != self.cache:
             self.cache = (sequences, length, flash)
             self.engine.open(*self.cache)
             self.held = 0
         if depth == 0:
             self.engine.clear()
+            self.held = 0
         elif depth < self.held:
-            self.engine.trim(depth)
-        self.held = min(self.held, depth)
-        return self.fill(depth - self.held)
+            if self.engine.trim(depth):
+                self.held = depth
+            elif self.held - depth > depth // SLACK:
+                self.engine.clear()
+                self.held = 0
+        return self.fill(max(0, depth - self.held))
 
     def fill(self, count: int) -> dict[str, Any]:
         """{"seconds", "tokens"}: puts `count` more random tokens into each sequence."""
@@ -240,7 +251,7 @@ class Session:
         return {"seconds": seconds, "tokens": count * self.cache[0]}
 
     def decode(self, steps: int) -> dict[str, Any]:
-        """{"seconds", "tokens"} of `steps` tokens in each sequence, which are then forgotten."""
+        """{"seconds", "tokens"} of `steps` tokens in each sequence, then forgotten if possible."""
         sequences = range(self.cache[0])
         start = time.perf_counter()
         for step in range(steps):
@@ -248,7 +259,8 @@ class Session:
             rows = [(token, self.held + step, sequence) for sequence in sequences]
             self.engine.forward(rows, sequences)
         seconds = time.perf_counter() - start
-        self.engine.trim(self.held)
+        if not self.engine.trim(self.held):
+            self.held += steps
         return {"seconds": seconds, "tokens": steps * len(sequences)}
 
     def loss(self, tokens: list[int]) -> dict[str, Any]:
