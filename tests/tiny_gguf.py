@@ -72,6 +72,7 @@ ARCHITECTURES = {
     "bailing_hybrid": gguf.MODEL_ARCH.KIMI_LINEAR,
     "bailing_moe_v2": gguf.MODEL_ARCH.BAILINGMOE2,
     "dots1": gguf.MODEL_ARCH.DOTS1,
+    "exaone_moe": gguf.MODEL_ARCH.EXAONE_MOE,
     "hy_v3": gguf.MODEL_ARCH.DOTS1,
     "kimi_linear": gguf.MODEL_ARCH.KIMI_LINEAR,
 }
@@ -497,7 +498,7 @@ def _add_llama_like_keys(writer: gguf.GGUFWriter, config: Config) -> None:
     if model_type in ("glm4", "phi3"):
         part = rope.get("partial_rotary_factor", 1.0)
         writer.add_rope_dimension_count(int(head_dim_of(config) * part))
-    if model_type == "exaone4" and config["sliding_window"] is not None:
+    if model_type in ("exaone4", "exaone_moe") and config["sliding_window"] is not None:
         writer.add_sliding_window(config["sliding_window"])
         kinds = config["layer_types"]
         writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in kinds])
@@ -576,7 +577,8 @@ def _add_expert_keys(writer: gguf.GGUFWriter, config: Config) -> None:
 
     if config["model_type"] == "gpt_oss":
         writer.add_sliding_window(config["sliding_window"])
-    if config["model_type"] in ("bailing_moe_v2", "glm4_moe", "solar_open", "hy_v3", "dots1"):
+    like_glm = ("bailing_moe_v2", "glm4_moe", "solar_open", "hy_v3", "dots1", "exaone_moe")
+    if config["model_type"] in like_glm:
         _add_glm_keys(writer, config)
 
 

@@ -88,6 +88,11 @@ WRONG_IN_ONE: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "pangu_embedded": {"bias": (1, "no")},
     "dots1": {"sliding_window": (0, -1, "8"), "max_window_layers": (-1, "1")},
+    "exaone_moe": {
+        "sliding_window": (0, -1, "8"),
+        "sliding_window_pattern": (0, "LLLG"),
+        "mlp_layer_types": (["dense"], "dense", 3),
+    },
     "hy_v3": {"mlp_layer_types": (["dense"], "dense", ["dense", "moe", "sparse"], 3)},
     "deepseek_v2": {key: (0, -1, "4", True, [4]) for key in ("kv_lora_rank", "q_lora_rank")},
     "glm4_moe": {"n_group": (0, -1, 3, "4"), "use_qk_norm": (1, "no"), "n_shared_experts": (-1,)},

@@ -40,6 +40,7 @@ _ONLY_SAFETENSORS = {
     "pangu_pro_moe",
     "qwen2-sliding",
     "dots1-sliding",
+    "exaone_moe-listed",  # a dense layer between mixtures
     "olmoe-biased",
     "qwen3-sliding",
     "qwen3_moe-unnormalised",

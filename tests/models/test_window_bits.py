@@ -32,7 +32,7 @@ NAMES = [
         pytest.param(name, marks=pytest.mark.long)
         for name in (
             *("ministral3-plain", "phi3-short", "qwen2-sliding", "qwen3-sliding"),
-            *("smollm3-listed", "mixtral-sliding"),
+            *("smollm3-listed", "mixtral-sliding", "exaone_moe", "exaone_moe-listed"),
         )
     ),
 ]

@@ -42,6 +42,17 @@ SOLAR = {
     "routed_scaling_factor": 1.7,
 }
 
+EXAONE: dict[str, Any] = {
+    "num_hidden_layers": 4,
+    "head_dim": 24,
+    "sliding_window": 8,
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "num_shared_experts": 1,
+    "moe_intermediate_size": 32,
+    "routed_scaling_factor": 1.7,
+}
+
 # Enough heads that no score is 0 by all of them being negative: of equal scores nobody says which
 # is chosen.
 INDEXED = {
@@ -81,6 +92,22 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         {**LING, "n_group": 4, "topk_group": 2, "n_shared_experts": 2, "first_k_dense_replace": 2},
     ),
     "hy_v3": ("hy_v3", HY3),
+    "exaone_moe": ("exaone_moe", EXAONE),
+    "exaone_moe-listed": (
+        "exaone_moe",
+        {
+            **EXAONE,
+            "num_hidden_layers": 3,
+            "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+            "mlp_layer_types": ["sparse", "dense", "sparse"],
+            "num_shared_experts": 2,
+            "n_group": 4,
+            "topk_group": 2,
+            "norm_topk_prob": False,
+            "tie_word_embeddings": True,
+            "rope_parameters": YARN,
+        },
+    ),
     "solar_open": ("solar_open", SOLAR),
     "solar_open-bias": (
         "solar_open",
@@ -191,7 +218,8 @@ _FAULTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def _with_experts(name: str, changes: dict[str, Any]) -> dict[str, Any]:
     """The changes with the key that a family has for the number of its experts."""
-    same = {"hy_v3": {"n_routed_experts": "num_experts", "n_shared_experts": "num_shared_experts"}}
+    own = {"n_routed_experts": "num_experts", "n_shared_experts": "num_shared_experts"}
+    same = {"hy_v3": own, "exaone_moe": own}
     names = {**same.get(name, {})}
     if name == "hy_v3":
         names |= {"routed_scaling_factor": "router_scaling_factor"}
@@ -203,6 +231,7 @@ def _grid() -> dict[str, tuple[str, dict[str, Any]]]:
     for family, base in (
         ("dots1", DOTS),
         ("hy_v3", HY3),
+        ("exaone_moe", EXAONE),
         ("solar_open", SOLAR),
         ("bailing_moe_v2", LING),
     ):

@@ -186,12 +186,6 @@ NOT_RUN: tuple[NotRun, ...] = (
         ("muse_glimmer", "muse_glimmer_text", "muse_spark", "muse_spark_text"),
         ("muse-glimmer",),
     ),
-    NotRun(
-        "K-EXAONE",
-        "a file of its own: EXAONE 4's attention before DeepSeek-V3's mixtures",
-        ("exaone_moe",),
-        ("exaone-moe",),
-    ),
     NotRun("A.X-K1", "a norm behind each of DeepSeek-V3's mixtures", ("axk1",)),
     NotRun("A.X-K2", "norms with gates, and latent attention with an indexer", ("axk2",)),
     NotRun(
