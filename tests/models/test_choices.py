@@ -92,6 +92,17 @@ def test_logits_may_differ_from_a_tie_on_alone(model: Any, tiny: Callable[[str],
     assert not tied_rows(oracle("qwen3_moe"), tokens)
 
 
+def test_an_indexers_choice_of_keys_is_seen_too(tiny: Callable[[str], Any]) -> None:
+    model = tiny("deepseek_v32").oracle
+    chosen, layers = model.config.index_topk, model.config.num_hidden_layers
+    seen = []
+    for count in (chosen, chosen + 1):  # with few keys all are chosen
+        with Choices(count) as choices:
+            oracle_logits(model, tiny("deepseek_v32").sequences[0][:count])
+        seen.append(choices.seen)
+    assert seen[1] - seen[0] == layers
+
+
 @pytest.mark.long
 def test_a_config_with_a_tie_agrees_in_all_rows_of_other_tokens(tmp_path: Path) -> None:
     """Of 64 scores the 12th and 13th are an ulp apart in one row of one layer."""
