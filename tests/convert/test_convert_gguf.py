@@ -13,6 +13,7 @@ import gguf
 import numpy as np
 import packings
 import pytest
+from tiny_configs import MODELS
 from tiny_configs.families_2025 import LINEAR, LLAMA3, YARN
 from tiny_configs.gemma import GEMMA3, ropes
 from tiny_gguf import read_folder, write_folder, write_gguf
@@ -50,6 +51,10 @@ PACKED: dict[str, tuple[dict[str, Any], Callable[[np.ndarray], packings.Packed]]
 }
 HALF = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
 SLIDING = {"sliding_attention": YARN, "full_attention": YARN}
+OTHER_BASE, SAME_BASE = (
+    {"sliding_attention": {"rope_type": "default", "rope_theta": theta}, "full_attention": YARN}
+    for theta in (3000.0, 10000.0)
+)
 TOKENS = random_sequences(40, seed=1)[0]
 CONVERTED = [
     "llama",
@@ -136,6 +141,7 @@ AS_IN_LLAMA_CPP: dict[str, dict[str, Any]] = {
     "dots1": {"num_key_value_heads": 4},
     "ernie4_5_moe": {"moe_layer_interval": 1, "num_hidden_layers": 3},
     "ernie4_5_moe-unshared": {"moe_layer_end_index": -1},
+    "olmo3": {"rope_parameters": SAME_BASE},
     "olmo3-full": {"attention_bias": False},
     "olmoe": {"num_key_value_heads": 4},
     "qwen3_next-mixed": {"linear_value_head_dim": 20},
@@ -145,8 +151,17 @@ AS_IN_LLAMA_CPP: dict[str, dict[str, Any]] = {
 _SIX = {"num_hidden_layers": 7, "layer_types": None}  # Gemma 3's order of windows
 _SIX["rope_parameters"] = ropes({"rope_type": "linear", "factor": 8.0})
 AS_IN_LLAMA_CPP |= {"gemma3": _SIX, "gemma3_text": {**_SIX, "rope_parameters": ropes()}}
-# Where WIDE makes no model of the family, or no heads that llama.cpp takes.
+# Where WIDE makes no model of the family, or none that llama.cpp takes: it turns indexers' heads by
+# Hadamard matrices of 64, and rounds the bounds of YaRN's ramp, which gpt-oss does not: with this
+# base they are integers.
+_INTEGERS = {**MODELS["gpt_oss"][1]["rope_parameters"], "rope_theta": 5895.6}
+_EIGHTS = {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 16}
 WIDER: dict[str, dict[str, Any]] = {
+    "deepseek_v32": {"index_head_dim": 64},
+    "glm_moe_dsa": {"index_head_dim": 64},
+    "gpt_oss": {"rope_parameters": _INTEGERS},
+    "phi3-long": _EIGHTS,
+    "phi3-partial": _EIGHTS,
     "gemma3": {"query_pre_attn_scalar": 64},
     "gemma3_text": {"query_pre_attn_scalar": 64},
     "hunyuan_v1_moe": {"moe_intermediate_size": None},
@@ -500,6 +515,7 @@ def test_a_disk_that_is_too_full_is_said_before_a_byte_is_written(
         ("smollm3", {"attention_bias": True}, "attention_bias"),
         ("seed_oss-all-biased", {}, "attention_out_bias"),
         ("olmo3", {"rope_parameters": SLIDING}, "rope_parameters"),
+        ("olmo3", {"rope_parameters": OTHER_BASE}, "rope_theta"),
         ("olmo3", {"attention_bias": True}, "attention_bias"),
         ("olmo2", {"tie_word_embeddings": True}, "tie_word_embeddings"),
         ("olmoe", {"norm_topk_prob": True}, "norm_topk_prob"),

@@ -60,7 +60,7 @@ def _granite_values(_config: Config, sizes: Any) -> dict[str, Any]:
 
 
 def _olmo_values(config: Config, sizes: Any) -> dict[str, Any]:
-    """Make OLMo's values; llama.cpp scales no rotation in layers with a window."""
+    """Make OLMo's values; llama.cpp rotates layers with a window by the same base, unscaled."""
     whole_heads(config, sizes)
     if not any(sizes.windows):
         return {}
@@ -70,12 +70,13 @@ def _olmo_values(config: Config, sizes: Any) -> dict[str, Any]:
             f"{config.source} scales the rotation of layers with a window (rope_parameters), and "
             "llama.cpp does not."
         )
+    if near.theta != sizes.rope.theta:
+        raise otherwise(
+            f"{config.source} rotates layers with a window by another rope_theta (rope_parameters) "
+            "than the others, and llama.cpp does not."
+        )
     kinds = ["sliding_attention" if each else "full_attention" for each in sizes.windows]
-    return {
-        "sliding_window": max(each or 0 for each in sizes.windows),
-        "layer_types": kinds,
-        "rope_local_base_freq": near.theta,
-    }
+    return {"sliding_window": max(each or 0 for each in sizes.windows), "layer_types": kinds}
 
 
 def _exaone_values(config: Config, sizes: Any) -> dict[str, Any]:
