@@ -68,7 +68,8 @@ void gate_up_int8(Job& job, const ExpertSet& e, int block, std::vector<float>& b
                               {gate, p + 1, {g + kPanel, kBlock, kPanel}},
                               {up, p, {u, kBlock, kPanel}},
                               {up, p + 1, {u + kPanel, kBlock, kPanel}}};
-  panels_times(tasks, kTasks, *job.x);
+  const Task after{gate, p + 2, {}};
+  panels_times(tasks, kTasks, *job.x, p + 2 < gate.panels() ? &after : nullptr);
   add_biases(e, job.expert, static_cast<int64_t>(block) * kBlock, rows, kBlock, kBlock, g, u);
   activate(e.activation, g, u, static_cast<int64_t>(rows) * kBlock, g);
   for (int i = 0; i < rows; ++i)

@@ -35,25 +35,25 @@ int panels_at_once(int panels, int threads, int most = kMostAtOnce) {
 // product below 131,072 multiplications, some 5 microseconds of one thread, is done alone.
 bool is_small(int64_t multiplications) { return multiplications < (1 << 17); }
 
-// Few rows, straight from the packed panel.
-void panel_times_few(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out) {
-  assert(w.blocks() == x.blocks && x.rows >= 1 && x.rows <= kDirect);
-  with_quantised_type(w.type, [&](auto type) {
+// Few rows, straight from the packed panel; next: the task after this one, if there is one.
+void panel_times_few(const Task& task, const Task* next, const ActTiles& x) {
+  assert(task.w.blocks() == x.blocks && x.rows >= 1 && x.rows <= kDirect);
+  with_quantised_type(task.w.type, [&](auto type) {
     constexpr Type kType = type();
     for_range<0, 4>([&](auto log) {
       constexpr int T = 1 << log;
       if constexpr (T <= kDirect && T <= kTile) {
         if (x.width != T || x.rows > T) return;
         constexpr int kMost = T < 4 ? T : T / 4 * 3;  // 3 of 4 rows, and 5 or 6 of 8
-        if (x.rows <= kMost) return panel_few_tiles<kType, kMost, T>(w, panel, x, out);
-        return panel_few_tiles<kType, T>(w, panel, x, out);
+        if (x.rows <= kMost) return panel_few_tiles<kType, kMost, T>(task, next, x);
+        return panel_few_tiles<kType, T>(task, next, x);
       }
     });
     if constexpr (kDirect > kTile) {
       if (x.rows <= kTile) return;
       if (x.rows <= kTile + kTile / 2)
-        return panel_few_tiles<kType, kTile, kTile, kTile / 2>(w, panel, x, out);
-      panel_few_tiles<kType, kTile, kTile, kTile>(w, panel, x, out);
+        return panel_few_tiles<kType, kTile, kTile, kTile / 2>(task, next, x);
+      panel_few_tiles<kType, kTile, kTile, kTile>(task, next, x);
     }
   });
 }
@@ -128,7 +128,7 @@ ThreadScratch& thread_scratch() {
   return *own;
 }
 
-void panels_times(const Task* tasks, int count, const ActTiles& x) {
+void panels_times(const Task* tasks, int count, const ActTiles& x, const Task* after) {
   if constexpr (MatrixUnit::exists) {
     const bool wide = is_wide(x) && std::all_of(tasks, tasks + count, [](const Task& t) {
                         const ScaleShape shape = scale_shape(t.w.type);
@@ -138,7 +138,7 @@ void panels_times(const Task* tasks, int count, const ActTiles& x) {
   }
   if (x.rows <= kDirect && !is_wide(x)) {
     for (int i = 0; i < count; ++i)
-      panel_times_few(tasks[i].w, tasks[i].w.panel(tasks[i].panel), x, tasks[i].out);
+      panel_times_few(tasks[i], i + 1 < count ? tasks + i + 1 : after, x);
     return;
   }
   std::vector<float>& partial = thread_scratch().partial;

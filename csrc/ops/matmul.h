@@ -62,8 +62,8 @@ struct ThreadScratch {
 ThreadScratch& thread_scratch();
 
 // Panels times all rows of x; picks the loop by how many rows there are. Wide tiles: at most
-// kTasks.
-void panels_times(const Task* tasks, int count, const ActTiles& x);
+// kTasks. after: what is likely to be multiplied next, where that is not the panel behind the last.
+void panels_times(const Task* tasks, int count, const ActTiles& x, const Task* after = nullptr);
 
 // The output columns of one panel of a product.
 inline Output panel_output(const Product& product, int panel) {

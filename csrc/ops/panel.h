@@ -47,12 +47,22 @@ struct PanelSource {
   using L = Layout<kType>;
   using F = PackedForm<L>;
   static constexpr bool unpacked = false;
+  static constexpr int kScaleStride = L::scale_bytes / L::unit_blocks;
+  static_assert(L::scale_bytes % L::unit_blocks == 0);
   const uint8_t* codes;
   const uint8_t* scales;
   bool divides = false;  // of Scales::Fp8: whether its global scales divide, all or none
+  int blocks;
+  // Where a panel would lie whose blocks from `blocks` on were the next panel's.
+  const uint8_t *next_codes, *next_scales;
 
-  PanelSource(const Packed& m, const uint8_t* panel)
-      : codes(panel), scales(panel + m.panel_codes_bytes()) {
+  // next: the task after this one; without it, the panel behind is taken to be read next.
+  PanelSource(const Packed& m, const uint8_t* panel, const Task* next = nullptr)
+      : codes(panel), scales(panel + m.panel_codes_bytes()), blocks(m.blocks()) {
+    const uint8_t* then = next ? next->w.panel(next->panel) : panel + m.panel_bytes();
+    next_codes = then - static_cast<ptrdiff_t>(blocks) * L::code_bytes;
+    next_scales = then + (next ? next->w : m).panel_codes_bytes() -
+                  static_cast<ptrdiff_t>(blocks) * kScaleStride;
     if constexpr (L::scales == Scales::Fp8) divides = *reinterpret_cast<const float*>(scales) < 0;
   }
 
@@ -74,14 +84,18 @@ struct PanelSource {
   };
   Block block(int b) const { return {codes + static_cast<size_t>(b) * L::code_bytes}; }
 
-  // Asks early for what comes next: the processor's own guesses end at each page of 4 KB, and it
-  // looks ahead over the instructions of two blocks at most. Behind a panel's codes lie its scales,
-  // and then the next panel.
+  // Asks early for the codes and scales that come next: the processor's own guesses end at each
+  // page of 4 KB, and it looks ahead over the instructions of two blocks at most. Behind a panel's
+  // last block comes the first of the next.
   __attribute__((always_inline)) void fetch_ahead(int b) const {
-    constexpr int kAhead = 2048;  // bytes; what a core has on its way is no more
-    const uint8_t* p = block(b).p + kAhead;
+    // 2 KB: what a core has on its way is no more.
+    const int ahead = b + 2048 / L::code_bytes;
+    const uint8_t* p = (ahead < blocks ? codes : next_codes) + ahead * ptrdiff_t{L::code_bytes};
 #pragma GCC unroll 8
     for (int i = 0; i < L::code_bytes; i += 64) __builtin_prefetch(p + i, 0, 0);
+    const uint8_t* q = (ahead < blocks ? scales : next_scales) + ahead * ptrdiff_t{kScaleStride};
+#pragma GCC unroll 4
+    for (int i = 0; i < kScaleStride; i += 64) __builtin_prefetch(q + i, 0, 0);
   }
 
   const uint8_t* unit(int b) const {
@@ -250,11 +264,11 @@ __attribute__((always_inline)) inline void accumulate(const Source& source, int 
 // All rows in one tile, or T2 of them in a second: where nothing is read twice, or from the first
 // cache, unpacking to memory would not pay.
 template <Type kType, int T, int kWidth = T, int T2 = 0>
-void panel_few_tiles(const Packed& w, const uint8_t* panel, const ActTiles& x, const Output& out) {
+void panel_few_tiles(const Task& task, const Task* next, const ActTiles& x) {
   float sums[(T + T2) * kPanel] = {};
-  accumulate<T, kWidth, T2>(PanelSource<kType>(w, panel), x.blocks, x.tile(0), sums, 0,
-                            T2 ? x.tile(1) : nullptr);
-  for (int t = 0; t < x.rows; ++t) out.put(t, load(sums + t * kPanel));
+  accumulate<T, kWidth, T2>(PanelSource<kType>(task.w, task.w.panel(task.panel), next), x.blocks,
+                            x.tile(0), sums, 0, T2 ? x.tile(1) : nullptr);
+  for (int t = 0; t < x.rows; ++t) task.out.put(t, load(sums + t * kPanel));
 }
 
 // What the types of one form share.
