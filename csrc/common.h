@@ -57,7 +57,8 @@ enum class Type : int {
   A6G64,
   A4G16,  // 4- and 8-bit codes, scale and minimum for 16 columns
   A8G16,
-  // Floats as integers: the source blocks of a type above, in memory as whole numbers under a scale.
+  // Floats as integers: the source blocks of a type above, in memory as whole numbers under a
+  // scale.
   E8G32,  // F8G32, of 8 bits
   E8G128,
   B16G64,  // BF16, of 16 bits

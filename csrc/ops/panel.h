@@ -161,18 +161,19 @@ void unpack_chunk(const PanelSource<kType>& source, int first, int count, Scratc
     const auto block = source.block(first + b);
     source.fetch_ahead(first + b);
     if constexpr (L::bits == 16) std::memcpy(s.codes + b * F::block_bytes, block.p, L::code_bytes);
-    else for_range<0, kGroups>([&](auto g) __attribute__((always_inline)) {
-      if constexpr (F::wide) {
-        store_wide<L::offset>(s.codes + b * F::block_bytes + g * 128, block(g));
-      } else if constexpr (kPairCodes) {
-        if constexpr (g % 2 == 1)
-          store_pair(s.codes + b * F::block_bytes + (g - 1) * 64,
-                     minus<L::offset>(block(std::integral_constant<int, g - 1>{})),
-                     minus<L::offset>(block(g)));
-      } else {
-        store_u8(s.codes + b * F::block_bytes + g * 64, minus<L::offset - F::offset>(block(g)));
-      }
-    });
+    else
+      for_range<0, kGroups>([&](auto g) __attribute__((always_inline)) {
+        if constexpr (F::wide) {
+          store_wide<L::offset>(s.codes + b * F::block_bytes + g * 128, block(g));
+        } else if constexpr (kPairCodes) {
+          if constexpr (g % 2 == 1)
+            store_pair(s.codes + b * F::block_bytes + (g - 1) * 64,
+                       minus<L::offset>(block(std::integral_constant<int, g - 1>{})),
+                       minus<L::offset>(block(g)));
+        } else {
+          store_u8(s.codes + b * F::block_bytes + g * 64, minus<L::offset - F::offset>(block(g)));
+        }
+      });
     for (int half = 0; half < L::halves; ++half) {
       store(s.scale[b][half], source.scale(first + b, half));
       if constexpr (L::has_min) store(s.add[b][half], source.add(first + b, half));

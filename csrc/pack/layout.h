@@ -7,8 +7,8 @@
 //           a time
 //
 // Nothing is lost: weight = scale * (code - kOffset) + add, with the very floats the source format
-// defines; of the types with a zero point it is scale * (code - zero). E8G*, B16G64 and H16G64 alone
-// round (as_integers.h).
+// defines; of the types with a zero point it is scale * (code - zero). E8G*, B16G64 and H16G64
+// alone round (as_integers.h).
 #pragma once
 
 #include "common.h"
