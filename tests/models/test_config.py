@@ -111,7 +111,7 @@ OVER_LATENTS = {"deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "
 OVER_LATENTS |= {"kimi_linear", "bailing_hybrid", "minicpm3"}
 NOT_RUN: tuple[tuple[str, Any], ...] = (
     ("hidden_act", "gelu"),
-    ("hidden_act", "gelu_new"),
+    ("hidden_act", "quick_gelu"),
     ("hidden_act", ["silu"]),
     ("hidden_act", "x" * 10**6),
     ("rope_scaling", {"type": "spiral", "factor": 2.0}),

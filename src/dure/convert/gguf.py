@@ -30,7 +30,7 @@ from dure.formats.quantized.base import is_quantized
 from dure.formats.quantized_checkpoint import parameters
 from dure.formats.tensors import TensorInfo
 from dure.layers.rope import RopeConfig, rope_frequencies, stretched_theta
-from dure.models.config import gguf_keys, read_config
+from dure.models.config import gguf_keys, one_activation, read_config
 from dure.text.gguf_export import gguf_vocabulary
 from dure.weights.names import from_gguf
 from dure.weights.quantize import part_of
@@ -155,7 +155,7 @@ def _understood(checkpoint: Checkpoint, recipe: Recipe | None) -> tuple[Config, 
         )
     family, config = _FAMILIES[name], read_config(checkpoint)
     for key, (default, needed) in {**_EVERYWHERE, **family.needs}.items():
-        value = config.values.get(key)
+        value = one_activation(config.values.get(key))
         if (default if value is None else value) != needed:
             raise otherwise(
                 f"{config.source} has {key} = {default if value is None else value!r}, and "

@@ -116,6 +116,13 @@ _SYNONYMS = {
 
 _REQUIRED: Any = object()
 _GELU = "gelu_pytorch_tanh"
+# Other names of transformers' (5.24, `activations.py`) for what is the same function.
+_SAME_ACTIVATION = {"swish": "silu", "gelu_new": _GELU, "gelu_python_tanh": _GELU}
+
+
+def one_activation(value: Any) -> Any:
+    """Return the one name dure has for an activation; anything else as it is."""
+    return _SAME_ACTIVATION.get(value, value) if isinstance(value, str) else value
 
 
 class _Watched(Mapping[str, Any]):
@@ -347,9 +354,12 @@ class Config:
         return kinds
 
     def expect(self, key: str, *allowed: Any) -> None:
-        """Raise UnsupportedModelError if the key is there and its value is not one of `allowed`."""
+        """Raise UnsupportedModelError if the key is there and its value is not one of `allowed`.
+
+        An activation may have any of its names.
+        """
         value = self.values.get(key)
-        if value is not None and value not in allowed:
+        if value is not None and one_activation(value) not in allowed:
             raise UnsupportedModelError(
                 f"{self.source} has {key} = {_shown(value)}, which dure does not run; "
                 f"it runs {' or '.join(repr(a) for a in allowed)}."
@@ -358,7 +368,7 @@ class Config:
     @property
     def is_gelu(self) -> bool:
         """Whether gated MLPs activate by GELU in its form by tanh, and not by silu."""
-        return bool(self.values.get("hidden_act") == _GELU)
+        return bool(one_activation(self.values.get("hidden_act")) == _GELU)
 
     def check_activation(self) -> None:
         """Raise UnsupportedModelError for an activation that gated MLPs do not have."""
