@@ -252,6 +252,7 @@ def answers_by_id(completions: Sequence[Completion]) -> dict[str, Sequence[int]]
 # source is tried, and over each kind of layer one that is often right, then wrong.
 SOURCES = {
     "dense": ("text", "oracle", "model"),
+    "floats": ("oracle",),
     "sparse": ("oracle",),
     "recurrent": ("text", "oracle"),
     "latent": ("oracle", "model"),
@@ -261,7 +262,10 @@ SOURCES = {
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.long] if name == "channels" else []) for name in FILES],
+    [
+        pytest.param(name, marks=[pytest.mark.long] if name in ("channels", "floats") else [])
+        for name in FILES
+    ],
 )
 def test_an_answer_is_the_same_with_any_guesses(models: dict[str, Model], name: str) -> None:
     plain = make_llm("off", num_blocks=400, model=models[name])

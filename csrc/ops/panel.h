@@ -79,7 +79,7 @@ struct PanelSource {
       if constexpr (L::planes == Planes::Lut) return look_up(nibble(), lut_of<kType>());
       if constexpr (L::planes == Planes::P4_1) return or_shifted<4>(nibble(), bit(256));
       if constexpr (L::planes == Planes::P4_2) return or_shifted<4>(nibble(), pair(256));
-      if constexpr (L::planes == Planes::P8) return load_u8(p + G * 64);
+      return load_u8(p + G * 64);  // P8; codes of 16 bits are never asked for by groups
     }
   };
   Block block(int b) const { return {codes + static_cast<size_t>(b) * L::code_bytes}; }
