@@ -52,6 +52,11 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"head_dim": 16},
         {"head_dim": ABSENT},
     ),
+    "a first context beside the table": (
+        "exaone4",
+        {"rope_parameters": {**YARN, "rope_theta": 300.0}},
+        {"original_max_position_embeddings": 32},
+    ),
     "silu by another name": ("llama", {}, {"hidden_act": "swish"}),
     "a GELU by another name": ("qwen3", {}, {"hidden_act": "gelu_new"}),
     "a GELU by a third name": ("qwen3", {}, {"hidden_act": "gelu_python_tanh"}),

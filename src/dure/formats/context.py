@@ -42,8 +42,10 @@ def stretched_context(config: Mapping[str, Any], longest: int) -> int:
         return 0
     kind = table.get("rope_type", table.get("type"))
     original = table.get("original_max_position_embeddings")
-    if kind == "yarn" and original is None:
-        original = config.get("original_max_position_embeddings", longest)
+    if kind == "yarn":  # as transformers: what stands beside the table is obeyed
+        beside = config.get("original_max_position_embeddings")
+        original = original if beside is None else beside
+        original = longest if original is None else original
     factor = table.get("factor")
     if kind not in ("yarn", "linear"):
         return 0

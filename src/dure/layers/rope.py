@@ -41,13 +41,8 @@ _SYNONYMS: Mapping[str, str] = {
 }
 
 # What a config may say beside its table of rope parameters.
-_SHARED_KEYS = (
-    "rope_theta",
-    "partial_rotary_factor",
-    "rotary_dim",
-    "max_position_embeddings",
-    "original_max_position_embeddings",
-)
+_TABLES = ("rope_parameters", "rope_scaling")
+_SHARED_KEYS = ("rope_theta", "partial_rotary_factor", "rotary_dim", "max_position_embeddings")
 
 
 @dataclass(frozen=True)
@@ -97,7 +92,7 @@ class RopeConfig:
         table = _Table({**shared, **_parameters(config, layer_type)})
         kind = _rope_type(table)
         longest = table.number("max_position_embeddings")
-        original = table.number("original_max_position_embeddings")
+        original = _original_context(config, table, kind)
         original = longest if original is None else original
         factor = table.number("factor")
         if factor is None and kind == "yarn" and original and longest:
@@ -284,7 +279,7 @@ def _check_divisors(config: RopeConfig) -> None:
 
 
 def _parameters(config: Mapping[str, Any], layer_type: str | None) -> dict[str, Any]:
-    for key in ("rope_parameters", "rope_scaling"):
+    for key in _TABLES:
         parameters = config.get(key)
         if parameters is None:
             continue
@@ -300,6 +295,22 @@ def _parameters(config: Mapping[str, Any], layer_type: str | None) -> dict[str, 
             )
         return dict(kinds[layer_type])
     return {}
+
+
+def _original_context(config: Mapping[str, Any], table: _Table, kind: str) -> float | None:
+    """Return the first training's context: what stands beside a table of all layers is obeyed.
+
+    So it is in transformers (5.24, `standardize_rope_params`), as Phi-3's configs have it there.
+    """
+    key = "original_max_position_embeddings"
+    outside = _Table(config)
+    named: Mapping[str, Any] = next(
+        (config[each] for each in _TABLES if config.get(each) is not None), {}
+    )
+    of_kinds = any(isinstance(each, Mapping) for each in named.values())
+    if of_kinds or kind not in ("llama3", "yarn", "longrope") or outside.number(key) is None:
+        return table.number(key)
+    return outside.number(key)
 
 
 def _rope_type(table: _Table) -> str:
