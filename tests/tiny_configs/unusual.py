@@ -308,7 +308,7 @@ FAMILIES: Tried = {
     "gpt_oss": ({**CLAMPED, "rope_parameters": RAMP}, [_SINKS]),
     "olmo3": ({"sliding_window": 8}, [SIZES, TIE, BIAS, _OLMO, GELU]),
     "mixtral": (
-        {"num_local_experts": 8, "num_experts_per_tok": 3},
+        {**_HEAD, "num_local_experts": 8, "num_experts_per_tok": 3},
         [SIZES, TIE, WIDE, ROPES, WINDOW, GELU, _MIXTRAL],
     ),
     "olmoe": (
