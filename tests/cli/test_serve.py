@@ -66,3 +66,20 @@ def test_models_share_the_budget_equally(
     monkeypatch.setattr(dure.llm, "LLM", refuse)
     done = dure_command("serve", "any", "--port", "0", "--memory", "8GB", *options)
     assert done.err == f"error: budget {budget}\n"
+
+
+@pytest.mark.parametrize(("options", "exact"), [([], False), (["--exact"], True)])
+def test_a_server_computes_the_files_own_weights_if_asked(
+    dure_command: Dure, monkeypatch: pytest.MonkeyPatch, options: list[str], exact: bool
+) -> None:
+    def load_only(server: Server) -> None:
+        server.socket.close()
+        server._load("any")
+
+    def refuse(_: str, **options: Any) -> None:
+        raise InvalidRequestError(f"exact {options['exact']}")
+
+    monkeypatch.setattr(Server, "run", load_only)
+    monkeypatch.setattr(dure.llm, "LLM", refuse)
+    done = dure_command("serve", "any", "--port", "0", *options)
+    assert done.err == f"error: exact {exact}\n"

@@ -49,6 +49,14 @@ Quantize = Annotated[
 ]
 
 
+Exact = Annotated[
+    bool,
+    typer.Option(
+        "--exact", help="Compute in float32 from the file's own weights, none rounded (slow)."
+    ),
+]
+
+
 Speculate = Annotated[
     str | None,
     typer.Option(

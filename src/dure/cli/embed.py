@@ -63,9 +63,7 @@ def command(
         int | None, typer.Option(min=1, help="CPU threads [default: the physical cores].")
     ] = None,
     quantize: console.Quantize = None,
-    exact: Annotated[
-        bool, typer.Option("--exact", help="Compute in float32 from dequantised weights (slow).")
-    ] = False,
+    exact: console.Exact = False,
 ) -> None:
     """Print the embeddings of texts, one JSON object a line: index, tokens, embedding.
 

@@ -22,9 +22,7 @@ def command(
     *,
     window: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 512,
     quantize: console.Quantize = None,
-    exact: Annotated[
-        bool, typer.Option("--exact", help="Compute in float32 from dequantised weights (slow).")
-    ] = False,
+    exact: console.Exact = False,
     cache: Annotated[
         console.Cache,
         typer.Option(help="KV cache type: f16, or q8 for about half the memory."),

@@ -114,12 +114,7 @@ def command(
     quantize: console.Quantize = None,
     speculate: console.Speculate = None,
     draft: console.Draft = None,
-    exact: Annotated[
-        bool,
-        typer.Option(
-            "--exact", help="Compute in float32 from the file's own weights, none rounded (slow)."
-        ),
-    ] = False,
+    exact: console.Exact = False,
     watts: console.WattsOption = None,
     price: console.Price = None,
     verbose: Annotated[

@@ -155,6 +155,7 @@ def command(
     ] = 1,
     models_dir: console.ModelsDir = None,
     quantize: console.Quantize = None,
+    exact: console.Exact = False,
     speculate: console.Speculate = None,
     draft: console.Draft = None,
     max_models: Annotated[
@@ -243,6 +244,7 @@ def command(
         "threads": threads,
         "context": context,
         "quantize": None if quantize is None else check_scheme(quantize),
+        "exact": exact,
         "cache_dtype": cache.value,
         "cache_bytes": _cache_bytes(cache_gb),
         "speculate": console.speculation(speculate, draft),

@@ -129,6 +129,8 @@ AS_INTEGERS: Mapping[str, str] = MappingProxyType(
     {"F8G32": "E8G32", "F8G128": "E8G128", "BF16": "B16G64", "F16": "H16G64"}
 )
 """Types of floats -> the type that has the same source blocks, and is integers in memory."""
+OF_INTEGERS: Mapping[str, str] = MappingProxyType({kept: it for it, kept in AS_INTEGERS.items()})
+"""The other way."""
 BY_ID: Mapping[int, BlockType] = MappingProxyType(
     {block.ggml_id: block for block in BLOCKS.values() if block.ggml_id is not None}
 )

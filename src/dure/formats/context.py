@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 MOST_TOKENS = 1 << 24
+TABLES = ("rope_parameters", "rope_scaling")
+"""Where a config.json has its rotation; the first that is there counts."""
 
 
 def one_rotation(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -27,6 +29,20 @@ def one_rotation(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**rest, "rope_parameters": {**kept, **added}}
 
 
+def context_beside(config: Mapping[str, Any], kind: object) -> Any:
+    """Return the first training's context that stands beside the config's table; None if none does.
+
+    kind: of the rotation. It goes before what the table says, as in transformers (5.24,
+    `standardize_rope_params`), since Phi-3's configs have it there; not before tables of kinds of
+    layers, and of linear scaling nobody asks.
+    """
+    table = _table(config)
+    of_kinds = isinstance(table, Mapping) and any(isinstance(t, Mapping) for t in table.values())
+    if of_kinds or kind not in ("llama3", "yarn", "longrope"):
+        return None
+    return config.get("original_max_position_embeddings")
+
+
 def stretched_context(config: Mapping[str, Any], longest: int) -> int:
     """Return factor x original context of YaRN, or of linear scaling that names it; else 0.
 
@@ -34,22 +50,23 @@ def stretched_context(config: Mapping[str, Any], longest: int) -> int:
     which is YaRN's original where the table has none. What is no table or number counts as absent.
     """
     config = one_rotation(config)
-    table = next(
-        (t for key in ("rope_parameters", "rope_scaling") if (t := config.get(key)) is not None),
-        None,
-    )
+    table = _table(config)
     if not isinstance(table, Mapping):
         return 0
     kind = table.get("rope_type", table.get("type"))
     original = table.get("original_max_position_embeddings")
-    if kind == "yarn":  # as transformers: what stands beside the table is obeyed
-        beside = config.get("original_max_position_embeddings")
-        original = original if beside is None else beside
-        original = longest if original is None else original
+    beside = context_beside(config, kind)
+    original = original if beside is None else beside
+    if kind == "yarn" and original is None:
+        original = longest
     factor = table.get("factor")
     if kind not in ("yarn", "linear"):
         return 0
     return int(min(_number(original) * _number(factor), MOST_TOKENS))
+
+
+def _table(config: Mapping[str, Any]) -> Any:
+    return next((table for key in TABLES if (table := config.get(key)) is not None), None)
 
 
 def _number(value: object) -> float:

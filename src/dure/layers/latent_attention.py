@@ -15,7 +15,7 @@ import numpy as np
 
 from dure import kernels
 from dure.batch import KVCacheSpec
-from dure.formats.blocks import AS_INTEGERS, BLOCKS
+from dure.formats.blocks import BLOCKS, FLOATS, OF_INTEGERS
 from dure.layers.basic import Linear, RMSNorm
 from dure.layers.mixer_work import MixerWork
 from dure.weights.quantize import quantize_rows
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 
     Ints = NDArray[np.int32]
 
-_FLOATS = ("F32", "F16", "BF16")
-_OF_WORDS = {AS_INTEGERS[stored]: stored for stored in ("F16", "BF16")}
+_OF_WORDS = {kept: it for kept, it in OF_INTEGERS.items() if it in FLOATS}
 NORM_EPS = 1e-6  # of the latents' own norms, whatever the model's is
 
 
@@ -114,7 +113,7 @@ class LatentAttention:
         dtype = kv_b.dtype
         if dtype in _OF_WORDS and plain % BLOCKS[dtype].block_size:
             dtype = _OF_WORDS[dtype]
-        elif dtype not in (*_FLOATS, *_OF_WORDS):
+        elif dtype not in (*FLOATS, *_OF_WORDS):
             dtype = "F32" if whole else "Q8_0"
         keys = (self._rows(kv_b, head, plain + value, plain).T for head in range(self._heads))
         self.absorb = self._of_heads(keys, plain, self._latent, dtype)
@@ -273,7 +272,7 @@ def in_columns(x: Floats, count: int) -> Floats:
 def _float_type(matrix: kernels.Matrix) -> str:
     """Return the matrix's own type if it is one of floats, else the one that loses nothing."""
     dtype = _OF_WORDS.get(matrix.dtype, matrix.dtype)
-    return dtype if dtype in _FLOATS else "F32"
+    return dtype if dtype in FLOATS else "F32"
 
 
 def _stored(values: Floats, dtype: str, threads: int) -> NDArray[np.uint8]:

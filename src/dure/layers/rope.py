@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dure.errors import ModelFileError, UnsupportedModelError
+from dure.formats.context import TABLES, context_beside
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,7 +42,6 @@ _SYNONYMS: Mapping[str, str] = {
 }
 
 # What a config may say beside its table of rope parameters.
-_TABLES = ("rope_parameters", "rope_scaling")
 _SHARED_KEYS = ("rope_theta", "partial_rotary_factor", "rotary_dim", "max_position_embeddings")
 
 
@@ -92,7 +92,9 @@ class RopeConfig:
         table = _Table({**shared, **_parameters(config, layer_type)})
         kind = _rope_type(table)
         longest = table.number("max_position_embeddings")
-        original = _original_context(config, table, kind)
+        key = "original_max_position_embeddings"
+        beside = _Table({key: context_beside(config, kind)}).number(key)
+        original = table.number(key) if beside is None else beside
         original = longest if original is None else original
         factor = table.number("factor")
         if factor is None and kind == "yarn" and original and longest:
@@ -279,7 +281,7 @@ def _check_divisors(config: RopeConfig) -> None:
 
 
 def _parameters(config: Mapping[str, Any], layer_type: str | None) -> dict[str, Any]:
-    for key in _TABLES:
+    for key in TABLES:
         parameters = config.get(key)
         if parameters is None:
             continue
@@ -295,22 +297,6 @@ def _parameters(config: Mapping[str, Any], layer_type: str | None) -> dict[str, 
             )
         return dict(kinds[layer_type])
     return {}
-
-
-def _original_context(config: Mapping[str, Any], table: _Table, kind: str) -> float | None:
-    """Return the first training's context: what stands beside a table of all layers is obeyed.
-
-    So it is in transformers (5.24, `standardize_rope_params`), as Phi-3's configs have it there.
-    """
-    key = "original_max_position_embeddings"
-    outside = _Table(config)
-    named: Mapping[str, Any] = next(
-        (config[each] for each in _TABLES if config.get(each) is not None), {}
-    )
-    of_kinds = any(isinstance(each, Mapping) for each in named.values())
-    if of_kinds or kind not in ("llama3", "yarn", "longrope") or outside.number(key) is None:
-        return table.number(key)
-    return outside.number(key)
 
 
 def _rope_type(table: _Table) -> str:

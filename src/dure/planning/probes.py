@@ -13,7 +13,7 @@ import numpy as np
 from dure import kernels
 from dure.batch import CacheDtype, KVCacheSpec
 from dure.engine.block_pool import blocks_for
-from dure.formats.blocks import AS_INTEGERS, BLOCKS, FLOATS
+from dure.formats.blocks import BLOCKS, FLOATS, OF_INTEGERS
 from dure.kernels.dequantize import LAYOUTS, OWN_TYPES
 from dure.planning.machine import COLUMNS, EXPERT_ROWS, FEW_AND_MANY, ROWS, AttentionSpeed
 
@@ -29,8 +29,6 @@ TYPES = (
     *("A4G64", "A8G64", "Q5_1", "F32", "A8G16"),
 )
 """Types that are measured, the most usual first: a slow machine measures no more than some."""
-
-_STORED = {dtype: stored for stored, dtype in AS_INTEGERS.items()}
 
 LEAST = 3
 """Types that are measured on the slowest machine, too."""
@@ -83,7 +81,7 @@ def noise_blocks(dtype: str, rows: int, cols: int) -> Bytes:
     raw = draw.integers(0, 256, (rows, cols // block.block_size * block.block_bytes), np.uint8)
     if dtype in OWN_TYPES:  # whose scales are floats
         if "value" in (LAYOUTS[dtype].names or ()):
-            return noise_blocks(_STORED[dtype], rows, cols)
+            return noise_blocks(OF_INTEGERS[dtype], rows, cols)
         raw.view(LAYOUTS[dtype])["scale"] = 0.01
         if "min" in (LAYOUTS[dtype].names or ()):
             raw.view(LAYOUTS[dtype])["min"] = -0.01
