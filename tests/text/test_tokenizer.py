@@ -160,6 +160,12 @@ def test_every_text_comes_back_from_byte_level_ids(trained: tuple[str, HFTokeniz
         ("minicpm5", "12345 a", ["123", "45", " a"]),
         ("lfm2", "12345 a", ["123", "45", " a"]),
         ("exaone4", "12345 a", ["12345", " a"]),
+        # K-EXAONE's take words and the single spaces between them together.
+        (
+            "exaone-moe",
+            "It's two words/\n/x  12",
+            ["It", "'s", " two words", "/\n", "/x", " ", " ", "1", "2"],
+        ),
     ],
 )
 def test_a_rule_cuts_where_the_model_s_own_tokenizer_does(

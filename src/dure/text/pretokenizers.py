@@ -73,6 +73,13 @@ _SEED = (
     rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACES}"
 )
 
+# K-EXAONE's, whose words go on over single spaces. What a run of them has matched it keeps: nothing
+# follows it, and to remember every step of a long text takes memory.
+_EXAONE_MOE = (
+    rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}\p{{M}}*+(?: ?\p{{L}}\p{{M}}*+)*+|\p{{N}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+
 # Words with Chinese characters end where these begin; && takes a class out of another.
 _NO_HAN = r"&&[^\p{Han}]"
 _KIMI = (
@@ -147,6 +154,7 @@ PRETOKENIZERS: Mapping[str, PreTokenizer] = MappingProxyType(
         "command-r": _DIGITS_GPT2,
         "codeshell": _DIGITS_GPT2,
         "exaone": _DIGITS_GPT2,
+        "exaone-moe": PreTokenizer((_EXAONE_MOE,)),
         "qwen2": _QWEN2,
         "deepseek-r1-qwen": _QWEN2,
         "hunyuan": _QWEN2,
