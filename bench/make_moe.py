@@ -212,10 +212,19 @@ def add_keys(
         add_qwen_sizes(writer, shapes)
     else:
         add_deepseek_sizes(writer)
+    copy_vocabulary(writer, vocabulary)
+
+
+def copy_vocabulary(
+    writer: gguf.GGUFWriter, vocabulary: gguf.GGUFReader, most: int | None = None
+) -> None:
+    """The keys of a tokenizer as they stand in the other file; the first `most` tokens."""
+    size = len(vocabulary.fields["tokenizer.ggml.tokens"].data)
     for key, field in vocabulary.fields.items():
         if key.startswith("tokenizer."):
             if field.types[0] == gguf.GGUFValueType.ARRAY:
-                writer.add_array(key, field.contents())
+                entries = field.contents()
+                writer.add_array(key, entries[:most] if len(entries) == size else entries)
             else:
                 writer.add_key_value(key, field.contents(), field.types[0])
 

@@ -1,11 +1,13 @@
 """Is the memory that `dure plan` says what a process really has at its peak? A Markdown table.
 
-    python bench/plan_memory.py FOLDER [MODEL.gguf ...] [--contexts 256,1024,2048] [--threads 2]
+    python bench/plan_memory.py [MODEL.gguf ...] [--noise FOLDER] [--contexts 256,1024,2048]
+                                [--memory 5GB] [--cache-dtype q8] [--threads 2]
 
 Each model is loaded in a process of its own for each context, with a cache of as many tokens, and
 given a prompt that fills it: so VmHWM, the most memory that the process had, is compared with the
 plan's sum. Beside the models that are named, five of noise are written to FOLDER: a dense one, a
 mixture, one with latent attention, one with recurrent layers, and a quantised folder (mlx, 4 bits).
+--memory is a budget as `dure run` has it, --cache-dtype the type of the KV cache.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import numpy as np
 from make_mtp import write_tokenizer
 
 from dure.formats.checkpoint import open_checkpoint
+from dure.loading.memory import parse_size
 from dure.planning.memory import footprint
 from dure.planning.shapes import sketch
 from dure.planning.work import work_of
@@ -155,11 +158,26 @@ def _one_by_one(
         yield from stored(f"{before}.experts.{expert}.{part}", shape[1:], quantised=quantised)
 
 
-def measured(model: Path, context: int, threads: int) -> tuple[int, int]:
+def measured(model: Path, context: int, options: argparse.Namespace) -> tuple[int, int]:
     """Return what is planned for a model with this context, and what a process has at its peak."""
     checkpoint = open_checkpoint(model)
-    plan = footprint(checkpoint, work_of(checkpoint, model.name), context=context)
-    asked = json.dumps([str(model), context, plan.cache_bytes, threads])
+    plan = footprint(
+        checkpoint,
+        work_of(checkpoint, model.name),
+        context=context,
+        budget=options.memory,
+        cache_dtype=options.cache_dtype,
+    )
+    if plan.problem:
+        raise SystemExit(f"{plan.problem} {plan.hint}")
+    settings = {
+        "threads": options.threads,
+        "context": context,
+        "memory": options.memory,
+        "cache_dtype": options.cache_dtype,
+        "cache_bytes": plan.cache_bytes or None,
+    }
+    asked = json.dumps([str(model), settings])
     command = [sys.executable, __file__, "--child", asked]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -171,10 +189,9 @@ def child(asked: str) -> None:
     """Load, fill the cache with one prompt, and print the most memory that this process had."""
     from dure import LLM, SamplingParams  # noqa: PLC0415 - only the child measures itself
 
-    model, context, cache_bytes, threads = json.loads(asked)
-    options = {"cache_bytes": cache_bytes} if cache_bytes else {}
-    llm = LLM(model, threads=threads, context=context, **options)
-    tokens = np.random.default_rng(0).integers(300, 20000, context - 2).tolist()
+    model, settings = json.loads(asked)
+    llm = LLM(model, **settings)
+    tokens = np.random.default_rng(0).integers(300, 20000, settings["context"] - 2).tolist()
     llm.generate([tokens], SamplingParams(max_tokens=2, temperature=0, ignore_eos=True))
     lines = Path("/proc/self/status").read_text().splitlines()
     print(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")))
@@ -183,9 +200,11 @@ def child(asked: str) -> None:
 def main() -> None:
     """Write the models that are not there, and print a row for each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("models", type=Path, nargs="*")
+    parser.add_argument("--noise", type=Path, metavar="FOLDER", help="where models are written")
     parser.add_argument("--contexts", default="256,1024,2048")
+    parser.add_argument("--memory", type=parse_size, help="a budget, such as 5GB")
+    parser.add_argument("--cache-dtype", choices=["f16", "q8"], default="f16")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -193,8 +212,8 @@ def main() -> None:
         child(options.child)
         return
     models = list(options.models)
-    for name, config in CONFIGS.items():
-        folder = options.folder / name
+    for name, config in CONFIGS.items() if options.noise else ():
+        folder = options.noise / name
         if not folder.exists():
             write(folder, config)
         models.append(folder)
@@ -202,7 +221,7 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for model in models:
         for context in map(int, options.contexts.split(",")):
-            planned, peak = measured(model, context, options.threads)
+            planned, peak = measured(model, context, options)
             figures = f"{planned / 1e6:.0f} | {peak / 1e6:.0f} | {planned / peak:.3f}"
             print(f"| {model.stem} | {context:,} | {figures} |", flush=True)
 

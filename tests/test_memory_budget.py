@@ -19,9 +19,12 @@ from gguf import GGMLQuantizationType as Kind
 from memory_group import memory_group
 from tiny_gguf import config_of, is_plain, parameters_of, write_gguf
 
-from dure import machine
+from dure import kernels, machine
 from dure.errors import NotEnoughMemoryError
-from dure.loading.memory import parse_size
+from dure.formats.checkpoint import open_checkpoint
+from dure.loading.memory import parse_size, streaming_sentence
+from dure.planning.memory import footprint
+from dure.planning.work import work_of
 from dure.weights.streaming_pool import StreamingExpertPool
 
 SCRIPT = Path(streamed.__file__)
@@ -181,3 +184,47 @@ def test_the_least_budget_gives_the_bits_of_the_whole_model_with_every_kind_of_c
     for rows in (512, 7):
         assert streamed.answers(model, prompts, 2 * TOKENS, max_batch_tokens=rows) == expected
     assert model.expert_pool.stats.misses > model.expert_pool.stats.resident  # some had to go
+
+
+DENSE = {
+    **{"hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "vocab_size": 2048},
+    "max_position_embeddings": 512,
+}
+DENSE_OPTIONS: dict[str, Any] = {"context": 512, "cache_tokens": 512, "cache_dtype": "q8"}
+
+
+@pytest.fixture
+def dense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of a dense model, of which a budget may take all but the weights and the cache."""
+    for name in ("planner.OVERHEAD_BYTES", "memory.OVERHEAD_BYTES"):
+        monkeypatch.setattr(f"dure.loading.{name}", 0)
+    config = config_of("qwen2", **DENSE, tie_word_embeddings=False)
+    path = tmp_path / "dense.gguf"
+    write_gguf(path, config, parameters_of(config), types)
+    return path
+
+
+def test_a_dense_model_that_does_not_fit_whole_reads_its_embeddings_by_row(dense: Path) -> None:
+    whole = streamed.opened(dense, **DENSE_OPTIONS)
+    assert whole.memory.left_bytes == 0
+    assert streaming_sentence("dense", whole.memory) == ""
+    budget = whole.memory.resident_bytes + whole.memory.cache_bytes - 1
+    model = streamed.opened(dense, budget, **DENSE_OPTIONS)
+    left = model.memory.left_bytes
+    assert left == kernels.packed_bytes("Q4_K", 2048, 256)
+    assert model.memory.resident_bytes == whole.memory.resident_bytes - left
+    assert not model.memory.streamed
+    assert "its embeddings (0.00 GB) stay on disk" in streaming_sentence("dense", model.memory)
+    plan = footprint(
+        open_checkpoint(dense),
+        work_of(open_checkpoint(dense), "dense"),
+        context=512,
+        budget=budget,
+        cache_dtype="q8",
+    )
+    assert plan.fits
+    assert plan.weight_bytes == model.memory.resident_bytes
+    prompts = [RNG.integers(0, 2048, length).tolist() for length in (60, 3, 20)]
+    assert streamed.answers(model, prompts, TOKENS) == streamed.answers(whole, prompts, TOKENS)
+    with pytest.raises(NotEnoughMemoryError):
+        streamed.opened(dense, budget - left, **DENSE_OPTIONS)

@@ -6,13 +6,14 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dure import hub, kernels, machine, models
 from dure.batch import BLOCK_SIZE, CacheDtype
-from dure.errors import DureError, TokenizerError
+from dure.errors import DureError, NotEnoughMemoryError, TokenizerError
 from dure.formats.checkpoint import open_checkpoint
 from dure.formats.string_array import StringArray
 from dure.hub.settings import NO_SETTINGS, SAMPLING_FIELDS
@@ -37,6 +38,7 @@ from dure.loading.memory import (
 )
 from dure.loading.planner import Planner
 from dure.weights.expert_history import ExpertHistory
+from dure.weights.expert_pool import ExpertPool
 from dure.weights.quantize import check_scheme
 from dure.weights.streaming_pool import StreamingExpertPool
 
@@ -112,10 +114,11 @@ def load(
     before its weights are read; None: it then gets a NoTokenizer. `speculate` as in LLM: whether
     the model's own draft heads are loaded, or a smaller model. `memory` is the budget in bytes of
     all that the process takes; None: what the machine has free. `on_made` is told the name of each
-    matrix and mixture when it is made, before it is filled.
+    matrix and mixture when it is made, before it is filled; if all is made anew, the last counts.
 
     Raises NotEnoughMemoryError, before any matrix is read, if weights, cache and overhead do not
-    fit in the budget and the free memory; and the other errors of dure.errors.
+    fit in the budget and the free memory, not even with the embeddings left on disk, as experts
+    are; and the other errors of dure.errors.
     """
     threads = check_threads(threads)
     for what, value, most in (
@@ -161,28 +164,31 @@ def load(
         conversations=conversations,
         replicas=replicas,
     )
-    pool: StreamingExpertPool | None = None
+    streaming: StreamingExpertPool | None = None
     may_stream = planner.may_stream and replicas == 1  # a cache of experts is one engine's
     if may_stream and not planner.fits(_probe(checkpoint, draft_heads=draft_heads)):
-        pool = StreamingExpertPool(on_slow=_tell_slow)
+        streaming = StreamingExpertPool(on_slow=_tell_slow)
 
-    def before_packing(model: Model) -> None:
-        if speculate == "heads":
-            check_heads(name, model)
-        planner.plan(model, pool)  # what does not fit is refused before minutes of packing
-        tokenizer.start()
+    def read(pool: ExpertPool | None) -> Model:
+        def before_packing(model: Model) -> None:
+            if speculate == "heads":
+                check_heads(name, model)
+            planner.plan(model, pool)  # what does not fit is refused before minutes of packing
+            tokenizer.start()
 
-    model = models.load_model(
-        checkpoint,
-        threads=threads,
-        exact=exact,
-        quantize=scheme,
-        draft_heads=draft_heads,
-        progress=tokenizer.watched(load_progress),
-        before_packing=before_packing,
-        expert_pool=pool,
-        on_made=on_made,
-    )
+        return models.load_model(
+            checkpoint,
+            threads=threads,
+            exact=exact,
+            quantize=scheme,
+            draft_heads=draft_heads,
+            progress=tokenizer.watched(load_progress),
+            before_packing=before_packing,
+            expert_pool=pool,
+            on_made=on_made,
+        )
+
+    model, pool = _that_fits(read, streaming, may_leave_rows=replicas == 1)
     text = tokenizer.result()
     draft_model = None
     if drafting is not None:
@@ -192,15 +198,15 @@ def load(
     kernels.release_free_memory()
     plan = planner.plan(model, pool)
     use = plan.memory
-    if pool is not None:
+    if streaming is not None:
         expected = expected_tps(
-            pool,
+            streaming,
             resident_bytes=use.resident_bytes,
             kept_bytes=use.expert_cache_bytes,
             threads=threads,
         )
         use = replace(use, expected_tps=expected)
-        pool.open(
+        streaming.open(
             use.expert_cache_bytes,
             rows=ROWS,
             row_bytes=plan.row_bytes,
@@ -224,7 +230,7 @@ def load(
         num_states=plan.num_states,
         draft_model=draft_model,
         has_draft_heads=bool(head_specs(model)),
-        expert_pool=pool,
+        expert_pool=streaming,
         settings=settings,
         notes=_notes(asked, resolved, has_template=bool(checkpoint.chat_template)),
     )
@@ -296,6 +302,24 @@ def _probe(checkpoint: Checkpoint, *, draft_heads: bool) -> Model:
     """Build the model without reading its matrices: it says what it caches."""
     model: Model = models.checked_model(checkpoint, draft_heads=draft_heads)
     return model
+
+
+def _that_fits(
+    read: Callable[[ExpertPool | None], Model],
+    streaming: StreamingExpertPool | None,
+    *,
+    may_leave_rows: bool,
+) -> tuple[Model, ExpertPool | None]:
+    """Read a model: with this pool, or whole, or with the embeddings on disk if that is too much.
+
+    Returns it and its pool, which is None of a whole one.
+    """
+    if streaming is not None or not may_leave_rows:
+        return read(streaming), streaming
+    with suppress(NotEnoughMemoryError):
+        return read(None), None
+    pool = ExpertPool(leaves_rows=True)
+    return read(pool), pool
 
 
 def _history(checkpoint: Checkpoint) -> ExpertHistory | None:

@@ -58,6 +58,7 @@ class MemoryUse:
     expert_cache_bytes: int  # of them, those that stay in memory
     streamed: bool  # whether the others are read from disk as they are needed
     prefill_rows: int  # prompt tokens in one step at most
+    left_bytes: int = 0  # embeddings that are read from disk, too, by row
     expected_tps: float | None = None  # tokens per second of one sequence; None: not known
 
     @property
@@ -71,9 +72,13 @@ def streaming_sentence(name: str, use: MemoryUse) -> str:
 
     Returns one sentence; an empty text if nothing is read from disk.
     """
-    if not use.streamed:
-        return ""
     memory = "the free memory" if use.budget is None else gigabytes(use.budget)
+    if not use.streamed:
+        left = gigabytes(use.left_bytes)
+        said = (
+            f"{name} with its cache is larger than {memory}: its embeddings ({left}) stay on disk"
+        )
+        return f"{said}, and are read row by row." if use.left_bytes else ""
     share = 100 * use.expert_cache_bytes // max(1, use.expert_bytes)
     said = (
         f"{name} is larger than {memory}: {gigabytes(use.resident_bytes)} that every token "

@@ -18,14 +18,15 @@ from dure.loading.memory import (
     plan_memory,
     state_slots,
 )
+from dure.weights.streaming_pool import StreamingExpertPool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dure.batch import CacheDtype, KVCacheSpec, StateSpec
     from dure.models import Model
+    from dure.weights.expert_pool import ExpertPool
     from dure.weights.sizes import WeightBytes
-    from dure.weights.streaming_pool import StreamingExpertPool
 
 MOST_ROWS = 4096
 """Prompt tokens in a step at most, where experts are read from disk."""
@@ -108,18 +109,18 @@ class Planner:
             return False
         return True
 
-    def plan(self, model: Model, pool: StreamingExpertPool | None) -> Plan:
-        """Plan for a model with all experts in memory, or with those of a pool that reads them.
+    def plan(self, model: Model, pool: ExpertPool | None) -> Plan:
+        """Plan for a model that is all in memory, or for one that was built with this pool.
 
         Raises NotEnoughMemoryError for what does not fit, with the number that would do;
         InvalidRequestError for a context that the model or the cache does not have.
         """
-        if pool is None:
-            return self._whole(model)
-        return self._streamed(model, pool)
+        if isinstance(pool, StreamingExpertPool):
+            return self._streamed(model, pool)
+        return self._whole(model, 0 if pool is None else pool.left_bytes)
 
-    def _whole(self, model: Model) -> Plan:
-        weights = self._weights.total + self._draft_bytes
+    def _whole(self, model: Model, left: int) -> Plan:
+        weights = self._weights.total + self._draft_bytes - left
         states, state_bytes = self._states(model, self._limit - weights - OVERHEAD_BYTES)
         size = self._size(model, ROWS)
         plan = self._plan(model, size, weights + state_bytes, self._cache_tokens)
@@ -133,6 +134,7 @@ class Planner:
             expert_cache_bytes=self._weights.experts,
             streamed=False,
             prefill_rows=ROWS,
+            left_bytes=left,
         )
         return self._result(model, plan, size, states, use)
 
@@ -168,6 +170,7 @@ class Planner:
             expert_cache_bytes=kept,
             streamed=True,
             prefill_rows=min(MOST_ROWS, rows // ROWS * ROWS),
+            left_bytes=pool.left_bytes,
         )
         return self._result(model, plan, size, states, use)
 

@@ -19,6 +19,7 @@ from dure.loading.cache_size import MOST_TOKENS, ROWS, CacheSize
 from dure.loading.draft import head_specs
 from dure.loading.memory import OVERHEAD_BYTES
 from dure.loading.planner import Plan, Planner
+from dure.weights.expert_pool import ExpertPool
 from dure.weights.streaming_pool import StreamingExpertPool
 
 if TYPE_CHECKING:
@@ -139,13 +140,13 @@ def footprint(
     plan, problem, hint = _planned(planner, checkpoint, model, quantize, may_stream=replicas == 1)
     wanted = min(work.context, context or (plan.context if plan else work.context))
     resident, experts = _by_type(work, weights.total)
+    if plan is not None and plan.memory.left_bytes:  # what is looked up by row stays on disk
+        resident = _scaled(resident, plan.memory.resident_bytes)
     kept = sum(experts.values())
     fixed = sum(resident.values()) + OVERHEAD_BYTES + (0 if plan else kept)
     if plan is not None:
         kept = min(kept, plan.memory.expert_cache_bytes)
         fixed += 0 if plan.memory.streamed else kept
-        if plan.memory.streamed:  # what is looked up by row stays on disk
-            resident = _scaled(resident, plan.memory.resident_bytes)
     sequence = sum(spec.bytes_per_sequence for spec in model.kv_cache_specs) * replicas
     cached = _whole_blocks(wanted) * each if context or plan is None else plan.cache_tokens
     fitting = size.tokens_in(max(0, room - fixed - each * STATES_OF_ONE * sequence))
@@ -240,14 +241,14 @@ def _planned(
     *,
     may_stream: bool,
 ) -> tuple[Plan | None, str, str]:
-    """Return the plan, with experts on disk if need be; or None, why not, and what would do."""
+    """Return the plan, with experts or embeddings on disk if need be; or None, why not, a hint."""
     try:
         return planner.plan(model, None), "", ""
     except NotEnoughMemoryError as error:
         problem, hint = error.message, error.hint
-    if not (planner.may_stream and may_stream):
+    if not may_stream:
         return None, problem, hint
-    pool = StreamingExpertPool()
+    pool = StreamingExpertPool() if planner.may_stream else ExpertPool(leaves_rows=True)
     try:
         streamed, _ = models.header_model(
             checkpoint, draft_heads=True, quantize=quantize, expert_pool=pool

@@ -62,8 +62,10 @@ class ExpertPool:
     streams = False
     """Whether experts may be elsewhere than in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, leaves_rows: bool = False) -> None:
+        """leaves_rows: whether tables that are looked up by row stay on disk, as if it streamed."""
         self._sets: list[kernels.Experts] = []
+        self.leaves_rows = leaves_rows or self.streams
         self.left_bytes = 0
         """Bytes that other weights would take which stay on disk."""
 

@@ -86,9 +86,9 @@ class Weights:
         tensor_aliases: parts of names as a family's files may write them -> as it asks for them.
         exact: products are of floats. quantize: the scheme for matrices of floats. progress: called
         with the bytes done and all. expert_pool: where mixtures' experts live; all in memory if it
-        is None. If it streams, files are read past the page cache, and an embedding that is no head
-        stays on disk, too. draft_heads: whether layers that only guess tokens are wanted, where
-        there are any. span: the layers computed here, if not all: others' parameters are not read.
+        is None. If it streams, files are read past the page cache; if it leaves rows, an embedding
+        that is no head stays on disk. draft_heads: whether layers that only guess tokens are read,
+        if there are any. span: the layers computed here, if not all: others are not read.
         on_made: called with the name and the object of each matrix, and of each MLP or mixture.
         """
         self.span = span
@@ -222,7 +222,7 @@ class Weights:
     def rows_on_disk(self, name: str, rows: int, cols: int) -> RowsOnDisk | None:
         """Return the matrix `name`, (rows, cols), to be read row by row; None if it is kept.
 
-        It stays on disk where experts do too, if the file has it in the type that memory would.
+        It stays on disk if the pool leaves rows and the file has them in the type of memory.
         """
         tensor = self._left_on_disk(name, rows, cols)
         return None if tensor is None else RowsOnDisk(tensor, rows, cols)
@@ -230,7 +230,7 @@ class Weights:
     def _left_on_disk(self, name: str, rows: int, cols: int) -> TensorInfo | None:
         """Return the tensor if its rows stay on disk, and count it as left there."""
         tensor = self._tensors.get(name)
-        if not self.expert_pool.streams or not isinstance(tensor, TensorInfo) or self._elsewhere:
+        if self._elsewhere or not (self.expert_pool.leaves_rows and isinstance(tensor, TensorInfo)):
             return None
         if tensor.shape != (rows, cols) or self._types.of(name, tensor) != tensor.dtype:
             return None
