@@ -34,12 +34,11 @@ __attribute__((always_inline)) inline void pin(__m256i& value) { asm volatile(""
 //
 // vpmaddubsw gives two products per int16 lane, at most 2 * (2^Bits - 1) * 127, and never saturates
 // up to 7 bits. They are added in int16 for as many groups as the sum of (code - Offset) *
-// activation cannot overflow, and then widened. What happens in between may wrap around: a lane
-// starts from -Offset times its activations' sum. So 8 groups do for codes of 4 bits (16 * 15 * 127
-// = 30,480) and of 5 with offset 16 (16 * 16 * 127 = 32,512), and 4 for 5 bits without an offset
-// (31,496) and 6 bits with offset 32 (32,512).
-// Codes of 8 bits would saturate at once: their sign goes to the activation instead (2 * 128 * 127
-// = 32,512).
+// activation cannot overflow, and then widened. What happens in between may wrap around: Offset
+// times a lane's activations is subtracted at once. So 8 groups do for codes of 4 bits (16 * 15 *
+// 127 = 30,480) and of 5 with offset 16 (16 * 16 * 127 = 32,512), and 4 for 5 bits without an
+// offset (31,496) and 6 bits with offset 32 (32,512). Codes of 8 bits would saturate at once: their
+// sign goes to the activation instead (2 * 128 * 127 = 32,512).
 template <int Bits, int Offset, int T, int First, int Last, class W>
 __attribute__((always_inline)) inline void dot_groups(W&& weights, const int8_t* a,
                                                       const int32_t* act_sums, i32x16* sums) {
@@ -72,15 +71,20 @@ __attribute__((always_inline)) inline void dot_groups(W&& weights, const int8_t*
       __m256i lo[T], hi[T];
 #pragma GCC unroll 8
       for (int t = 0; t < T && Offset; ++t)
-        lo[t] = hi[t] = _mm256_mullo_epi16(broadcast4(act_sums + t), _mm256_set1_epi16(-Offset));
+        lo[t] = hi[t] = _mm256_mullo_epi16(broadcast4(act_sums + t), _mm256_set1_epi16(Offset));
       for_range<kFrom, kFrom + kRun>([&](auto g) __attribute__((always_inline)) {
         const u8x64 w = weights(g);
 #pragma GCC unroll 8
         for (int t = 0; t < T; ++t) {
           const __m256i x = broadcast4(a + t * kBlock + g * kGroup);
           const __m256i p_lo = _mm256_maddubs_epi16(w.lo, x), p_hi = _mm256_maddubs_epi16(w.hi, x);
-          lo[t] = g == kFrom && !Offset ? p_lo : _mm256_add_epi16(lo[t], p_lo);
-          hi[t] = g == kFrom && !Offset ? p_hi : _mm256_add_epi16(hi[t], p_hi);
+          if constexpr (g > kFrom) {
+            lo[t] = _mm256_add_epi16(lo[t], p_lo), hi[t] = _mm256_add_epi16(hi[t], p_hi);
+          } else if constexpr (Offset) {
+            lo[t] = _mm256_sub_epi16(p_lo, lo[t]), hi[t] = _mm256_sub_epi16(p_hi, hi[t]);
+          } else {
+            lo[t] = p_lo, hi[t] = p_hi;
+          }
           pin(lo[t]), pin(hi[t]);
         }
       });

@@ -84,6 +84,11 @@ void panel_times(const Packed& w, const uint8_t* panel, const ActTiles& x, int f
   });
 }
 
+// Where 64 bytes begin: a load or store that crosses them is two. It needs 16 floats of room.
+float* aligned(float* p) {
+  return reinterpret_cast<float*>(round_up(reinterpret_cast<size_t>(p), 64));
+}
+
 // Panels on the matrix unit: compiled only where there is one, hence a template. The order of the
 // loops keeps the unpacked panels in the second cache and a tile of activations in the first: both
 // read anew for every product would be more than the caches can give.
@@ -93,8 +98,7 @@ void panels_times_wide(const Task* tasks, int count, const ActTiles& x) {
   const int tiles = x.tiles(), sums_of_tile = x.width * kPanel;
   const size_t sums_of_task = static_cast<size_t>(tiles) * sums_of_tile;
   if (s.partial.size() < count * sums_of_task + 16) s.partial.resize(count * sums_of_task + 16);
-  auto* partial =
-      reinterpret_cast<float*>(round_up(reinterpret_cast<size_t>(s.partial.data()), 64));
+  float* partial = aligned(s.partial.data());
   Unit::configure();
   for (int first = 0; first < x.blocks; first += Unit::kChunk) {
     const int blocks = std::min(Unit::kChunk, x.blocks - first);
@@ -141,18 +145,19 @@ void panels_times(const Task* tasks, int count, const ActTiles& x, const Task* a
       panel_times_few(tasks[i], i + 1 < count ? tasks + i + 1 : after, x);
     return;
   }
-  std::vector<float>& partial = thread_scratch().partial;
+  std::vector<float>& room = thread_scratch().partial;
   for (int from = 0; from < x.rows; from += kRowsAtOnce) {
     const int rows = std::min(kRowsAtOnce, x.rows - from);
     const size_t size = round_up(rows, 16) * kPanel;
-    partial.assign(count * size, 0.0f);
+    room.assign(count * size + 16, 0.0f);
+    float* partial = aligned(room.data());
     for (int first = 0; first < x.blocks; first += kChunk)
       for (int i = 0; i < count; ++i)
         panel_times(tasks[i].w, tasks[i].w.panel(tasks[i].panel), x, from, rows, first,
-                    std::min(kChunk, x.blocks - first), partial.data() + i * size);
+                    std::min(kChunk, x.blocks - first), partial + i * size);
     for (int i = 0; i < count; ++i)
       for (int t = 0; t < rows; ++t)
-        tasks[i].out.put(from + t, load(partial.data() + i * size + t * kPanel));
+        tasks[i].out.put(from + t, load(partial + i * size + t * kPanel));
   }
 }
 

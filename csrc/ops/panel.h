@@ -47,6 +47,7 @@ struct PanelSource {
   using L = Layout<kType>;
   using F = PackedForm<L>;
   static constexpr bool unpacked = false;
+  static constexpr bool unpacking_costs = L::planes != Planes::P8 && L::planes != Planes::P16;
   static constexpr int kScaleStride = L::scale_bytes / L::unit_blocks;
   static_assert(L::scale_bytes % L::unit_blocks == 0);
   const uint8_t* codes;
@@ -184,7 +185,7 @@ void unpack_chunk(const PanelSource<kType>& source, int first, int count, Scratc
 template <class F_>
 struct ScratchSource {
   using F = F_;
-  static constexpr bool unpacked = true;
+  static constexpr bool unpacked = true, unpacking_costs = false;
   const Scratch& s;
   struct Block {
     const uint8_t* p;
@@ -193,6 +194,58 @@ struct ScratchSource {
   Block block(int b) const { return {s.codes + b * F::block_bytes}; }
   f32x16 scale(int b, int half) const { return load(s.scale[b][half]); }
   f32x16 add(int b, int half) const { return load(s.add[b][half]); }
+};
+
+// One block as the first of two tiles has unpacked it, for the second: reading it back costs less
+// than unpacking it twice.
+struct OneBlock {
+  alignas(64) uint8_t codes[kBlock * kPanel];
+  alignas(64) float scale[2][kPanel], add[2][kPanel];
+};
+template <class Source>
+struct FirstTile {
+  using F = typename Source::F;
+  static constexpr bool unpacked = Source::unpacked;
+  const Source& source;
+  OneBlock& once;
+  struct Block {
+    decltype(source.block(0)) packed;
+    OneBlock& once;
+    const uint8_t* p;
+    template <int G>
+    __attribute__((always_inline)) u8x64 operator()(std::integral_constant<int, G> g) const {
+      const u8x64 codes = packed(g);
+      store_u8(once.codes + G * 64, codes);
+      return codes;
+    }
+  };
+  Block block(int b) const {
+    const auto packed = source.block(b);
+    return {packed, once, packed.p};
+  }
+  f32x16 scale(int b, int half) const {
+    const f32x16 value = source.scale(b, half);
+    store(once.scale[half], value);
+    return value;
+  }
+  f32x16 add(int b, int half) const {
+    const f32x16 value = source.add(b, half);
+    store(once.add[half], value);
+    return value;
+  }
+};
+template <class F_>
+struct SecondTile {
+  using F = F_;
+  static constexpr bool unpacked = false;
+  const OneBlock& once;
+  struct Block {
+    const uint8_t* p;
+    __attribute__((always_inline)) u8x64 operator()(int g) const { return load_u8(p + g * 64); }
+  };
+  Block block(int) const { return {once.codes}; }
+  f32x16 scale(int, int half) const { return load(once.scale[half]); }
+  f32x16 add(int, int half) const { return load(once.add[half]); }
 };
 
 // acc[t] += the products of one block and T tokens of a record; see matmul.h.
@@ -252,6 +305,16 @@ __attribute__((always_inline)) inline void accumulate(const Source& source, int 
     if constexpr (!Source::unpacked) source.fetch_ahead(b);
     // Or the compiler would keep them there all the same.
     if (!kKeep) asm volatile("" ::: "memory");
+    if constexpr (T2 > 0 && Source::unpacking_costs) {
+      OneBlock once;
+      const FirstTile<Source> first_tile{source, once};
+      multiply_block<T, kWidth>(first_tile, b, tile, first, nullptr, sums);
+      asm volatile("" ::: "memory");
+      multiply_block<T2, kWidth>(SecondTile<typename Source::F>{once}, b,
+                                 next_tile + b * ActTiles::kRecord * kWidth, 0, nullptr,
+                                 sums + T * kPanel);
+      continue;
+    }
     multiply_block<T, kWidth>(source, b, tile, first, kKeep ? acc : nullptr, sums);
     if constexpr (T2 > 0) {
       asm volatile("" ::: "memory");
