@@ -53,6 +53,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # and would inherit that it is ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+gc.disable()  # until all is imported and collected: nothing of that is garbage
 _find_one_dure()  # now, since the conftests of the folders below import dure
 
 # torch and numpy compute tiny matrices here: more threads than one only wait for each other, and
@@ -63,14 +64,15 @@ for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 # Files of a few long tests, the longest first: whoever begins one of them last keeps all waiting.
 LONGEST = (
+    *("models/test_unusual_configs.py", "formats/test_mutated.py", "serving/test_storm.py"),
+    *("wire/test_openapi.py", "test_structured_model.py", "serving/test_killed_ledger.py"),
     *("test_memory_budget.py", "test_same_bits_speculation.py", "convert/test_convert_gguf.py"),
     *("models/test_parity.py", "serving/test_process.py", "models/test_packed_parity.py"),
-    *("models/test_unusual_configs.py", "cli/test_command.py", "test_same_bits_quantised.py"),
-    *("convert/test_convert_folder.py", "examples/test_examples.py", "formats/test_mutated.py"),
+    *("cli/test_command.py", "test_same_bits_quantised.py"),
+    *("convert/test_convert_folder.py", "examples/test_examples.py"),
     *("cli/test_chat.py", "test_llm_model.py", "weights/test_repack.py", "models/test_mtp.py"),
     *("test_exit.py", "cli/test_numbers.py", "text/test_tokenizer.py"),
-    *("engine/test_grammar.py", "serving/test_same_bits_http.py", "serving/test_storm.py"),
-    *("serving/test_killed_ledger.py", "test_structured_model.py"),
+    *("engine/test_grammar.py", "serving/test_same_bits_http.py"),
     # of those that .ci/sanitize runs
     *("kernels/test_isa.py", "kernels/test_attention.py", "kernels/test_matmul.py"),
 )
@@ -109,6 +111,7 @@ def pytest_collection_finish() -> None:
     """Keep what was imported out of every search for garbage: torch alone makes one take 0.3 s."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="module", autouse=True)

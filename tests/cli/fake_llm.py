@@ -1,8 +1,8 @@
 """An LLM that costs nothing: it repeats the last message, word by word.
 
 `python fake_llm.py ARGUMENTS` is the `dure` command with it. FAKE_PAUSE is the seconds between
-words, FAKE_BUSY those after the first in which no signal is seen, as in a kernel; FAKE_TERMINAL
-makes the terminal on stdin its own.
+words, or until it is interrupted; FAKE_BUSY those after the first in which no signal is seen, as in
+a kernel; FAKE_TERMINAL makes the terminal on stdin its own.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class FakeLLM:
             if number == 1:
                 _busy(float(os.environ.get("FAKE_BUSY", "0")))
             if number and not text.startswith("slow"):  # which is slow to be read only
-                time.sleep(float(os.environ.get("FAKE_PAUSE", "0")))
+                self.driver.interrupted.wait(float(os.environ.get("FAKE_PAUSE", "0")))
             said.append(word if number == 0 else " " + word)
             # "thinker" takes all before "</think>" for thoughts, as a prompt that opens them does.
             thinks = self.name == "thinker" and "</think>" in words[number:]
