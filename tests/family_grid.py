@@ -21,6 +21,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ from tiny_models import (
     reopened,
     saved_as,
 )
+
+from dure.models import Model
 
 TOLERANCE, RECURRENT_TOLERANCE = 1e-4, 5e-4
 GRID: dict[str, tuple[str, dict[str, Any]]] = {**MODELS, **UNUSUAL}
@@ -74,10 +77,21 @@ def sample() -> list[str]:
     return chosen
 
 
-def check(name: str, folder: Path) -> tuple[float, int]:
-    """Hold a config to transformers. Raises AssertionError.
+@dataclass(frozen=True)
+class Held:
+    """A config's model, and logits that are transformers'."""
 
-    Return how far its logits are, and how often the tokens were drawn anew, as there was a tie.
+    model: Model
+    sequences: list[list[int]]
+    logits: list[np.ndarray]  # (tokens, vocabulary) of each sequence, of one pass
+    distance: float  # the furthest from transformers
+    drawn_anew: int  # how often the tokens were, as a choice was a tie
+
+
+def held(name: str, folder: Path, *lengths: int, tolerance: float | None = None) -> Held:
+    """Save a config's model, and hold sequences of these lengths to transformers in one pass.
+
+    tolerance: the family's, unless it is said. Raises AssertionError.
     """
     family, settings = GRID[name]
     options, dtype = save_of(name)
@@ -90,22 +104,31 @@ def check(name: str, folder: Path) -> tuple[float, int]:
     if dtype is not None:
         model = reopened(folder)
     ours = loaded(folder)
-    tolerance = RECURRENT_TOLERANCE if family in RECURRENT else TOLERANCE
-    for seed in SEEDS:
-        sequences = random_sequences(70, 21, 5, seed=seed)
-        at_once = PagedRun(ours, sequences).finish([tuple(len(each) for each in sequences)])
+    if tolerance is None:
+        tolerance = RECURRENT_TOLERANCE if family in RECURRENT else TOLERANCE
+    for drawn_anew, seed in enumerate(SEEDS):
+        sequences = random_sequences(*lengths, seed=seed)
+        at_once = PagedRun(ours, sequences).finish([lengths])
         distance = distance_of(model, sequences, at_once, tolerance)
         if distance is not None:
-            break
-    else:
-        raise AssertionError(f"a tie in each of {len(SEEDS)} draws of tokens")
+            return Held(ours, sequences, at_once, distance, drawn_anew)
+    raise AssertionError(f"a tie in each of {len(SEEDS)} draws of tokens")
+
+
+def check(name: str, folder: Path) -> tuple[float, int]:
+    """Hold a config to transformers. Raises AssertionError.
+
+    Return how far its logits are, and how often the tokens were drawn anew, as there was a tie.
+    """
+    found = held(name, folder, 70, 21, 5)
+    ours, sequences, at_once = found.model, found.sequences, found.logits
     in_pieces = PagedRun(ours, sequences, seed=1).finish(TOGETHER)
     for whole, pieces in zip(at_once, in_pieces, strict=True):
         assert np.array_equal(whole, pieces), "other bits in pieces"
     (one_by_one,) = PagedRun(ours, sequences[1:2]).finish([(1,)] * len(sequences[1]))
     assert np.array_equal(at_once[1], one_by_one), "other bits token by token"
     _check_in_the_engine(ours, sequences)
-    return distance, SEEDS.index(seed)
+    return found.distance, found.drawn_anew
 
 
 def distance_of(
