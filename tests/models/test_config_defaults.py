@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from tiny_configs import MODELS
+from tiny_configs import COMMON, MODELS
 from tiny_models import (
+    NUMPY,
+    STAND_INS,
     furthest,
     loaded,
     oracle_logits,
@@ -17,14 +21,20 @@ from tiny_models import (
     reopened,
     saved_as,
 )
+from transformers import AutoConfig
 
+from dure.formats.checkpoint import Checkpoint
 from dure.formats.context import one_rotation, stretched_context
+from dure.models import family_of
+from dure.models.config import read_config
 
 ABSENT = object()
 TOKENS = list(range(3, 43))
 LONG = [each % 250 for each in range(600)]  # beyond the window of another class
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 PLAIN = {"rope_type": "default", "rope_theta": 300.0}
+FULL = {"full_attention": {**YARN, "rope_theta": 300.0}, "sliding_attention": None}
+SLIDING = {"sliding_attention": PLAIN}
 
 # name in tiny_configs, what else it is, and what its config.json says instead
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -89,6 +99,27 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {},
         {"rope_interleave": None, "norm_topk_prob": None},
     ),
+    "no table for olmo's layers with a window": ("olmo3", {}, {"rope_parameters": FULL}),
+    "no table for olmo's layers without one": ("olmo3", {}, {"rope_parameters": SLIDING}),
+    "kimi-linear's own names": (
+        "kimi_linear-groups",
+        {},
+        {"norm_topk_prob": False, "n_group": 1, "num_experts_per_tok": 1},
+    ),
+    "ling's own names": (
+        "bailing_hybrid",
+        {},
+        {"norm_topk_prob": False, "n_group": 1, "num_experts_per_tok": 1},
+    ),
+    "exaone's own names": ("exaone", {}, {"layer_norm_epsilon": 0.3, "rms_norm_eps": 1e-5}),
+    "internlm3's own names of biases": (
+        "internlm3",
+        {"attention_bias": True, "mlp_bias": True},
+        {"attention_bias": False, "mlp_bias": False, "qkv_bias": True, "bias": True},
+    ),
+    "llama has no qwen's biases": ("llama", {}, {"attention_bias": ABSENT, "qkv_bias": True}),
+    "gemma 3 that sees has no cap": ("gemma3", {}, {"final_logit_softcapping": 2.0}),
+    "qwen3.5 always normalises": ("qwen3_5_moe", {}, {"norm_topk_prob": False}),
     "yarn beside a table of nothing": (
         "llama",
         {},
@@ -108,7 +139,7 @@ def test_a_config_means_what_transformers_reads_in_it(case: str, tmp_path: Path)
     text |= edits
     for key in [key for key, value in text.items() if value is ABSENT]:
         del text[key]
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(config, sort_keys=True))  # as transformers does
     tokens = LONG if "unified" in case else TOKENS
     expected = oracle_logits(reopened(tmp_path), tokens)
     assert furthest(expected, prefill_logits(loaded(tmp_path), tokens)) < 1e-4
@@ -126,3 +157,71 @@ def test_a_scaling_beside_a_table_keeps_the_tables_base() -> None:
         {"rope_parameters": {"full_attention": PLAIN}, "rope_scaling": YARN},
     ):
         assert one_rotation(kept) == kept
+
+
+# Families whose heads share one latent, or have a number for each kind of layers.
+NO_KV_HEADS = {
+    *("deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "minicpm3"),
+    *("kimi_linear", "bailing_hybrid", "gemma4", "gemma4_text", "gemma4_unified_text"),
+}
+# Where transformers, too, needs to be told.
+NO_CHOICE = {"deepseek_v2", "dots1", "gemma4", "gemma4_text"}
+FAMILIES = {model_type for model_type, _ in MODELS.values()} - {*STAND_INS, *NUMPY}
+HEADS = "num_key_value_heads"
+# What families call the experts of a layer, and of a token.
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk")
+
+
+class _AskedError(Exception):
+    """The sizes are read, and now a weight is wanted."""
+
+
+class _NoWeights:
+    is_gguf = False
+
+    def has(self, name: str) -> bool:
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        raise _AskedError
+
+
+def usual(family: str) -> Any:
+    """The config of a family's class, of which nothing is said."""
+    return AutoConfig.for_model(family).get_text_config()
+
+
+def sizes_of(family: str, left_out: Sequence[str] = (), **said: Any) -> Any:
+    """What the family's file reads in the config of a tiny model."""
+    values = {**COMMON, **dict(MODELS.values())[family], "model_type": family, **said}
+    config = {key: value for key, value in values.items() if key not in left_out}
+    checkpoint = Checkpoint(Path("tiny"), "safetensors", {}, config=config)
+    made = family_of(checkpoint).Model
+    model = made.__new__(made)
+    with pytest.raises(_AskedError):
+        model.__init__(read_config(checkpoint), _NoWeights())
+    return model.config
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES - NO_KV_HEADS))
+def test_kv_heads_that_are_left_out_are_those_of_the_class(family: str) -> None:
+    expected = getattr(type(usual(family)), HEADS) or 64
+    wide = {"num_attention_heads": 64, "hidden_size": 1024, "swa_num_key_value_heads": 8}
+    wide["layer_types"] = None  # so that MiMo's first layer has no window
+    read = [sizes_of(family, [HEADS], **wide), sizes_of(family, **wide, num_key_value_heads=None)]
+    if family == "mimo_v2_flash":
+        read = [sizes.kinds[0] for sizes in read]
+    assert [sizes.kv_heads for sizes in read] == [expected, 64]
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES - NO_CHOICE))
+def test_experts_that_are_left_out_are_those_of_the_class(family: str) -> None:
+    config = usual(family)
+    if not hasattr(config, "num_experts_per_tok"):
+        return
+    sizes = sizes_of(family, [*EXPERTS, *CHOSEN])
+    experts = next(getattr(config, key) for key in EXPERTS if hasattr(config, key))
+    found = sizes.routing.top_k if hasattr(sizes, "routing") else sizes.experts_per_token
+    assert sizes.experts == experts
+    assert {*np.ravel(found)} == {config.num_experts_per_tok}  # HunYuan has one for each layer

@@ -16,10 +16,22 @@ from dure.errors import UnsupportedModelError
 from dure.layers.rope import RopeConfig
 
 
+# The last four are of families that look at several keys at once.
+@pytest.mark.parametrize(
+    ("name", "edits"),
+    [
+        ("qwen3", {}),
+        ("olmo3", {}),
+        ("mimo_v2_flash", {}),
+        ("gpt_oss", {"rope_parameters": None}),
+        ("exaone", {"layer_norm_epsilon": 1e-5}),
+    ],
+)
 def test_settings_of_single_layers_that_nobody_reads_are_refused_by_name(
-    tiny: Callable[[str], Any], tmp_path: Path
+    tiny: Callable[[str], Any], tmp_path: Path, name: str, edits: dict[str, Any]
 ) -> None:
-    config, parameters = read_folder(tiny("qwen3").folder)
+    config, parameters = read_folder(tiny(name).folder)
+    config |= edits
     different = {**config, "per_layer_config": {"01": {"head_dim": 48}}}
     with pytest.raises(UnsupportedModelError, match="per_layer_config"):
         loaded(write_folder(tmp_path / "different", different, parameters))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from tiny_gguf import read_folder, write_folder, write_gguf
 from tiny_models import loaded, oracle, oracle_logits, prefill_logits
 
 from dure.errors import ModelFileError, UnsupportedModelError
+from dure.formats.checkpoint import open_checkpoint
+from dure.models import checked_model
 
 FAMILIES = ("kimi_linear", "bailing_hybrid")
 
@@ -92,6 +95,17 @@ def test_the_layers_after_the_last_whole_group_attend(
     del config["layer_types"], config["mlp_layer_types"]
     model: Any = loaded(write_folder(tmp_path, config, parameters | seventh))
     assert list(model.config.recurrent) == [True, True, False] * 2 + [False]
+
+
+def test_a_gguf_of_lings_is_refused_for_what_is_not_computed(
+    tiny: Callable[[str], Any], tmp_path: Path
+) -> None:
+    write_gguf(tmp_path / "tiny.gguf", *read_folder(tiny("bailing_hybrid").folder))
+    found = open_checkpoint(tmp_path / "tiny.gguf")
+    checked_model(found)
+    scaled = {**found.metadata, "bailingmoe3.attention.scale": 0.5}
+    with pytest.raises(UnsupportedModelError, match=r"attention\.scale = 0\.5"):
+        checked_model(replace(found, metadata=scaled))
 
 
 @pytest.mark.parametrize("gguf", [False, True], ids=["safetensors", "gguf"])

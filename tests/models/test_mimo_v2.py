@@ -100,6 +100,20 @@ def test_a_gguf_that_does_not_say_how_values_are_scaled_is_refused(
         checked_model(replace(found, metadata=metadata))
 
 
+def test_a_gguf_is_refused_for_what_is_not_computed_and_may_turn_windows_less(
+    tiny: Callable[[str], Any], tmp_path: Path
+) -> None:
+    write_gguf(tmp_path / "tiny.gguf", *read_folder(tiny("mimo_v2_flash").folder))
+    found = open_checkpoint(tmp_path / "tiny.gguf")
+    scaled = {**found.metadata, "mimo2.attention.scale": 0.5}
+    with pytest.raises(UnsupportedModelError, match=r"mimo2\.attention\.scale = 0\.5"):
+        checked_model(replace(found, metadata=scaled))
+    turned = {**found.metadata, "mimo2.rope.dimension_count_swa": 4}
+    kinds = checked_model(replace(found, metadata=turned)).config.kinds
+    assert {kind.rope.dim for kind in kinds if kind.window} == {4}
+    assert {kind.rope.dim for kind in kinds if not kind.window} == {kinds[0].rope.dim} != {4}
+
+
 def sliced(
     config: dict[str, Any], parameters: dict[str, np.ndarray], *, fp8: bool
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

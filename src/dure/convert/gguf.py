@@ -30,7 +30,8 @@ from dure.formats.quantized.base import is_quantized
 from dure.formats.quantized_checkpoint import parameters
 from dure.formats.tensors import TensorInfo
 from dure.layers.rope import RopeConfig, rope_frequencies, stretched_theta
-from dure.models.config import gguf_keys, one_activation, read_config
+from dure.models.config import one_activation, read_config
+from dure.models.gguf_keys import gguf_keys
 from dure.text.gguf_export import gguf_vocabulary
 from dure.weights.names import from_gguf
 from dure.weights.quantize import part_of

@@ -43,6 +43,8 @@ _SYNONYMS: Mapping[str, str] = {
 
 # What a config may say beside its table of rope parameters.
 _SHARED_KEYS = ("rope_theta", "partial_rotary_factor", "rotary_dim", "max_position_embeddings")
+CONFIG_KEYS = (*TABLES, *_SHARED_KEYS, "original_max_position_embeddings")
+"""All that `RopeConfig.from_hf` reads of a config."""
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,8 @@ _USUAL = replace(
     dense_layers=2,
     query_latent=1,  # none
     context_length=262_144,
+    theta=6_000_000.0,
 )
-_THETA = 6_000_000.0
 _NAMES = ("BailingMoeV3ForCausalLM", "BailingHybridForCausalLM")
 # What the makers' file may say, and the values that this file computes.
 _EXPECTED: dict[str, tuple[Any, ...]] = {
@@ -93,8 +93,6 @@ class BailingHybridConfig(DeepseekConfig):
         config.expect("moe_shared_expert_intermediate_size", width, width * sizes.shared_experts)
         groups = (1, 1) if config.is_gguf else (8, 4)
         safe = config.flag("kda_safe_gate", True)
-        if "rope_theta" not in {**config.values, **(config.values.get("rope_parameters") or {})}:
-            sizes = replace(sizes, rope=replace(sizes.rope, theta=_THETA))
         return cls(
             **{
                 **vars(sizes),

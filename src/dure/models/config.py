@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,10 +10,10 @@ import numpy as np
 
 from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.context import one_rotation, stretched_context
-from dure.formats.multimodal import language_config
+from dure.formats.multimodal import is_multimodal, language_config
 from dure.formats.quantized.mlx import is_mlx
 from dure.models.gguf_layers import heads_by_window, kinds_of_layers, layers_without_heads
-from dure.models.gguf_rope import ROPE_KEYS, gguf_scaling
+from dure.models.gguf_rope import gguf_scaling
 from dure.models.not_run import check_causal
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 # Far above any model's: they bound what is computed before shapes are compared.
 _MOST_HEADS = 65536
 _MOST_HEAD_DIM = 65536
+_MOST_EXPERTS = 65536
 
 # GGUF key, without the architecture prefix -> config.json key; `gguf_keys` checks the others.
 GGUF_KEYS = {
@@ -85,9 +85,6 @@ GGUF_KEYS = {
     "swiglu_clamp_shexp": "share_expert_swiglu_limit_list",
 }
 
-# Keys whose values a GGUF reader wants as float32, though a config.json may write 10000.
-_GGUF_FLOATS = re.compile(r".*(epsilon|freq_base(_swa)?|factor|yarn_\w+|weights_scale|_multiplier)")
-
 # Keys whose values may differ from layer to layer.
 _OF_EACH_LAYER = {
     "bailingmoe3.swiglu_clamp_exp",
@@ -113,6 +110,13 @@ _SYNONYMS = {
     "num_shared_experts": "n_shared_experts",
     "router_scaling_factor": "routed_scaling_factor",
 }
+
+# Families in which these names go before the general ones where a config.json has both; but those
+# of the number of experts.
+_OWN_NAMES_FIRST = {"kimi_linear", "bailing_hybrid"}
+
+# model_type of a wrapper -> what its class passes over and the language model's alone would obey.
+_NOT_IN_WRAPPERS = {"gemma3": ("final_logit_softcapping",)}
 
 _REQUIRED: Any = object()
 _GELU = "gelu_pytorch_tanh"
@@ -150,6 +154,16 @@ class Config:
         self.asked: set[str] = set()
         self.values: Mapping[str, Any] = _Watched(values, self.asked)
         self.source = source
+        self._unwatched = values
+
+    def replaced(self, values: Mapping[str, Any]) -> Config:
+        """Return the config with some values in place of its own; itself without any.
+
+        Reading it says nothing of which keys of the first were read.
+        """
+        if not values:
+            return self
+        return Config({**self._unwatched, **values}, self.source, is_gguf=self.is_gguf)
 
     def integer(
         self, key: str, default: int | None = _REQUIRED, *, low: int = 1, high: int = 2**31 - 1
@@ -221,14 +235,17 @@ class Config:
             raise self._wrong(key, value, f"1 to {high:,}, one number or one for each layer")
         return tuple(each)
 
-    def heads(self, usual: tuple[int, int] | None = None) -> tuple[int, int]:
+    def heads(self, usual: int | None = None, kv: int | None = None) -> tuple[int, int]:
         """Return the number of query heads, and of KV heads, which divides it.
 
-        usual: both, if the config does not say them; without it, it must say the first.
+        usual: the first, if the config does not say it; without it, it must. kv: the second, of a
+        config.json without it. There are as many as query heads where the config says null, where
+        kv does not divide them, and in GGUF.
         """
-        few, fewer = (_REQUIRED, None) if usual is None else usual
-        heads = self.integer("num_attention_heads", few, high=_MOST_HEADS)
-        kv_heads = self.integer("num_key_value_heads", fewer or heads, high=_MOST_HEADS)
+        heads = self.integer("num_attention_heads", usual, high=_MOST_HEADS)
+        same = kv is None or self.is_gguf or heads % kv or "num_key_value_heads" in self.values
+        fewer = heads if same else kv
+        kv_heads = self.integer("num_key_value_heads", fewer, high=_MOST_HEADS)
         if heads % kv_heads:
             raise self._wrong("num_key_value_heads", kv_heads, f"a divisor of the {heads} heads")
         return heads, kv_heads
@@ -244,6 +261,16 @@ class Config:
         if size % 2:
             raise self._wrong("head_dim", size, "an even number")
         return size
+
+    def experts(self, usual: int, chosen: int) -> tuple[int, int]:
+        """Return the number of experts of a layer, and how many are chosen for a token.
+
+        usual, chosen: of a config.json that has no such key; a GGUF must say both.
+        """
+        keys = ("num_experts", "num_experts_per_tok")
+        said = [self.is_gguf or key in self.values for key in keys]
+        experts = self.integer(keys[0], None if said[0] else usual, high=_MOST_EXPERTS)
+        return experts, self.integer(keys[1], None if said[1] else chosen, high=experts)
 
     def multiple(self, key: str, of: int, default: int, *, high: int) -> int:
         """Return the integer at `key`, which must be a multiple of `of`."""
@@ -410,9 +437,14 @@ def read_config(checkpoint: Checkpoint) -> Config:
     """
     if checkpoint.kind == "safetensors":
         own = one_rotation(language_config(checkpoint.config, checkpoint.tensors))
-        values = {_SYNONYMS[key]: value for key, value in own.items() if key in _SYNONYMS}
-        values |= {key: value for key, value in own.items() if key not in _SYNONYMS}
+        named = {_SYNONYMS[key]: value for key, value in own.items() if key in _SYNONYMS}
+        values = {**named, **{key: each for key, each in own.items() if key not in _SYNONYMS}}
+        if own.get("model_type") in _OWN_NAMES_FIRST:
+            values |= {key: each for key, each in named.items() if key != "num_experts"}
         check_causal(values, checkpoint)
+        if is_multimodal(checkpoint.config):
+            for key in _NOT_IN_WRAPPERS.get(str(checkpoint.config.get("model_type")), ()):
+                values.pop(key, None)
         if is_mlx(checkpoint.config, checkpoint.tensors):  # mlx-lm adds the 1 when it converts
             values["norms_are_whole"] = True
         return Config(values, f"{checkpoint.path}: config.json")
@@ -440,33 +472,6 @@ def read_config(checkpoint: Checkpoint) -> Config:
     values["attention_bias"] = "blk.0.attn_output.bias" in checkpoint.tensors
     values["mlp_bias"] = "blk.0.ffn_gate.bias" in checkpoint.tensors
     return Config(values, str(checkpoint.path), is_gguf=True)
-
-
-def gguf_keys(values: Mapping[str, Any], architecture: str) -> dict[str, Any]:
-    """Return the GGUF metadata from which `read_config` reads these values; None is left out."""
-    scaling = values.get("rope_scaling") or {}
-    found = {ours: values.get(theirs) for ours, theirs in GGUF_KEYS.items()}
-    found |= {f"rope.scaling.{ours}": scaling.get(theirs) for ours, theirs in ROPE_KEYS.items()}
-    found["rope.scaling.attn_factor"] = scaling.get("attn_factor")
-    if scaling.get("mscale_all_dim"):
-        found["rope.scaling.yarn_log_multiplier"] = 0.1 * scaling["mscale_all_dim"]
-    if values.get("layer_types"):
-        kinds = np.array(values["layer_types"])
-        slides = kinds == "sliding_attention"
-        recurs = kinds == "linear_attention"
-        if recurs.any():
-            found["attention.recurrent_layers"] = recurs
-        else:
-            found["attention.sliding_window_pattern"] = slides
-    if values.get("indexer_types"):
-        found["attention.indexer.types"] = np.array(values["indexer_types"])
-    if values.get("mrope_section"):
-        found["rope.dimension_sections"] = np.array(values["mrope_section"], np.int32)
-    return {
-        f"{architecture}.{key}": float(value) if _GGUF_FLOATS.fullmatch(key) else value
-        for key, value in found.items()
-        if value is not None
-    }
 
 
 def _same_for_all(value: Any, key: str, checkpoint: Checkpoint) -> Any:

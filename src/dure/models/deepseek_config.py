@@ -33,6 +33,7 @@ class Defaults:
     value: int
     context_length: int
     norm_eps: float = 1e-6
+    theta: float = 10_000.0  # the rotation's base
 
 
 V2 = Defaults(
@@ -127,7 +128,7 @@ class DeepseekConfig:
         latent = config.integer("kv_lora_rank", 512)
         no_latent = gguf or "q_lora_rank" in config.values
         queries = config.integer("q_lora_rank", 1 if no_latent else usual.query_latent)
-        rope = RopeConfig.from_hf(config.values, rotated, partial=False)
+        rope = RopeConfig.from_hf(config.values, rotated, partial=False, default_theta=usual.theta)
         context = config.context_length(usual.context_length)
         return cls(
             vocab_size=config.integer("vocab_size"),

@@ -53,7 +53,7 @@ class Dots1Config:
         config.expect("topk_method", "noaux_tc")
         config.expect("moe_layer_freq", 1)
         config.check_activation()
-        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads(kv=32)
         layers = config.integer("num_hidden_layers", high=1024)
         experts = config.integer("num_experts", high=65536)
         head_dim = config.head_dim(hidden // heads)

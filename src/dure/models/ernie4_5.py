@@ -47,7 +47,7 @@ class Ernie45Config:
     def read(cls, config: Config) -> Ernie45Config:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.check_activation()
-        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads(kv=2)
         head_dim = config.head_dim(128, null=hidden // heads)
         return cls(
             vocab_size=config.integer("vocab_size"),

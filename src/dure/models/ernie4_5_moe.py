@@ -57,9 +57,11 @@ class Ernie45MoeConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.expect("gating_func", 0, 1)  # in GGUF: 0 is unset, 1 softmax
         config.check_activation()
-        layers, (heads, kv_heads) = config.integer("num_hidden_layers", high=1024), config.heads()
-        experts = config.integer("num_experts", high=65536)
-        chosen = config.integer("num_experts_per_tok", high=experts)
+        layers, (heads, kv_heads) = (
+            config.integer("num_hidden_layers", high=1024),
+            config.heads(kv=4),
+        )
+        experts, chosen = config.experts(64, 6)
         _check_least_sum(config, chosen / experts)
         head_dim = config.head_dim(config.integer("hidden_size") // heads)
         return cls(

@@ -57,11 +57,11 @@ class ExaoneConfig:
     @classmethod
     def read(cls, config: Config) -> ExaoneConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
-        if any(key in config.values for key in _OWN_KEYS):
-            values = {_OWN_KEYS.get(key, key): value for key, value in config.values.items()}
-            config = Config(values, config.source)
+        config = config.replaced(
+            {name: config.values[own] for own, name in _OWN_KEYS.items() if own in config.values}
+        )
         config.check_activation()
-        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads(kv=8)
         layers = config.integer("num_hidden_layers", high=1024)
         head_dim = config.head_dim(hidden // heads)
         return cls(

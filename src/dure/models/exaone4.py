@@ -46,7 +46,7 @@ class Exaone4Config:
     def read(cls, config: Config) -> Exaone4Config:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.check_activation()
-        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads(kv=32)
         layers = config.integer("num_hidden_layers", high=1024)
         head_dim = config.head_dim(hidden // heads)
         windows, mixed = _windows(config, layers)

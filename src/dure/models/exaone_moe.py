@@ -55,7 +55,7 @@ class ExaoneMoeConfig:
         config.expect("gating_func", 2)  # in GGUF: 2 is sigmoid
         config.expect("scoring_func", "sigmoid")
         config.check_activation()
-        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads(kv=32)
         layers = config.integer("num_hidden_layers", high=1024)
         extra = config.integer("num_nextn_predict_layers", 0, low=0, high=64)
         if weights.has(f"blk.{layers - 1}.nextn.eh_proj.weight"):  # GGUF counts those that draft

@@ -58,7 +58,7 @@ class Gemma3Config:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.expect("hidden_activation", "gelu_pytorch_tanh")
         config.expect("use_bidirectional_attention", False)
-        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads(_HEADS)
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads(*_HEADS)
         layers = config.integer("num_hidden_layers", high=1024)
         head_dim = config.head_dim(256)
         scale = config.positive("query_pre_attn_scalar", 256.0) ** -0.5

@@ -90,7 +90,7 @@ class Gemma4Config:
             vocab_size=vocab_size,
             hidden=config.integer("hidden_size"),
             kinds=kinds,
-            heads=config.heads(_HEADS)[0] if not config.is_gguf else _heads(config),
+            heads=config.heads(*_HEADS)[0] if not config.is_gguf else _heads(config),
             routing=routing,
             experts=experts,
             expert_intermediate=config.integer("moe_intermediate_size") if routing else 0,
@@ -184,7 +184,7 @@ def _of_folder(config: Config, names: list[str]) -> tuple[list[int], list[int]]:
 
     Makers' files have keys for the layers without a window, transformers 5.24 a table a layer.
     """
-    heads, usual = config.heads(_HEADS)
+    heads, usual = config.heads(*_HEADS)
     head_dim = config.head_dim(256)
     tables = config.values.get("per_layer_config")
     if tables is None:

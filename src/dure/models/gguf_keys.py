@@ -1,4 +1,5 @@
-"""GGUF keys that a family does not read, and whether they would change what it computes.
+"""GGUF keys that a family does not read, and whether they would change what it computes; and keys
+to write, from which a config is read.
 
 Keys are those of llama.cpp's llama-arch.cpp, without the architecture's name before them. A key
 that a family reads needs no entry here.
@@ -6,6 +7,7 @@ that a family reads needs no entry here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +15,14 @@ import numpy as np
 
 from dure.errors import UnsupportedModelError
 from dure.models.config import GGUF_KEYS, architecture_of
+from dure.models.gguf_rope import ROPE_KEYS
 
 if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
     from dure.models.config import Config
+
+# Keys whose values a GGUF reader wants as float32, though a config.json may write 10000.
+_GGUF_FLOATS = re.compile(r".*(epsilon|freq_base(_swa)?|factor|yarn_\w+|weights_scale|_multiplier)")
 
 IDLE: Mapping[str, str] = {
     "vocab_size": "the embedding's rows say it",
@@ -134,3 +140,30 @@ def _shown(value: Any) -> str:
     """Return the value as text for an error: at most 60 characters."""
     text = repr(value.tolist() if isinstance(value, np.ndarray) else value)
     return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def gguf_keys(values: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+    """Return the GGUF metadata from which `read_config` reads these values; None is left out."""
+    scaling = values.get("rope_scaling") or {}
+    found = {ours: values.get(theirs) for ours, theirs in GGUF_KEYS.items()}
+    found |= {f"rope.scaling.{ours}": scaling.get(theirs) for ours, theirs in ROPE_KEYS.items()}
+    found["rope.scaling.attn_factor"] = scaling.get("attn_factor")
+    if scaling.get("mscale_all_dim"):
+        found["rope.scaling.yarn_log_multiplier"] = 0.1 * scaling["mscale_all_dim"]
+    if values.get("layer_types"):
+        kinds = np.array(values["layer_types"])
+        slides = kinds == "sliding_attention"
+        recurs = kinds == "linear_attention"
+        if recurs.any():
+            found["attention.recurrent_layers"] = recurs
+        else:
+            found["attention.sliding_window_pattern"] = slides
+    if values.get("indexer_types"):
+        found["attention.indexer.types"] = np.array(values["indexer_types"])
+    if values.get("mrope_section"):
+        found["rope.dimension_sections"] = np.array(values["mrope_section"], np.int32)
+    return {
+        f"{architecture}.{key}": float(value) if _GGUF_FLOATS.fullmatch(key) else value
+        for key, value in found.items()
+        if value is not None
+    }

@@ -46,7 +46,7 @@ class Glm4Config:
     def read(cls, config: Config, weights: Weights) -> Glm4Config:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.check_activation()
-        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads(kv=2)
         layers = config.integer("num_hidden_layers", high=1024)
         head_dim = config.head_dim(128)
         bias = weights.has("model.layers.0.self_attn.q_proj.bias")

@@ -59,12 +59,12 @@ class Glm4MoeConfig:
         gguf = weights.is_gguf
         config.expect("gating_func", 2)  # in GGUF: 2 is sigmoid
         config.check_activation()
-        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads(kv=8)
         layers = config.integer("num_hidden_layers", high=1024)
         extra = config.integer("num_nextn_predict_layers", 0, low=0, high=64)
         if gguf:  # its block_count includes the multi-token prediction layers
             layers -= min(extra, layers - 1)
-        experts = config.integer("num_experts", high=65536)
+        experts, chosen = config.experts(128, 8)
         head_dim = config.head_dim(hidden // heads)
         return cls(
             vocab_size=config.integer("vocab_size"),
@@ -73,7 +73,7 @@ class Glm4MoeConfig:
             expert_intermediate=config.integer("moe_intermediate_size", 1408),
             experts=experts,
             shared_experts=config.integer("n_shared_experts", 1, low=0, high=65536),
-            routing=best_pairs(config, experts, chosen=8),
+            routing=best_pairs(config, experts, chosen=chosen),
             dense_layers=config.integer("first_k_dense_replace", 1, low=0),
             extra_layers=extra,
             layers=layers,

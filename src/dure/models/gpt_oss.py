@@ -62,16 +62,16 @@ class GptOssConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.expect("hidden_act", "silu")
         config.expect("gating_func", 1, 3)  # in GGUF: softmax, of all or of the chosen
-        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads(kv=8)
         layers = config.integer("num_hidden_layers", high=1024)
-        experts = config.integer("num_experts", 128, high=65536)
+        experts, chosen = config.experts(128, 4)
         head_dim = config.head_dim(64)
         return cls(
             vocab_size=config.integer("vocab_size"),
             hidden=hidden,
             intermediate=config.integer("moe_intermediate_size" if gguf else "intermediate_size"),
             experts=experts,
-            experts_per_token=config.integer("num_experts_per_tok", 4, high=experts),
+            experts_per_token=chosen,
             alpha=config.positive("swiglu_alpha", 1.702),
             limit=config.positive("swiglu_limit", 7.0),
             layers=layers,
@@ -98,11 +98,10 @@ def _windows(config: Config, layers: int) -> tuple[int | None, ...]:
 
 def _rope(config: Config, head_dim: int, *, gguf: bool) -> RopeConfig:
     """Read the rotation, which is of the whole head."""
-    values: Mapping[str, Any] = config.values
-    unsaid = values.get("rope_parameters") is None and values.get("rope_scaling") is None
-    if unsaid and not gguf:
-        values = {**values, "rope_parameters": _YARN}
-    rope = RopeConfig.from_hf(values, head_dim, default_theta=_THETA)
+    said = any(config.values.get(key) is not None for key in ("rope_parameters", "rope_scaling"))
+    if not said and not gguf:
+        config = config.replaced({"rope_parameters": _YARN})
+    rope = RopeConfig.from_hf(config.values, head_dim, default_theta=_THETA)
     if rope.dim != head_dim:
         raise UnsupportedModelError(
             f"{config.source} rotates {rope.dim} of the {head_dim} dimensions of a head, and "

@@ -63,7 +63,8 @@ class HunyuanV1MoeConfig:
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         layers = config.integer("num_hidden_layers", high=1024)
         config.same_for_all("num_shared_expert", layers, 1, high=1)
-        experts = config.same_for_all("num_experts", layers, high=65536)
+        one = None if config.is_gguf else 1
+        experts = config.same_for_all("num_experts", layers, one, high=65536)
         intermediate = config.integer("intermediate_size")
         head_dim = config.head_dim(hidden // heads)
         return cls(
@@ -71,7 +72,9 @@ class HunyuanV1MoeConfig:
             hidden=hidden,
             intermediate=config.same_for_all("moe_intermediate_size", layers, intermediate),
             experts=experts,
-            experts_per_token=config.of_each_layer("num_experts_per_tok", layers, high=experts),
+            experts_per_token=config.of_each_layer(
+                "num_experts_per_tok", layers, one, high=experts
+            ),
             layers=layers,
             heads=heads,
             kv_heads=kv_heads,

@@ -63,7 +63,7 @@ class HyV3Config:
         config.expect("route_norm", True)
         config.expect("moe_router_use_sigmoid", True)
         config.expect("moe_router_enable_expert_bias", True)
-        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads(kv=8)
         layers = config.integer("num_hidden_layers", high=1024)
         extra = config.integer("num_nextn_predict_layers", 0, low=0, high=64)
         if MTPNames.nextn(layers, is_gguf=False).are_in(weights):  # which not every config says

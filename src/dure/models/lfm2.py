@@ -56,7 +56,7 @@ class Lfm2Config:
     def read(cls, config: Config, weights: Weights) -> Lfm2Config:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.expect("hidden_act", "silu")
-        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads(kv=8)
         layers = config.integer("num_hidden_layers", high=1024)
         head_dim = config.head_dim(hidden // heads)
         return cls(

@@ -65,10 +65,10 @@ class Lfm2MoeConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.expect("hidden_act", "silu")
         config.expect("gating_func", 2)  # in GGUF: 2 is sigmoid
-        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads(kv=8)
         layers = config.integer("num_hidden_layers", high=1024)
         head_dim = config.head_dim(hidden // heads)
-        experts = config.integer("num_experts", 32, high=65536)
+        experts, chosen = config.experts(32, 4)
         dense = _dense_layers(config, gguf=weights.is_gguf)
         biased = weights.has(f"model.layers.{dense}.mlp.gate.e_score_correction_bias")
         return cls(
@@ -93,7 +93,7 @@ class Lfm2MoeConfig:
             expert_bias=biased if weights.is_gguf else config.flag("use_expert_bias", True),
             dense_layers=dense,
             routing=Routing(
-                top_k=config.integer("num_experts_per_tok", 4, high=experts),
+                top_k=chosen,
                 normalize=config.flag("norm_topk_prob", True),
                 score="sigmoid",
                 scale=config.positive("routed_scaling_factor", 1.0),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 GGUF_ARCHITECTURE = "llama"
 MODEL_TYPES = ("internlm3", "iquestcoder")
+_USUAL = {"internlm3": (2, 32768), "iquestcoder": (8, 131072)}  # KV heads, and tokens of a context
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,14 @@ class LlamaConfig:
     def read(cls, config: Config, *, gguf: bool) -> LlamaConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.check_activation()
-        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
         config.expect("clip_qkv", False)
         # InternLM3's and IQuest-Coder's classes have defaults of their own.
-        kin = config.values.get("model_type") in MODEL_TYPES
+        name = str(config.values.get("model_type"))
+        kin = name in MODEL_TYPES
+        few, longest = _USUAL.get(name, (None, 2048))
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads(kv=few)
         head_dim = config.head_dim(128 if kin else hidden // heads, null=hidden // heads)
-        context = config.context_length(2048)
+        context = config.context_length(longest)
         experts = config.integer("num_experts", 0, low=0, high=65536) if gguf else 0
         chosen = config.integer("num_experts_per_tok", high=experts) if experts else 0
         if config.flag(
@@ -81,12 +84,18 @@ class LlamaConfig:
             norm_eps=config.positive("rms_norm_eps", 1e-5 if kin else 1e-6),
             context_length=context,
             tied=config.flag("tie_word_embeddings", False),
-            bias=config.flag("attention_bias", config.flag("qkv_bias", False)),
-            mlp_bias=config.flag("mlp_bias", config.flag("bias", False)),  # InternLM3's name for it
+            bias=_bias(config, "attention_bias", "qkv_bias"),
+            mlp_bias=_bias(config, "mlp_bias", "bias"),
             # GGUF converters permute the rows of q and k for interleaved RoPE.
             interleaved=gguf,
             rope=RopeConfig.from_hf(config.values, head_dim, partial=config.is_gguf),
         )
+
+
+def _bias(config: Config, key: str, own: str) -> bool:
+    """Check whether a config says that there are biases; InternLM3 has its `own` key first."""
+    found = config.flag(key, False)
+    return config.flag(own, found) if config.values.get("model_type") == "internlm3" else found
 
 
 class Block(DecoderLayer):

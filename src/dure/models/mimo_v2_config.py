@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dure.errors import ModelFileError
 from dure.layers.moe import Routing
-from dure.layers.rope import RopeConfig
+from dure.layers.rope import CONFIG_KEYS, RopeConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,10 +70,12 @@ class MimoV2FlashConfig:
         head_dim = config.head_dim(192)
         usual = config.integer("value_head_dim", 128, high=65536)  # GGUF's name for it
         value_dim = config.integer("v_head_dim", usual, high=65536)
-        heads = config.heads()[0]
+        heads = config.heads(kv=4)[0]
         for key, same in (
             ("swa_head_dim", head_dim),
             ("swa_v_head_dim", value_dim),
+            ("head_dim_swa", head_dim),  # and GGUF's names for them
+            ("value_head_dim_swa", value_dim),
             ("swa_num_attention_heads", heads),
         ):
             config.expect(key, same)
@@ -175,7 +177,7 @@ def _layer_kinds(
         sliding = pattern
     else:
         sliding = tuple(i > 0 and (i + 1) % 6 != 0 for i in range(layers))
-    heads, kv_heads = config.heads()
+    heads, kv_heads = config.heads(kv=4)
     narrow = config.integer("swa_num_key_value_heads", 2 * kv_heads, high=heads)
     if heads % narrow:
         raise ModelFileError(
@@ -213,11 +215,12 @@ def _layer_kinds(
 
 def _rope(config: Config, head_dim: int, kind: str, theta: str) -> RopeConfig:
     """Read the rotation of one kind of layers, whose base has a key of its own in makers' files."""
-    # A GGUF has one table, of layers without a window.
-    none = ("rope_theta", "rope_scaling") if config.is_gguf and theta != "rope_theta" else ()
-    values = {key: each for key, each in config.values.items() if key not in ("rope_theta", *none)}
-    if config.values.get(theta) is not None:
-        values["rope_theta"] = config.values[theta]
+    names = {key: key for key in CONFIG_KEYS} | {"rope_theta": theta}
+    if config.is_gguf and kind == "sliding_attention":
+        del names["rope_scaling"]  # its one table is of layers without a window
+        if "rotary_dim_swa" in config.values:
+            names["rotary_dim"] = "rotary_dim_swa"
+    values = {key: config.values.get(name) for key, name in names.items()}
     if values.get("partial_rotary_factor") is None and not config.is_gguf:
         values["partial_rotary_factor"] = _ROTATED
     return RopeConfig.from_hf(values, head_dim, layer_type=kind, default_theta=_THETAS[kind])

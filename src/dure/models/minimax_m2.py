@@ -61,17 +61,17 @@ class MinimaxM2Config:
         config.expect("use_qk_norm", True)
         config.expect("qk_norm_type", "per_layer")
         config.expect("shared_intermediate_size", 0)
-        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads(kv=8)
         layers = config.integer("num_hidden_layers", high=1024)
         config.same_for_all("attn_type_list", layers, 1)  # 0 would be linear attention
-        experts = config.integer("num_experts", high=65536)
+        experts, chosen = config.experts(256, 8)
         head_dim = config.head_dim(hidden // heads if gguf else 128)
         return cls(
             vocab_size=config.integer("vocab_size"),
             hidden=hidden,
             intermediate=config.integer("moe_intermediate_size" if gguf else "intermediate_size"),
             experts=experts,
-            experts_per_token=config.integer("num_experts_per_tok", high=experts),
+            experts_per_token=chosen,
             layers=layers,
             heads=heads,
             kv_heads=kv_heads,

@@ -53,7 +53,7 @@ class Ministral3Config:
     def read(cls, config: Config, *, gguf: bool) -> Ministral3Config:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.check_activation()
-        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads(kv=8)
         layers = config.integer("num_hidden_layers", high=1024)
         head_dim = config.head_dim(128)
         rope, beta = _rope(config, head_dim)

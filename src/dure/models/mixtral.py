@@ -49,8 +49,8 @@ class MixtralConfig:
     def read(cls, config: Config) -> MixtralConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.check_activation()
-        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
-        experts = config.integer("num_experts", 8, high=65536)
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads(kv=8)
+        experts, chosen = config.experts(8, 2)
         head_dim = config.head_dim(hidden // heads)
         sliding = config.values.get("sliding_window") is not None
         return cls(
@@ -58,7 +58,7 @@ class MixtralConfig:
             hidden=hidden,
             intermediate=config.integer("intermediate_size"),
             experts=experts,
-            experts_per_token=config.integer("num_experts_per_tok", 2, high=experts),
+            experts_per_token=chosen,
             layers=config.integer("num_hidden_layers", high=1024),
             heads=heads,
             kv_heads=kv_heads,

@@ -13,7 +13,7 @@ from dure.layers.attention import Attention
 from dure.layers.basic import GatedMLP
 from dure.layers.decoder import Decoder
 from dure.layers.decoder_layer import SandwichLayer
-from dure.layers.rope import Rope, RopeConfig
+from dure.layers.rope import CONFIG_KEYS, Rope, RopeConfig
 
 if TYPE_CHECKING:
     from dure.models.config import Config
@@ -96,15 +96,16 @@ def _ropes(config: Config, head_dim: int) -> tuple[RopeConfig, RopeConfig]:
             values, head_dim, layer_type=kind, default_theta=usual, partial=config.is_gguf
         )
 
-    values = config.values
-    table, added = values.get("rope_parameters"), values.get("rope_scaling")
-    scaled = dict(table) if isinstance(table, Mapping) else {}
-    if isinstance(scaled.get("full_attention"), Mapping) and isinstance(added, Mapping):
-        scaled["full_attention"] = {**scaled["full_attention"], **added}
-        values = {**values, "rope_parameters": scaled}
-    full = read(values, "full_attention")
-    if isinstance(table, Mapping) and isinstance(table.get("sliding_attention"), Mapping):
-        return full, read(values, "sliding_attention")
+    table, added = config.values.get("rope_parameters"), config.values.get("rope_scaling")
+    if isinstance(table, Mapping) and any(isinstance(each, Mapping) for each in table.values()):
+        # A kind that has no table of its own rotates unscaled.
+        tables = {kind: table.get(kind) or {} for kind in ("full_attention", "sliding_attention")}
+        if isinstance(added, Mapping):
+            tables["full_attention"] = {**tables["full_attention"], **added}
+        values = {key: config.values[key] for key in CONFIG_KEYS if key in config.values}
+        values["rope_parameters"] = tables
+        return read(values, "full_attention"), read(values, "sliding_attention")
+    full = read(config.values, "full_attention")
     theta = config.positive("rope_local_base_freq", full.theta) if config.is_gguf else full.theta
     return full, RopeConfig("default", theta, full.dim)
 

@@ -47,7 +47,7 @@ class OlmoeConfig:
         config.check_activation()
         config.expect("clip_qkv")
         hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
-        experts = config.integer("num_experts", high=65536)
+        experts, chosen = config.experts(64, 8)
         head_dim = config.head_dim(hidden // heads)
         config.expect("head_dim", hidden // heads)  # as wide as the norms are
         return cls(
@@ -55,7 +55,7 @@ class OlmoeConfig:
             hidden=hidden,
             intermediate=config.integer("intermediate_size"),
             experts=experts,
-            experts_per_token=config.integer("num_experts_per_tok", high=experts),
+            experts_per_token=chosen,
             normalize=config.flag("norm_topk_prob", False),
             layers=config.integer("num_hidden_layers", high=1024),
             heads=heads,

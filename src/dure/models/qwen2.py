@@ -45,7 +45,7 @@ class Qwen2Config:
     def read(cls, config: Config) -> Qwen2Config:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.check_activation()
-        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads(kv=32)
         layers = config.integer("num_hidden_layers", high=1024)
         head_dim = config.head_dim(hidden // heads)
         return cls(

@@ -58,10 +58,9 @@ class Qwen2MoeConfig:
         gguf = weights.is_gguf
         config.expect("gating_func", 0, 1)  # in GGUF: 0 is unset, 1 softmax
         config.check_activation()
-        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads(kv=16)
         layers = config.integer("num_hidden_layers", high=1024)
-        experts = config.integer("num_experts", high=65536)
-        top_k = config.integer("num_experts_per_tok", high=experts)
+        experts, top_k = config.experts(60, 4)
         intermediate = config.integer("intermediate_size", 5632)
         head_dim = config.head_dim(hidden // heads)
         if not config.values.get("layer_types"):

@@ -51,7 +51,7 @@ class Qwen3Config:
     def read(cls, config: Config) -> Qwen3Config:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.check_activation()
-        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads(kv=32)
         layers = config.integer("num_hidden_layers", high=1024)
         head_dim = config.head_dim(128)
         sees = str(config.values.get("model_type")).startswith("qwen3_vl")
@@ -64,7 +64,7 @@ class Qwen3Config:
             kv_heads=kv_heads,
             head_dim=head_dim,
             norm_eps=config.positive("rms_norm_eps", 1e-6),
-            context_length=config.context_length(32768),
+            context_length=config.context_length(128000 if sees else 32768),
             tied=config.flag("tie_word_embeddings", False),
             windows=(None,) * layers if sees else config.windows(layers),
             bias=config.flag("attention_bias", False),

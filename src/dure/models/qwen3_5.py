@@ -74,10 +74,8 @@ class Qwen35Config:
         """
         config.expect("gating_func", 0, 1)  # in GGUF: 0 is unset, 1 softmax
         config.expect("hidden_act", "silu")
-        config.expect("norm_topk_prob", True)
-        heads, kv_heads = config.heads()
-        experts = config.integer("num_experts", 256, high=65536) if sparse else 0
-        top_k = config.integer("num_experts_per_tok", 8, high=experts) if sparse else 0
+        heads, kv_heads = config.heads(kv=2 if sparse else 4)
+        experts, top_k = config.experts(256, 8) if sparse else (0, 0)
         layers = config.integer("num_hidden_layers", high=1024)
         drafts = 0
         if gguf:  # its block_count includes the multi-token prediction layers

@@ -58,18 +58,21 @@ class Qwen3MoeConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.expect("gating_func", 0, 1)  # in GGUF: 0 is unset, 1 softmax
         config.check_activation()
-        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
-        layers = config.integer("num_hidden_layers", high=1024)
-        experts = config.integer("num_experts", high=65536)
         sees = str(config.values.get("model_type")).startswith("qwen3_vl")
+        hidden, (heads, kv_heads) = (
+            config.integer("hidden_size"),
+            config.heads(kv=16 if sees else 4),
+        )
+        layers = config.integer("num_hidden_layers", high=1024)
+        experts, chosen = config.experts(60, 4) if sees else config.experts(128, 8)
         head_dim = config.head_dim(hidden // heads if sees else 128)
         return cls(
             vocab_size=config.integer("vocab_size"),
             hidden=hidden,
-            intermediate=config.integer("intermediate_size", 6144),
+            intermediate=config.integer("intermediate_size", 5632 if sees else 6144),
             expert_intermediate=config.integer("moe_intermediate_size"),
             experts=experts,
-            experts_per_token=config.integer("num_experts_per_tok", high=experts),
+            experts_per_token=chosen,
             # config.json's default is False; GGUF writes it only where it is not the rule, True.
             normalize=sees or config.flag("norm_topk_prob", gguf),
             dense_layers=config.dense_layers(layers),
@@ -78,7 +81,7 @@ class Qwen3MoeConfig:
             kv_heads=kv_heads,
             head_dim=head_dim,
             norm_eps=config.positive("rms_norm_eps", 1e-6),
-            context_length=config.context_length(32768),
+            context_length=config.context_length(128000 if sees else 32768),
             tied=config.flag("tie_word_embeddings", False),
             window=None if sees else config.window(),
             bias=config.flag("attention_bias", False),

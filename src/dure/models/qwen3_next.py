@@ -66,9 +66,8 @@ class Qwen3NextConfig:
         """Read the sizes from a checkpoint's config; refuse what this file does not compute."""
         config.expect("gating_func", 0, 1)  # in GGUF: 0 is unset, 1 softmax
         config.expect("hidden_act", "silu")
-        heads, kv_heads = config.heads()
-        experts = config.integer("num_experts", high=65536)
-        top_k = config.integer("num_experts_per_tok", 10, high=experts)
+        heads, kv_heads = config.heads(kv=2)
+        experts, top_k = config.experts(512, 10)
         layers = config.integer("num_hidden_layers", high=1024)
         drafts = 0
         if gguf:  # its block_count includes the multi-token prediction layers

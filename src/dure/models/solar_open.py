@@ -53,7 +53,7 @@ class SolarOpenConfig:
         config.expect("first_k_dense_replace", 0)
         config.expect("use_qk_norm", False)
         config.expect("num_nextn_predict_layers", 0)
-        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads()
+        hidden, (heads, kv_heads) = config.integer("hidden_size"), config.heads(kv=8)
         experts = config.integer("num_experts", 128, high=65536)
         head_dim = config.head_dim(128)
         rope = RopeConfig.from_hf(config.values, head_dim, default_theta=1_000_000.0)
