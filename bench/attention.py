@@ -25,6 +25,8 @@ SHAPES = {  # query heads, key-value heads, head_dim
     "smollm2-135m": (9, 3, 64),
     "qwen3-30b-a3b": (32, 4, 128),
     "llama2-7b": (32, 32, 128),
+    "gpt-oss-20b": (64, 8, 64),
+    "qwen3.6-35b-a3b": (16, 2, 256),
 }
 LAYER_BYTES = 512 << 20
 

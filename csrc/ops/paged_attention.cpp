@@ -30,6 +30,9 @@ namespace dure::DURE_ISA {
 namespace {
 
 constexpr int kSpanBlocks = kSpan / kCacheBlock;
+// Tiles that read the blocks of the cache as they are stored: making them float for each costs less
+// than floats that go through the second cache.
+constexpr int kTilesAtOnce = 2;
 // Rows (tokens x heads of a group) that share a span made float: 16 tiles of 12.
 constexpr int kRunRows = 192;
 // Hand-outs, so that uneven ones and a disturbed thread even out.
@@ -162,6 +165,7 @@ inline int within(int64_t position, int64_t start, int length) {
 struct Sight {
   int lo[kTileRows], hi[kTileRows];
   int first = kSpan, last = 0, shared_lo = 0, shared_hi = kSpan;
+  Sight() = default;
   Sight(const Tile& tile, int64_t span) {
     for (int r = 0; r < tile.rows; ++r) {
       lo[r] = within(tile.first[r], span * kSpan, kSpan),
@@ -170,6 +174,8 @@ struct Sight {
       if (lo[r] < hi[r]) first = std::min(first, lo[r]), last = std::max(last, hi[r]);
     }
   }
+  int begin() const { return first / kCacheBlock; }  // its blocks
+  int end() const { return ceil_div(last, kCacheBlock); }
 };
 
 // records_r += p_r * v over the keys of block b of the span, those that all rows see together, the
@@ -200,40 +206,63 @@ void block_values(const S& block, int b, const Sight& sight, int width, const fl
   }
 }
 
-// What R rows gather from one span: a record each.
-template <int R, class B>
-void tile_span(const B& blocks, const Call& call, const Tile& tile, int64_t span, float* scores,
-               float* records) {
+// Calls f with the number of a tile's rows as a constant.
+template <class F>
+void with_rows(const Tile& tile, F&& f) {
+  for_range<1, kTileRows + 1>([&](auto rows) {
+    if (tile.rows == rows) f(rows);
+  });
+}
+
+// What the rows of up to kTilesAtOnce tiles gather from one span: a record each. The tiles take
+// each block in turn while it is in the first cache.
+template <class B>
+void tiles_span(const B& blocks, const Call& call, const Tile* tiles, int count, int64_t span,
+                float* scores, float* records) {
   using S = typename B::Source;
-  const Sight sight(tile, span);
+  assert(count >= 1 && count <= kTilesAtOnce);
   const int64_t record = call.record(), base = span * kSpanBlocks;
   const int64_t half_bytes =
       kCacheBlock * blocks.keys * static_cast<int64_t>(sizeof(typename S::Element));
-  const int begin = sight.first / kCacheBlock, end = ceil_div(sight.last, kCacheBlock);
+  Sight sights[kTilesAtOnce];
+  float *scores_of[kTilesAtOnce], *records_of[kTilesAtOnce];
+  int begin = kSpanBlocks, end = 0;
+  for (int i = 0; i < count; ++i) {
+    sights[i] = Sight(tiles[i], span);
+    begin = std::min(begin, sights[i].begin()), end = std::max(end, sights[i].end());
+    scores_of[i] = scores + i * kTileRows * kScoreStride;
+    records_of[i] = records;
+    records += tiles[i].rows * record;
+  }
+  auto each_sees = [&](int b, auto&& f) {
+    for (int i = 0; i < count; ++i)
+      if (b >= sights[i].begin() && b < sights[i].end())
+        with_rows(tiles[i], [&](auto rows) { f(rows, i); });
+  };
   for (int b = begin; b < end; ++b) {
     const uint8_t* next =
         b + 1 < end ? blocks.at(base + b + 1) : blocks.at(base + begin) + half_bytes;
-    tile_scores<R, S, B::ahead>(blocks.block(base + b), tile.q, call.dim(),
-                                scores + b * kCacheBlock, next);
+    each_sees(b, [&](auto rows, int i) {
+      tile_scores<rows(), S, B::ahead>(blocks.block(base + b), tiles[i].q, call.dim(),
+                                       scores_of[i] + b * kCacheBlock, next);
+    });
   }
-  std::fill_n(records, R * record, 0.0f);
+  for (int i = 0; i < count; ++i) {
+    std::fill_n(records_of[i], tiles[i].rows * record, 0.0f);
 #pragma GCC unroll 1
-  for (int r = 0; r < R; ++r)
-    if (sight.lo[r] < sight.hi[r])
-      span_softmax(scores + r * kScoreStride, sight.lo[r], sight.hi[r], records + r * record);
+    for (int r = 0; r < tiles[i].rows; ++r)
+      if (sights[i].lo[r] < sights[i].hi[r])
+        span_softmax(scores_of[i] + r * kScoreStride, sights[i].lo[r], sights[i].hi[r],
+                     records_of[i] + r * record);
+  }
   for (int b = begin; b < end; ++b) {
     const uint8_t* next = blocks.at(base + (b + 1 < end ? b + 1 : b)) + half_bytes;
-    block_values<R, S, B::ahead>(blocks.block(base + b), b, sight, call.padded(),
-                                 scores + b * kCacheBlock, records + kRecordHead, record, next);
+    each_sees(b, [&](auto rows, int i) {
+      block_values<rows(), S, B::ahead>(blocks.block(base + b), b, sights[i], call.padded(),
+                                        scores_of[i] + b * kCacheBlock, records_of[i] + kRecordHead,
+                                        record, next);
+    });
   }
-}
-
-template <class B>
-void tile_span(const B& blocks, const Call& call, const Tile& tile, int64_t span, float* scores,
-               float* records) {
-  for_range<1, kTileRows + 1>([&](auto rows) {
-    if (tile.rows == rows) tile_span<rows>(blocks, call, tile, span, scores, records);
-  });
 }
 
 // One thread's memory, cut out of the call's.
@@ -242,15 +271,15 @@ struct Scratch {
   static size_t floats(const Call& call, size_t rows) {
     const size_t keys = static_cast<size_t>(call.dim()),
                  record = static_cast<size_t>(call.record());
-    return kTileRows * (kScoreStride + record) + rows * (keys + record) +
+    return kTilesAtOnce * kTileRows * (kScoreStride + record) + rows * (keys + record) +
            kSpan * (keys + static_cast<size_t>(call.padded()));
   }
   Scratch(float* memory, const Call& call, size_t rows) {
     const size_t width = static_cast<size_t>(call.dim() + call.padded()),
                  record = static_cast<size_t>(call.record());
     scores = memory;
-    part = scores + kTileRows * kScoreStride;
-    states = part + kTileRows * record;
+    part = scores + kTilesAtOnce * kTileRows * kScoreStride;
+    states = part + kTilesAtOnce * kTileRows * record;
     blocks = states + rows * record;
     q = blocks + kSpan * width;
   }
@@ -356,7 +385,8 @@ void task_spans(const Call& call, const Task& task, Scratch scratch, float* shar
   const std::vector<Tile> tiles = tiles_of(call, run, task.kv_head, scratch.q);
   // Float caches are for checking: they go the one way that is compiled for floats.
   constexpr bool kDirect = !std::is_same_v<S, Floats>;
-  const bool direct = kDirect && tiles.size() == 1 && view.value_dim() == padded && !view.latent;
+  const bool direct =
+      kDirect && tiles.size() <= kTilesAtOnce && view.value_dim() == padded && !view.latent;
   const int64_t first_key = call.first_of(run.first), end_key = call.end_of(run.end - 1);
   assert(end_key <= call.rows.table_width * kCacheBlock);
   assert(std::all_of(stored.table + first_key / kCacheBlock,
@@ -375,18 +405,24 @@ void task_spans(const Call& call, const Task& task, Scratch scratch, float* shar
       }
     }
     int64_t index = 0;
-    for (const Tile& tile : tiles) {
+    const size_t together = direct ? tiles.size() : 1;
+    for (size_t first = 0; first < tiles.size(); first += together) {
       float* part =
           task.shared ? shared + ((span - run.first_span) * count + index) * record : scratch.part;
-      if (!direct) tile_span(unpacked, call, tile, span, scratch.scores, part);
-      else if constexpr (kDirect) tile_span(stored, call, tile, span, scratch.scores, part);
-      for (int r = 0; r < tile.rows && !task.shared; ++r) {
-        float* state = scratch.states + (index + r) * record;
-        if (span == tile.first[r] / kSpan) std::copy_n(part + r * record, record, state);
-        else if (span * kSpan < tile.end[r] && span * kSpan >= tile.first[r])
-          merge_records(state, part + r * record, padded);
-      }
-      index += tile.rows;
+      auto gather = [&](const auto& blocks) {
+        tiles_span(blocks, call, &tiles[first], static_cast<int>(together), span, scratch.scores,
+                   part);
+      };
+      if (!direct) gather(unpacked);
+      else if constexpr (kDirect) gather(stored);
+      for (size_t i = first; i < first + together; ++i)
+        for (int r = 0; r < tiles[i].rows; ++r, ++index, part += record) {
+          if (task.shared) continue;
+          float* state = scratch.states + index * record;
+          if (span == tiles[i].first[r] / kSpan) std::copy_n(part, record, state);
+          else if (span * kSpan < tiles[i].end[r] && span * kSpan >= tiles[i].first[r])
+            merge_records(state, part, padded);
+        }
     }
   }
   if (!task.shared) {
