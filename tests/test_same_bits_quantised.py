@@ -27,7 +27,7 @@ TOKENS = 32
 PARAMS = SamplingParams(max_tokens=TOKENS, temperature=0.8, top_k=50, seed=7, logprobs=8)
 PROMPT = np.random.default_rng(9).integers(0, VOCAB_SIZE, 77).tolist()
 # Seeds: some are like many others of the first fifty; in the last four the request is preempted.
-COMPOSITIONS = (*range(8), 10, 18, 25, 30, 36, 38, 41)
+COMPOSITIONS = (*range(5), 10, 30, 36, 38, 41)
 
 
 def dense_types(name: str) -> Kind:

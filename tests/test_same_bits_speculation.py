@@ -254,16 +254,18 @@ SOURCES = {
     "dense": ("text", "oracle", "model"),
     "floats": ("oracle",),
     "sparse": ("oracle",),
-    "recurrent": ("text", "oracle"),
-    "latent": ("oracle", "model"),
-    "channels": ("text", "oracle", "model"),
+    "recurrent": ("oracle",),
+    "latent": ("oracle",),
+    "channels": ("oracle", "model"),
 }
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.long] if name in ("channels", "floats") else [])
+        pytest.param(
+            name, marks=[] if name in ("dense", "recurrent", "latent") else [pytest.mark.long]
+        )
         for name in FILES
     ],
 )

@@ -394,7 +394,7 @@ print(status("VmHWM:") - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
-@pytest.mark.parametrize("quantize", ["", "q4"])
+@pytest.mark.parametrize("quantize", [pytest.param("", marks=pytest.mark.long), "q4"])
 def test_one_expert_is_in_memory_at_a_time(tmp_path: Path, quantize: str) -> None:
     """Of 75 MB, 2.4 MB each."""
     sizes = {"hidden_size": 512, "moe_intermediate_size": 768}

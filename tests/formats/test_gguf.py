@@ -288,6 +288,7 @@ def test_the_most_keys_and_tensors_that_are_allowed_stay_within_memory(tmp_path:
     assert peak <= 2 * path.stat().st_size + (64 << 20)
 
 
+@pytest.mark.long  # that package takes seconds to read the file
 @pytest.mark.model
 def test_a_real_model_reads_as_the_gguf_package_reads_it(smollm2: Path) -> None:
     ours, theirs = read_gguf(smollm2), gguf.GGUFReader(smollm2)
@@ -295,7 +296,7 @@ def test_a_real_model_reads_as_the_gguf_package_reads_it(smollm2: Path) -> None:
     assert set(fields) == set(ours.metadata)
     for key, value in ours.metadata.items():
         found = value.tolist() if isinstance(value, np.ndarray) else value
-        if isinstance(found, list):  # of 50,000 tokens some, since that package takes seconds
+        if isinstance(found, list):  # of 50,000 tokens some
             assert len(fields[key].data) == len(found)
             found = found[::50]
         assert fields[key].contents(slice(None, None, 50)) == found, key

@@ -276,7 +276,7 @@ def test_an_mlp_wider_than_any_is_refused(multiplier: Any) -> None:
         load(config)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(FAMILIES), st.dictionaries(st.sampled_from(KEYS), values), st.booleans())
 def test_no_config_ends_in_anything_but_our_own_errors(
     family: str, changes: dict[str, Any], slides: bool

@@ -177,13 +177,14 @@ FAMILIES = sorted(
     - {"qwen2", "qwen3_moe", "gpt_oss"}
 )
 # FP8 has scales of blocks, which a family that cuts or joins tensors must cut and join, too; GPTQ
-# and AWQ have groups of columns, so every second family has the one, and the next the other.
+# and AWQ have groups of columns, so every second family has the one, and the next the other; two
+# of four among the long tests.
 CASES = [
     *((name, method) for name in ("qwen2", "qwen3_moe") for method in SETTINGS),
+    *((name, "fp8") for name in FAMILIES),
     *(
-        (name, method)
+        pytest.param(name, ("gptq", "awq")[at % 2], marks=[pytest.mark.long] if at % 4 > 1 else [])
         for at, name in enumerate(FAMILIES)
-        for method in ("fp8", ("gptq", "awq")[at % 2])
     ),
     *((name, "gptq desc_act") for name in ("llama", "deepseek_v2")),
 ]

@@ -36,10 +36,18 @@ RECURRENT_TOLERANCE = 5e-4  # a state carries float32 rounding through every tok
 CUTS = {"one by one": [1] * 75, "unevenly": [7, 1, 32, 1, 1, 31, 2]}
 
 # What the engine does with a model follows from the kinds of its layers' caches, not from names,
-# biases or rotations: one of each family, and those whose layers are of other kinds.
-KINDS = ("sliding", "full", "dense", "mixed", "groups", "states", "attention", "plain", "-40")
-FIRST = {family: name for name, (family, _) in reversed(MODELS.items())}
-OF_EACH_CACHE = [name for name in MODELS if name in FIRST.values() or name.endswith(KINDS)]
+# biases or rotations. (Of every family two configs: test_unusual_configs.py, of the long tests.)
+OF_EACH_CACHE = (
+    *("llama", "qwen3_moe", "pangu_pro_moe", "phi3", "qwen3_vl", "granite"),
+    *("qwen2-sliding", "qwen3_moe-sliding", "mistral-sliding", "dots1-sliding", "ministral3-plain"),
+    *("gemma3_text", "gemma3", "gemma4", "gemma4_text", "gemma4_unified_text"),
+    *("exaone4", "olmo3", "gpt_oss", "gpt_oss-full", "mimo_v2_flash", "mimo_v2_flash-groups"),
+    *("deepseek_v2", "deepseek_v3", "minicpm3", "glm4_moe_lite"),
+    *("deepseek_v32", "deepseek_v32-40", "glm_moe_dsa"),
+    *("qwen3_next", "qwen3_next-mixed", "qwen3_next-dense", "qwen3_5_text", "qwen3_5_moe"),
+    *("qwen3_5-attention", "qwen3_5_moe-states", "kimi_linear", "kimi_linear-groups"),
+    *("bailing_hybrid", "lfm2", "lfm2_moe-plain"),
+)
 
 # Four sequences of 75, 40, 5 and 33 tokens: prompts in chunks beside single decode rows.
 TOGETHER = [

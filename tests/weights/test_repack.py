@@ -54,7 +54,7 @@ def bfloat_folder(folder: Path, name: str, **changes: Any) -> Path:
     return write_folder(folder, config, arrays)
 
 
-@pytest.mark.parametrize("quantize", ["q8", "q4"])
+@pytest.mark.parametrize("quantize", [pytest.param("q8", marks=pytest.mark.long), "q4"])
 def test_the_peak_is_the_result_and_one_layer(tmp_path: Path, quantize: str) -> None:
     """101 MB of bfloat16: two copies, one of them in 8 bits, would be 155 MB, in floats 257 MB."""
     folder = bfloat_folder(tmp_path, "llama", **LARGE)

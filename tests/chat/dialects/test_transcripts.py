@@ -77,7 +77,7 @@ def mangled(draw: st.DrawFn) -> tuple[Transcript, list[str]]:
 
 
 @given(mangled())
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_text_is_an_error_and_how_it_is_cut_never_matters(
     case: tuple[Transcript, list[str]],
 ) -> None:
