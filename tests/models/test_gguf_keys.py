@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,17 @@ from gguf.constants import Keys
 from dure.errors import UnsupportedModelError
 from dure.formats.checkpoint import Checkpoint
 from dure.layers.rope import RopeConfig, magnitude_scale
+from dure.models import exaone4, exaone_moe, gemma3, gpt_oss, olmo3
 from dure.models.config import GGUF_KEYS, read_config
 from dure.models.gguf_keys import check_keys
 
 HEAD_DIM = 64
 
 
-def checkpoint(**keys: Any) -> Checkpoint:
-    """A GGUF of the llama architecture with these keys; two underscores are a dot."""
-    metadata: dict[str, Any] = {"general.architecture": "llama"}
-    metadata |= {f"llama.{key.replace('__', '.')}": value for key, value in keys.items()}
+def checkpoint(architecture: str = "llama", /, **keys: Any) -> Checkpoint:
+    """A GGUF of an architecture with these keys; two underscores are a dot."""
+    metadata: dict[str, Any] = {"general.architecture": architecture}
+    metadata |= {f"{architecture}.{key.replace('__', '.')}": value for key, value in keys.items()}
     return Checkpoint(Path("a.gguf"), "gguf", {}, metadata=metadata)
 
 
@@ -75,6 +77,36 @@ def test_a_key_of_layers_is_refused_if_one_of_them_differs() -> None:
     bad = checkpoint(swiglu_clamp_exp=np.array([0, 0, 7, 0], np.float32))
     with pytest.raises(UnsupportedModelError, match="swiglu_clamp_exp"):
         check_keys(bad, read_config(bad))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "family"),
+    [
+        *(("gpt-oss", gpt_oss), ("olmo2", olmo3), ("gemma3", gemma3)),
+        *(("exaone4", exaone4), ("exaone-moe", exaone_moe)),
+    ],
+)
+def test_a_number_says_which_layers_have_no_window(architecture: str, family: Any) -> None:
+    """As in llama.cpp, whose 0 is a window in every layer."""
+    drafts = (0,) if family is exaone_moe else ()
+    for every, expected in ((3, (8, 8, None, 8, 8, None)), (1, (None,) * 6), (0, (8,) * 6)):
+        windows = {"sliding_window": 8, "sliding_window_pattern": every}
+        file = checkpoint(architecture, **{f"attention__{key}": n for key, n in windows.items()})
+        config = read_config(file)
+        found = family._windows(config, 6, *drafts)
+        assert (found[0] if family is exaone4 else found) == expected
+        check_keys(file, config)
+
+
+def test_a_number_is_not_taken_for_read_where_only_flags_of_layers_are() -> None:
+    for value, is_read in ((3, False), (np.array([True, False]), True)):
+        file = checkpoint("mimo2", attention__sliding_window_pattern=value)
+        config = read_config(file)
+        config.layer_kinds(2, "full_attention", "sliding_attention")
+        with (
+            nullcontext() if is_read else pytest.raises(UnsupportedModelError, match="pattern = 3")
+        ):
+            check_keys(file, config)
 
 
 @pytest.mark.parametrize("key", ["rope__scale_linear", "rope__scaling__factor"])

@@ -12,6 +12,7 @@ from dure.layers.basic import GatedMLP
 from dure.layers.decoder import Decoder
 from dure.layers.decoder_layer import SandwichLayer
 from dure.layers.rope import RopeConfig
+from dure.models.windows import have_windows
 
 if TYPE_CHECKING:
     from dure.models.config import Config
@@ -76,13 +77,7 @@ def _windows(config: Config, layers: int) -> tuple[tuple[int | None, ...], bool]
     if config.values.get("sliding_window", usual) is None:
         return (None,) * layers, False
     window = config.integer("sliding_window", 4096)
-    kinds = config.layer_kinds(layers, "full_attention", "sliding_attention")
-    if kinds is None:
-        every = config.integer("sliding_window_pattern", 4)
-        kinds = [
-            "sliding_attention" if (i + 1) % every else "full_attention" for i in range(layers)
-        ]
-    return tuple(window if kind == "sliding_attention" else None for kind in kinds), True
+    return tuple(window if each else None for each in have_windows(config, layers, 4)), True
 
 
 class Block(SandwichLayer):

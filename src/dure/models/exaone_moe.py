@@ -14,6 +14,7 @@ from dure.layers.decoder_layer import DecoderLayer
 from dure.layers.moe import Routing, SparseMLP
 from dure.layers.rope import RopeConfig
 from dure.models.deepseek_config import best_pairs
+from dure.models.windows import have_windows
 
 if TYPE_CHECKING:
     from dure.models.config import Config
@@ -92,13 +93,8 @@ class ExaoneMoeConfig:
 def _windows(config: Config, layers: int, drafts: int) -> tuple[int | None, ...]:
     """Return each layer's window: by layer_types, else three layers of four have one."""
     window = config.integer("sliding_window", 128 if config.is_gguf else 4096)
-    kinds = config.layer_kinds(layers, "full_attention", "sliding_attention", drafts=drafts)
-    if kinds is None:
-        every = config.integer("sliding_window_pattern", 4)
-        kinds = [
-            "sliding_attention" if (i + 1) % every else "full_attention" for i in range(layers)
-        ]
-    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    slides = have_windows(config, layers, 4, drafts=drafts)
+    return tuple(window if each else None for each in slides)
 
 
 class Block(DecoderLayer):

@@ -14,6 +14,7 @@ from dure.layers.basic import GatedMLP
 from dure.layers.decoder import Decoder
 from dure.layers.decoder_layer import SandwichLayer
 from dure.layers.rope import Rope, RopeConfig
+from dure.models.windows import have_windows
 
 if TYPE_CHECKING:
     from dure.models.config import Config
@@ -95,12 +96,9 @@ def _windows(config: Config, layers: int) -> tuple[int | None, ...]:
     """Return each layer's window: by layer_types, else every sixth layer has none."""
     if config.is_gguf and config.values.get("sliding_window") in (None, 0):
         return (None,) * layers
-    kinds = config.layer_kinds(layers, _FULL, _SLIDING)
-    if kinds is None:
-        period = config.integer("sliding_window_pattern", 6)
-        kinds = [_SLIDING if (i + 1) % period else _FULL for i in range(layers)]
-    window = config.integer("sliding_window", 4096) if _SLIDING in kinds else None
-    return tuple(window if kind == _SLIDING else None for kind in kinds)
+    slides = have_windows(config, layers, 6)
+    window = config.integer("sliding_window", 4096) if any(slides) else None
+    return tuple(window if each else None for each in slides)
 
 
 def _rope(config: Config, head_dim: int, kind: str, base: str, theta: float) -> RopeConfig:

@@ -117,8 +117,11 @@ def check_keys(checkpoint: Checkpoint, config: Config) -> None:
     prefix = f"{architecture_of(checkpoint)}."
     read = {*_READ, *(_SCALING + each for each in _READ_SCALING)}
     read |= {key for key, name in GGUF_KEYS.items() if name in config.asked}
-    if "layer_types" in config.asked:
-        read.add("attention.sliding_window_pattern")
+    # A flag for each layer, or one number for all: families that read layer_types read the flags.
+    pattern = "attention.sliding_window_pattern"
+    flags = isinstance(checkpoint.metadata.get(prefix + pattern), np.ndarray)
+    if ("layer_types" if flags else "sliding_window_pattern") in config.asked:
+        read.add(pattern)
     for name, value in checkpoint.metadata.items():
         key = name.removeprefix(prefix)
         if key == name or key in read or key in IDLE or _is_neutral(key, value):

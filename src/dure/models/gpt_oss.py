@@ -13,6 +13,7 @@ from dure.layers.decoder import Decoder
 from dure.layers.decoder_layer import DecoderLayer
 from dure.layers.moe import Routing, SparseMLP
 from dure.layers.rope import RopeConfig
+from dure.models.windows import have_windows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,11 +90,9 @@ class GptOssConfig:
 
 def _windows(config: Config, layers: int) -> tuple[int | None, ...]:
     """Return each layer's window: by layer_types, else the first, third, … have one."""
-    kinds = config.layer_kinds(layers, "full_attention", "sliding_attention")
-    if kinds is None:
-        kinds = ["full_attention" if i % 2 else "sliding_attention" for i in range(layers)]
-    window = config.integer("sliding_window", 128) if "sliding_attention" in kinds else None
-    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    slides = have_windows(config, layers, 2, of_folders=False)
+    window = config.integer("sliding_window", 128) if any(slides) else None
+    return tuple(window if each else None for each in slides)
 
 
 def _rope(config: Config, head_dim: int, *, gguf: bool) -> RopeConfig:

@@ -14,6 +14,7 @@ from dure.layers.basic import GatedMLP
 from dure.layers.decoder import Decoder
 from dure.layers.decoder_layer import SandwichLayer
 from dure.layers.rope import CONFIG_KEYS, Rope, RopeConfig
+from dure.models.windows import have_windows
 
 if TYPE_CHECKING:
     from dure.models.config import Config
@@ -81,10 +82,8 @@ def _windows(config: Config, layers: int) -> tuple[int | None, ...]:
     if config.values.get("sliding_window", usual) is None:
         return (None,) * layers
     window = config.integer("sliding_window", 4096)
-    kinds = config.layer_kinds(layers, "full_attention", "sliding_attention")
-    if kinds is None:
-        kinds = ["sliding_attention" if (i + 1) % 4 else "full_attention" for i in range(layers)]
-    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    slides = have_windows(config, layers, 4, of_folders=False)
+    return tuple(window if each else None for each in slides)
 
 
 def _ropes(config: Config, head_dim: int) -> tuple[RopeConfig, RopeConfig]:
