@@ -92,7 +92,6 @@ class BailingHybridConfig(DeepseekConfig):
         width = sizes.expert_intermediate
         config.expect("moe_shared_expert_intermediate_size", width, width * sizes.shared_experts)
         groups = (1, 1) if config.is_gguf else (8, 4)
-        safe = config.flag("kda_safe_gate", True)
         return cls(
             **{
                 **vars(sizes),
@@ -105,7 +104,7 @@ class BailingHybridConfig(DeepseekConfig):
             kernel=config.integer(
                 "linear_conv_kernel_dim", config.integer("short_conv_kernel_size", 4), high=16
             ),
-            bound=_bound(config) if safe else 0.0,
+            bound=_bound(config),
             limits=tuple(
                 zip(
                     _limits(config, "expert_swiglu_limit_list", sizes.layers),
@@ -145,8 +144,10 @@ def _limits(config: Config, key: str, layers: int) -> tuple[float, ...]:
 
 
 def _bound(config: Config) -> float:
-    """Return the lower bound of the decays' logarithms, a number below 0."""
-    value = config.values.get("kda_lower_bound")
+    """Return the lower bound of the decays' logarithms, a number below 0; 0 for none."""
+    value = config.values.get("kda_lower_bound")  # a GGUF may have it, too, where none counts
+    if not config.flag("kda_safe_gate", True):
+        return 0.0
     value = -5.0 if value is None else value
     if isinstance(value, bool) or not isinstance(value, int | float) or not -88 <= value < 0:
         raise ModelFileError(
