@@ -42,6 +42,10 @@ STREAMED = MemoryUse(
 )
 
 
+class Interrupted(threading.Event):
+    """What a pause between words waits for; a test can interrupt it there."""
+
+
 class FakeLLM:
     """What the command line uses of dure.llm.LLM."""
 
@@ -63,7 +67,7 @@ class FakeLLM:
         self.template_source = None if model == "base" else "{{ messages }}"
         self.sampling_defaults = {"temperature": 0.5}
         self.model = SimpleNamespace(context_length=4000)
-        self.driver = SimpleNamespace(interrupted=threading.Event())
+        self.driver = SimpleNamespace(interrupted=Interrupted())
         self.checkpoint = Checkpoint(self.path, "gguf", {}, {"general.architecture": "fake"})
         self.asked: list[Any] = []
         self.params: list[SamplingParams] = []

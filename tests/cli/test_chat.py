@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_llm import FakeLLM
+from fake_llm import FakeLLM, Interrupted
 from outcome import ENVIRONMENT
 
 from dure.chat.output import Chunk
@@ -120,10 +120,10 @@ def test_ctrl_c_at_the_prompt_does_not_leave(
 def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(
     talk: Talk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def pause(_seconds: float) -> None:
+    def pause(_event: Interrupted, _seconds: float) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(time, "sleep", pause)
+    monkeypatch.setattr(Interrupted, "wait", pause)
     llm = talk("one two three", "next")
     assert llm.asked[1][:2] == [
         {"role": "user", "content": "one two three"},

@@ -74,6 +74,8 @@ class Qwen35Config:
         """
         config.expect("gating_func", 0, 1)  # in GGUF: 0 is unset, 1 softmax
         config.expect("hidden_act", "silu")
+        if sparse and config.is_gguf:  # transformers' class has no such key
+            config.expect("norm_topk_prob", True)
         heads, kv_heads = config.heads(kv=2 if sparse else 4)
         experts, top_k = config.experts(256, 8) if sparse else (0, 0)
         layers = config.integer("num_hidden_layers", high=1024)
