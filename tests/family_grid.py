@@ -115,8 +115,8 @@ def held(name: str, folder: Path, *lengths: int, tolerance: float | None = None)
     raise AssertionError(f"a tie in each of {len(SEEDS)} draws of tokens")
 
 
-def check(name: str, folder: Path, *, engine: bool = True) -> tuple[float, int]:
-    """Hold a config to transformers; `engine`: in the engine, too. Raises AssertionError.
+def check(name: str, folder: Path) -> tuple[float, int]:
+    """Hold a config to transformers. Raises AssertionError.
 
     Return how far its logits are, and how often the tokens were drawn anew, as there was a tie.
     """
@@ -127,8 +127,7 @@ def check(name: str, folder: Path, *, engine: bool = True) -> tuple[float, int]:
         assert np.array_equal(whole, pieces), "other bits in pieces"
     (one_by_one,) = PagedRun(ours, sequences[1:2]).finish([(1,)] * len(sequences[1]))
     assert np.array_equal(at_once[1], one_by_one), "other bits token by token"
-    if engine:
-        _check_in_the_engine(ours, sequences)
+    _check_in_the_engine(ours, sequences)
     return found.distance, found.drawn_anew
 
 

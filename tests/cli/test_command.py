@@ -192,7 +192,7 @@ def test_a_stream_that_the_parent_closed_is_no_error(closed: str) -> None:
     assert bool(done.stdout) == (">&-" not in closed.replace("2>&-", ""))
 
 
-@pytest.mark.parametrize("arguments", [["run", "--help"], ["run", "fake", "one"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["run", "fake", "one"]])
 def test_a_full_disk_is_one_sentence(arguments: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(

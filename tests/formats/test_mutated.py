@@ -267,8 +267,8 @@ def test_500_damaged_folders_load_or_are_refused(tmp_path: Path, no_hang: None) 
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(100, 130))
-def test_60000_damaged_files_load_or_are_refused(seed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", range(100, 150))
+def test_100000_damaged_files_load_or_are_refused(seed: int, tmp_path: Path) -> None:
     gguf = bytes(rich_gguf().data) if seed % 2 else _package_gguf(tmp_path)
     other = rich_safetensors() if seed % 2 else _package_safetensors(tmp_path)
     mutations = (*ANYWHERE, rewrite_digits)

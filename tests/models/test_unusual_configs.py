@@ -59,13 +59,8 @@ def test_shares_of_the_grid_are_the_whole_of_it_each_config_once() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("name", "engine"), [(name, not at % 2) for at, name in enumerate(sample())]
-)
-def test_a_config_of_the_grid_gives_transformers_logits(
-    name: str, engine: bool, tmp_path: Path
-) -> None:
-    """At once; and the same bits in pieces, beside others; one of each family also from a prefix,
-    and after a preemption."""
+@pytest.mark.parametrize("name", sample())
+def test_a_config_of_the_grid_gives_transformers_logits(name: str, tmp_path: Path) -> None:
+    """At once; and the same bits in pieces, beside others, from a prefix, after a preemption."""
     with told_with_versions():
-        check(name, tmp_path, engine=engine)
+        check(name, tmp_path)
