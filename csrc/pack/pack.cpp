@@ -3,10 +3,12 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "pack/as_integers.h"
 #include "pack/layout.h"
 #include "pack/planes.h"
+#include "pack/source_blocks.h"
 
 namespace dure {
 
@@ -61,259 +63,72 @@ const TypeSizes kSizes[] = {
     packed_sizes<Type::H16G64>("H16G64", kWords, 2 * kWords),
 };
 
-// One row of one unit, decoded: plain codes and the scales as the packed form keeps them.
-struct Unit {
-  // 0 .. 2^bits - 1 (for Lut types the 4-bit index), of all columns of the unit.
-  uint8_t* codes = nullptr;
-  uint16_t d = 0, m = 0;  // f16 (bf16 for Power)
-  uint8_t scale[16] = {}, min[16] = {};
-  // Of Scales::Zero f32 scale, u8 zero point; Float f32; FloatMin two f32; Fp8 f32 and the scales.
-  // FloatMin16 two scales, then two minima.
-  uint8_t unit[16] = {};
-};
-
-// Q4_K and Q5_K keep eight 6-bit scales and mins in 12 bytes: the last four borrow their top bits
-// from the first four.
-void k_scales(const uint8_t* q, uint8_t* scale, uint8_t* min) {
-  for (int j = 0; j < 4; ++j) {
-    scale[j] = q[j] & 63;
-    min[j] = q[j + 4] & 63;
-    scale[j + 4] = static_cast<uint8_t>((q[j + 8] & 15) | ((q[j] >> 6) << 4));
-    min[j + 4] = static_cast<uint8_t>((q[j + 8] >> 4) | ((q[j + 4] >> 6) << 4));
-  }
-}
-
-// N bytes -> N low nibbles, then N high ones.
-template <int N>
-void split_nibbles(const uint8_t* q, uint8_t* codes) {
-  for (int i = 0; i < N; i += 16) {
-    const u8x16 v = load16(q + i);
-    store16(codes + i, v & 15);
-    store16(codes + N + i, v >> 4);
-  }
-}
-
-// N bytes -> 2 N nibbles, the low one of each byte first.
-template <int N>
-void pair_nibbles(const uint8_t* q, uint8_t* codes) {
-  for (int i = 0; i < N; i += 16) {
-    const u8x16 v = load16(q + i), low = v & 15, high = v >> 4;
-    store16(codes + 2 * i,
-            picked<0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23>(low, high));
-    store16(codes + 2 * i + 16,
-            picked<8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31>(low, high));
-  }
-}
-
-// 64 bytes -> 256 two-bit values: of each 32 bytes all lowest pairs, then all second ones, and so
-// on.
-void pairs_of(const uint8_t* q, uint8_t* codes) {
-  for (int chunk = 0; chunk < 2; ++chunk)
-    for (int i = 0; i < 32; i += 16) {
-      const u8x16 v = load16(q + 32 * chunk + i);
-      uint8_t* out = codes + 128 * chunk + i;
-      store16(out, v & 3);
-      store16(out + 32, (v >> 2) & 3);
-      store16(out + 64, (v >> 4) & 3);
-      store16(out + 96, v >> 6);
+// The scales of one unit, of 16 rows.
+template <Type T, class L = Layout<T>>
+void put_scales(uint8_t* out, const uint8_t* const* rows) {
+  if constexpr (L::super) {
+    constexpr bool kMin = L::scales == Scales::SuperMin32 || L::scales == Scales::SuperMin16;
+    uint8_t levels[kPanel][16] = {};
+    for (int row = 0; row < kPanel; ++row) {
+      const SuperScales u = super_scales<T>(rows[row]);
+      std::memcpy(out + 2 * row, &u.d, 2);
+      if (kMin) std::memcpy(out + 32 + 2 * row, &u.m, 2);
+      store16(levels[row], u.levels);
     }
-}
-
-// Bit j of byte i, put at bit `place` of code 32 j + i.
-template <int place>
-void add_bits(const uint8_t* bits, uint8_t* codes) {
-  for (int i = 0; i < 32; i += 16) {
-    u8x16 v = load16(bits + i);
-    for (int j = 0; j < 8; ++j, v >>= 1)
-      store16(codes + 32 * j + i, load16(codes + 32 * j + i) | ((v & 1) << place));
-  }
-}
-
-// Bit i of `bits`, put at bit 4 of code i, for eight codes.
-void add_high_bits(uint8_t bits, uint8_t* codes) {
-  // Byte i keeps bit i; adding 127 carries what is not zero into the byte's top bit.
-  const uint64_t spread = (bits * 0x0101010101010101u) & 0x8040201008040201u;
-  uint64_t v;
-  std::memcpy(&v, codes, 8);
-  v |= ((spread + 0x7F7F7F7F7F7F7F7Fu) >> 3) & 0x1010101010101010u;
-  std::memcpy(codes, &v, 8);
-}
-
-// What follows the codes in a source block of our own types.
-template <class L>
-constexpr int unit_bytes() {
-  if (L::scales == Scales::Zero) return 5;
-  if (L::affine) return 8 * L::halves;
-  return L::scales == Scales::Fp8 ? 4 + 2 * L::unit_blocks : 4;
-}
-
-template <Type type>
-void decode_unit(const uint8_t* s, Unit& u) {
-  switch (type) {
-    case Type::Q4_0:
-    case Type::IQ4_NL:
-      u.d = load_u16(s);
-      split_nibbles<16>(s + 2, u.codes);
-      break;
-    case Type::Q4_1:
-      u.d = load_u16(s), u.m = load_u16(s + 2);
-      split_nibbles<16>(s + 4, u.codes);
-      break;
-    case Type::Q5_0:
-    case Type::Q5_1: {
-      const int head = type == Type::Q5_0 ? 2 : 4;
-      u.d = load_u16(s);
-      if (head == 4) u.m = load_u16(s + 2);
-      split_nibbles<16>(s + head + 4, u.codes);
-      for (int i = 0; i < 4; ++i) add_high_bits(s[head + i], u.codes + 8 * i);
-      break;
+    uint8_t* at = out + (kMin ? 64 : 32);
+    if constexpr (L::scales == Scales::Super32) {  // eight of them
+      uint8_t columns[16 * kPanel];
+      transpose16(levels[0], 16, columns);
+      std::memcpy(at, columns, 8 * kPanel);
+    } else {
+      transpose16(levels[0], 16, at);
     }
-    case Type::Q8_0:
-      u.d = load_u16(s);
-      for (int i = 0; i < 32; i += 16) store16(u.codes + i, load16(s + 2 + i) ^ 128);
-      break;
-    case Type::MXFP4: {
-      // 2^(e-128) as bf16; the factor 1/2 is because the value table is doubled.
-      const int e = s[0];
-      u.d = static_cast<uint16_t>(e == 0 ? 0x20 : e == 1 ? 0x40 : (e - 1) << 7);
-      split_nibbles<16>(s + 1, u.codes);
-      break;
-    }
-    case Type::Q2_K:
-      // 16 bytes of (scale | min << 4), 64 bytes of codes, d, dmin.
-      for (int j = 0; j < 16; ++j) u.scale[j] = s[j];
-      pairs_of(s + 16, u.codes);
-      u.d = load_u16(s + 80), u.m = load_u16(s + 82);
-      break;
-    case Type::Q3_K: {
-      // 32 bytes of high bits, 64 of low pairs, 12 of 6-bit scales, d.
-      pairs_of(s + 32, u.codes);
-      add_bits<2>(s, u.codes);
-      const uint8_t* q = s + 96;
-      for (int j = 0; j < 16; ++j) {
-        const int low = j < 8 ? q[j] & 15 : q[j - 8] >> 4;
-        const int high = (q[8 + j % 4] >> (j / 4 * 2)) & 3;
-        u.scale[j] = static_cast<uint8_t>((low | (high << 4)) - 32);
+  } else {
+    for (int row = 0; row < kPanel; ++row) {
+      const uint8_t* s = rows[row];
+      if constexpr (T == Type::MXFP4) {
+        const uint16_t d = power_of(s[0]);
+        std::memcpy(out + 2 * row, &d, 2);
+      } else if constexpr (L::scales == Scales::Half || L::scales == Scales::HalfMin) {
+        std::memcpy(out + 2 * row, s, 2);
+        if (L::has_min) std::memcpy(out + 32 + 2 * row, s + 2, 2);
+      } else {  // our own types: behind the codes
+        const uint8_t* own = s + own_code_bytes<L>();
+        std::memcpy(out + 4 * row, own, 4);
+        if constexpr (L::scales == Scales::FloatMin) std::memcpy(out + 64 + 4 * row, own + 4, 4);
+        if constexpr (L::scales == Scales::FloatMin16)
+          for (int i = 1; i < 4; ++i)  // scale, minimum, scale, minimum: of 16 rows each
+            std::memcpy(out + 64 * i + 4 * row, own + 4 * (i % 2 * 2 + i / 2), 4);
+        if constexpr (L::scales == Scales::Zero) out[64 + row] = own[4];
+        if constexpr (L::scales == Scales::Fp8)
+          for (int j = 0; j < 2 * L::unit_blocks; ++j) out[64 + 16 * j + row] = own[4 + j];
       }
-      u.d = load_u16(s + 108);
-      break;
     }
-    case Type::Q4_K:
-    case Type::Q5_K: {
-      u.d = load_u16(s), u.m = load_u16(s + 2);
-      k_scales(s + 4, u.scale, u.min);
-      const bool five = type == Type::Q5_K;
-      const uint8_t* low = s + (five ? 48 : 16);
-      for (int j = 0; j < 4; ++j) split_nibbles<32>(low + 32 * j, u.codes + 64 * j);
-      if (five) add_bits<4>(s + 16, u.codes);
-      break;
-    }
-    case Type::Q6_K: {
-      // 128 bytes low nibbles, 64 bytes of high pairs, 16 int8 scales, d.
-      for (int chunk = 0; chunk < 2; ++chunk)
-        split_nibbles<64>(s + 64 * chunk, u.codes + 128 * chunk);
-      uint8_t high[256];
-      pairs_of(s + 128, high);
-      for (int i = 0; i < 256; i += 16)
-        store16(u.codes + i, load16(u.codes + i) | (load16(high + i) << 4));
-      for (int j = 0; j < 16; ++j) u.scale[j] = s[192 + j];
-      u.d = load_u16(s + 208);
-      break;
-    }
-    case Type::IQ4_XS: {
-      u.d = load_u16(s);
-      const uint16_t high = load_u16(s + 2);
-      for (int j = 0; j < 8; ++j) {
-        const int low = (s[4 + j / 2] >> (4 * (j % 2))) & 15;
-        u.scale[j] = static_cast<uint8_t>((low | (((high >> (2 * j)) & 3) << 4)) - 32);
-      }
-      for (int j = 0; j < 8; ++j) split_nibbles<16>(s + 8 + 16 * j, u.codes + 32 * j);
-      break;
-    }
-    case Type::I4G32:
-    case Type::I4G64:
-    case Type::I4G128:
-    case Type::A4G32:
-    case Type::A4G64:
-    case Type::NV4G32:
-    case Type::NV4G128: {
-      using L = Layout<type>;
-      constexpr int kBytes = L::unit_blocks * kBlock / 2;
-      pair_nibbles<kBytes>(s, u.codes);
-      std::memcpy(u.unit, s + kBytes, unit_bytes<L>());
-      break;
-    }
-    case Type::I8G32:
-    case Type::I8G128:
-    case Type::U8G32:
-    case Type::U8G128:
-    case Type::A8G32:
-    case Type::A8G64:
-    case Type::A2G64:
-    case Type::A6G32:
-    case Type::A6G64:
-    case Type::A4G16:
-    case Type::A8G16: {
-      using L = Layout<type>;
-      constexpr int kBytes = L::unit_blocks * kBlock;
-      for (int i = 0; i < kBytes; i += 16)
-        store16(u.codes + i, load16(s + i) ^ (L::scales == Scales::Float ? 128 : 0));
-      std::memcpy(u.unit, s + kBytes, unit_bytes<L>());
-      break;
-    }
-    default:
-      throw std::invalid_argument("not a quantised type");
   }
 }
 
-void put_u16(uint8_t* p, uint16_t v) { std::memcpy(p, &v, 2); }
-
-template <class L>
-void put_scales(uint8_t* out, int row, const Unit& u) {
-  constexpr Scales S = L::scales;
-  constexpr bool kOwn = S == Scales::Zero || S == Scales::Float || L::affine || S == Scales::Fp8;
-  if constexpr (kOwn) std::memcpy(out + 4 * row, u.unit, 4);
-  if constexpr (S == Scales::FloatMin) std::memcpy(out + 64 + 4 * row, u.unit + 4, 4);
-  if constexpr (S == Scales::FloatMin16)
-    for (int i = 1; i < 4; ++i)  // scale, minimum, scale, minimum: of 16 rows each
-      std::memcpy(out + 64 * i + 4 * row, u.unit + 4 * (i % 2 * 2 + i / 2), 4);
-  if constexpr (S == Scales::Zero) out[64 + row] = u.unit[4];
-  if constexpr (S == Scales::Fp8)
-    for (int j = 0; j < 2 * L::unit_blocks; ++j) out[64 + 16 * j + row] = u.unit[4 + j];
-  if constexpr (kOwn) return;
-  put_u16(out + 2 * row, u.d);
-  if constexpr (S == Scales::HalfMin || S == Scales::SuperMin32 || S == Scales::SuperMin16)
-    put_u16(out + 32 + 2 * row, u.m);
-  if constexpr (S == Scales::SuperMin32)
-    for (int j = 0; j < 8; ++j)
-      out[64 + 32 * j + row] = u.scale[j], out[64 + 32 * j + 16 + row] = u.min[j];
-  if constexpr (S == Scales::Super32)
-    for (int j = 0; j < 8; ++j) out[32 + 16 * j + row] = u.scale[j];
-  if constexpr (S == Scales::Super16)
-    for (int j = 0; j < 16; ++j) out[32 + 16 * j + row] = u.scale[j];
-  if constexpr (S == Scales::SuperMin16)
-    for (int j = 0; j < 16; ++j) out[64 + 16 * j + row] = u.scale[j];
-}
+// A block of zeros, for the rows past the end: it multiplies to zero in every type.
+constexpr uint8_t kNoRow[256] = {};
 
 template <Type T>
 void pack_panel(uint8_t* panel, const Packed& m, const uint8_t* source, int rows,
                 size_t row_bytes) {
   using L = Layout<T>;
-  constexpr int kColumns = L::unit_blocks * kBlock;
-  const int units = m.blocks() / L::unit_blocks;
+  const auto bytes = static_cast<size_t>(sizes_of(T).source_bytes);
+  assert(bytes <= sizeof kNoRow);
   uint8_t* scales = panel + m.panel_codes_bytes();
-  uint8_t codes[kPanel][kColumns] = {};  // rows past the end multiply to zero
-  if (rows < kPanel) std::memset(scales, 0, static_cast<size_t>(units) * L::scale_bytes);
-  for (int unit = 0; unit < units; ++unit, scales += L::scale_bytes) {
-    for (int row = 0; row < rows; ++row) {
-      Unit u;
-      u.codes = codes[row];
-      decode_unit<T>(
-          source + row * row_bytes + static_cast<size_t>(unit) * sizes_of(T).source_bytes, u);
-      put_scales<L>(scales, row, u);
-    }
-    for (int b = 0; b < L::unit_blocks; ++b, panel += L::code_bytes)
-      put_block<L::planes>(panel, codes[0] + b * kBlock, kColumns);
+  const uint8_t* at[kPanel];
+  for (int row = 0; row < kPanel; ++row) at[row] = row < rows ? source + row * row_bytes : kNoRow;
+  for (int unit = 0; unit < m.blocks() / L::unit_blocks; ++unit, scales += L::scale_bytes) {
+    put_scales<T>(scales, at);
+    [&]<int... kBlocks>(std::integer_sequence<int, kBlocks...>) {
+      (put_block<L::planes>(
+           panel + kBlocks * L::code_bytes, [&](int row) { return codes<T, 2 * kBlocks>(at[row]); },
+           [&](int row) { return codes<T, 2 * kBlocks + 1>(at[row]); }),
+       ...);
+    }(std::make_integer_sequence<int, L::unit_blocks>{});
+    panel += L::unit_blocks * L::code_bytes;
+    for (int row = 0; row < rows; ++row) at[row] += bytes;
   }
 }
 
@@ -333,21 +148,6 @@ void pack_float_panel(uint8_t* panel, const Packed& m, const uint8_t* source, in
     }
     std::memcpy(panel + first * sizeof tile[0], tile, count * sizeof tile[0]);
   }
-}
-
-// Sixteen rows of 16 bytes -> 16 columns.
-void transpose16(const uint8_t* source, size_t stride, uint8_t* out) {
-  u8x16 v[16], w[16];
-  for (size_t i = 0; i < 16; ++i) v[i] = load16(source + i * stride);
-  for (int round = 0; round < 4; ++round) {
-    for (int i = 0; i < 8; ++i) {
-      w[2 * i] = picked<0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23>(v[i], v[i + 8]);
-      w[2 * i + 1] =
-          picked<8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31>(v[i], v[i + 8]);
-    }
-    std::memcpy(v, w, sizeof v);
-  }
-  std::memcpy(out, v, sizeof v);
 }
 
 // Rows of units, FP8 codes and then their f32 scale -> columns of 16 codes, then 16 scales a unit.
@@ -391,7 +191,9 @@ void pack_fp8_bytes_panel(uint8_t* panel, const Packed& m, const uint8_t* source
       std::memcpy(scales + 4 * row, &scale, 4);
       for (int i = 0; i < kBlock; ++i) codes[row][i] = static_cast<uint8_t>(bytes[i]) ^ 128;
     }
-    put_block<L::planes>(panel, codes[0], kBlock);
+    put_block<L::planes>(
+        panel, [&](int row) { return load16(codes[row]); },
+        [&](int row) { return load16(codes[row] + 16); });
   }
 }
 
@@ -415,8 +217,7 @@ void pack_words_panel(uint8_t* panel, const Packed& m, const uint8_t* source, in
       std::memcpy(scales + 4 * row, &scale, 4);
     }
     for (int b = 0; b < L::unit_blocks; ++b, panel += L::code_bytes)
-      put_block<L::planes>(panel, reinterpret_cast<const uint8_t*>(codes[0] + b * kBlock),
-                           sizeof codes[0]);
+      put_words(panel, reinterpret_cast<const uint8_t*>(codes[0] + b * kBlock), sizeof codes[0]);
   }
 }
 

@@ -47,11 +47,25 @@ void interleave(uint8_t* out, Row&& row) {
   }
 }
 
-// Puts 32 codes of each of 16 rows, `stride` bytes apart, into a block's planes.
-template <Planes P>
-void put_block(uint8_t* out, const uint8_t* codes, size_t stride) {
-  auto low = [&](int row) { return load16(codes + row * stride); };        // groups 0 to 3
-  auto high = [&](int row) { return load16(codes + row * stride + 16); };  // groups 4 to 7
+// Sixteen rows of 16 bytes -> 16 columns.
+inline void transpose16(const uint8_t* source, size_t stride, uint8_t* out) {
+  u8x16 v[16], w[16];
+  for (size_t i = 0; i < 16; ++i) v[i] = load16(source + i * stride);
+  for (int round = 0; round < 4; ++round) {
+    for (int i = 0; i < 8; ++i) {
+      w[2 * i] = picked<0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23>(v[i], v[i + 8]);
+      w[2 * i + 1] =
+          picked<8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31>(v[i], v[i + 8]);
+    }
+    std::memcpy(v, w, sizeof v);
+  }
+  std::memcpy(out, v, sizeof v);
+}
+
+// Puts 32 codes of each of 16 rows into a block's planes: of a row, low gives those of the groups 0
+// to 3, high those of 4 to 7. Both may be asked for the same row more than once.
+template <Planes P, class Low, class High>
+void put_block(uint8_t* out, Low&& low, High&& high) {
   // The groups' bits [shift, shift + 4) in one byte, two groups each, interleaved: what is narrower
   // is cut from it.
   uint8_t planes[256];
@@ -80,9 +94,12 @@ void put_block(uint8_t* out, const uint8_t* codes, size_t stride) {
   if constexpr (P == Planes::P4_1) put4(), top(4), put1(256);
   if constexpr (P == Planes::P4_2) put4(), top(4), put2(256);
   if constexpr (P == Planes::P8) interleave(out, low), interleave(out + 256, high);
-  if constexpr (P == Planes::P16)  // `codes` are words: 64 bytes of a row
-    for (int i = 0; i < 64; i += 16)
-      interleave(out + 16 * i, [&](int row) { return load16(codes + row * stride + i); });
+}
+
+// The same of 32 codes of 16 bits, with rows `stride` bytes apart.
+inline void put_words(uint8_t* out, const uint8_t* codes, size_t stride) {
+  for (int i = 0; i < 64; i += 16)
+    interleave(out + 16 * i, [&](int row) { return load16(codes + row * stride + i); });
 }
 
 }  // namespace dure
