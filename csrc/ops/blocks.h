@@ -18,6 +18,7 @@ struct Floats {
   int dim;
   Floats(const uint8_t* block, int keys, int values)
       : k(reinterpret_cast<const float*>(block)), v(k + kCacheBlock * keys), dim(values) {}
+  Floats(const float* keys, const float* values, int width) : k(keys), v(values), dim(width) {}
   f32x16 keys(int d, int half) const { return load(k + d * kCacheBlock + 16 * half); }
   f32x16 values(int t, int d) const { return load(v + t * dim + d); }
   f32x16 values_n(int t, int d, int n) const { return load_n(v + t * dim + d, n); }
@@ -71,38 +72,34 @@ struct Stored {
   Source block(int64_t b) const { return Source(at(b), keys, values); }
   const uint8_t* at(int64_t b) const { return data + table[b] * block_bytes + offset; }
 };
-// The blocks of one span, made float.
+// One span, made float: its blocks' keys, and the values of all its keys side by side.
 struct Unpacked {
   using Source = Floats;
   static constexpr bool ahead = false;
-  const float* data;
-  int64_t first;  // block of the span
-  int64_t head_bytes;
-  int keys, values;
-  Source block(int64_t b) const { return Source(at(b), keys, values); }
-  const uint8_t* at(int64_t b) const {
-    return reinterpret_cast<const uint8_t*>(data) + (b - first) * head_bytes;
-  }
+  float *k, *v;
+  int64_t first;     // block of the span
+  int keys, values;  // their widths
+  float* keys_of(int64_t b) const { return k + (b - first) * kCacheBlock * keys; }
+  float* values_of(int64_t b) const { return v + (b - first) * kCacheBlock * values; }
+  Source block(int64_t b) const { return {keys_of(b), values_of(b), values}; }
 };
 
 template <class S>
-void unpack(const S& block, int keys, int values, int padded, float* out) {
+void unpack(const S& block, int keys, int values, int padded, float* keys_out, float* values_out) {
   for (int d = 0; d < keys; ++d)
     for (int half = 0; half < 2; ++half)
-      store(out + d * kCacheBlock + 16 * half, block.keys(d, half));
-  out += kCacheBlock * keys;
-  for (int t = 0; t < kCacheBlock; ++t, out += padded) {
+      store(keys_out + d * kCacheBlock + 16 * half, block.keys(d, half));
+  for (int t = 0; t < kCacheBlock; ++t, values_out += padded) {
     int d = 0;
-    for (; d + 16 <= values; d += 16) store(out + d, block.values(t, d));
-    if (d < values) store(out + d, block.values_n(t, d, values - d));
+    for (; d + 16 <= values; d += 16) store(values_out + d, block.values(t, d));
+    if (d < values) store(values_out + d, block.values_n(t, d, values - d));
   }
 }
 
 // Of a latent cache: the entries, `dim` wide, transposed as keys, then their first `latent` columns
 // as values.
 template <class S>
-void unpack_latent(const S& entries, int dim, int latent, float* out) {
-  float* values = out + kCacheBlock * dim;
+void unpack_latent(const S& entries, int dim, int latent, float* keys, float* values) {
   for (int t = 0; t < kCacheBlock; t += 16)
     for (int d = 0; d < dim; d += 16) {
       const int columns = std::min(16, dim - d);
@@ -113,7 +110,7 @@ void unpack_latent(const S& entries, int dim, int latent, float* out) {
         if (d < latent) store(values + (t + i) * latent + d, square[i]);
       }
       transpose(square);
-      for (int i = 0; i < columns; ++i) store(out + (d + i) * kCacheBlock + t, square[i]);
+      for (int i = 0; i < columns; ++i) store(keys + (d + i) * kCacheBlock + t, square[i]);
     }
 }
 

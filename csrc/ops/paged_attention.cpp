@@ -33,8 +33,8 @@ constexpr int kSpanBlocks = kSpan / kCacheBlock;
 // Tiles that read the blocks of the cache as they are stored: making them float for each costs less
 // than floats that go through the second cache.
 constexpr int kTilesAtOnce = 2;
-// Rows (tokens x heads of a group) that share a span made float: 16 tiles of 12.
-constexpr int kRunRows = 192;
+// Rows (tokens x heads of a group) that share a span made float.
+constexpr int kRunRows = 384;
 // Hand-outs, so that uneven ones and a disturbed thread even out.
 constexpr int kTasksPerThread = 4;
 // Bytes of partial results that one run may leave for a merge.
@@ -178,32 +178,29 @@ struct Sight {
   int end() const { return ceil_div(last, kCacheBlock); }
 };
 
-// records_r += p_r * v over the keys of block b of the span, those that all rows see together, the
-// others row by row.
+// records_r += p_r * v over the span's keys [start, start + length), which `block` begins with and
+// p counts from: those that all rows see together, the others row by row.
 template <int R, class S, bool Ahead>
-void block_values(const S& block, int b, const Sight& sight, int width, const float* p, float* sums,
-                  int64_t record, const uint8_t* next) {
-  int from = within(sight.shared_lo, b * kCacheBlock, kCacheBlock);
-  int to = within(sight.shared_hi, b * kCacheBlock, kCacheBlock);
-  if (from == 0 && to == kCacheBlock)
+void keys_values(const S& block, int start, int length, const Sight& sight, int width,
+                 const float* p, float* sums, int64_t record, const uint8_t* next) {
+  int from = within(sight.shared_lo, start, length);
+  int to = within(sight.shared_hi, start, length);
+  if (from == 0 && to == length)
     return tile_values<R, S, Ahead>(block, width, 0, to, p, sums, record, next);
-  if (from >= to) from = to = kCacheBlock;
+  if (from >= to) from = to = length;
   auto alone = [&](int r, int a, int z) {
     if (a < z)
       tile_values<1, S, false>(block, width, a, z, p + r * kScoreStride, sums + r * record, record,
                                next);
   };
 #pragma GCC unroll 1
-  for (int r = 0; r < R; ++r) {
-    const int hi = within(sight.hi[r], b * kCacheBlock, kCacheBlock);
-    alone(r, within(sight.lo[r], b * kCacheBlock, kCacheBlock), std::min(hi, from));
-  }
+  for (int r = 0; r < R; ++r)
+    alone(r, within(sight.lo[r], start, length),
+          std::min(within(sight.hi[r], start, length), from));
   if (from < to) tile_values<R, S, Ahead>(block, width, from, to, p, sums, record, next);
 #pragma GCC unroll 1
-  for (int r = 0; r < R; ++r) {
-    const int lo = within(sight.lo[r], b * kCacheBlock, kCacheBlock);
-    alone(r, std::max(lo, to), within(sight.hi[r], b * kCacheBlock, kCacheBlock));
-  }
+  for (int r = 0; r < R; ++r)
+    alone(r, std::max(within(sight.lo[r], start, length), to), within(sight.hi[r], start, length));
 }
 
 // Calls f with the number of a tile's rows as a constant.
@@ -215,15 +212,14 @@ void with_rows(const Tile& tile, F&& f) {
 }
 
 // What the rows of up to kTilesAtOnce tiles gather from one span: a record each. The tiles take
-// each block in turn while it is in the first cache.
+// each block in turn while it is in the first cache; of a span made float they take the values at
+// once, so that sums are loaded and stored once.
 template <class B>
 void tiles_span(const B& blocks, const Call& call, const Tile* tiles, int count, int64_t span,
                 float* scores, float* records) {
   using S = typename B::Source;
   assert(count >= 1 && count <= kTilesAtOnce);
   const int64_t record = call.record(), base = span * kSpanBlocks;
-  const int64_t half_bytes =
-      kCacheBlock * blocks.keys * static_cast<int64_t>(sizeof(typename S::Element));
   Sight sights[kTilesAtOnce];
   float *scores_of[kTilesAtOnce], *records_of[kTilesAtOnce];
   int begin = kSpanBlocks, end = 0;
@@ -234,15 +230,25 @@ void tiles_span(const B& blocks, const Call& call, const Tile* tiles, int count,
     records_of[i] = records;
     records += tiles[i].rows * record;
   }
-  auto each_sees = [&](int b, auto&& f) {
+  auto each_sees = [&](int from, int to, auto&& f) {
     for (int i = 0; i < count; ++i)
-      if (b >= sights[i].begin() && b < sights[i].end())
+      if (to > sights[i].begin() && from < sights[i].end())
         with_rows(tiles[i], [&](auto rows) { f(rows, i); });
   };
+  // What is read after a block's keys, and after its values.
+  const int64_t half_bytes =
+      kCacheBlock * blocks.keys * static_cast<int64_t>(sizeof(typename S::Element));
+  auto after_keys = [&](int b) -> const uint8_t* {
+    if constexpr (!B::ahead) return reinterpret_cast<const uint8_t*>(blocks.k);
+    else return b + 1 < end ? blocks.at(base + b + 1) : blocks.at(base + begin) + half_bytes;
+  };
+  auto after_values = [&](int b) -> const uint8_t* {
+    if constexpr (!B::ahead) return reinterpret_cast<const uint8_t*>(blocks.v);
+    else return blocks.at(base + (b + 1 < end ? b + 1 : b)) + half_bytes;
+  };
   for (int b = begin; b < end; ++b) {
-    const uint8_t* next =
-        b + 1 < end ? blocks.at(base + b + 1) : blocks.at(base + begin) + half_bytes;
-    each_sees(b, [&](auto rows, int i) {
+    const uint8_t* next = after_keys(b);
+    each_sees(b, b + 1, [&](auto rows, int i) {
       tile_scores<rows(), S, B::ahead>(blocks.block(base + b), tiles[i].q, call.dim(),
                                        scores_of[i] + b * kCacheBlock, next);
     });
@@ -255,19 +261,24 @@ void tiles_span(const B& blocks, const Call& call, const Tile* tiles, int count,
         span_softmax(scores_of[i] + r * kScoreStride, sights[i].lo[r], sights[i].hi[r],
                      records_of[i] + r * record);
   }
-  for (int b = begin; b < end; ++b) {
-    const uint8_t* next = blocks.at(base + (b + 1 < end ? b + 1 : b)) + half_bytes;
-    each_sees(b, [&](auto rows, int i) {
-      block_values<rows(), S, B::ahead>(blocks.block(base + b), b, sights[i], call.padded(),
-                                        scores_of[i] + b * kCacheBlock, records_of[i] + kRecordHead,
-                                        record, next);
+  // Blocks whose values lie side by side, if any rows of a tile see them.
+  constexpr int kBlocks = B::ahead ? 1 : kSpanBlocks;
+  for (int b = B::ahead ? begin : 0; b < end; b += kBlocks) {
+    const uint8_t* next = after_values(b);
+    each_sees(b, b + kBlocks, [&](auto rows, int i) {
+      const int first = std::max(b, sights[i].begin()),
+                count = std::min(b + kBlocks, sights[i].end()) - first;
+      keys_values<rows(), S, B::ahead>(blocks.block(base + first), first * kCacheBlock,
+                                       count * kCacheBlock, sights[i], call.padded(),
+                                       scores_of[i] + first * kCacheBlock,
+                                       records_of[i] + kRecordHead, record, next);
     });
   }
 }
 
 // One thread's memory, cut out of the call's.
 struct Scratch {
-  float *scores, *part, *q, *states, *blocks;
+  float *scores, *part, *q, *states, *keys, *values;
   static size_t floats(const Call& call, size_t rows) {
     const size_t keys = static_cast<size_t>(call.dim()),
                  record = static_cast<size_t>(call.record());
@@ -275,13 +286,13 @@ struct Scratch {
            kSpan * (keys + static_cast<size_t>(call.padded()));
   }
   Scratch(float* memory, const Call& call, size_t rows) {
-    const size_t width = static_cast<size_t>(call.dim() + call.padded()),
-                 record = static_cast<size_t>(call.record());
+    const size_t record = static_cast<size_t>(call.record());
     scores = memory;
     part = scores + kTilesAtOnce * kTileRows * kScoreStride;
     states = part + kTilesAtOnce * kTileRows * record;
-    blocks = states + rows * record;
-    q = blocks + kSpan * width;
+    keys = states + rows * record;
+    values = keys + kSpan * call.dim();
+    q = values + kSpan * call.padded();
   }
 };
 
@@ -393,20 +404,19 @@ void task_spans(const Call& call, const Task& task, Scratch scratch, float* shar
                      stored.table + ceil_div(end_key, kCacheBlock),
                      [&](int32_t block) { return block >= 0 && block < view.num_blocks; }));
   for (int64_t span = task.from; span < task.to; ++span) {
-    const int64_t base = span * kSpanBlocks, unpacked_floats = kCacheBlock * int64_t{dim + padded};
-    const Unpacked unpacked{scratch.blocks, base, unpacked_floats * int64_t{sizeof(float)}, dim,
-                            padded};
+    const int64_t base = span * kSpanBlocks;
+    const Unpacked unpacked{scratch.keys, scratch.values, base, dim, padded};
     if (!direct) {
       const int64_t end = std::min<int64_t>(base + kSpanBlocks, ceil_div(end_key, kCacheBlock));
       for (int64_t b = std::max(base, first_key / kCacheBlock); b < end; ++b) {
-        float* out = scratch.blocks + (b - base) * unpacked_floats;
-        if (view.latent) unpack_latent(stored.block(b), dim, view.latent, out);
-        else unpack(stored.block(b), dim, view.value_dim(), padded, out);
+        float *keys = unpacked.keys_of(b), *values = unpacked.values_of(b);
+        if (view.latent) unpack_latent(stored.block(b), dim, view.latent, keys, values);
+        else unpack(stored.block(b), dim, view.value_dim(), padded, keys, values);
       }
     }
     int64_t index = 0;
-    const size_t together = direct ? tiles.size() : 1;
-    for (size_t first = 0; first < tiles.size(); first += together) {
+    for (size_t first = 0, together; first < tiles.size(); first += together) {
+      together = std::min<size_t>(kTilesAtOnce, tiles.size() - first);
       float* part =
           task.shared ? shared + ((span - run.first_span) * count + index) * record : scratch.part;
       auto gather = [&](const auto& blocks) {
