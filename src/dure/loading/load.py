@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dure import hub, kernels, machine, models
 from dure.batch import BLOCK_SIZE, CacheDtype
-from dure.errors import DureError, NotEnoughMemoryError, TokenizerError
+from dure.errors import TokenizerError
 from dure.formats.checkpoint import open_checkpoint
 from dure.formats.string_array import StringArray
 from dure.hub.settings import NO_SETTINGS, SAMPLING_FIELDS
-from dure.loading.cache_size import ROWS
 from dure.loading.draft import (
     DraftCheckpoint,
     check_heads,
@@ -25,7 +22,6 @@ from dure.loading.draft import (
     head_specs,
     open_draft,
 )
-from dure.loading.expectation import expected_tps
 from dure.loading.memory import (
     DEFAULT_CONTEXT,
     MAX_CACHE_BYTES,
@@ -36,9 +32,9 @@ from dure.loading.memory import (
     check_threads,
     check_whole,
 )
+from dure.loading.offload import open_pool, read_what_fits
 from dure.loading.planner import Planner
-from dure.weights.expert_history import ExpertHistory
-from dure.weights.expert_pool import ExpertPool
+from dure.loading.tokenizer_thread import TokenizerThread
 from dure.weights.quantize import check_scheme
 from dure.weights.streaming_pool import StreamingExpertPool
 
@@ -46,9 +42,8 @@ if TYPE_CHECKING:
     from dure.formats.checkpoint import Checkpoint
     from dure.models import Model
     from dure.text.tokenizer import Tokenizer
+    from dure.weights.expert_pool import ExpertPool
     from dure.weights.loader import OnMade
-
-_LOG = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
@@ -121,38 +116,19 @@ def load(
     are; and the other errors of dure.errors.
     """
     threads = check_threads(threads)
-    for what, value, most in (
-        ("context", context, MAX_TOKENS),
-        ("cache_bytes", cache_bytes, MAX_CACHE_BYTES),
-        ("cache_tokens", cache_tokens, MAX_TOKENS),
-        ("conversations", conversations, MAX_TOKENS),
-    ):
-        if value is not None:
-            check_whole(what, value, 1, most)
-    if memory is not None:
-        memory = check_memory(memory)
+    _check_sizes(context, cache_bytes, cache_tokens, conversations)
+    memory = None if memory is None else check_memory(memory)
     dtype = check_cache_dtype(cache_dtype, exact=exact)
     scheme = None if quantize is None else check_scheme(quantize)
-    resolved = hub.resolve(None if name is None else os.fspath(name), progress=download_progress)
-    asked = "" if name is None else os.fspath(name)
-    name, settings = _label(resolved), resolved.settings
-    checkpoint = open_checkpoint(resolved.path)
-    models.family_of(checkpoint)  # an unsupported architecture is reported first
-    draft = draft_name(speculate)
-    drafting = None if draft is None else open_draft(draft, download_progress)
-    draft_heads = speculate in ("auto", "heads")
-    tokenizer = _TokenizerMaker(
-        None if with_tokenizer is False else checkpoint, drafting, required=bool(with_tokenizer)
-    )
-    checkpoint = _without_vocabulary(checkpoint)
-    weights = models.weight_bytes(checkpoint, exact=exact, quantize=scheme)
-    draft_bytes = 0
-    if drafting is not None:
-        draft_bytes = models.memory_needed(drafting.checkpoint, exact=exact, quantize=scheme)
+    weigh = partial(models.weight_bytes, exact=exact, quantize=scheme)
+    load_model = partial(models.load_model, threads=threads, exact=exact, quantize=scheme)
+
+    files = _open(name, speculate, with_tokenizer=with_tokenizer, progress=download_progress)
+    drafting, settings = files.drafting, files.resolved.settings
     planner = Planner(
-        name,
-        weights=weights,
-        draft_bytes=draft_bytes,
+        files.name,
+        weights=weigh(files.checkpoint),
+        draft_bytes=0 if drafting is None else weigh(drafting.checkpoint).total,
         draft_specs=() if drafting is None else drafting.kv_cache_specs,
         budget=memory,
         available=machine.memory_available(),
@@ -164,67 +140,48 @@ def load(
         conversations=conversations,
         replicas=replicas,
     )
-    streaming: StreamingExpertPool | None = None
-    may_stream = planner.may_stream and replicas == 1  # a cache of experts is one engine's
-    if may_stream and not planner.fits(_probe(checkpoint, draft_heads=draft_heads)):
-        streaming = StreamingExpertPool(on_slow=_tell_slow)
 
     def read(pool: ExpertPool | None) -> Model:
         def before_packing(model: Model) -> None:
             if speculate == "heads":
-                check_heads(name, model)
+                check_heads(files.name, model)
             planner.plan(model, pool)  # what does not fit is refused before minutes of packing
-            tokenizer.start()
+            files.tokenizer.start()
 
-        return models.load_model(
-            checkpoint,
-            threads=threads,
-            exact=exact,
-            quantize=scheme,
-            draft_heads=draft_heads,
-            progress=tokenizer.watched(load_progress),
+        return load_model(
+            files.checkpoint,
+            draft_heads=files.draft_heads,
+            progress=files.tokenizer.watched(load_progress),
             before_packing=before_packing,
             expert_pool=pool,
             on_made=on_made,
         )
 
-    model, pool = _that_fits(read, streaming, may_leave_rows=replicas == 1)
-    text = tokenizer.result()
-    draft_model = None
-    if drafting is not None:
-        draft_model = models.load_model(
-            drafting.checkpoint, threads=threads, exact=exact, quantize=scheme
-        )
+    model, pool = read_what_fits(
+        read,
+        planner,
+        probe=lambda: models.checked_model(files.checkpoint, draft_heads=files.draft_heads),
+        may_leave=replicas == 1,  # what is read from disk is one engine's
+    )
+    text = files.tokenizer.result()
+    draft_model = None if drafting is None else load_model(drafting.checkpoint)
     kernels.release_free_memory()
     plan = planner.plan(model, pool)
-    use = plan.memory
-    if streaming is not None:
-        expected = expected_tps(
-            streaming,
-            resident_bytes=use.resident_bytes,
-            kept_bytes=use.expert_cache_bytes,
-            threads=threads,
-        )
-        use = replace(use, expected_tps=expected)
-        streaming.open(
-            use.expert_cache_bytes,
-            rows=ROWS,
-            row_bytes=plan.row_bytes,
-            sequence_bytes=plan.sequence_bytes,
-            limit=memory,
-            history=_history(checkpoint),
-        )
+    use, streaming = plan.memory, None
+    if isinstance(pool, StreamingExpertPool):
+        streaming = pool
+        use = open_pool(pool, plan, files.checkpoint, threads=threads, limit=memory)
     return LoadedModel(
-        name=name,
-        path=resolved.path,
-        checkpoint=checkpoint,
+        name=files.name,
+        path=files.resolved.path,
+        checkpoint=files.checkpoint,
         model=model,
         text=text,
         threads=threads,
         context=plan.context,
         num_blocks=plan.cache_tokens // BLOCK_SIZE,
         cache_dtype=dtype,
-        sampling=_sampling(resolved, checkpoint),
+        sampling=_sampling(files.resolved, files.checkpoint),
         memory=use,
         num_window_blocks=plan.window_tokens // BLOCK_SIZE,
         num_states=plan.num_states,
@@ -232,7 +189,60 @@ def load(
         has_draft_heads=bool(head_specs(model)),
         expert_pool=streaming,
         settings=settings,
-        notes=_notes(asked, resolved, has_template=bool(checkpoint.chat_template)),
+        notes=_notes(files.asked, files.resolved, files.checkpoint),
+    )
+
+
+def _check_sizes(
+    context: int | None, cache_bytes: int | None, cache_tokens: int | None, conversations: int
+) -> None:
+    for what, value, most in (
+        ("context", context, MAX_TOKENS),
+        ("cache_bytes", cache_bytes, MAX_CACHE_BYTES),
+        ("cache_tokens", cache_tokens, MAX_TOKENS),
+        ("conversations", conversations, MAX_TOKENS),
+    ):
+        if value is not None:
+            check_whole(what, value, 1, most)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What is loaded: the files of a model and of its draft model, and who makes its tokenizer."""
+
+    asked: str  # the name that it was asked for by; "" is the default
+    name: str
+    resolved: hub.ResolvedModel
+    checkpoint: Checkpoint
+    drafting: DraftCheckpoint | None
+    draft_heads: bool  # whether the model's own are wanted
+    tokenizer: TokenizerThread
+
+
+def _open(
+    name: str | os.PathLike[str] | None,
+    speculate: str,
+    *,
+    with_tokenizer: bool | None,
+    progress: Callable[[hub.Progress], None] | None,
+) -> _Files:
+    """Find the files, download them first if they are not here, and read their headers."""
+    resolved = hub.resolve(None if name is None else os.fspath(name), progress=progress)
+    checkpoint = open_checkpoint(resolved.path)
+    models.family_of(checkpoint)  # an unsupported architecture is reported first
+    draft = draft_name(speculate)
+    drafting = None if draft is None else open_draft(draft, progress)
+    tokenizer = TokenizerThread(
+        None if with_tokenizer is False else checkpoint, drafting, required=bool(with_tokenizer)
+    )
+    return _Files(
+        asked="" if name is None else os.fspath(name),
+        name=_label(resolved),
+        resolved=resolved,
+        checkpoint=_without_vocabulary(checkpoint),
+        drafting=drafting,
+        draft_heads=speculate in ("auto", "heads"),
+        tokenizer=tokenizer,
     )
 
 
@@ -252,7 +262,7 @@ def finish_loading(
 
     asked: the name that it was asked for by. Raises TokenizerError.
     """
-    tokenizer = _TokenizerMaker(checkpoint, None, required=False)
+    tokenizer = TokenizerThread(checkpoint, None, required=False)
     tokenizer.start()
     text = tokenizer.result()
     checkpoint = _without_vocabulary(checkpoint)
@@ -269,7 +279,7 @@ def finish_loading(
         sampling=_sampling(resolved, checkpoint),
         memory=memory,
         settings=resolved.settings,
-        notes=_notes(asked, resolved, has_template=bool(checkpoint.chat_template)),
+        notes=_notes(asked, resolved, checkpoint),
     )
 
 
@@ -285,7 +295,7 @@ def _sampling(resolved: hub.ResolvedModel, checkpoint: Checkpoint) -> dict[str, 
     return {**recommended, **made, **chosen}
 
 
-def _notes(asked: str, resolved: hub.ResolvedModel, *, has_template: bool) -> tuple[str, ...]:
+def _notes(asked: str, resolved: hub.ResolvedModel, checkpoint: Checkpoint) -> tuple[str, ...]:
     """Say whose model it is, and what of its store's settings is not used."""
     settings, notes, entry = resolved.settings, [], resolved.entry
     if entry is not None and asked.casefold() not in ("", entry.name.casefold()):
@@ -294,110 +304,8 @@ def _notes(asked: str, resolved: hub.ResolvedModel, *, has_template: bool) -> tu
         notes.append(f"{resolved.name} is {resolved.owner}'s, in {resolved.path}")
     if settings.template_note:
         own = "Ollama's template is not run: the model's own chat template is used"
-        notes.append(own if has_template else settings.template_note)
+        notes.append(own if checkpoint.chat_template else settings.template_note)
     return (*notes, *settings.notes)
-
-
-def _probe(checkpoint: Checkpoint, *, draft_heads: bool) -> Model:
-    """Build the model without reading its matrices: it says what it caches."""
-    model: Model = models.checked_model(checkpoint, draft_heads=draft_heads)
-    return model
-
-
-def _that_fits(
-    read: Callable[[ExpertPool | None], Model],
-    streaming: StreamingExpertPool | None,
-    *,
-    may_leave_rows: bool,
-) -> tuple[Model, ExpertPool | None]:
-    """Read a model: with this pool, or whole, or with the embeddings on disk if that is too much.
-
-    Returns it and its pool, which is None of a whole one.
-    """
-    if streaming is not None or not may_leave_rows:
-        return read(streaming), streaming
-    with suppress(NotEnoughMemoryError):
-        return read(None), None
-    pool = ExpertPool(leaves_rows=True)
-    return read(pool), pool
-
-
-def _history(checkpoint: Checkpoint) -> ExpertHistory | None:
-    """Return where the use of this model's experts is remembered; None without a home folder."""
-    try:
-        folder = hub.state_folder("experts")
-    except DureError:
-        return None
-    sources = {tensor.source for tensor in checkpoint.tensors.values()}
-    return ExpertHistory(folder, [(source.path, source.size_bytes) for source in sources])
-
-
-def _tell_slow(seconds: float) -> None:
-    _LOG.warning("waiting for the disk: %.0f s for experts of one layer", seconds)
-
-
-class _TokenizerMaker:
-    """Build a checkpoint's tokenizer on its own thread, while the weights are packed."""
-
-    def __init__(
-        self, checkpoint: Checkpoint | None, drafting: DraftCheckpoint | None, *, required: bool
-    ) -> None:
-        """drafting: whose vocabulary must be the same, if there is one.
-
-        required: whether it is an error that the checkpoint has none.
-        """
-        self._required = required
-        self._checkpoint = checkpoint
-        self._drafting = drafting
-        self._result: Tokenizer | None = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._make)
-
-    def start(self) -> None:
-        """Start building."""
-        self._thread.start()
-
-    def watched(self, progress: Progress | None) -> Progress:
-        """Wrap `progress` so that it raises the tokenizer's error.
-
-        Otherwise a damaged vocabulary would be reported only after 100 GB of weights.
-        """
-
-        def report(done: int, total: int) -> None:
-            if self._error is not None:
-                raise self._error
-            if progress is not None:
-                progress(done, total)
-
-        return report
-
-    def result(self) -> Tokenizer | None:
-        """Wait for the tokenizer and return it; None without a checkpoint. Raises its error."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._result
-
-    def _make(self) -> None:
-        checkpoint, self._checkpoint = self._checkpoint, None
-        if checkpoint is None:
-            return
-        try:
-            # Importing it takes 30 ms, which are a part of what is hidden behind the weights.
-            from dure.text.no_tokenizer import NoTokenizer  # noqa: PLC0415
-            from dure.text.tokenizer import Tokenizer, is_missing  # noqa: PLC0415
-
-            if is_missing(checkpoint) and not self._required:
-                self._result = NoTokenizer(checkpoint)
-            else:
-                self._result = Tokenizer.from_checkpoint(checkpoint)
-            if self._drafting is not None:
-                self._drafting.check_vocabulary(self._result)
-        except BaseException as error:
-            self._error = error
-        del checkpoint
-        # 450,000 short strings lay between what stays: memory that the weights would come beside.
-        kernels.release_free_memory()
 
 
 def _label(resolved: hub.ResolvedModel) -> str:
