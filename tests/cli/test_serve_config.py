@@ -12,7 +12,6 @@ import pytest
 from outcome import Dure
 
 import dure.llm
-from dure.cli.serve_config import ModelOptions, read_config
 from dure.errors import InvalidRequestError
 from dure.server.logs import FIELDS, handlers
 from dure.server.run import Server, Settings
@@ -165,15 +164,6 @@ def test_what_is_wrong_in_the_file_is_said(
     assert done.code in (1, 2)
     assert said in " ".join(done.err.split())
     assert "Traceback" not in done.err
-
-
-def test_a_models_options_are_found_by_its_name(tmp_path: Path) -> None:
-    file = tmp_path / "dure.toml"
-    file.write_text(CONFIG, encoding="utf-8")
-    known = ["port", "parallel", "cors", "page", "context", "quantize", "keep_alive", "models"]
-    config = read_config(file, [*known, "alias"])
-    assert config.of("second").context == 512
-    assert config.of("first") == ModelOptions("first")
 
 
 def test_the_log_in_a_file_has_a_json_object_a_line(

@@ -55,10 +55,7 @@ def command(
         ),
     ] = "1",
     repeat: Annotated[int, typer.Option(min=1, max=1000, help="Rounds after the warm-up.")] = 3,
-    cache: Annotated[
-        console.Cache,
-        typer.Option(help="KV cache type: f16, or q8 for about half the memory."),
-    ] = console.Cache.f16,
+    cache: console.CacheType = console.Cache.f16,
     quantize: console.Quantize = None,
     memory: console.Memory = None,
     threads: Annotated[

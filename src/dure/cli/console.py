@@ -104,6 +104,11 @@ Memory = Annotated[
 ]
 
 
+Threads = Annotated[
+    int | None, typer.Option(min=1, show_default="the physical cores", help="CPU threads.")
+]
+
+
 WattsOption = Annotated[
     str | None,
     typer.Option(
@@ -128,6 +133,11 @@ class Cache(str, Enum):
 
     f16 = "f16"
     q8 = "q8"
+
+
+CacheType = Annotated[
+    Cache, typer.Option(help="KV cache type: f16, or q8 for about half the memory.")
+]
 
 
 def write(text: str) -> None:

@@ -52,9 +52,7 @@ def command(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
-    threads: Annotated[
-        int | None, typer.Option(min=1, show_default="the physical cores", help="CPU threads.")
-    ] = None,
+    threads: console.Threads = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Write a model as a GGUF file that dure and llama.cpp run, or as a .dure folder.

@@ -31,9 +31,7 @@ def command(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
     memory: console.Memory = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, show_default="the physical cores", help="CPU threads.")
-    ] = None,
+    threads: console.Threads = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     models_dir: console.ModelsDir = None,
 ) -> None:

@@ -23,14 +23,9 @@ def command(
     window: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 512,
     quantize: console.Quantize = None,
     exact: console.Exact = False,
-    cache: Annotated[
-        console.Cache,
-        typer.Option(help="KV cache type: f16, or q8 for about half the memory."),
-    ] = console.Cache.f16,
+    cache: console.CacheType = console.Cache.f16,
     memory: console.Memory = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, show_default="the physical cores", help="CPU threads.")
-    ] = None,
+    threads: console.Threads = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     models_dir: console.ModelsDir = None,
 ) -> None:

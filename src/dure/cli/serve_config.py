@@ -55,10 +55,6 @@ class ServeConfig:
     options: Mapping[str, Any]
     models: tuple[ModelOptions, ...] = ()
 
-    def of(self, name: str) -> ModelOptions:
-        """Return the options of the model that is served by that name."""
-        return next((each for each in self.models if each.name == name), ModelOptions(name))
-
 
 def read_config(path: Path, known: Sequence[str]) -> ServeConfig:
     """Read the file. known: the parameters of `dure serve`.
