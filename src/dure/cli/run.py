@@ -4,29 +4,27 @@
 
 from __future__ import annotations
 
-import json as json_module
-import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from dure.cli import before_download, console
+from dure.cli import run_options as options
 from dure.cli.answer_view import AnswerView
-from dure.cli.ctrl_c import ends_soon
+from dure.cli.run_answer import answer, as_json, tell_if_full
+from dure.cli.run_prompt import (
+    asking_is_meant,
+    check_can_chat,
+    parse_think,
+    read_schema,
+    split_arguments,
+    with_piped_input,
+)
 
 if TYPE_CHECKING:
-    from dure.chat.output import Completion
-    from dure.chat.request import Format
     from dure.cli.served_model import ServedModel
-    from dure.engine.params import SamplingParams
     from dure.llm import LLM
-    from dure.metering.prices import Prices
 
 
 # For a model whose makers recommend nothing. Sampling from the whole distribution, as the library
@@ -35,81 +33,25 @@ FALLBACK_SAMPLING: dict[str, float] = {"temperature": 0.7, "top_p": 0.9}
 
 
 def command(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            show_default=False,
-            help="A short name, a hub id, a file or a folder; default: the catalogue's default. "
-            "A single argument that has a space and is no file is the PROMPT.",
-        ),
-    ] = None,
-    prompt: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="PROMPT",
-            show_default=False,
-            help="The prompt. Piped input is appended to it, or is the prompt. Without either, "
-            "on a terminal, a chat starts.",
-        ),
-    ] = None,
+    model: options.Model = None,
+    prompt: options.Prompt = None,
     *,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Generate at most this many tokens.")
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="Sampling temperature; 0 is greedy.")
-    ] = None,
-    top_k: Annotated[int | None, typer.Option(help="Sample from the k most likely tokens.")] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(help="Sample from the most likely tokens up to this probability mass."),
-    ] = None,
-    min_p: Annotated[
-        float | None, typer.Option(help="Drop tokens below this share of the top probability.")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Seed for sampling: the same seed gives the same answer.")
-    ] = None,
-    stop: Annotated[
-        list[str] | None, typer.Option(help="Stop before this text; may be repeated.")
-    ] = None,
-    system: Annotated[str | None, typer.Option(help="The system message.")] = None,
-    think: Annotated[
-        str | None,
-        typer.Option(metavar="on|off|N", help="Thinking: on, off, or at most N tokens."),
-    ] = None,
-    hide_thinking: Annotated[
-        bool,
-        typer.Option(
-            "--hide-thinking", "--hidethinking", help="Show one line while the model thinks."
-        ),
-    ] = False,
-    json_schema: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|JSON",
-            help="Answer in JSON that follows this schema: a file, or the JSON itself.",
-        ),
-    ] = None,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Complete the text without a chat template.")
-    ] = False,
-    context: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Context length in tokens, prompt and answer [default: what fits, up to 32768].",
-        ),
-    ] = None,
-    cache: Annotated[
-        console.Cache,
-        typer.Option(help="KV cache type: f16, or q8 for about half the memory."),
-    ] = console.Cache.f16,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    seed: options.Seed = None,
+    stop: options.Stop = None,
+    system: options.System = None,
+    think: options.Think = None,
+    hide_thinking: options.HideThinking = False,
+    json_schema: options.JsonSchema = None,
+    raw: options.Raw = False,
+    context: options.Context = None,
+    cache: console.CacheType = console.Cache.f16,
     memory: console.Memory = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads [default: the physical cores].")
-    ] = None,
+    threads: options.Threads = None,
     models_dir: console.ModelsDir = None,
     quantize: console.Quantize = None,
     speculate: console.Speculate = None,
@@ -117,15 +59,10 @@ def command(
     exact: console.Exact = False,
     watts: console.WattsOption = None,
     price: console.Price = None,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show tokens, speeds, joules and money on stderr.")
-    ] = False,
+    verbose: options.Verbose = False,
     yes: before_download.Yes = False,
-    local: Annotated[
-        bool,
-        typer.Option("--local", help="Load the model here, even if a server has it in memory."),
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
+    local: options.Local = False,
+    json: options.Json = False,
 ) -> None:
     """Answer one prompt, or chat.
 
@@ -134,7 +71,6 @@ def command(
     machine) is asked, unless --local or an option of loading is given.
     """
     from dure.cli.conversation import Conversation, completes_text
-    from dure.cli.served_model import served_model
     from dure.engine.params import SamplingParams
     from dure.metering.meter import Meter
 
@@ -157,29 +93,22 @@ def command(
     if prepared is None:
         with asking_is_meant(lone):
             check_can_chat("--json" if json else "--json-schema" if form else None)
-    options: dict[str, Any] = {
-        "context": context,
-        "threads": threads,
-        "exact": exact,
-        "quantize": quantize,
-        "cache_dtype": cache.value,
-        "speculate": guessing,
-        "memory": budget,
-        "meter": meter,
-    }
     loading = (context, memory, threads, models_dir, quantize, speculate, draft, watts)
     is_plain = not (exact or raw or local) and cache is console.Cache.f16
-    may_ask = is_plain and all(each is None for each in loading)
-    began = time.perf_counter()
-    llm: LLM | ServedModel | None = (
-        served_model(model, fallback=FALLBACK_SAMPLING, tell=console.note) if may_ask else None
+    source = ModelSource(
+        {
+            "context": context,
+            "threads": threads,
+            "exact": exact,
+            "quantize": quantize,
+            "cache_dtype": cache.value,
+            "speculate": guessing,
+            "memory": budget,
+            "meter": meter,
+        },
+        may_ask=is_plain and all(each is None for each in loading),
     )
-    if llm is None:
-        before_download.tell_plan(model, context=context, budget=budget, quantize=quantize, yes=yes)
-        began = time.perf_counter()
-        with asking_is_meant(lone):
-            llm = load(model, **options)
-    load_s = time.perf_counter() - began
+    llm, load_s = source.first(model, lone=lone, yes=yes)
     tell_model(llm, load_s, verbose=verbose)
     if prepared is None:
         from dure.cli.chat import Chat
@@ -194,10 +123,7 @@ def command(
             fold=hide_thinking,
             prices=prices,
             source=model,
-            load=lambda name: (
-                (served_model(name, fallback=FALLBACK_SAMPLING) if may_ask else None)
-                or load(name, **options)
-            ),
+            load=source.another,
         )
         del llm  # the chat may let go of it for another
         chat.run()
@@ -207,74 +133,56 @@ def command(
         asked = Conversation(system).messages_with(prepared)
     elif verbose and not raw:
         console.note(f"{llm.name} has no chat template: it completes the text")
-    view = None
-    if not json:
-        view = AnswerView(fold=hide_thinking, plain=isinstance(asked, str))
+    view = None if json else AnswerView(fold=hide_thinking, plain=isinstance(asked, str))
     completion = answer(llm, asked, params, think=thinking, form=form, view=view)
     if json:
         console.print_json(as_json(llm, completion, load_s, prices))
-    elif completion.finish_reason == "length" and not (max_tokens or _default_length(llm)):
-        console.note(f"(the context of {llm.context:,} tokens is full)")
+    else:
+        tell_if_full(llm, completion, max_tokens)
     if verbose:
         console.note(console.summary(completion, prices))
 
 
-def answer(
-    llm: LLM | ServedModel,
-    prepared: str | list[dict[str, str]],
-    params: SamplingParams,
-    *,
-    think: bool | int | None,
-    view: AnswerView | None,
-    form: Format | None = None,
-) -> Completion:
-    """Stream the answer to the `view`, if there is one, and return the completion."""
-    completion = None
-    disk = console.disk_reads(llm)
-    line = console.ProgressLine("reading the prompt", delay_s=0.5, beside=disk, time_left=True)
+@dataclass(frozen=True)
+class ModelSource:
+    """Where models come from: a server that has them in memory, or they are loaded here."""
 
-    def leave() -> None:
-        line.erase()
-        if view is not None:
-            view.break_off()
+    options: Mapping[str, Any]  # arguments of LLM
+    may_ask: bool  # whether a server may be asked
 
-    with ends_soon(leave), line:
-        stream = llm.stream(prepared, params, think=think, format=form, on_prefill=line.update)
-        try:
-            with closing(stream):
-                for chunk in stream:
-                    line.erase()
-                    if view is not None:
-                        view.show(chunk.events)
-                    completion = chunk.completion
-        except BaseException:
-            if view is not None:
-                view.break_off()
-            raise
-    if completion is None:
-        raise RuntimeError("the stream ended without a completion")
-    if view is not None:
-        view.end()
-    return completion
+    def first(
+        self, model: str | None, *, lone: str | None, yes: bool
+    ) -> tuple[LLM | ServedModel, float]:
+        """Return the model, None being the catalogue's default, and the seconds that it took.
 
+        What a download would bring is said before it, and asked without `yes`. lone: as of
+        `asking_is_meant`.
+        """
+        began = time.perf_counter()
+        llm: LLM | ServedModel | None = self._served(model, tell=console.note)
+        if llm is None:
+            before_download.tell_plan(
+                model,
+                context=self.options["context"],
+                budget=self.options["memory"],
+                quantize=self.options["quantize"],
+                yes=yes,
+            )
+            began = time.perf_counter()
+            with asking_is_meant(lone):
+                llm = load(model, **self.options)
+        return llm, time.perf_counter() - began
 
-def _default_length(llm: LLM | ServedModel) -> int | None:
-    """Return the model's own default of max_tokens, if its store or preset has one."""
-    return llm.sampling_defaults.get("max_tokens")
+    def another(self, model: str) -> LLM | ServedModel:
+        """Return another model, for the chat."""
+        return self._served(model, tell=lambda _: None) or load(model, **self.options)
 
+    def _served(self, model: str | None, tell: Callable[[str], None]) -> ServedModel | None:
+        from dure.cli.served_model import served_model
 
-def tell_model(llm: LLM | ServedModel, load_s: float, *, verbose: bool) -> None:
-    """Say on stderr where the model is, and what of it does not go without saying."""
-    from dure.cli.served_model import ServedModel
-
-    if isinstance(llm, ServedModel):
-        console.note(f"(the server at {llm.host} has {llm.name} in memory; --local loads it here)")
-        return
-    console.tell_notes(llm.notes)
-    console.tell_memory(llm.name, llm.memory)
-    if verbose:
-        console.note(f"{describe(llm)}, loaded in {load_s:.2f} s")
-        console.tell_energy(llm.meter.energy)
+        if not self.may_ask:
+            return None
+        return served_model(model, fallback=FALLBACK_SAMPLING, tell=tell)
 
 
 def load(model: str | None, **options: Any) -> LLM:
@@ -291,158 +199,18 @@ def load(model: str | None, **options: Any) -> LLM:
         )
 
 
-def describe(llm: LLM) -> str:
-    """Format what was loaded: name, context and threads."""
-    return f"{llm.name}: context of {llm.context:,} tokens, {llm.threads} threads"
+def tell_model(llm: LLM | ServedModel, load_s: float, *, verbose: bool) -> None:
+    """Say on stderr where the model is, and what of it does not go without saying."""
+    from dure.cli.served_model import ServedModel
 
-
-def parse_think(text: str | None) -> bool | int | None:
-    """Parse --think: True for "on", False for "off", a number of tokens, None if not given."""
-    if text is None:
-        return None
-    if text in ("on", "off"):
-        return text == "on"
-    if text.isdecimal() and len(text) < 10:
-        return int(text)
-    raise typer.BadParameter(f"{text!r} is not on, off or a number of tokens", param_hint="--think")
-
-
-def read_schema(given: str) -> Format:
-    """Read a JSON schema, from a file or given as JSON, and check that it can be enforced.
-
-    What of it is left to the model is said on stderr. Raises InvalidRequestError.
-    """
-    from dure.chat.request import Format
-    from dure.chat.structured_output import check_format
-    from dure.errors import InvalidRequestError
-
-    is_json = given.lstrip()[:1] in ("{", "[", '"')
-    what = "--json-schema" if is_json else given
-    try:
-        data = given.encode() if is_json else Path(given).read_bytes()
-    except OSError as error:
-        raise InvalidRequestError(
-            f"{given} cannot be read: {error.strerror}.",
-            hint="give a file, or the schema itself, which begins with {",
-        ) from None
-    except ValueError:
-        raise InvalidRequestError("The path of --json-schema holds a null character.") from None
-    try:
-        form = Format("json_schema", json_module.loads(data))
-    except (ValueError, RecursionError) as error:
-        place = f": {error}" if isinstance(error, json_module.JSONDecodeError) else ""
-        raise InvalidRequestError(
-            f"{what} holds no JSON{place}.", hint="quote it for the shell: '{\"type\": …}'"
-        ) from None
-    for left in check_format(form):
-        console.note(f"({left} is not enforced)")
-    return form
-
-
-@contextmanager
-def asking_is_meant(lone: str | None) -> Iterator[None]:
-    """Turn an error inside the block into how to ask, where a `lone` word is no model."""
-    from dure import hub
-    from dure.errors import InvalidRequestError, ModelNotFoundError
-
-    try:
-        yield
-    except (InvalidRequestError, ModelNotFoundError) as error:
-        if lone is None or set(lone) & set(":/\\") or hub.is_known(lone):
-            raise
-        raise ModelNotFoundError(
-            f"{lone!r} is not a model.",
-            hint=f'to ask the default model: dure run {hub.load_catalogue().default} "{lone}"'
-            + (f"; {error.hint}" if isinstance(error, ModelNotFoundError) else ""),
-        ) from None
-
-
-def split_arguments(model: str | None, prompt: str | None) -> tuple[str | None, str | None]:
-    """Return (model or None for the default, prompt); a lone argument with a space is a prompt."""
-    if model is None or prompt is not None or not any(c.isspace() for c in model.strip()):
-        return model, prompt
-    try:
-        is_path = Path(model).expanduser().exists()
-    except (OSError, RuntimeError, ValueError):
-        is_path = False
-    return (model, None) if is_path else (None, model)
-
-
-def with_piped_input(prompt: str | None) -> str | None:
-    """Append what was piped in to `prompt`, after a blank line; None if there is neither."""
-    from dure.errors import InvalidRequestError
-
-    if sys.stdin is None or sys.stdin.isatty():
-        return prompt
-    # The parent may have left a pipe that nobody closes: say what we wait for.
-    waiting = threading.Timer(3.0, console.note, ["waiting for standard input to end"])
-    waiting.daemon = True
-    waiting.start()
-    try:
-        piped = sys.stdin.buffer.read().decode("utf-8").strip("\n")
-    except UnicodeDecodeError as error:
-        raise InvalidRequestError(
-            f"Standard input is not UTF-8 text: byte {error.start} is not.",
-            hint="convert it with iconv first",
-        ) from None
-    finally:
-        waiting.cancel()
-    return "\n\n".join(part for part in (prompt, piped) if part) or None
-
-
-def check_can_chat(option: str | None) -> None:
-    """Check that a chat can start: on a terminal, without an `option` that needs a prompt.
-
-    Raises InvalidRequestError.
-    """
-    from dure.errors import InvalidRequestError
-
-    if option is not None:
-        raise InvalidRequestError(
-            f"{option} needs a PROMPT.",
-            hint=f'dure run MODEL "…" {option}',
+    if isinstance(llm, ServedModel):
+        console.note(f"(the server at {llm.host} has {llm.name} in memory; --local loads it here)")
+        return
+    console.tell_notes(llm.notes)
+    console.tell_memory(llm.name, llm.memory)
+    if verbose:
+        console.note(
+            f"{llm.name}: context of {llm.context:,} tokens, {llm.threads} threads, "
+            f"loaded in {load_s:.2f} s"
         )
-    if sys.stdin is None or not sys.stdin.isatty():
-        raise InvalidRequestError(
-            "No PROMPT was given, and standard input is empty.",
-            hint='dure run MODEL "…", or pipe the prompt in',
-        )
-
-
-def as_json(
-    llm: LLM | ServedModel, completion: Completion, load_s: float, prices: Prices | None = None
-) -> dict[str, Any]:
-    """Build the object that --json prints."""
-    usage, timings = completion.usage, completion.usage.timings
-    seconds: Sequence[tuple[str, float]] = (
-        ("load_s", load_s),
-        ("prefill_s", timings.prefill_s),
-        ("decode_s", timings.decode_s),
-        ("prefill_tps", timings.prefill_tps),
-        ("decode_tps", timings.decode_tps),
-    )
-    charged: dict[str, Any] = {}
-    if prices is not None:
-        charged = {"money": usage.money(prices), "currency": prices.currency}
-    experts = {} if usage.experts is None else {"experts": asdict(usage.experts)}
-    return {
-        "model": llm.name,
-        "text": completion.content,
-        "reasoning": completion.reasoning,
-        "finish_reason": completion.finish_reason,
-        "tokens": {
-            "prompt": usage.prompt_tokens,
-            "cached": usage.cached_tokens,
-            "completion": usage.output_tokens,
-            "drafted": usage.drafted_tokens,
-            "accepted": usage.accepted_tokens,
-        },
-        "timings": {name: round(value, 4) for name, value in seconds},
-        "cost": {
-            "processor_seconds": round(usage.cost.cpu_s, 4),
-            "joules": usage.cost.joules,
-            "energy": usage.cost.energy_source,
-            **charged,
-        },
-        **experts,
-    }
+        console.tell_energy(llm.meter.energy)
