@@ -70,7 +70,12 @@ LONGEST = (
     *("models/test_parity.py", "serving/test_process.py", "models/test_packed_parity.py"),
     *("cli/test_command.py", "test_same_bits_quantised.py"),
     *("convert/test_convert_folder.py", "examples/test_examples.py"),
-    *("cli/test_chat.py", "test_llm_model.py", "weights/test_repack.py", "models/test_mtp.py"),
+    *(
+        "cli/test_chat_terminal.py",
+        "test_llm_model.py",
+        "weights/test_repack.py",
+        "models/test_mtp.py",
+    ),
     *("test_exit.py", "cli/test_numbers.py", "text/test_tokenizer.py"),
     *("engine/test_grammar.py", "serving/test_same_bits_http.py"),
     # of those that .ci/sanitize runs

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import Any
 
 import pytest
 from fake_llm import FakeLLM
-from outcome import Dure, Outcome, Terminal
+from outcome import Dure, Outcome, Talk, Terminal
 
 import dure.llm
 from dure.cli import main
+from dure.cli.chat import Chat
+from dure.engine.params import SamplingParams
 from dure.hub import server_client
 
 
@@ -31,5 +34,30 @@ def dure_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         return Outcome(
             code if isinstance(code, int) else 0, captured.out, captured.err, FakeLLM.made
         )
+
+    return run
+
+
+@pytest.fixture
+def talk(monkeypatch: pytest.MonkeyPatch) -> Talk:
+    """A function that chats the given lines with a fake model, which it returns."""
+
+    def run(*lines: str | type[BaseException], model: str = "fake", **options: Any) -> FakeLLM:
+        monkeypatch.setattr(FakeLLM, "made", [])
+        rest = iter([*lines, EOFError])
+
+        def read(_prompt: str, text: str = "") -> str:
+            line = next(rest)
+            if isinstance(line, str) and text:
+                line = line.replace("…", text)  # what one edits stands in the line
+            if isinstance(line, str):
+                return line
+            raise line
+
+        llm = FakeLLM(model)
+        params = options.pop("params", SamplingParams())
+        Chat(llm, params, read=read, **options).run()  # type: ignore[arg-type]
+        assert list(rest) in ([], [EOFError])  # every line was read
+        return llm
 
     return run

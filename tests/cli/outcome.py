@@ -31,6 +31,7 @@ class Outcome:
 
 
 Dure = Callable[..., Outcome]
+Talk = Callable[..., FakeLLM]
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(dure.__file__).parent.parent)}
 """For a Python in a process of its own, which is to find the same dure."""
