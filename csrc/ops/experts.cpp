@@ -58,8 +58,9 @@ void add_biases(const ExpertSet& e, int expert, int64_t from, int64_t n, int col
 }
 
 // 32 columns of the activated gate and up for all rows of a job, straight to the int8 tiles that
-// down will read.
-void gate_up_int8(Job& job, const ExpertSet& e, int block, std::vector<float>& buffer) {
+// down will read. after: what this thread reads next, if anything.
+void gate_up_int8(Job& job, const ExpertSet& e, int block, const Task* after,
+                  std::vector<float>& buffer) {
   const Packed gate = e.gate_of(job.expert), up = e.up_of(job.expert);
   const int rows = job.x->rows, p = 2 * block;
   buffer.resize(static_cast<size_t>(rows) * 2 * kBlock);
@@ -68,8 +69,7 @@ void gate_up_int8(Job& job, const ExpertSet& e, int block, std::vector<float>& b
                               {gate, p + 1, {g + kPanel, kBlock, kPanel}},
                               {up, p, {u, kBlock, kPanel}},
                               {up, p + 1, {u + kPanel, kBlock, kPanel}}};
-  const Task after{gate, p + 2, {}};
-  panels_times(tasks, kTasks, *job.x, p + 2 < gate.panels() ? &after : nullptr);
+  panels_times(tasks, kTasks, *job.x, after);
   add_biases(e, job.expert, static_cast<int64_t>(block) * kBlock, rows, kBlock, kBlock, g, u);
   activate(e.activation, g, u, static_cast<int64_t>(rows) * kBlock, g);
   for (int i = 0; i < rows; ++i)
@@ -113,21 +113,26 @@ void watch_inner(const Job& job, const ExpertSet& e, int part, bool as_float) {
   }
 }
 
+// Items handed out at a time.
+constexpr int kPartsAtOnce = 4, kDownsAtOnce = 2;
+
 // Columns of the products, from a multiple of kPanel on: (n, k, width).
 struct Columns {
   int64_t first, width;
   float* products;
 
+  int panel(int item) const { return static_cast<int>(first / kPanel) + item * kTasks; }
   int items() const { return static_cast<int>(ceil_div(width, kTasks * kPanel)); }
 };
 
 // kTasks panels of down, the `item`th of these columns, for all rows of a job; row i goes to
-// products[pairs[i]].
+// products[pairs[i]]. after: what this thread reads next, if anything.
 void down_panels(const Job& job, const ExpertSet& e, int item, bool as_float,
-                 const Columns& columns, std::vector<float>& weights, std::vector<float>& buffer) {
+                 const Columns& columns, const Task* after, std::vector<float>& weights,
+                 std::vector<float>& buffer) {
   const Packed down = e.down_of(job.expert);
   const auto n = static_cast<int64_t>(job.pairs.size());
-  const int first = static_cast<int>(columns.first / kPanel) + item * kTasks;
+  const int first = columns.panel(item);
   const int end = static_cast<int>(ceil_div(columns.first + columns.width, kPanel));
   const int count = std::min(kTasks, end - first);
   const int64_t start = static_cast<int64_t>(first) * kPanel,
@@ -144,7 +149,7 @@ void down_panels(const Job& job, const ExpertSet& e, int item, bool as_float,
     for (int64_t i = 0; i < n; ++i) rows.push_back(job.wide.data() + i * e.intermediate);
     panels_times_float(tasks, count, rows.data(), n, weights);
   } else {
-    panels_times(tasks, count, job.h);
+    panels_times(tasks, count, job.h, after);
   }
   if (e.down_bias)
     add_bias(e.down_bias + job.expert * e.hidden + start, n, static_cast<int>(width), width,
@@ -192,29 +197,48 @@ void experts(const ActTiles* tiles, const float* x, int64_t n, const int32_t* id
         copy_row(*tiles, job.pairs[static_cast<size_t>(row)] / k, job.own, row);
       }
     }
-#pragma omp for schedule(dynamic, 4)
-    for (int64_t item = 0; item < static_cast<int64_t>(num_jobs) * wide_items; ++item) {
-      Job& job = jobs[static_cast<size_t>(item / wide_items)];
+    const int team = omp_get_num_threads();
+    auto job_of = [&](int64_t item, int items) -> Job& {
+      return jobs[static_cast<size_t>(item / items)];
+    };
+    // The first panel of what this thread reads next, of `items` for each job.
+    Task after;
+    auto coming = [&](int64_t item, int step, int items, auto&& task_of) -> const Task* {
+      const int64_t next = item_after(item, step, team);
+      if (next >= int64_t{num_jobs} * items) return nullptr;
+      after = task_of(job_of(next, items).expert, static_cast<int>(next % items));
+      return &after;
+    };
+#pragma omp for schedule(dynamic, kPartsAtOnce)
+    for (int64_t item = 0; item < int64_t{num_jobs} * wide_items; ++item) {
+      Job& job = job_of(item, wide_items);
       const int part = static_cast<int>(item % wide_items);
       if (as_float) {
         gate_up_float(job, e, part, weights_as_floats, buffer);
       } else {
-        gate_up_int8(job, e, part, buffer);
+        const Task* next = coming(item, kPartsAtOnce, wide_items, [&](int expert, int block) {
+          return Task{e.gate_of(expert), 2 * block, {}};
+        });
+        gate_up_int8(job, e, part, next, buffer);
       }
     }
     if (e.inner_squares) {
 #pragma omp for schedule(static)
-      for (int64_t item = 0; item < static_cast<int64_t>(num_jobs) * wide_items; ++item)
+      for (int64_t item = 0; item < int64_t{num_jobs} * wide_items; ++item)
         watch_inner(jobs[static_cast<size_t>(item / wide_items)], e,
                     static_cast<int>(item % wide_items), as_float);
     }
     for (int64_t from = 0; from < e.hidden; from += part.columns) {
       const Columns columns{from, std::min(part.columns, e.hidden - from), part.products};
       const int items = columns.items();
-#pragma omp for schedule(dynamic, 2)
-      for (int64_t item = 0; item < static_cast<int64_t>(num_jobs) * items; ++item)
-        down_panels(jobs[static_cast<size_t>(item / items)], e, static_cast<int>(item % items),
-                    as_float, columns, weights_as_floats, buffer);
+#pragma omp for schedule(dynamic, kDownsAtOnce)
+      for (int64_t item = 0; item < int64_t{num_jobs} * items; ++item) {
+        const Task* next = coming(item, kDownsAtOnce, items, [&](int expert, int at) {
+          return Task{e.down_of(expert), columns.panel(at), {}};
+        });
+        down_panels(job_of(item, items), e, static_cast<int>(item % items), as_float, columns, next,
+                    weights_as_floats, buffer);
+      }
       // A token's experts are added in the order its router named them, whatever else is in the
       // batch, and in whatever order they were computed.
 #pragma omp for schedule(static)

@@ -66,20 +66,20 @@ static_assert(kRowsAtOnce % 16 == 0, "whole tiles, of vectors and of a matrix un
 
 // Blocks [first, first + count) of a panel times `rows` rows from a row on.
 void panel_times(const Packed& w, const uint8_t* panel, const ActTiles& x, int from, int rows,
-                 int first, int count, float* partial) {
+                 int first, int count, float* partial, const Coming& coming) {
   assert(w.blocks() == x.blocks && from % x.width == 0 && from + rows <= x.rows);
   with_quantised_type(w.type, [&](auto type) {
     constexpr Type kType = type();
     if constexpr (MatrixUnit::exists) {
       if (is_wide(x))
         return panel_many_tiles<kType, kTile, MatrixUnit::kTokens>(w, panel, x, from, rows, first,
-                                                                   count, partial);
+                                                                   count, partial, coming);
     }
     for_range<0, 4>([&](auto log) {
       constexpr int T = 1 << log;
       if constexpr (T == kTile || (T < kTile && T > kDirect))
         if (x.width == T)
-          panel_many_tiles<kType, T>(w, panel, x, from, rows, first, count, partial);
+          panel_many_tiles<kType, T>(w, panel, x, from, rows, first, count, partial, coming);
     });
   });
 }
@@ -151,15 +151,33 @@ void panels_times(const Task* tasks, int count, const ActTiles& x, const Task* a
     const size_t size = round_up(rows, 16) * kPanel;
     room.assign(count * size + 16, 0.0f);
     float* partial = aligned(room.data());
+    auto coming_of = [](const Task& task, int first) {
+      return Coming(task.w, task.panel, first, std::min(kChunk, task.w.blocks() - first));
+    };
     for (int first = 0; first < x.blocks; first += kChunk)
-      for (int i = 0; i < count; ++i)
+      for (int i = 0; i < count; ++i) {
+        Coming coming;
+        if (i + 1 < count) coming = coming_of(tasks[i + 1], first);
+        else if (first + kChunk < x.blocks) coming = coming_of(tasks[0], first + kChunk);
+        else if (from + rows == x.rows && after) coming = coming_of(*after, 0);
         panel_times(tasks[i].w, tasks[i].w.panel(tasks[i].panel), x, from, rows, first,
-                    std::min(kChunk, x.blocks - first), partial + i * size);
+                    std::min(kChunk, x.blocks - first), partial + i * size, coming);
+      }
     for (int i = 0; i < count; ++i)
       for (int t = 0; t < rows; ++t)
         tasks[i].out.put(from + t, load(partial + i * size + t * kPanel));
   }
 }
+
+namespace {
+
+// The panel with this number, counted through all products.
+Task panel_of_products(const Product* product, int panel) {
+  while (panel >= product->w.panels()) panel -= product++->w.panels();
+  return {product->w, panel, panel_output(*product, panel)};
+}
+
+}  // namespace
 
 void matmul_int8(const ActTiles& x, const Product* products, int count, int threads) {
   int panels = 0;
@@ -168,15 +186,13 @@ void matmul_int8(const ActTiles& x, const Product* products, int count, int thre
   const int step = panels_at_once(panels, threads, is_wide(x) ? kTasks : kMostAtOnce);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
   for (int first = 0; first < panels; first += step) {
-    Task tasks[kMostAtOnce];
+    Task tasks[kMostAtOnce], after;
     const int end = std::min(first + step, panels);
-    int panel = first;
-    const Product* product = products;
-    for (int item = first; item < end; ++item, ++panel) {
-      while (panel >= product->w.panels()) panel -= product++->w.panels();
-      tasks[item - first] = {product->w, panel, panel_output(*product, panel)};
-    }
-    panels_times(tasks, end - first, x);
+    for (int item = first; item < end; ++item)
+      tasks[item - first] = panel_of_products(products, item);
+    const int64_t next = item_after(end - 1, step, threads);
+    if (next < panels) after = panel_of_products(products, static_cast<int>(next));
+    panels_times(tasks, end - first, x, next < panels ? &after : nullptr);
   }
 }
 

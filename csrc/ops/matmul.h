@@ -49,6 +49,12 @@ struct Task {
   Output out;
 };
 
+// The item that a thread works on after this one, when `step` at a time are handed out: if
+// hand-outs go round, as they mostly do.
+inline int64_t item_after(int64_t item, int step, int threads) {
+  return item + 1 + ((item + 1) % step ? 0 : int64_t{threads - 1} * step);
+}
+
 // Tasks worth giving to panels_times at once: they take each tile of activations in turn while it
 // is in the first cache.
 constexpr int kTasks = 4;

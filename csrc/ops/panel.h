@@ -354,21 +354,50 @@ void unpacked_rows_times(const Scratch& scratch, int count, const uint8_t* tile,
   unpacked_times<F, T, kWidth>(scratch, count, tile, sums, first);
 }
 
+// Blocks of a panel that are unpacked next. They come from memory while the tiles before are
+// multiplied: who asked for them only then would wait.
+struct Coming {
+  const uint8_t *codes = nullptr, *scales = nullptr;
+  int code_bytes = 0, scale_bytes = 0;
+
+  Coming() = default;
+  Coming(const Packed& w, int panel, int first, int count) {
+    const TypeSizes& s = sizes_of(w.type);
+    codes = w.panel(panel) + static_cast<size_t>(first) * s.code_bytes;
+    scales = w.panel(panel) + w.panel_codes_bytes() +
+             static_cast<size_t>(first / s.unit_blocks) * s.scale_bytes;
+    code_bytes = count * s.code_bytes, scale_bytes = count / s.unit_blocks * s.scale_bytes;
+  }
+  // Asks for one part of as many. Inlined, or GCC takes it for a function without effects.
+  __attribute__((always_inline)) void fetch(int part, int parts) const {
+    ask(codes, code_bytes, part, parts), ask(scales, scale_bytes, part, parts);
+  }
+
+ private:
+  __attribute__((always_inline)) static void ask(const uint8_t* p, int bytes, int part, int parts) {
+    const int step = ceil_div(ceil_div(bytes, parts), 64) * 64;
+    for (int i = part * step; i < std::min(bytes, (part + 1) * step); i += 64)
+      __builtin_prefetch(p + i, 0, 2);  // the second cache: the first one has the tiles
+  }
+};
+
 // partial (rows, 16) += blocks [first, first + count) times `rows` rows from a row on, of tiles
 // that are kWidth tokens wide; T of them at a time.
 template <Type kType, int T, int kWidth = T>
 void panel_many_tiles(const Packed& w, const uint8_t* panel, const ActTiles& x, int from, int rows,
-                      int first, int count, float* partial) {
+                      int first, int count, float* partial, const Coming& coming) {
   using F = UnpackedForm<Layout<kType>>;
   const PanelSource<kType> source(w, panel);
   Scratch& scratch = thread_scratch().scratch;
   for (const int end = first + count; first < end; first += F::chunk) {
     const int blocks = std::min(F::chunk, end - first);
     unpack_chunk(source, first, blocks, scratch);
-    for (int i = 0; i < rows; i += T)
+    for (int i = 0; i < rows; i += T) {
+      if (first + blocks == end) coming.fetch(i / T, ceil_div(rows, T));
       unpacked_rows_times<F, T, kWidth>(scratch, blocks, x.record(from + i, first),
                                         partial + i * kPanel, (from + i) % kWidth,
                                         std::min(T, rows - i));
+    }
   }
 }
 
