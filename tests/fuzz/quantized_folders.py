@@ -10,10 +10,11 @@ from typing import Any
 
 import packings
 import test_mlx
-import test_quantized_checkpoint as packed
 import test_saved_layouts as saved
 import torch
 from folders import folder
+from packed_folders import NAME, weights
+from test_quantized_checkpoint import CASES
 
 Files = dict[str, bytes]
 
@@ -29,12 +30,12 @@ def build(scratch: Path, *, small: bool) -> dict[str, Files]:
         made[name] = {each.name: each.read_bytes() for each in path.iterdir() if each.is_file()}
         shutil.rmtree(path)
 
-    cases = list(packed.CASES.items())
+    cases = list(CASES.items())
     for name, (settings, pack, shape, _) in cases[:: 6 if small else 1]:
         with named(name) as path:
-            weight = packed.weights(*shape)
+            weight = weights(*shape)
             packings.write_packed(
-                path, {}, {packed.NAME: weight}, settings, lambda _, w, pack=pack: pack(w)
+                path, {}, {NAME: weight}, settings, lambda _, w, pack=pack: pack(w)
             )
     for name, (config, tensors) in _saved().items():
         with named(name) as path:
