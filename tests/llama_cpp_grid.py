@@ -53,13 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _compare(name: str, folder: Path, python: str) -> tuple[float, float, str]:
     """Return how far the log-probabilities are, how far they may be, and the peer's name."""
     import numpy as np  # noqa: PLC0415
-    from test_convert_gguf import (  # noqa: PLC0415
-        AS_IN_LLAMA_CPP,
-        TOKENS,
-        WIDE,
-        WIDER,
-        write_tokenizer,
-    )
+    from hub_folders import AS_IN_LLAMA_CPP, TOKENS, WIDE, write_tokenizer  # noqa: PLC0415
+    from test_convert_gguf import WIDER  # noqa: PLC0415
     from tiny_models import loaded, oracle, prefill_logits, saved  # noqa: PLC0415
 
     from dure.convert.gguf import convert  # noqa: PLC0415
