@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from fuzz_callers import CALLER_READERS
 from fuzz_files import FILE_READERS
+from fuzz_gguf import GGUF_READERS
 from fuzz_hub import HUB_READERS
 from fuzz_packed import PACKED_READERS
 from fuzz_pooling import POOLING_READERS
@@ -15,6 +16,7 @@ from fuzz_texts import TEXT_READERS
 from reader import Reader
 
 READERS: Mapping[str, type[Reader]] = {
+    **GGUF_READERS,
     **FILE_READERS,
     **PACKED_READERS,
     **POOLING_READERS,
