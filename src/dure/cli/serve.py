@@ -21,6 +21,7 @@ from dure.errors import InvalidRequestError
 if TYPE_CHECKING:
     from dure.llm import LLM
     from dure.metering.keys_file import PriceList
+    from dure.server.run import Server
 
 DEFAULT_KEEP_ALIVE = 300.0  # seconds, of models that are loaded on demand
 
@@ -77,7 +78,7 @@ def command(
     from dure.metering.meter import Meter
     from dure.server.http.tls import Tls
     from dure.server.logs import reopen_files, set_up
-    from dure.server.run import Server, Settings, shown
+    from dure.server.run import Server, Settings
     from dure.weights.quantize import check_scheme
 
     # A wrong value ends the command, not the first request.
@@ -130,31 +131,16 @@ def command(
         keep_alives=served.keep_alives,
     )
     set_up(verbose=verbose, file=log_file)
-
-    def load(name: str) -> LLM:
-        from dure.llm import LLM
-
-        with console.loading() as progress:
-            llm = LLM(
-                name,
-                **vars(served.options_of(name)),
-                meter=meter,
-                require_tokenizer=True,
-                **server.watched(progress),
-            )
-        tell_model(shown(name), llm, parallel)
-        return llm
-
-    def ready(_: LLM | None) -> None:
-        # What is there now stays: without it, a collection is short enough for the event loop.
-        gc.collect()
-        gc.freeze()
-        tell_address(server.address, is_tls=settings.tls is not None, page=page)
-
     if ray is None:  # what this machine lacks others may have
         _tell_plans(served, users=parallel if max_models == 1 else 1, yes=yes)
     reopen = None if log_file is None else reopen_files
-    server = Server(settings, load, on_ready=ready, on_hangup=reopen, meter=meter)
+    server = Server(
+        settings,
+        lambda name: _load(name, served, server),
+        on_ready=lambda _: _ready(server),
+        on_hangup=reopen,
+        meter=meter,
+    )
     if server.ledger is not None:
         tell_lost(server.ledger)
     if verbose or ledger is not None:
@@ -206,3 +192,28 @@ def _tell_plans(served: ServedModels, *, users: int, yes: bool) -> None:
             users=users,
             yes=yes,
         )
+
+
+def _load(name: str, served: ServedModels, server: Server) -> LLM:
+    """Load a model that is asked for, and say what it is."""
+    from dure.llm import LLM
+    from dure.server.run import shown
+
+    with console.loading() as progress:
+        llm = LLM(
+            name,
+            **vars(served.options_of(name)),
+            meter=server.meter,
+            require_tokenizer=True,
+            **server.watched(progress),
+        )
+    tell_model(shown(name), llm, server.settings.parallel)
+    return llm
+
+
+def _ready(server: Server) -> None:
+    # What is there now stays: without it, a collection is short enough for the event loop.
+    gc.collect()
+    gc.freeze()
+    settings = server.settings
+    tell_address(server.address, is_tls=settings.tls is not None, page=settings.page)

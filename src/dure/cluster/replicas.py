@@ -12,7 +12,7 @@ from dure.cluster.actor import new_secret
 from dure.cluster.chain import RemoteStage
 from dure.cluster.nodes import Actor, Cluster, Node
 from dure.cluster.plan import PipelinePlan, ask_rooms, room_beside
-from dure.cluster.split import Cost
+from dure.cluster.split import Cost, Room
 from dure.cluster.subject import open_subject
 from dure.errors import NotEnoughMemoryError
 from dure.weights.span import Span
@@ -20,6 +20,8 @@ from dure.weights.span import Span
 if TYPE_CHECKING:
     from dure import hub
     from dure.batch import CacheDtype
+
+_Placed = tuple[Actor, Span, Room]  # a stage that is not here, with its layers and its node's room
 
 
 def plan_replicas(
@@ -63,7 +65,7 @@ def plan_replicas(
         actors = [cluster.start(node, secret) for team in teams for node in team]
         left = iter(zip(actors, ask_rooms(actors, threads, budget), strict=True))
         own = room_beside(subject.threads, budget, actors)
-        placed = []
+        placed: list[list[_Placed]] = []
         for number, chosen in enumerate(teams, 1):
             has = [next(left) for _ in chosen]
             try:
@@ -99,33 +101,41 @@ def plan_replicas(
         raise
     order = subject.order(head, sizes, threads)
     here = next((node.host for node in nodes if node.is_here), "127.0.0.1")
+    base = PipelinePlan(
+        resolved=subject.resolved,
+        checkpoint=subject.checkpoint,
+        cluster=cluster,
+        secret=secret,
+        host=here,
+        costs=subject.costs,
+        remote=(),
+        order=order,
+        threads=threads or max(1, machine.usable_threads() // replicas),
+        rooms=[own],
+        budget=budget,
+        sizes=sizes,
+        hidden_bytes=4 * subject.model.hidden_size,
+    )
+    return _with_stages(base, placed)
+
+
+def _with_stages(base: PipelinePlan, placed: Sequence[Sequence[_Placed]]) -> list[PipelinePlan]:
+    """Return a plan for each replica, of its stages' nodes. base: has the head's alone."""
     crowded = [{actor.node.id for actor, _, _ in team} for team in placed]
     plans = []
     for team in placed:
-        plan = PipelinePlan(
-            resolved=subject.resolved,
-            checkpoint=subject.checkpoint,
-            cluster=cluster,
-            secret=secret,
-            host=here,
-            costs=subject.costs,
-            remote=(),
-            order=order,
-            threads=threads or max(1, machine.usable_threads() // replicas),
-            rooms=[*(room for _, _, room in team), own],
-            budget=budget,
-            sizes=sizes,
-            hidden_bytes=4 * subject.model.hidden_size,
-        )
         remote = [
             RemoteStage(
                 actor,
-                replace(order, span=span, share=sum(actor.node.id in each for each in crowded)),
-                plan.needs(span),
+                replace(
+                    base.order, span=span, share=sum(actor.node.id in each for each in crowded)
+                ),
+                base.needs(span),
             )
             for actor, span, _ in team
         ]
-        plans.append(replace(plan, remote=remote))
+        rooms = [*(room for _, _, room in team), *base.rooms]
+        plans.append(replace(base, remote=remote, rooms=rooms))
     return plans
 
 

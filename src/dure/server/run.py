@@ -200,48 +200,8 @@ class Server:
             closed=settings.closed,
         )
         self.service = service
-        connections = self.connections = Connections()
-        hosts = Hosts((*settings.allowed_hosts, settings.host))
-        page = Page() if settings.page else None
-        api = make_app(service, page=page)
-        self.bodies: BodyReader = api.state.bodies
-        app: Any = RequestMiddleware(
-            api,
-            keys=keys,
-            hosts=hosts,
-            origins=Origins(settings.cors),
-            connections=connections,
-            page=page,
-            on_failure=metrics.on_failure,
-        )
-        if settings.cors:
-            app = CORSMiddleware(
-                app,
-                allow_origins=list(settings.cors),
-                allow_methods=["GET", "POST", "DELETE"],
-                allow_headers=["*"],
-                expose_headers=["x-request-id", "x-dure-ignored"],
-            )
-        self._http = _HTTP(
-            uvicorn.Config(
-                app,
-                http=connections.protocol,  # type: ignore[arg-type]
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                date_header=True,
-                timeout_keep_alive=int(limits.IDLE_SECONDS),
-                h11_max_incomplete_event_size=limits.MAX_HEADER_BYTES,
-                timeout_graceful_shutdown=5,
-                loop="asyncio",
-                backlog=limits.ACCEPTED_TOGETHER,
-                ssl_certfile=None if settings.tls is None else settings.tls.certificate,
-                ssl_keyfile=None if settings.tls is None else settings.tls.key,
-            )
-        )
+        self.connections = Connections()
+        self._http = _HTTP(self._uvicorn_config(self._app(service, keys, metrics)))
         loop = asyncio.get_running_loop()
         with self._watching_signals(loop):
             self._start(self._first_model(service))
@@ -255,6 +215,52 @@ class Server:
                 await service.close()
                 if self.ledger is not None:
                     await loop.run_in_executor(None, self.ledger.close)
+
+    def _app(self, service: Service, keys: Keys, metrics: Metrics) -> Any:
+        """Build what a request goes through: CORS, the middleware, and the routes."""
+        settings = self.settings
+        page = Page() if settings.page else None
+        api = make_app(service, page=page)
+        self.bodies: BodyReader = api.state.bodies
+        app: Any = RequestMiddleware(
+            api,
+            keys=keys,
+            hosts=Hosts((*settings.allowed_hosts, settings.host)),
+            origins=Origins(settings.cors),
+            connections=self.connections,
+            page=page,
+            on_failure=metrics.on_failure,
+        )
+        if settings.cors:
+            app = CORSMiddleware(
+                app,
+                allow_origins=list(settings.cors),
+                allow_methods=["GET", "POST", "DELETE"],
+                allow_headers=["*"],
+                expose_headers=["x-request-id", "x-dure-ignored"],
+            )
+        return app
+
+    def _uvicorn_config(self, app: Any) -> uvicorn.Config:
+        tls = self.settings.tls
+        return uvicorn.Config(
+            app,
+            http=self.connections.protocol,  # type: ignore[arg-type]
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=True,
+            timeout_keep_alive=int(limits.IDLE_SECONDS),
+            h11_max_incomplete_event_size=limits.MAX_HEADER_BYTES,
+            timeout_graceful_shutdown=5,
+            loop="asyncio",
+            backlog=limits.ACCEPTED_TOGETHER,
+            ssl_certfile=None if tls is None else tls.certificate,
+            ssl_keyfile=None if tls is None else tls.key,
+        )
 
     def stop(self) -> None:
         """Shut down as on a signal: running requests may finish; a second call aborts them."""
