@@ -26,7 +26,8 @@ from dure.weights.expert_origins import (
     origin_of,
 )
 from dure.weights.expert_pool import ExpertPool
-from dure.weights.names import canonical_name, few, is_recomputed
+from dure.weights.mismatch import Misshaped, check_tensors
+from dure.weights.names import canonical_name, is_recomputed
 from dure.weights.quantize import DtypePolicy, scheme_of
 from dure.weights.repack import Conversion, columns_of, repack_all
 from dure.weights.row_parts import cut_rows
@@ -108,7 +109,7 @@ class Weights:
         self._types = DtypePolicy(self._tensors, scheme_of(checkpoint, quantize), exact=exact)
         self._unused = set(self._tensors)
         self._missing: list[str] = []
-        self._misshaped: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
+        self._misshaped: list[Misshaped] = []
         self._progress, self._on_made = progress, on_made
         self._total_bytes = sum(t.size_bytes for t in self._tensors.values())
         self._done_bytes = 0
@@ -361,35 +362,7 @@ class Weights:
             for n in self._unused
             if asked_all and not (is_recomputed(n) or is_idle_bias(n, self._tensors))
         )
-        least = "" if asked_all else "at least "
-        if self._missing:
-            count = len(self._missing)
-            what = (
-                f"has no tensor {self._missing[0]}"
-                if count == 1
-                else f"lacks {least}{count:,} tensors that the model needs: {few(self._missing)}"
-            )
-            also = f" It has {len(left):,} that the model does not: {few(left)}." if left else ""
-            raise ModelFileError(
-                f"{self._path} {what}.{also}", hint="the file is incomplete, or not this model."
-            )
-        if len(self._misshaped) == 1:
-            name, has, wanted = self._misshaped[0]
-            raise ModelFileError(
-                f"{self._path}: {name} has shape {has}, but the config says {wanted}."
-            )
-        if self._misshaped:
-            each = [f"{name} {has}, not {wanted}" for name, has, wanted in self._misshaped]
-            raise ModelFileError(
-                f"{self._path}: {least}{len(each):,} tensors have other shapes than the config "
-                f"says: {few(each, '; ')}."
-            )
-        if left:
-            raise UnsupportedModelError(
-                f"{self._path} has {len(left):,} tensors that this architecture does not have "
-                f"({few(left)}), so running it would give wrong answers.",
-                hint="the file may be of a newer variant of the family.",
-            )
+        check_tensors(self._path, self._missing, self._misshaped, left, all_known=asked_all)
 
     def finish(self) -> None:
         """Read and pack all matrices that the model asked for.
