@@ -334,6 +334,9 @@ def test_gguf_keys_come_under_the_names_of_config_json() -> None:
         "hidden_size": 64,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
+        "head_dim": 16,
+        "value_head_dim": 16,
+        "rotary_dim": 16,
         "rms_norm_eps": 1e-5,
         "rope_theta": 5e5,
         "rope_scaling": {
@@ -365,6 +368,12 @@ def test_a_gguf_key_of_the_wrong_kind_is_refused_by_its_name(value: Any) -> None
     checkpoint = gguf_checkpoint(attention__head_count=4, attention__head_count_kv=value)
     with pytest.raises(ModelFileError, match="num_key_value_heads"):
         read_config(checkpoint).heads()
+
+
+def test_a_key_that_must_not_be_there_is_refused_in_a_whole_sentence() -> None:
+    Config({"clip_qkv": None}, "it").expect("clip_qkv")
+    with pytest.raises(UnsupportedModelError, match=r"8\.0, which.* it runs models without it\.$"):
+        Config({"clip_qkv": 8.0}, "it").expect("clip_qkv")
 
 
 @pytest.mark.parametrize(("written", "read"), [(8, 8), ([8, 8, 8], 8), (None, 3)])

@@ -21,11 +21,13 @@ from tiny_models import (
     reopened,
     saved_as,
 )
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from dure.errors import ModelFileError
 from dure.formats.checkpoint import Checkpoint
 from dure.formats.context import one_rotation, stretched_context
-from dure.models import family_of
+from dure.formats.tensors import TensorInfo
+from dure.models import families, family_of
 from dure.models.config import read_config
 
 ABSENT = object()
@@ -118,6 +120,11 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"attention_bias": False, "mlp_bias": False, "qkv_bias": True, "bias": True},
     ),
     "llama has no qwen's biases": ("llama", {}, {"attention_bias": ABSENT, "qkv_bias": True}),
+    "olmo2 has no windows": (
+        "olmo2",
+        {},
+        {"sliding_window": 4, "layer_types": ["sliding_attention"] * 2},
+    ),
     "gemma 3 that sees has no cap": ("gemma3", {}, {"final_logit_softcapping": 2.0}),
     "qwen3.5 always normalises": ("qwen3_5_moe", {}, {"norm_topk_prob": False}),
     "yarn beside a table of nothing": (
@@ -164,6 +171,17 @@ NO_KV_HEADS = {
     *("deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "minicpm3"),
     *("kimi_linear", "bailing_hybrid", "gemma4", "gemma4_text", "gemma4_unified_text"),
 }
+# Families of GGUF, but those whose heads share a latent, or differ from layer to layer.
+IN_GGUF = {each.GGUF_ARCHITECTURE for each in families().values() if each.GGUF_ARCHITECTURE}
+IN_GGUF -= {
+    "deepseek2",
+    "deepseek32",
+    "glm-dsa",
+    "minicpm3",
+    "kimi-linear",
+    "bailingmoe3",
+    "gemma4",
+}
 # Where transformers, too, needs to be told.
 NO_CHOICE = {"deepseek_v2", "dots1", "gemma4", "gemma4_text"}
 FAMILIES = {model_type for model_type, _ in MODELS.values()} - {*STAND_INS, *NUMPY}
@@ -178,7 +196,8 @@ class _AskedError(Exception):
 
 
 class _NoWeights:
-    is_gguf = False
+    def __init__(self, is_gguf: bool) -> None:
+        self.is_gguf = is_gguf
 
     def has(self, name: str) -> bool:
         return False
@@ -194,13 +213,22 @@ def usual(family: str) -> Any:
 
 def sizes_of(family: str, left_out: Sequence[str] = (), **said: Any) -> Any:
     """What the family's file reads in the config of a tiny model."""
+    return read_model(checkpoint_of(family, left_out, **said))
+
+
+def checkpoint_of(family: str, left_out: Sequence[str] = (), **said: Any) -> Checkpoint:
+    """A folder without weights, with the config of a tiny model of the family."""
     values = {**COMMON, **dict(MODELS.values())[family], "model_type": family, **said}
     config = {key: value for key, value in values.items() if key not in left_out}
-    checkpoint = Checkpoint(Path("tiny"), "safetensors", {}, config=config)
+    return Checkpoint(Path("tiny"), "safetensors", {}, config=config)
+
+
+def read_model(checkpoint: Checkpoint) -> Any:
+    """What the family's file reads in a checkpoint's config."""
     made = family_of(checkpoint).Model
     model = made.__new__(made)
     with pytest.raises(_AskedError):
-        model.__init__(read_config(checkpoint), _NoWeights())
+        model.__init__(read_config(checkpoint), _NoWeights(checkpoint.kind == "gguf"))
     return model.config
 
 
@@ -213,6 +241,41 @@ def test_kv_heads_that_are_left_out_are_those_of_the_class(family: str) -> None:
     if family == "mimo_v2_flash":
         read = [sizes.kinds[0] for sizes in read]
     assert [sizes.kv_heads for sizes in read] == [expected, 64]
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES - NO_KV_HEADS))
+def test_kv_heads_of_the_class_that_do_not_divide_the_heads_are_refused(family: str) -> None:
+    """transformers then computes nothing, either; it may only be that the file forgot to say."""
+    few = getattr(type(usual(family)), HEADS)
+    if few is None:
+        return
+    checkpoint = checkpoint_of(family, [HEADS], num_attention_heads=few + 1, head_dim=16)
+    with pytest.raises(ModelFileError, match=f"does not say {HEADS}, and the {few} that"):
+        read_model(checkpoint)
+
+
+def test_transformers_computes_nothing_with_kv_heads_that_do_not_divide_the_heads() -> None:
+    values = {**COMMON, "num_attention_heads": 12, "hidden_size": 96, "head_dim": 8}
+    del values[HEADS]
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("mistral", **values), attn_implementation="eager"
+    )
+    with pytest.raises(RuntimeError, match="12"):
+        oracle_logits(model, TOKENS)
+
+
+@pytest.mark.parametrize("architecture", sorted(IN_GGUF))
+def test_heads_of_a_gguf_that_says_nothing_of_them_are_as_in_llama_cpp(architecture: str) -> None:
+    sizes = {"embedding_length": 80, "attention.head_count": 5, "attention.head_count_kv": 1}
+    sizes |= {"block_count": 4}
+    sizes |= {"feed_forward_length": 64, "expert_count": 8, "expert_used_count": 2}
+    sizes |= {"expert_feed_forward_length": 32, "context_length": 128, "attention.value_scale": 1.0}
+    metadata = {f"{architecture}.{key}": value for key, value in sizes.items()}
+    metadata["general.architecture"] = architecture
+    embedding = TensorInfo("token_embd.weight", "F32", (256, 80), None, 0, 81920)  # type: ignore[arg-type]
+    checkpoint = Checkpoint(Path("a"), "gguf", {embedding.name: embedding}, metadata=metadata)
+    model = read_model(checkpoint)
+    assert (model.head_dim, model.rope.dim, model.rope.theta) == (16, 16, 10000.0)
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES - NO_CHOICE))

@@ -32,6 +32,22 @@ def rope(**keys: Any) -> RopeConfig:
     return RopeConfig.from_hf(values, HEAD_DIM)
 
 
+def test_a_key_that_is_not_there_means_what_llama_cpp_takes_for_it() -> None:
+    sizes = {"embedding_length": 64, "attention__head_count": 4}
+    keys = ("rope_theta", "head_dim", "value_head_dim", "rotary_dim")
+
+    def read(**more: Any) -> list[Any]:
+        values = read_config(checkpoint(**sizes, **more)).values
+        return [values[key] for key in keys]
+
+    assert read() == [10000.0, 16, 16, 16]
+    assert read(attention__key_length=24) == [10000.0, 24, 16, 24]
+    given = {"attention__value_length": 8, "rope__dimension_count": 6, "rope__freq_base": 5e5}
+    assert read(**given) == [5e5, 16, 8, 6]
+    nothing = read_config(checkpoint(attention__head_count=4, embedding_length=2)).values
+    assert not {"head_dim", "value_head_dim", "rotary_dim"} & {*nothing}
+
+
 def known_keys() -> list[str]:
     """Every key that the gguf package has for an architecture, without its name."""
     found: list[str] = []

@@ -44,8 +44,8 @@ __all__ = [
 
 
 _SHARED = {
-    *("config", "deepseek_config", "gemma4_config", "gguf_keys", "gguf_layers", "gguf_rope"),
-    *("mimo_v2_config", "not_run", "windows"),
+    *("config", "deepseek_config", "gemma4_config", "gguf_defaults", "gguf_keys", "gguf_layers"),
+    *("gguf_rope", "mimo_v2_config", "not_run", "windows"),
 }
 """Files of this folder that are not families."""
 

@@ -12,6 +12,7 @@ from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.context import one_rotation, stretched_context
 from dure.formats.multimodal import is_multimodal, language_config
 from dure.formats.quantized.mlx import is_mlx
+from dure.models.gguf_defaults import gguf_defaults
 from dure.models.gguf_layers import heads_by_window, kinds_of_layers, layers_without_heads
 from dure.models.gguf_rope import gguf_scaling
 from dure.models.not_run import check_causal
@@ -239,13 +240,16 @@ class Config:
         """Return the number of query heads, and of KV heads, which divides it.
 
         usual: the first, if the config does not say it; without it, it must. kv: the second, of a
-        config.json without it. There are as many as query heads where the config says null, where
-        kv does not divide them, and in GGUF.
+        config.json without it. Where that says null, and in GGUF, there are as many as query heads.
         """
         heads = self.integer("num_attention_heads", usual, high=_MOST_HEADS)
-        same = kv is None or self.is_gguf or heads % kv or "num_key_value_heads" in self.values
-        fewer = heads if same else kv
-        kv_heads = self.integer("num_key_value_heads", fewer, high=_MOST_HEADS)
+        same = kv is None or self.is_gguf or "num_key_value_heads" in self.values
+        kv_heads = self.integer("num_key_value_heads", heads if same else kv, high=_MOST_HEADS)
+        if heads % kv_heads and not same:
+            raise ModelFileError(
+                f"{self.source} does not say num_key_value_heads, and the {kv} that transformers "
+                f"then takes for this architecture do not divide the {heads} heads."
+            )
         if heads % kv_heads:
             raise self._wrong("num_key_value_heads", kv_heads, f"a divisor of the {heads} heads")
         return heads, kv_heads
@@ -389,7 +393,7 @@ class Config:
         if value is not None and one_activation(value) not in allowed:
             raise UnsupportedModelError(
                 f"{self.source} has {key} = {_shown(value)}, which dure does not run; "
-                f"it runs {' or '.join(repr(a) for a in allowed)}."
+                f"it runs {' or '.join(map(repr, allowed)) or 'models without it'}."
             )
 
     @property
@@ -462,7 +466,7 @@ def read_config(checkpoint: Checkpoint) -> Config:
     scaling = gguf_scaling(metadata, prefix, checkpoint)
     if scaling.get("rope_type", "none") != "none":
         values["rope_scaling"] = scaling
-    values |= kinds_of_layers(metadata, prefix)
+    values |= gguf_defaults(values) | kinds_of_layers(metadata, prefix)
     if layer_types is not None:
         values["layer_types"] = layer_types
     # A GGUF need not have a key for the vocabulary's size: it is the embedding's rows.

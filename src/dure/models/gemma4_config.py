@@ -271,6 +271,7 @@ def _rope(config: Config, head_dim: int, kind: str) -> RopeConfig:
     if config.is_gguf:  # rope_freqs.weight says which frequencies turn
         base = "rope_theta" if kind == _FULL else "rope_local_base_freq"
         scaling = config.values.get("rope_scaling") if kind == _FULL else None
+        theta = config.positive("rope_theta")  # of both kinds, if one has no key of its own
         values |= {"rope_theta": config.values.get(base), "rope_scaling": scaling}
         return RopeConfig.from_hf(values, head_dim, default_theta=theta, partial=False)
     tables = config.values.get("rope_parameters")

@@ -71,7 +71,7 @@ class HyV3Config:
         if weights.has(f"blk.{layers - 1}.nextn.eh_proj.weight"):  # GGUF counts those that draft
             layers -= min(extra, layers - 1)
         experts = config.integer("num_experts", 192, high=65536)
-        head_dim = config.head_dim(hidden // heads if config.is_gguf else 128)
+        head_dim = config.head_dim(128)
         return cls(
             vocab_size=config.integer("vocab_size"),
             hidden=hidden,

@@ -178,7 +178,8 @@ def _layer_kinds(
     else:
         sliding = tuple(i > 0 and (i + 1) % 6 != 0 for i in range(layers))
     heads, kv_heads = config.heads(kv=4)
-    narrow = config.integer("swa_num_key_value_heads", 2 * kv_heads, high=heads)
+    usual = kv_heads if config.is_gguf else 2 * kv_heads
+    narrow = config.integer("swa_num_key_value_heads", usual, high=heads)
     if heads % narrow:
         raise ModelFileError(
             f"{config.source} has {narrow} KV heads in its layers with a window, which do not "
@@ -220,6 +221,8 @@ def _rope(config: Config, head_dim: int, kind: str, theta: str) -> RopeConfig:
         del names["rope_scaling"]  # its one table is of layers without a window
         if "rotary_dim_swa" in config.values:
             names["rotary_dim"] = "rotary_dim_swa"
+        if theta not in config.values:  # its one base is of both kinds
+            names["rope_theta"] = "rope_theta"
     values = {key: config.values.get(name) for key, name in names.items()}
     if values.get("partial_rotary_factor") is None and not config.is_gguf:
         values["partial_rotary_factor"] = _ROTATED

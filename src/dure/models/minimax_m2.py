@@ -65,7 +65,7 @@ class MinimaxM2Config:
         layers = config.integer("num_hidden_layers", high=1024)
         config.same_for_all("attn_type_list", layers, 1)  # 0 would be linear attention
         experts, chosen = config.experts(256, 8)
-        head_dim = config.head_dim(hidden // heads if gguf else 128)
+        head_dim = config.head_dim(128)
         return cls(
             vocab_size=config.integer("vocab_size"),
             hidden=hidden,

@@ -78,8 +78,8 @@ def _is_second(config: Config) -> bool:
 
 def _windows(config: Config, layers: int) -> tuple[int | None, ...]:
     """Return each layer's window: by layer_types, else OLMo 3 has one in three of four."""
-    usual = None if _is_second(config) else 4096
-    if config.values.get("sliding_window", usual) is None:
+    off = "sliding_window" in config.values and config.values["sliding_window"] is None
+    if _is_second(config) or off:
         return (None,) * layers
     window = config.integer("sliding_window", 4096)
     slides = have_windows(config, layers, 4, of_folders=False)

@@ -64,7 +64,7 @@ class Smollm3Config:
             rope=RopeConfig.from_hf(
                 config.values,
                 head_dim,
-                default_theta=10_000.0 if gguf else 2_000_000.0,
+                default_theta=2_000_000.0,
                 partial=gguf,
             ),
             bias=config.flag("attention_bias", False),
