@@ -127,6 +127,57 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
     "gemma 3 that sees has no cap": ("gemma3", {}, {"final_logit_softcapping": 2.0}),
     "qwen3.5 always normalises": ("qwen3_5_moe", {}, {"norm_topk_prob": False}),
+    "hy3 has no groups and always normalises": (
+        "hy_v3",
+        {},
+        {
+            **{"norm_topk_prob": False, "moe_renormalize": False, "n_group": 4, "topk_group": 1},
+            "routed_scaling_factor": 0.5,
+        },
+    ),
+    "hy3 without a factor of its own": (
+        "hy_v3",
+        {},
+        {"router_scaling_factor": ABSENT, "routed_scaling_factor": 0.5},
+    ),
+    "ling has no hy3's factor": ("bailing_hybrid", {}, {"router_scaling_factor": 2.2}),
+    "ling, null is true": ("bailing_hybrid", {}, {"rope_interleave": None}),
+    "deepseek-v3.2, null is true": ("deepseek_v32", {}, {"rope_interleave": None}),
+    "mimo, the makers' epsilon beside transformers'": (
+        "mimo_v2_flash",
+        {},
+        {"layernorm_epsilon": 0.3},
+    ),
+    "mimo, no token before the query": ("mimo_v2_flash", {}, {"sliding_window_size": 0}),
+    "mimo, a scaled rotation of no named part": (
+        "mimo_v2_flash",
+        {},
+        {"rope_parameters": {"full_attention": {**YARN, "rope_theta": 300.0}, **SLIDING}},
+    ),
+    "mimo, a part that only the config names": (
+        "mimo_v2_flash",
+        {},
+        {
+            "rope_parameters": {"full_attention": PLAIN, **SLIDING},
+            "partial_rotary_factor": 0.75,
+        },
+    ),
+    "mimo, a part that is looked for": (
+        "mimo_v2_flash",
+        {},
+        {
+            "rope_parameters": {"full_attention": {**YARN, "rope_theta": 300.0}, **SLIDING},
+            "partial_rotary_factor": 0.75,
+        },
+    ),
+    "glm-5, whose layers that draft are listed": (
+        "glm_moe_dsa",
+        {},
+        {
+            "indexer_types": ["full", "full", "shared", "shared", "full", "shared"],
+            "num_nextn_predict_layers": 1,
+        },
+    ),
     "yarn beside a table of nothing": (
         "llama",
         {},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,29 @@ def test_ling_2_5_is_refused_by_its_name(tiny: Callable[[str], Any], tmp_path: P
     named = changed(tiny("bailing_hybrid"), tmp_path, architectures=["BailingMoeV2_5ForCausalLM"])
     with pytest.raises(UnsupportedModelError, match="BailingMoeV2_5ForCausalLM"):
         loaded(named)
+
+
+@pytest.mark.parametrize(
+    ("table", "refused"),
+    [
+        ({"rope_type": "yarn", "factor": 4.0}, True),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}, False),
+        ({"rope_type": "linear", "factor": 4.0}, False),
+        ({"rope_type": "default"}, False),
+    ],
+)
+def test_lings_scaled_rotation_must_name_its_first_context(
+    tiny: Callable[[str], Any], tmp_path: Path, table: dict[str, Any], refused: bool
+) -> None:
+    """Without it, transformers takes its class's, and not the file's model_max_length."""
+    folder = changed(tiny("bailing_hybrid"), tmp_path, rope_parameters=table)
+    with pytest.raises(UnsupportedModelError, match="yarn") if refused else nullcontext():
+        loaded(folder)
+
+
+def test_ling_rotates_neighbours(tiny: Callable[[str], Any], tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="rope_interleave"):
+        loaded(changed(tiny("bailing_hybrid"), tmp_path, rope_interleave=False))
 
 
 # The first layer is dense, and has no limit whatever is listed; one more layer drafts.

@@ -17,7 +17,7 @@ from dure.models import families, family_of
 
 NO_FAMILY = {
     *("config", "deepseek_config", "gemma4_config", "gguf_defaults", "gguf_keys", "gguf_layers"),
-    *("gguf_rope", "mimo_v2_config", "not_run", "windows"),
+    *("family_keys", "gguf_rope", "mimo_v2_config", "not_run", "windows"),
 }
 FILES = sorted({m.name for m in pkgutil.iter_modules(dure.models.__path__)} - NO_FAMILY)
 

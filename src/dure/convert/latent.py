@@ -80,7 +80,7 @@ def _glm_values(config: Config, sizes: Any) -> dict[str, Any]:
             f"{config.source} scales its rotation ({sizes.rope.type}), which llama.cpp does not do "
             "for this family."
         )
-    full = glm_moe_dsa.own_indexers(config, sizes.layers)
+    full = glm_moe_dsa.own_indexers(config, sizes.layers, drafts=sizes.extra_layers)
     return {**_indexed_values(config, sizes, 32), "indexer_types": full}
 
 

@@ -45,7 +45,7 @@ __all__ = [
 
 _SHARED = {
     *("config", "deepseek_config", "gemma4_config", "gguf_defaults", "gguf_keys", "gguf_layers"),
-    *("gguf_rope", "mimo_v2_config", "not_run", "windows"),
+    *("family_keys", "gguf_rope", "mimo_v2_config", "not_run", "windows"),
 }
 """Files of this folder that are not families."""
 

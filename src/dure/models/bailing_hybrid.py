@@ -19,6 +19,7 @@ from dure.layers.decoder_layer import DecoderLayer
 from dure.layers.kimi_delta import KimiDeltaAttention
 from dure.layers.latent_attention import LatentAttention
 from dure.layers.moe import SparseMLP
+from dure.layers.rope import RopeConfig
 from dure.models.deepseek_config import V3, DeepseekConfig, best_pairs
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ _USUAL = replace(
     query_latent=1,  # none
     context_length=262_144,
     theta=6_000_000.0,
+    halves=False,
 )
 _NAMES = ("BailingMoeV3ForCausalLM", "BailingHybridForCausalLM")
 # What the makers' file may say, and the values that this file computes.
@@ -89,6 +91,7 @@ class BailingHybridConfig(DeepseekConfig):
         for key, allowed in _EXPECTED.items():
             config.expect(key, *allowed)
         sizes = DeepseekConfig.read(config, _USUAL, drafts_counted=config.is_gguf)
+        _check_first_context(config, sizes)
         width = sizes.expert_intermediate
         config.expect("moe_shared_expert_intermediate_size", width, width * sizes.shared_experts)
         groups = (1, 1) if config.is_gguf else (8, 4)
@@ -123,6 +126,19 @@ def _refuse_others(config: Config) -> None:
             f"{config.source} is of {str(named[0])[:60]}, whose model_type is Ling-3.0's and whose "
             "layers are not: Ling-2.5 and 2.6 would need lightning attention. dure runs "
             f"{_NAMES[0]}."
+        )
+
+
+def _check_first_context(config: Config, sizes: DeepseekConfig) -> None:
+    """Refuse a scaling that names no first context: transformers may take another than ours."""
+    if config.is_gguf or sizes.rope.type not in ("yarn", "llama3"):
+        return
+    usual = config.replaced({"max_position_embeddings": _USUAL.context_length}).values
+    taken = RopeConfig.from_hf(usual, sizes.rotated, partial=False, default_theta=_USUAL.theta)
+    if taken != sizes.rope:
+        raise UnsupportedModelError(
+            f"{config.source} does not say from which context it scales ({sizes.rope.type}).",
+            hint="add original_max_position_embeddings to its table of the rotation.",
         )
 
 

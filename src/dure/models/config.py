@@ -12,6 +12,7 @@ from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.context import one_rotation, stretched_context
 from dure.formats.multimodal import is_multimodal, language_config
 from dure.formats.quantized.mlx import is_mlx
+from dure.models.family_keys import by_common_names
 from dure.models.gguf_defaults import gguf_defaults
 from dure.models.gguf_layers import heads_by_window, kinds_of_layers, layers_without_heads
 from dure.models.gguf_rope import gguf_scaling
@@ -93,31 +94,6 @@ _OF_EACH_LAYER = {
     "gemma4.attention.head_count_kv",
     "gemma4.feed_forward_length",
 }
-
-# A family's own key -> the key that most families use.
-_SYNONYMS = {
-    "num_local_experts": "num_experts",
-    "moe_num_experts": "num_experts",
-    "moe_k": "num_experts_per_tok",
-    "moe_topk": "num_experts_per_tok",
-    "moe_num_shared_experts": "n_shared_experts",
-    "moe_layer_start_index": "first_k_dense_replace",
-    "n_routed_experts": "num_experts",
-    "num_mtp_layers": "num_nextn_predict_layers",
-    "model_max_length": "max_position_embeddings",
-    "moe_renormalize": "norm_topk_prob",
-    "num_expert_group": "n_group",
-    "num_experts_per_token": "num_experts_per_tok",
-    "num_shared_experts": "n_shared_experts",
-    "router_scaling_factor": "routed_scaling_factor",
-}
-
-# Families in which these names go before the general ones where a config.json has both; but those
-# of the number of experts.
-_OWN_NAMES_FIRST = {"kimi_linear", "bailing_hybrid"}
-
-# model_type of a wrapper -> what its class passes over and the language model's alone would obey.
-_NOT_IN_WRAPPERS = {"gemma3": ("final_logit_softcapping",)}
 
 _REQUIRED: Any = object()
 _GELU = "gelu_pytorch_tanh"
@@ -441,14 +417,9 @@ def read_config(checkpoint: Checkpoint) -> Config:
     """
     if checkpoint.kind == "safetensors":
         own = one_rotation(language_config(checkpoint.config, checkpoint.tensors))
-        named = {_SYNONYMS[key]: value for key, value in own.items() if key in _SYNONYMS}
-        values = {**named, **{key: each for key, each in own.items() if key not in _SYNONYMS}}
-        if own.get("model_type") in _OWN_NAMES_FIRST:
-            values |= {key: each for key, each in named.items() if key != "num_experts"}
+        wraps = is_multimodal(checkpoint.config)
+        values = by_common_names(own, str(checkpoint.config.get("model_type")) if wraps else None)
         check_causal(values, checkpoint)
-        if is_multimodal(checkpoint.config):
-            for key in _NOT_IN_WRAPPERS.get(str(checkpoint.config.get("model_type")), ()):
-                values.pop(key, None)
         if is_mlx(checkpoint.config, checkpoint.tensors):  # mlx-lm adds the 1 when it converts
             values["norms_are_whole"] = True
         return Config(values, f"{checkpoint.path}: config.json")

@@ -34,6 +34,7 @@ class Defaults:
     context_length: int
     norm_eps: float = 1e-6
     theta: float = 10_000.0  # the rotation's base
+    halves: bool = False  # whether rope_interleave may be false
 
 
 V2 = Defaults(
@@ -61,6 +62,7 @@ V3 = Defaults(
     plain=128,
     value=128,
     context_length=4096,
+    halves=True,
 )
 
 
@@ -108,6 +110,8 @@ class DeepseekConfig:
         config.expect("moe_layer_freq", 1)
         if usual.sigmoid:  # which transformers passes over
             config.expect("mlp_bias", False)
+            if not usual.halves:
+                config.expect("rope_interleave", True)
         heads = config.integer("num_attention_heads", high=65536)
         if gguf:  # one head of keys, which all share; files of before April 2025 say all heads
             config.expect("num_key_value_heads", 1, heads)
@@ -151,8 +155,8 @@ class DeepseekConfig:
             tied=config.flag("tie_word_embeddings", False),
             bias=config.flag("attention_bias", False),
             mlp_bias=config.flag("mlp_bias", False),
-            # V2's class passes over it, and null is false to V3's.
-            interleaved=not usual.sigmoid or config.flag("rope_interleave", True, null=False),
+            # Other classes pass over it, and null is false to V3's.
+            interleaved=not usual.halves or config.flag("rope_interleave", True, null=False),
             scale=score_scale(plain + rotated, rope),
             rope=rope,
             routing=(_best_pairs if usual.sigmoid else _best_groups)(config, experts, usual),

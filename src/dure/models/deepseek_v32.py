@@ -59,7 +59,7 @@ class Block(deepseek_v2.Block):
 class Model(Decoder):
     """The whole model: token ids to logits."""
 
-    DEFAULTS = replace(V3, context_length=163_840)
+    DEFAULTS = replace(V3, context_length=163_840, halves=False)
     INDEX_HEADS, INTERLEAVED = 64, False
 
     def __init__(self, config: Config, weights: Weights) -> None:
@@ -90,7 +90,6 @@ class Model(Decoder):
 
     def _indexer(self, config: Config, sizes: DeepseekConfig) -> IndexerSizes:
         """Read the indexers' sizes; refuse what the layer does not compute."""
-        config.expect("rope_interleave", True)
         config.expect("indexer_rope_interleave", self.INTERLEAVED)
         width = config.integer("index_head_dim", 128, high=65536)
         if width < sizes.rotated:

@@ -33,6 +33,7 @@ class Model(deepseek_v32.Model):
         value=256,
         context_length=202_752,
         norm_eps=1e-5,
+        halves=False,
     )
 
     def _full_layers(
@@ -47,7 +48,7 @@ class Model(deepseek_v32.Model):
             names = (f"model.layers.{i}.self_attn.indexer.wk.weight" for i in range(sizes.layers))
             full = tuple(weights.has(name) for name in names)
         else:
-            full = own_indexers(config, sizes.layers)
+            full = own_indexers(config, sizes.layers, drafts=sizes.extra_layers)
         if not full[0]:
             raise ModelFileError(
                 f"{config.source} has no indexer in its first layer, which could share no choice."
@@ -55,19 +56,22 @@ class Model(deepseek_v32.Model):
         return full
 
 
-def own_indexers(config: Config, layers: int) -> tuple[bool, ...]:
-    """Return for each layer of a folder whether it has an indexer of its own."""
+def own_indexers(config: Config, layers: int, *, drafts: int = 0) -> tuple[bool, ...]:
+    """Return for each layer of a folder whether it has an indexer of its own.
+
+    drafts: multi-token prediction layers after these, which the config's lists may include.
+    """
     for key in ("indexer_types", "index_topk_pattern"):
         kinds = config.values.get(key)
         if kinds is None:
             continue
-        wrong = not isinstance(kinds, list | str) or len(kinds) != layers
+        wrong = not isinstance(kinds, list | str) or len(kinds) not in (layers, layers + drafts)
         if wrong or any(not isinstance(k, str) or k not in _KINDS for k in kinds):
             raise ModelFileError(
                 f"{config.source} has {key} = {str(kinds)[:60]}; it must be full or shared for "
                 f"each of {layers} layers."
             )
-        return tuple(_KINDS[kind] for kind in kinds)
+        return tuple(_KINDS[kind] for kind in kinds[:layers])
     every = max(config.integer("index_topk_freq", 1, low=0), 1)
     offset = config.integer("index_skip_topk_offset", 2, low=0)
     return tuple(max(i - offset + 1, 0) % every == 0 for i in range(layers))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,6 @@ from dure.layers.moe import Routing
 from dure.layers.rope import CONFIG_KEYS, RopeConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from dure.models.config import Config
     from dure.weights.loader import Weights
 
@@ -79,7 +78,7 @@ class MimoV2FlashConfig:
             ("swa_num_attention_heads", heads),
         ):
             config.expect(key, same)
-        norm = "layernorm_epsilon" if "layernorm_epsilon" in config.values else "rms_norm_eps"
+        usual_eps = config.positive("layernorm_epsilon", 1e-5)  # the makers' name for it
         *kinds, draft_kind = _layer_kinds(config, weights, layers, drafts, head_dim)
         return cls(
             vocab_size=config.integer("vocab_size"),
@@ -97,7 +96,7 @@ class MimoV2FlashConfig:
             value_scale=_value_scale(config),
             kinds=tuple(kinds),
             draft_kind=draft_kind,
-            norm_eps=config.positive(norm, 1e-5),
+            norm_eps=config.positive("rms_norm_eps", usual_eps),
             context_length=config.context_length(131072),
             tied=config.flag("tie_word_embeddings", False),
             bias=(
@@ -186,8 +185,8 @@ def _layer_kinds(
             f"divide the {heads} heads."
         )
     # The makers' files count the tokens before the query, transformers' the query, too.
-    before = config.integer("sliding_window_size", 0, low=0)
-    window = before + 1 if before else config.integer("sliding_window", 129)
+    window = config.integer("sliding_window", 129)
+    window = config.integer("sliding_window_size", window - 1, low=0) + 1
     full = LayerSizes(
         None,
         kv_heads,
@@ -214,6 +213,28 @@ def _layer_kinds(
     )
 
 
+def _rotated(config: Config, kind: str) -> Any:
+    """Return which part of a head turns in one kind of layers whose own table does not say it.
+
+    That is what the config says beside its tables. Where it has tables, transformers looks there
+    only after it has met one that scales, and then rotates whole heads if there is nothing.
+    """
+    beside = config.values.get("partial_rotary_factor")
+    tables = config.values.get("rope_parameters")
+    if not isinstance(tables, Mapping) or not isinstance(tables.get(kind), Mapping):
+        return _ROTATED if beside is None else beside
+    usual = 1.0 if _is_scaled(tables[kind]) else _ROTATED
+    looks = _is_scaled(tables[kind]) or _is_scaled(tables.get("full_attention"))
+    return beside if looks and beside is not None else usual
+
+
+def _is_scaled(table: Any) -> bool:
+    """Check whether a table of one kind of layers scales its rotation."""
+    if not isinstance(table, Mapping):
+        return False
+    return (table.get("rope_type") or table.get("type") or "default") != "default"
+
+
 def _rope(config: Config, head_dim: int, kind: str, theta: str) -> RopeConfig:
     """Read the rotation of one kind of layers, whose base has a key of its own in makers' files."""
     names = {key: key for key in CONFIG_KEYS} | {"rope_theta": theta}
@@ -224,6 +245,6 @@ def _rope(config: Config, head_dim: int, kind: str, theta: str) -> RopeConfig:
         if theta not in config.values:  # its one base is of both kinds
             names["rope_theta"] = "rope_theta"
     values = {key: config.values.get(name) for key, name in names.items()}
-    if values.get("partial_rotary_factor") is None and not config.is_gguf:
-        values["partial_rotary_factor"] = _ROTATED
+    if not config.is_gguf:
+        values["partial_rotary_factor"] = _rotated(config, kind)
     return RopeConfig.from_hf(values, head_dim, layer_type=kind, default_theta=_THETAS[kind])
