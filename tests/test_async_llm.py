@@ -16,6 +16,7 @@ from fake_model import ScriptModel, alphabet, loaded, reply
 import dure.llm
 from dure import LLM, AsyncLLM, Chunk, InvalidRequestError, ModelNotFoundError, SamplingParams
 from dure.batch import Batch
+from dure.engine.engine import Engine
 from dure.pooling.config import PoolingConfig, RankConfig
 
 T = TypeVar("T")
@@ -166,6 +167,72 @@ def test_what_a_request_fails_with_is_raised_where_it_is_awaited(llm: LLM, model
         return (await wrapped.generate("x"))[0].text
 
     assert run(llm, use) == "yz"
+
+
+class Panic(BaseException):
+    """As Rust's come to Python: no Exception."""
+
+
+def test_a_panic_as_a_request_begins_fails_it_alone(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Engine.add
+
+    def add(engine: Engine, prompt_ids: Any, *rest: Any, **options: Any) -> Any:
+        if ord("!") in prompt_ids:
+            raise Panic
+        return real(engine, prompt_ids, *rest, **options)
+
+    monkeypatch.setattr(Engine, "add", add)
+
+    async def use(wrapped: AsyncLLM) -> list[str]:
+        running = wrapped.stream("a", ENDLESS)
+        first = await anext(running)
+        with llm.driver.lock:  # so that all of them are in one turn
+            tasks = [asyncio.create_task(wrapped.generate(each)) for each in ("!", "x", "w")]
+            await inbox_of(wrapped, 3)
+        with pytest.raises(RuntimeError, match="a panic"):
+            await tasks[0]
+        said = [first.text, (await anext(running)).text]
+        await running.aclose()
+        return [*said, *[(await task)[0].text for task in tasks[1:]]]
+
+    assert run(llm, use) == ["b", "c", "yz", "xyz"]
+
+
+def test_an_answer_that_cannot_be_given_up_keeps_no_other_from_its_turn(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failed = Engine.finish, threading.Event()
+
+    def broken(engine: Engine, request_id: str, *, reason: Any = "stop") -> None:
+        real(engine, request_id, reason=reason)
+        if reason == "abort" and not failed.is_set():
+            failed.set()
+            raise RuntimeError("it cannot be given up")
+
+    monkeypatch.setattr(Engine, "finish", broken)
+
+    async def use(wrapped: AsyncLLM) -> str:
+        running = wrapped.stream("a", ENDLESS)
+        await anext(running)
+        with llm.driver.lock:
+            await running.aclose()
+            task = asyncio.create_task(wrapped.generate("x"))
+            await inbox_of(wrapped, 2)
+        return (await task)[0].text
+
+    assert run(llm, use) == "yz"
+    assert failed.is_set()
+
+
+async def inbox_of(wrapped: AsyncLLM, count: int) -> None:
+    """Wait until so much was asked of its thread, or the thread has taken some of it."""
+    [driver] = wrapped._computing._each.values()
+    for _ in range(20):
+        if len(driver._inbox) >= count:
+            return
+        await asyncio.sleep(0.01)
 
 
 def test_threads_and_coroutines_use_one_llm_at_once(llm: LLM) -> None:

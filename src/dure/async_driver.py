@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 from dure.chat.prompt import PreparedRequest
 from dure.driver import closed_error, joined_all
+from dure.errors import DureError
 
 if TYPE_CHECKING:
     from dure.chat.output import Chunk, Completion, OutputProcessor
@@ -72,7 +73,7 @@ class AsyncDriver:
         """stepper_of: who steps which replica."""
         self._driver, self._stepper_of = driver, stepper_of
         self._wake = threading.Condition()
-        self._inbox: deque[Callable[[], None]] = deque()
+        self._inbox: deque[tuple[Job, Callable[[], None]]] = deque()
         self._thread: threading.Thread | None = None
         self._is_closed = False
         self._running: list[Job] = []  # this and the next are the thread's own
@@ -106,7 +107,7 @@ class AsyncDriver:
                     yield chunk
 
     async def _read(self, job: Job) -> AsyncGenerator[list[Chunk], None]:
-        self._post(partial(self._begin, job))
+        self._post(job, partial(self._begin, job))
         is_over = False
         try:
             while (chunks := await job.news()) is not None:
@@ -114,7 +115,7 @@ class AsyncDriver:
             is_over = True
         finally:
             if not is_over:
-                self._post(partial(self._abandon, job), last=True)
+                self._post(job, partial(self._abandon, job), last=True)
             for prepared in job.requests:  # that never began
                 self._driver.forget(prepared)
 
@@ -127,14 +128,17 @@ class AsyncDriver:
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
-    def _post(self, action: Callable[[], None], *, last: bool = False) -> None:
-        """Have the thread do something between two steps. last: it only ends what had begun."""
+    def _post(self, job: Job, action: Callable[[], None], *, last: bool = False) -> None:
+        """Have the thread do something for a job between two steps.
+
+        last: it only ends what had begun.
+        """
         with self._wake:
             if self._is_closed:
                 if last:
                     return  # all has ended
                 raise closed_error()
-            self._inbox.append(action)
+            self._inbox.append((job, action))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="dure engine", daemon=True)
                 self._thread.start()
@@ -148,9 +152,9 @@ class AsyncDriver:
                 actions, self._inbox = self._inbox, deque()
                 ends = self._is_closed
             with self._driver.lock:
+                for job, action in actions:
+                    self._do(job, action)
                 try:
-                    for action in actions:
-                        action()
                     if self._running and not ends:
                         self._driver.step()
                     self._tell()
@@ -158,19 +162,28 @@ class AsyncDriver:
                     log.exception("the engine failed")
                     if not ends:
                         self._hand_over()
-                    self._fail(error if isinstance(error, Exception) else RuntimeError("a panic"))
+                    self._fail_all(error)
             if ends:
-                self._fail(closed_error())
+                self._fail_all(closed_error())
                 return
+
+    def _do(self, job: Job, action: Callable[[], None]) -> None:
+        """Run an action for a job; what it raises ends that job, and no other.
+
+        The next action is still run: somebody waits for it.
+        """
+        try:
+            action()
+        except DureError as error:
+            self._fail(job, error)
+        except BaseException as error:  # the panic of a library in Rust is no Exception
+            log.exception("a request failed")
+            self._fail(job, error)
 
     def _begin(self, job: Job) -> None:
         self._running.append(job)
-        try:
-            for prepared in job.requests:
-                job.groups.append(self._begun(prepared))
-        except Exception as error:
-            self._abandon(job)
-            job.tell(error)
+        for prepared in job.requests:
+            job.groups.append(self._begun(prepared))
 
     def _begun(self, prepared: Prepared) -> Sequence[Answer]:
         if isinstance(prepared, PreparedRequest):
@@ -191,24 +204,20 @@ class AsyncDriver:
             self._running.remove(job)
             other = self._moved[job] = self._stepper_of(handover.to)
             try:
-                other._post(partial(other._adopt, job, handover))
+                other._post(job, partial(other._adopt, job, handover))
             except Exception as error:  # it is closed
                 handover.to.forget(handover)
                 job.tell(error)
 
     def _adopt(self, job: Job, handover: Handover) -> None:
         self._moved.pop(job, None)  # if it was here before
-        try:
-            handover.adopt()
-        except Exception as error:  # then no engine has any of it
-            job.tell(error)
-        else:
-            self._running.append(job)
+        handover.adopt()  # if it raises, no engine has any of it
+        self._running.append(job)
 
     def _abandon(self, job: Job) -> None:
         if job in self._moved:
             other = self._moved.pop(job)
-            other._post(partial(other._abandon, job), last=True)
+            other._post(job, partial(other._abandon, job), last=True)
             return
         if job in self._running:  # else it ended meanwhile
             self._running.remove(job)
@@ -225,19 +234,25 @@ class AsyncDriver:
                 job.tell(chunks)
             error = next((each.error for each in job.answers if each.error is not None), None)
             if error is not None:
-                self._abandon(job)
-                job.tell(error)
+                self._fail(job, error)
             elif all(answer.is_over for answer in job.answers):
                 self._running.remove(job)
                 job.tell(None)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail_all(self, error: BaseException) -> None:
         """End all that runs with an error."""
-        running, self._running = self._running, []
-        for job in running:
-            with contextlib.suppress(Exception):
+        for job in list(self._running):
+            self._fail(job, error)
+
+    def _fail(self, job: Job, error: BaseException) -> None:
+        """End a job with an error, wherever it was."""
+        try:
+            if job in self._running:
+                self._running.remove(job)
                 self._driver.abandon(job.answers)
-            job.tell(error)
+        except Exception:
+            log.exception("an answer could not be abandoned")
+        job.tell(error if isinstance(error, Exception) else RuntimeError("a panic"))
 
 
 class AsyncReplicas:

@@ -109,10 +109,14 @@ class Driver:
             prediction_ids=prepared.prediction_ids,
         )
         told = None if self._on_complete is None else partial(self._on_complete, prepared)
-        answers = [
-            OutputProcessor(self.engine, self._tokenizer, request, prepared.reading, told)
-            for request in first.choices or (first,)
-        ]
+        try:
+            answers = [
+                OutputProcessor(self.engine, self._tokenizer, request, prepared.reading, told)
+                for request in first.choices or (first,)
+            ]
+        except BaseException:  # nobody would read it
+            self.engine.abort(first.id)
+            raise
         self._answers.update((answer.request.id, answer) for answer in answers)
         return answers
 
@@ -343,13 +347,22 @@ class Driver:
             raise closed_error()
 
     def abandon(self, answers: Iterable[Answer]) -> None:
-        """Have the engine forget the answers that are not over, and take their blocks back."""
+        """Have the engine forget the answers that are not over, and take their blocks back.
+
+        Raises the first error that one of them met, when all have been tried.
+        """
+        errors: list[Exception] = []
         for answer in answers:
             home = self._home_of(answer)
             with home.lock:
                 for request in answer.requests:
                     home._answers.pop(request.id, None)
-                answer.abort()
+                try:
+                    answer.abort()
+                except Exception as error:
+                    errors.append(error)
+        if errors:
+            raise errors[0]
 
 
 @dataclass(frozen=True, eq=False)

@@ -122,6 +122,32 @@ def test_an_answer_that_cannot_be_given_up_keeps_no_other_from_its_turn(serve, m
     assert failed.is_set()
 
 
+def test_a_panic_as_a_request_begins_fails_it_alone(serve, monkeypatch) -> None:
+    model = Stepped(reply("fine"))
+    server = serve(model, model_options=ROOMY)
+    running = server.send(CHAT, APIS[CHAT]("hi"))
+    server.wait_until(lambda: model.begun)
+    real = Engine.add
+
+    def panicking(engine, prompt_ids, *rest, **options):
+        if ord("!") in prompt_ids:
+            raise Panic("secret words")
+        return real(engine, prompt_ids, *rest, **options)
+
+    monkeypatch.setattr(Engine, "add", panicking)
+    wrong = server.send(CHAT, APIS[CHAT]("wrong!"))
+    [entry] = server.server.service.registry.loaded()
+    [worker] = entry.worker.each.values()
+    server.wait_until(lambda: len(worker._inbox) == 1)
+    model.let()
+    said = wrong.recv(65536)
+    assert b" 500 " in said
+    assert b"secret" not in said
+    assert b" 200 " in running.recv(65536)
+    wrong.close()
+    running.close()
+
+
 @pytest.mark.parametrize("what", ["on_news", "on_over"])
 def test_a_count_that_fails_costs_no_answer(serve, monkeypatch, what) -> None:
     def broken(*_):

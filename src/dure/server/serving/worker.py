@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 from dure.chat.prompt import PreparedRequest
 from dure.chat.usage import Usage
+from dure.errors import DureError
 from dure.server.serving.generation import Generation, Progress
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Worker:
         self._on_news = on_news
         self._loop = asyncio.get_running_loop()
         self._wake = threading.Condition()
-        self._inbox: deque[Callable[[], None]] = deque()
+        self._inbox: deque[tuple[Generation, Callable[[], None]]] = deque()
         self._ended = False
         self._look_seconds = None if llm.stages is None else LOOK_SECONDS
         self._running: dict[Generation, _Run] = {}  # this and the next two belong to the thread
@@ -109,7 +110,7 @@ class Worker:
         def over(generation: Generation) -> None:
             self.active.discard(generation)
             if None in generation.completions:
-                self._post(partial(self._abandon, generation))
+                self._post(generation, partial(self._abandon, generation))
             if on_over is not None:
                 on_over()
 
@@ -122,10 +123,10 @@ class Worker:
             id=id,
             on_over=over,
             on_end=on_end,
-            on_end_thinking=lambda each: self._post(partial(self._end_thinking, each)),
+            on_end_thinking=lambda each: self._post(each, partial(self._end_thinking, each)),
         )
         self.active.add(generation)
-        self._post(partial(self._begin, generation))
+        self._post(generation, partial(self._begin, generation))
         try:
             await generation.begun
         except BaseException:
@@ -144,9 +145,10 @@ class Worker:
         self.end()
         self._thread.join()
 
-    def _post(self, action: Callable[[], None]) -> None:
+    def _post(self, generation: Generation, action: Callable[[], None]) -> None:
+        """Have the thread do something for a generation between two steps."""
         with self._wake:
-            self._inbox.append(action)
+            self._inbox.append((generation, action))
             self._wake.notify()
 
     def _run(self) -> None:
@@ -162,12 +164,12 @@ class Worker:
                 self._mend()
                 continue
             with self._driver.lock:
-                for action in actions:
-                    self._survive(action)
+                for generation, action in actions:
+                    self._do(generation, action)
                 if ended:
                     self._fail_all(RuntimeError("the model was unloaded"))
                 elif self._running:
-                    self._survive(self._step)
+                    self._survive_step()
             self._tell()
 
     def _mend(self) -> None:
@@ -181,17 +183,29 @@ class Worker:
             log.warning("what was lost cannot be started again yet: %s", error)
             self._look_seconds = min(MOST_LOOK_SECONDS, 2 * (self._look_seconds or LOOK_SECONDS))
 
-    def _survive(self, action: Callable[[], None]) -> None:
-        """Run the action; if it raises, others go on with the running requests, or they fail.
+    def _do(self, generation: Generation, action: Callable[[], None]) -> None:
+        """Run an action for a generation; what it raises ends that generation, and no other.
 
-        The thread outlives any error, and the next action is still run: somebody waits for it.
+        The next action is still run: somebody waits for it.
         """
         try:
             action()
+            return
+        except DureError as error:
+            self._fail(generation, error)
+        except BaseException as error:  # the panic of a library in Rust is no Exception
+            log.exception("a request failed")
+            self._fail(generation, error)
+        self._tell()  # it is refused now, and not only when this step is over
+
+    def _survive_step(self) -> None:
+        """Make a step; if it raises, others go on with the running requests, or they fail."""
+        try:
+            self._step()
         except BaseException as error:  # the panic of a library in Rust is no Exception
             log.exception("the engine failed")
             self._hand_over()
-            self._fail_all(error if isinstance(error, Exception) else RuntimeError("a panic"))
+            self._fail_all(error)
 
     def _step(self) -> None:
         began = time.perf_counter()
@@ -202,14 +216,9 @@ class Worker:
         if generation.closed:
             self._driver.forget(generation.prepared)
             return  # what abandons it follows
-        news = StepUpdate(generation, generation.progress)
-        try:
-            answers = self._begun(generation.prepared)
-        except Exception as error:
-            news.error, news.final = error, Usage(0)
-        else:
-            self._running[generation] = _Run(answers, generation.progress)
-        self._news.append(news)
+        answers = self._begun(generation.prepared)
+        self._running[generation] = _Run(answers, generation.progress)
+        self._news.append(StepUpdate(generation, generation.progress))
         self._tell()  # it is accepted now, and not only when this step is over
 
     def _begun(
@@ -233,7 +242,7 @@ class Worker:
                 continue
             del self._running[generation]
             worker = self._moved[generation] = self._worker_of(handover.to)
-            worker._post(partial(worker._adopt, generation, run, handover))
+            worker._post(generation, partial(worker._adopt, generation, run, handover))
             log.warning("%s goes on at another replica", generation.id)
 
     def _adopt(self, generation: Generation, run: _Run, handover: Handover) -> None:
@@ -249,20 +258,14 @@ class Worker:
     def _abandon(self, generation: Generation) -> None:
         if generation in self._moved:
             worker = self._moved.pop(generation)
-            worker._post(partial(worker._abandon, generation))
+            worker._post(generation, partial(worker._abandon, generation))
             return
-        run = self._running.pop(generation, None)
-        usage = Usage(0)
-        if run is not None:
-            usage = _taken(run)
-            self._driver.abandon(run.answers)
-        progress = generation.progress if run is None else run.progress
-        self._news.append(StepUpdate(generation, progress, final=usage))
+        self._news.append(self._ended_by(generation))
 
     def _end_thinking(self, generation: Generation) -> None:
         if generation in self._moved:
             worker = self._moved[generation]
-            worker._post(partial(worker._end_thinking, generation))
+            worker._post(generation, partial(worker._end_thinking, generation))
         run = self._running.get(generation)
         for answer in () if run is None else run.answers:
             if not answer.is_over:
@@ -285,23 +288,34 @@ class Worker:
             if news.error is None and is_over:
                 del self._running[generation]
                 news.final = _taken(run)
-            if news.chunks or news.started or news.error or not first.started:
-                self._news.append(news)
             if news.error is not None:
                 log.error("a request failed", exc_info=news.error)
-                self._abandon(generation)
+                news.final = self._ended_by(generation).final
+            if news.chunks or news.started or news.error or not first.started:
+                self._news.append(news)
         if self._running and not self._driver.engine.has_work:
             raise RuntimeError("answers wait, but the engine has nothing to do")
 
-    def _fail_all(self, error: Exception) -> None:
-        for generation, run in self._running.items():
-            taken = _taken(run)
-            try:
-                self._driver.abandon(run.answers)
-            except Exception:
-                log.exception("an answer could not be abandoned")
-            self._news.append(StepUpdate(generation, run.progress, error=error, final=taken))
-        self._running.clear()
+    def _fail_all(self, error: BaseException) -> None:
+        for generation in list(self._running):
+            self._fail(generation, error)
+
+    def _fail(self, generation: Generation, error: BaseException) -> None:
+        """End a generation with an error, whether it runs or not."""
+        told = error if isinstance(error, Exception) else RuntimeError("a panic")
+        self._news.append(self._ended_by(generation, told))
+
+    def _ended_by(self, generation: Generation, error: Exception | None = None) -> StepUpdate:
+        """End what runs of a generation; return the update that says so, with what it took."""
+        run = self._running.pop(generation, None)
+        if run is None:
+            return StepUpdate(generation, generation.progress, error=error, final=Usage(0))
+        update = StepUpdate(generation, run.progress, error=error, final=_taken(run))
+        try:
+            self._driver.abandon(run.answers)
+        except Exception:
+            log.exception("an answer could not be abandoned")
+        return update
 
     def _tell(self) -> None:
         """Pass all updates to the event loop in one call."""
