@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from fake_cluster import FakeActor, FakeCluster, FakeNode, cut, lose
 from tiny_models import VOCAB_SIZE, oracle, saved
 
+from dure.batch import Batch
 from dure.cluster import chain as chain_module
 from dure.cluster import load as load_module
 from dure.cluster import plan as plan_module
@@ -23,7 +25,8 @@ from dure.engine.engine import Engine
 from dure.engine.model_runner import ModelRunner
 from dure.engine.pipeline import Pipeline
 from dure.engine.request import Request, SamplingParams
-from dure.errors import InvalidRequestError, ModelFileError, NotEnoughMemoryError
+from dure.engine.stage import Stage
+from dure.errors import DureError, InvalidRequestError, ModelFileError, NotEnoughMemoryError
 from dure.formats.checkpoint import open_checkpoint
 from dure.models import load_model
 
@@ -149,6 +152,38 @@ def test_a_stage_that_hangs_is_started_again(folder: Path, opened: Opened) -> No
     assert not actor.alive
     gate.set()
     inner.forward = forward
+
+
+def test_a_request_that_kills_each_stage_it_comes_to_ends_and_the_others_go_on(
+    folder: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = VOCAB_SIZE - 1
+    params = replace(PARAMS, logit_bias={token: -100})
+    prompts = [[each % token for each in prompt] for prompt in PROMPTS]
+    model: Any = load_model(open_checkpoint(folder), exact=True)
+    alone = Engine(ModelRunner(model, num_blocks=32, cache_dtype="f32"))
+    expected = finished(alone, [alone.add(prompt, params) for prompt in prompts])
+    runner, cluster = opened(FakeNode("0"), FakeNode("1"))
+    forward, kills = Stage.forward, []
+
+    def kill(stage: Stage, batch: Batch, x: Any) -> Any:
+        if x is None and token in batch.tokens:
+            kills.append(len(batch.block_tables))
+            cluster.living[0].kill()
+        return forward(stage, batch, x)
+
+    monkeypatch.setattr(Stage, "forward", kill)
+    engine = Engine(runner)
+    added = [engine.add(prompt, params) for prompt in prompts]
+    wrong = engine.add([1, token, 1], params)
+    while engine.has_work:
+        engine.step()
+    assert [(each.output_ids, each.logprobs) for each in added] == expected
+    assert isinstance(wrong.error, DureError)
+    assert "lost 2 times while this request alone" in wrong.error.message
+    assert kills[1:] == [1, 1]  # once beside others, twice alone
+    assert chain_of(runner).restarts == 3
+    assert finished(engine, [engine.add(prompt, params) for prompt in prompts]) == expected
 
 
 def test_a_node_that_is_lost_gives_its_layers_to_one_that_has_room(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pytest
-from prefix_model import PrefixModel, StateModel, random_prompt, run
+from prefix_model import VOCAB_SIZE, PrefixModel, StateModel, random_prompt, run
 
 from dure.batch import Batch, PassLostError
 from dure.engine.engine import Engine
@@ -110,7 +111,8 @@ def test_what_is_lost_is_computed_again(kind: Any, passes: int) -> None:
         expected = one_at_a_time(kind, seed)
         engine = engine_of(kind(), passes=passes, blocks=20)
         rng = np.random.default_rng(seed)
-        engine.runner.losses.extend((rng.random(200) < 0.1).tolist())
+        for gap in rng.integers(20, 50, 8):  # so that each request gets on between two of them
+            engine.runner.losses.extend([False] * gap + [True])
         assert outcomes(crowd(engine, seed)) == expected
         assert engine.stats.preemptions > 0
 
@@ -123,6 +125,60 @@ def test_a_streams_tokens_come_once_each_after_a_loss() -> None:
     tokens = [token for output in outputs for token in output.token_ids]
     assert tokens == request.output_ids
     assert len(tokens) == 30
+
+
+def poisoned(engine: Engine, token: int) -> list[int]:
+    """Lose every pass that has this token; the list gets how many rows it had."""
+    runner, lost = engine.runner, []
+    finish = runner.finish
+
+    def lose() -> Any:
+        batch = runner._queue[0]
+        if token in batch.tokens:
+            lost.append(len(batch.tokens))
+            runner.losses.extendleft([True])
+        return finish()
+
+    runner.finish = lose
+    return lost
+
+
+@pytest.mark.parametrize("kind", [PrefixModel, StateModel])
+@pytest.mark.parametrize("passes", [1, 3])
+def test_a_request_that_loses_every_pass_ends_and_no_other_does(kind: Any, passes: int) -> None:
+    token = VOCAB_SIZE - 1
+    prompts = [
+        [each % token for each in random_prompt(np.random.default_rng(i), 20 + 9 * i)]
+        for i in range(5)
+    ]
+    params = replace(PARAMS, logit_bias={token: -100})
+    other = engine_of(kind())
+    expected = [other.add(prompt, params) for prompt in prompts]
+    run(other)
+    engine = engine_of(kind(), passes=passes)
+    lost = poisoned(engine, token)
+    added = [engine.add(prompt, params) for prompt in prompts[:3]]
+    engine.step()
+    wrong = engine.add([5, token, 5], replace(params, n=2))
+    added += [engine.add(prompt, params) for prompt in prompts[3:]]
+    run(engine)
+    assert outcomes(added) == outcomes(expected)
+    assert [each.finish_reason for each in wrong.choices] == ["error", "error"]
+    assert "lost 2 times while this request alone" in str(wrong.error)
+    assert lost[1:] == [3, 3]  # once with others, and twice alone
+    again = engine.add([5, token, 5], params)
+    run(engine)
+    assert again.finish_reason == "error"
+    assert lost[3:] == [3, 3]
+
+
+def test_a_request_that_loses_each_second_pass_ends() -> None:
+    engine = engine_of(passes=2)
+    engine.runner.losses.extend(i % 4 == 3 for i in range(100))  # begin, finish, begin, finish
+    request = engine.add([1, 2, 3], PARAMS)
+    run(engine)
+    assert request.finish_reason == "error"
+    assert len(request.output_ids) == 2
 
 
 def test_a_request_ends_when_no_pass_has_it() -> None:

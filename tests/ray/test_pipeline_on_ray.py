@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,40 @@ def test_a_stage_that_is_killed_or_stopped_comes_back(
 
     assert finished(engine, [engine.add(p, PARAMS) for p in PROMPTS], hurt) == expected
     assert chain.restarts == 2
+
+
+def test_a_request_that_ends_each_process_it_comes_to_ends_and_the_others_go_on(
+    folders: dict[str, Path], opened: Opened
+) -> None:
+    folder, token = folders["qwen3_moe"], VOCAB_SIZE - 1
+    params = replace(PARAMS, logit_bias={token: -100})
+    prompts = [[each % token for each in prompt] for prompt in PROMPTS]
+    model: Any = load_model(open_checkpoint(folder), exact=True)
+    alone = Engine(ModelRunner(model, num_blocks=64, cache_dtype="f32"))
+    expected = finished(alone, [alone.add(prompt, params) for prompt in prompts])
+    runner, chain = opened(folder, stages=2)
+    send, killed = chain.send, []
+
+    def kill(batch: Any) -> None:
+        if token not in batch.tokens:
+            send(batch)
+            return
+        if chain.is_broken:
+            chain.mend()
+        killed.append(process_of(chain, 0))
+        os.kill(killed[-1], signal.SIGSTOP)  # it takes the pass, and has no time to compute it
+        send(batch)
+        os.kill(killed[-1], signal.SIGKILL)
+
+    chain.send = kill
+    engine = Engine(runner)
+    added = [engine.add(prompt, params) for prompt in prompts]
+    wrong = engine.add([1, token, 1], params)
+    while engine.has_work:
+        engine.step()
+    assert [(each.output_ids, each.logprobs) for each in added] == expected
+    assert "lost 2 times while this request alone" in str(wrong.error)
+    assert len(set(killed)) == 3  # once beside others, twice alone
 
 
 def test_a_node_that_is_lost_is_done_without(

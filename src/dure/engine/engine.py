@@ -20,6 +20,7 @@ from dure.engine.passes import (
     StepOutput,
     count_experts,
     errors_of,
+    lost_error,
     result_of,
 )
 from dure.engine.pooling import Pooler
@@ -204,11 +205,11 @@ class Engine:
             outputs = self._finish_pass() if self._flights else self._rest()
         except PassInterruptedError:
             raise
-        except Exception as error:
+        except PassLostError:
+            outputs = self._lose()
+        except Exception:
             self._start_over()
-            if not isinstance(error, PassLostError):
-                raise
-            return []
+            raise
         self.check_idle()
         return outputs
 
@@ -300,10 +301,8 @@ class Engine:
 
     def _fill(self, interrupted: Callable[[], bool] | None) -> None:
         """Begin as many passes as the runner takes and there is work for."""
-        while len(self._flights) < self.runner.passes:
-            chunks = self.scheduler.schedule(self.runner.passes)
-            if not chunks:
-                return
+        passes = self.runner.passes
+        while len(self._flights) < passes and (chunks := self.scheduler.schedule(passes)):
             self._flights.begin(chunks, self.scheduler.take_cache_ops(), interrupted)
 
     def _finish_pass(self) -> list[StepOutput]:
@@ -322,8 +321,7 @@ class Engine:
             outputs = self._computed_alone(flight.chunks, error)
         else:
             outputs = self._take(flight, logits)
-        ends = any(output.finish_reason for output in outputs)
-        self.meter.settle(self, flight.shares, exact=ends)
+        self.meter.settle(self, flight.shares, exact=any(each.finish_reason for each in outputs))
         self.stats.steps += 1
         return outputs
 
@@ -339,9 +337,8 @@ class Engine:
         else:
             outputs = []
             for chunk in chunks:
-                self._flights.begin(
-                    [chunk], CacheOps()
-                )  # the pass that failed has done its own already
+                # The pass that failed has done what it was to do to the cache already.
+                self._flights.begin([chunk], CacheOps())
                 flight = self._flights.pop()
                 try:
                     logits = self.runner.finish()
@@ -355,6 +352,12 @@ class Engine:
         """Let all that runs be computed again, its tokens so far as its prompt."""
         self._flights.clear()
         self.scheduler.start_over()
+
+    def _lose(self) -> list[StepOutput]:
+        """Start over after a loss; return the ends of those that are not computed again."""
+        ended = self._flights.lose()
+        self._start_over()
+        return [self._fail(each, lost_error()) for each in ended]
 
     def _take(self, flight: Flight, logits: NDArray[np.float32]) -> list[StepOutput]:
         """Draw tokens from a pass's logits, and return what it brought."""
@@ -434,23 +437,20 @@ class Engine:
 
     def _conclude(self, draws: Draws) -> StepOutput | None:
         """Commit the chunk, and end its request if it failed or is done; None without tokens."""
-        chunk, accepted = draws.chunk, len(draws.token_ids)
+        chunk, request, accepted = draws.chunk, draws.chunk.request, len(draws.token_ids)
         if self._flights.counts_early(chunk):
             return None
         if draws.error is not None and not accepted:  # behind a draft the next step will tell
             return self._fail(chunk.request, draws.error)
         self.scheduler.commit(chunk, rejected=max(0, chunk.num_sampled - accepted))
-        request = chunk.request
         if request.pooler is not None and request.num_uncomputed_tokens == 0:
             self._finish(request, "stop")
             return StepOutput(request, (), (), "stop")
         if not accepted:
             return None
         if draws.reason is not None:
-            self._finish(chunk.request, draws.reason)
-        return StepOutput(
-            chunk.request, tuple(draws.token_ids), tuple(draws.logprobs), draws.reason
-        )
+            self._finish(request, draws.reason)
+        return StepOutput(request, tuple(draws.token_ids), tuple(draws.logprobs), draws.reason)
 
     def _append(
         self, request: Request, token_id: int, logprobs: TokenLogprobs | None
@@ -479,9 +479,10 @@ class Engine:
         """End a request between two steps, when no pass has it any more."""
         while request.in_flight:
             try:
-                self._late += [each for each in self._finish_pass() if each.request is not request]
+                outputs = self._finish_pass()
             except PassLostError:
-                self._start_over()
+                outputs = self._lose()
+            self._late += [each for each in outputs if each.request is not request]
         if not request.is_finished:
             self._finish(request, reason)
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from dure.engine.batch import build_batch
-from dure.engine.request import FinishReason, Request, TokenLogprobs
+from dure.engine.request import MOST_LOSSES, FinishReason, Request, TokenLogprobs
 from dure.engine.spec_decode.draft import StepResult, Verified
+from dure.errors import DureError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,6 +114,7 @@ class Flights:
         """shares: returns whose accounts pay which share of a pass."""
         self._runner, self._scheduler, self._shares = runner, scheduler, shares
         self._flights: deque[Flight] = deque()
+        self._last: Flight | None = None  # that was popped, and nothing begun since
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -128,6 +130,7 @@ class Flights:
         Of several at once, each is computed after those before it: so rows of which nothing comes
         back count as computed from now on, and the next of their prompt may follow at once.
         """
+        self._last = None
         stats = self._runner.expert_stats
         before = None if stats is None else stats.use
         awaited = [each.request for each in chunks if not self.counts_early(each)]
@@ -145,8 +148,8 @@ class Flights:
         return self._runner.passes > 1 and chunk.is_silent
 
     def pop(self) -> Flight:
-        """Return the oldest; its requests may be in other passes again."""
-        flight = self._flights.popleft()
+        """Return the oldest, to be finished; its requests may be in other passes again."""
+        self._last = flight = self._flights.popleft()
         flight.land()
         return flight
 
@@ -154,6 +157,19 @@ class Flights:
         """Forget all: nothing of them comes back."""
         while self._flights:
             self.pop()
+
+    def lose(self) -> list[Request]:
+        """Forget all after a loss; return those that are not to be computed again.
+
+        Which of several lost it nobody can tell: each is a suspect until a token of it comes. With
+        one choice of a request all others go.
+        """
+        lost = [*self._flights] if self._last is None else [self._last, *self._flights]
+        chunks = [chunk for flight in lost for chunk in flight.chunks]
+        self.clear()
+        found = {id(each.request): each.request for each in chunks if not each.request.is_finished}
+        ended = [each for each in found.values() if each.note_loss(alone=len(found) == 1)]
+        return [choice for each in ended for choice in each.choices if not choice.is_finished]
 
 
 @dataclass
@@ -166,6 +182,14 @@ class Draws:
     logprobs: list[TokenLogprobs | None] = field(default_factory=list)
     reason: FinishReason | None = None
     error: Exception | None = None  # nothing, or nothing more, can be drawn
+
+
+def lost_error() -> DureError:
+    """Return what a request ends with that loses a stage whenever it is computed."""
+    return DureError(
+        f"A stage of the model was lost {MOST_LOSSES} times while this request alone was computed.",
+        hint="the log of the stage's node says why; the same request would do it again",
+    )
 
 
 def count_experts(chunks: Sequence[Chunk], use: ExpertUse) -> None:

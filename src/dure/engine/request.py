@@ -39,6 +39,9 @@ __all__ = [
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
+MOST_LOSSES = 2
+"""A request that is alone on its way when a pass is lost, so often in a row, is what loses it."""
+
 
 class RequestState(enum.Enum):
     """Where a request stands: a preempted one is WAITING again, with its output kept."""
@@ -131,6 +134,9 @@ class Request:
     num_accepted_tokens: int = 0  # of them, right
     num_preemptions: int = 0
     num_moves: int = 0  # from one engine to another
+    is_suspect: bool = False  # a pass was lost with it, and no token has come since
+    num_losses: int = 0  # passes that were lost with nothing but it on its way, one after another
+    lost_at: int = 0  # how many tokens it had at the last of them
     # What its steps took of experts that are read from disk; None if all are in memory
     expert_use: ExpertUse | None = None
 
@@ -194,10 +200,24 @@ class Request:
 
     def append(self, token_id: int) -> None:
         """Add one output token."""
+        self.is_suspect = False
         self.output_ids.append(token_id)
         self.tokens.append(token_id)
         if self.token_counts is not None:
             self.token_counts.add(token_id)
+
+    def note_loss(self, *, alone: bool) -> bool:
+        """Note that a pass was lost while this was on its way, `alone` or with others.
+
+        Returns whether that was once too often. One token more than last time is no step ahead:
+        computing again brings it, and the pass behind it may be what is lost.
+        """
+        self.is_suspect = True
+        if alone:
+            goes_on = len(self.tokens) > self.lost_at + 1
+            self.num_losses = 1 if goes_on else self.num_losses + 1
+            self.lost_at = len(self.tokens)
+        return self.num_losses >= MOST_LOSSES
 
 
 def choices_of(

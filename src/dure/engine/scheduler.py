@@ -126,10 +126,16 @@ class Scheduler:
         """Choose the chunks of the next step, at most one a request; none only if none has work.
 
         passes: how many may be on their way at once. Each takes its part of those who decode, and
-        of the rows of a step; a request that is in one of the others is left out.
+        of the rows of a step; a request that is in one of the others is left out. While a suspect
+        is left, one that passes were lost with, one at a time is computed, and nothing else: so
+        that which of them loses passes shows, and no other ends with it.
         """
         counts: dict[Request, int] = {}
-        self._make_way()
+        suspect = next((each for each in (*self.running, *self.waiting) if each.is_suspect), None)
+        if suspect is None:
+            self._make_way()
+        elif not self._set_apart(suspect):
+            return []
         if self.running and self.cache.windows and not self.running[0].in_flight:
             self._grow(self.running[0])  # whoever else waits: the first in turn gets on
         most_decoding = -(-sum(map(_decodes, self.running)) // passes)
@@ -145,7 +151,7 @@ class Scheduler:
         most = self.max_batch_tokens if decoding else self.max_prefill_tokens
         most = max(MIN_CHUNK, -(-most // passes)) if passes > 1 else most
         budget, to_score = max(0, most - len(counts)), MAX_SCORED
-        for request in self._prefills(counts):
+        for request in self._prefills(counts, suspect):
             if budget == 0:
                 break
             share = self._share(request, min(budget, to_score) if request.is_scoring else budget)
@@ -246,6 +252,15 @@ class Scheduler:
                 return
             self._preempt(self.running[-1])
 
+    def _set_apart(self, suspect: Request) -> bool:
+        """Let all others wait; False while one of them is in a pass."""
+        others = [each for each in self.running if each is not suspect]
+        if any(each.in_flight for each in others):
+            return False
+        for each in reversed(others):
+            self._preempt(each)
+        return True
+
     def _preempt(self, request: Request, *, forget: bool = False) -> None:
         self._release(request, forget=forget)
         request.state = RequestState.WAITING
@@ -258,8 +273,13 @@ class Scheduler:
         self.cache.release(request, forget=forget)
         self.running.remove(request)
 
-    def _prefills(self, scheduled: dict[Request, int]) -> Iterator[Request]:
-        """Yield requests with more of a prompt to compute: running ones, then newly admitted."""
+    def _prefills(
+        self, scheduled: dict[Request, int], suspect: Request | None
+    ) -> Iterator[Request]:
+        """Yield requests with more of a prompt to compute: running ones, then newly admitted.
+
+        suspect: the only one that may be admitted, if there is one.
+        """
         yield from [
             request
             for request in self.running
@@ -271,6 +291,8 @@ class Scheduler:
         for request in list(self.waiting):
             if len(self.running) == self.max_sequences:
                 return
+            if suspect not in (None, request):
+                continue
             found = self.cache.find(request)
             if block_key(request, len(found)) in in_progress:
                 continue  # another is computing its next block: a step later it is found
