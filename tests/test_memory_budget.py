@@ -22,7 +22,7 @@ from tiny_gguf import config_of, is_plain, parameters_of, write_gguf
 from dure import kernels, machine
 from dure.errors import NotEnoughMemoryError
 from dure.formats.checkpoint import open_checkpoint
-from dure.loading.memory import parse_size, streaming_sentence
+from dure.loading.memory import gigabytes, parse_size, streaming_sentence
 from dure.planning.memory import footprint
 from dure.planning.work import work_of
 from dure.weights.streaming_pool import StreamingExpertPool
@@ -226,5 +226,10 @@ def test_a_dense_model_that_does_not_fit_whole_reads_its_embeddings_by_row(dense
     assert plan.weight_bytes == model.memory.resident_bytes
     prompts = [RNG.integers(0, 2048, length).tolist() for length in (60, 3, 20)]
     assert streamed.answers(model, prompts, TOKENS) == streamed.answers(whole, prompts, TOKENS)
+    least = budget + 1 - left
+    with pytest.raises(NotEnoughMemoryError) as caught:
+        streamed.opened(dense, least, **{**DENSE_OPTIONS, "cache_dtype": "f16"})
+    assert f"or --cache q8, with which it needs {gigabytes(least)}" in caught.value.hint
+    assert streamed.opened(dense, least, **DENSE_OPTIONS).memory.left_bytes == left
     with pytest.raises(NotEnoughMemoryError):
         streamed.opened(dense, budget - left, **DENSE_OPTIONS)

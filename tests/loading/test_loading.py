@@ -27,9 +27,8 @@ def plan(*, room_tokens: int, **options: Any) -> MemoryPlan:
     """The plan on a machine with room for so many tokens beside the weights."""
     settings: dict[str, Any] = {"wanted": None, "model_context": 131072, **options}
     available = WEIGHTS + OVERHEAD_BYTES + room_tokens * TOKEN
-    return plan_memory(
-        "giant", size=CacheSize(TOKEN), weight_bytes=WEIGHTS, available=available, **settings
-    )
+    settings = {"size": CacheSize(TOKEN), **settings}
+    return plan_memory("giant", weight_bytes=WEIGHTS, available=available, **settings)
 
 
 @pytest.mark.parametrize(
@@ -218,6 +217,35 @@ def test_a_budget_that_is_too_small_is_refused_with_one_that_would_do(options: A
     match = re.fullmatch(r"a budget of (\S+) would do", caught.value.hint)
     assert match is not None
     plan(room_tokens=10**6, budget=parse_size(match[1]), **options)
+
+
+HALF = CacheSize(TOKEN // 2)
+
+
+def test_a_smaller_cache_is_named_with_its_figure_where_it_would_fit() -> None:
+    room = WEIGHTS + OVERHEAD_BYTES + 30_000 * TOKEN
+    with pytest.raises(NotEnoughMemoryError) as caught:
+        plan(room_tokens=10**6, budget=room, wanted=50_000, smaller=HALF)
+    would = "or a context of 29,984 tokens, or --cache q8, with which it needs 1.18 GB"
+    assert caught.value.hint == f"a budget of 1.21GB would do, {would}"
+    plan(room_tokens=10**6, budget=room, wanted=50_000, size=HALF)
+    with pytest.raises(NotEnoughMemoryError) as caught:
+        plan(room_tokens=30_000, wanted=50_000, smaller=HALF)
+    would = "with --cache q8 it fits, and needs 1.18 GB, or a context of 29,984 tokens"
+    assert caught.value.hint == would
+    with pytest.raises(NotEnoughMemoryError) as caught:
+        plan(room_tokens=300, smaller=HALF)
+    assert caught.value.hint == "with --cache q8 it fits, and needs 1.16 GB"
+
+
+@pytest.mark.parametrize("options", [{"wanted": 60_032}, {"cache_bytes": 50_000 * TOKEN}])
+def test_a_smaller_cache_is_not_named_where_it_does_not_fit_or_the_bytes_are_asked_for(
+    options: Any,
+) -> None:
+    for budget in (None, WEIGHTS + OVERHEAD_BYTES + 30_000 * TOKEN):
+        with pytest.raises(NotEnoughMemoryError) as caught:
+            plan(room_tokens=30_000, budget=budget, smaller=HALF, **options)
+        assert "q8" not in caught.value.hint
 
 
 def test_where_the_machine_has_less_than_the_budget_the_machine_is_named() -> None:

@@ -194,11 +194,13 @@ def plan_memory(
     conversations: int = 1,
     budget: int | None = None,
     usual: int = DEFAULT_CONTEXT,
+    smaller: CacheSize | None = None,
 ) -> MemoryPlan:
     """Plan context and cache from the `wanted` context (tokens) and `available` memory (bytes).
 
     `size` says what a cache takes; `usual` is the context where none is wanted and it fits. With a
-    `budget` no more than that many bytes of the available memory are planned with.
+    `budget` no more than that many bytes of the available memory are planned with. `smaller` is
+    what a q8 cache would take, if that is another: the hint names it where it would fit.
     Raises InvalidRequestError for a context beyond the model's or a cache below one context,
     NotEnoughMemoryError for what does not fit.
     """
@@ -226,12 +228,20 @@ def plan_memory(
                 hint=f"give it {size.bytes_of(_round_up(least)):,} or more",
             )
     if cache > fitting:
-        needed = weight_bytes + OVERHEAD_BYTES + size.bytes_of(cache)
+        fixed = weight_bytes + OVERHEAD_BYTES
+        needed, less = fixed + size.bytes_of(cache), None
+        if smaller is not None and cache_bytes is None:
+            as_q8 = fixed + smaller.bytes_of(cache)
+            less = as_q8 if as_q8 <= available else None
         there = f"the budget is {gigabytes(available)}"
         raise NotEnoughMemoryError(
             f"{name} with a cache of {cache:,} tokens needs {gigabytes(needed)} of memory, "
             f"and {there if bounded else f'{gigabytes(available)} is available'}.",
-            hint=_what_would_do(fitting, needed) if bounded else _what_fits(fitting, available),
+            hint=(
+                _what_would_do(fitting, needed, less)
+                if bounded
+                else _what_fits(fitting, available, less)
+            ),
         )
     return MemoryPlan(min(model_context, usual, cache) if wanted is None else wanted, cache)
 
@@ -247,8 +257,14 @@ def state_slots(sequence_bytes: int, room: int) -> int:
     return max(2, min(128, max(room // 8, STATE_BYTES) // sequence_bytes))
 
 
-def _what_fits(context: int, available: int) -> str:
-    """Format the hint: a context that fits, or models of the catalogue that fit."""
+def _what_fits(context: int, available: int, as_q8: int | None) -> str:
+    """Format the hint: a context that fits, or models of the catalogue that fit.
+
+    as_q8: what is needed with a cache in q8, if that fits.
+    """
+    if as_q8 is not None:
+        also = f", or a context of {context:,} tokens" if context >= SMALLEST_CONTEXT else ""
+        return f"with --cache q8 it fits, and needs {gigabytes(as_q8)}{also}"
     if context >= SMALLEST_CONTEXT:
         return f"a context of {context:,} tokens fits"
     # Packed weights take about what the file does; a tenth more leaves room for a short context.
@@ -263,12 +279,15 @@ def _what_fits(context: int, available: int) -> str:
     return "of the catalogue these fit: " + ", ".join(entry.name for entry in reversed(largest))
 
 
-def _what_would_do(context: int, needed: int) -> str:
-    """Format the hint for a budget that is too small: the budget that would do, or a context."""
+def _what_would_do(context: int, needed: int, as_q8: int | None) -> str:
+    """Format the hint for a budget that is too small: one that would do, a context, a q8 cache."""
     enough = f"{-(-needed // 10**7) / 100:.2f}GB"  # rounded up, as people copy it
+    hint = f"a budget of {enough} would do"
     if context >= SMALLEST_CONTEXT:
-        return f"a budget of {enough} would do, or a context of {context:,} tokens"
-    return f"a budget of {enough} would do"
+        hint += f", or a context of {context:,} tokens"
+    if as_q8 is not None:
+        hint += f", or --cache q8, with which it needs {gigabytes(as_q8)}"
+    return hint
 
 
 def gigabytes(size_bytes: int) -> str:

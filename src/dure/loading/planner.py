@@ -123,7 +123,7 @@ class Planner:
         weights = self._weights.total + self._draft_bytes - left
         states, state_bytes = self._states(model, self._limit - weights - OVERHEAD_BYTES)
         size = self._size(model, ROWS)
-        plan = self._plan(model, size, weights + state_bytes, self._cache_tokens)
+        plan = self._plan(model, ROWS, weights + state_bytes, self._cache_tokens)
         use = MemoryUse(
             budget=self._budget,
             resident_bytes=weights - self._weights.experts,
@@ -150,13 +150,15 @@ class Planner:
         size = self._size(model, MOST_ROWS)
         tokens = self._cache_tokens
         if tokens is None:
-            share = size.tokens_in((room - state_bytes) // CACHE_SHARE)
+            beside_cache = room - state_bytes
+            share = min(beside_cache // CACHE_SHARE, beside_cache - pool.least_bytes)
+            share = size.tokens_in(share)
             wanted = self._conversations * CONVERSATION_TOKENS
             if self._context is None:
                 wanted = max(self._usual, wanted)
             tokens = min(wanted, max(CONVERSATION_TOKENS, share))
             tokens = max(self._context or 0, min(tokens, model.context_length))
-        plan = self._plan(model, size, resident + state_bytes + beside + spare, tokens)
+        plan = self._plan(model, MOST_ROWS, resident + state_bytes + beside + spare, tokens)
         cache = size.bytes_of(plan.cache_tokens)
         kept = min(experts, room - state_bytes - cache)
         rows = ROWS + kept // BUFFER_SHARE // max(1, pool.row_bytes)
@@ -196,13 +198,13 @@ class Planner:
         return min(self._budget, self._available)
 
     def _plan(
-        self, model: Model, size: CacheSize, weight_bytes: int, cache_tokens: int | None
+        self, model: Model, rows: int, weight_bytes: int, cache_tokens: int | None
     ) -> MemoryPlan:
         return plan_memory(
             self._name,
             wanted=self._context,
             model_context=model.context_length,
-            size=size,
+            size=self._size(model, rows),
             weight_bytes=weight_bytes,
             available=self._available,
             cache_bytes=self._cache_bytes,
@@ -210,13 +212,17 @@ class Planner:
             conversations=self._conversations,
             budget=self._budget,
             usual=self._usual,
+            smaller=self._size(model, rows, "q8") if self._cache_dtype == "f16" else None,
         )
 
-    def _size(self, model: Model, rows: int) -> CacheSize:
-        """Return what the caches of all replicas take where a step has up to so many rows."""
+    def _size(self, model: Model, rows: int, dtype: CacheDtype | None = None) -> CacheSize:
+        """Return what the caches of all replicas take where a step has up to so many rows.
+
+        dtype: of the cache; None: the one that is asked for.
+        """
         return CacheSize.of(
             list(model.kv_cache_specs) * self._replicas,
-            self._cache_dtype,
+            dtype or self._cache_dtype,
             whole=(*self._draft_specs, *head_specs(model)) * self._replicas,
             conversations=self._conversations,
             rows=rows,
