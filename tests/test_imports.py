@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "dure"
 LINE = (
     {"errors"},
     {"calls", "progress"},
-    {"formats", "machine"},
+    {"formats", "machine", "processor"},
     {"hub"},
     {"text", "kernels"},
     {"batch", "weights"},

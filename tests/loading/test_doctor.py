@@ -47,6 +47,12 @@ def test_a_slow_machine_is_told_why_and_what_to_do(
         assert seen[what].advice
 
 
+def test_an_arm_processor_has_a_name(tmp_path: Path) -> None:
+    cpuinfo = "processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\n"
+    put(tmp_path, {"proc/cpuinfo": cpuinfo})
+    assert found(tmp_path)["processor"].found == "Neoverse V1"
+
+
 def test_what_is_not_slow_gets_no_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "memory_available", lambda: 10**11)
     put(

@@ -184,8 +184,12 @@ def test_a_processor_has_a_name_even_where_a_virtual_machine_hides_it(tmp_path: 
         "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 1\nmodel name\t: AMD  EPYC\n\n"
         "processor\t: 1\nmodel name\t: another\n"
     )
-    assert processor(tmp_path / "cpuinfo") == "AMD EPYC (family 25, model 1)"
+    assert processor(tmp_path) == "AMD EPYC (family 25, model 1)"
     assert processor(tmp_path / "none") == "unknown processor"
+    (tmp_path / "cpuinfo").write_text(
+        "processor\t: 0\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU part\t: 0xd0c\n"
+    )
+    assert processor(tmp_path) == "Neoverse N1"
 
 
 @pytest.mark.long

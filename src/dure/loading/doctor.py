@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dure import hub, kernels, machine
+from dure.processor import processor_name
 
 LEAST_DISK_BYTES = 10**9
 LEAST_MEMORY_BYTES = 2 * 10**9
@@ -49,9 +50,9 @@ def examine(root: Path = Path("/")) -> list[Finding]:
 
 
 def _processor(root: Path) -> Iterator[Finding]:
-    match = re.search(r"^model name\s*:\s*(.+)$", _read(root, "proc/cpuinfo"), re.MULTILINE)
-    if match is not None:
-        yield Finding("processor", match[1].strip())
+    name = processor_name(root / "proc")
+    if name:
+        yield Finding("processor", name)
 
 
 def _isa() -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from dure.calls import explained_class
 from dure.errors import InvalidRequestError
 from dure.metering.reading import Reading, Source
 from dure.metering.tdp import BY_FAMILY, BY_NAME
+from dure.processor import cpuinfo_fields
 
 MAX_WATTS = 1e5
 IDLE_SHARE = 0.15
@@ -76,12 +77,7 @@ def published_watts(cpuinfo: Path, cores: int) -> Published | None:
     cores: that are used here, maybe as a part of a larger machine's. Returns None if it is in no
     table of ours.
     """
-    try:
-        with cpuinfo.open(encoding="utf-8", errors="replace") as file:
-            text = file.read(1 << 14)
-    except OSError:
-        return None
-    fields = dict(reversed(re.findall(r"^([\w ]+?)\s*:[ \t]*(.*)$", text, re.MULTILINE)))
+    fields = cpuinfo_fields(cpuinfo)
     name = re.sub(r"\((R|TM)\)|CPU|Processor", " ", fields.get("model name", ""))
     name = " ".join(name.split("@")[0].split())
     for pattern, tdp, of_cores in BY_NAME:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from dure.metering.energy import CPUINFO
 from dure.metering.estimates import Watts, published_watts
 from dure.planning import probes
 from dure.planning.machine import FORMAT, AttentionSpeed, Machine, read_machine, write_machine
+from dure.processor import PROC, cpuinfo_fields, processor_name
 
 SECONDS = 15.0
 """After which no further type is measured: with what comes beside, it is below 20."""
@@ -33,8 +33,6 @@ DISK_PIECE, DISK_PIECES, DISK_READERS = 2 << 20, 32, 4
 STEP_LAYERS = 6.0
 """What a step takes besides its layers, in layers: embedding, last norm, the batch itself. With
 SmolLM2 135M these were 0.9 ms, and a layer 0.15."""
-
-MAX_CPUINFO = 1 << 14
 
 STAT = Path("/proc/stat")
 
@@ -98,16 +96,15 @@ def kernels_version() -> str:
     return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
-def processor(cpuinfo: Path = CPUINFO) -> str:
-    """Return the processor's name, with family and model where a virtual machine hides the name."""
-    try:
-        with cpuinfo.open(encoding="utf-8", errors="replace") as file:
-            text = file.read(MAX_CPUINFO)
-    except OSError:
-        return "unknown processor"
-    found = dict(reversed(re.findall(r"^([\w ]+?)\s*:[ \t]*(.*)$", text, re.MULTILINE)))
-    name = " ".join(found.get("model name", "unknown processor").split())
-    return f"{name} (family {found.get('cpu family', '?')}, model {found.get('model', '?')})"[:120]
+def processor(proc: Path = PROC) -> str:
+    """Return the processor's name, with family and model where a virtual machine hides the name.
+
+    proc: see `processor_name`. ARM has neither family nor model.
+    """
+    name, found = processor_name(proc) or "unknown processor", cpuinfo_fields(proc / "cpuinfo")
+    if "cpu family" in found:
+        name = f"{name} (family {found['cpu family']}, model {found.get('model', '?')})"
+    return name[:120]
 
 
 def measure(
