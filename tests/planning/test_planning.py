@@ -16,7 +16,7 @@ from dure.formats.checkpoint import open_checkpoint
 from dure.formats.source import SourceFile
 from dure.loading.load import load
 from dure.loading.memory import OVERHEAD_BYTES
-from dure.planning.memory import footprint
+from dure.planning.memory import buffer_bytes, footprint
 from dure.planning.plan import Wish, plan_model, ranked, runs_badly, two_lines
 from dure.planning.shapes import catalogued, sketch
 from dure.planning.vendor_prices import nearest_price, vendor_prices
@@ -108,6 +108,17 @@ def test_a_plan_decides_as_loading_does(mixture: Path, work: ModelWork) -> None:
     use = loaded.memory
     assert planned.weight_bytes == use.resident_bytes + use.expert_bytes
     assert planned.peak_bytes <= planned.reserved_bytes
+
+
+def test_what_attention_and_the_mlp_leave_for_the_next_buffer_of_its_size_adds_up() -> None:
+    shapes = {"hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8}
+    config = config_of("qwen2", **shapes, intermediate_size=11008, tie_word_embeddings=False)
+    config.pop("head_dim", None)
+    found = work_of(sketch("wide", config, lambda *_: "F32"), "wide")
+    floats, keys, tiles, inner = 8 << 20, 2 << 20, 7 << 19, 10 << 20  # of 512 rows, in classes
+    kept = 4 * floats + 2 * keys + 2 * tiles + inner
+    assert buffer_bytes(found, 512) == floats + kept
+    assert buffer_bytes(found, 128) == (floats + kept) // 4
 
 
 def test_replicas_have_a_cache_each_and_the_same_weights(mixture: Path, work: ModelWork) -> None:

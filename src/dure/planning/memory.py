@@ -42,6 +42,9 @@ is searched for repetitions; measured of 512 to 4,096 tokens."""
 PRODUCT_BYTES = 8 << 20
 """What experts' products take at once at most, where all experts are in memory: csrc/ops/ops.h."""
 
+TILE_BYTES, TILE_NUMBERS = 52, 32
+"""What so many numbers of a row take as int8 and what goes with them: csrc/ops/ops.h."""
+
 _PAGE, _LARGE_ARRAY = 2 << 20, 4 << 20  # numpy asks for large pages from 4 MB on
 
 STATES_OF_ONE = 2
@@ -152,7 +155,7 @@ def footprint(
     fitting = size.tokens_in(max(0, room - fixed - each * STATES_OF_ONE * sequence))
     most = _most_users(size, room - fixed, _whole_blocks(wanted), STATES_OF_ONE * sequence)
     states = _state_bytes(model, each * STATES_OF_ONE, plan.num_states if plan else 0)
-    step_bytes = min(ROWS, cached) * row_bytes(work, streamed=kept < sum(experts.values()))
+    step_bytes = buffer_bytes(work, min(ROWS, cached), streamed=kept < sum(experts.values()))
     text_bytes = TOKEN_BYTES * work.vocabulary + HISTORY_BYTES * cached * replicas
     return Footprint(
         context=wanted,
@@ -193,7 +196,48 @@ def _most_users(size: CacheSize, room: int, tokens: int, state_bytes: int) -> in
     return low
 
 
-def row_bytes(work: ModelWork, *, streamed: bool = False) -> int:
+def buffer_bytes(work: ModelWork, rows: int, *, streamed: bool = False) -> int:
+    """Return what a step of so many rows takes while it is computed."""
+    is_plain = all(mixer.kind == "gqa" for mixer, _ in work.mixers)
+    if is_plain and not any(matrix.experts for matrix in work.matrices):
+        return _dense_bytes(work, rows)
+    return rows * _row_bytes(work, streamed=streamed)
+
+
+def _dense_bytes(work: ModelWork, rows: int) -> int:
+    """Return what a step of a dense decoder takes: its embeddings, and what the kernels keep.
+
+    The kernels keep what is freed for the next buffer of its class of sizes (buffer_pool.h): so of
+    each class as many stay as attention or the MLP has at once, whichever has more.
+    """
+    width = max((m.rows for m in work.matrices if m.part == "dense"), default=0)
+    x, most = 4 * work.hidden, Counter[int]()
+    at_once = [x, min(x, PRODUCT_BYTES // rows), _tile_bytes(work.hidden), _tile_bytes(width)]
+    phases = [[x, x, *at_once]]  # the block's input, and that of its MLP, beside the result
+    for mixer, _ in work.mixers:
+        queries, values = mixer.heads * mixer.key_dim, mixer.heads * mixer.value_dim
+        kept = [mixer.kv_heads * mixer.key_dim, mixer.kv_heads * mixer.value_dim]
+        floats = [4 * numbers for numbers in (queries, values, *kept)]
+        phases.append([x, x, *floats, _tile_bytes(work.hidden), _tile_bytes(values)])
+    for phase in phases:
+        most |= Counter(_size_class(rows * each) for each in phase)
+    return rows * x + sum(size * count for size, count in most.items())
+
+
+def _tile_bytes(numbers: int) -> int:
+    """Return the bytes of a row as int8, with its scales and sums: tiles.h."""
+    return TILE_BYTES * -(-numbers // TILE_NUMBERS)
+
+
+def _size_class(size: int) -> int:
+    """Return the bytes that the kernels take for a buffer: a quarter of a power of two apart."""
+    step = 1024
+    while 8 * step < size:
+        step *= 2
+    return -(-size // step) * step
+
+
+def _row_bytes(work: ModelWork, *, streamed: bool = False) -> int:
     """Return what one row of a step takes while it is computed, about.
 
     Residuals are some rows of floats, and attention has its queries and what it read of values; an
