@@ -33,7 +33,6 @@ SUMS, COUNTS = ".in_sum2", ".counts"
 
 MAX_NAME_BYTES = 65_535
 MAX_ENTRIES = 65_536
-MAX_DATASETS = 4096
 
 _KIND = "imatrix"
 

@@ -45,7 +45,6 @@ class SparseMLP:
         intermediate: int,
         experts: int,
         routing: Routing,
-        gate: str = "gate",
         bias: str | None = None,
         scales: str | None = None,
         shared: str | None = None,
@@ -60,7 +59,7 @@ class SparseMLP:
     ) -> None:
         """Load the router, the experts, and the shared expert if there is one.
 
-        gate, bias (for the choice), scales (of experts' weights), shared (an MLP of width
+        bias (for the choice), scales (of experts' weights), shared (an MLP of width
         shared_intermediate, with biases if shared_bias) and shared_gate (whose sigmoid weighs it):
         their names below `name`; those of bias and scales are complete. gate_bias: whether the
         router's product has a bias; expert_biases: those of the experts'. clamp: alpha and limit of
@@ -68,7 +67,7 @@ class SparseMLP:
         it multiplies, in the experts and in the shared one; 0: none (`Experts.limit`). gelu:
         whether it is GELU's, by its tanh.
         """
-        self.gate = Linear(weights, f"{name}.{gate}", experts, hidden, bias=gate_bias)
+        self.gate = Linear(weights, f"{name}.gate", experts, hidden, bias=gate_bias)
         self.experts = weights.experts(f"{name}.experts", experts, hidden, intermediate)
         if expert_biases:
             widths = {"gate": intermediate, "up": intermediate, "down": hidden}

@@ -110,17 +110,15 @@ def processor(proc: Path = PROC) -> str:
 def measure(
     threads: int | None = None,
     *,
-    disk: Path | None = None,
     watts: Watts | None = None,
     seconds: float = SECONDS,
     progress: Callable[[str], None] | None = None,
 ) -> Machine:
     """Measure this machine, in under 20 seconds.
 
-    disk: a file of 64 MB or more on the disk that models are on; without one, such a file is
-    written in dure's folder, read and removed. watts: of the machine idle and busy, as the operator
-    names them; without, the processor's published TDP. seconds: of measuring products, after which
-    types that are left take the speed of others.
+    A file of 64 MB is written in dure's folder, read and removed. watts: of the machine idle and
+    busy, as the operator names them; without, the processor's published TDP. seconds: of measuring
+    products, after which types that are left take the speed of others.
     """
     threads = machine.usable_threads() if threads is None else threads
     say = progress or (lambda _: None)
@@ -141,7 +139,7 @@ def measure(
     factors = probes.expert_factors(threads)
     delta = probes.delta_ns(threads)
     say("disk")
-    disk_speed = disk_read(disk)
+    disk_speed = disk_read()
     for count, dtype in enumerate(probes.TYPES):
         if count >= probes.LEAST and time.perf_counter() - begun > seconds:
             break
@@ -228,14 +226,12 @@ def _assumed(
     return tuple(said)
 
 
-def disk_read(path: Path | None = None) -> float | None:
+def disk_read() -> float | None:
     """Measure bytes a second of large reads past the page cache, some at once, all over a file.
 
-    path: of 64 MB or more; None: a scratch file in dure's folder. None if there is no such file.
+    It is a scratch file in dure's folder; None if there can be none.
     """
     try:
-        if path is not None:
-            return _read_all_over(path)
         folder = state_folder("machines")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix="disk-", suffix=".tmp") as file:

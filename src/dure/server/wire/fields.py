@@ -27,7 +27,6 @@ _PENALTY = "use repetition_penalty, presence_penalty or frequency_penalty"
 _CUT = "a prompt is never cut; send what fits"
 _SHOWN = "reasoning, content and tool calls are always separate"
 _ADAPTER = "no adapters are loaded"
-_TEMPLATE = "the model's own template is used"
 
 _TABLE: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     # sampling
