@@ -21,6 +21,14 @@ from dure.engine.model_runner import ModelRunner
 from dure.engine.request import Request, SamplingParams
 from dure.loading.load import LoadedModel, load
 
+OVERHEADS = (
+    "dure.loading.planner.OVERHEAD_BYTES",
+    "dure.loading.memory.OVERHEAD_BYTES",
+    "dure.loading.planner.PROCESS_BYTES",
+    "dure.loading.planner.READERS_BYTES",
+)
+"""What a plan counts beside a model; where a test makes it 0, a file of a few MB is too large."""
+
 
 def opened(path: Path | str, memory: int | None = None, **options: Any) -> LoadedModel:
     """The model under a budget in bytes, with a small cache."""

@@ -45,13 +45,8 @@ def small_overhead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     What is remembered of experts goes to a folder of the test's.
     """
     monkeypatch.setenv("DURE_HOME", str(tmp_path / "home" / "models"))
-    for name in (
-        "planner.OVERHEAD_BYTES",
-        "memory.OVERHEAD_BYTES",
-        "planner.PROCESS_BYTES",
-        "planner.READERS_BYTES",
-    ):
-        monkeypatch.setattr(f"dure.loading.{name}", 0)
+    for name in streamed.OVERHEADS:
+        monkeypatch.setattr(name, 0)
 
 
 @pytest.fixture(scope="module")

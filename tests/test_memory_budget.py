@@ -162,13 +162,8 @@ def types(name: str) -> Kind:
 def test_the_least_budget_gives_the_bits_of_the_whole_model_with_every_kind_of_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, dtype: str
 ) -> None:
-    for name in (
-        "planner.OVERHEAD_BYTES",
-        "memory.OVERHEAD_BYTES",
-        "planner.PROCESS_BYTES",
-        "planner.READERS_BYTES",
-    ):
-        monkeypatch.setattr(f"dure.loading.{name}", 0)  # else a tiny model fits in any budget
+    for name in streamed.OVERHEADS:
+        monkeypatch.setattr(name, 0)  # else a tiny model fits in any budget
     path = tmp_path / "model.gguf"
     write_gguf(path, KINDS[kind], parameters_of(KINDS[kind]), types)
     prompts = [RNG.integers(0, 256, length).tolist() for length in (60, 3, 20)]

@@ -36,13 +36,8 @@ class Disk(kernels.ExpertReader):
 def server(serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A server of a mixture with room for less than half of its experts."""
     monkeypatch.setenv("DURE_HOME", str(tmp_path / "home" / "models"))
-    for name in (
-        "planner.OVERHEAD_BYTES",
-        "memory.OVERHEAD_BYTES",
-        "planner.PROCESS_BYTES",
-        "planner.READERS_BYTES",
-    ):
-        monkeypatch.setattr(f"dure.loading.{name}", 0)
+    for name in streamed.OVERHEADS:
+        monkeypatch.setattr(name, 0)
     monkeypatch.setattr(kernels, "ExpertReader", Disk)
     monkeypatch.setattr(Disk, "error", 0)
     path = SMALL.write(tmp_path / "small.gguf")
