@@ -51,7 +51,6 @@ TEXTS = (
         "object",
     ),
 )
-ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
 def anything(rng: random.Random, depth: int = 0) -> Any:

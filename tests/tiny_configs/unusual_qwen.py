@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tiny_configs.families_2025 import EXPERTS, LINEAR, LLAMA3, NEXT, NTK_ALPHA, SHARED, YARN
+from tiny_configs.families_2025 import EXPERTS, LINEAR, LLAMA3, NEXT, SHARED, YARN
 from tiny_configs.qwen_2026 import DEEP, DELTA, ROUTED, SECTIONS, SEEN, VISION
 from tiny_configs.unusual import (
     BIAS,
@@ -103,7 +103,6 @@ _PROPORTIONAL: Changes = {
     "proportional": rope("proportional", partial_rotary_factor=0.5),
     "proportional and a factor": rope("proportional", partial_rotary_factor=0.25, factor=2.0),
 }
-_ALPHA: Changes = {"alpha": {"rope_parameters": NTK_ALPHA}}
 _SEEN = {**SEEN, "vision_config": VISION}
 _FEW: Changes = {
     name: {**SIZES, **TIE, **_DELTAS}[name]
