@@ -23,7 +23,7 @@ from tiny_models import (
 )
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from dure.errors import ModelFileError
+from dure.errors import ModelFileError, UnsupportedModelError
 from dure.formats.checkpoint import Checkpoint
 from dure.formats.context import one_rotation, stretched_context
 from dure.formats.tensors import TensorInfo
@@ -315,18 +315,33 @@ def test_transformers_computes_nothing_with_kv_heads_that_do_not_divide_the_head
         oracle_logits(model, TOKENS)
 
 
-@pytest.mark.parametrize("architecture", sorted(IN_GGUF))
-def test_heads_of_a_gguf_that_says_nothing_of_them_are_as_in_llama_cpp(architecture: str) -> None:
-    sizes = {"embedding_length": 80, "attention.head_count": 5, "attention.head_count_kv": 1}
-    sizes |= {"block_count": 4}
+def gguf_of(architecture: str, **more: Any) -> Checkpoint:
+    """A GGUF without weights, of 5 heads and a hidden size of 80; two underscores are a dot."""
+    sizes = {"embedding_length": 80, "attention__head_count": 5, "attention__head_count_kv": 1}
     sizes |= {"feed_forward_length": 64, "expert_count": 8, "expert_used_count": 2}
-    sizes |= {"expert_feed_forward_length": 32, "context_length": 128, "attention.value_scale": 1.0}
-    metadata = {f"{architecture}.{key}": value for key, value in sizes.items()}
+    sizes |= {"expert_feed_forward_length": 32, "context_length": 128, "block_count": 4}
+    keys = {**sizes, "attention__value_scale": 1.0, **more}
+    metadata = {f"{architecture}.{key.replace('__', '.')}": value for key, value in keys.items()}
     metadata["general.architecture"] = architecture
     embedding = TensorInfo("token_embd.weight", "F32", (256, 80), None, 0, 81920)  # type: ignore[arg-type]
-    checkpoint = Checkpoint(Path("a"), "gguf", {embedding.name: embedding}, metadata=metadata)
-    model = read_model(checkpoint)
+    return Checkpoint(Path("a"), "gguf", {embedding.name: embedding}, metadata=metadata)
+
+
+@pytest.mark.parametrize("architecture", sorted(IN_GGUF))
+def test_heads_of_a_gguf_that_says_nothing_of_them_are_as_in_llama_cpp(architecture: str) -> None:
+    model = read_model(gguf_of(architecture))
     assert (model.head_dim, model.rope.dim, model.rope.theta) == (16, 16, 10000.0)
+
+
+@pytest.mark.parametrize("architecture", sorted(IN_GGUF))
+def test_a_part_of_a_head_that_a_gguf_rotates_is_no_other_here(architecture: str) -> None:
+    checkpoint = gguf_of(architecture, rope__dimension_count=8)
+    if architecture == "gpt-oss":
+        with pytest.raises(UnsupportedModelError, match="rotates 8 of the 16"):
+            read_model(checkpoint)
+        return
+    model = read_model(checkpoint)
+    assert model.rope.dim == getattr(model, "sliding_rope", model.rope).dim == 8
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES - NO_CHOICE))

@@ -119,7 +119,9 @@ def _rope(config: Config, head_dim: int, kind: str, base: str, theta: float) -> 
         "partial_rotary_factor": config.values.get("partial_rotary_factor"),
         "max_position_embeddings": config.integer("max_position_embeddings", _CONTEXT),
     }
-    return RopeConfig.from_hf(values, head_dim, default_theta=theta, partial=False)
+    if config.is_gguf:
+        values["rotary_dim"] = config.values.get("rotary_dim")
+    return RopeConfig.from_hf(values, head_dim, default_theta=theta, partial=config.is_gguf)
 
 
 class Block(SandwichLayer):
