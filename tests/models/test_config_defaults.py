@@ -333,6 +333,12 @@ def test_heads_of_a_gguf_that_says_nothing_of_them_are_as_in_llama_cpp(architect
     assert (model.head_dim, model.rope.dim, model.rope.theta) == (16, 16, 10000.0)
 
 
+def test_layers_with_a_window_have_a_base_of_10000_in_a_gguf_that_says_none_for_them() -> None:
+    model = read_model(gguf_of("mimo2", rope__freq_base=5e6, attention__sliding_window=8))
+    found = {kind.window: kind.rope.theta for kind in model.kinds}
+    assert found == {None: 5e6, 8: 10000.0}
+
+
 @pytest.mark.parametrize("architecture", sorted(IN_GGUF))
 def test_a_part_of_a_head_that_a_gguf_rotates_is_no_other_here(architecture: str) -> None:
     checkpoint = gguf_of(architecture, rope__dimension_count=8)

@@ -234,6 +234,8 @@ def _of_gguf(config: Config, names: list[str]) -> tuple[list[int], list[int]]:
     for size, suffix in ((wide, ""), (head_dim, "_swa")):
         config.expect(f"value_head_dim{suffix}", size)
         config.expect(f"rotary_dim{suffix}", size)
+    if "rotary_dim_swa" not in config.values:  # llama.cpp then rotates as many in both kinds
+        config.expect("rotary_dim", head_dim)
     counts = config.of_each_layer("num_key_value_heads", len(names), heads, high=heads)
     if head_dim % 2 or any(heads % each for each in counts):
         raise ModelFileError(
@@ -271,7 +273,6 @@ def _rope(config: Config, head_dim: int, kind: str) -> RopeConfig:
     if config.is_gguf:  # rope_freqs.weight says which frequencies turn
         base = "rope_theta" if kind == _FULL else "rope_local_base_freq"
         scaling = config.values.get("rope_scaling") if kind == _FULL else None
-        theta = config.positive("rope_theta")  # of both kinds, if one has no key of its own
         values |= {"rope_theta": config.values.get(base), "rope_scaling": scaling}
         return RopeConfig.from_hf(values, head_dim, default_theta=theta, partial=False)
     tables = config.values.get("rope_parameters")

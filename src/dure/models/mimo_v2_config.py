@@ -242,8 +242,6 @@ def _rope(config: Config, head_dim: int, kind: str, theta: str) -> RopeConfig:
         del names["rope_scaling"]  # its one table is of layers without a window
         if "rotary_dim_swa" in config.values:
             names["rotary_dim"] = "rotary_dim_swa"
-        if theta not in config.values:  # its one base is of both kinds
-            names["rope_theta"] = "rope_theta"
     values = {key: config.values.get(name) for key, name in names.items()}
     if not config.is_gguf:
         values["partial_rotary_factor"] = _rotated(config, kind)
