@@ -174,6 +174,9 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(make_llm:
 def test_an_answer_ends_where_the_context_does(make_llm: MakeLLM) -> None:
     [completion] = make_llm(lambda _: "x", context=64).generate("abcd")
     assert (completion.text, completion.finish_reason) == ("x" * 60, "length")
+    # as of a preset's num_predict, which nobody asked for in this request
+    llm = make_llm(lambda _: "x", context=64, sampling={"max_tokens": 62})
+    assert [len(made.text) for made in llm.generate(["a", "abcd"])] == [62, 60]
 
 
 @pytest.mark.parametrize("prompt", ["", [], [300], [-1]])

@@ -19,7 +19,7 @@ from gguf import GGMLQuantizationType as Kind
 from memory_group import memory_group
 from tiny_gguf import config_of, is_plain, parameters_of, write_gguf
 
-from dure import kernels, machine
+from dure import kernels, machine, models
 from dure.errors import NotEnoughMemoryError
 from dure.formats.checkpoint import open_checkpoint
 from dure.loading.memory import gigabytes, parse_size, streaming_sentence
@@ -228,3 +228,20 @@ def test_a_dense_model_that_does_not_fit_whole_reads_its_embeddings_by_row(dense
     assert streamed.opened(dense, least, **DENSE_OPTIONS).memory.left_bytes == left
     with pytest.raises(NotEnoughMemoryError):
         streamed.opened(dense, budget - left, **DENSE_OPTIONS)
+
+
+def test_memory_that_is_gone_while_weights_are_read_has_them_read_again_without_embeddings(
+    dense: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, calls = models.load_model, []
+
+    def load_model(*given: Any, **options: Any) -> Any:
+        model = read(*given, **options)
+        calls.append(options["expert_pool"])
+        if len(calls) == 1:  # as under `ulimit -v`, which no plan can know
+            raise NotEnoughMemoryError("there is no memory for 9 bytes of dense.gguf.")
+        return model
+
+    monkeypatch.setattr(models, "load_model", load_model)
+    assert streamed.opened(dense, **DENSE_OPTIONS).memory.left_bytes > 0
+    assert len(calls) == 2

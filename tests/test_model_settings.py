@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_model import ScriptModel, alphabet, loaded
+from tiny_gguf import config_of, parameters_of, write_gguf
 
 import dure.llm
-from dure import LLM
+from dure import LLM, hub
 from dure.hub import ModelSettings
+from dure.loading.load import load
 
 HELLO = [{"role": "user", "content": "hello"}]
 OWN = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
@@ -32,6 +35,19 @@ def test_a_presets_messages_stand_before_those_of_every_chat(
     assert llm.chat_prompt([other, *HELLO]) == plain.chat_prompt([other, *OWN, *HELLO])
     prepared = llm.prepare(dure.ChatRequest(HELLO))
     assert prepared.token_ids == plain.prepare(dure.ChatRequest([system, *OWN, *HELLO])).token_ids
+
+
+def test_a_context_that_is_less_than_the_preset_wants_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DURE_HOME", str(tmp_path / "home"))
+    config = config_of("qwen2", max_position_embeddings=512)
+    write_gguf(tmp_path / "tiny.gguf", config, parameters_of(config))
+    hub.create(hub.Preset("long", str(tmp_path / "tiny.gguf"), ModelSettings(context=10_000)))
+    said = "num_ctx is 10,000, and the context is 512 tokens: the most that the model was made for"
+    for asked, notes in ((None, [said]), (256, [])):
+        made = load("long", context=asked, with_tokenizer=False)
+        assert [note for note in made.notes if "num_ctx" in note] == notes
 
 
 def test_a_stream_ends_where_its_driver_is_interrupted_and_the_next_is_whole(

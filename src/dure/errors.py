@@ -59,7 +59,12 @@ class RenderingError(TemplateError):
 
 
 class ContextLengthError(DureError):
-    """The prompt, or the prompt and max_tokens, exceed the context length."""
+    """The prompt, or the prompt and max_tokens, exceed the context length.
+
+    `room`: how many tokens the prompt leaves for its answer; None: not known.
+    """
+
+    room: int | None = None
 
 
 class PromptLengthError(ContextLengthError):

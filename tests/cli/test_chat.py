@@ -64,6 +64,10 @@ def test_pasted_code_that_begins_with_quotes_is_sent_whole(talk: Talk) -> None:
 
 def test_quotes_in_the_midst_of_a_message_are_text(talk: Talk) -> None:
     assert talk('what is """ in Python?').asked[0][0]["content"] == 'what is """ in Python?'
+    for edited in ('say """ in it', '"""A.""" def f(): ...'):
+        assert talk("one", f"/edit {edited}").asked[1][-1]["content"] == edited
+    llm = talk('/set system Write """docstrings""".', "one")
+    assert llm.asked[0][0]["content"] == 'Write """docstrings""".'
 
 
 def test_ctrl_c_at_the_prompt_does_not_leave(

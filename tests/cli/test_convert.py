@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,29 @@ def test_what_cannot_be_written_is_a_sentence(
     assert outcome.code == 1
     assert said in outcome.err
     assert [path.name for path in tmp_path.iterdir()] == ["in.gguf"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+@pytest.mark.parametrize("name", ["out.gguf", "out.dure"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing_half_written(
+    tmp_path: Path,
+    dure_command: Dure,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    number: signal.Signals,
+) -> None:
+    def killed(_: int) -> None:
+        assert signal.getsignal(number) != signal.SIG_DFL  # which would end the tests
+        assert len(list(tmp_path.iterdir())) == 2
+        os.kill(os.getpid(), number)
+
+    source = gguf_mixture(tmp_path / "in.gguf", "F32")
+    monkeypatch.setattr(os, "fsync", killed)
+    said = dure_command("convert", str(source), str(tmp_path / name), "--quantize", "q8")
+    assert said.code == 128 + number
+    assert [path.name for path in tmp_path.iterdir()] == ["in.gguf"]
+    assert signal.getsignal(number) == signal.SIG_DFL
 
 
 @pytest.mark.model

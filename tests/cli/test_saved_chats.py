@@ -83,4 +83,6 @@ def test_a_chat_is_saved_by_a_name_listed_and_found(
     assert said.count("Saved 2 messages") == said.count("Saved 4 messages") == 1
     name, begins = said.splitlines()[-1][:9], said.splitlines()[-1][-12:]
     assert (name, begins) == ("my pandas", "about pandas")
+    (tmp_path / "my pandas").write_text("a file of the same name here")
+    monkeypatch.chdir(tmp_path)
     assert len(talk("/load my pandas", "next").asked[0]) == 5

@@ -37,6 +37,8 @@ def test_a_file_without_keys_opens_no_server(
     [
         (["--alias", "gpt-4=nobody"], "The alias 'gpt-4=nobody' names no model that is served."),
         (["--alias", "=any"], "The alias '=any' names no model that is served."),
+        (["--alias", "any=tiny"], "The alias 'any=tiny' is the name of another model here."),
+        (["./b/tiny.gguf"], "./a/tiny.gguf and ./b/tiny.gguf would both be served as 'tiny'."),
         (["--keep-alive", "nan"], "--keep-alive is a number of seconds; -1 is for ever."),
         (["--metrics-prefix", "a b"], "Prometheus takes no metrics that begin with 'a b'."),
     ],
@@ -44,7 +46,7 @@ def test_a_file_without_keys_opens_no_server(
 def test_what_could_never_work_is_said_at_the_start(
     dure_command: Dure, options: list[str], said: str
 ) -> None:
-    done = dure_command("serve", "any", "--port", "0", *options)
+    done = dure_command("serve", "any", "./a/tiny.gguf", "--port", "0", *options)
     assert done.code == 1
     assert f"error: {said}" in done.err
 

@@ -18,8 +18,8 @@ GOOD: dict[str, list[Any]] = {
     "top_p": [None, 1e-9, 1, 1.0],
     "min_p": [None, 0, 1],
     "repetition_penalty": [None, 0.01, 1, 100],
-    "presence_penalty": [-2, 0, 2.0],
-    "frequency_penalty": [-2, 0, 2.0],
+    "presence_penalty": [None, -2, 0, 2.0],
+    "frequency_penalty": [None, -2, 0, 2.0],
     "logit_bias": [{}, {0: -100, 5: 100.0}, dict.fromkeys(range(1024), 1.0)],
     "seed": [None, 0, -(2**63), 2**64 - 1],
     "logprobs": [None, 0, 20],
@@ -37,8 +37,8 @@ BAD: dict[str, list[Any]] = {
     "top_p": [0, -0.1, 1.1, NAN, False],
     "min_p": [-0.1, 1.1, NAN, True],
     "repetition_penalty": [0, 5e-324, 0.009, -1, NAN, INF, True],
-    "presence_penalty": [-2.1, 2.1, NAN, True, None],
-    "frequency_penalty": [-2.1, 2.1, NAN, True, None],
+    "presence_penalty": [-2.1, 2.1, NAN, True],
+    "frequency_penalty": [-2.1, 2.1, NAN, True],
     "logit_bias": [
         {0: 100.1},
         {0: NAN},
@@ -116,7 +116,8 @@ def test_unset_fields_take_the_models_defaults_and_set_ones_stay() -> None:
     }
     params = SamplingParams(top_k=7, max_tokens=3).resolve(defaults)
     expected = SamplingParams(
-        max_tokens=3, temperature=0.6, top_k=7, top_p=0.95, min_p=0.0, repetition_penalty=1.05
+        **{"max_tokens": 3, "temperature": 0.6, "top_k": 7, "top_p": 0.95, "min_p": 0.0},
+        **{"repetition_penalty": 1.05, "presence_penalty": 0.0, "frequency_penalty": 0.0},
     )
     assert expected == params
     assert params.resolve({"temperature": 2.0}) == params
@@ -131,10 +132,15 @@ def test_a_models_stops_seed_length_and_penalties_hold_where_a_request_gives_non
     resolved = given.resolve(defaults)
     assert (resolved.stop, resolved.seed, resolved.max_tokens) == (("x",), 1, 2)
     assert resolved.presence_penalty == 0.5
+    none = SamplingParams(presence_penalty=0.0).resolve(defaults)
+    assert none.presence_penalty == 0.0  # that there be none was said
 
 
 def test_without_defaults_sampling_is_neutral() -> None:
-    expected = SamplingParams(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1)
+    expected = SamplingParams(
+        **{"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1},
+        **{"presence_penalty": 0.0, "frequency_penalty": 0.0},
+    )
     assert expected == SamplingParams().resolve({})
     assert SamplingParams(top_k=-1).resolve({"top_k": 50}).top_k == 0
 

@@ -81,6 +81,11 @@ def test_a_preset_written_as_a_modelfile_is_the_same_again(folder: Path) -> None
         ('"Hi" is what you say', '"Hi" is what you say'),
         ('"a \\"b\\"\\r\\n"', 'a "b"\r\n'),
         ("'single'", "'single'"),
+        ('"in \\boxed{} of C:\\new"', "in \\boxed{} of C:\\new"),
+        ('"say \\"yes\\" twice"', 'say \\"yes\\" twice'),
+        ('"""two spaces  \nand\ta line  """', "two spaces  \nand\ta line  "),
+        ('"open  \nand shut" ', "open  \nand shut"),
+        ("bare words  ", "bare words"),
     ],
 )
 def test_quotes_are_read_as_ollama_reads_them_and_written_back(

@@ -315,9 +315,14 @@ class RequestBuilder:
         return replace(reading, budget=budget, reasoning_end_ids=reasoning_end_ids)
 
     def _with_room(self, prompt_tokens: int, params: SamplingParams) -> SamplingParams:
-        """Resolve the parameters; raise ContextLengthError if they ask for too many tokens."""
+        """Resolve the parameters; raise ContextLengthError if they ask for too many tokens.
+
+        The model's own max_tokens, for which nobody asked, is less where there is less room.
+        """
         resolved = params.resolve(self._sampling_defaults)
         room = self.context - prompt_tokens
+        if params.max_tokens is None and 1 <= room < (resolved.max_tokens or 0):
+            resolved = replace(resolved, max_tokens=room)
         if room < 1 or (resolved.max_tokens or 0) > room:
             raise self._too_long(prompt_tokens, resolved.max_tokens)
         return resolved if resolved.max_tokens is not None else replace(resolved, max_tokens=room)
@@ -361,12 +366,14 @@ class RequestBuilder:
         asked = f" and {max_tokens:,} are asked for" if max_tokens else ""
         more = f"load the model with a larger context (it allows {self._longest:,})"
         kind = PromptLengthError if prompt_tokens >= self.context else ContextLengthError
-        return kind(
+        error = kind(
             f"The prompt has {'at least ' if at_least else ''}{prompt_tokens:,} tokens{asked}, "
             "and the context holds "
             f"{self.context:,} for both the prompt and its answer.",
             hint=f"shorten it, or {more}" if self._longest > self.context else "shorten it",
         )
+        error.room = max(0, self.context - prompt_tokens)
+        return error
 
     def remember(self, request: PreparedRequest, completion: Completion) -> None:
         """Keep the reasoning before the answer's calls, for clients that send it back without."""

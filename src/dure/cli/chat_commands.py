@@ -69,7 +69,7 @@ class Commands:
 
     def takes_lines(self, head: str) -> bool:
         """Whether what follows this beginning of a line may have several lines."""
-        return head.startswith(("/set system", "/edit"))
+        return head.rstrip() in ("/set system", "/edit")
 
     def help(self, _: str) -> None:
         """List the commands."""
@@ -164,7 +164,7 @@ class Commands:
     def edit(self, text: str) -> None:
         """Change the last message, and ask again."""
         last = self._last("There is no message to edit.")
-        text = text.replace('"""', "") or self._chat.read("edit> ", last)
+        text = text or self._chat.read("edit> ", last)
         if text.strip():
             self._chat.ask_again(text)
 

@@ -94,7 +94,7 @@ class ChatSession:
         if completion is None:
             console.note("(stopped)")
         elif completion.finish_reason == "length":
-            console.note(f"(cut short: {self._limit()})")
+            console.note(f"(cut short: {self._limit(completion.usage.output_tokens)})")
         self.files.clear()
         if not self.is_plain and (view.content or completion is not None):
             self.talk.add(message, view.content, "".join(thoughts))
@@ -163,7 +163,8 @@ class ChatSession:
         parts = [f"{name}:\n\n```\n{text.rstrip()}\n```" for name, text in self.files]
         return "\n\n".join([*parts, message])
 
-    def _limit(self) -> str:
-        if self.settings.params.max_tokens is not None:
-            return f"max_tokens is {self.settings.params.max_tokens:,}"
+    def _limit(self, written: int) -> str:
+        most = self.settings.params.resolve(self.llm.sampling_defaults).max_tokens
+        if most is not None and written >= most:
+            return f"max_tokens is {most:,}"
         return f"the context of {self.llm.context:,} tokens is full; /clear empties it"

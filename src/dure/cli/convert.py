@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dure.cli import console
+from dure.cli.ctrl_c import ends_tidily
 from dure.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -78,10 +79,11 @@ def command(
         )
     threads = check_threads(threads)
     source = hub.resolve(model, allow_download=False).path
-    if out.suffix == ".dure":
-        _write_folder(source, out, quantize, threads, force=force, json=json)
-    else:
-        _write_gguf(source, out, quantize, imatrix, threads, force=force, json=json)
+    with ends_tidily():
+        if out.suffix == ".dure":
+            _write_folder(source, out, quantize, threads, force=force, json=json)
+        else:
+            _write_gguf(source, out, quantize, imatrix, threads, force=force, json=json)
 
 
 def _write_gguf(

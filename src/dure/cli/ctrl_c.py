@@ -1,4 +1,4 @@
-"""Ctrl-C ends a command soon, even while the main thread is in the kernels.
+"""Ctrl-C ends a command soon, even while the main thread is in the kernels; other signals tidily.
 
 Python's own handler waits until the main thread is back in Python, which a pass over a long prompt
 may keep out for seconds.
@@ -12,6 +12,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import NoReturn
 
 GRACE_S = 0.15
 EXIT_CODE = 130
@@ -44,6 +46,29 @@ def ends_soon(tidy: Callable[[], None] = lambda: None) -> Iterator[None]:
         os.close(writing)  # ends the watching
         watching.join()
         os.close(reading)
+
+
+@contextmanager
+def ends_tidily() -> Iterator[None]:
+    """Have SIGTERM, and SIGHUP of a closed terminal, leave the block as an error does.
+
+    So what is half written is deleted. A signal that is ignored (nohup) stays ignored.
+    """
+    former = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):  # Windows has the first alone
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+                former[number] = signal.signal(number, _leave)
+    try:
+        yield
+    finally:
+        for number, before in former.items():
+            signal.signal(number, before)
+
+
+def _leave(number: int, _: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _watch(signals: int, over: threading.Event, tidy: Callable[[], None]) -> None:

@@ -132,6 +132,7 @@ def _lines() -> Iterator[str]:
             "No TEXT was given, and standard input is a terminal.",
             hint='dure embed MODEL "…", or pipe texts in, one a line',
         )
+    empty = 0
     for number, raw in enumerate(sys.stdin.buffer, 1):
         try:
             text = raw.decode("utf-8").rstrip("\r\n")
@@ -142,3 +143,7 @@ def _lines() -> Iterator[str]:
             ) from None
         if text:
             yield text
+        else:
+            empty += 1
+    if empty:
+        console.note(f"(empty lines have no embedding and no index; there were {empty:,})")

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from dure.cli import console
+from dure.cli.ctrl_c import ends_tidily
 from dure.errors import InvalidRequestError
 
 
@@ -77,7 +78,8 @@ def command(
             expert_pool=loaded.expert_pool,
             progress=line.update,
         )
-    size = write_imatrix(out, matrix, force=force)
+    with ends_tidily():
+        size = write_imatrix(out, matrix, force=force)
     if json:
         value = {"path": str(out), "size_bytes": size, "entries": len(matrix.entries)}
         console.print_json(value | {"chunks": matrix.chunks, "window": window})

@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,10 +62,17 @@ def _to_file(plans: Sequence[ModelPlan], path: Path) -> None:
         axes.set(xlabel=title, ylabel="tokens a second", ylim=(0, None))
         axes.grid(visible=True, alpha=0.3)
     by_depth.legend()
+    picture = io.BytesIO()
+    figure.savefig(picture, format=path.suffix[1:].lower())
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        figure.savefig(path)
+        scratch.write_bytes(picture.getvalue())
+        scratch.replace(path)
     except OSError as error:
         raise InvalidRequestError(f"{path} cannot be written: {error.strerror}.") from None
+    finally:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
 
 
 def _in_terminal(plans: Sequence[ModelPlan]) -> None:

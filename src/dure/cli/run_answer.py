@@ -60,9 +60,10 @@ def answer(
 
 
 def tell_if_full(llm: LLM | ServedModel, completion: Completion, max_tokens: int | None) -> None:
-    """Say that the context ended the answer, unless a length was given or is the model's own."""
-    length = max_tokens or llm.sampling_defaults.get("max_tokens")
-    if completion.finish_reason == "length" and not length:
+    """Say that the context ended the answer, if no length did: one given, or the model's own."""
+    most = max_tokens or llm.sampling_defaults.get("max_tokens")
+    is_cut = completion.finish_reason == "length"
+    if is_cut and (most is None or completion.usage.output_tokens < most):
         console.note(f"(the context of {llm.context:,} tokens is full)")
 
 

@@ -56,13 +56,18 @@ def path_to_save(given: str) -> Path:
 
 
 def path_to_load(given: str) -> Path:
-    """Return the file that `/load given` reads: of that path, or a saved chat of that name."""
+    """Return the file that `/load given` reads: of that path, or a saved chat of that name.
+
+    A name is first that of a saved chat, as `/save` has it, then of a file here.
+    """
     path = console.path_given(given)
-    if _is_path(given) or path.is_file():
+    if _is_path(given):
         return path
     named = folder() / (given + SUFFIX)
     if named.is_file():
         return named
+    if path.is_file():
+        return path
     names = ", ".join(chat.name for chat in saved()[:10])
     hint = f"saved: {names}" if names else "/save NAME saves one"
     if is_known(given):

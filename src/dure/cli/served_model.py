@@ -143,7 +143,10 @@ class ServedModel:
             "stream_options": {"include_usage": True},
             **{name: value for name, value in given.items() if value is not None},
         }
-        body |= {"prompt": prompt} if isinstance(prompt, str) else {"messages": list(prompt)}
+        if isinstance(prompt, str):  # where 16 tokens are the default, as OpenAI has it
+            body = {"max_tokens": -1, **body, "prompt": prompt}
+        else:
+            body["messages"] = list(prompt)
         body |= {"stop": list(params.stop)} if params.stop else {}
         if isinstance(think, bool):
             body["enable_thinking"] = think

@@ -27,10 +27,10 @@ _NEUTRAL: Mapping[str, float] = {
     "top_p": 1.0,
     "min_p": 0.0,
     "repetition_penalty": 1.0,
-}
-_UNSET: Mapping[str, Any] = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
+}
+_UNSET: Mapping[str, Any] = {
     "seed": None,
     "max_tokens": None,
     "stop": (),
@@ -56,8 +56,8 @@ class SamplingParams:
     top_p: float | None = None  # sample from the most likely tokens up to this mass; 1: off
     min_p: float | None = None  # drop tokens below this share of the top probability; 0: off
     repetition_penalty: float | None = None  # over prompt and output, 0.01 to 100; 1: off
-    presence_penalty: float = 0.0  # over output, -2 to 2
-    frequency_penalty: float = 0.0  # over output, -2 to 2
+    presence_penalty: float | None = None  # over output, -2 to 2; 0: off
+    frequency_penalty: float | None = None  # over output, -2 to 2; 0: off
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)  # id -> -100 to 100
     seed: int | None = None  # None: a new one for every request
     logprobs: int | None = None  # k: of the chosen token and the k most likely, 0 to 20
@@ -73,7 +73,8 @@ class SamplingParams:
         self._integer("min_tokens", 0, MAX_ID, "0 lets the model end when it will")
         self._check_distribution()
         for name in ("presence_penalty", "frequency_penalty"):
-            self._number(name, -2.0, 2.0, "0 turns it off")
+            if getattr(self, name) is not None:
+                self._number(name, -2.0, 2.0, "0 turns it off")
         if self.seed is not None:
             self._integer("seed", -(2**63), 2**64 - 1, "leave it out for a random one")
         for name in ("logprobs", "prompt_logprobs"):

@@ -190,7 +190,9 @@ def adjust(request: Request, logits: NDArray[np.float32]) -> Replaced:
     params = request.params
     replaced: Replaced = []
     repetition = cast("float", params.repetition_penalty)
-    if repetition != 1.0 or params.presence_penalty or params.frequency_penalty:
+    presence = cast("float", params.presence_penalty)
+    frequency = cast("float", params.frequency_penalty)
+    if repetition != 1.0 or presence or frequency:
         if request.token_counts is None:
             request.token_counts = _count(request)
         ids, counts = request.token_counts.ids, request.token_counts.counts
@@ -199,8 +201,8 @@ def adjust(request: Request, logits: NDArray[np.float32]) -> Replaced:
         if repetition != 1.0:
             factor = np.float32(repetition)
             values = np.where(values > 0, values / factor, values * factor)
-        penalty = np.float32(params.presence_penalty) * (counts > 0)
-        values = values - penalty - np.float32(params.frequency_penalty) * counts.astype(np.float32)
+        penalty = np.float32(presence) * (counts > 0)
+        values = values - penalty - np.float32(frequency) * counts.astype(np.float32)
         logits[ids] = values
     if params.logit_bias:
         biased = np.fromiter(params.logit_bias.keys(), dtype=np.int32)

@@ -205,9 +205,9 @@ def _instructions(text: str, source: str) -> Iterator[tuple[int, str, str]]:
     lines = text.split("\n")
     at = 0
     while at < len(lines):
-        number, line = at + 1, lines[at].strip()
+        number, line = at + 1, lines[at].lstrip().rstrip("\r")
         at += 1
-        if not line or line.startswith("#"):
+        if not line.strip() or line.startswith("#"):
             continue
         word, rest = _split(line)
         word, head, value = word.upper(), "", rest
@@ -215,9 +215,10 @@ def _instructions(text: str, source: str) -> Iterator[tuple[int, str, str]]:
             head, value = _split(rest)
             head += " "
         quotes = next((each for each in ('"""', '"') if value.startswith(each)), "")
-        if quotes == '"' and '"' in value[1:].rstrip()[:-1]:
-            quotes = "" if not value.endswith('"') else quotes  # SYSTEM "Hi" is what you say
-        value = value[len(quotes) :]
+        closed = value.rstrip()
+        if quotes == '"' and '"' in closed[1:-1] and not closed.endswith('"'):
+            quotes = ""  # SYSTEM "Hi" is what you say
+        value = value[len(quotes) :] if quotes else closed
         while quotes and not value.rstrip().endswith(quotes):
             if quotes == '"""' and quotes in value:
                 raise InvalidRequestError(
@@ -232,7 +233,9 @@ def _instructions(text: str, source: str) -> Iterator[tuple[int, str, str]]:
             at += 1
         if quotes:
             value = value.rstrip().removesuffix(quotes)
-        yield number, word, head + (_unescaped(value) if quotes == '"' else value)
+        if quotes == '"':
+            value = _unescaped(value) if word == "PARAMETER" else _as_written(value)
+        yield number, word, head + value
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -249,8 +252,16 @@ def _unescaped(text: str) -> str:
         return text
 
 
+def _as_written(text: str) -> str:
+    """Return what stands between two quotes: as it is, since Ollama has no escapes (\\boxed is no
+    backspace), unless it is what `_quoted` makes of a text that nothing else would bring back.
+    """
+    meant = _unescaped(text)
+    return meant if _quoted(meant) == f'"{text}"' else text
+
+
 def _quoted(text: str) -> str:
     """Return a text in the quotes that bring it back as it is."""
-    if '"""' in text or text.endswith('"') or "\r" in text:
+    if '"""' in text or "\r" in text:
         return json.dumps(text, ensure_ascii=False)
     return f'"""{text}"""'

@@ -189,7 +189,10 @@ def load(
         has_draft_heads=bool(head_specs(model)),
         expert_pool=streaming,
         settings=settings,
-        notes=_notes(files.asked, files.resolved, files.checkpoint),
+        notes=(
+            *_notes(files.asked, files.resolved, files.checkpoint),
+            *_shorter(settings.context, context, plan.context, model.context_length),
+        ),
     )
 
 
@@ -306,6 +309,14 @@ def _notes(asked: str, resolved: hub.ResolvedModel, checkpoint: Checkpoint) -> t
         own = "Ollama's template is not run: the model's own chat template is used"
         notes.append(own if checkpoint.chat_template else settings.template_note)
     return (*notes, *settings.notes)
+
+
+def _shorter(wanted: int | None, asked: int | None, context: int, longest: int) -> tuple[str, ...]:
+    """Say that the context is less than a store or preset wants, where no other was asked for."""
+    if asked is not None or wanted is None or context >= wanted:
+        return ()
+    why = "the most that the model was made for" if context == longest else "as much as fits"
+    return (f"num_ctx is {wanted:,}, and the context is {context:,} tokens: {why}",)
 
 
 def _label(resolved: hub.ResolvedModel) -> str:

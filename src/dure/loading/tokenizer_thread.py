@@ -32,8 +32,9 @@ class TokenizerThread:
         self._thread = threading.Thread(target=self._make)
 
     def start(self) -> None:
-        """Start building."""
-        self._thread.start()
+        """Start building, unless that is done: weights may be read a second time."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     def watched(self, progress: Callable[[int, int], None] | None) -> Callable[[int, int], None]:
         """Wrap `progress` (bytes done, bytes in all) so that it raises the tokenizer's error.

@@ -260,7 +260,8 @@ class PoolingBuilder:
         longest = self._longest(truncate)
         if not isinstance(text, str):
             return self._cut(check_prompt(text, self._vocab_size), (), longest, truncate)
-        text = self._affordable(prompt + text, longest, truncate)
+        given = prompt + text
+        text = self._affordable(given, longest, truncate)
         start, end = self._tokenizer.around
         if self.config.add_eos and not end:
             added = self._tokenizer.token_id(_QWEN_END)
@@ -271,7 +272,8 @@ class PoolingBuilder:
                 "A text is empty: it has no tokens, and at least 1 is needed.",
                 hint="leave it out",
             )
-        return self._cut(ids, end, longest, truncate)
+        made, cut = self._cut(ids, end, longest, truncate)
+        return made, cut or len(text) < len(given)
 
     def _pair(
         self, pieces: Sequence[str], fields: dict[str, str], truncate: bool | int
@@ -280,15 +282,15 @@ class PoolingBuilder:
 
         pieces: the template, cut at its marks. Marks in the fields are ordinary text.
         """
-        cut = False
         encode = partial(self._tokenizer.encode, add_special=False, parse_special=False)
         for name in ("query", "instruction"):
             self._affordable(fields[name], self.longest, False)
         document = self._affordable(fields["document"], self.longest, truncate)
+        cut = len(document) < len(fields["document"])
         if not isinstance(truncate, bool):
             ids = encode(document)
-            cut = len(ids) > truncate
-            document = self._tokenizer.decode(ids[:truncate]) if cut else document
+            if len(ids) > truncate:
+                document, cut = self._tokenizer.decode(ids[:truncate]), True
         whole: list[tuple[int, ...]] = []
         place = least = 0  # the piece with the document, and its tokens before this
         for piece in pieces:

@@ -87,7 +87,19 @@ class Settings:
                 hint="letters, digits and _, the first of them no digit",
             )
         served = [shown(name) for name in self.models]
+        for number, name in enumerate(served):
+            former = self.models[served.index(name)]
+            if former != self.models[number]:
+                raise InvalidRequestError(
+                    f"{former} and {self.models[number]} would both be served as {name!r}.",
+                    hint="give one another name by `dure cp`, and serve it by that",
+                )
         for pattern, name in self.aliases:
+            if pattern in served and name not in ("", pattern):
+                raise InvalidRequestError(
+                    f"The alias {f'{pattern}={name}'!r} is the name of another model here.",
+                    hint="no request would reach it: take another alias",
+                )
             if not pattern or (name and served and name not in served):
                 raise InvalidRequestError(
                     f"The alias {f'{pattern}={name}'!r} names no model that is served.",

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import pytest
+from fake_model import alphabet
 
 import dure.llm
 from dure.cli import main
@@ -116,6 +117,19 @@ def test_a_chat_goes_on_over_the_server(
     assert "Hello, you. Fine day." in out
     assert "server     http://127.0.0.1:" in out
     assert [m["role"] for m in chat.talk.messages] == ["user", "assistant"] * 2
+
+
+def test_a_text_is_completed_to_its_end(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve(alphabet)
+    monkeypatch.setenv("DURE_URL", f"http://127.0.0.1:{server.port}")
+    model = served_model("fake", fallback={})
+    assert model is not None
+    chunks = list(model.stream("a"))  # as of a model without a chat template
+    assert "".join(chunk.text for chunk in chunks) == "bcdefghijklmnopqrstuvwxyz"
+    assert chunks[-1].completion is not None
+    assert chunks[-1].completion.finish_reason == "stop"
+    few = list(model.stream("a", SamplingParams(max_tokens=3)))
+    assert "".join(chunk.text for chunk in few) == "bcd"
 
 
 def test_an_answer_that_is_stopped_while_the_server_is_asked_is_left(

@@ -92,6 +92,7 @@ def test_a_preset_is_created_used_replaced_and_deleted(serve: Any, base: str) ->
         ({"parameters": {"temprature": 1}}, 400, "no parameter"),
         ({"parameters": {"temperature": -1}}, 400, "temperature must be"),
         ({"parameters": {"top_k": True}}, 400, "is not a value"),
+        ({"parameters": {"temperature": [0.1, 0.9]}}, 400, "only stop has several values"),
         ({"template": "{% for %}"}, 400, "writes no prompt"),
         ({"template": "a text"}, 400, "leaves out what the user says"),
         ({"template": "{{ .Prompt }}"}, 400, "a program in Go"),

@@ -88,6 +88,14 @@ def test_a_text_is_cut_where_that_is_asked_for(running: Any) -> None:
     assert embedded(running, "abc", truncate_prompt_tokens=2).json["usage"]["prompt_tokens"] == 2
 
 
+def test_a_text_that_is_cut_before_it_is_tokenised_is_counted_as_cut(
+    running: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dure.pooling.request.longest_text", lambda _: 24)
+    cut = embedded(running, "<|im_start|>" * 3, truncate=True)  # 12 characters of one token
+    assert (cut.json["usage"]["prompt_tokens"], cut.headers["x-dure-truncated"]) == (2, "1")
+
+
 def test_ollamas_embed(running: Any) -> None:
     answer = running.post("/api/embed", {"model": "fake:latest", "input": TEXTS})
     body = answer.json

@@ -120,6 +120,16 @@ def test_max_tokens_is_a_ceiling_that_may_be_above_the_context(server, path) -> 
     assert answer.status == 200, answer.body
 
 
+def test_a_models_own_max_tokens_holds_for_who_asks_for_none(serve) -> None:
+    own = {"sampling": {"temperature": 0, "max_tokens": 3}, "context": 64}
+    server = serve(alphabet, model_options=own)
+    asked = {"model": "fake", "prompt": "a", "raw": True, "stream": False}
+    for options, said in (({}, "bcd"), ({"num_predict": 1000}, "bcdefghijklmnopqrstuvwxyz")):
+        answer = server.post("/api/generate", {**asked, "options": options})
+        assert answer.json["response"] == said
+    assert len(server.post("/api/generate", {**asked, "prompt": "x" * 62}).json["response"]) == 2
+
+
 def test_a_prompt_that_is_larger_than_the_cache_says_both_numbers(serve) -> None:
     model = ScriptModel(reply("ok"), context_length=4096)
     server = serve(model, model_options={"context": 4096, "num_blocks": 8})

@@ -132,6 +132,10 @@ def _modelfile(body: CreateBody) -> Modelfile:
         license="\n".join(licences),
     )
     for name, value in (body.parameters or {}).items():
+        if isinstance(value, list) and name != "stop":
+            raise InvalidRequestError(
+                f"The parameter {name!r:.60} is a list; only stop has several values."
+            )
         for each in value if isinstance(value, list) else [value]:
             if each is not None:
                 made.set_parameter(name, each if isinstance(each, str) else json.dumps(each))

@@ -358,10 +358,11 @@ def _prepared(llm: LLM, *, prompt: Prompt, params: SamplingParams, **more: Any) 
         return llm.prepare(prompt, params, **more)
     except PromptLengthError:
         raise
-    except ContextLengthError:
+    except ContextLengthError as error:
         if params.max_tokens is None:
             raise
-    return llm.prepare(prompt, replace(params, max_tokens=None), **more)
+        room = error.room
+    return llm.prepare(prompt, replace(params, max_tokens=room), **more)
 
 
 def _llm(entry: PooledModel) -> LLM:
