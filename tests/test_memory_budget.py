@@ -233,7 +233,8 @@ def test_a_dense_model_that_does_not_fit_whole_reads_its_embeddings_by_row(dense
 def test_memory_that_is_gone_while_weights_are_read_has_them_read_again_without_embeddings(
     dense: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, calls = models.load_model, []
+    read = models.load_model
+    calls: list[Any] = []
 
     def load_model(*given: Any, **options: Any) -> Any:
         model = read(*given, **options)

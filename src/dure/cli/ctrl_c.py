@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 GRACE_S = 0.15
 EXIT_CODE = 130
@@ -54,7 +54,7 @@ def ends_tidily() -> Iterator[None]:
 
     So what is half written is deleted. A signal that is ignored (nohup) stays ignored.
     """
-    former = {}
+    former: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for name in ("SIGTERM", "SIGHUP"):  # Windows has the first alone
             number = getattr(signal, name, None)
