@@ -11,7 +11,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from dure.convert.copies import check_copies
-from dure.formats.gguf_writer import TensorPlan, check_target, gguf_size, place, write_gguf
+from dure.formats.gguf_writer import (
+    TensorPlan,
+    check_space,
+    check_target,
+    gguf_size,
+    place,
+    write_gguf,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,8 +85,10 @@ def write_checked(
     than it was written. Then nothing of it stays.
     """
     check_target(path, force=force)
+    size = gguf_size(metadata, tensors)
     if tell_size is not None:
-        tell_size(gguf_size(metadata, tensors))
+        tell_size(size)
+    check_space(path, size)  # here, so that the sentence names this file
     written = [_Hashed(each) for each in tensors]
     partial = path.with_name(f".{path.stem}.{os.getpid()}.part.gguf")
     total, done = sum(each.size_bytes for each in tensors), 0

@@ -122,7 +122,7 @@ def sampling(body: Asked) -> SamplingParams:
             max_tokens=None if unlimited else options.num_predict,
             temperature=options.temperature,
             top_k=options.top_k,
-            top_p=options.top_p,
+            top_p=options.top_p if options.top_p != 0 else 1e-6,  # the likeliest token alone
             min_p=options.min_p,
             seed=None if options.seed == -1 else options.seed,
             stop=options.stop,
