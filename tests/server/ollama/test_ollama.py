@@ -75,7 +75,8 @@ def test_options_become_sampling() -> None:
     params = reading.sampling(body(options=options))
     assert (params.max_tokens, params.temperature, params.seed) == (5, 0.0, 3)
     assert (params.repetition_penalty, tuple(params.stop)) == (1.1, ("\n",))
-    assert reading.sampling(body(options={"num_predict": -1})).max_tokens is None
+    for unlimited in (-1, 0):
+        assert reading.sampling(body(options={"num_predict": unlimited})).max_tokens is None
     assert reading.sampling(body(options={"top_p": 0})).top_p == 1e-6
     assert reading.sampling(body(options={"repeat_penalty": 1.3, "repeat_last_n": 0})) == (
         reading.sampling(body(options={"repeat_penalty": 1.0}))

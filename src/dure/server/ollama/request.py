@@ -115,7 +115,7 @@ def sampling(body: Asked) -> SamplingParams:
     """Read the sampling parameters; options left out take the model's defaults."""
     options = body.options or Options()
     refuse(options, {})
-    unlimited = options.num_predict is not None and options.num_predict < 0
+    unlimited = options.num_predict is not None and options.num_predict < 1
     remembers = options.repeat_last_n != 0  # 0 turns the penalty off
     return SamplingParams(
         **given(
