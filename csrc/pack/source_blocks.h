@@ -93,7 +93,7 @@ inline uint32_t load_u32(const uint8_t* p) {
 template <Type T>
 SuperScales super_scales(const uint8_t* s) {
   // Four bytes of each number: every format has some of its scales' bits side by side.
-  constexpr uint32_t kLow4 = 0x0F0F0F0F, kTwo = 0x03030303, kTop2 = 0x30303030;
+  constexpr uint32_t kLow6 = 0x3F3F3F3F, kLow4 = 0x0F0F0F0F, kTwo = 0x03030303, kTop2 = 0x30303030;
   if constexpr (T == Type::Q2_K) {
     return {load_u16(s + 80), load_u16(s + 82), load16(s)};
   } else if constexpr (T == Type::Q3_K) {
@@ -105,8 +105,8 @@ SuperScales super_scales(const uint8_t* s) {
     // Eight 6-bit scales and minima in 12 bytes: the last four borrow their top bits from the
     // first four.
     const uint32_t a = load_u32(s + 4), b = load_u32(s + 8), c = load_u32(s + 12);
-    const u32x4 scales = {a & ~(3 * 0x40404040u), (c & kLow4) | ((a >> 2) & kTop2)};
-    const u32x4 minima = {b & ~(3 * 0x40404040u), ((c >> 4) & kLow4) | ((b >> 2) & kTop2)};
+    const u32x4 scales = {a & kLow6, (c & kLow4) | ((a >> 2) & kTop2)};
+    const u32x4 minima = {b & kLow6, ((c >> 4) & kLow4) | ((b >> 2) & kTop2)};
     return {load_u16(s), load_u16(s + 2),
             picked<0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23>(
                 reinterpret_cast<u8x16>(scales), reinterpret_cast<u8x16>(minima))};
